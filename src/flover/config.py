@@ -1,0 +1,160 @@
+"""Every setting of Flover, once: name, type, default, unit and meaning. The command line is made from these fields.
+
+Configurations are frozen and sit side by side: `EngineConfig` for whoever runs the engine, `ServerConfig` for the
+door. The environment is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from flover.errors import ConfigError
+
+BUNDLED_MODEL = "flover-tiny"
+"""The model that ships inside the package and is used when no model is named."""
+
+
+def setting(default: Any, help: str, *, group: str, choices: tuple[str, ...] = (), short: str = "") -> Any:
+    """A field of a configuration with what the command line needs to know of it."""
+    return field(default=default, metadata={"help": help, "group": group, "choices": choices, "short": short})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """What to load and how to run it. Flag names are vLLM's where vLLM has the flag."""
+
+    model: str = setting(
+        BUNDLED_MODEL, "Hugging Face directory or hub name; the bundled model by default", group="model"
+    )
+    tokenizer: str | None = setting(None, "tokenizer directory or hub name; the model's by default", group="model")
+    skip_tokenizer_init: bool = setting(
+        False, "load no tokenizer: prompts are token ids and no text is made", group="model"
+    )
+    revision: str | None = setting(None, "branch, tag or commit of a hub model", group="model")
+    download_dir: str | None = setting(None, "where hub models are kept; the hub's cache by default", group="model")
+    load_format: str = setting(
+        "auto",
+        "'dummy' makes random weights from config.json alone",
+        group="model",
+        choices=("auto", "dummy"),
+    )
+    dtype: str = setting(
+        "auto",
+        "type of weights and activations; auto is float32 on a CPU",
+        group="model",
+        choices=("auto", "float32", "float", "bfloat16"),
+    )
+    max_model_len: int | None = setting(
+        None, "tokens of prompt and output together; the model's own limit by default", group="model"
+    )
+    seed: int | None = setting(
+        None, "seed of requests that bring none, drawn in order of arrival; random by default", group="model"
+    )
+    max_num_seqs: int = setting(64, "rows: sequences that generate at once", group="scheduler")
+    max_num_batched_tokens: int = setting(2048, "hard cap on the tokens of one iteration", group="scheduler")
+    target_itl_ms: float = setting(
+        200.0,
+        "inter-token gap to keep while prompts join, in milliseconds; 0 switches the time budget off",
+        group="scheduler",
+    )
+    scheduling_policy: str = setting(
+        "fcfs",
+        "order of the queue: arrival, or priority then arrival",
+        group="scheduler",
+        choices=("fcfs", "priority"),
+    )
+    reorder: bool = setting(
+        True,
+        "buffer reordering: keep live rows dense (off is the baseline of the Flover paper)",
+        group="scheduler",
+    )
+    block_size: int = setting(16, "tokens per page of keys and values", group="cache")
+    kv_cache_memory_bytes: int | None = setting(
+        None,
+        "size of the key/value pool in bytes (accepts 512MiB, 2GiB); by default what max_num_seqs can use, "
+        "at most half of the free memory",
+        group="cache",
+    )
+    enable_prefix_caching: bool = setting(True, "reuse the pages of equal prompt beginnings", group="cache")
+    num_threads: int | None = setting(None, "compute threads; the cores this process may use by default", group="cpu")
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+            _at_least(self, name, 1)
+        for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
+            if getattr(self, name) is not None:
+                _at_least(self, name, 1)
+        _at_least(self, "target_itl_ms", 0)
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"--max-num-batched-tokens ({self.max_num_batched_tokens}) must be at least "
+                f"--max-num-seqs ({self.max_num_seqs}): every row advances in every iteration"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How the door listens and what it lets in."""
+
+    host: str = setting("127.0.0.1", "address to listen on", group="server")
+    port: int = setting(8000, "port to listen on; 0 picks a free one", group="server")
+    served_model_name: tuple[str, ...] = setting(
+        (), "names the API answers to; the model's own name by default", group="server"
+    )
+    api_key: str | None = setting(
+        None, "key that clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
+    )
+    chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
+    max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
+    shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
+    log_level: str = setting(
+        "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")
+    )
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
+        _at_least(self, "max_num_queued_reqs", 1)
+        _at_least(self, "shutdown_timeout", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """What Flover takes from the environment."""
+
+    api_key: str | None = None
+    hub_offline: bool = False
+    hub_token: str | None = None
+
+
+def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
+    """The one place that reads environment variables."""
+    env = os.environ if environ is None else environ
+    return Environment(
+        api_key=env.get("FLOVER_API_KEY") or None,
+        hub_offline=env.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"},
+        hub_token=env.get("HF_TOKEN") or None,
+    )
+
+
+def flag_name(name: str) -> str:
+    """The command-line flag of a field."""
+    return "--" + name.replace("_", "-")
+
+
+def _check_choices(config: Any) -> None:
+    for item in fields(config):
+        choices, value = item.metadata["choices"], getattr(config, item.name)
+        if choices and value not in choices:
+            raise ConfigError(f"{flag_name(item.name)} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _at_least(config: Any, name: str, least: float) -> None:
+    value = getattr(config, name)
+    if not value >= least:
+        raise ConfigError(f"{flag_name(name)} must be at least {least:g}, got {value!r}")
