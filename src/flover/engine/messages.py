@@ -68,6 +68,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
     preemptions: int = 0
     row_moves: int = 0
+    iterations: int = 0
+    iteration_rows: int = 0  # generating rows, summed over iterations: the mean fused width is the quotient
     finished: dict[str, int] = {}  # sequences ended, by finish reason
     faults: int = 0  # iterations that raised
 

@@ -1,0 +1,127 @@
+"""The main inference stream: take → plan → run → commit → deliver, once per iteration.
+
+One thread calls `step`; any thread may call `submit`, `cancel` and `wait`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flover.engine.budget import CostModel
+from flover.engine.commit import commit, match_rows, recover
+from flover.engine.executor import Executor
+from flover.engine.messages import Cancel, EngineStats
+from flover.engine.plan import StepPlan
+from flover.engine.queue import RequestQueue
+from flover.engine.roster import Roster, SchedulerConfig
+from flover.engine.scheduler import Scheduler
+from flover.engine.stats import LastIteration, snapshot
+from flover.errors import EngineDeadError
+from flover.request import Delta, ModelFacts, Request, check_request, resolve_max_tokens
+
+MAX_FAULTS_IN_A_ROW = 20
+"""So many iterations that raise, with none in between that succeeds, mean that the device is gone."""
+
+
+class Engine:
+    """Requests in, deltas out. `clock` gives seconds and never runs backwards."""
+
+    def __init__(self, executor: Executor, config: SchedulerConfig, clock: Callable[[], float]) -> None:
+        self.roster = Roster(config)
+        self._cost = CostModel()
+        self.scheduler = Scheduler(self.roster, self._cost)
+        self._executor = executor
+        self._clock = clock
+        self._queue = RequestQueue()
+        self._last = LastIteration()
+        self._faults_in_a_row = 0
+        self._trimmed = True
+
+    # The loop: one thread
+
+    def step(self) -> list[Delta]:
+        """One iteration: everybody alive advances. Returns the news; empty when nobody is here."""
+        deltas = self._take()
+        plan = self.scheduler.plan()
+        if plan is not None:
+            deltas += self._run(plan)
+        self._close_ended(deltas)
+        return deltas
+
+    def _take(self) -> list[Delta]:
+        deltas: list[Delta] = []
+        for item in self._queue.take():
+            if isinstance(item, Cancel):
+                deltas += self.roster.cancel(item.request_id, item.index)
+            else:
+                self.roster.add(item)
+        return deltas
+
+    def _run(self, plan: StepPlan) -> list[Delta]:
+        started = self._clock()
+        try:
+            rows = match_rows(plan, self._executor.run(plan))
+        except Exception as error:
+            return self._recover(plan, error)
+        self._last = LastIteration.of(plan, milliseconds=(self._clock() - started) * 1e3)
+        self._cost.observe(plan.num_tokens, self.roster.attention(plan), self._last.milliseconds)
+        self._faults_in_a_row, self._trimmed = 0, False
+        return commit(self.roster, plan, rows)
+
+    def _recover(self, plan: StepPlan, error: Exception) -> list[Delta]:
+        """The iteration raised: start again from the tokens, and find out whose request does this."""
+        message = f"{type(error).__name__}: {error}"
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
+            raise EngineDeadError(f"{MAX_FAULTS_IN_A_ROW} iterations in a row failed; the last: {message}") from error
+        self._executor.reset()
+        return recover(self.roster, plan, message)
+
+    def _close_ended(self, deltas: list[Delta]) -> None:
+        ended = {delta.request_id for delta in deltas if delta.finish_reason is not None}
+        if ended:
+            self._queue.close([request_id for request_id in ended if not self.roster.knows(request_id)])
+
+    # The border: any thread
+
+    def submit(self, request: Request) -> None:
+        """Add a request. Raises `RequestError` if it can never be served."""
+        check_request(request, self.facts)
+        self._queue.put(resolve_max_tokens(request, self.facts))
+
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        """End a request, or one of its sequences, before the next iteration. Unknown and ended ones are ignored."""
+        self._queue.put(Cancel(request_id, index))
+
+    def wait(self, timeout: float) -> bool:
+        """Block until there is something to do, at most `timeout` seconds; whether there is.
+
+        A wait in vain means idleness: the memory behind free pages goes back to the system.
+        """
+        if self.has_work or self._queue.wait(timeout):
+            return True
+        if not self._trimmed:
+            self._executor.trim(self.roster.pool.free_pages)
+            self._trimmed = True
+        return False
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a call of `step` would do something."""
+        return bool(self.roster) or bool(self._queue)
+
+    @property
+    def facts(self) -> ModelFacts:
+        return self._executor.facts
+
+    def stats(self) -> EngineStats:
+        """A snapshot of counters and gauges."""
+        return snapshot(self.roster, self._last)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every prefix. Not while another thread is in `step`."""
+        self.roster.pool.drop_cached()
+
+    def close(self) -> None:
+        """Free the device. Open requests get no more news."""
+        self._executor.close()

@@ -1,0 +1,101 @@
+"""The pool of pages of keys and values: who owns which page, as numbers only.
+
+A page is *free* (nothing in it matters), *owned* (by one or more sequences), or *cached* (no owner, but it holds a
+prefix that may be wanted again; the one unused for longest is the first to go). Page 0 is the null page: nobody's.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from flover.engine.plan import NULL_PAGE
+from flover.engine.prefix import PrefixIndex
+from flover.errors import InvariantError
+
+
+class PagePool:
+    """Counts owners of pages; evicts cached pages when free ones run out."""
+
+    def __init__(self, num_pages: int, prefix: PrefixIndex) -> None:
+        self._prefix = prefix
+        self._owners = [0] * num_pages
+        self._free = list(range(num_pages - 1, NULL_PAGE, -1))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def total(self) -> int:
+        """Pages that sequences can use (the null page is not one of them)."""
+        return len(self._owners) - 1
+
+    @property
+    def available(self) -> int:
+        """Pages that `take` can hand out now."""
+        return len(self._free) + len(self._cached)
+
+    @property
+    def used(self) -> int:
+        return self.total - self.available
+
+    @property
+    def cached(self) -> int:
+        return len(self._cached)
+
+    @property
+    def free_pages(self) -> list[int]:
+        """Pages whose contents nobody will read again."""
+        return sorted(self._free)
+
+    def take(self, count: int) -> list[int]:
+        """Hand out pages to one new owner. The caller has looked at `available`."""
+        if count > self.available:
+            raise InvariantError(f"{count} pages wanted, {self.available} available")
+        while len(self._free) < count:
+            page, _ = self._cached.popitem(last=False)
+            self._prefix.forget(page)
+            self._free.append(page)
+        pages = [self._free.pop() for _ in range(count)]
+        for page in pages:
+            self._owners[page] = 1
+        return pages
+
+    def share(self, pages: Iterable[int]) -> None:
+        """One more owner for pages that hold a known prefix."""
+        for page in pages:
+            if self._owners[page] == 0 and page not in self._cached:
+                raise InvariantError(f"page {page} is free and cannot be shared")
+            self._cached.pop(page, None)
+            self._owners[page] += 1
+
+    def release(self, pages: Iterable[int], *, keep: bool) -> None:
+        """One owner less. Pages without an owner stay cached if they hold a published prefix and `keep` is set."""
+        # The end of a prefix is of use only with its beginning, so it is the first to be evicted.
+        for page in reversed(list(pages)):
+            if self._owners[page] <= 0:
+                raise InvariantError(f"page {page} was released by somebody who does not own it")
+            self._owners[page] -= 1
+            if self._owners[page] == 0:
+                self._retire(page, keep)
+
+    def _retire(self, page: int, keep: bool) -> None:
+        if keep and self._prefix.holds(page):
+            self._cached[page] = None
+        else:
+            self._prefix.forget(page)
+            self._free.append(page)
+
+    def drop_cached(self) -> None:
+        """Forget every prefix: what is in unused pages is void."""
+        self._prefix.clear()
+        self._free.extend(self._cached)
+        self._cached.clear()
+
+    def check(self, owned: dict[int, int]) -> None:
+        """`owned` counts, for each page, the sequences that hold it: the pool must agree, and lose no page."""
+        actual = {page: count for page, count in enumerate(self._owners) if count}
+        if actual != owned:
+            wrong = {page for page in actual.keys() | owned.keys() if actual.get(page) != owned.get(page)}
+            raise InvariantError(f"owners of pages {sorted(wrong)} differ from the sequences that hold them")
+        places = [*self._free, *self._cached, *actual]
+        if sorted(places) != list(range(1, len(self._owners))):
+            raise InvariantError("free, cached and owned pages are not a partition of the pool")

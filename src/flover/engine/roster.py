@@ -1,0 +1,176 @@
+"""The roster: every sequence that lives, and the rows and pages it holds. Who comes and goes is decided elsewhere;
+here is the one way in and the one way out, so that nothing is held by nobody."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import Counter
+from dataclasses import dataclass
+
+import msgspec
+
+from flover.engine.budget import chunk_attention
+from flover.engine.pages import PagePool
+from flover.engine.plan import StepPlan
+from flover.engine.prefix import Entry, PrefixIndex
+from flover.engine.rows import RowTable
+from flover.engine.sequence import Sequence
+from flover.errors import InvariantError
+from flover.request import Delta, FinishReason, Request
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """Limits that the engine keeps."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    page_size: int
+    num_pages: int
+    """Pages of the pool, the null page included."""
+    max_model_len: int
+    eos_ids: tuple[int, ...] = ()
+    enable_prefix_caching: bool = True
+    policy: str = "fcfs"
+    reorder: bool = True
+    target_itl_ms: float = 0.0
+
+
+class Roster:
+    """`waiting` and `running` are kept in the order of service: arrival, or priority and then arrival."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self.prefix = PrefixIndex(config.page_size)
+        self.pool = PagePool(config.num_pages, self.prefix)
+        self.rows = RowTable(config.max_num_seqs, reorder=config.reorder)
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.suspects: list[Sequence] = []
+        """Sequences of an iteration that raised, each to be tried alone."""
+        self.counts: Counter[str] = Counter()
+        self._arrivals = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def knows(self, request_id: str) -> bool:
+        """Whether a sequence of this request is still here."""
+        return any(sequence.request.id == request_id for sequence in (*self.running, *self.waiting))
+
+    def add(self, request: Request) -> None:
+        """A checked request joins the queue as `n` sequences."""
+        for index in range(request.params.n):
+            self._enqueue(Sequence(self._arrivals, request, index, list(request.prompt_ids)))
+            self._arrivals += 1
+
+    def seat(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the pages for all tokens it knows, those of a known prefix shared with whoever
+        has them. False, and nothing changed, if there are not enough. It has no row yet."""
+        chain = self._known_prefix(sequence)
+        shared = [entry.page for entry in chain]
+        tokens = sequence.max_len if sequence.guaranteed else len(sequence.token_ids)
+        wanted = self.pages_for(tokens) - len(shared)
+        self.pool.share(shared)
+        if wanted > self.pool.available:
+            self.pool.release(shared, keep=True)
+            return False
+        self.waiting.remove(sequence)
+        sequence.pages = shared + self.pool.take(wanted)
+        sequence.chain = chain
+        sequence.computed = len(shared) * self.config.page_size
+        if sequence.first_time:
+            sequence.first_time = False
+            sequence.cached_tokens = sequence.computed
+            self.counts["cached_tokens"] += sequence.computed
+            self.counts["queried_tokens"] += sequence.prompt_len
+        insort(self.running, sequence, key=self._order)
+        return True
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take row and pages away; the sequence waits at its old place to be computed again."""
+        self._unseat(sequence)
+        sequence.computed = 0
+        sequence.prompt_logprobs = []
+        self._enqueue(sequence)
+
+    def cancel(self, request_id: str, index: int | None = None) -> list[Delta]:
+        """End the sequences of a request, or one of them. Those that have ended are left alone."""
+        chosen = [
+            sequence
+            for sequence in (*self.running, *self.waiting)
+            if sequence.request.id == request_id and index in (None, sequence.index)
+        ]
+        return [self.end(sequence, FinishReason.ABORT) for sequence in chosen]
+
+    def end(
+        self,
+        sequence: Sequence,
+        reason: FinishReason,
+        *,
+        news: Delta | None = None,
+        stop_reason: int | None = None,
+        error: str | None = None,
+    ) -> Delta:
+        """The one way out: frees row and pages, and makes `news` the sequence's last delta."""
+        if sequence.row is not None:
+            self._unseat(sequence)
+        else:
+            self.waiting.remove(sequence)
+        if sequence in self.suspects:
+            self.suspects.remove(sequence)
+        self.counts[f"finished:{reason}"] += 1
+        last = news or Delta(request_id=sequence.request.id, index=sequence.index, cached_tokens=sequence.cached_tokens)
+        return msgspec.structs.replace(last, finish_reason=reason, stop_reason=stop_reason, error=error)
+
+    def root(self, request: Request) -> Entry:
+        """Where this request's prefixes begin. Without prefix caching only its own sequences share pages."""
+        caching = self.config.enable_prefix_caching
+        return self.prefix.root(f"shared:{request.salt}" if caching else f"own:{request.id}")
+
+    def pages_for(self, tokens: int) -> int:
+        """Pages that so many tokens fill or begin."""
+        return -(-tokens // self.config.page_size)
+
+    def attention(self, plan: StepPlan) -> int:
+        """Context read by the tokens of a plan, summed: what the cost model takes beside the tokens."""
+        context = {sequence.row: len(sequence.token_ids) for sequence in self.running}
+        generating = sum(context[row] for row in plan.generating)
+        return generating + sum(chunk_attention(chunk.start, len(chunk.token_ids)) for chunk in plan.chunks)
+
+    def _known_prefix(self, sequence: Sequence) -> list[Entry]:
+        # The last known token is always computed: its logits are what the next token is drawn from.
+        usable = 0 if sequence.wants_prompt_logprobs else len(sequence.token_ids) - 1
+        return self.prefix.match(self.root(sequence.request), sequence.token_ids, usable // self.config.page_size)
+
+    def _enqueue(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=self._order)
+
+    def _order(self, sequence: Sequence) -> tuple[int, int]:
+        return sequence.order(by_priority=self.config.policy == "priority")
+
+    def _unseat(self, sequence: Sequence) -> None:
+        self.rows.leave(seated(sequence))
+        self.running.remove(sequence)
+        self.pool.release(sequence.pages, keep=self.config.enable_prefix_caching)
+        sequence.row, sequence.pages, sequence.chain = None, [], []
+
+    def check_invariants(self) -> None:
+        """Raise `InvariantError` if pages, rows and sequences do not agree."""
+        self.pool.check(Counter(page for sequence in self.running for page in sequence.pages))
+        self.rows.check({sequence.number: seated(sequence) for sequence in self.running})
+        for sequence in self.waiting:
+            if sequence.row is not None or sequence.pages:
+                raise InvariantError(f"sequence {sequence.number} waits but holds a row or pages")
+        for sequence in self.running:
+            if not 0 <= sequence.computed < len(sequence.token_ids) <= sequence.max_len:
+                raise InvariantError(f"sequence {sequence.number} has computed {sequence.computed} tokens")
+            if self.pages_for(sequence.computed) > len(sequence.pages):
+                raise InvariantError(f"sequence {sequence.number} has fewer pages than computed tokens")
+
+
+def seated(sequence: Sequence) -> int:
+    """The row of a running sequence."""
+    if sequence.row is None:
+        raise InvariantError(f"sequence {sequence.number} runs without a row")
+    return sequence.row

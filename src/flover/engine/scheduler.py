@@ -1,0 +1,177 @@
+"""The work scheduler: who enters, how many prompt tokens join, who waits, who is preempted. Pure Python.
+
+One iteration is planned so:
+
+1. every generating row gets room for its next token; when the pool is empty, the last in the order of service is
+   preempted (its pages go, its tokens stay, and it waits at its old place to be computed again);
+2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
+3. waiting sequences enter, the first first and none past it, while there are rows, pages and budget.
+
+Progress: a request that cannot fit the empty pool never gets here, the first in the order of service is never
+preempted for another, and nobody is preempted more than `MAX_PREEMPTIONS` times, since from then on a sequence
+enters only with all the pages it can ever need.
+"""
+
+from __future__ import annotations
+
+from flover.engine.budget import Allowance, CostModel
+from flover.engine.plan import Admission, Chunk, Grant, StepPlan
+from flover.engine.roster import Roster, seated
+from flover.engine.sequence import Sequence
+
+Chunks = dict[Sequence, int]
+"""How many of its pending tokens each pre-processing sequence computes in this iteration."""
+Grants = dict[Sequence, list[int]]
+
+
+class Scheduler:
+    """Plans iterations over a roster."""
+
+    def __init__(self, roster: Roster, cost: CostModel) -> None:
+        self._roster = roster
+        self._cost = cost
+        self._step = 0
+
+    def plan(self) -> StepPlan | None:
+        """The next iteration, or None if nobody is here."""
+        roster = self._roster
+        if not roster:
+            return None
+        if roster.suspects:
+            return self._plan_alone(roster.suspects[0])
+        grants, preempted = self._grow()
+        generating = [sequence for sequence in roster.running if sequence.ready]
+        allowance = self._allowance(generating)
+        chunks = self._continue_prompts(allowance)
+        # Pages that a preemption has just freed are for those who run; an admission would take them right back.
+        admitted = [] if preempted else self._admit(list(roster.waiting), allowance, chunks)
+        return self._freeze(generating, chunks, admitted, grants)
+
+    def _plan_alone(self, suspect: Sequence) -> StepPlan:
+        """After an iteration that raised: one suspect by itself, until it has a token."""
+        for other in [other for other in self._roster.running if other is not suspect]:
+            self._roster.preempt(other)
+        allowance = self._allowance([])
+        chunks = self._continue_prompts(allowance)
+        admitted = self._admit([suspect], allowance, chunks) if suspect.row is None else []
+        return self._freeze([], chunks, admitted, {})
+
+    def _allowance(self, generating: list[Sequence]) -> Allowance:
+        config, dead = self._roster.config, len(self._roster.rows.dead)
+        return Allowance(
+            model=self._cost,
+            target_ms=config.target_itl_ms,
+            tokens_left=config.max_num_batched_tokens - len(generating) - dead,
+            tokens=len(generating) + dead if generating else 0,
+            attention=sum(len(sequence.token_ids) for sequence in generating),
+        )
+
+    def _grow(self) -> tuple[Grants, bool]:
+        """A page for every generating row whose next token opens one; whether somebody was preempted for it."""
+        roster = self._roster
+        grants: Grants = {}
+        preempted = False
+        for sequence in list(roster.running):
+            if not sequence.ready or roster.pages_for(len(sequence.token_ids)) <= len(sequence.pages):
+                continue
+            while roster.pool.available == 0 and sequence.row is not None:
+                victim = next(other for other in reversed(roster.running) if not other.guaranteed)
+                victim.preemptions += 1
+                roster.counts["preemptions"] += 1
+                roster.preempt(victim)
+                grants.pop(victim, None)
+                preempted = True
+            if sequence.row is not None:
+                grants[sequence] = roster.pool.take(1)
+                sequence.pages.extend(grants[sequence])
+        return grants, preempted
+
+    def _continue_prompts(self, allowance: Allowance) -> Chunks:
+        """The next chunk of every row that is pre-processing."""
+        chunks: Chunks = {}
+        for sequence in self._roster.running:
+            if not sequence.ready:
+                _join(sequence, allowance, chunks)
+        return chunks
+
+    def _admit(self, queue: list[Sequence], allowance: Allowance, chunks: Chunks) -> list[Sequence]:
+        """Sequences of the queue that enter now, each with its first chunk."""
+        admitted: list[Sequence] = []
+        for sequence in queue:
+            full = len(self._roster.running) >= self._roster.config.max_num_seqs
+            if full or self._awaits_sibling(sequence) or not allowance.afford(0, 1):
+                break
+            if not self._roster.seat(sequence):
+                break
+            _join(sequence, allowance, chunks)
+            admitted.append(sequence)
+        return admitted
+
+    def _awaits_sibling(self, sequence: Sequence) -> bool:
+        """Whether an earlier sequence of the same request is still computing the pages that both will share."""
+        size = self._roster.config.page_size
+        shared = (sequence.prompt_len - 1) // size * size
+        running = self._roster.running
+        return any(other.request is sequence.request and other.computed < shared for other in running)
+
+    def _freeze(self, generating: list[Sequence], chunks: Chunks, admitted: list[Sequence], grants: Grants) -> StepPlan:
+        """Seat the newcomers, close the holes, and write it all down."""
+        roster = self._roster
+        evictions = roster.rows.take_left()
+        layout = roster.rows.enter([sequence.number for sequence in admitted])
+        moved = {move.src: move.dst for move in layout.moves}
+        for sequence in roster.running:
+            if sequence.row is not None:
+                sequence.row = moved.get(sequence.row, sequence.row)
+        for sequence, row in zip(admitted, layout.entries, strict=True):
+            sequence.row = row
+        roster.counts["row_moves"] += len(layout.moves)
+        plan = StepPlan(
+            step=self._step,
+            evictions=evictions,
+            moves=layout.moves,
+            admissions=[_admission(sequence) for sequence in admitted],
+            grants=[Grant(row=seated(sequence), pages=pages) for sequence, pages in grants.items()],
+            chunks=sorted((_chunk(*item) for item in chunks.items()), key=lambda chunk: chunk.row),
+            generating=sorted(seated(sequence) for sequence in generating),
+            window=roster.rows.window,
+            dead=roster.rows.dead,
+        )
+        self._step += 1
+        return plan
+
+
+def _join(sequence: Sequence, allowance: Allowance, chunks: Chunks) -> None:
+    """As much of a prompt as the iteration can afford."""
+    count = allowance.afford(sequence.computed, sequence.pending)
+    if count:
+        allowance.spend(sequence.computed, count)
+        chunks[sequence] = count
+
+
+def _admission(sequence: Sequence) -> Admission:
+    request = sequence.request
+    params = request.params
+    if params.prompt_logprobs is not None and not sequence.wants_prompt_logprobs:
+        params = params.replace(prompt_logprobs=None)
+    return Admission(
+        row=seated(sequence),
+        sequence=sequence.number,
+        prompt_ids=request.prompt_ids,
+        output_ids=sequence.output_ids,
+        params=params,
+        seed=(request.seed + sequence.index + 2**63) % 2**64 - 2**63,
+        bad_words_ids=request.bad_words_ids,
+        computed=sequence.computed,
+        pages=list(sequence.pages),
+    )
+
+
+def _chunk(sequence: Sequence, count: int) -> Chunk:
+    start = sequence.computed
+    return Chunk(
+        row=seated(sequence),
+        start=start,
+        token_ids=sequence.token_ids[start : start + count],
+        samples=count == sequence.pending,
+    )

@@ -1,0 +1,94 @@
+"""One sequence: what the engine knows of a request's i-th continuation while it lives.
+
+A sequence is *waiting* (no row), *pre-processing* (its known tokens are being computed, in chunks), or
+*generating*: ready for fusion, one token in every iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flover.engine.prefix import Entry
+from flover.request import FinishReason, Request, TokenLogprobs
+
+MAX_PREEMPTIONS = 8
+"""After so many preemptions a sequence is admitted only with all the pages it can ever need, and then stays."""
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Mutable state of one sequence. `number` counts sequences in order of arrival."""
+
+    number: int
+    request: Request
+    index: int
+    token_ids: list[int]
+    """Prompt and output together."""
+    row: int | None = None
+    computed: int = 0
+    """How many of `token_ids` have their keys and values in `pages`."""
+    pages: list[int] = field(default_factory=list)
+    chain: list[Entry] = field(default_factory=list)
+    """Prefix entries that describe the first full pages."""
+    cached_tokens: int = 0
+    first_time: bool = True
+    """Not admitted yet."""
+    preemptions: int = 0
+    faults: int = 0
+    """Iterations that raised while this sequence was alone in them."""
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+
+    @property
+    def prompt_len(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.token_ids) - self.prompt_len
+
+    @property
+    def output_ids(self) -> list[int]:
+        return self.token_ids[self.prompt_len :]
+
+    @property
+    def pending(self) -> int:
+        """Known tokens that are not computed yet; 1 when generating."""
+        return len(self.token_ids) - self.computed
+
+    @property
+    def ready(self) -> bool:
+        """Ready for fusion: in a row, and its next token needs only its last one."""
+        return self.row is not None and self.pending == 1 and self.num_outputs > 0
+
+    @property
+    def guaranteed(self) -> bool:
+        """Preempted so often that it now holds all its pages until it ends."""
+        return self.preemptions >= MAX_PREEMPTIONS
+
+    @property
+    def max_len(self) -> int:
+        """Most tokens that it can reach."""
+        max_tokens = self.request.params.max_tokens
+        assert max_tokens is not None, "max_tokens is resolved before a request enters the engine"
+        return self.prompt_len + max_tokens
+
+    @property
+    def wants_prompt_logprobs(self) -> bool:
+        """Only the first sequence of a request reports on the prompt, and only once."""
+        return self.request.params.prompt_logprobs is not None and self.index == 0 and self.num_outputs == 0
+
+    def order(self, by_priority: bool) -> tuple[int, int]:
+        """Who goes first: the smaller tuple."""
+        return (self.request.priority if by_priority else 0, self.number)
+
+    def ending(self, eos_ids: frozenset[int], max_model_len: int) -> tuple[FinishReason, int | None] | None:
+        """Whether its last token ends it: the reason, and the stop token id that did it if one did."""
+        params, token = self.request.params, self.token_ids[-1]
+        if self.num_outputs >= params.min_tokens:
+            if token in eos_ids and not params.ignore_eos:
+                return FinishReason.STOP, None
+            if params.stop_token_ids and token in params.stop_token_ids:
+                return FinishReason.STOP, token
+        if len(self.token_ids) >= min(self.max_len, max_model_len):
+            return FinishReason.LENGTH, None
+        return None

@@ -1,0 +1,51 @@
+"""Counters and gauges of the engine, made into one snapshot per iteration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flover.engine.messages import EngineStats
+from flover.engine.plan import StepPlan
+from flover.engine.roster import Roster
+from flover.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class LastIteration:
+    """What the last iteration did and how long it took."""
+
+    step: int = 0
+    generating: int = 0
+    chunk_tokens: int = 0
+    milliseconds: float = 0.0
+
+    @classmethod
+    def of(cls, plan: StepPlan, milliseconds: float) -> LastIteration:
+        chunk_tokens = sum(len(chunk.token_ids) for chunk in plan.chunks)
+        return cls(plan.step + 1, len(plan.generating), chunk_tokens, milliseconds)
+
+
+def snapshot(roster: Roster, last: LastIteration) -> EngineStats:
+    """Read everything off the roster."""
+    counts = roster.counts
+    return EngineStats(
+        step=last.step,
+        running=len(roster.running),
+        waiting=len(roster.waiting),
+        generating=last.generating,
+        chunk_tokens=last.chunk_tokens,
+        step_ms=last.milliseconds,
+        pages_used=roster.pool.used,
+        pages_cached=roster.pool.cached,
+        pages_total=roster.pool.total,
+        prompt_tokens=counts["prompt_tokens"],
+        generation_tokens=counts["generation_tokens"],
+        cached_tokens=counts["cached_tokens"],
+        queried_tokens=counts["queried_tokens"],
+        preemptions=counts["preemptions"],
+        row_moves=counts["row_moves"],
+        iterations=counts["iterations"],
+        iteration_rows=counts["iteration_rows"],
+        finished={str(reason): counts[f"finished:{reason}"] for reason in FinishReason},
+        faults=counts["faults"],
+    )
