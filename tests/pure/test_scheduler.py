@@ -41,7 +41,7 @@ def test_generation_goes_first_and_the_cap_holds() -> None:
 
 
 def test_first_come_first_served() -> None:
-    engine, device = make_engine(rows=1)
+    engine, _ = make_engine(rows=1)
     for name in "abc":
         engine.submit(request(name, max_tokens=2))
     ends = [delta.request_id for delta in run(engine) if delta.finish_reason]
@@ -57,7 +57,7 @@ def test_priority_goes_before_arrival_when_asked_for() -> None:
 
 
 def test_an_empty_pool_preempts_the_youngest_which_is_computed_again() -> None:
-    engine, device = make_engine(pages=6, page_size=4, enable_prefix_caching=False)
+    engine, _ = make_engine(pages=6, page_size=4, enable_prefix_caching=False)
     engine.submit(request("a", prompt_len=8, max_tokens=12))
     engine.submit(request("b", prompt_len=8, max_tokens=12, first=500))
     deltas = run(engine)
@@ -103,7 +103,7 @@ def test_a_prefix_is_not_shared_before_it_is_computed_nor_across_salts() -> None
 
 @pytest.mark.parametrize("caching", [True, False])
 def test_sequences_of_one_request_share_the_prompts_pages(caching: bool) -> None:
-    engine, device = make_engine(enable_prefix_caching=caching)
+    engine, _ = make_engine(enable_prefix_caching=caching)
     engine.submit(request("a", prompt_len=9, max_tokens=3, n=3, temperature=1.0))
     engine.step()
     engine.step()

@@ -1,0 +1,87 @@
+"""Runs requests through a whole engine on a real checkpoint, under arrangements that must not change an answer."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flover.config import EngineConfig
+from flover.engine.build import build_engine
+from flover.engine.loop import Engine
+from flover.request import Delta, Request, SamplingParams, TokenLogprobs
+
+Answers = dict[str, list[Delta]]
+
+
+def load(model: Path | str, **config: Any) -> Engine:
+    """An engine in this process on one thread, without a tokenizer."""
+    defaults: dict[str, Any] = {
+        "skip_tokenizer_init": True,
+        "num_threads": 1,
+        "target_itl_ms": 0.0,
+        "kv_cache_memory_bytes": 2**22,
+    }
+    return build_engine(EngineConfig(model=str(model), **(defaults | config)), lambda done, total: None, time.monotonic)
+
+
+def make(name: str, prompt: list[int], seed: int = 0, **params: Any) -> Request:
+    """A request for token ids; greedy unless `temperature` says otherwise."""
+    chosen = {"temperature": 0.0, "max_tokens": 24, "ignore_eos": True, "logprobs": 3} | params
+    return Request(id=name, prompt_ids=prompt, params=SamplingParams(**chosen), seed=seed)
+
+
+def answer(
+    engine: Engine, arrivals: list[tuple[int, Request]], disturb: Callable[[Engine], None] | None = None
+) -> Answers:
+    """Submit each request before the iteration of its number; check the laws after every iteration."""
+    answers: Answers = defaultdict(list)
+    pending = sorted(arrivals, key=lambda arrival: arrival[0])
+    for step in range(5000):
+        while pending and pending[0][0] <= step:
+            engine.submit(pending.pop(0)[1])
+        if not engine.has_work and not pending:
+            break
+        if disturb is not None:
+            disturb(engine)
+        for delta in engine.step():
+            answers[delta.request_id].append(delta)
+        engine.roster.check_invariants()
+    assert not engine.has_work
+    assert engine.roster.pool.used == 0
+    for deltas in answers.values():
+        ends = [delta for delta in deltas if delta.finish_reason is not None]
+        assert len(ends) == len({delta.index for delta in deltas})
+    return answers
+
+
+def alone(engine: Engine, requests: list[Request]) -> Answers:
+    """Each request by itself, one after another, on a cold prefix cache."""
+    answers: Answers = {}
+    for request in requests:
+        engine.reset_prefix_cache()
+        answers |= answer(engine, [(0, request)])
+    return answers
+
+
+def tokens(deltas: list[Delta], index: int = 0) -> list[int]:
+    return [token for delta in deltas if delta.index == index for token in delta.token_ids]
+
+
+def logprobs(deltas: list[Delta]) -> list[TokenLogprobs]:
+    return [entry for delta in deltas for entry in delta.logprobs or []]
+
+
+def assert_same(expected: Answers, actual: Answers, tolerance: float) -> None:
+    """Equal tokens, and log-probabilities within a tolerance."""
+    assert expected.keys() == actual.keys()
+    for name in expected:
+        assert tokens(actual[name]) == tokens(expected[name]), name
+        for one, other in zip(logprobs(expected[name]), logprobs(actual[name]), strict=True):
+            a = dict(zip(one.token_ids, one.logprobs, strict=True))
+            b = dict(zip(other.token_ids, other.logprobs, strict=True))
+            for token in a.keys() & b.keys():
+                assert math.isclose(a[token], b[token], abs_tol=tolerance), (name, token)

@@ -1,0 +1,125 @@
+"""Fusion never changes an answer: a request alone = the same request in any crowd, order, chunking, page size, after
+preemption, on a warm prefix. Here in float32 on plain torch ops: equal greedy tokens, log-probabilities within 1e-4,
+because a matrix product sums in another order when it has other rows beside it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import Answers, alone, answer, assert_same, load, make, tokens
+
+from flover.engine.loop import Engine
+from flover.request import Request
+from tests.checkpoints import FAMILIES, make_checkpoint, random_prompt
+
+TOLERANCE = 1e-4
+LENGTHS = (3, 40, 17, 1, 65, 33, 8, 20)
+
+
+def requests() -> list[Request]:
+    return [make(f"r{number}", random_prompt(number, length)) for number, length in enumerate(LENGTHS)]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoint: Path) -> Iterator[Engine]:
+    engine = load(checkpoint)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def expected(engine: Engine) -> Answers:
+    return alone(engine, requests())
+
+
+def staggered(seed: int) -> list[tuple[int, Request]]:
+    rng = random.Random(seed)
+    shuffled = requests()
+    rng.shuffle(shuffled)
+    return [(rng.randint(0, 20), request) for request in shuffled]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_any_crowd_and_order(engine: Engine, expected: Answers, seed: int) -> None:
+    engine.reset_prefix_cache()
+    assert_same(expected, answer(engine, staggered(seed)), TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"max_num_batched_tokens": 5, "max_num_seqs": 3},
+        {"block_size": 1, "enable_prefix_caching": False},
+        {"block_size": 7, "max_num_batched_tokens": 64},
+        {"reorder": False, "max_num_seqs": 5},
+    ],
+    ids=["chunks-of-5", "pages-of-1", "pages-of-7", "no-reorder"],
+)
+def test_any_chunking_page_size_and_row_order(checkpoint: Path, expected: Answers, config: dict[str, Any]) -> None:
+    engine = load(checkpoint, **config)
+    assert_same(expected, answer(engine, staggered(3)), TOLERANCE)
+    engine.close()
+
+
+@pytest.mark.parametrize("caching", [True, False])
+def test_forced_preemption(checkpoint: Path, expected: Answers, caching: bool) -> None:
+    engine = load(checkpoint, enable_prefix_caching=caching)
+    rng = random.Random(5)
+
+    def preempt_somebody(engine: Engine) -> None:
+        if engine.roster.running and rng.random() < 0.2:
+            engine.roster.preempt(rng.choice(engine.roster.running))
+
+    assert_same(expected, answer(engine, staggered(4), preempt_somebody), TOLERANCE)
+    engine.close()
+
+
+def test_a_pool_too_small_for_all(checkpoint: Path, expected: Answers) -> None:
+    engine = load(checkpoint)
+    page_bytes = 2**22 // (engine.roster.pool.total + 1)
+    engine.close()
+    engine = load(checkpoint, kv_cache_memory_bytes=page_bytes * 9)
+    assert engine.roster.pool.total <= 9
+    assert_same(expected, answer(engine, [(0, request) for request in requests()]), TOLERANCE)
+    assert engine.stats().preemptions > 0
+    engine.close()
+
+
+def test_a_warm_prefix(engine: Engine, expected: Answers) -> None:
+    engine.reset_prefix_cache()
+    answer(engine, [(0, request) for request in requests()])
+    warm = answer(engine, staggered(6))
+    assert any(delta.cached_tokens for delta in warm["r4"])
+    assert_same(expected, warm, TOLERANCE)
+
+
+def test_seeds_hold_in_any_crowd(engine: Engine) -> None:
+    sampled = [
+        make(f"s{number}", random_prompt(number, length), seed=1000 + number, temperature=0.9, top_p=0.95, top_k=50)
+        for number, length in enumerate(LENGTHS)
+    ]
+    lone = alone(engine, sampled)
+    crowd = answer(engine, [(number % 3, request) for number, request in enumerate(reversed(sampled))])
+    assert {name: tokens(deltas) for name, deltas in crowd.items()} == {
+        name: tokens(deltas) for name, deltas in lone.items()
+    }
+    other = alone(engine, [make("s0", random_prompt(0, 3), seed=7, temperature=0.9)])
+    assert tokens(other["s0"]) != tokens(lone["s0"])
+
+
+def test_sequences_of_one_request_are_single_requests_with_the_next_seeds(engine: Engine) -> None:
+    prompt = random_prompt(9, 40)
+    together = answer(engine, [(0, make("n", prompt, seed=50, temperature=0.9, n=3))])
+    singles = [make(f"n{index}", prompt, seed=50 + index, temperature=0.9) for index in range(3)]
+    apart = alone(engine, singles)
+    for index in range(3):
+        assert tokens(together["n"], index) == tokens(apart[f"n{index}"])

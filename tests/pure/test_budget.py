@@ -1,0 +1,72 @@
+"""The cost model learns, and the step budget keeps its word."""
+
+import random
+
+import pytest
+
+from flover.engine.budget import FIRST_TOKENS, LEAST_CHUNK, Allowance, CostModel, chunk_attention
+
+
+def machine(tokens: int, attention: int) -> float:
+    """A made-up device: milliseconds of an iteration."""
+    return 12.0 + 0.9 * tokens + 0.0001 * attention
+
+
+def taught(noise: float = 0.0) -> CostModel:
+    model, rng = CostModel(), random.Random(1)
+    for _ in range(300):
+        tokens, context = rng.randint(1, 200), rng.randint(1, 1000)
+        cost = machine(tokens, tokens * context) * (1 + noise * rng.uniform(-1, 1))
+        model.observe(tokens, tokens * context, cost)
+    return model
+
+
+def test_the_model_learns_a_linear_machine() -> None:
+    model = taught()
+    for tokens, attention in ((1, 100), (64, 6400), (150, 90_000)):
+        assert model.predict(tokens, attention) == pytest.approx(machine(tokens, attention), rel=0.02)
+
+
+def test_predictions_never_fall_when_the_work_grows() -> None:
+    model = taught(noise=0.3)
+    costs = [model.predict(tokens, 50 * tokens) for tokens in range(1, 400)]
+    assert costs == sorted(costs)
+
+
+def test_a_machine_that_slows_down_is_followed() -> None:
+    model = taught()
+    for _ in range(60):
+        model.observe(40, 4000, 3 * machine(40, 4000))
+    assert model.predict(40, 4000) == pytest.approx(3 * machine(40, 4000), rel=0.1)
+
+
+def test_chunks_stay_within_the_target() -> None:
+    model = taught()
+    allowance = Allowance(model=model, target_ms=100.0, tokens_left=1000, tokens=8, attention=8 * 500)
+    count = allowance.afford(500, 900)
+    cost = machine(8 + count, 8 * 500 + chunk_attention(500, count))
+    assert 90 <= cost <= 101
+    allowance.spend(500, count)
+    assert allowance.afford(0, 900) <= 2
+
+
+def test_prompts_always_advance() -> None:
+    allowance = Allowance(model=taught(), target_ms=1.0, tokens_left=1000, tokens=8, attention=8 * 500)
+    assert allowance.afford(0, 900) == LEAST_CHUNK
+
+
+def test_nothing_is_known_at_first_so_the_first_iterations_are_small() -> None:
+    allowance = Allowance(model=CostModel(), target_ms=100.0, tokens_left=1000, tokens=0, attention=0)
+    assert allowance.afford(0, 900) == FIRST_TOKENS
+
+
+def test_without_a_target_only_the_cap_counts() -> None:
+    allowance = Allowance(model=CostModel(), target_ms=0.0, tokens_left=700, tokens=8, attention=0)
+    assert allowance.afford(0, 900) == 700
+
+
+def test_the_cap_is_hard() -> None:
+    allowance = Allowance(model=taught(), target_ms=1e9, tokens_left=3, tokens=8, attention=0)
+    assert allowance.afford(0, 900) == 3
+    allowance.spend(0, 3)
+    assert allowance.afford(0, 900) == 0
