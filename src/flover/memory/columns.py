@@ -1,0 +1,86 @@
+"""What a row remembers: every per-row column, declared once. No torch; nothing here knows how columns are stored.
+
+Insert, move and clear (`memory/buffers.py`) loop over these declarations, so a column that is added here follows
+its row everywhere. Columns live on the host: everything in them comes from plans or from the one copy back of an
+iteration, and a device is sent only what an iteration needs of them.
+
+State that would be as wide as the vocabulary (penalties, masks, biases) is kept in columns of dtype object: None
+for the rows that do not use it, and as much memory as its own tokens need for the rows that do.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+NO_LOGPROBS = -2
+"""Value of the columns `logprobs` and `prompt_logprobs` of a row that asks for none (0 asks for the chosen one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One value (or one vector of `shape`) per row. `fill` is what a row without a sequence holds."""
+
+    name: str
+    dtype: npt.DTypeLike
+    shape: tuple[int, ...] = ()
+    fill: Any = 0
+
+
+class Feature(enum.IntFlag):
+    """What a row asks of the sampler beyond the most likely token; the column `features` holds a row's set."""
+
+    RANDOM = 1
+    ALLOWED = 2
+    BAD_WORDS = 4
+    MIN_TOKENS = 8
+    BIAS = 16
+    PENALTIES = 32
+    MIN_P = 64
+    TOP_K = 128
+    TOP_P = 256
+    LOGPROBS = 512
+
+
+POSITION_COLUMNS = (
+    Column("last_id", np.int64),  # newest token: the input of a generating row
+    Column("context_len", np.int64),  # tokens of the row whose keys and values are in its pages
+    Column("num_pages", np.int64),  # entries of page_table in use
+    Column("prompt_hidden", object, fill=None),  # PromptTail | None: for prompt_logprobs across chunks
+)
+
+SAMPLING_COLUMNS = (
+    Column("features", np.int64),  # Feature set
+    Column("temperature", np.float32, fill=1.0),
+    Column("top_k", np.int64),  # 0: all
+    Column("top_p", np.float64, fill=1.0),
+    Column("min_p", np.float64),
+    Column("repetition_penalty", np.float32, fill=1.0),
+    Column("presence_penalty", np.float32),
+    Column("frequency_penalty", np.float32),
+    Column("min_tokens", np.int64),
+    Column("seed", np.int64),
+    Column("num_outputs", np.int64),  # tokens chosen so far, those before a preemption included
+    Column("logprobs", np.int64, fill=NO_LOGPROBS),
+    Column("counts", object, fill=None),  # TokenCounts | None: penalties
+    Column("bad_words", object, fill=None),  # BadWords | None
+    Column("banned_ids", object, fill=None),  # int64 array | None: what min_tokens bans
+    Column("bias", object, fill=None),  # (int64 ids, float32 values) | None
+    Column("allowed_ids", object, fill=None),  # int64 array | None
+)
+
+
+def row_columns(max_pages: int) -> tuple[Column, ...]:
+    """All columns of a row that may use up to `max_pages` pages. The fill of `page_table` is the null page."""
+    return (Column("page_table", np.int32, (max_pages,)), *POSITION_COLUMNS, *SAMPLING_COLUMNS)
+
+
+RowValues = Mapping[str, Any]
+"""Values of some columns for one row, by column name."""

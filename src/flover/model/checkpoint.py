@@ -1,0 +1,116 @@
+"""Safetensors checkpoints: which files, what they hold, one tensor at a time. It knows nothing of families.
+
+Pickled weights are never opened, and no path in an index leads out of the directory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from flover.errors import ModelError
+from flover.model.fields import Fields, read_json
+
+MAX_HEADER_BYTES = 100_000_000
+"""Longest header of a safetensors file, as the format's own library has it."""
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor of a file, not read yet. `dtype` is safetensors' name of it."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype in _ITEM_BYTES
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in the file; 0 for types that are not plain floats."""
+        return math.prod(self.shape) * _ITEM_BYTES.get(self.dtype, 0)
+
+
+def find_files(directory: Path) -> list[Path]:
+    """The weight files of a model directory: the one file, the files of the index, or the only one there is."""
+    if (directory / SINGLE_FILE).is_file():
+        return [directory / SINGLE_FILE]
+    if (directory / INDEX_FILE).is_file():
+        return _indexed_files(directory)
+    found = sorted(directory.glob("*.safetensors"))
+    if len(found) == 1:
+        return found
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise ModelError(f"{directory} has several weight files ({names}) but no {INDEX_FILE} that says which belong")
+    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{directory} has its weights only as pickles ({pickles[0]}), which can run code and are never read; "
+            "convert them to safetensors"
+        )
+    raise ModelError(f"{directory} has no weights: {SINGLE_FILE} or {INDEX_FILE} is needed")
+
+
+def _indexed_files(directory: Path) -> list[Path]:
+    path = directory / INDEX_FILE
+    index = Fields(read_json(path), str(path))
+    weight_map = index.section("weight_map")
+    if not weight_map:
+        raise index.error("weight_map", "is missing or empty")
+    names = set()
+    for tensor, name in weight_map.items():
+        if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
+            raise index.error("weight_map", f"puts {tensor} into {name!r}, which is not a plain .safetensors file name")
+        names.add(name)
+    missing = sorted(name for name in names if not (directory / name).is_file())
+    if missing:
+        raise ModelError(f"{path} names files that are not there: {', '.join(missing)}")
+    return [directory / name for name in sorted(names)]
+
+
+def list_tensors(path: Path) -> list[TensorInfo]:
+    """Names, types and shapes from a file's header. Raises `ModelError` naming a file that is damaged."""
+    _check_header_length(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118 (not a dict)
+            return [TensorInfo(name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices]
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is not a valid safetensors file: {error}") from error
+
+
+def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The named tensors of a file, one after another; each is only valid until the next is asked for."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            for name in names:
+                yield name, file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def _check_header_length(path: Path) -> None:
+    """Compare the header's length with the file's before anything is mapped or allocated."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    if size < 8 or length > size - 8:
+        raise ModelError(f"{path} is cut short: it has {size} bytes and announces a header of {length}")
+    if length > MAX_HEADER_BYTES:
+        raise ModelError(f"{path} announces a header of {length} bytes; at most {MAX_HEADER_BYTES} are read")

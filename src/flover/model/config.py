@@ -1,0 +1,176 @@
+"""What one model is: every switch of the one decoder, as frozen data.
+
+It knows nothing of Hugging Face's names (see `families.py`) and imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+NormKind = Literal["rms", "layer"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
+Residual = Literal["sequential", "parallel", "parallel_shared_norm"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeConfig:
+    """Rotary position embedding: which dimensions of a head turn, and how fast.
+
+    The first `dim` dimensions of every head turn, in pairs: dimension i with i + dim/2, or, `interleaved`,
+    2i with 2i + 1 (GPT-J). `scaling` names how the frequencies are stretched for long contexts; the fields after
+    it are that scaling's parameters (`rope.py` has the formulas and their sources).
+    """
+
+    dim: int
+    theta: float = 10_000.0
+    interleaved: bool = False
+    scaling: RopeScaling = "default"
+    factor: float = 1.0
+    original_max_len: int = 0  # context of the training before the stretch
+    attention_factor: float | None = None  # yarn, longrope: multiplies cos and sin; None derives it from factor
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    mscale: float | None = None  # yarn
+    mscale_all_dim: float | None = None  # yarn
+    truncate: bool = True  # yarn
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    short_factor: tuple[float, ...] = ()  # longrope, one per pair of dimensions
+    long_factor: tuple[float, ...] = ()  # longrope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """One decoder, described. Lengths are in tokens; tuples have one entry per layer.
+
+    The feed-forward block is `down(act(gate(x)) * up(x))` when `gated`, else `down(act(up(x)))`.
+    `residual`: the feed-forward block reads what attention left ("sequential"), or both read the block's input,
+    through two norms ("parallel", GPT-NeoX) or one ("parallel_shared_norm", GPT-J).
+    """
+
+    architecture: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    max_position_embeddings: int
+    norm: NormKind = "rms"
+    norm_eps: float = 1e-6
+    activation: Activation = "silu"
+    gated: bool = True
+    residual: Residual = "sequential"
+    qkv_bias: bool = False
+    attention_out_bias: bool = False
+    mlp_bias: bool = False
+    head_bias: bool = False
+    tied_embeddings: bool = False
+    qk_norm: bool = False  # RMS norm over every query and key head (Qwen3)
+    learned_positions: bool = False  # a table of position embeddings (GPT-2)
+    rope: RopeConfig | None = None
+    sliding_window: tuple[int | None, ...]  # a token sees this many tokens, itself included; None sees all
+    attention_scale: tuple[float, ...]  # factor on query · key
+    eos_ids: tuple[int, ...] = ()
+    checkpoint_dtype: str = "float32"  # as config.json names it; what the files really hold is in the files
+
+    @property
+    def query_size(self) -> int:
+        """Width of all query heads together."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Width of all key heads together; the value heads have the same."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def qkv_size(self) -> int:
+        """Width of the packed projection: queries, keys, values."""
+        return self.query_size + 2 * self.kv_size
+
+    @property
+    def default_max_len(self) -> int:
+        """Context to serve when nobody says otherwise: what the model was made for, scaling included.
+
+        Dynamic scaling leaves short contexts as they were trained; it is for who asks for more.
+        """
+        if self.rope is None or self.rope.scaling in ("default", "dynamic"):
+            return self.max_position_embeddings
+        return self.longest_max_len
+
+    @property
+    def longest_max_len(self) -> int:
+        """Longest context that may be asked for."""
+        rope, most = self.rope, self.max_position_embeddings
+        if rope is None:
+            return most
+        if rope.scaling in ("linear", "dynamic"):
+            return int(most * rope.factor)
+        if rope.scaling == "yarn":
+            return max(most, int(rope.original_max_len * rope.factor))
+        return most
+
+    def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Bytes of keys and values of one token in all layers."""
+        return 2 * self.num_layers * self.kv_size * dtype.itemsize
+
+    def num_parameters(self) -> int:
+        """Numbers in all weights; tied weights count once."""
+        return sum(math.prod(shape) for shape in parameter_shapes(self).values())
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of the decoder, in the order they are used.
+
+    Linear weights are [out, in]. Queries, keys and values are one linear (`qkv`, in this order), gate and up
+    another (`up`, in this order), so that a layer has four linears.
+    """
+    hidden = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, hidden)}
+    if config.learned_positions:
+        shapes["positions.weight"] = (config.max_position_embeddings, hidden)
+    for layer in range(config.num_layers):
+        for name, shape in _layer_shapes(config).items():
+            shapes[f"layers.{layer}.{name}"] = shape
+    shapes |= _norm_shapes("final_norm", config)
+    if not config.tied_embeddings:
+        shapes["head.weight"] = (config.vocab_size, hidden)
+    if config.head_bias:
+        shapes["head.bias"] = (config.vocab_size,)
+    return shapes
+
+
+def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    hidden, inner = config.hidden_size, config.intermediate_size
+    shapes = _norm_shapes("attention_norm", config)
+    shapes |= _linear_shapes("qkv", config.qkv_size, hidden, config.qkv_bias)
+    if config.qk_norm:
+        shapes |= {"query_norm.weight": (config.head_dim,), "key_norm.weight": (config.head_dim,)}
+    shapes |= _linear_shapes("out", hidden, config.query_size, config.attention_out_bias)
+    if config.residual != "parallel_shared_norm":
+        shapes |= _norm_shapes("mlp_norm", config)
+    shapes |= _linear_shapes("up", 2 * inner if config.gated else inner, hidden, config.mlp_bias)
+    shapes |= _linear_shapes("down", hidden, inner, config.mlp_bias)
+    return shapes
+
+
+def _norm_shapes(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (config.hidden_size,)}
+    if config.norm == "layer":
+        shapes[f"{name}.bias"] = (config.hidden_size,)
+    return shapes
+
+
+def _linear_shapes(name: str, out_size: int, in_size: int, bias: bool) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (out_size, in_size)}
+    if bias:
+        shapes[f"{name}.bias"] = (out_size,)
+    return shapes

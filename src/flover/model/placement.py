@@ -1,0 +1,99 @@
+"""Which tensor of a checkpoint fills which part of which weight, worked out from a family's row and a config."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.families import Family, Layout, Part, Target
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A checkpoint tensor of this `shape` fills rows `start` to `stop` of `parameter`."""
+
+    parameter: str
+    start: int
+    stop: int
+    layout: Layout
+    shape: tuple[int, ...]
+    num_heads: int
+
+    def view(self, parameter: Tensor) -> Tensor:
+        """The part to fill, strided so that its entries are in the order of the checkpoint tensor's."""
+        part = parameter[self.start : self.stop]
+        if self.layout == "transposed":
+            return part.T
+        if self.layout == "by_head":  # [3, heads, d, …] in ours is [heads, 3, d, …] in theirs
+            return part.view(3, self.num_heads, -1, *part.shape[1:]).transpose(0, 1)
+        return part
+
+
+def expected_tensors(family: Family, config: ModelConfig) -> dict[str, Placement]:
+    """Every tensor that a checkpoint must have, by its name without the family's prefix; together they fill all
+    weights exactly once. The output projection has the first of its names."""
+    shapes = parameter_shapes(config)
+    modules = dict(_modules(family, config.num_layers))
+    modules[family.heads[0]] = Target("head")
+    expected: dict[str, Placement] = {}
+    for name, target in modules.items():
+        for suffix in ("weight", "bias"):
+            shape = shapes.get(f"{target.module}.{suffix}")
+            if shape is not None:
+                expected[f"{name}.{suffix}"] = _place(f"{target.module}.{suffix}", shape, target, config)
+    return expected
+
+
+def _modules(family: Family, num_layers: int) -> list[tuple[str, Target]]:
+    modules = []
+    for name, target in family.modules.items():
+        for layer in range(num_layers) if "{}" in name else (0,):
+            module = Target(target.module.format(layer), target.part, target.layout)
+            modules.append((name.format(layer), module))
+    return modules
+
+
+def _place(parameter: str, shape: tuple[int, ...], target: Target, config: ModelConfig) -> Placement:
+    start, stop = _rows(target.part, config) or (0, shape[0])
+    layout = target.layout if target.layout != "transposed" or len(shape) == 2 else "plain"
+    theirs = (stop - start, *shape[1:])
+    return Placement(
+        parameter, start, stop, layout, theirs[::-1] if layout == "transposed" else theirs, config.num_heads
+    )
+
+
+def _rows(part: Part, config: ModelConfig) -> tuple[int, int] | None:
+    """The rows of a packed weight that a part takes; None for all of them."""
+    query_size, kv_size, inner = config.query_size, config.kv_size, config.intermediate_size
+    rows: Mapping[Part, tuple[int, int]] = {
+        "query": (0, query_size),
+        "key": (query_size, query_size + kv_size),
+        "value": (query_size + kv_size, config.qkv_size),
+        "gate": (0, inner),
+        "up": (inner, 2 * inner),
+    }
+    return rows.get(part)
+
+
+class TensorNames:
+    """How the tensors of a checkpoint are called: with the family's prefix or without, some to be dropped."""
+
+    def __init__(self, family: Family) -> None:
+        self._prefix = family.prefix
+        self._heads = family.heads
+        patterns = (re.escape(name).replace(r"\{\}", r"\d+") for name in family.dropped)
+        self._dropped = re.compile("|".join(patterns) or r"(?!)")
+
+    def plain(self, name: str) -> str:
+        """The name as `expected_tensors` has it."""
+        name = name.removeprefix(self._prefix)
+        module, _, suffix = name.rpartition(".")
+        return f"{self._heads[0]}.{suffix}" if module in self._heads else name
+
+    def is_dropped(self, plain: str) -> bool:
+        """Whether a tensor is known to hold no weights: masks and tables that old versions saved."""
+        return self._dropped.fullmatch(plain) is not None

@@ -1,0 +1,182 @@
+"""Rotary frequencies: how config files of transformers 4 and 5 describe them, and the formula of every scaling.
+
+The formulas follow transformers' `modeling_rope_utils` to the order of operations, so that float32 results agree.
+Positions are not known here.
+
+Two scalings depend on the length of the text: dynamic NTK and LongRoPE. A key is rotated once, when it enters its
+page, so the length must not change afterwards: it is the longest context the engine serves (`max_len`). The tokens
+of a request then do not depend on how it was chunked, preempted or who shared its pages. Transformers, which looks
+at the text at hand, agrees as soon as both lengths fall on the same side of the trained context.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast, get_args
+
+import torch
+
+from flover.model.config import RopeConfig, RopeScaling
+from flover.model.fields import Fields
+
+_OLD_NAMES = {"su": "longrope"}  # what Phi-3's first configs called it
+
+
+def read_rope(
+    config: Fields,
+    *,
+    head_dim: int,
+    max_len: int,
+    interleaved: bool = False,
+    theta_name: str = "rope_theta",
+    share_name: str = "partial_rotary_factor",
+    share: float | None = None,
+) -> RopeConfig:
+    """The rotary embedding of a config dict, as `rope_parameters` (v5) or `rope_scaling` and `rope_theta` (v4).
+
+    `theta_name` and `share_name` are the family's v4 names of the base and of the part of a head that turns. `share`
+    is that part where the file has none; None says that the family turns whole heads only.
+    """
+    parameters = Fields(_parameters(config), f"{config.where}, rotary parameters")
+    theta = parameters.positive("rope_theta", config.positive(theta_name, 10_000.0))
+    if theta <= 1:
+        raise parameters.error("rope_theta", f"must be above 1, got {theta}")
+    part = parameters.positive("partial_rotary_factor", config.positive(share_name, 1.0 if share is None else share))
+    if share is None and part != 1.0:
+        raise parameters.error("partial_rotary_factor", f"must be 1 for this architecture, got {part}")
+    dim = int(head_dim * part)
+    if dim % 2 or not 0 < dim <= head_dim:
+        raise parameters.error(
+            "partial_rotary_factor", f"turns {dim} of {head_dim} dimensions; it must be an even part"
+        )
+    kind = parameters.text("rope_type", parameters.text("type", "default"))
+    kind = _OLD_NAMES.get(kind, kind)
+    if kind not in get_args(RopeScaling):
+        raise parameters.error("rope_type", f"{kind!r} is not supported; supported: {', '.join(get_args(RopeScaling))}")
+    scaling = _scaling_fields(kind, parameters, config, dim, max_len)
+    return RopeConfig(dim=dim, theta=theta, interleaved=interleaved, scaling=cast(RopeScaling, kind), **scaling)
+
+
+def _parameters(config: Fields) -> Mapping[str, Any]:
+    """The one dict of rotary parameters; v5 may nest it by layer type, which must then all say the same."""
+    found = config.section("rope_scaling") or config.section("rope_parameters") or {}
+    nested = [value for value in found.values() if isinstance(value, dict)]
+    if not nested:
+        return found
+    if any(value != nested[0] for value in nested):
+        raise config.error("rope_parameters", "differ between layer types, which is not supported")
+    return cast(Mapping[str, Any], nested[0])
+
+
+def _scaling_fields(kind: str, parameters: Fields, config: Fields, dim: int, max_len: int) -> dict[str, Any]:
+    """The fields of `RopeConfig` that this kind of scaling uses."""
+    if kind == "default":
+        return {}
+    if kind == "dynamic" and dim < 4:
+        raise parameters.error("rope_type", f"'dynamic' needs at least 4 rotary dimensions, got {dim}")
+    if kind in ("linear", "dynamic"):
+        return {"factor": parameters.positive("factor"), "original_max_len": max_len}
+    original = parameters.integer("original_max_position_embeddings", max_len)
+    original = config.integer("original_max_position_embeddings", original)
+    fields: dict[str, Any] = {"original_max_len": original}
+    if kind == "llama3":
+        low, high = parameters.positive("low_freq_factor"), parameters.positive("high_freq_factor")
+        if high <= low:
+            raise parameters.error("high_freq_factor", f"({high}) must be above low_freq_factor ({low})")
+        return fields | {"factor": parameters.positive("factor"), "low_freq_factor": low, "high_freq_factor": high}
+    fields["factor"] = parameters.positive("factor", max_len / original)
+    if parameters.has("attention_factor"):
+        fields["attention_factor"] = parameters.positive("attention_factor")
+    if kind == "longrope":
+        for name in ("short_factor", "long_factor"):
+            fields[name] = parameters.numbers(name, dim // 2)
+        return fields
+    for name in ("mscale", "mscale_all_dim"):
+        fields[name] = parameters.number(name) if parameters.has(name) else None
+    fields["beta_fast"] = parameters.positive("beta_fast", 32.0)
+    fields["beta_slow"] = parameters.positive("beta_slow", 1.0)
+    fields["truncate"] = parameters.flag("truncate", True)
+    return fields
+
+
+def inverse_frequencies(rope: RopeConfig, max_len: int) -> tuple[torch.Tensor, float]:
+    """Angle per position of every pair of dimensions, float32 [dim / 2], and the factor on cos and sin.
+
+    `max_len` is the longest context that will be served; see the module's text.
+    """
+    exponents = torch.arange(0, rope.dim, 2, dtype=torch.int64).float() / rope.dim
+    match rope.scaling:
+        case "linear":
+            return 1.0 / rope.theta**exponents / rope.factor, 1.0
+        case "dynamic":
+            return 1.0 / _dynamic_base(rope, max_len) ** exponents, 1.0
+        case "yarn":
+            return _yarn(rope, exponents), _yarn_attention_factor(rope)
+        case "longrope":
+            factors = rope.long_factor if max_len > rope.original_max_len else rope.short_factor
+            stretch = torch.tensor(factors, dtype=torch.float32)
+            return 1.0 / (stretch * rope.theta**exponents), _longrope_attention_factor(rope)
+        case "llama3":
+            return _llama3(rope, 1.0 / rope.theta**exponents), 1.0
+        case _:
+            return 1.0 / rope.theta**exponents, 1.0
+
+
+def _dynamic_base(rope: RopeConfig, max_len: int) -> float:
+    """NTK-aware base for texts of `max_len` tokens (bloc97 and emozilla, 2023); the trained one up to its length."""
+    length = max(max_len, rope.original_max_len)
+    stretch = (rope.factor * length / rope.original_max_len) - (rope.factor - 1)
+    return float(rope.theta * stretch ** (rope.dim / (rope.dim - 2)))
+
+
+def _yarn(rope: RopeConfig, exponents: torch.Tensor) -> torch.Tensor:
+    """Slow pairs interpolate, fast pairs stay, a ramp between (YaRN, arXiv 2309.00071, section 3.2)."""
+
+    def dimension_of(rotations: float) -> float:
+        turns = math.log(rope.original_max_len / (rotations * 2 * math.pi))
+        return rope.dim * turns / (2 * math.log(rope.theta))
+
+    low, high = dimension_of(rope.beta_fast), dimension_of(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.dim - 1)
+    if low == high:
+        high += 0.001  # a ramp of no width would divide by zero
+    ramp = ((torch.arange(rope.dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    stays = 1 - ramp
+    periods = rope.theta**exponents
+    return 1.0 / (rope.factor * periods) * (1 - stays) + 1.0 / periods * stays
+
+
+def _yarn_attention_factor(rope: RopeConfig) -> float:
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+
+    def scale(mscale: float) -> float:
+        return 1.0 if rope.factor <= 1 else 0.1 * mscale * math.log(rope.factor) + 1.0
+
+    if rope.mscale and rope.mscale_all_dim:
+        return scale(rope.mscale) / scale(rope.mscale_all_dim)
+    return scale(1.0)
+
+
+def _longrope_attention_factor(rope: RopeConfig) -> float:
+    """LongRoPE, arXiv 2402.13753, as Phi-3 uses it."""
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.factor <= 1.0:
+        return 1.0
+    return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_len))
+
+
+def _llama3(rope: RopeConfig, frequencies: torch.Tensor) -> torch.Tensor:
+    """Long waves are divided by factor, short ones stay, those between are blended (Llama 3.1's `apply_scaling`)."""
+    waves = 2 * math.pi / frequencies
+    longest = rope.original_max_len / rope.low_freq_factor
+    shortest = rope.original_max_len / rope.high_freq_factor
+    blend = (rope.original_max_len / waves - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    blended = (1 - blend) * frequencies / rope.factor + blend * frequencies
+    scaled = torch.where(waves > longest, frequencies / rope.factor, frequencies)
+    between = ~(waves < shortest) & ~(waves > longest)
+    return torch.where(between, blended, scaled)

@@ -1,0 +1,106 @@
+"""One sampling for all rows: logits and the rows' parameters in, a token for each row out.
+
+Order as in vLLM: log-probabilities of the raw logits; allowed tokens, bad words, min_tokens, bias, penalties;
+temperature; min_p, top_k, top_p; the draw. Greedy rows take the largest logit, the lowest id among equals.
+
+What a row gets depends on its own logits and columns alone, bit for bit: each feature is computed only for the rows
+that ask for it, every sum over the vocabulary runs along one row in the order of the ids, and the random number is
+a function of the row's seed and of how many tokens it has got before. Ties and draws are thus the same in any
+crowd. A row whose logits are unusable gets an error and no token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from flover.memory.buffers import RowView
+from flover.memory.columns import Array, Feature
+from flover.model.sampling.edit import edit_logits
+from flover.model.sampling.logprobs import token_logprobs
+from flover.model.sampling.order import CACHED_LOGITS, largest
+from flover.model.sampling.philox import uniforms
+from flover.model.sampling.truncate import truncate
+from flover.request import TokenLogprobs
+
+NO_TOKEN = -1
+
+_LEAST_EXPONENT = -70.0
+"""A token less than exp(-70) times as likely as the likeliest counts as impossible: smaller numbers than float32
+can hold at full precision are many times slower to compute with."""
+
+_NOT_A_NUMBER = "the model's logits are not finite numbers"
+_NONE_ALLOWED = "no token is left to choose: the request's masks, bans and biases exclude all of them"
+_SHAPING = ~int(Feature.LOGPROBS)
+_EDITS = Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
+
+
+@dataclass(slots=True)
+class Sampled:
+    """By position in the logits: `token_ids` [S] int64, NO_TOKEN where `errors` says why."""
+
+    token_ids: Array
+    errors: dict[int, str] = field(default_factory=dict)
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+
+
+def sample(logits: torch.Tensor, rows: RowView) -> Sampled:
+    """Choose a token for each row of `logits` [S, V] float32, which are left as they are; rows[s] has logits[s]."""
+    features = rows["features"]
+    best, ids = largest(logits)
+    top, sampled = best.cpu().numpy(), Sampled(ids.cpu().numpy())
+    for place in np.flatnonzero(~np.isfinite(top)).tolist():
+        _fail(sampled, place, float(top[place]))
+    if not features.any():
+        return sampled
+    shaped = np.flatnonzero((features & _SHAPING != 0) & (sampled.token_ids != NO_TOKEN))
+    rows_per_slice = max(1, CACHED_LOGITS // logits.shape[1])
+    for first in range(0, len(shaped), rows_per_slice):
+        places = shaped[first : first + rows_per_slice]
+        index = torch.from_numpy(places).to(logits.device)
+        _choose(logits.index_select(0, index), best[index], rows.select(places), places, sampled)
+    asking = np.flatnonzero((features & Feature.LOGPROBS != 0) & (sampled.token_ids != NO_TOKEN))
+    if len(asking):
+        picked = logits.index_select(0, torch.from_numpy(asking).to(logits.device))
+        entries = token_logprobs(picked, sampled.token_ids[asking], rows.select(asking)["logprobs"])
+        sampled.logprobs = dict(zip(asking.tolist(), entries, strict=True))
+    return sampled
+
+
+def _choose(logits: torch.Tensor, best: torch.Tensor, rows: RowView, places: Array, sampled: Sampled) -> None:
+    """Rows that want more than the largest raw logit. `logits` [R, V] are a copy to work on, `best` [R] its largest;
+    what row r gets goes to places[r] of `sampled`."""
+    features = rows["features"]
+    if (features & _EDITS).any():
+        edit_logits(logits, rows, features)
+        best, ids = largest(logits)
+        sampled.token_ids[places] = ids.cpu().numpy()
+    top = best.cpu().numpy()
+    usable = np.isfinite(top)
+    for place in np.flatnonzero(~usable).tolist():
+        _fail(sampled, int(places[place]), float(top[place]))
+    random = np.flatnonzero(usable & (features & Feature.RANDOM != 0))
+    if len(random):
+        index = torch.from_numpy(random).to(logits.device)
+        drawn = _draw(logits[index], best[index, None], rows.select(random), features[random])
+        sampled.token_ids[places[random]] = drawn.cpu().numpy()
+
+
+def _draw(logits: torch.Tensor, best: torch.Tensor, rows: RowView, features: Array) -> torch.Tensor:
+    """Random tokens [R] for `logits` [R, V] with largest `best` [R, 1]: by inverting the cumulative distribution,
+    in the order of the ids and in float64. A token of probability 0 is never drawn."""
+    scaled = (logits - best).div_(torch.from_numpy(rows["temperature"]).to(logits.device)[:, None])
+    weights = torch.nn.functional.threshold_(scaled, _LEAST_EXPONENT, -torch.inf).softmax(-1)
+    truncate(weights, logits, rows, features)
+    mass = weights.cumsum(-1, dtype=torch.float64)
+    total = mass[:, -1:]
+    drawn = torch.from_numpy(uniforms(rows["seed"], rows["num_outputs"])).to(logits.device)[:, None]
+    goal = torch.minimum(drawn * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(mass, goal, right=True)[:, 0]
+
+
+def _fail(sampled: Sampled, place: int, largest: float) -> None:
+    sampled.token_ids[place] = NO_TOKEN
+    sampled.errors[place] = _NONE_ALLOWED if largest == -np.inf else _NOT_A_NUMBER

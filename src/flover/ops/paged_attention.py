@@ -1,0 +1,196 @@
+"""Ragged attention over pages, in plain torch.
+
+Rows with one query token are gathered in groups of similar context and attend together; the group of query heads
+that share a key head takes the place of the query length, so keys and values are never repeated. Rows with a chunk
+attend one by one under a causal mask. What lies behind a row's last token, in its last page or in the padding of its
+group, belongs to somebody else: it is masked and also blanked, so that not even a NaN there can reach the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_GROUP_SHRINK = 0.75
+"""A group's shortest row has at least this share of the pages of its longest: bounds the padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """n rows with one query each, whose keys lie in P pages per row."""
+
+    tokens: Tensor | None  # int64 [n]: which of the T tokens; None for all of them in order
+    pages: Tensor  # int64 [n * P]
+    strangers: Tensor  # int64: flat positions in [n * P * page_size] that lie behind the row's last token
+    mask: Tensor  # float32 [n, 1, 1, P * page_size]: 0 to see, -inf not to
+
+
+@dataclass(frozen=True, slots=True)
+class _ChunkRow:
+    """One row with several queries: tokens start to stop of the batch, keys in `num_keys` slots of its pages."""
+
+    start: int
+    stop: int
+    pages: Tensor  # int64 [P]
+    num_keys: int
+    mask: Tensor | None  # bool [stop - start, num_keys], True to see; None for plain causal from position 0
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The work of one forward under one sliding window."""
+
+    groups: tuple[_Group, ...]
+    chunks: tuple[_ChunkRow, ...]
+
+
+AttentionPlan = dict[int | None, _View]
+
+
+def plan_attention(
+    page_table: Tensor,
+    query_lens: Sequence[int],
+    context_lens: Sequence[int],
+    page_size: int,
+    windows: frozenset[int | None],
+) -> AttentionPlan:
+    """Group the rows and make indices and masks, once for all layers that have the same window."""
+    longest = max(context_lens)
+    views: AttentionPlan = {}
+    for window in windows:
+        effective = None if window is None or window >= longest else window
+        if effective not in views:
+            views[effective] = _View(
+                groups=tuple(_plan_groups(page_table, query_lens, context_lens, page_size, effective)),
+                chunks=tuple(_plan_chunks(page_table, query_lens, context_lens, page_size, effective)),
+            )
+        views[window] = views[effective]
+    return views
+
+
+def _plan_groups(
+    page_table: Tensor, query_lens: Sequence[int], context_lens: Sequence[int], page_size: int, window: int | None
+) -> Iterator[_Group]:
+    starts, device = _starts(query_lens), page_table.device
+    rows = [row for row, query_len in enumerate(query_lens) if query_len == 1]
+    first_pages = {row: _first_page(context_lens[row] - 1, page_size, window) for row in rows}
+    num_pages = {row: -(-context_lens[row] // page_size) - first_pages[row] for row in rows}
+    for members in _similar(num_pages):
+        width = num_pages[members[0]]
+        members.sort()
+        first = torch.tensor([first_pages[row] for row in members], device=device)[:, None]
+        context = torch.tensor([context_lens[row] for row in members], device=device)[:, None]
+        columns = (first + torch.arange(width, device=device)).clamp_(max=page_table.shape[1] - 1)
+        pages = page_table[torch.tensor(members, device=device)].gather(1, columns)
+        positions = first * page_size + torch.arange(width * page_size, device=device)
+        behind = positions >= context
+        hidden = behind if window is None else behind | (positions < context - window)
+        mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)
+        everyone = len(members) == len(query_lens)
+        yield _Group(
+            tokens=None if everyone else torch.tensor([starts[row] for row in members], device=device),
+            pages=pages.flatten().long(),
+            strangers=behind.flatten().nonzero().flatten(),
+            mask=mask[:, None, None, :],
+        )
+
+
+def _similar(num_pages: dict[int, int]) -> Iterator[list[int]]:
+    """Split rows by size, largest first, so that the rows of a group need about as many pages."""
+    group: list[int] = []
+    for row in sorted(num_pages, key=lambda row: -num_pages[row]):
+        if group and num_pages[row] < _GROUP_SHRINK * num_pages[group[0]] - 1:
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
+
+
+def _plan_chunks(
+    page_table: Tensor, query_lens: Sequence[int], context_lens: Sequence[int], page_size: int, window: int | None
+) -> Iterator[_ChunkRow]:
+    starts = _starts(query_lens)
+    for row, (query_len, context_len) in enumerate(zip(query_lens, context_lens, strict=True)):
+        if query_len == 1:
+            continue
+        position = context_len - query_len  # of the chunk's first token
+        first = _first_page(position, page_size, window)
+        last = -(-context_len // page_size)
+        num_keys = context_len - first * page_size
+        mask = None
+        if position > 0 or window is not None:
+            keys = first * page_size + torch.arange(num_keys, device=page_table.device)
+            queries = torch.arange(position, context_len, device=page_table.device)[:, None]
+            mask = keys <= queries
+            if window is not None:
+                mask &= keys > queries - window
+        yield _ChunkRow(starts[row], starts[row] + query_len, page_table[row, first:last].long(), num_keys, mask)
+
+
+def _starts(query_lens: Sequence[int]) -> list[int]:
+    starts, total = [], 0
+    for query_len in query_lens:
+        starts.append(total)
+        total += query_len
+    return starts
+
+
+def _first_page(position: int, page_size: int, window: int | None) -> int:
+    """The page of the earliest key that a token at `position` sees."""
+    return 0 if window is None else max(0, position - window + 1) // page_size
+
+
+def attention(
+    queries: Tensor, key_pages: Tensor, value_pages: Tensor, plan: AttentionPlan, scale: float, window: int | None
+) -> Tensor:
+    """Scaled dot-product attention of every token over its row's pages: [T, h, d] -> [T, h * d]."""
+    view = plan[window]
+    if len(view.groups) == 1 and view.groups[0].tokens is None:
+        return _attend_group(queries, key_pages, value_pages, view.groups[0], scale).flatten(1)
+    output = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    for group in view.groups:
+        output[group.tokens] = _attend_group(queries[group.tokens], key_pages, value_pages, group, scale)
+    for chunk in view.chunks:
+        mine = queries[chunk.start : chunk.stop]
+        output[chunk.start : chunk.stop] = _attend_chunk(mine, key_pages, value_pages, chunk, scale)
+    return output.flatten(1)
+
+
+def _attend_group(queries: Tensor, key_pages: Tensor, value_pages: Tensor, group: _Group, scale: float) -> Tensor:
+    num_rows, num_heads, head_dim = queries.shape
+    num_kv_heads = key_pages.shape[2]
+    keys, values = (_gather(pages, group) for pages in (key_pages, value_pages))
+    shared = queries.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    seen = F.scaled_dot_product_attention(
+        shared, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=group.mask.to(queries.dtype), scale=scale
+    )
+    return seen.reshape(num_rows, num_heads, head_dim)
+
+
+def _gather(pages: Tensor, group: _Group) -> Tensor:
+    """Keys or values of the group's rows [n, P * page_size, num_kv_heads, d], blank where they are not the row's."""
+    gathered = pages.index_select(0, group.pages).flatten(0, 1)
+    gathered.index_fill_(0, group.strangers, 0)
+    return gathered.view(group.mask.shape[0], -1, *pages.shape[2:])
+
+
+def _attend_chunk(queries: Tensor, key_pages: Tensor, value_pages: Tensor, chunk: _ChunkRow, scale: float) -> Tensor:
+    query_len, num_heads, head_dim = queries.shape
+    num_kv_heads = key_pages.shape[2]
+    shared = queries.reshape(query_len, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(1, 2, 0, 3)
+    keys, values = (_gather_chunk(pages, chunk, shared.shape[1]) for pages in (key_pages, value_pages))
+    seen = F.scaled_dot_product_attention(
+        shared, keys, values, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=scale
+    )
+    return seen.permute(2, 0, 1, 3).reshape(query_len, num_heads, head_dim)
+
+
+def _gather_chunk(pages: Tensor, chunk: _ChunkRow, num_sharing: int) -> Tensor:
+    """Keys or values of the row as [num_kv_heads, num_sharing, num_keys, d]; query heads that share see one copy."""
+    gathered = pages.index_select(0, chunk.pages).flatten(0, 1)[: chunk.num_keys]
+    return gathered.transpose(0, 1)[:, None].expand(-1, num_sharing, -1, -1)

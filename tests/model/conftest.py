@@ -1,0 +1,9 @@
+"""One thread: the models are tiny, and the machine is shared."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)

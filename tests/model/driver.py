@@ -1,0 +1,81 @@
+"""A minimal engine for tests of the decoder: rows of tokens, pages handed out at random, one forward per step."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import torch
+
+from flover.config import EngineConfig
+from flover.memory.kvcache import KVCache
+from flover.model.batch import Batch
+from flover.model.load import LoadedModel, load_model
+
+
+def load(path: Path, **settings: object) -> LoadedModel:
+    """Load a checkpoint in float32, without progress."""
+    return load_model(EngineConfig(model=str(path), **settings), lambda done, total: None)  # type: ignore[arg-type]
+
+
+class Driver:
+    """Rows by number; `step` runs pieces of several of them in one ragged forward.
+
+    Pages are dealt in random order, and the pages nobody has are filled with NaN: whoever reads a slot that is not
+    the row's own is found out.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, num_pages: int = 96, page_size: int = 4, seed: int = 0) -> None:
+        self.loaded = loaded
+        self.kv = KVCache(loaded.config, num_pages, page_size, loaded.dtype)
+        for pages in (*self.kv.keys, *self.kv.values):
+            pages.fill_(torch.nan)
+        self.free = list(range(1, num_pages))
+        random.Random(seed).shuffle(self.free)
+        self.tables: dict[int, list[int]] = {}
+        self.lens: dict[int, int] = {}
+
+    def step(self, pieces: dict[int, list[int]]) -> dict[int, torch.Tensor]:
+        """Append the tokens to their rows; returns the logits [tokens, vocab] of each row's piece."""
+        positions, slots, starts = [], [], [0]
+        size = self.kv.page_size
+        for row, ids in pieces.items():
+            table = self.tables.setdefault(row, [])
+            start = self.lens.get(row, 0)
+            self.lens[row] = start + len(ids)
+            while len(table) * size < self.lens[row]:
+                table.append(self.free.pop())
+            positions += range(start, self.lens[row])
+            slots += [table[position // size] * size + position % size for position in range(start, self.lens[row])]
+            starts.append(len(positions))
+        width = max(len(self.tables[row]) for row in pieces)
+        context_lens = tuple(self.lens[row] for row in pieces)
+        batch = Batch(
+            token_ids=torch.tensor([token for ids in pieces.values() for token in ids]),
+            positions=torch.tensor(positions),
+            slots=torch.tensor(slots),
+            query_starts=torch.tensor(starts, dtype=torch.int32),
+            context_lens=torch.tensor(context_lens, dtype=torch.int32),
+            page_table=torch.tensor(
+                [self.tables[row] + [0] * (width - len(self.tables[row])) for row in pieces], dtype=torch.int32
+            ),
+            query_lens_host=tuple(len(ids) for ids in pieces.values()),
+            context_lens_host=context_lens,
+        )
+        decoder = self.loaded.decoder
+        logits = decoder.logits(decoder.forward(batch, self.kv))
+        return {row: logits[starts[i] : starts[i + 1]] for i, row in enumerate(pieces)}
+
+    def greedy(self, row: int, prompt_ids: list[int], num_tokens: int) -> list[int]:
+        """The most likely continuation of a fresh row."""
+        logits = self.step({row: prompt_ids})[row]
+        output = [int(logits[-1].argmax())]
+        while len(output) < num_tokens:
+            logits = self.step({row: output[-1:]})[row]
+            output.append(int(logits[-1].argmax()))
+        return output
+
+
+def whole_logits(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
+    """Logits [T, vocab] of a sequence computed in one piece, alone."""
+    return Driver(loaded).step({0: token_ids})[0]
