@@ -51,10 +51,12 @@ class Scheduler:
         """After an iteration that raised: one suspect by itself, until it has a token."""
         for other in [other for other in self._roster.running if other is not suspect]:
             self._roster.preempt(other)
-        allowance = self._allowance([])
+        # A suspect that was generating is ready again as soon as one of its known tokens is left to compute.
+        generating = [suspect] if suspect.ready else []
+        allowance = self._allowance(generating)
         chunks = self._continue_prompts(allowance)
         admitted = self._admit([suspect], allowance, chunks) if suspect.row is None else []
-        return self._freeze([], chunks, admitted, {})
+        return self._freeze(generating, chunks, admitted, {})
 
     def _allowance(self, generating: list[Sequence]) -> Allowance:
         config, dead = self._roster.config, len(self._roster.rows.dead)

@@ -1,0 +1,221 @@
+"""One torch device as an executor: it applies a plan to its rows, runs one forward and one sampling, and reports.
+
+It decides nothing: which rows, tokens and pages is the plan's word, and what it remembers of a row are the columns
+of `memory/columns.py`. Text, queues and clocks are unknown to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from flover.config import EngineConfig
+from flover.engine.device_batch import Layout, dummy_batch, lay_out
+from flover.engine.plan import Admission, Chunk, Grant, RowResult, StepPlan, StepResult
+from flover.errors import InvariantError
+from flover.memory.buffers import RowBuffers
+from flover.memory.columns import row_columns
+from flover.memory.kvcache import KVCache
+from flover.memory.machine import available_memory, usable_cores
+from flover.memory.sizing import num_pages_for, size_pool
+from flover.model.batch import Batch
+from flover.model.load import load_model
+from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
+from flover.model.sampling.sampler import NO_TOKEN
+from flover.request import ModelFacts, TokenLogprobs
+
+_WARM_UP_TOKENS = 64
+_WARM_UP_ROWS = 8
+
+
+class Computes(Protocol):
+    """What the executor asks of a decoder (`model/decoder.py`)."""
+
+    def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor: ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(slots=True)
+class PromptTail:
+    """Column `prompt_hidden`: a row reports on its prompt, `num_top` alternatives for each token. `hidden` [1, H]
+    is the last token of the chunk before, from which the next chunk's first token is predicted."""
+
+    num_top: int
+    hidden: torch.Tensor | None = None
+
+
+class DeviceExecutor:
+    """Rows, pages and weights on one device. `eos_ids` of the facts are what `min_tokens` bans."""
+
+    def __init__(self, decoder: Computes, kv: KVCache, facts: ModelFacts, num_rows: int, device: torch.device) -> None:
+        self.facts = facts
+        self._decoder = decoder
+        self._kv = kv
+        self._device = device
+        self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
+        self._closed = False
+
+    @classmethod
+    def load(cls, config: EngineConfig, progress: Callable[[int, int], None]) -> DeviceExecutor:
+        """Load the model that `config` names, size the pool after the memory that is left, and warm up.
+
+        `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
+        """
+        torch.set_num_threads(config.num_threads or usable_cores())
+        loaded = load_model(config, progress)
+        model = loaded.config
+        size = size_pool(
+            page_bytes=model.kv_bytes_per_token(loaded.dtype) * config.block_size,
+            page_size=config.block_size,
+            max_num_seqs=config.max_num_seqs,
+            max_model_len=loaded.max_len,
+            available_bytes=available_memory(),
+            asked_bytes=config.kv_cache_memory_bytes,
+        )
+        facts = ModelFacts(
+            model=loaded.name,
+            architecture=model.architecture,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            vocab_size=model.vocab_size,
+            max_model_len=loaded.max_len,
+            pool_tokens=size.pool_tokens,
+            page_size=config.block_size,
+            eos_ids=list(model.eos_ids),
+            num_parameters=model.num_parameters(),
+        )
+        kv = KVCache(model, size.num_pages, config.block_size, loaded.dtype)
+        executor = cls(loaded.decoder, kv, facts, config.max_num_seqs, torch.device("cpu"))
+        executor.warm_up()
+        return executor
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """A chunk and a step of generation on the null page, so that the first request pays for no first use."""
+        chunk_len = min(_WARM_UP_TOKENS, self.facts.max_model_len)
+        num_generating = min(_WARM_UP_ROWS, self._buffers.num_rows)
+        for num_rows, query_len in ((1, chunk_len), (num_generating, 1)):
+            batch = dummy_batch(num_rows, query_len, self.facts.page_size, self._device)
+            hidden = self._decoder.forward(batch, self._kv)
+            rows = self._buffers.view(np.arange(num_rows))
+            sample(self._decoder.logits(hidden[query_len - 1 :: query_len]), rows)
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> StepResult:
+        """Carry out one plan. If this raises, the rows are void until `reset`."""
+        self._change_rows(plan)
+        layout = lay_out(plan, self._buffers, self.facts.page_size, self._device)
+        if layout is None:
+            return StepResult(step=plan.step, rows=[])
+        hidden = self._decoder.forward(layout.batch, self._kv)
+        self._buffers["context_len"][layout.rows[layout.alive]] = layout.context_lens[layout.alive]
+        results = self._sample(layout, hidden)
+        for chunk in plan.chunks:
+            self._report_prompt(chunk, layout, hidden, results)
+        return StepResult(step=plan.step, rows=[results[row] for row in sorted(results)])
+
+    def reset(self) -> None:
+        """Forget all rows; what is in the pages is void."""
+        self._buffers.clear(range(self._buffers.num_rows))
+
+    def trim(self, free_pages: list[int]) -> None:
+        """Give the memory behind these pages back, as far as the cache can."""
+        self._kv.trim(free_pages)
+
+    def close(self) -> None:
+        """Free weights, pages and rows. Calling it twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._kv.close()
+            del self._decoder, self._kv, self._buffers
+
+    def _change_rows(self, plan: StepPlan) -> None:
+        self._buffers.clear(plan.evictions)
+        self._buffers.move([move.src for move in plan.moves], [move.dst for move in plan.moves])
+        for admission in plan.admissions:
+            self._admit(admission)
+        for grant in plan.grants:
+            self._grant(grant)
+
+    def _admit(self, admission: Admission) -> None:
+        params = admission.params
+        values = sampling_values(
+            params,
+            prompt_ids=admission.prompt_ids,
+            output_ids=admission.output_ids,
+            seed=admission.seed,
+            bad_words_ids=admission.bad_words_ids,
+            eos_ids=self.facts.eos_ids,
+        )
+        if params.prompt_logprobs is not None and not admission.output_ids:
+            if admission.computed:
+                raise InvariantError(
+                    f"row {admission.row} reports on its prompt, but {admission.computed} tokens of it are not computed"
+                )
+            values["prompt_hidden"] = PromptTail(params.prompt_logprobs)
+        self._buffers.insert(
+            admission.row,
+            page_table=admission.pages,
+            num_pages=len(admission.pages),
+            context_len=admission.computed,
+            **values,
+        )
+
+    def _grant(self, grant: Grant) -> None:
+        table, used = self._buffers["page_table"], self._buffers["num_pages"]
+        first = int(used[grant.row])
+        if first + len(grant.pages) > table.shape[1]:
+            raise InvariantError(f"row {grant.row} would have {first + len(grant.pages)} pages of {table.shape[1]}")
+        table[grant.row, first : first + len(grant.pages)] = grant.pages
+        used[grant.row] = first + len(grant.pages)
+
+    def _sample(self, layout: Layout, hidden: torch.Tensor) -> dict[int, RowResult]:
+        """One sampling for the rows that want a token: logits of their last tokens only."""
+        places = np.flatnonzero(layout.samples)
+        if not len(places):
+            return {}
+        rows, last = layout.rows[places], layout.starts[places + 1] - 1
+        logits = self._decoder.logits(hidden.index_select(0, torch.from_numpy(last).to(self._device)))
+        sampled = sample(logits, self._buffers.view(rows))
+        usable = sampled.token_ids != NO_TOKEN
+        advance(self._buffers, rows[usable], sampled.token_ids[usable])
+        results: dict[int, RowResult] = {}
+        for place, (row, token) in enumerate(zip(rows.tolist(), sampled.token_ids.tolist(), strict=True)):
+            if token == NO_TOKEN:
+                results[row] = RowResult(row=row, error=sampled.errors[place])
+            else:
+                results[row] = RowResult(row=row, token_id=token, logprobs=sampled.logprobs.get(place))
+        return results
+
+    def _report_prompt(self, chunk: Chunk, layout: Layout, hidden: torch.Tensor, results: dict[int, RowResult]) -> None:
+        """Log-probabilities of the chunk's own tokens, if its row asks for them, into its result."""
+        column = self._buffers["prompt_hidden"]
+        tail: PromptTail | None = column[chunk.row]
+        if tail is None:
+            return
+        place = int(np.searchsorted(layout.rows, chunk.row))
+        own = hidden[layout.starts[place] : layout.starts[place + 1]]
+        entries: list[TokenLogprobs | None] = [None] if chunk.start == 0 else []
+        before, predicted = own[:-1], chunk.token_ids[1:]
+        if tail.hidden is not None:
+            before, predicted = torch.cat([tail.hidden, before]), chunk.token_ids
+        found = prompt_logprobs(before, np.asarray(predicted, dtype=np.int64), tail.num_top, self._decoder.logits)
+        if chunk.samples:
+            column[chunk.row] = None
+        else:
+            tail.hidden = own[-1:].clone()
+        result = results.get(chunk.row, RowResult(row=chunk.row))
+        if found is None:
+            error = "the model's logits for the prompt are not finite numbers"
+            results[chunk.row] = RowResult(row=chunk.row, error=result.error or error)
+        elif result.error is None:
+            results[chunk.row] = RowResult(
+                row=chunk.row,
+                token_id=result.token_id,
+                logprobs=result.logprobs,
+                prompt_logprobs=[*entries, *found],
+            )

@@ -1,0 +1,258 @@
+"""Makes plans for a device executor: pages, rows, chunks and moves are drawn at random or set by the test.
+
+`EchoDecoder` is a decoder whose logits are a function of all tokens of a row and their positions, read back from
+the pages: a wrong slot, position, page or row gives other tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import torch
+
+from flover.engine.device import DeviceExecutor
+from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
+from flover.memory.kvcache import KVCache
+from flover.model.batch import Batch
+from flover.request import ModelFacts, SamplingParams, TokenLogprobs
+
+VOCAB = 50
+EOS = 7
+_PRIME = 8191
+
+
+class EchoShape:
+    """One layer whose keys hold one number per token."""
+
+    num_layers, num_kv_heads, head_dim = 1, 1, 1
+
+
+class EchoDecoder:
+    """Hidden state [T, 1]: a digest of the tokens at and before a position. `poison` makes its logits NaN."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.logit_rows: list[int] = []
+        self.poison: int | None = None
+
+    def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor:
+        self.batches.append(batch)
+        keys = kv.keys[0].view(-1)
+        keys[batch.slots] = batch.token_ids.float() + 1
+        hidden = torch.zeros(batch.num_tokens, 1)
+        starts = batch.query_starts.tolist()
+        for row, context in enumerate(batch.context_lens.tolist()):
+            first = context - (starts[row + 1] - starts[row])
+            assert batch.positions[starts[row] : starts[row + 1]].tolist() == list(range(first, context))
+            pages = batch.page_table[row].long()
+            slots = (pages[:, None] * kv.page_size + torch.arange(kv.page_size)).flatten()[:context]
+            digests = echo_digests((keys[slots] - 1).long().tolist())
+            hidden[starts[row] : starts[row + 1], 0] = torch.tensor(digests[first:])
+        return hidden
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.logit_rows.append(len(hidden))
+        logits = torch.cat([echo_logits(int(value)) for value in hidden[:, 0]])
+        if self.poison is not None:
+            logits[hidden[:, 0] == self.poison] = torch.nan
+        return logits
+
+
+def echo_digests(token_ids: list[int]) -> list[float]:
+    """The hidden state of every position, independently of batches and pages."""
+    digests, digest = [], 1
+    for token in token_ids:
+        digest = (digest * 31 + token * 7 + 3) % _PRIME
+        digests.append(float(digest))
+    return digests
+
+
+def echo_logits(digest: int) -> torch.Tensor:
+    """[1, VOCAB]"""
+    return torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(digest)) * 3
+
+
+def echo_executor(num_rows: int = 6, num_pages: int = 80, page_size: int = 4) -> tuple[DeviceExecutor, EchoDecoder]:
+    facts = ModelFacts(
+        model="echo",
+        architecture="echo",
+        dtype="float32",
+        vocab_size=VOCAB,
+        max_model_len=96,
+        pool_tokens=(num_pages - 1) * page_size,
+        page_size=page_size,
+        eos_ids=[EOS],
+    )
+    decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, torch.float32)
+    return DeviceExecutor(decoder, kv, facts, num_rows, torch.device("cpu")), decoder
+
+
+@dataclass(eq=False)
+class Story:
+    """One sequence as the driver sees it."""
+
+    prompt: list[int]
+    params: SamplingParams
+    seed: int = 0
+    bad: list[list[int]] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+    error: str | None = None
+    computed: int = 0
+    pages: list[int] = field(default_factory=list)
+
+    @property
+    def known(self) -> list[int]:
+        return self.prompt + self.outputs
+
+    @property
+    def done(self) -> bool:
+        return self.error is not None or len(self.outputs) >= (self.params.max_tokens or 0)
+
+
+def story(prompt: Sequence[int], max_tokens: int, seed: int = 0, bad: Sequence[list[int]] = (), **params: Any) -> Story:
+    params.setdefault("temperature", 0)
+    return Story(list(prompt), SamplingParams(max_tokens=max_tokens, **params), seed, list(bad))
+
+
+class Driver:
+    """Seats stories in rows and runs plans until they are done."""
+
+    def __init__(self, executor: DeviceExecutor, num_rows: int = 6) -> None:
+        self.executor = executor
+        facts = executor.facts
+        self.page_size = facts.page_size
+        self.free = list(range(1, facts.pool_tokens // facts.page_size + 1))
+        self.seats: list[Story | None] = [None] * num_rows
+        self.step = 0
+        self._left: list[int] = []
+
+    def leave(self, row: int) -> Story:
+        """Finished or preempted: the row dies, its pages are free."""
+        left = self.seats[row]
+        assert left is not None
+        self.free += left.pages
+        left.pages, left.computed = [], 0
+        self.seats[row] = None
+        self._left.append(row)
+        return left
+
+    def run(
+        self,
+        admit: Sequence[tuple[int, Story]] = (),
+        moves: Sequence[tuple[int, int]] = (),
+        chunk_len: int = 10**6,
+        window: tuple[int, int] | None = None,
+    ) -> StepResult:
+        """One plan: everybody who generates, and a chunk for everybody who does not yet."""
+        for src, dst in moves:
+            self.seats[dst], self.seats[src] = self.seats[src], None
+        grants, chunks, generating, admissions = [], [], [], []
+        for row, newcomer in admit:
+            assert self.seats[row] is None
+            self.seats[row] = newcomer
+        for row, seated in enumerate(self.seats):
+            if seated is None:
+                continue
+            missing = -(-len(seated.known) // self.page_size) - len(seated.pages)
+            taken, self.free = self.free[: max(0, missing)], self.free[max(0, missing) :]
+            seated.pages += taken
+            if any(seated is newcomer for _, newcomer in admit):
+                admissions.append(_admission(row, seated))
+            elif taken:
+                grants.append(Grant(row=row, pages=taken))
+            pending = len(seated.known) - seated.computed
+            if pending == 1 and seated.outputs:
+                generating.append(row)
+            else:
+                part = seated.known[seated.computed :][:chunk_len]
+                chunks.append(Chunk(row=row, start=seated.computed, token_ids=part, samples=len(part) == pending))
+        live = [row for row, seated in enumerate(self.seats) if seated is not None]
+        window = window or (0, max(live, default=-1) + 1)
+        plan = StepPlan(
+            step=self.step,
+            evictions=self._left,
+            moves=[Move(src, dst) for src, dst in moves],
+            admissions=admissions,
+            grants=grants,
+            chunks=chunks,
+            generating=generating,
+            window=window,
+            dead=[row for row in range(*window) if row not in live],
+        )
+        self._left = []
+        self.step += 1
+        result = self.executor.run(plan)
+        assert result.step == plan.step
+        self._take(plan, result)
+        return result
+
+    def _take(self, plan: StepPlan, result: StepResult) -> None:
+        work = {chunk.row: len(chunk.token_ids) for chunk in plan.chunks} | dict.fromkeys(plan.generating, 1)
+        for row, count in work.items():
+            seated = self.seats[row]
+            assert seated is not None
+            seated.computed += count
+        for item in result.rows:
+            seated = self.seats[item.row]
+            assert seated is not None
+            seated.prompt_logprobs += item.prompt_logprobs or []
+            seated.logprobs += [item.logprobs] if item.logprobs is not None else []
+            seated.error = item.error
+            if item.token_id is not None:
+                seated.outputs.append(item.token_id)
+
+
+def _admission(row: int, seated: Story) -> Admission:
+    return Admission(
+        row=row,
+        sequence=0,
+        prompt_ids=seated.prompt,
+        output_ids=list(seated.outputs),
+        params=seated.params,
+        seed=seated.seed,
+        bad_words_ids=seated.bad,
+        computed=seated.computed,
+        pages=list(seated.pages),
+    )
+
+
+def tell_alone(driver: Driver, told: Story) -> Story:
+    """Run one story by itself, its prompt in one piece."""
+    driver.run(admit=[(0, told)])
+    while not told.done:
+        driver.run()
+    driver.leave(0)
+    return told
+
+
+def tell_in_a_crowd(driver: Driver, stories: Sequence[Story], rng: Random, *, reorder: bool, preempt: float) -> None:
+    """Run all of them together: random arrivals, chunks, leavers, holes closed by moves or kept, preemptions."""
+    waiting, total_rows = list(stories), len(driver.seats)
+    for _ in range(2000):
+        for row, seated in enumerate(driver.seats):
+            if seated is not None and (seated.done or rng.random() < preempt):
+                left = driver.leave(row)
+                if not left.done:
+                    left.prompt_logprobs = [] if not left.outputs else left.prompt_logprobs
+                    waiting.insert(0, left)
+        live = [row for row, seated in enumerate(driver.seats) if seated is not None]
+        if not live and not waiting:
+            return
+        room = total_rows - len(live)
+        entering = min(rng.randint(0, 2) if live else 1, room, len(waiting))
+        moves: list[tuple[int, int]] = []
+        if reorder:
+            size = len(live) + entering
+            holes = [row for row in range(size) if row not in live]
+            moves = list(zip([row for row in live if row >= size], holes[entering:], strict=True))
+            rows = holes[:entering]
+        else:
+            rows = rng.sample([row for row in range(total_rows) if row not in live], entering)
+        admit = [(row, waiting.pop(0)) for row in rows]
+        driver.run(admit=admit, moves=moves, chunk_len=rng.choice([1, 2, 3, 5, 8, 100]))
+    raise AssertionError("the stories do not end")
