@@ -1,1 +1,63 @@
+"""Flover: a temporal-fusion inference engine for autoregressive language models.
 
+    from flover import LLM, SamplingParams
+
+Names are imported when they are first used, so that `import flover` costs nothing and brings no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flover.config import EngineConfig
+    from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
+    from flover.llm import LLM
+    from flover.outputs import CompletionOutput, Logprob, RequestOutput
+    from flover.request import SamplingParams
+
+_HOMES = {
+    "LLM": "flover.llm",
+    "SamplingParams": "flover.request",
+    "RequestOutput": "flover.outputs",
+    "CompletionOutput": "flover.outputs",
+    "Logprob": "flover.outputs",
+    "EngineConfig": "flover.config",
+    "FloverError": "flover.errors",
+    "RequestError": "flover.errors",
+    "ConfigError": "flover.errors",
+    "ModelError": "flover.errors",
+    "EngineError": "flover.errors",
+    "EngineDeadError": "flover.errors",
+}
+
+__all__ = [
+    "LLM",
+    "CompletionOutput",
+    "ConfigError",
+    "EngineConfig",
+    "EngineDeadError",
+    "EngineError",
+    "FloverError",
+    "Logprob",
+    "ModelError",
+    "RequestError",
+    "RequestOutput",
+    "SamplingParams",
+    "__version__",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'flover' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,274 @@
+"""`LLM`: the engine in the caller's own process, prompts in and outputs out, under vLLM's names.
+
+It knows the engine by three verbs (submit, step, cancel) and never sees a plan or a page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from flover.config import BUNDLED_MODEL, EngineConfig
+from flover.engine.messages import EngineStats
+from flover.errors import ConfigError, EngineDeadError, RequestError
+from flover.llm_batch import RunsRequests, run_batch
+from flover.llm_progress import GenerationBar, loading_bar
+from flover.llm_settings import engine_settings
+from flover.outputs import OutputBuilder, RequestOutput
+from flover.request import SamplingParams
+from flover.text.chat import ChatTemplate
+from flover.text.files import read_sampling_defaults
+from flover.text.prompts import Prompt, make_request, prompt_list, read_prompt
+from flover.text.tokenizer import Tokenizer
+
+
+class LLM:
+    """A loaded model that generates for many prompts at once.
+
+    `settings` are the fields of `EngineConfig`, by name; `target_itl_ms` is 0 unless given, because nobody waits for
+    single tokens here. An unknown name is a `TypeError`; a vLLM setting that Flover cannot honour is a `ConfigError`.
+    One call of `generate` or `chat` runs at a time; others wait. Use it as a context manager, or call `close`, to get
+    the memory back.
+
+    Raises `ModelError` if the model's files are missing, damaged or of an unknown kind.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = BUNDLED_MODEL,
+        *,
+        tokenizer: str | Path | None = None,
+        skip_tokenizer_init: bool = False,
+        dtype: str = "auto",
+        seed: int | None = None,
+        max_model_len: int | None = None,
+        **settings: Any,
+    ) -> None:
+        config = EngineConfig(
+            model=str(model),
+            tokenizer=None if tokenizer is None else str(tokenizer),
+            skip_tokenizer_init=skip_tokenizer_init,
+            dtype=dtype,
+            seed=seed,
+            max_model_len=max_model_len,
+            **engine_settings({"target_itl_ms": 0.0} | settings),
+        )
+        from flover.engine.build import build_engine  # imports torch, which `import flover` does not need
+        from flover.model.locate import locate_model
+
+        folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
+        own = config.tokenizer is None or config.tokenizer == config.model
+        tokenizer_folder = (
+            folder if own else locate_model(str(config.tokenizer), None, config.download_dir, weights=False)
+        )
+        loaded = None if config.skip_tokenizer_init else Tokenizer.load(tokenizer_folder)
+        defaults = _default_params(read_sampling_defaults(folder))
+        with loading_bar(config.model) as progress:
+            engine = build_engine(config, progress, time.perf_counter)
+        self._setup(engine, loaded, defaults, seed, config.scheduling_policy == "priority")
+
+    @classmethod
+    def from_engine(
+        cls,
+        engine: RunsRequests,
+        tokenizer: Tokenizer | None,
+        *,
+        defaults: SamplingParams | None = None,
+        seed: int | None = None,
+        by_priority: bool = False,
+    ) -> Self:
+        """An `LLM` over an engine that is already there; it takes over closing it."""
+        llm = cls.__new__(cls)
+        llm._setup(engine, tokenizer, defaults or SamplingParams(), seed, by_priority)
+        return llm
+
+    def _setup(
+        self,
+        engine: RunsRequests,
+        tokenizer: Tokenizer | None,
+        defaults: SamplingParams,
+        seed: int | None,
+        by_priority: bool,
+    ) -> None:
+        self._engine: RunsRequests | None = engine
+        self._tokenizer = tokenizer
+        self._defaults = defaults
+        self._seeds = random.Random(seed) if seed is not None else random.SystemRandom()
+        self._by_priority = by_priority
+        self._num_requests = 0
+        self._lock = threading.Lock()
+
+    # Generation
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Generate for one prompt or many; the outputs are in the order of the prompts.
+
+        `sampling_params` is one for all prompts or one each; by default what the model recommends. `use_tqdm` shows
+        a progress bar when a batch takes long. All prompts are checked before the first is run: a `RequestError`
+        names the prompt's index. Whatever interrupts the call also ends its requests in the engine.
+        """
+        return self._generate(prompt_list(prompts), sampling_params, use_tqdm=use_tqdm, priority=priority)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or many, rendered with the model's chat template or the one given."""
+        tokenizer = self.get_tokenizer()
+        source = chat_template if chat_template is not None else tokenizer.chat_template
+        if source is None:
+            raise RequestError("the model has no chat template: pass one as chat_template", param="chat_template")
+        template = ChatTemplate(source, special_tokens=tokenizer.special_tokens)
+        conversations: Sequence[Any] = [messages] if _is_conversation(messages) else messages
+        prompts: list[Prompt] = []
+        for index, conversation in enumerate(conversations):
+            with _naming(index, len(conversations), "messages"):
+                prompts.append(
+                    template.render(
+                        conversation,
+                        add_generation_prompt=add_generation_prompt,
+                        continue_final_message=continue_final_message,
+                        tools=tools,
+                        template_kwargs=chat_template_kwargs,
+                    )
+                )
+        return self._generate(prompts, sampling_params, use_tqdm=use_tqdm, add_special_tokens=False)
+
+    def _generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        *,
+        use_tqdm: bool,
+        priority: int | Sequence[int] | None = None,
+        add_special_tokens: bool = True,
+    ) -> list[RequestOutput]:
+        all_params = _one_each(
+            "sampling_params", self._defaults if sampling_params is None else sampling_params, len(prompts)
+        )
+        if priority is not None and not self._by_priority:
+            raise RequestError("priority needs LLM(scheduling_policy='priority')", param="priority")
+        priorities = _one_each("priority", 0 if priority is None else priority, len(prompts))
+        with self._lock:
+            engine = self._running_engine()
+            builders: list[OutputBuilder] = []
+            for index, prompt in enumerate(prompts):
+                with _naming(index, len(prompts), "prompts"):
+                    builder = self._builder(prompt, all_params[index], priorities[index], add_special_tokens)
+                builders.append(builder)
+            run_batch(engine, builders, GenerationBar(enabled=use_tqdm, total=len(builders)))
+        return [builder.output() for builder in builders]
+
+    def _builder(
+        self, prompt: Prompt, params: SamplingParams, priority: int, add_special_tokens: bool
+    ) -> OutputBuilder:
+        text, ids, salt = read_prompt(prompt)
+        request = make_request(
+            ids if ids is not None else text or "",
+            params,
+            request_id=str(self._num_requests),
+            tokenizer=self._tokenizer,
+            facts=self._running_engine().facts,
+            draw_seed=lambda: self._seeds.getrandbits(63),
+            add_special_tokens=add_special_tokens,
+            priority=priority,
+            salt=salt,
+        )
+        self._num_requests += 1
+        return OutputBuilder(request, text, self._tokenizer, time.perf_counter())
+
+    # Facts
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises `ConfigError` if none was loaded."""
+        if self._tokenizer is None:
+            raise ConfigError("no tokenizer is loaded (skip_tokenizer_init=True)")
+        return self._tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What is used when `sampling_params` is None: the model's recommendation, vLLM's defaults for the rest."""
+        return self._defaults
+
+    def get_metrics(self) -> EngineStats:
+        """Counters and gauges of the engine."""
+        return self._running_engine().stats()
+
+    def reset_prefix_cache(self) -> None:
+        """Forget all reusable prompt beginnings."""
+        with self._lock:
+            self._running_engine().reset_prefix_cache()
+
+    # End
+
+    def close(self) -> None:
+        """Free the model, its key/value pool and its threads. Calling it twice is harmless."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _running_engine(self) -> RunsRequests:
+        if self._engine is None:
+            raise EngineDeadError("this LLM is closed")
+        return self._engine
+
+
+def _default_params(recommended: Mapping[str, float | int]) -> SamplingParams:
+    try:
+        return SamplingParams(**recommended)  # type: ignore[arg-type]
+    except RequestError as error:
+        raise ConfigError(f"generation_config.json of the model: {error.message}") from error
+
+
+def _is_conversation(messages: Sequence[Any]) -> bool:
+    """One conversation is a list of messages; several are a list of those."""
+    return not messages or isinstance(messages[0], Mapping) or not isinstance(messages[0], Sequence)
+
+
+def _one_each(name: str, value: Any, count: int) -> list[Any]:
+    """`value` for every prompt, or the values, if it is a list of the right length."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return [value] * count
+    if len(value) != count:
+        raise RequestError(f"{name}: {len(value)} given for {count} prompts", param=name)
+    return list(value)
+
+
+@contextlib.contextmanager
+def _naming(index: int, count: int, what: str) -> Iterator[None]:
+    """Put the index of the prompt at fault before the message, where there are several."""
+    try:
+        yield
+    except RequestError as error:
+        if count == 1:
+            raise
+        raise RequestError(f"{what}[{index}]: {error.message}", param=error.param, code=error.code) from error

@@ -1,0 +1,150 @@
+"""From a prompt and sampling parameters to a checked `Request`: the last step before the engine.
+
+Whatever concerns text is settled here: tokenization, truncation, bad words, the seed. Nothing is known of HTTP or of
+the engine beyond its `ModelFacts`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+from flover.errors import RequestError
+from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
+from flover.text.tokenizer import Tokenizer
+
+MAX_TRUNCATED_CHARS = 2**20
+"""Most characters of a prompt that `truncate_prompt_tokens` may cut."""
+
+
+Prompt = str | Mapping[str, Any] | Sequence[int]
+"""Text, {"prompt": text}, {"prompt_token_ids": ids} (both with an optional "cache_salt"), or a list of token ids."""
+
+_PROMPT_FIELDS = frozenset(("prompt", "prompt_token_ids", "cache_salt"))
+
+
+def make_request(
+    prompt: str | Sequence[int],
+    params: SamplingParams,
+    *,
+    request_id: str,
+    tokenizer: Tokenizer | None,
+    facts: ModelFacts,
+    draw_seed: Callable[[], int],
+    add_special_tokens: bool = True,
+    priority: int = 0,
+    salt: str = "",
+) -> Request:
+    """The request for one prompt, given as text or as token ids.
+
+    `draw_seed` is called if `params` bring no seed. `add_special_tokens` concerns text only; a rendered chat brings
+    its own special tokens and wants False. Raises `RequestError` for all that the engine can never serve.
+    """
+    if isinstance(prompt, str):
+        prompt_ids = encode_prompt(prompt, params, tokenizer, facts, add_special_tokens=add_special_tokens)
+    else:
+        prompt_ids = _check_ids(prompt)
+    if params.truncate_prompt_tokens is not None:
+        prompt_ids = prompt_ids[-params.truncate_prompt_tokens :]
+    if params.stop_strings and tokenizer is None:
+        raise RequestError("stop strings need a tokenizer, and none is loaded", param="stop")
+    request = Request(
+        id=request_id,
+        prompt_ids=prompt_ids,
+        params=params,
+        seed=params.seed if params.seed is not None else draw_seed(),
+        priority=priority,
+        salt=salt,
+        bad_words_ids=bad_words_ids(params.bad_words or [], tokenizer),
+    )
+    check_request(request, facts)
+    return resolve_max_tokens(request, facts)
+
+
+def encode_prompt(
+    text: str,
+    params: SamplingParams,
+    tokenizer: Tokenizer | None,
+    facts: ModelFacts,
+    *,
+    add_special_tokens: bool = True,
+) -> list[int]:
+    """Token ids of a prompt, after a look at its length: text that cannot fit is refused before it costs anything."""
+    if tokenizer is None:
+        raise RequestError("the prompt is text, but no tokenizer is loaded: give token ids", param="prompt")
+    most = facts.max_model_len * tokenizer.longest_token_len
+    if params.truncate_prompt_tokens is not None:
+        most = max(most, MAX_TRUNCATED_CHARS)
+    if len(text) > most:
+        raise RequestError(
+            f"prompt of {len(text)} characters is too long: {most} characters is the most that is accepted "
+            f"for a context of {facts.max_model_len} tokens",
+            param="prompt",
+            code="context_length_exceeded",
+        )
+    return tokenizer.encode(text, add_special_tokens=add_special_tokens)
+
+
+def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[list[int]]:
+    """Token sequences that must not be generated, as vLLM makes them from words.
+
+    Each word counts as written at the beginning of a text, and with a space before it where that makes another first
+    token and no more tokens.
+    """
+    if not words:
+        return []
+    if tokenizer is None:
+        raise RequestError("bad_words need a tokenizer, and none is loaded", param="bad_words")
+    sequences: list[list[int]] = []
+    for position, word in enumerate(words):
+        bare = word.lstrip() or word
+        try:
+            plain, spaced = (tokenizer.encode(text, add_special_tokens=False) for text in (bare, " " + bare))
+        except RequestError as error:
+            raise RequestError(f"bad_words[{position}]: {error.message}", param="bad_words") from error
+        if not plain:
+            raise RequestError(f"bad_words[{position}] ({word!r}) has no tokens", param="bad_words")
+        sequences.append(plain)
+        if len(spaced) == len(plain) and spaced[0] != plain[0]:
+            sequences.append(spaced)
+    return sequences
+
+
+def _check_ids(prompt: Sequence[int]) -> list[int]:
+    ids = list(prompt)
+    for position, token in enumerate(ids):
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise RequestError(f"prompt[{position}] must be a token id, got {token!r}", param="prompt")
+    return ids
+
+
+def prompt_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
+    """`prompts` as a list: text, a dictionary and a list of integers are one prompt each."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if prompts and all(isinstance(item, int) for item in prompts):
+        return [cast(Sequence[int], prompts)]
+    return cast(Sequence[Prompt], prompts)
+
+
+def read_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None, str]:
+    """A prompt's text, token ids (which win) and cache salt."""
+    if isinstance(prompt, str):
+        return prompt, None, ""
+    if isinstance(prompt, bytes) or not isinstance(prompt, Mapping | Sequence):
+        raise RequestError(f"a prompt must be text or token ids, got {type(prompt).__name__}", param="prompt")
+    if not isinstance(prompt, Mapping):
+        return None, [*cast(Sequence[int], prompt)], ""
+    unknown = sorted(set(prompt) - _PROMPT_FIELDS)
+    if unknown:
+        raise RequestError(f"a prompt has no field {unknown[0]!r}: {', '.join(sorted(_PROMPT_FIELDS))}", param="prompt")
+    text, ids, salt = prompt.get("prompt"), prompt.get("prompt_token_ids"), prompt.get("cache_salt") or ""
+    if text is None and ids is None:
+        raise RequestError("a prompt needs prompt or prompt_token_ids", param="prompt")
+    if text is not None and not isinstance(text, str):
+        raise RequestError(f"prompt must be text, got {type(text).__name__}", param="prompt")
+    if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Sequence)):
+        raise RequestError(f"prompt_token_ids must be a list of token ids, got {ids!r}", param="prompt_token_ids")
+    if not isinstance(salt, str):
+        raise RequestError(f"cache_salt must be text, got {type(salt).__name__}", param="cache_salt")
+    return text, None if ids is None else list(ids), salt

@@ -1,0 +1,127 @@
+"""One sequence on its way out: engine news in, pieces of text and the final word on why it ended out.
+
+A `TextStream` joins the detokenizer and the stop strings of one sequence. It knows nothing of the engine, of HTTP or
+of other sequences; whoever owns it carries its wish to cancel to the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flover.request import Delta, FinishReason, SamplingParams, TokenLogprobs
+from flover.text.detokenizer import Detokenizer
+from flover.text.stops import StopMatcher
+from flover.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPiece:
+    """What one delta added to a sequence.
+
+    `text` may be empty while a character or a possible stop string is incomplete; no text is lost, the last piece
+    brings what was held back. `logprobs` has one entry per token id, or is None when none were asked for.
+    `finish_reason` is set on exactly one piece of a stream, the last. `stop_reason` is the stop string or the stop
+    token id that matched. `cancel` is True when a stop string ended a sequence that the engine still runs: the caller
+    must then cancel (request id, index) in the engine.
+    """
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    cancel: bool = False
+
+
+class TextStream:
+    """The text side of one sequence, from its first delta to its last.
+
+    `text`, `token_ids` and `logprobs` accumulate what the pieces brought. Without a tokenizer, or with
+    `params.detokenize` off, the text stays empty and only token ids pass through.
+
+    When a stop string matches, `token_ids` keep the token that completed it and drop all later ones; the finish
+    reason is "stop" and the stop reason is the string, whatever the engine said in the same delta. As in vLLM, the
+    text of an end-of-sequence or stop token that ended the sequence is left out unless
+    `include_stop_str_in_output` is set; its id stays in `token_ids`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams, prompt_ids: Sequence[int]) -> None:
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
+        self.finish_reason: FinishReason | None = None
+        self.stop_reason: int | str | None = None
+        self._params = params
+        self._pieces: list[str] = []
+        self._detokenizer: Detokenizer | None = None
+        if tokenizer is not None and params.detokenize:
+            self._detokenizer = Detokenizer(tokenizer, prompt_ids, skip_special_tokens=params.skip_special_tokens)
+        self._stops = StopMatcher(params.stop_strings, include=params.include_stop_str_in_output)
+
+    @property
+    def finished(self) -> bool:
+        """True once a piece had a finish reason; later deltas are ignored."""
+        return self.finish_reason is not None
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0] if self._pieces else ""
+
+    def feed(self, delta: Delta) -> TextPiece:
+        """Take the news of one iteration and return what it adds. Never raises on a delta of its own sequence."""
+        if self.finished:
+            return TextPiece()
+        texts: list[str] = []
+        num_kept = len(delta.token_ids)
+        for position, token in enumerate(delta.token_ids):
+            self.token_ids.append(token)
+            texts.append(self._advance(token, self._ends_silently(delta, position)))
+            if self._stops.matched is not None:
+                num_kept = position + 1
+                break
+        if delta.finish_reason is not None and self._stops.matched is None:
+            texts.append(self._flush())
+        return self._piece(delta, "".join(texts), num_kept)
+
+    def _ends_silently(self, delta: Delta, position: int) -> bool:
+        """Whether this token is the one by which the engine ended the sequence and whose text is not wanted."""
+        last = position == len(delta.token_ids) - 1
+        return last and delta.finish_reason is FinishReason.STOP and not self._params.include_stop_str_in_output
+
+    def _advance(self, token: int, silent: bool) -> str:
+        if self._detokenizer is None or silent:
+            return ""
+        armed = len(self.token_ids) > self._params.min_tokens
+        return self._stops.feed(self._detokenizer.feed(token), armed=armed)
+
+    def _flush(self) -> str:
+        """The sequence is over: an incomplete character and text held back for a stop string come out now."""
+        if self._detokenizer is None:
+            return ""
+        armed = len(self.token_ids) > self._params.min_tokens
+        text = self._stops.feed(self._detokenizer.finish(), armed=armed)
+        return text + self._stops.finish()
+
+    def _piece(self, delta: Delta, text: str, num_kept: int) -> TextPiece:
+        matched = self._stops.matched
+        if matched is not None:
+            self.finish_reason, self.stop_reason = FinishReason.STOP, matched
+        else:
+            self.finish_reason, self.stop_reason = delta.finish_reason, delta.stop_reason
+        logprobs: tuple[TokenLogprobs, ...] | None = None
+        if self.logprobs is not None:
+            logprobs = tuple((delta.logprobs or [])[:num_kept])
+            self.logprobs.extend(logprobs)
+        if text:
+            self._pieces.append(text)
+        return TextPiece(
+            text=text,
+            token_ids=tuple(delta.token_ids[:num_kept]),
+            logprobs=logprobs,
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+            cancel=matched is not None and delta.finish_reason is None,
+        )

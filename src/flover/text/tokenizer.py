@@ -1,0 +1,217 @@
+"""Text to token ids and back, over the `tokenizers` library and the tokenizer.json of a model.
+
+A `Tokenizer` is never changed after loading (no truncation, no padding), so threads may share it. It knows nothing of
+requests; chat templates are only carried, not rendered, here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tokenizers
+
+from flover.errors import ModelError, RequestError
+from flover.text.files import TokenizerFiles, read_tokenizer_files
+from flover.text.pieces import PieceRule, read_decoder
+
+MAX_TOKENIZER_BYTES = 256 * 2**20
+_OTHER_FORMATS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
+_T = TypeVar("_T")
+
+
+class Tokenizer:
+    """The tokenizer of one model. Make it with `Tokenizer.load`."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, rule: PieceRule, files: TokenizerFiles) -> None:
+        self._backend = backend
+        self._rule = rule
+        self._files = files
+        self._token_bytes: dict[int, bytes] = {}
+        self._special_ids = _special_ids(backend, files)
+
+    @classmethod
+    def load(cls, folder: Path) -> Tokenizer:
+        """Read the tokenizer in a model folder. Raises `ModelError` if it is missing, damaged or of another kind."""
+        source = _read_tokenizer_json(folder)
+        files = read_tokenizer_files(folder)
+        path = folder / "tokenizer.json"
+        try:
+            rule = read_decoder(json.loads(source).get("decoder"))
+            backend = _guarded(lambda: _make_backend(source, files))
+        except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
+            raise ModelError(f"{path} is damaged or not supported: {error}") from error
+        return cls(backend, rule, files)
+
+    # Text to ids
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end).
+
+        Raises `RequestError` if the text is not valid Unicode.
+        """
+        try:
+            ids: list[int] = _guarded(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        except _LibraryError as error:
+            raise RequestError(f"text cannot be tokenized: {_reason(text, error)}", param="prompt") from error
+        return self._with_bos(text, ids) if add_special_tokens else ids
+
+    def _with_bos(self, text: str, ids: list[int]) -> list[int]:
+        """tokenizer_config.json may overrule tokenizer.json about the first token."""
+        bos = self.bos_id
+        if self._files.add_bos is None or bos is None:
+            return ids
+        begins = ids[:1] == [bos]
+        if self._files.add_bos:
+            return ids if begins else [bos, *ids]
+        return self.encode(text, add_special_tokens=False) if begins else ids
+
+    # Ids to text
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
+        """The text of ids: their bytes joined and read as UTF-8, U+FFFD for what is not UTF-8.
+
+        The same as the library's `decode`, but for byte tokens ("<0xE2>") that are not UTF-8: there the library also
+        replaces valid neighbours. Ids that the tokenizer does not know have no text.
+        """
+        parts = [self.token_bytes(token) for token in ids if not (skip_special_tokens and self.is_special(token))]
+        parts = [part for part in parts if part]
+        if parts:
+            parts[0] = self.strip_start(parts[0])
+        return b"".join(parts).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of a token inside a text; empty for an id that the tokenizer does not know."""
+        known = self._token_bytes.get(token_id)
+        if known is None:
+            token = self.token_name(token_id)
+            known = b"" if token is None else self._rule.token_bytes(token)
+            self._token_bytes[token_id] = known
+        return known
+
+    def strip_start(self, raw: bytes) -> bytes:
+        """What the first token of a text keeps of its bytes: SentencePiece drops a leading space there."""
+        return self._rule.strip_start(raw)
+
+    def token_to_str(self, token_id: int) -> str:
+        """The text of one token, as log-probabilities show it: spaces kept, U+FFFD for a part of a character."""
+        return self.token_bytes(token_id).decode(errors="replace")
+
+    def token_name(self, token_id: int) -> str | None:
+        """How the vocabulary writes a token ("Ġthe", "▁the"); None for an id that it does not hold."""
+        name: str | None = self._backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
+        return name
+
+    # Facts
+
+    def token_id(self, name: str) -> int | None:
+        """The id of a token as the vocabulary writes it."""
+        found: int | None = self._backend.token_to_id(name)
+        return found
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token steers the model and is no text (end of sequence, roles of a chat)."""
+        return token_id in self._special_ids
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return self._special_ids
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Texts of the named special tokens ("bos_token", "eos_token", …), as chat templates want them."""
+        return dict(self._files.special_tokens)
+
+    @cached_property
+    def bos_id(self) -> int | None:
+        name = self._files.special_tokens.get("bos_token")
+        return None if name is None else self.token_id(name)
+
+    @cached_property
+    def eos_id(self) -> int | None:
+        name = self._files.special_tokens.get("eos_token")
+        return None if name is None else self.token_id(name)
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that generation_config.json names as ends of a sequence, or the tokenizer's own one."""
+        own = () if self.eos_id is None else (self.eos_id,)
+        return self._files.eos_ids or own
+
+    @property
+    def chat_template(self) -> str | None:
+        """Source of the model's chat template; None if it has none."""
+        return self._files.chat_template
+
+    @property
+    def sampling_defaults(self) -> dict[str, float | int]:
+        """Sampling parameters that the model's generation_config.json recommends."""
+        return dict(self._files.sampling_defaults)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """Number of tokens, added ones included; the model's logits may be wider."""
+        return int(self._backend.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def longest_token_len(self) -> int:
+        """Characters of the longest token: a text of c characters has at least c / longest_token_len tokens."""
+        return max(map(len, self._backend.get_vocab(with_added_tokens=True)), default=1)
+
+
+class _LibraryError(Exception):
+    """The tokenizers library raised, or panicked."""
+
+
+def _guarded(call: Callable[[], _T]) -> _T:
+    """Run code of the library. A panic inside it is a `BaseException` and must not pass for an order to exit."""
+    try:
+        return call()
+    except Exception as error:
+        raise _LibraryError(str(error)) from error
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise _LibraryError(f"the tokenizers library panicked: {error}") from None
+
+
+def _reason(text: str, error: Exception) -> str:
+    """The library does not say what is wrong with a text that is not valid Unicode."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as found:
+        return f"there is a lone surrogate at position {found.start}"
+    return str(error)
+
+
+def _read_tokenizer_json(folder: Path) -> str:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        others = [name for name in _OTHER_FORMATS if (folder / name).is_file()]
+        found = f"; {', '.join(others)} is there, but only tokenizer.json is supported" if others else ""
+        raise ModelError(f"no tokenizer.json in {folder}{found}")
+    try:
+        if path.stat().st_size > MAX_TOKENIZER_BYTES:
+            raise ModelError(f"{path} is larger than {MAX_TOKENIZER_BYTES} bytes")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
+
+
+def _make_backend(source: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(source)
+    backend.no_truncation()
+    backend.no_padding()
+    known: list[Any] = [text for text in sorted(files.special_texts) if backend.token_to_id(text) is not None]
+    backend.add_special_tokens(known)
+    backend.encode("A first try, so that a broken file fails here.", add_special_tokens=True)
+    return backend
+
+
+def _special_ids(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> frozenset[int]:
+    flagged = {token for token, added in backend.get_added_tokens_decoder().items() if added.special}
+    named = (backend.token_to_id(text) for text in files.special_texts)
+    return frozenset(flagged.union(token for token in named if token is not None))

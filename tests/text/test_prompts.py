@@ -1,0 +1,175 @@
+"""From prompts to checked requests: limits, truncation, bad words, seeds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import text_samples as samples
+
+from flover.errors import RequestError
+from flover.request import ModelFacts, Request, SamplingParams
+from flover.text.prompts import bad_words_ids, make_request, prompt_list, read_prompt
+
+FACTS = ModelFacts(
+    model="toy",
+    architecture="toy",
+    dtype="float32",
+    vocab_size=502,
+    max_model_len=64,
+    pool_tokens=4096,
+    page_size=16,
+    eos_ids=[1],
+)
+
+
+def make(prompt: Any, kind: str | None = "byte_level", **fields: Any) -> Request:
+    params = fields.pop("params", SamplingParams(**fields))
+    tokenizer = None if kind is None else samples.load(kind)
+    return make_request(prompt, params, request_id="r", tokenizer=tokenizer, facts=FACTS, draw_seed=lambda: 99)
+
+
+def test_text_is_tokenized_with_the_models_special_tokens() -> None:
+    tokenizer = samples.load("sentencepiece")
+    assert make("a fox", "sentencepiece").prompt_ids == tokenizer.encode("a fox")
+    raw = make_request(
+        "a fox",
+        SamplingParams(),
+        request_id="r",
+        tokenizer=tokenizer,
+        facts=FACTS,
+        draw_seed=lambda: 1,
+        add_special_tokens=False,
+    )
+    assert raw.prompt_ids == tokenizer.encode("a fox", add_special_tokens=False)
+
+
+def test_the_seed_is_drawn_only_if_none_is_given() -> None:
+    assert make("a").seed == 99
+    assert make("a", seed=0).seed == 0
+
+
+def test_truncation_keeps_the_end_of_the_prompt() -> None:
+    assert make(list(range(100)), truncate_prompt_tokens=10).prompt_ids == list(range(90, 100))
+    ids = samples.load("byte_level").encode(samples.SAMPLE[0] * 20)
+    assert make(samples.SAMPLE[0] * 20, truncate_prompt_tokens=7).prompt_ids == ids[-7:]
+
+
+def test_max_tokens_is_all_the_room_if_none() -> None:
+    assert make([5, 6, 7], max_tokens=None).params.max_tokens == FACTS.max_model_len - 3
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "param"),
+    [
+        ("", {}, "prompt"),
+        ([], {}, "prompt"),
+        ([1.5], {}, "prompt"),
+        ([True], {}, "prompt"),
+        (["a"], {}, "prompt"),
+        ([502], {}, "prompt"),
+        ([-1], {}, "prompt"),
+        ([1] * 64, {}, "prompt"),
+        ([1] * 40, {"max_tokens": 25}, "max_tokens"),
+        ("a\ud800", {}, "prompt"),
+        ("a", {"bad_words": ["\ud800"]}, "bad_words"),
+    ],
+)
+def test_what_can_never_be_served_is_refused(prompt: Any, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        make(prompt, **fields)
+    assert caught.value.param == param
+
+
+def test_text_that_cannot_fit_is_refused_before_it_is_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kwargs: Any) -> list[int]:
+        raise AssertionError("the text was tokenized")
+
+    monkeypatch.setattr(type(samples.load("byte_level")), "encode", never)
+    most = FACTS.max_model_len * samples.load("byte_level").longest_token_len
+    with pytest.raises(RequestError, match=f"{most + 1} characters is too long: {most}") as caught:
+        make("a" * (most + 1))
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(RequestError, match="too long"):
+        make("a" * 2**21, truncate_prompt_tokens=5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fields", "message"),
+    [
+        ("a", {}, "no tokenizer is loaded"),
+        ([5], {"stop": "x"}, "stop strings need a tokenizer"),
+        ([5], {"bad_words": ["x"]}, "bad_words need a tokenizer"),
+    ],
+)
+def test_text_needs_a_tokenizer(prompt: Any, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        make(prompt, None, **fields)
+    assert make([5], None).prompt_ids == [5]
+
+
+def vllm_bad_words(words: list[str], encode: Any) -> list[list[int]]:
+    """vLLM's rule, written as vLLM's documentation describes it."""
+    found: list[list[int]] = []
+    for word in words:
+        for prefix in ("", " "):
+            ids = encode(prefix + word.lstrip())
+            if not prefix or (ids[0] != found[-1][0] and len(ids) == len(found[-1])):
+                found.append(ids)
+    return found
+
+
+@pytest.mark.parametrize("kind", samples.KINDS)
+def test_bad_words_become_the_ids_that_vllm_makes(kind: str) -> None:
+    words = ["fox", " fox", "there", "a small house", "Größe", "🦊"]
+    tokenizer = samples.load(kind)
+    expected = vllm_bad_words(words, lambda text: tokenizer.encode(text, add_special_tokens=False))
+    assert bad_words_ids(words, tokenizer) == expected
+
+
+def test_a_bad_word_counts_with_and_without_a_space_before_it() -> None:
+    tokenizer = samples.load("byte_level")
+    word, spaced = (tokenizer.encode(text, add_special_tokens=False) for text in ("fox", " fox"))
+    expected = [word, spaced] if len(word) == len(spaced) else [word]
+    assert make("a", bad_words=["fox"]).bad_words_ids == expected
+    assert make("a", bad_words=["\n"]).bad_words_ids[0] == tokenizer.encode("\n")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "count"),
+    [
+        ("a", 1),
+        (["a", "b"], 2),
+        ([1, 2, 3], 1),
+        ([[1], [2]], 2),
+        ({"prompt": "a"}, 1),
+        ([{"prompt": "a"}, [1]], 2),
+        ([], 0),
+    ],
+)
+def test_one_prompt_or_many(prompts: Any, count: int) -> None:
+    assert len(prompt_list(prompts)) == count
+
+
+def test_the_forms_of_a_prompt() -> None:
+    assert read_prompt("a") == ("a", None, "")
+    assert read_prompt([1, 2]) == (None, [1, 2], "")
+    assert read_prompt({"prompt": "a", "prompt_token_ids": [1], "cache_salt": "s"}) == ("a", [1], "s")
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        {},
+        {"prompt": 7},
+        {"prompt_token_ids": "abc"},
+        {"prompt_token_ids": 7},
+        {"prompt": "a", "multi_modal_data": {}},
+        {"prompt": "a", "cache_salt": 7},
+        7,
+        b"bytes",
+    ],
+)
+def test_other_forms_are_refused(prompt: Any) -> None:
+    with pytest.raises(RequestError):
+        read_prompt(prompt)
