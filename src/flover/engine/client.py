@@ -1,0 +1,270 @@
+"""The door's end of the engine: starts the engine process, submits requests, hands out their deltas.
+
+Belongs to one asyncio loop; every method is called in it. Knows frames and processes, nothing of HTTP, text or torch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+
+from flover.config import EngineConfig
+from flover.engine import wire
+from flover.engine.messages import (
+    Cancel,
+    EngineStats,
+    Failed,
+    FromEngine,
+    Loading,
+    News,
+    Ready,
+    Refused,
+    Start,
+    Stop,
+    Submit,
+    ToEngine,
+)
+from flover.engine.streams import DeltaStream, Mailbox
+from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
+from flover.request import Delta, ModelFacts, Request
+
+ENGINE_COMMAND = (sys.executable, "-m", "flover.engine.process")
+"""What to run for an engine; the number of the socket's file descriptor is appended."""
+STOP_SECONDS = 5.0
+"""Time that a stopped engine gets to leave before it is killed."""
+DRAIN_SECONDS = 1.0
+"""Time to read what a process sent before it ended; its socket may be held open by a child of its own."""
+_FAILURES: dict[str, type[FloverError]] = {"model": ModelError, "config": ConfigError}
+
+
+class EngineClient:
+    """One engine process and the requests that are open in it. Made by `start`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+        self.stats = EngineStats()
+        """The newest snapshot of the engine."""
+        self.on_stats: Callable[[EngineStats], None] = lambda stats: None
+        """Called with every snapshot that comes."""
+        self._process = process
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[ModelFacts] = self._loop.create_future()
+        self._exited = asyncio.Event()
+        self._open: dict[str, Mailbox] = {}
+        self._death: FloverError | None = None
+        self._last_news = time.monotonic()
+        self._decode = wire.from_engine_decoder()
+        self._on_loading: Callable[[int, int], None] = lambda done, total: None
+        self._reading: asyncio.Task[None] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        config: EngineConfig,
+        on_loading: Callable[[int, int], None] | None = None,
+        command: Sequence[str] = ENGINE_COMMAND,
+    ) -> EngineClient:
+        """Start an engine process and wait until it has loaded; `on_loading(done, total)` is told bytes of weights.
+
+        Raises `ConfigError`, `ModelError` or `EngineError`, as the engine found.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptor = theirs.fileno()
+            # `ours` is closed on exec, as all of Python's descriptors: no other child of this process can keep the
+            # engine alive by holding it. A process group of its own keeps the terminal's Ctrl-C away from it.
+            process = subprocess.Popen(
+                [*command, str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL, process_group=0
+            )
+        client = cls(process, ours)
+        if on_loading is not None:
+            client._on_loading = on_loading
+        try:
+            await client._connect(config)
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def _connect(self, config: EngineConfig) -> None:
+        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+        self._sock.setblocking(False)
+        reader, self._writer = await asyncio.open_connection(sock=self._sock)
+        self._reading = asyncio.create_task(self._read(reader), name="engine-reader")
+        self._send(Start(config))
+        await self._ready
+
+    # What the door asks for
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the engine said about its model."""
+        return self._ready.result()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine takes requests. A stuck engine is alive; see `last_news_age`."""
+        return self._death is None
+
+    @property
+    def last_news_age(self) -> float:
+        """Seconds since the engine last sent anything; it does so all the time, even when idle."""
+        return time.monotonic() - self._last_news
+
+    @property
+    def num_open(self) -> int:
+        """Requests that have not ended."""
+        return len(self._open)
+
+    @property
+    def pid(self) -> int:
+        """The engine's process id."""
+        return self._process.pid
+
+    def submit(self, *requests: Request) -> DeltaStream:
+        """Hand over requests; the stream brings the deltas of all their sequences and ends after the last.
+
+        There is no await between registration and hand-over: a request is either in the engine with somebody to
+        read it, or nowhere. If the stream is closed or forgotten, what is left of it is cancelled in the engine.
+        Raises `EngineDeadError`.
+        """
+        if self._death is not None:
+            raise EngineDeadError(str(self._death))
+        frames = [wire.encode(Submit(request)) for request in requests]
+        mailbox = Mailbox({request.id: request.params.n for request in requests})
+        for request, frame in zip(requests, frames, strict=True):
+            self._open[request.id] = mailbox
+            self._write(frame)
+        stream = DeltaStream(mailbox, self._abandon)
+        weakref.finalize(stream, _abandon_later, self._loop, self._abandon, mailbox).atexit = False
+        return stream
+
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        """End a request or one of its sequences. Its stream brings the last deltas, with `abort`."""
+        if self._death is None:
+            self._send(Cancel(request_id, index))
+
+    async def close(self) -> None:
+        """Cancel what is open, stop the engine and wait until its process is gone. May be called twice."""
+        if self._death is None and self._writer is not None:
+            for request_id in self._open:
+                self._send(Cancel(request_id))
+            self._send(Stop())
+        elif self._process.poll() is None:
+            self._process.kill()
+        try:
+            await asyncio.wait_for(self._exited.wait(), STOP_SECONDS)
+        except TimeoutError:
+            self._process.kill()
+            await self._exited.wait()
+        if self._reading is not None and not (await asyncio.wait({self._reading}, timeout=DRAIN_SECONDS))[0]:
+            self._reading.cancel()
+        self._die(EngineDeadError("the engine was stopped"))
+        if self._writer is not None:
+            self._writer.close()
+        else:
+            self._sock.close()
+
+    # News from the engine
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        reason: FloverError = EngineDeadError("the engine process has ended")
+        try:
+            while True:
+                length = wire.body_length(await reader.readexactly(wire.HEADER_BYTES))
+                self._take(self._decode(await reader.readexactly(length)))
+        except asyncio.IncompleteReadError:
+            pass
+        except (wire.WireError, OSError, asyncio.InvalidStateError) as error:
+            reason = EngineDeadError(f"the connection to the engine broke: {error}")
+        except FloverError as error:
+            reason = error
+        finally:
+            self._die(reason)
+
+    def _take(self, message: FromEngine) -> None:
+        self._last_news = time.monotonic()
+        if isinstance(message, News):
+            self.stats = message.stats
+            self.on_stats(message.stats)
+            for delta in message.deltas:
+                self._deliver(delta)
+        elif isinstance(message, Loading):
+            self._on_loading(message.done, message.total)
+        elif isinstance(message, Ready):
+            self._ready.set_result(message.facts)
+        elif isinstance(message, Refused):
+            self._refuse(message)
+        else:
+            raise _failure(message)
+
+    def _deliver(self, delta: Delta) -> None:
+        mailbox = self._open.get(delta.request_id)
+        if mailbox is None:
+            return  # closed by its reader while this delta was under way
+        mailbox.put(delta)
+        if mailbox.has_ended(delta.request_id):
+            del self._open[delta.request_id]
+        if mailbox.overflowed:
+            self._abandon(mailbox)
+
+    def _refuse(self, refused: Refused) -> None:
+        mailbox = self._open.pop(refused.request_id, None)
+        if mailbox is not None:
+            mailbox.fail(RequestError(refused.message, param=refused.param, code=refused.code))
+            self._abandon(mailbox)
+
+    def _abandon(self, mailbox: Mailbox) -> None:
+        """Nobody will read this mailbox again: cancel what is left of it."""
+        for request_id in mailbox.unfinished:
+            if self._open.pop(request_id, None) is not None:
+                self.cancel(request_id)
+
+    def _die(self, reason: FloverError) -> None:
+        if self._death is not None:
+            return
+        self._death = reason
+        if not self._ready.done():
+            self._ready.set_exception(reason if not isinstance(reason, EngineDeadError) else EngineError(str(reason)))
+            self._ready.exception()  # `start` may have been cancelled: not an error that nobody looked at
+        mailboxes, self._open = list(dict.fromkeys(self._open.values())), {}
+        for mailbox in mailboxes:
+            mailbox.fail(EngineDeadError(str(reason)))
+
+    def _send(self, message: ToEngine) -> None:
+        self._write(wire.encode(message))
+
+    def _write(self, frame: bytes) -> None:
+        assert self._writer is not None
+        self._writer.write(frame)
+
+    # The process
+
+    def _watch(self) -> None:
+        """A thread of its own: wait for the process, whoever may still hold its end of the socket."""
+        code = self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop was closed first
+            self._loop.call_soon_threadsafe(self._on_exit, code)
+
+    def _on_exit(self, code: int) -> None:
+        self._exited.set()
+        if self._reading is not None:
+            self._loop.call_later(DRAIN_SECONDS, self._die, EngineDeadError(f"the engine process ended with code {code}"))
+
+
+def _failure(failed: Failed) -> FloverError:
+    return _FAILURES.get(failed.kind, EngineDeadError)(failed.message)
+
+
+def _abandon_later(loop: asyncio.AbstractEventLoop, abandon: Callable[[Mailbox], None], mailbox: Mailbox) -> None:
+    """The garbage collector runs in any thread; the client lives in one."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(abandon, mailbox)

@@ -1,0 +1,231 @@
+"""The engine process: `python -m flover.engine.process FD` serves one door over the inherited socket FD.
+
+Two threads. The reader takes frames from the door and hands them to the engine; the main thread steps the engine and
+sends the news. Knows frames and the engine's border, nothing of models, HTTP or text.
+
+The process belongs to its door. When the socket ends the door is dead, and so is this process, at once, whatever the
+main thread is doing.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from flover.config import EngineConfig
+from flover.engine import wire
+from flover.engine.messages import (
+    Cancel,
+    EngineStats,
+    Failed,
+    FromEngine,
+    Loading,
+    News,
+    Ready,
+    Refused,
+    Start,
+    Stop,
+    Submit,
+)
+from flover.errors import ConfigError, EngineError, ModelError, RequestError
+from flover.request import Delta, FinishReason, ModelFacts, Request
+
+HEARTBEAT_SECONDS = 0.25
+"""An idle engine sends its news this often, so that the door can tell idle from stuck."""
+ORPHAN_GRACE_SECONDS = 0.5
+"""Time for the main thread to leave in order after the door died; then the process is ended from the reader."""
+EXIT_FAILED = 1
+
+logger = logging.getLogger(__name__)
+
+
+class DoorGone(Exception):  # noqa: N818  # an event, not a fault of this process
+    """Nobody reads the other end of the socket any more."""
+
+
+class Engine(Protocol):
+    """The border of `flover.engine.loop.Engine`, as this process uses it."""
+
+    @property
+    def facts(self) -> ModelFacts: ...
+    def submit(self, request: Request) -> None: ...
+    def cancel(self, request_id: str, index: int | None = None) -> None: ...
+    def step(self) -> list[Delta]: ...
+    def wait(self, timeout: float) -> bool: ...
+    def stats(self) -> EngineStats: ...
+    def close(self) -> None: ...
+
+
+EngineFactory = Callable[[EngineConfig, Callable[[int, int], None]], Engine]
+"""Builds an engine; the second argument is told (bytes done, bytes in all) while weights are loaded."""
+
+
+class EngineProcess:
+    """One engine behind one socket."""
+
+    def __init__(self, sock: socket.socket, factory: EngineFactory) -> None:
+        self._sock = sock
+        self._factory = factory
+        self._decode = wire.to_engine_decoder()
+        self._sending = threading.Lock()
+        self._started = threading.Event()
+        self._stopping = threading.Event()
+        self._config: EngineConfig | None = None
+        self._engine: Engine | None = None
+
+    def run(self) -> int:
+        """Load, serve until told to stop, and return the exit code."""
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        self._started.wait()
+        if self._config is None:
+            return EXIT_FAILED
+        try:
+            engine = self._load(self._config)
+        except DoorGone:
+            return EXIT_FAILED
+        except Exception as error:
+            return self._fail(_kind(error), error)
+        try:
+            self._serve(engine)
+        except DoorGone:
+            return EXIT_FAILED
+        except Exception as error:
+            return self._fail("engine", error)
+        finally:
+            engine.close()
+        return 0
+
+    def _load(self, config: EngineConfig) -> Engine:
+        engine = self._factory(config, lambda done, total: self._send(Loading(done, total)))
+        self._engine = engine
+        # What loading made stays for ever: the collector need never look at it again. From here on it runs only when
+        # nobody waits for a token.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._send(Ready(engine.facts))
+        return engine
+
+    def _serve(self, engine: Engine) -> None:
+        tidy = True
+        while not self._stopping.is_set():
+            busy = engine.wait(HEARTBEAT_SECONDS)
+            if not busy and not tidy:
+                gc.collect()
+            tidy = not busy
+            self._deliver(engine, engine.step() if busy else [])
+        # The door cancels what is open before it says stop: one more iteration boundary ends it all.
+        if engine.wait(0):
+            self._deliver(engine, engine.step())
+
+    def _deliver(self, engine: Engine, deltas: list[Delta]) -> None:
+        stats = engine.stats()
+        try:
+            self._send(News(deltas, stats))
+        except wire.WireError:
+            for delta in deltas:
+                self._deliver_alone(engine, delta, stats)
+
+    def _deliver_alone(self, engine: Engine, delta: Delta, stats: EngineStats) -> None:
+        """The news of an iteration were too long for one frame; one delta that is too long ends its sequence."""
+        try:
+            self._send(News([delta], stats))
+        except wire.WireError as error:
+            engine.cancel(delta.request_id, delta.index)
+            reason = FinishReason.ERROR
+            gone = Delta(request_id=delta.request_id, index=delta.index, finish_reason=reason, error=str(error))
+            self._send(News([gone], stats))
+
+    def _send(self, message: FromEngine) -> None:
+        frame = wire.encode(message)
+        try:
+            with self._sending:
+                self._sock.sendall(frame)
+        except OSError as error:
+            raise DoorGone from error
+
+    def _fail(self, kind: str, error: Exception) -> int:
+        known = isinstance(error, ConfigError | ModelError | EngineError)
+        if not known:
+            logger.error("the engine stops", exc_info=error)
+        try:
+            self._send(Failed(kind, str(error) if known else f"{type(error).__name__}: {error}"))
+        except DoorGone:
+            logger.error("the door is gone and cannot be told")
+        return EXIT_FAILED
+
+    # The reader thread
+
+    def _read(self) -> None:
+        try:
+            while (body := wire.receive(self._sock)) is not None:
+                self._take(self._decode(body))
+        except (OSError, wire.WireError) as error:
+            logger.error("reading from the door failed: %s", error)
+        finally:  # whatever ended this thread, an engine that hears nobody must not live on
+            if not self._stopping.is_set():
+                self._orphaned()
+
+    def _take(self, message: Start | Submit | Cancel | Stop) -> None:
+        engine = self._engine
+        if isinstance(message, Stop):
+            self._stopping.set()
+            if engine is None:  # still loading: there is nothing to end in order
+                os._exit(0)
+        elif isinstance(message, Start):
+            self._config = message.config
+            self._started.set()
+        elif engine is None:
+            raise wire.WireError(f"{type(message).__name__} came before the engine was ready")
+        elif isinstance(message, Cancel):
+            engine.cancel(message.request_id, message.index)
+        else:
+            self._submit(engine, message.request)
+
+    def _submit(self, engine: Engine, request: Request) -> None:
+        try:
+            engine.submit(request)
+        except RequestError as error:
+            self._send(Refused(request.id, error.message, error.param, error.code))
+
+    def _orphaned(self) -> None:
+        """Nobody will ever read what this process computes."""
+        self._stopping.set()
+        self._started.set()
+        threading.Event().wait(ORPHAN_GRACE_SECONDS)
+        os._exit(EXIT_FAILED)
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return "config"
+    return "model" if isinstance(error, ModelError) else "engine"
+
+
+def _default_factory() -> EngineFactory:
+    from flover.engine.build import build_engine  # here, so that another engine needs no torch
+
+    return build_engine
+
+
+def main(arguments: Sequence[str], factory: EngineFactory | None = None) -> int:
+    """Serve the door on the file descriptor that `arguments` names; returns the exit code."""
+    descriptor = int(arguments[-1])
+    os.set_inheritable(descriptor, False)
+    # Signals for the terminal or the service reach every process of it. The door decides what they mean, and this
+    # process has to live on while open requests finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=descriptor) as sock:
+        return EngineProcess(sock, factory or _default_factory()).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

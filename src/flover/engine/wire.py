@@ -1,0 +1,85 @@
+"""Frames on the socket between the door and the engine: a length and that many bytes of msgpack.
+
+Knows the closed message types of `flover.engine.messages` and nothing of what they mean. A frame that is too long
+or is not one of these types is a `WireError`: the connection is not to be used after it.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Generic, TypeVar
+
+import msgspec
+
+from flover.engine.messages import MAX_FRAME_BYTES, FromEngine, ToEngine
+from flover.errors import EngineError
+
+HEADER_BYTES = 4
+"""A big-endian unsigned integer: the length of the body that follows."""
+
+T = TypeVar("T")
+_encoder = msgspec.msgpack.Encoder()
+
+
+class WireError(EngineError):
+    """The other side sent, or was to be sent, something that is not a frame."""
+
+
+def encode(message: ToEngine | FromEngine) -> bytes:
+    """One frame, header included. Raises `WireError` if the body is longer than `MAX_FRAME_BYTES`."""
+    frame = bytearray(HEADER_BYTES)
+    _encoder.encode_into(message, frame, HEADER_BYTES)
+    length = len(frame) - HEADER_BYTES
+    if length > MAX_FRAME_BYTES:
+        raise WireError(f"{type(message).__name__} takes {length} bytes, a frame holds at most {MAX_FRAME_BYTES}")
+    frame[:HEADER_BYTES] = length.to_bytes(HEADER_BYTES, "big")
+    return bytes(frame)
+
+
+def body_length(header: bytes) -> int:
+    """Bytes that follow this header. Raises `WireError` before anybody allocates what a broken header claims."""
+    length = int.from_bytes(header, "big")
+    if length > MAX_FRAME_BYTES:
+        raise WireError(f"a frame of {length} bytes was announced, the limit is {MAX_FRAME_BYTES}")
+    return length
+
+
+class Decoder(Generic[T]):
+    """Turns frame bodies into messages of one direction."""
+
+    def __init__(self, union: type[T]) -> None:
+        self._decoder = msgspec.msgpack.Decoder(union)
+
+    def __call__(self, body: bytes | memoryview) -> T:
+        """The message in `body`. Raises `WireError` for anything that is not one of the types."""
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise WireError(f"not a message: {error}") from error
+
+
+def to_engine_decoder() -> Decoder[ToEngine]:
+    """Reads what the door sends."""
+    return Decoder(ToEngine)  # type: ignore[arg-type]  # a union is a type for msgspec
+
+
+def from_engine_decoder() -> Decoder[FromEngine]:
+    """Reads what the engine sends."""
+    return Decoder(FromEngine)  # type: ignore[arg-type]
+
+
+def receive(sock: socket.socket) -> memoryview | None:
+    """Block for the next frame's body; None at the end of the stream, even in the middle of a frame."""
+    header = _exactly(sock, HEADER_BYTES)
+    return None if header is None else _exactly(sock, body_length(bytes(header)))
+
+
+def _exactly(sock: socket.socket, length: int) -> memoryview | None:
+    data = memoryview(bytearray(length))
+    have = 0
+    while have < length:
+        got = sock.recv_into(data[have:])
+        if got == 0:
+            return None
+        have += got
+    return data

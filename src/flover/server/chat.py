@@ -1,0 +1,171 @@
+"""`POST /v1/chat/completions`: a conversation in, the assistant's next message out."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from msgspec import UNSET
+from starlette.responses import Response
+from starlette.types import Receive
+
+from flover.request import TokenLogprobs
+from flover.server.door import Door
+from flover.server.generation import Choice, Generation
+from flover.server.params import chat_params
+from flover.server.protocol import ChatBody, StreamOptions, TokenizeBody
+from flover.server.responses import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    ChatMessage,
+    json_response,
+)
+from flover.server.shaping import chat_logprobs, prompt_logprobs, usage_of
+from flover.server.sse import EventStream, until_disconnect
+from flover.text.chat import ChatTemplate
+from flover.text.stream import TextPiece
+
+
+async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -> Response:
+    """Answer one request, as a stream or whole."""
+    model = door.check_model(body.model)
+    door.ready_engine()
+    template = door.need_template()
+    params = chat_params(body, door.need_tokenizer("messages").sampling_defaults)
+    name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
+    reply = Reply(door, body, id=name, created=int(time.time()), model=model)
+
+    async def generate() -> Generation:
+        return await door.generate(
+            body,
+            params,
+            1,
+            lambda: [render(template, body)],
+            name=f"chatcmpl-{uuid.uuid4().hex}",
+            add_special_tokens=bool(body.add_special_tokens),
+        )
+
+    if body.stream:
+        generation = await generate()
+        return EventStream(reply.chunks(generation), generation.close)
+
+    async def whole() -> Response:
+        generation = await generate()
+        try:
+            await generation.finish()
+            return json_response(reply.whole(generation))
+        finally:
+            generation.close()
+
+    return await until_disconnect(receive, whole())
+
+
+def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
+    """The conversation of a request as one prompt. Raises `RequestError`."""
+    messages = [message.as_template_input() for message in body.messages or ()]
+    proceed = bool(body.continue_final_message)
+    kwargs: Mapping[str, Any] = body.chat_template_kwargs or {}
+    return template.render(
+        messages,
+        add_generation_prompt=not proceed if body.add_generation_prompt is None else body.add_generation_prompt,
+        continue_final_message=proceed,
+        template_kwargs=kwargs,
+    )
+
+
+class Reply:
+    """Turns the pieces of one generation into the API's objects."""
+
+    def __init__(self, door: Door, body: ChatBody, *, id: str, created: int, model: str) -> None:
+        self._tokenizer = door.tokenizer
+        self._body = body
+        self._id = id
+        self._created = created
+        self._model = model
+
+    def whole(self, generation: Generation) -> ChatCompletion:
+        """The complete answer."""
+        prompt = generation.prompts[0]
+        answer = ChatCompletion(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            choices=[self._choice(choice) for choice in generation.choices],
+            usage=usage_of(generation),
+        )
+        if self._body.return_token_ids:
+            answer.prompt_token_ids = prompt.request.prompt_ids
+        if prompt.logprobs is not None:
+            answer.prompt_logprobs = prompt_logprobs(prompt.logprobs, self._tokenizer)
+        return answer
+
+    def _choice(self, choice: Choice) -> ChatChoice:
+        stream = choice.text
+        return ChatChoice(
+            index=choice.index,
+            message=ChatMessage(content=self._echoed() + stream.text),
+            logprobs=self._logprobs(stream.logprobs),
+            finish_reason=stream.finish_reason,
+            stop_reason=stream.stop_reason,
+            token_ids=stream.token_ids if self._body.return_token_ids else UNSET,
+        )
+
+    async def chunks(self, generation: Generation) -> AsyncIterator[ChatChunk]:
+        """The answer as it comes: the role, the text in pieces, the reason of the end, then the usage if asked for."""
+        for choice in generation.choices:
+            delta = ChatDelta(role="assistant", content=self._echoed())
+            chunk = self._chunk(generation, ChatChunkChoice(index=choice.index, delta=delta))
+            if self._body.return_token_ids and choice.index == 0:
+                chunk.prompt_token_ids = choice.request.prompt_ids
+            yield chunk
+        async for choice, piece in generation.pieces():
+            if self._is_news(piece):
+                delta = ChatDelta(content=piece.text)
+                shaped = ChatChunkChoice(index=choice.index, delta=delta, logprobs=self._logprobs(piece.logprobs))
+                if self._body.return_token_ids:
+                    shaped.token_ids = list(piece.token_ids)
+                yield self._chunk(generation, shaped)
+            if piece.finish_reason is not None:
+                shaped = ChatChunkChoice(
+                    index=choice.index,
+                    delta=ChatDelta(),
+                    finish_reason=piece.finish_reason,
+                    stop_reason=piece.stop_reason,
+                )
+                yield self._chunk(generation, shaped)
+        if self._options.include_usage:
+            last = self._chunk(generation)
+            last.usage = usage_of(generation)
+            yield last
+
+    @property
+    def _options(self) -> StreamOptions:
+        return self._body.stream_options or StreamOptions()
+
+    def _is_news(self, piece: TextPiece) -> bool:
+        return bool(piece.text or piece.logprobs or (piece.token_ids and self._body.return_token_ids))
+
+    def _chunk(self, generation: Generation, *choices: ChatChunkChoice) -> ChatChunk:
+        chunk = ChatChunk(id=self._id, created=self._created, model=self._model, choices=list(choices))
+        if self._options.continuous_usage_stats:
+            chunk.usage = usage_of(generation)
+        elif self._options.include_usage:
+            chunk.usage = None
+        return chunk
+
+    def _logprobs(self, entries: tuple[TokenLogprobs, ...] | list[TokenLogprobs] | None) -> ChatLogprobs | None:
+        return None if entries is None else chat_logprobs(entries, self._tokenizer)
+
+    def _echoed(self) -> str:
+        """With `echo`, an answer that goes on with the last message begins with that message."""
+        last = self._body.messages[-1]
+        if not self._body.echo or last.role != "assistant":
+            return ""
+        content = last.content or ""
+        return content if isinstance(content, str) else "".join(part.text for part in content)

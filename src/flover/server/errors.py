@@ -1,0 +1,136 @@
+"""Errors as clients see them: OpenAI's envelope, one place that decides status and type.
+
+    {"error": {"message": ..., "type": ..., "param": ... or null, "code": ... or null}}
+
+What a client reads is written on purpose: the text of an unexpected exception goes to the log, never out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from flover.errors import EngineDeadError, EngineError, RequestError
+
+RETRY_SECONDS = 1
+"""What `Retry-After` says when the server is full, loading or on its way down."""
+
+logger = logging.getLogger(__name__)
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "service_unavailable",
+}
+
+
+class DoorError(Exception):
+    """The door answers with this status and message."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+
+
+class Unavailable(DoorError):  # noqa: N818  # named after the answer
+    """503: the engine is loading or dead, or the server is shutting down."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message)
+
+
+def as_door_error(error: Exception) -> DoorError:
+    """How the door answers to an exception from anywhere below it; unexpected ones are logged."""
+    if isinstance(error, DoorError):
+        return error
+    if isinstance(error, RequestError):
+        return DoorError(400, error.message, param=error.param, code=error.code)
+    if isinstance(error, EngineDeadError):
+        return Unavailable(str(error))
+    if isinstance(error, EngineError):
+        return DoorError(500, str(error))
+    logger.error("a request failed unexpectedly", exc_info=error)
+    return DoorError(500, "the server failed on this request; its log says why")
+
+
+def envelope(error: DoorError) -> dict[str, Any]:
+    """The body of an error answer, or of an error event in a stream."""
+    kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+
+
+def error_response(error: DoorError, headers: Mapping[str, str] | None = None) -> Response:
+    """The whole answer to a request that failed before its answer began."""
+    own = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    if error.status == 401:
+        own["WWW-Authenticate"] = "Bearer"
+    return Response(
+        msgspec.json.encode(envelope(error)),
+        status_code=error.status,
+        media_type="application/json",
+        headers={**(headers or {}), **own},
+    )
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every way in which a route can fail ends in the envelope."""
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(DoorError, _on_error)
+    app.add_exception_handler(RequestError, _on_error)
+    app.add_exception_handler(EngineError, _on_error)
+    app.add_exception_handler(Exception, _on_bug)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return error_response(as_door_error(error))
+
+
+async def _on_bug(request: Request, error: Exception) -> Response:
+    """Starlette raises the exception again after this answer, so that the HTTP server logs it."""
+    return error_response(DoorError(500, "the server failed on this request; its log says why"))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    method, path = request.method, request.scope["path"]
+    messages = {404: f"there is no {path}", 405: f"{path} does not answer to {method}"}
+    message = messages.get(error.status_code, str(error.detail))
+    return error_response(DoorError(error.status_code, message), error.headers)
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return error_response(validation_error(error.errors()[0]))
+
+
+def validation_error(first: Mapping[str, Any]) -> DoorError:
+    """Pydantic's first complaint in one sentence; `param` is the field of the request at fault."""
+    location = [part for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return DoorError(400, f"the body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}")
+    if not location:
+        return DoorError(400, "the body must be a JSON object sent as application/json")
+    param = str(location[0])
+    where = ".".join(map(str, location))
+    if first["type"] == "extra_forbidden":
+        return DoorError(400, f"{where} is not a field that this server knows or honours", param=param)
+    if first["type"] == "missing":
+        return DoorError(400, f"{where} is required", param=param)
+    return DoorError(400, f"{where}: {first['msg']}", param=param)

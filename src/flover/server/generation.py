@@ -1,0 +1,167 @@
+"""One HTTP request's generation: its requests in the engine, the growing texts of their sequences, its accounts.
+
+Choices are numbered as in OpenAI's API: prompt number times n plus sequence number.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+from flover.engine.client import EngineClient
+from flover.errors import EngineDeadError, EngineError, FloverError
+from flover.request import Delta, FinishReason, Request, TokenLogprobs
+from flover.server.metrics import Metrics
+from flover.text.stream import TextPiece, TextStream
+from flover.text.tokenizer import Tokenizer
+
+
+@dataclass(slots=True)
+class Choice:
+    """One sequence as the client sees it."""
+
+    index: int
+    request: Request
+    text: TextStream
+    started: bool = False
+    """Whether its first piece has been handed out."""
+    last_token: float = 0.0
+
+
+@dataclass(slots=True)
+class Prompt:
+    """What the engine reported about one prompt."""
+
+    request: Request
+    logprobs: Sequence[TokenLogprobs | None] | None = None
+    cached_tokens: int = 0
+    choices: list[Choice] = field(default_factory=list)
+
+
+class Generation:
+    """Submitted on construction; `pieces` must be read by one reader, and `close` called in the end."""
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        tokenizer: Tokenizer | None,
+        metrics: Metrics,
+        requests: Sequence[Request],
+        arrival: float,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prompts = [Prompt(request) for request in requests]
+        self.choices: list[Choice] = []
+        for prompt in self.prompts:
+            params, ids = prompt.request.params, prompt.request.prompt_ids
+            for _ in range(params.n):
+                choice = Choice(len(self.choices), prompt.request, TextStream(tokenizer, params, ids))
+                prompt.choices.append(choice)
+                self.choices.append(choice)
+        self.on_close: Callable[[], None] = lambda: None
+        self._engine = engine
+        self._metrics = metrics
+        self._arrival = arrival
+        self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
+        self._closed = False
+        self._reason_of_unfinished = FinishReason.ABORT
+        self._stream = engine.submit(*requests)
+
+    def prompt_of(self, choice: Choice) -> Prompt:
+        """The prompt that this choice continues."""
+        return self._by_id[choice.request.id]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of all prompts, each counted once."""
+        return sum(len(prompt.request.prompt_ids) for prompt in self.prompts)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the prefix cache had."""
+        return sum(prompt.cached_tokens for prompt in self.prompts)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens generated so far, for all choices."""
+        return sum(len(choice.text.token_ids) for choice in self.choices)
+
+    async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
+        """News of the choices as they come, until all have ended.
+
+        A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if the engine could
+        not go on with one of them: then the whole HTTP request has failed.
+        """
+        left = len(self.choices)
+        async for delta in self._stream:
+            prompt = self._by_id[delta.request_id]
+            choice = prompt.choices[delta.index]
+            if choice.text.finished:
+                continue  # what the engine still did before it heard of the stop string
+            self._check(delta)
+            self._note(prompt, choice, delta)
+            piece = choice.text.feed(delta)
+            if piece.cancel:
+                self._engine.cancel(delta.request_id, delta.index)
+            if piece.finish_reason is not None:
+                left -= 1
+                self._note_end(choice, piece.finish_reason)
+            yield choice, piece
+            choice.started = True
+            if left == 0:
+                return
+
+    async def finish(self) -> None:
+        """Wait until all choices have ended; they hold the result. Raises as `pieces` does."""
+        async for _ in self.pieces():
+            pass
+
+    def abort(self, error: FloverError) -> None:
+        """End the generation with an error that its reader gets."""
+        self._stream.abort(error)
+
+    def close(self) -> None:
+        """Cancel what still runs in the engine and settle the accounts. May be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stream.close()
+        for choice in self.choices:
+            if not choice.text.finished:
+                self._metrics.finished(self._reason_of_unfinished)
+        self.on_close()
+
+    def _check(self, delta: Delta) -> None:
+        """The door ends sequences only after their text has ended: any other abort is the engine's going down."""
+        if delta.finish_reason is FinishReason.ERROR:
+            self._reason_of_unfinished = FinishReason.ERROR
+            raise EngineError(delta.error or "the engine failed on this request")
+        if delta.finish_reason is FinishReason.ABORT:
+            raise EngineDeadError("the request was aborted")
+
+    def _note(self, prompt: Prompt, choice: Choice, delta: Delta) -> None:
+        now = time.monotonic()
+        if delta.prompt_logprobs is not None:
+            prompt.logprobs = delta.prompt_logprobs
+        prompt.cached_tokens = max(prompt.cached_tokens, delta.cached_tokens)
+        if not delta.token_ids:
+            return
+        if choice.last_token == 0.0:
+            self._metrics.time_to_first_token.observe(now - self._arrival)
+        else:
+            gap = (now - choice.last_token) / len(delta.token_ids)
+            for _ in delta.token_ids:
+                self._metrics.inter_token_latency.observe(gap)
+        choice.last_token = now
+
+    def _note_end(self, choice: Choice, reason: FinishReason) -> None:
+        metrics = self._metrics
+        metrics.finished(reason)
+        metrics.generation_tokens.observe(len(choice.text.token_ids))
+        request = choice.request
+        if all(other.text.finished for other in self._by_id[request.id].choices):
+            metrics.e2e_latency.observe(time.monotonic() - self._arrival)
+            metrics.prompt_tokens.observe(len(request.prompt_ids))
+            metrics.params_n.observe(request.params.n)
+            metrics.params_max_tokens.observe(request.params.max_tokens or 0)

@@ -1,0 +1,43 @@
+"""What happens between the start of the server and its first request: tokenizer, template, engine, progress."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from flover.config import EngineConfig
+from flover.engine.client import EngineClient
+from flover.model.locate import locate_model
+from flover.server.door import Door
+from flover.text.chat import ChatTemplate
+from flover.text.files import read_template
+from flover.text.tokenizer import Tokenizer
+
+
+async def load(door: Door, config: EngineConfig, command: Sequence[str], console: Console) -> EngineClient:
+    """Load the text side, then the engine, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
+    tokenizer, template = await asyncio.to_thread(_load_text, config, door.config.chat_template)
+    columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task(config.model, total=None)
+        engine = await EngineClient.start(
+            config, lambda done, total: progress.update(bar, completed=done, total=total), command
+        )
+    door.open(engine, tokenizer, template)
+    return engine
+
+
+def _load_text(config: EngineConfig, template_path: str | None) -> tuple[Tokenizer | None, ChatTemplate | None]:
+    if config.skip_tokenizer_init:
+        return None, None
+    own = config.tokenizer is None or config.tokenizer == config.model
+    name, revision = (config.model, config.revision) if own else (str(config.tokenizer), None)
+    tokenizer = Tokenizer.load(locate_model(name, revision, config.download_dir, weights=False))
+    source = tokenizer.chat_template if template_path is None else read_template(Path(template_path))
+    if source is None:
+        return tokenizer, None
+    return tokenizer, ChatTemplate(source, special_tokens=tokenizer.special_tokens)

@@ -1,0 +1,145 @@
+"""Prometheus metrics, prefix `flover:`; names after the colon are vLLM's where vLLM has the metric.
+
+Label values come from closed sets. Engine counters are read off the newest `EngineStats` when somebody asks; what
+only the door sees (latencies, lengths) is observed as it happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from flover.engine.messages import EngineStats
+from flover.request import FinishReason
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+_LABELS = ("model_name",)
+_TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5, 10, 20, 40, 80, 160, 640, 2560)
+_ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 80)
+_E2E_BUCKETS = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
+_POWERS = tuple(2.0**i for i in range(15))
+_LENGTHS = tuple(float(digit * 10**i) for i in range(6) for digit in (1, 2, 5))
+
+
+class Metrics:
+    """All metrics of one server."""
+
+    def __init__(self, model_name: str) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._model_name = model_name
+        self._iterations = 0
+        self._engine = _EngineCollector(model_name)
+        self._registry.register(self._engine)
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "From arrival to the first token", _TTFT_BUCKETS
+        )
+        self.inter_token_latency = self._histogram(
+            "inter_token_latency_seconds", "Between two tokens of one sequence", _ITL_BUCKETS
+        )
+        self.e2e_latency = self._histogram(
+            "e2e_request_latency_seconds", "From arrival to the last token", _E2E_BUCKETS
+        )
+        self.prompt_tokens = self._histogram("request_prompt_tokens", "Prompt tokens of a request", _LENGTHS)
+        self.generation_tokens = self._histogram(
+            "request_generation_tokens", "Tokens generated for a sequence", _LENGTHS
+        )
+        self.params_n = self._histogram("request_params_n", "Sequences asked for by a request", _POWERS[:7])
+        self.params_max_tokens = self._histogram("request_params_max_tokens", "max_tokens of a request", _LENGTHS)
+        self._iteration_rows = self._histogram("iteration_rows", "Generating rows of an iteration", _POWERS[:11])
+        self._iteration_tokens = self._histogram(
+            "iteration_tokens", "Tokens of an iteration, of prompts and generating rows together", _POWERS
+        )
+        self._finished = Counter(
+            "flover:request_success",
+            "Sequences ended, by finish reason as the client sees it",
+            (*_LABELS, "finished_reason"),
+            registry=self._registry,
+        )
+        for reason in FinishReason:
+            self._finished.labels(model_name, str(reason))
+        self.rejected = Counter(
+            "flover:requests_rejected", "Requests answered with 429", _LABELS, registry=self._registry
+        ).labels(model_name)
+
+    def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
+        metric = Histogram(f"flover:{name}", help, _LABELS, registry=self._registry, buckets=buckets)
+        return metric.labels(self._model_name)
+
+    def on_stats(self, stats: EngineStats) -> None:
+        """Take in one snapshot of the engine; there is one after every iteration."""
+        self._engine.stats = stats
+        if stats.iterations != self._iterations:
+            self._iterations = stats.iterations
+            self._iteration_rows.observe(stats.generating)
+            self._iteration_tokens.observe(stats.generating + stats.chunk_tokens)
+
+    def finished(self, reason: FinishReason) -> None:
+        """A sequence has ended at the door."""
+        self._finished.labels(self._model_name, str(reason)).inc()
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self._registry)
+
+
+Reading = tuple[str, Callable[[EngineStats], float]]
+_GAUGES: dict[str, Reading] = {
+    "num_requests_running": ("Sequences that have a row", lambda stats: stats.running),
+    "num_requests_waiting": ("Sequences that wait for a row", lambda stats: stats.waiting),
+    "kv_cache_usage_perc": (
+        "Part of the pages in use, 0 to 1",
+        lambda stats: _part(stats.pages_used, stats.pages_total),
+    ),
+    "kv_pages_used": ("Pages owned by sequences", lambda stats: stats.pages_used),
+    "kv_pages_cached": ("Unused pages that hold a reusable prefix", lambda stats: stats.pages_cached),
+    "kv_pages": ("Pages of the pool", lambda stats: stats.pages_total),
+    "iteration_seconds": ("Duration of the last iteration", lambda stats: stats.step_ms / 1e3),
+}
+_COUNTERS: dict[str, Reading] = {
+    "prompt_tokens": ("Prompt tokens computed", lambda stats: stats.prompt_tokens),
+    "generation_tokens": ("Tokens generated", lambda stats: stats.generation_tokens),
+    "num_preemptions": ("Sequences preempted", lambda stats: stats.preemptions),
+    "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache", lambda stats: stats.queried_tokens),
+    "prefix_cache_hits": ("Prompt tokens found in the prefix cache", lambda stats: stats.cached_tokens),
+    "row_moves": ("Rows moved by buffer reordering", lambda stats: stats.row_moves),
+    "iteration_faults": ("Iterations that raised", lambda stats: stats.faults),
+}
+
+
+class _EngineCollector(Collector):
+    """The newest snapshot of the engine as metrics."""
+
+    def __init__(self, model_name: str) -> None:
+        self.stats = EngineStats()
+        self._model_name = model_name
+
+    def collect(self) -> Iterator[Metric]:
+        for name, (help, read) in _GAUGES.items():
+            gauge = GaugeMetricFamily(f"flover:{name}", help, labels=_LABELS)
+            gauge.add_metric([self._model_name], read(self.stats))
+            yield gauge
+        for name, (help, read) in _COUNTERS.items():
+            counter = CounterMetricFamily(f"flover:{name}", help, labels=_LABELS)
+            counter.add_metric([self._model_name], read(self.stats))
+            yield counter
+        ended = CounterMetricFamily(
+            "flover:engine_sequences", "Sequences ended in the engine", labels=(*_LABELS, "finished_reason")
+        )
+        for reason in FinishReason:
+            ended.add_metric([self._model_name, str(reason)], self.stats.finished.get(str(reason), 0))
+        yield ended
+
+
+def _part(used: int, total: int) -> float:
+    return used / total if total else 0.0

@@ -1,0 +1,161 @@
+"""`serve`: the life of a server process, from the listening socket to the exit code.
+
+It listens before the model is loaded, so that health can be asked at any time. The first SIGTERM or SIGINT lets open
+requests finish, for a while; the second one ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import socket
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import uvicorn
+import uvloop
+from rich.console import Console
+
+from flover.config import EngineConfig, ServerConfig
+from flover.engine.client import ENGINE_COMMAND, EngineClient
+from flover.errors import ConfigError
+from flover.server.app import create_app
+from flover.server.door import Door, check_exposure
+from flover.server.loading import load
+
+FLUSH_SECONDS = 5
+"""Time that connections get to take what was last written to them, when the server ends."""
+KEEP_ALIVE_SECONDS = 15
+
+T = TypeVar("T")
+
+
+def serve(engine_config: EngineConfig, config: ServerConfig, *, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code.
+
+    `engine_command` is what to run as the engine process. Raises `ConfigError`, `ModelError` or `EngineError` when
+    the server cannot start.
+    """
+    check_exposure(config)
+    level = config.log_level.upper()
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with _listen(config) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(engine_config, config, sock, engine_command))
+
+
+def _listen(config: ServerConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=1024)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConfigError(f"cannot listen on --host {config.host} --port {config.port}: {reason}") from error
+
+
+async def _serve(
+    engine_config: EngineConfig, config: ServerConfig, sock: socket.socket, engine_command: Sequence[str]
+) -> int:
+    console = Console(soft_wrap=True, highlight=False)
+    url = _url(sock)
+    door = Door(engine_config, config)
+    server = _Server(_http_config(door))
+    serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
+    signals = _Signals()
+    engine: EngineClient | None = None
+    try:
+        console.print(f"listening on {url}, loading {engine_config.model}", markup=False)
+        engine = await signals.unless_first(load(door, engine_config, engine_command, console))
+        if engine is not None:
+            _announce(console, door, engine_config, url)
+            await signals.first.wait()
+        console.print("shutting down: open requests may finish, a second signal ends them", markup=False)
+        await signals.unless_second(door.drain(config.shutdown_timeout))
+    finally:
+        door.abort_open()
+        server.should_exit = True
+        await signals.unless_second(asyncio.wait({serving}))
+        server.force_exit = True
+        await serving
+        if engine is not None:
+            await engine.close()
+        door.close()
+    return 0
+
+
+def _http_config(door: Door) -> uvicorn.Config:
+    debug = door.config.log_level == "debug"
+    return uvicorn.Config(
+        create_app(door),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="debug" if debug else "warning",
+        access_log=debug,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=FLUSH_SECONDS,
+    )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: signals mean more here than the end of HTTP."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Signals:
+    """SIGTERM and SIGINT, counted."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._arrived)
+
+    def _arrived(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+    async def unless_first(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of `work`, or None if the first signal comes before it; `work` is then cancelled."""
+        return await _unless(self.first, work)
+
+    async def unless_second(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The same with the second signal."""
+        return await _unless(self.second, work)
+
+
+async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for task in (working, waiting):
+            task.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)
+
+
+def _url(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(console: Console, door: Door, config: EngineConfig, url: str) -> None:
+    facts, name = door.facts, door.model_names[0]
+    size = f", {facts.num_parameters / 1e6:.1f}M parameters" if facts.num_parameters else ""
+    prompt = "Once upon a time" if door.tokenizer is not None else [1, 2, 3]
+    body = json.dumps({"model": name, "prompt": prompt, "max_tokens": 50}).replace("'", "'\\''")
+    key = "" if door.config.api_key is None else ' -H "Authorization: Bearer $FLOVER_API_KEY"'
+    console.print(
+        f"ready: {url}  model {name} ({facts.architecture}{size}), {facts.dtype}, "
+        f"pool of {facts.pool_tokens} tokens, context {facts.max_model_len}, {config.max_num_seqs} rows\n"
+        f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'",
+        markup=False,
+    )

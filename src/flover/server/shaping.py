@@ -1,0 +1,102 @@
+"""Log-probabilities and usage in the shapes that clients expect. Pure functions.
+
+The engine gives, per position, the chosen token first and then the most likely ones in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from flover.request import TokenLogprobs
+from flover.server.generation import Generation
+from flover.server.responses import (
+    CachedTokens,
+    ChatLogprobs,
+    CompletionLogprobs,
+    PromptLogprob,
+    PromptLogprobs,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+from flover.text.tokenizer import Tokenizer
+
+LEAST_LOGPROB = -9999.0
+"""What JSON shows for minus infinity, as vLLM does."""
+
+
+def usage_of(generation: Generation, *, scores_only: bool = False) -> Usage:
+    """Tokens so far. With `scores_only` the token that the engine made on the way does not count."""
+    prompt = generation.prompt_tokens
+    completion = 0 if scores_only else generation.completion_tokens
+    return Usage(
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=prompt + completion,
+        prompt_tokens_details=CachedTokens(cached_tokens=generation.cached_tokens),
+    )
+
+
+def chat_logprobs(entries: Iterable[TokenLogprobs], tokenizer: Tokenizer | None) -> ChatLogprobs:
+    """The chat API's shape: one entry per token, each with its alternatives."""
+    content = []
+    for entry in entries:
+        pairs = zip(entry.token_ids, entry.logprobs, strict=True)
+        chosen, *top = [_top(tokenizer, token_id, logprob) for token_id, logprob in pairs]
+        content.append(TokenLogprob(token=chosen.token, logprob=chosen.logprob, bytes=chosen.bytes, top_logprobs=top))
+    return ChatLogprobs(content=content)
+
+
+def completion_logprobs(
+    token_ids: Sequence[int],
+    entries: Sequence[TokenLogprobs | None],
+    tokenizer: Tokenizer | None,
+    start: int,
+) -> CompletionLogprobs:
+    """The completions API's shape: parallel lists. `start` is the text offset of the first token.
+
+    An entry is None for the first token of a prompt, which nothing predicted. Alternatives include the chosen token.
+    """
+    shaped = CompletionLogprobs()
+    for token_id, entry in zip(token_ids, entries, strict=True):
+        text = token_text(tokenizer, token_id)
+        shaped.tokens.append(text)
+        shaped.text_offset.append(start)
+        start += len(text)
+        if entry is None:
+            shaped.token_logprobs.append(None)
+            shaped.top_logprobs.append(None)
+            continue
+        shaped.token_logprobs.append(_finite(entry.logprobs[0]))
+        top: dict[str, float] = {}
+        for other, logprob in zip(entry.token_ids, entry.logprobs, strict=True):
+            top.setdefault(token_text(tokenizer, other), _finite(logprob))
+        shaped.top_logprobs.append(top)
+    return shaped
+
+
+def prompt_logprobs(entries: Iterable[TokenLogprobs | None], tokenizer: Tokenizer | None) -> PromptLogprobs:
+    """vLLM's shape: one dictionary per prompt token, by token id."""
+    return [None if entry is None else _by_id(entry, tokenizer) for entry in entries]
+
+
+def _by_id(entry: TokenLogprobs, tokenizer: Tokenizer | None) -> dict[str, PromptLogprob]:
+    return {
+        str(token_id): PromptLogprob(logprob=_finite(logprob), rank=rank, decoded_token=token_text(tokenizer, token_id))
+        for token_id, logprob, rank in zip(entry.token_ids, entry.logprobs, entry.ranks, strict=True)
+    }
+
+
+def token_text(tokenizer: Tokenizer | None, token_id: int) -> str:
+    """How a token is shown; without a tokenizer as vLLM shows ids."""
+    return f"token_id:{token_id}" if tokenizer is None else tokenizer.token_to_str(token_id)
+
+
+def _top(tokenizer: Tokenizer | None, token_id: int, logprob: float) -> TopLogprob:
+    text = token_text(tokenizer, token_id)
+    raw = text.encode() if tokenizer is None else tokenizer.token_bytes(token_id)
+    return TopLogprob(token=text, logprob=_finite(logprob), bytes=list(raw))
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, LEAST_LOGPROB)

@@ -1,0 +1,85 @@
+"""Answers that live as long as their client: server-sent events, and work that stops when the client goes away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from flover.server.errors import as_door_error, envelope
+
+T = TypeVar("T")
+DONE = b"data: [DONE]\n\n"
+
+
+class ClientGone(Exception):  # noqa: N818  # an event, not a fault
+    """The client closed the connection before its answer was complete."""
+
+
+async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Run `work` while the client is there. If it goes away, `work` is cancelled and `ClientGone` raised."""
+    working = asyncio.ensure_future(work)
+    watching = asyncio.ensure_future(_disconnect(receive))
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        watching.cancel()
+        working.cancel()
+        # `work` tidies up before anybody goes on.
+        await asyncio.gather(working, watching, return_exceptions=True)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def event(content: Any) -> bytes:
+    """One event: JSON on one line, then an empty line."""
+    return b"data: " + msgspec.json.encode(content) + b"\n\n"
+
+
+class EventStream(Response):
+    """Sends events as they come and then `[DONE]`.
+
+    An error after the start is an event with OpenAI's error envelope, and no `[DONE]`: a truncated answer must not
+    look like a complete one. `close` is called in the end, whatever happened, also when nothing was sent.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[Any], close: Callable[[], None]) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._events = events
+        self._close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await until_disconnect(receive, self._run(send))
+        except (ClientGone, OSError):
+            pass  # there is nobody to tell
+        finally:
+            self._close()
+
+    async def _run(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for chunk in self._encoded():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _encoded(self) -> AsyncIterator[bytes]:
+        try:
+            async for content in self._events:
+                yield event(content)
+        except Exception as error:
+            yield event(envelope(as_door_error(error)))
+            return
+        yield DONE

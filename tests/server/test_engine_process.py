@@ -1,0 +1,413 @@
+"""The engine process and its client: frames, life and death. The process is real, its model a toy."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from toy_engine import EOS, POISON, toy_facts, toy_tokens
+
+from flover.config import EngineConfig
+from flover.engine import client, process, streams, wire
+from flover.engine.client import EngineClient
+from flover.engine.messages import Cancel, EngineStats, Loading, News, Ready, Start, Stop, Submit
+from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError, RequestError
+from flover.request import Delta, FinishReason, Request, SamplingParams, TokenLogprobs
+
+TOY = str(Path(__file__).parent / "toy_engine.py")
+
+
+def make_request(name: str = "r", prompt: str = "abc", max_tokens: int = 5, **params: object) -> Request:
+    sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": max_tokens, **params})  # type: ignore[arg-type]
+    return Request(id=name, prompt_ids=list(prompt.encode()), params=sampling, seed=0)
+
+
+@asynccontextmanager
+async def toy(*options: str, **arguments: Callable[[int, int], None]) -> AsyncIterator[EngineClient]:
+    engine = await EngineClient.start(EngineConfig(), command=(sys.executable, TOY, *options), **arguments)
+    try:
+        yield engine
+    finally:
+        await engine.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 20))  # type: ignore[arg-type]
+
+
+async def read_tokens(stream: streams.DeltaStream) -> dict[tuple[str, int], list[int]]:
+    tokens: dict[tuple[str, int], list[int]] = {}
+    async for delta in stream:
+        tokens.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)
+    return tokens
+
+
+async def until(condition: Callable[[], bool], seconds: float = 3.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true in time"
+        await asyncio.sleep(0.01)
+
+
+# Frames
+
+
+def test_every_message_survives_the_wire() -> None:
+    request = make_request(logit_bias={3: -1.5}, stop=["x"], logprobs=2)
+    entry = TokenLogprobs([1, 2], [-0.5, float("-inf")], [1, 2])
+    delta = Delta(request_id="r", token_ids=[1], logprobs=[entry], prompt_logprobs=[None, entry])
+    to_engine = [Start(EngineConfig(model="m", num_threads=3)), Submit(request), Cancel("r", 2), Stop()]
+    from_engine = [Loading(1, 2), Ready(toy_facts()), News([delta], EngineStats(finished={"stop": 3}))]
+    for messages, decode in ((to_engine, wire.to_engine_decoder()), (from_engine, wire.from_engine_decoder())):
+        for message in messages:
+            frame = wire.encode(message)  # type: ignore[arg-type]
+            assert wire.body_length(frame[:4]) == len(frame) - 4
+            assert decode(frame[4:]) == message
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"\x80", b"\x81\xa4type\xa5pickl", b"\x81\xa4type\xa5ready", b"\x91" * 9999]
+)
+def test_what_is_no_message_is_refused(body: bytes) -> None:
+    with pytest.raises(wire.WireError):
+        wire.from_engine_decoder()(body)
+
+
+def test_a_request_with_bad_parameters_does_not_pass_the_wire() -> None:
+    frame = wire.encode(Submit(make_request())).replace(
+        b"\xabtemperature\xcb" + bytes(8), b"\xabtemperature\xcb\xff" + bytes(7)
+    )
+    with pytest.raises(wire.WireError, match="temperature"):
+        wire.to_engine_decoder()(frame[4:])
+
+
+def test_an_announced_length_is_checked_before_it_is_allocated() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(b"\xff\xff\xff\xff")
+        with pytest.raises(wire.WireError, match="limit"):
+            wire.receive(theirs)
+
+
+def test_a_stream_that_ends_inside_a_frame_is_over() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        ours.sendall(wire.encode(Stop())[:-1])
+        ours.close()
+        assert wire.receive(theirs) is None
+
+
+def test_news_too_long_for_one_frame_are_sent_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The delta that does not even fit alone ends its own sequence, nobody else's."""
+    monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
+    ours, theirs = socket.socketpair()
+
+    class Canceller:
+        cancelled: list[tuple[str, int | None]] = []
+
+        def cancel(self, request_id: str, index: int | None = None) -> None:
+            self.cancelled.append((request_id, index))
+
+        def stats(self) -> EngineStats:
+            return EngineStats()
+
+    small = [Delta(request_id=f"small{i}", token_ids=[1] * 200) for i in range(2)]
+    deltas = [small[0], Delta(request_id="big", index=1, token_ids=[1] * 2000), small[1]]
+    engine = Canceller()
+    with ours, theirs:
+        worker = process.EngineProcess(theirs, lambda config, progress: pytest.fail("not needed"))
+        worker._deliver(engine, deltas)  # type: ignore[arg-type]
+        news = [wire.from_engine_decoder()(wire.receive(ours) or b"") for _ in deltas]
+    received = [item.deltas[0] for item in news if isinstance(item, News)]
+    assert [received[0], received[2]] == small
+    assert (received[1].request_id, received[1].finish_reason) == ("big", FinishReason.ERROR)
+    assert engine.cancelled == [("big", 1)]
+
+
+# Serving
+
+
+def test_tokens_of_many_requests_come_back_to_their_readers() -> None:
+    async def scenario() -> None:
+        async with toy() as engine:
+            assert engine.facts == toy_facts()
+            prompts = {f"r{i}": "abcdefgh"[: i + 1] for i in range(8)}
+            opened = [engine.submit(make_request(name, prompt, 20)) for name, prompt in prompts.items()]
+            for name, tokens in zip(prompts, await asyncio.gather(*map(read_tokens, opened)), strict=True):
+                assert tokens == {(name, 0): toy_tokens(list(prompts[name].encode()), 20)}
+            assert engine.num_open == 0
+            assert engine.stats.finished["length"] == 8
+
+    run(scenario)
+
+
+def test_one_stream_brings_all_sequences_of_several_requests() -> None:
+    async def scenario() -> None:
+        async with toy() as engine:
+            two = [make_request("a", "xyz", n=2, temperature=1.0), make_request("b", "uvw")]
+            tokens = await read_tokens(engine.submit(*two))
+            expected = {("a", i): toy_tokens(list(b"xyz"), 5, shift=i) for i in range(2)}
+            assert tokens == {**expected, ("b", 0): toy_tokens(list(b"uvw"), 5)}
+
+    run(scenario)
+
+
+def test_loading_is_reported_before_start_returns() -> None:
+    async def scenario() -> None:
+        seen: list[tuple[int, int]] = []
+        async with toy(on_loading=lambda done, total: seen.append((done, total))):
+            assert seen == [(0, 100), (100, 100)]
+
+    run(scenario)
+
+
+def test_what_the_engine_refuses_ends_the_stream_with_its_reason() -> None:
+    async def scenario() -> None:
+        async with toy() as engine:
+            with pytest.raises(RequestError) as caught:
+                await read_tokens(engine.submit(make_request(max_tokens=5000)))
+            assert caught.value.param == "max_tokens"
+            assert engine.num_open == 0
+
+    run(scenario)
+
+
+def test_a_failing_row_ends_with_an_error_and_the_others_go_on() -> None:
+    async def scenario() -> None:
+        async with toy() as engine:
+            bad = Request(id="bad", prompt_ids=[1, POISON], params=SamplingParams(), seed=0)
+            good, failed = engine.submit(make_request("good", max_tokens=30)), engine.submit(bad)
+            deltas = [delta async for delta in failed]
+            assert [(delta.finish_reason, delta.error) for delta in deltas] == [(FinishReason.ERROR, "poisoned")]
+            assert len((await read_tokens(good))["good", 0]) == 30
+
+    run(scenario)
+
+
+def test_end_of_sequence_stops() -> None:
+    async def scenario() -> None:
+        async with toy() as engine:
+            request = Request(id="r", prompt_ids=[97, EOS], params=SamplingParams(temperature=0.0), seed=0)
+            deltas = [delta async for delta in engine.submit(request)]
+            assert [delta.finish_reason for delta in deltas] == [None, FinishReason.STOP]
+
+    run(scenario)
+
+
+# Cancelling
+
+
+def test_cancel_ends_one_sequence_or_all() -> None:
+    async def scenario() -> None:
+        async with toy("--delay", "0.005") as engine:
+            stream = engine.submit(make_request(n=3, temperature=1.0, max_tokens=1000))
+            ended: list[int] = []
+            engine.cancel("r", 1)
+            async for delta in stream:
+                if delta.finish_reason is not None:
+                    assert delta.finish_reason is FinishReason.ABORT
+                    ended.append(delta.index)
+                    engine.cancel("r")
+            assert ended == [1, 0, 2]
+            assert engine.num_open == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("how", ["close", "forget", "task"])
+def test_a_reader_that_goes_away_cancels_in_the_engine(how: str) -> None:
+    async def scenario() -> None:
+        async with toy("--delay", "0.005") as engine:
+            stream = engine.submit(make_request(n=2, temperature=1.0, max_tokens=1000))
+            await anext(stream)
+            if how == "close":
+                stream.close()
+                with pytest.raises(StopAsyncIteration):
+                    await anext(stream)
+            elif how == "forget":
+                del stream
+                gc.collect()
+            else:
+                task = asyncio.create_task(read_tokens(stream))
+                del stream
+                await asyncio.sleep(0.02)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                del task
+                gc.collect()
+            await until(lambda: engine.stats.finished.get("abort") == 2)
+            assert engine.num_open == 0
+            assert engine.stats.running == 0
+
+    run(scenario)
+
+
+def test_a_reader_that_is_too_slow_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "MAX_WAITING_NUMBERS", 100)
+
+    async def scenario() -> None:
+        async with toy() as engine:
+            slow = engine.submit(make_request("slow", max_tokens=1000))
+            await until(lambda: engine.stats.finished.get("abort") == 1)
+            with pytest.raises(streams.SlowReaderError):
+                await read_tokens(slow)
+            assert await read_tokens(engine.submit(make_request("next")))
+
+    run(scenario)
+
+
+# Death
+
+
+def test_death_ends_every_stream_exactly_once_and_refuses_later_requests() -> None:
+    async def scenario() -> None:
+        async with toy("--delay", "0.005") as engine:
+            opened = [engine.submit(make_request(f"r{i}", max_tokens=1000)) for i in range(5)]
+            for stream in opened:
+                await anext(stream)
+            os.kill(engine.pid, signal.SIGKILL)
+            for stream in opened:
+                with pytest.raises(EngineDeadError):
+                    await read_tokens(stream)
+                with pytest.raises(StopAsyncIteration):
+                    await anext(stream)
+            assert not engine.alive
+            with pytest.raises(EngineDeadError):
+                engine.submit(make_request("late"))
+            engine.cancel("r0")  # harmless
+
+    run(scenario)
+
+
+def test_an_engine_that_breaks_down_while_running_ends_its_streams() -> None:
+    async def scenario() -> None:
+        async with toy("--die-after", "3") as engine:
+            with pytest.raises(EngineDeadError):
+                await read_tokens(engine.submit(make_request(max_tokens=1000)))
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("model", ModelError), ("config", ConfigError), ("engine", EngineError)])
+def test_a_failure_to_load_says_whose_fault_it_is(kind: str, error: type[Exception]) -> None:
+    async def scenario() -> None:
+        with pytest.raises(error, match="as asked"):
+            async with toy("--fail", kind):
+                pass
+
+    run(scenario)
+
+
+def test_a_process_that_ends_without_a_word_fails_the_start() -> None:
+    async def scenario() -> None:
+        with pytest.raises(EngineError):
+            await EngineClient.start(EngineConfig(), command=(sys.executable, "-c", "raise SystemExit(3)"))
+
+    run(scenario)
+
+
+def test_close_aborts_what_is_open_and_leaves_no_process() -> None:
+    async def scenario() -> None:
+        async with toy("--delay", "0.005") as engine:
+            stream = engine.submit(make_request(max_tokens=1000))
+            await anext(stream)
+            await engine.close()
+            assert [delta async for delta in stream][-1].finish_reason is FinishReason.ABORT
+            assert not psutil.pid_exists(engine.pid)
+            assert not engine.alive
+
+    run(scenario)
+
+
+def test_a_start_that_is_given_up_while_loading_leaves_no_process() -> None:
+    async def scenario() -> None:
+        before = set(psutil.Process().children())
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(
+                EngineClient.start(EngineConfig(), command=(sys.executable, TOY, "--load-delay", "60")), 1
+            )
+        assert set(psutil.Process().children()) == before
+
+    run(scenario)
+
+
+def test_an_engine_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "STOP_SECONDS", 0.2)
+
+    async def scenario() -> None:
+        async with toy("--delay", "60") as engine:
+            engine.submit(make_request())
+            await asyncio.sleep(0.1)
+            started = time.monotonic()
+            await engine.close()
+            assert time.monotonic() - started < 2
+            assert not psutil.pid_exists(engine.pid)
+
+    run(scenario)
+
+
+def test_an_idle_engine_is_heard_and_a_frozen_one_is_not() -> None:
+    async def scenario() -> None:
+        async with toy() as engine:
+            await asyncio.sleep(0.6)
+            assert engine.last_news_age < 0.5
+            os.kill(engine.pid, signal.SIGSTOP)
+            try:
+                await asyncio.sleep(0.7)
+                assert engine.last_news_age > 0.6
+            finally:
+                os.kill(engine.pid, signal.SIGCONT)
+
+    run(scenario)
+
+
+PARENT = """
+import asyncio, sys
+from flover.config import EngineConfig
+from flover.engine.client import EngineClient
+
+async def main():
+    command = (sys.executable, *sys.argv[1:])
+    if "--load-delay" in sys.argv:
+        loading = lambda done, total: print("loading", flush=True)
+        starting = asyncio.create_task(EngineClient.start(EngineConfig(), loading, command))
+    else:
+        engine = await EngineClient.start(EngineConfig(), command=command)
+        print("ready", flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--load-delay", "60")], ids=["idle", "loading"])
+def test_the_engine_dies_with_its_door(options: tuple[str, ...]) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, TOY, *options], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdout.readline()
+    (engine,) = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert psutil.wait_procs([engine], timeout=2)[1] == []
+
+
+def test_the_signals_of_a_terminal_do_not_end_the_engine() -> None:
+    async def scenario() -> None:
+        async with toy() as engine:
+            os.kill(engine.pid, signal.SIGINT)
+            os.kill(engine.pid, signal.SIGTERM)
+            assert await read_tokens(engine.submit(make_request()))
+
+    run(scenario)

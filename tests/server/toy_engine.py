@@ -1,0 +1,154 @@
+"""An engine whose tokens can be computed by hand, as a process: the true loop, scheduler and process code, and an
+executor that repeats the prompt.
+
+Token i of a sequence is prompt[(shift + i) % len(prompt)], where shift is 0 for greedy requests and the sequence's
+seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row.
+
+    python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] FD
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from flover.config import EngineConfig
+from flover.engine import process
+from flover.engine.loop import Engine
+from flover.engine.plan import Admission, RowResult, StepPlan, StepResult
+from flover.engine.roster import SchedulerConfig
+from flover.errors import ConfigError, ModelError
+from flover.request import ModelFacts, SamplingParams, TokenLogprobs
+
+EOS, POISON, VOCAB_SIZE = 256, 299, 300
+MAX_MODEL_LEN = 2048
+PAGE_SIZE = 16
+POOL_TOKENS = 4096
+
+
+def toy_tokens(prompt_ids: list[int], count: int, shift: int = 0) -> list[int]:
+    """What the toy generates, end-of-sequence not regarded."""
+    return [prompt_ids[(shift + i) % len(prompt_ids)] for i in range(count)]
+
+
+@dataclass
+class Row:
+    prompt_ids: list[int]
+    params: SamplingParams
+    shift: int
+    made: int
+
+
+def entry(token: int, alternatives: int) -> TokenLogprobs:
+    """The chosen token at -0.5, then it again and its successors at -0.5, -1.5, ..."""
+    ids = [token] + [(token + i) % VOCAB_SIZE for i in range(alternatives)]
+    return TokenLogprobs(ids, [-0.5] + [-0.5 - i for i in range(alternatives)], [1, *range(1, alternatives + 1)])
+
+
+class ToyExecutor:
+    """Repeats prompts."""
+
+    def __init__(self, facts: ModelFacts, delay: float, die_after: int) -> None:
+        self.facts = facts
+        self._delay = delay
+        self._die_after = die_after
+        self._rows: dict[int, Row] = {}
+
+    def run(self, plan: StepPlan) -> StepResult:
+        time.sleep(self._delay)
+        if plan.step == self._die_after:
+            os._exit(7)
+        for row in plan.evictions:
+            del self._rows[row]
+        for move in plan.moves:
+            self._rows[move.dst] = self._rows.pop(move.src)
+        for admission in plan.admissions:
+            self._admit(admission)
+        chunks = [self._chunk(chunk.row, chunk.start, chunk.token_ids, chunk.samples) for chunk in plan.chunks]
+        results = [result for result in chunks if result is not None]
+        return StepResult(step=plan.step, rows=results + [self._sample(row) for row in plan.generating])
+
+    def _admit(self, admission: Admission) -> None:
+        shift = 0 if admission.params.greedy else admission.seed
+        self._rows[admission.row] = Row(admission.prompt_ids, admission.params, shift, len(admission.output_ids))
+
+    def _chunk(self, row: int, start: int, token_ids: list[int], samples: bool) -> RowResult | None:
+        wanted = self._rows[row].params.prompt_logprobs
+        result = self._sample(row) if samples else RowResult(row=row)
+        if wanted is None:
+            return result if samples else None
+        report: list[TokenLogprobs | None] = [entry(token, wanted) for token in token_ids]
+        if start == 0:
+            report[0] = None
+        return RowResult(row=row, token_id=result.token_id, logprobs=result.logprobs, prompt_logprobs=report)
+
+    def _sample(self, number: int) -> RowResult:
+        row = self._rows[number]
+        if POISON in row.prompt_ids:
+            return RowResult(row=number, error="poisoned")
+        token = toy_tokens(row.prompt_ids, 1, row.shift + row.made)[0]
+        row.made += 1
+        logprobs = None if row.params.logprobs is None else entry(token, row.params.logprobs)
+        return RowResult(row=number, token_id=token, logprobs=logprobs)
+
+    def reset(self) -> None:
+        self._rows.clear()
+
+    def trim(self, free_pages: list[int]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def toy_facts() -> ModelFacts:
+    return ModelFacts(
+        model="toy",
+        architecture="Toy",
+        dtype="int",
+        vocab_size=VOCAB_SIZE,
+        max_model_len=MAX_MODEL_LEN,
+        pool_tokens=POOL_TOKENS,
+        page_size=PAGE_SIZE,
+        eos_ids=[EOS],
+    )
+
+
+def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[[int, int], None]) -> Engine:
+    progress(0, 100)
+    time.sleep(options.load_delay)
+    if options.fail is not None:
+        raise {"model": ModelError, "config": ConfigError, "engine": ZeroDivisionError}[options.fail]("as asked")
+    progress(100, 100)
+    scheduler = SchedulerConfig(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        page_size=PAGE_SIZE,
+        num_pages=POOL_TOKENS // PAGE_SIZE + 1,
+        max_model_len=MAX_MODEL_LEN,
+        eos_ids=(EOS,),
+        target_itl_ms=0.0,
+    )
+    return Engine(ToyExecutor(toy_facts(), options.delay, options.die_after), scheduler, time.perf_counter)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--load-delay", type=float, default=0.0)
+    parser.add_argument("--fail", choices=("model", "config", "engine"))
+    parser.add_argument("--die-after", type=int, default=-1)
+    parser.add_argument("fd")
+    options = parser.parse_args(arguments)
+
+    def factory(config: EngineConfig, progress: Callable[[int, int], None]) -> Any:
+        return build(options, config, progress)
+
+    return process.main([options.fd], factory)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
