@@ -1,0 +1,272 @@
+"""The laws of the engine, checked while it runs. A broken one raises `LawBroken` with its number.
+
+L1  every submitted sequence ends exactly once, with a reason it has; nothing comes after the end; a cancelled
+    sequence ends with the next iteration
+L2  submitted = ended + alive, and the engine's counters agree with what was seen
+L3  free, cached and owned pages are the pool; pages of a prefix belong to the salt that wrote them
+L4  when idle nothing is left
+L5  progress: the most that was ever computed rises, or a sequence ends; preemptions per sequence are bounded
+L6  nobody is admitted past an earlier sequence that waits
+L7  tokens are those of the sequence alone (hence L10: no neighbour changes anything)
+L9  budgets: tokens and rows per iteration, lengths, usage
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from flover.engine.commit import MAX_LONE_FAULTS
+from flover.engine.loop import Engine
+from flover.engine.plan import StepPlan
+from flover.engine.sequence import MAX_PREEMPTIONS
+from flover.errors import InvariantError
+from flover.request import Delta, FinishReason, Request
+
+from .broken import LawBroken, require
+from .device import Witness, planned_rows
+from .hash_executor import HashRow
+from .hash_model import Alone, alone
+from .workload import Scenario
+
+
+@dataclass(slots=True, eq=False)
+class Tracked:
+    """One submitted sequence, as seen from outside."""
+
+    request: Request
+    index: int
+    arrival: int
+    expected: Alone
+    tokens: list[int] = field(default_factory=list)
+    ended: FinishReason | None = None
+    end_by: int | None = None
+    """The iteration by which it has to end, once it is cancelled."""
+    admissions: int = 0
+    resets: int = 0
+    lone_faults: int = 0
+    doomed: bool = False
+    """Its own numbers failed, or it is poisoned."""
+    ceiling: int = 0
+    cached: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.request.id}[{self.index}]"
+
+
+class Laws(Witness):
+    """Watches one run from both ends: what goes to the device, and what comes out of the engine."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.step = 0
+        self.open: dict[tuple[str, int], Tracked] = {}
+        self.counts: Counter[str] = Counter()
+        self._by_seed: dict[int, Tracked] = {}
+        self._seats: dict[int, Tracked] = {}
+        self._page_owner: dict[int, tuple[str, str]] = {}
+        self._arrivals = 0
+        self._clean_since = 0
+        self._progress_at = 0
+        self._committed = (0, 0)
+        config, facts = scenario.config, scenario.facts
+        rate = config.max_num_batched_tokens if config.target_itl_ms == 0 else min(16, config.max_num_batched_tokens)
+        most = min(facts.pool_tokens, config.max_num_seqs * facts.max_model_len)
+        self._pool_check = 1 + facts.pool_tokens // facts.page_size // 32
+        """Looking at all pages of a large pool after every iteration would take most of the time."""
+        self._patience = 64 + 2 * most // rate
+
+    # What the caller does.
+
+    def submitted(self, request: Request) -> list[Tracked]:
+        """The engine accepted a request."""
+        tracked = []
+        for index in range(request.params.n):
+            one = Tracked(request, index, self._arrivals, alone(request, index, self.scenario.facts))
+            self._arrivals += 1
+            self.open[request.id, index] = one
+            self._by_seed[request.seed + index] = one
+            tracked.append(one)
+        self.counts["submitted"] += len(tracked)
+        return tracked
+
+    def cancelled(self, chosen: list[Tracked], by: int) -> None:
+        """These sequences were cancelled and have to end in iteration `by` at the latest."""
+        for one in chosen:
+            if one.ended is None and one.end_by is None:
+                one.end_by = by
+                self.counts["cancelled"] += 1
+
+    # What the device sees.
+
+    def planned(self, plan: StepPlan) -> None:
+        config = self.scenario.config
+        for row in plan.evictions:
+            self._seats.pop(row, None)
+        for move in plan.moves:
+            self._seats[move.dst] = self._seats.pop(move.src)
+        for admission in plan.admissions:
+            one = self._by_seed[admission.seed]
+            one.admissions += 1
+            preempted = one.admissions - 1 - one.resets
+            require("L5", preempted <= MAX_PREEMPTIONS, "{} was preempted {} times", one, preempted)
+            if one.admissions == 1:
+                one.cached = admission.computed
+            elif preempted:
+                self.counts["preempted"] += 1
+            self.counts["guaranteed"] += preempted == MAX_PREEMPTIONS
+            self.counts["reused tokens"] += admission.computed
+            self._seats[admission.row] = one
+            self._check_pages(one, admission.pages, admission.computed // config.page_size)
+        for grant in plan.grants:
+            self._check_pages(self._seats[grant.row], grant.pages, 0)
+        if plan.admissions:
+            self._check_order([self._by_seed[admission.seed] for admission in plan.admissions])
+        self.counts["dead rows"] += len(plan.dead)
+        self.counts["moves"] += len(plan.moves)
+        tokens, most = plan.num_tokens, config.max_num_batched_tokens
+        require("L9", tokens <= most, "{} tokens in an iteration, {} are allowed", tokens, most)
+        require("L9", len(self._seats) <= config.max_num_seqs, "{} rows alive", len(self._seats))
+
+    def running(self, plan: StepPlan, rows: dict[int, HashRow]) -> None:
+        seated = {number: one.request.seed + one.index for number, one in self._seats.items()}
+        actual = {number: row.seed for number, row in rows.items()}
+        require("rows", seated == actual, "device has {}, the plans say {}", actual, seated)
+
+    def computed(self, plan: StepPlan, rows: dict[int, HashRow]) -> None:
+        for number in planned_rows(plan):
+            one, computed = self._seats[number], rows[number].computed
+            if computed > one.ceiling:
+                one.ceiling, self._progress_at = computed, self.step
+        self._committed = (sum(len(chunk.token_ids) for chunk in plan.chunks), len(plan.generating))
+
+    def failed(self, plan: StepPlan, kind: str) -> None:
+        self._committed = (0, 0)
+        self.counts["faults"] += 1
+        self.counts[f"fault {kind}"] += 1
+        self._clean_since = self._arrivals
+        self._progress_at = self.step
+        rows = planned_rows(plan)
+        if len(rows) == 1:
+            self._seats[rows[0]].lone_faults += 1
+
+    def row_failed(self, row: HashRow) -> None:
+        self._by_seed[row.seed].doomed = True
+        self.counts["fault failed row"] += 1
+
+    def was_reset(self) -> None:
+        for one in self._seats.values():
+            one.resets += 1
+        self._seats.clear()
+
+    def _check_pages(self, one: Tracked, pages: list[int], shared: int) -> None:
+        """Shared pages were written under the same salt, and without prefix caching by the same request."""
+        owner = (one.request.salt, "" if self.scenario.config.enable_prefix_caching else one.request.id)
+        for page in pages[:shared]:
+            writer = self._page_owner[page]
+            require("L3", writer == owner, "{} with (salt, request) {} reuses page {} of {}", one, owner, page, writer)
+        for page in pages[shared:]:
+            self._page_owner[page] = owner
+
+    def _check_order(self, admitted: list[Tracked]) -> None:
+        """L6, in runs of arrivals that no fault has put out of order."""
+        last = max(self._order(one) for one in admitted)
+        seated = set(self._seats.values())
+        for one in self.open.values():
+            if one.arrival >= self._clean_since and one.end_by is None and one not in seated:
+                passed = self._order(one) < last and min(other.arrival for other in admitted) >= self._clean_since
+                require("L6", not passed, "{} waits and is passed by {}", one, admitted[-1])
+
+    def _order(self, one: Tracked) -> tuple[int, int]:
+        return (one.request.priority if self.scenario.config.policy == "priority" else 0, one.arrival)
+
+    # What comes out.
+
+    def delivered(self, deltas: list[Delta]) -> None:
+        """The news of one iteration."""
+        for delta in deltas:
+            one = self.open.get((delta.request_id, delta.index))
+            if one is None:
+                raise LawBroken("L1", f"news of {delta.request_id}[{delta.index}], which is not alive: {delta}")
+            self._check_tokens(one, delta)
+            if delta.finish_reason is not None:
+                self._check_end(one, delta, delta.finish_reason)
+
+    def _check_tokens(self, one: Tracked, delta: Delta) -> None:
+        start, end = len(one.tokens), len(one.tokens) + len(delta.token_ids)
+        wanted = one.expected.token_ids[start:end]
+        require("L7", delta.token_ids == wanted, "{} yields {} after {}, alone {}", one, delta.token_ids, start, wanted)
+        if delta.token_ids:
+            first = one.expected.prompt_logprobs if start == 0 else None
+            require("L7", delta.prompt_logprobs == first, "{}: prompt_logprobs differ from alone at {}", one, start)
+            chosen = one.expected.logprobs[start:end] if one.expected.logprobs is not None else None
+            require("L7", delta.logprobs == chosen, "{}: logprobs differ from alone at {}", one, start)
+            require("L9", delta.cached_tokens == one.cached, "{}: cached {}, {}", one, delta.cached_tokens, one.cached)
+        one.tokens += delta.token_ids
+        self.counts["tokens"] += len(delta.token_ids)
+        done = len(one.tokens) == len(one.expected.token_ids)
+        require("L1", not done or delta.finish_reason is not None, "{} has all its tokens and does not end", one)
+
+    def _check_end(self, one: Tracked, delta: Delta, reason: FinishReason) -> None:
+        one.ended = reason
+        del self.open[one.request.id, one.index]
+        self.counts[f"ended {reason}"] += 1
+        self._progress_at = self.step
+        if reason is FinishReason.ABORT:
+            require("L1", one.end_by is not None, "{} was aborted and nobody cancelled it", one)
+        elif reason is FinishReason.ERROR:
+            guilty = one.doomed or one.lone_faults >= MAX_LONE_FAULTS
+            require("L10", guilty, "{} ends with {!r} and {} faults of its own", one, delta.error, one.lone_faults)
+            require("L1", bool(delta.error), "{} ends with an error that says nothing", one)
+        else:
+            same = (one.tokens, reason, delta.stop_reason) == (
+                one.expected.token_ids,
+                one.expected.finish_reason,
+                one.expected.stop_reason,
+            )
+            require("L7", same, "{} ends with {} after {}, alone: {}", one, delta, one.tokens, one.expected)
+
+    # After every iteration.
+
+    def after_step(self, engine: Engine, rows: dict[int, HashRow]) -> None:
+        """Everything that must hold between two iterations."""
+        for one in self.open.values():
+            late = one.end_by is not None and one.end_by <= self.step
+            require("L1", not late, "{} was cancelled and still lives", one)
+        self._check_counters(engine)
+        if self.step % self._pool_check == 0:
+            self._check_pool(engine)
+        waited = self.step - self._progress_at
+        require("L5", not self.open or waited <= self._patience, "no progress in {} iterations", waited)
+        self.step += 1
+
+    def _check_counters(self, engine: Engine) -> None:
+        stats, counts = engine.stats(), self.counts
+        counts["prompt tokens"] += self._committed[0]
+        self._committed = (0, 0)
+        alive = stats.running + stats.waiting
+        require("L2", alive == len(self.open), "engine has {} sequences alive, {} did not end", alive, len(self.open))
+        ended = {str(reason): counts[f"ended {reason}"] for reason in FinishReason}
+        require("L2", stats.finished == ended, "engine counts {}, seen {}", stats.finished, ended)
+        require("L2", sum(ended.values()) + len(self.open) == counts["submitted"], "submitted = ended + alive")
+        total = self.scenario.config.num_pages - 1
+        require("L3", stats.pages_total == total, "pool of {} pages has {}", total, stats.pages_total)
+        require("L2", stats.faults == counts["faults"], "engine counts {} faults of {}", stats.faults, counts["faults"])
+        seen = (counts["prompt tokens"], counts["tokens"])
+        told = (stats.prompt_tokens, stats.generation_tokens)
+        require("L9", told == seen, "engine counts (prompt, generated) tokens {}, seen {}", told, seen)
+
+    def _check_pool(self, engine: Engine) -> None:
+        try:
+            engine.roster.check_invariants()
+        except InvariantError as error:
+            raise LawBroken("L3", str(error)) from error
+
+    def at_idle(self, engine: Engine) -> None:
+        """L4: nothing of anybody is left."""
+        stats = engine.stats()
+        left = {"rows": stats.running, "waiting": stats.waiting, "pages": stats.pages_used, "open": len(self.open)}
+        require("L4", not any(left.values()), "idle, but left are {}", left)
+        require("L4", not engine.roster.suspects, "idle, but there are suspects")
+        self._by_seed.clear()
+        self._progress_at = self.step

@@ -1,0 +1,63 @@
+"""The engine under every kind of load and fault that a seed can draw, held to its laws at every step.
+
+A failure prints the last events and the command that replays them: `python -m tests.simulation SEED`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from .device import FAULTS
+from .simulator import simulate
+from .workload import CANCEL_EVENTS, FLAVOURS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_laws_hold(seeds: range, steps: int) -> None:
+    for seed in seeds:
+        simulate(seed, steps)
+
+
+@pytest.fixture(scope="module")
+def seen() -> Counter[str]:
+    """What a handful of runs has met."""
+    counts: Counter[str] = Counter()
+    for seed in range(6 * len(FLAVOURS)):
+        counts += simulate(seed, steps=200).counts
+    return counts
+
+
+def test_runs_meet_every_kind_of_cancellation(seen: Counter[str]) -> None:
+    assert all(seen[f"cancel {event}"] for event in CANCEL_EVENTS), seen
+
+
+def test_runs_meet_every_kind_of_fault(seen: Counter[str]) -> None:
+    assert all(seen[f"fault {kind}"] for kind in (*FAULTS, "poisoned request")), seen
+
+
+@pytest.mark.parametrize("what", ["refused", "moves", "dead rows", "reused tokens", "preempted", "guaranteed"])
+def test_runs_meet_what_is_hard_for_a_scheduler(seen: Counter[str], what: str) -> None:
+    assert seen[what], seen
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "abort", "error"])
+def test_sequences_end_for_every_reason(seen: Counter[str], reason: str) -> None:
+    assert seen[f"ended {reason}"], seen
+
+
+def test_the_same_seeds_give_the_same_traces_in_two_processes() -> None:
+    command = [sys.executable, "-m", "tests.simulation", "--hash", "0", "50", "--steps", "150"]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, env={"PYTHONHASHSEED": salt}, stdout=subprocess.PIPE, text=True)
+        for salt in ("1", "2")
+    ]
+    first, second = [process.communicate(timeout=250)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(first.splitlines()) == 50
+    assert first == second
