@@ -1,0 +1,77 @@
+# Two commands are enough: `make demo` shows Flover at work, `make test` proves that it works.
+# Needs Python 3.11 or newer, and network access to a package index the first time; everything goes into .venv.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CONSTRAINTS := $(abspath constraints.txt)
+TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+
+# Both names: newer pip takes the pins of build requirements from the second.
+export PIP_CONSTRAINT := $(CONSTRAINTS)
+export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+PIP := $(BIN)/pip --quiet install --progress-bar off
+# What may run two at a time does; tests marked `alone` measure time and run after the others.
+JOBS ?= 2
+PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo serve test check clean
+
+help: ## what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: $(VENV)/.ready ## 32 requests fused, then one after another, live in the terminal
+	@$(BIN)/flover demo
+
+serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the bundled model
+	@$(BIN)/flover serve
+
+test: $(VENV)/.ready-dev ## the whole test suite
+	$(PYTEST) -n $(JOBS) -m "not alone"
+	$(PYTEST) -m alone
+
+check: $(VENV)/.ready-dev ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean: ## remove .venv and everything that was made
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@[ -n "$(PYTHON)" ] || { echo "Python is missing: install Python 3.11 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing python3-venv"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
+	  else \
+	    echo "Python's venv module is missing. Run this and try again: sudo apt-get install python3-venv"; exit 1; \
+	  fi; \
+	fi
+	@echo "Making $(VENV) with $$($(PYTHON) --version)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and alone: nothing else may pull in another version of it.
+$(VENV)/.torch: $(VENV)/.made constraints.txt
+	@echo "Installing $(TORCH)"
+	@$(PIP) $(TORCH)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.torch pyproject.toml
+	@echo "Installing Flover"
+	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml
+	@echo "Installing Flover and what its tests need"
+	@$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.ready

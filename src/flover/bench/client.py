@@ -1,0 +1,154 @@
+"""One asyncio client of the OpenAI streaming API that notes when every chunk came. Knows nothing of workloads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from flover.bench.metrics import Record
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+Watcher = Callable[[int, Record], None]
+"""Called with the index of a request and its record whenever the record has grown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """One request as it goes out: `at` seconds after the start, `body` without the fields that make it a stream."""
+
+    at: float
+    path: str
+    body: dict[str, Any]
+
+
+class Client:
+    """A session with one server. Use as an async context manager."""
+
+    def __init__(self, base_url: str, timeout: float = 1800.0) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._timeout = timeout
+
+    async def __aenter__(self) -> Client:
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            connector=aiohttp.TCPConnector(limit=0),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def model(self) -> dict[str, Any]:
+        """The first model that the server names: `id`, `max_model_len`, …"""
+        async with self._session.get(self.base_url + "/v1/models") as response:
+            response.raise_for_status()
+            answer: dict[str, Any] = (await response.json())["data"][0]
+            return answer
+
+    async def metrics(self) -> dict[str, float]:
+        """Every sample of /metrics by name, summed over its labels."""
+        async with self._session.get(self.base_url + "/metrics") as response:
+            response.raise_for_status()
+            return parse_metrics(await response.text())
+
+    async def stream(self, send: Send, changed: Callable[[Record], None] | None = None) -> Record:
+        """Send one streaming request now and read it to its end. Failures end up in the record's `error`."""
+        body = {**send.body, "stream": True, "stream_options": {"include_usage": True}}
+        record = Record(sent=time.perf_counter())
+        try:
+            async with self._session.post(self.base_url + send.path, json=body) as response:
+                if response.status != 200:
+                    record.error = f"{response.status}: {(await response.text())[:300]}"
+                    return record
+                async for line in response.content:
+                    if line.startswith(b"data:") and not line.startswith(b"data: [DONE]"):
+                        note(record, msgspec.json.decode(line[5:]), time.perf_counter())
+                        if changed is not None:
+                            changed(record)
+        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+            record.error = f"{type(error).__name__}: {error}"
+        if record.error is None and not record.ok:
+            record.error = "the stream ended early"
+        return record
+
+    async def all_at_their_time(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[Record]:
+        """Open loop: every request goes out at its own time, whatever became of the others."""
+        start = time.perf_counter()
+
+        async def one(index: int, send: Send) -> Record:
+            await asyncio.sleep(send.at - (time.perf_counter() - start))
+            return await self.stream(send, _watching(watch, index))
+
+        return list(await asyncio.gather(*(one(index, send) for index, send in enumerate(sends))))
+
+    async def one_after_another(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[Record]:
+        """Closed loop of one: each request goes out when the one before has ended; arrival times do not count."""
+        return [await self.stream(send, _watching(watch, index)) for index, send in enumerate(sends)]
+
+
+def _watching(watch: Watcher | None, index: int) -> Callable[[Record], None] | None:
+    return None if watch is None else lambda record: watch(index, record)
+
+
+def note(record: Record, event: dict[str, Any], now: float) -> None:
+    """Write one event of a stream, arrived at `now`, into the record.
+
+    An event is a tick if it brought tokens: `token_ids` say so where the request asked for them. Else the chunk that
+    only opens a chat message and the one that only closes a stream are none; without a tokenizer, where there is no
+    text, every chunk before the closing one is a tick.
+    """
+    if "error" in event:
+        record.error = str(event["error"].get("message", event["error"]))
+        return
+    if usage := event.get("usage"):
+        record.prompt_tokens = usage["prompt_tokens"]
+        record.output_tokens = usage["completion_tokens"]
+        record.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    for choice in event.get("choices", ()):
+        if _brings_tokens(choice):
+            record.ticks.append(now)
+        record.text += _text(choice)
+        if choice.get("finish_reason") == "error":
+            record.error = "the server ended the request with an error"
+        record.end = now
+
+
+def _text(choice: dict[str, Any]) -> str:
+    return (choice["delta"].get("content") if "delta" in choice else choice.get("text")) or ""
+
+
+def _brings_tokens(choice: dict[str, Any]) -> bool:
+    if choice.get("token_ids") is not None:
+        return bool(choice["token_ids"])
+    return bool(_text(choice)) or ("delta" not in choice and choice.get("finish_reason") is None)
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """Samples of the Prometheus text format by name, summed over labels."""
+    samples: dict[str, float] = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            labelled, _, value = line.rpartition(" ")
+            name = labelled.partition("{")[0]
+            samples[name] = samples.get(name, 0.0) + float(value)
+    return samples
+
+
+def mean_width(before: dict[str, float], after: dict[str, float]) -> float | None:
+    """Mean number of requests that one iteration generated for between two readings of /metrics; None if it stood."""
+
+    def grown(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    iterations = grown("flover:iteration_rows_count")
+    return grown("flover:iteration_rows_sum") / iterations if iterations else None

@@ -1,0 +1,119 @@
+"""Does a long prompt freeze the others? Streams generate; a long prompt arrives; how long do the streams wait?
+
+What counts are the gaps between tokens of the streams from the moment the long prompt is sent until its first token
+is there: the time in which its pre-processing runs among them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from flover.bench.client import Client, Send
+from flover.bench.fusion import TOKEN_IDS, as_send, check_all_served
+from flover.bench.metrics import Record, Spread
+from flover.bench.options import InterferenceOptions
+from flover.bench.workload import fixed, fixed_arrivals, random_jobs
+from flover.errors import ConfigError
+
+SETTLE = 0.1
+"""Seconds on either side of a visit that count neither as quiet nor as disturbed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interference:
+    """Gaps of the streams, in milliseconds, undisturbed and while the long prompts were computed."""
+
+    quiet: Spread
+    disturbed: Spread
+    num_gaps: int
+    long_prompt_len: int
+    long_ttft: Spread
+
+
+async def measure_interference(url: str, options: InterferenceOptions) -> Interference:
+    """Run the streams and send the long prompts, shortened to what the model's context has room for.
+
+    Raises `ConfigError` if not even a stream fits, `EngineError` if a request fails.
+    """
+    async with Client(url) as client:
+        card = await client.model()
+        room = int(card["max_model_len"])
+        if min(options.long_output_len, options.stream_prompt_len) >= room:
+            raise ConfigError(f"the model's context of {room} tokens has no room for these lengths")
+        long_prompt_len = min(options.long_prompt_len, room - options.long_output_len)
+        return await _Bench(client, card["id"], room, replace(options, long_prompt_len=long_prompt_len)).run()
+
+
+class _Bench:
+    """Streams that start anew when their context is full, and long prompts in between."""
+
+    def __init__(self, client: Client, model: str, room: int, options: InterferenceOptions) -> None:
+        self._client = client
+        self._model = model
+        self._options = options
+        self._stream_len = room - options.stream_prompt_len
+        self._records: dict[tuple[int, int], Record] = {}  # by stream and how often it started anew
+
+    async def run(self) -> Interference:
+        """Run to the last long prompt; a stream that fails ends the run with its error."""
+        streams = [asyncio.create_task(self._keep_streaming(index)) for index in range(self._options.num_streams)]
+        visitor = asyncio.create_task(self._send_long_prompts())
+        try:
+            await asyncio.wait([visitor, *streams], return_when=asyncio.FIRST_COMPLETED)
+            for task in streams:
+                if task.done():
+                    task.result()
+            visits = await visitor
+        finally:
+            for running in (visitor, *streams):
+                running.cancel()
+            await asyncio.gather(visitor, *streams, return_exceptions=True)
+        return self._judge(visits)
+
+    async def _keep_streaming(self, index: int) -> None:
+        for generation in itertools.count():
+            seed = (self._options.seed * 1_000 + index) * 1_000 + generation
+            send = self._send(seed, self._options.stream_prompt_len, self._stream_len)
+            keep = functools.partial(self._records.__setitem__, (index, generation))
+            check_all_served([await self._client.stream(send, keep)], [send])
+
+    async def _send_long_prompts(self) -> list[Record]:
+        while sum(len(record.ticks) > 4 for record in self._records.values()) < self._options.num_streams:
+            await asyncio.sleep(0.02)
+        visits = []
+        for number in range(self._options.rounds + 1):
+            await asyncio.sleep(self._options.pause)
+            seed = 10**9 + 1_000 * self._options.seed + number
+            send = self._send(seed, self._options.long_prompt_len, self._options.long_output_len)
+            visits.append(await self._client.stream(send))
+            check_all_served(visits[-1:], [send])
+        return visits
+
+    def _judge(self, visits: list[Record]) -> Interference:
+        """The first visit warmed up: what follows it counts."""
+        disturbed = self._gaps([(visit.sent, visit.ticks[0]) for visit in visits[1:]])
+        quiet = self._gaps([(early.ticks[-1] + SETTLE, late.sent - SETTLE) for early, late in pairwise(visits)])
+        return Interference(
+            quiet=Spread.of(quiet),
+            disturbed=Spread.of(disturbed),
+            num_gaps=len(disturbed),
+            long_prompt_len=self._options.long_prompt_len,
+            long_ttft=Spread.of([visit.ttft for visit in visits[1:]]),
+        )
+
+    def _gaps(self, windows: list[tuple[float, float]]) -> list[float]:
+        """Gaps of the streams that overlap one of the windows."""
+        return [
+            late - early
+            for record in self._records.values()
+            for early, late in pairwise(record.ticks)
+            if any(early < end and late > start for start, end in windows)
+        ]
+
+    def _send(self, seed: int, prompt_len: int, output_len: int) -> Send:
+        jobs = random_jobs(seed, fixed_arrivals(1, 0.0), fixed(prompt_len), fixed(output_len), TOKEN_IDS)
+        return as_send(jobs[0], self._model)

@@ -1,0 +1,28 @@
+"""What each benchmark can be asked for; the command line is made from these fields. Data only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FusionOptions:
+    """How many requests, how long (in tokens), and the seed that makes their prompts."""
+
+    num_requests: int = 32
+    prompt_len: int = 64
+    output_len: int = 64
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InterferenceOptions:
+    """Numbers of requests and tokens. `rounds` long prompts arrive one after another, after one that warms up."""
+
+    num_streams: int = 8
+    stream_prompt_len: int = 32
+    long_prompt_len: int = 1500
+    long_output_len: int = 8
+    rounds: int = 5
+    pause: float = 1.0  # seconds of undisturbed generation before each long prompt
+    seed: int = 0

@@ -1,0 +1,108 @@
+"""A Flover server as a child process for the time of a benchmark: started, waited for, stopped, seen to be gone."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from types import TracebackType
+
+from flover.errors import EngineError
+
+_URL = re.compile(r"http://[\w.\[\]:-]+:[1-9]\d*")
+
+
+class ServerProcess:
+    """`flover serve` with the given flags on a free port of 127.0.0.1. Use as a context manager.
+
+    The server's output goes to a temporary file; its end is part of the error if the server does not come up.
+    Raises `EngineError` if it is not ready within `patience` seconds or does not go away when told to.
+    """
+
+    def __init__(self, flags: Sequence[str], patience: float = 300.0) -> None:
+        self.command = [sys.executable, "-m", "flover", "serve", *flags, "--host", "127.0.0.1", "--port", "0"]
+        self.url = ""
+        self._patience = patience
+
+    def __enter__(self) -> ServerProcess:
+        self._log = tempfile.TemporaryFile(mode="w+b")
+        self._process = subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the server and everything it started; does not return before they are gone."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            self._process.wait(timeout=20)
+            left = not self._group_gone(within=5)
+        except subprocess.TimeoutExpired:
+            left = True
+        if left:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        tail = self._tail()
+        self._log.close()
+        if left and kind is None:
+            raise EngineError(f"the server did not stop when told to and was killed; its last words: {tail}")
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server, which is also its process group."""
+        return self._process.pid
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + self._patience
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise EngineError(f"the server ended with code {self._process.returncode}: {self._tail()}")
+            if not self.url:
+                self.url = self._announced_url()
+            if self.url and _answers(self.url + "/health"):
+                return
+            time.sleep(0.05)
+        raise EngineError(f"the server was not ready after {self._patience:g} s: {self._tail()}")
+
+    def _announced_url(self) -> str:
+        match = _URL.search(self._output())
+        return match[0] if match else ""
+
+    def _output(self) -> str:
+        return os.pread(self._log.fileno(), 2**20, 0).decode(errors="replace")
+
+    def _tail(self) -> str:
+        return " | ".join(self._output().strip().splitlines()[-5:]) or "(it said nothing)"
+
+    def _group_gone(self, within: float) -> bool:
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(self._process.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.05)
+        return False
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

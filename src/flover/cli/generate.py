@@ -1,0 +1,67 @@
+"""`flover generate`: text for one or several prompts, from a model in this process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from flover.cli.flags import add_settings, count, from_args
+from flover.cli.models import add_model, resolve_model
+from flover.cli.sampling import add_sampling, sampling_from
+from flover.config import EngineConfig
+from flover.errors import ConfigError
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """The command's part of the parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "generate",
+        help="text for one or several prompts",
+        description="Generate text. One prompt is streamed; several are fused and printed when all are done. "
+        "Without --prompt the prompt is read from standard input.",
+    )
+    add_model(parser)
+    group = parser.add_argument_group("prompts")
+    group.add_argument(
+        "-p", "--prompt", action="append", nargs="+", metavar="TEXT", help="a prompt; several may be given"
+    )
+    group.add_argument("--n", type=count, default=1, metavar="N", help="answers to each prompt (default: 1)")
+    add_sampling(parser, max_tokens=128)
+    add_settings(parser, EngineConfig, skip=frozenset({"model"}))
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate and print."""
+    resolve_model(args)
+    params = sampling_from(args, n=args.n)
+    prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin()]
+    config = from_args(args, EngineConfig)
+    from flover.cli.loading import loading_bar
+    from flover.cli.local import LocalModel
+
+    with loading_bar(config.model) as progress:
+        model = LocalModel(config, progress)
+    with model:
+        pieces = model.generate(prompts, params)
+        if len(prompts) == 1 and params.n == 1:
+            for _, _, piece in pieces:
+                print(piece.text, end="", flush=True)
+            print()
+            return 0
+        answers: dict[tuple[int, int], str] = {}
+        for place, index, piece in pieces:
+            answers[place, index] = answers.get((place, index), "") + piece.text
+    for (place, index), text in sorted(answers.items()):
+        print(f"--- {prompts[place]}" + (f" [{index}]" if params.n > 1 else ""))
+        print(text)
+    return 0
+
+
+def _read_stdin() -> str:
+    text = "" if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    if not text:
+        raise ConfigError("--prompt is missing, and there is nothing on standard input")
+    return text

@@ -1,0 +1,23 @@
+"""The progress bar while weights are loaded, on stderr, so that it never mixes with an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+
+@contextmanager
+def loading_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function for (bytes done, bytes in all); draws only on a terminal and leaves nothing behind."""
+    console = Console(stderr=True)
+    columns = (TextColumn("Loading {task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(name, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show

@@ -1,0 +1,29 @@
+"""The model of a command: MODEL or --model, the same thing twice."""
+
+from __future__ import annotations
+
+import argparse
+
+from flover.config import BUNDLED_MODEL
+from flover.errors import ConfigError
+
+
+def add_model(parser: argparse.ArgumentParser, default: str = f"the bundled {BUNDLED_MODEL}") -> None:
+    """Add `[MODEL]` and `--model MODEL`."""
+    parser.add_argument(
+        "model_argument", nargs="?", metavar="MODEL", help=f"Hugging Face directory or hub name (default: {default})"
+    )
+    parser.add_argument("--model", default=argparse.SUPPRESS, metavar="MODEL", help="the same as MODEL")
+
+
+def resolve_model(args: argparse.Namespace) -> None:
+    """Make one `args.model` of the two ways to name it; leaves it unset when neither is used.
+
+    Raises `ConfigError` if they disagree.
+    """
+    named = args.model_argument
+    if named is None:
+        return
+    if getattr(args, "model", named) != named:
+        raise ConfigError(f"the model is named twice: MODEL is {named!r} and --model is {args.model!r}")
+    args.model = named

@@ -1,0 +1,42 @@
+"""Sampling parameters on the command line: names, defaults and limits are those of `SamplingParams`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from flover.cli.flags import count, number
+from flover.config import flag_name
+from flover.request import SamplingParams
+
+_FLAGS: dict[str, tuple[Any, str, str]] = {
+    "max_tokens": (count, "N", "most tokens to generate"),
+    "min_tokens": (count, "N", "least tokens to generate"),
+    "temperature": (number, "X", "0 is the most likely token, always; higher is more random"),
+    "top_p": (number, "X", "choose among the most likely tokens that have this probability together"),
+    "top_k": (int, "N", "choose among this many of the most likely tokens; 0 is all"),
+    "min_p": (number, "X", "choose among tokens at least this likely, relative to the most likely one"),
+    "repetition_penalty": (number, "X", "above 1 makes tokens that were there less likely"),
+    "presence_penalty": (number, "X", "above 0 makes tokens that were generated less likely"),
+    "frequency_penalty": (number, "X", "the same, for each time a token was generated"),
+}
+
+
+def add_sampling(parser: argparse.ArgumentParser, **defaults: Any) -> None:
+    """Add the flags; `defaults` are the command's own where they differ from those of `SamplingParams`."""
+    group = parser.add_argument_group("sampling")
+    own = SamplingParams()
+    for name, (kind, metavar, text) in _FLAGS.items():
+        default = defaults.get(name, getattr(own, name))
+        shown = "as long as the context allows" if default is None else default
+        group.add_argument(
+            flag_name(name), type=kind, metavar=metavar, default=default, help=f"{text} (default: {shown})"
+        )
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end at this text; may be given several times")
+    group.add_argument("--ignore-eos", action="store_true", help="go on after the end of sequence")
+
+
+def sampling_from(args: argparse.Namespace, **more: Any) -> SamplingParams:
+    """The parameters that the command line asks for. Raises `RequestError`."""
+    values = {name: getattr(args, name) for name in _FLAGS}
+    return SamplingParams(**values, stop=args.stop, ignore_eos=args.ignore_eos, **more)

@@ -1,0 +1,34 @@
+"""`flover serve`: the OpenAI-compatible server."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from typing import Any
+
+from flover.cli.flags import add_settings, from_args
+from flover.cli.models import add_model, resolve_model
+from flover.config import EngineConfig, ServerConfig, read_environment
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """The command's part of the parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve", help="run the OpenAI-compatible server", description="Serve a model through the OpenAI API."
+    )
+    add_model(parser)
+    add_settings(parser, EngineConfig, skip=frozenset({"model"}))
+    add_settings(parser, ServerConfig)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop; returns the exit code."""
+    resolve_model(args)
+    engine, server = from_args(args, EngineConfig), from_args(args, ServerConfig)
+    if server.api_key is None:
+        server = dataclasses.replace(server, api_key=read_environment().api_key)
+    from flover.server.run import serve
+
+    return serve(engine, server)

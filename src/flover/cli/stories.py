@@ -1,0 +1,43 @@
+"""Prompts for the demo in the words that the bundled model knows, drawn from a seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+ANIMALS = ("fox", "rabbit", "bear", "mouse", "duck", "owl", "frog", "cat", "dog", "squirrel", "turtle", "hedgehog")
+NAMES = ("Lily", "Max", "Mia", "Ben", "Ruby", "Leo", "Rosie", "Sam", "Daisy", "Tom", "Ella", "Finn")
+TRAITS = ("little", "brave", "kind", "curious", "shy", "clever")
+_CHATS = (
+    "Tell me a story about a {trait} {animal}.",
+    "Tell me a short story about a {animal} named {name}.",
+    "Write a story about a {animal} and a {other}, please.",
+    "Can you tell me a bedtime story about a {trait} {animal}?",
+)
+_OPENINGS = (
+    "Once upon a time, there was a {trait} {animal} named {name}.",
+    "Once there was a {trait} {animal} called {name}.",
+    "{name} was a {trait} {animal} who lived near the",
+    "This is the story of {name}, a {trait} {animal}.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """What one request of the demo asks for; a chat sends `text` as the user's message."""
+
+    chat: bool
+    text: str
+
+
+def make_stories(seed: int, num_stories: int) -> list[Story]:
+    """Chats and completions in turn; the same seed gives the same ones."""
+    rng = random.Random(seed)
+    stories = []
+    for index in range(num_stories):
+        chat = index % 2 == 0
+        animal, other = rng.sample(ANIMALS, 2)
+        pattern = rng.choice(_CHATS if chat else _OPENINGS)
+        words = {"animal": animal, "other": other, "name": rng.choice(NAMES), "trait": rng.choice(TRAITS)}
+        stories.append(Story(chat, pattern.format(**words)))
+    return stories

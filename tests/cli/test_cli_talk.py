@@ -1,0 +1,147 @@
+"""generate, chat and doctor on the bundled model, in this process; chat also against a server of the test's own."""
+
+import http.server
+import io
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from flover.cli.main import main
+from flover.model.hf_config import read_model_directory
+from flover.model.locate import BUNDLED_PATH
+
+GREEDY = ["--temperature", "0", "--max-tokens", "12", "--num-threads", "1"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    code = main(words)
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return captured.out
+
+
+def test_one_prompt_streams_and_is_the_same_fused_with_others(capsys: pytest.CaptureFixture[str]) -> None:
+    alone = run(capsys, "generate", "-p", "Once upon a time", *GREEDY)
+    together = run(capsys, "generate", "-p", "Once upon a time", "The cat", *GREEDY)
+    first, rest = together.split("--- The cat\n")
+    assert len(alone.split()) > 3
+    assert first == "--- Once upon a time\n" + alone
+    assert rest.strip()
+
+
+def test_the_prompt_may_come_from_standard_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = run(capsys, "generate", "-p", "Once upon a time", *GREEDY)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Once upon a time\n"))
+    assert run(capsys, "generate", *GREEDY) == expected
+
+
+def test_a_stop_string_ends_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "generate", "-p", "Once upon a time", *GREEDY).rstrip("\n")
+    word = text.split()[2]
+    stopped = run(capsys, "generate", "-p", "Once upon a time", "--stop", word, *GREEDY).rstrip("\n")
+    assert stopped == text[: text.index(word)]
+
+
+def test_a_prompt_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "-p", "word " * 3000, *GREEDY]) == 2
+    err = capsys.readouterr().err
+    assert "context" in err
+    assert err.count("\n") == 1
+
+
+def test_a_conversation_with_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello.\n/reset\nHello.\n/nonsense\n/exit\nnever read\n"))
+    out = run(capsys, "chat", *GREEDY)
+    turns = [part for part in out.split("> ") if part.strip()]
+    hello, forgotten, again, nonsense = turns[1:5]
+    assert hello.strip()
+    assert "(forgotten)" in forgotten
+    assert again == hello
+    assert "There is no /nonsense" in nonsense
+
+
+def test_quick_chat_answers_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "chat", "-q", "Hello.", *GREEDY).strip()
+
+
+class OpenAI(http.server.BaseHTTPRequestHandler):
+    """Answers a chat with how many messages it got."""
+
+    def do_GET(self) -> None:
+        self._send(200, json.dumps({"data": [{"id": "served"}]}).encode())
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.seen.append((body, self.headers.get("Authorization")))
+        if body["messages"][-1]["content"] == "break":
+            self._send(400, json.dumps({"error": {"message": "no such thing"}}).encode())
+            return
+        words = [f"{len(body['messages'])} ", "messages"]
+        chunks = [{"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in words]
+        events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
+        self._send(200, "".join([*events, "data: [DONE]\n\n"]).encode())
+
+    def _send(self, status: int, content: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[http.server.HTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OpenAI) as made:
+        made.seen = []
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def test_chat_with_a_server(
+    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\nbreak\ntwo\n"))
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    out = run(capsys, "chat", "--url", url, "--api-key", "key", "--system-prompt", "Be brief.", "--top-k", "5")
+    assert "2 messages" in out
+    assert "the server says 400: no such thing" in out
+    assert "4 messages" in out, "the refused message must not be remembered"
+    body, key = server.seen[0]
+    assert key == "Bearer key"
+    assert body["model"] == "served"
+    assert body["top_k"] == 5
+    assert "ignore_eos" not in body
+
+
+def test_a_server_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", "--url", "http://127.0.0.1:1", "-q", "x"]) == 1
+    err = capsys.readouterr().err
+    assert "no answer from http://127.0.0.1:1" in err
+    assert err.count("\n") == 1
+
+
+def test_doctor_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    _, model = read_model_directory(BUNDLED_PATH)
+    token_bytes = 2 * model.num_layers * model.num_kv_heads * model.head_dim * 4
+    pages = 2**20 // (16 * token_bytes) - 1
+    out = run(capsys, "doctor", "--kv-cache-memory-bytes", "1MiB", "--num-threads", "1")
+    assert f"{token_bytes / 2**10:.1f} KiB per token" in out
+    assert f"{16 * pages} tokens in pages of 16" in out
+    assert "GB/s" in out
+    assert "The model fits." in out
+
+
+def test_doctor_says_what_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--kv-cache-memory-bytes", "1000G"]) == 1
+    assert "The model does not fit" in capsys.readouterr().out
+    assert main(["doctor", "/no/such/model"]) == 1
+    assert "The model cannot be used." in capsys.readouterr().out
