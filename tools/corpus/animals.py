@@ -31,12 +31,12 @@ duck|ducks|water plants, bugs, and seeds|by the pond|quack|white or brown|duckli
 frog|frogs|flies and worms|by the pond|croak|green and smooth|tadpole|4|jump high
 cat|cats|fish and meat|in a house|meow|soft with a long tail|kitten|4|land on its feet
 dog|dogs|meat, bones, and dog food|in a house|bark|furry with a wagging tail|puppy|4|learn many tricks
-squirrel|squirrels|nuts, seeds, and acorns|in a tree|chatter|small with a bushy tail|kit|4|leap from tree to tree
-hedgehog|hedgehogs|bugs, worms, and snails|under the leaves|snuffle|round and prickly|hoglet|4|roll into a ball
+squirrel|squirrels|nuts, seeds, and acorns|in a tree|chatter|small with a bushy tail|kit|4|run up a tree
+hedgehog|hedgehogs|bugs, worms, and snails|under the leaves|snuffle|round and prickly|hoglet|4|curl up
 turtle|turtles|leaves, plants, and worms|near the water|hiss|slow with a hard shell|hatchling|4|hide in its shell
 lion|lions|meat|on the grassland|roar|golden with a big mane|cub|4|roar very loudly
 elephant|elephants|leaves, grass, and fruit|on the grassland|trumpet|huge and gray|calf|4|spray water with its trunk
-monkey|monkeys|bananas, nuts, and leaves|in the jungle|chatter|brown with a long tail|infant|4|swing from branch to branch
+monkey|monkeys|bananas, nuts, and leaves|in the jungle|chatter|brown with a long tail|infant|4|swing in the trees
 penguin|penguins|fish|on the cold ice|honk|black and white|chick|2|swim very fast
 pig|pigs|corn, apples, and roots|on a farm|oink|pink and round|piglet|4|roll in the mud
 cow|cows|grass and hay|on a farm|moo|big with brown spots|calf|4|give milk
@@ -56,7 +56,7 @@ giraffe|giraffes|leaves|on the grassland|hum|tall with brown patches|calf|4|reac
 zebra|zebras|grass|on the grassland|bark|black and white|foal|4|run in a big herd
 snail|snails|leaves and plants|in the garden|make no sound|small with a round shell|hatchling|0|carry its home
 bee|bees|nectar and pollen|in a hive|buzz|yellow and black|larva|6|make honey
-butterfly|butterflies|nectar from flowers|in the meadow|make no sound|bright and light|caterpillar|6|fly from flower to flower
+butterfly|butterflies|nectar from flowers|in the meadow|make no sound|bright and light|caterpillar|6|fly very softly
 spider|spiders|flies and bugs|in a web|make no sound|small with long thin legs|spiderling|8|spin a web
 ant|ants|crumbs, seeds, and sugar|in an anthill|make no sound|tiny and black|larva|6|carry heavy things
 crow|crows|seeds, worms, and crumbs|in a tall tree|caw|shiny and black|chick|2|solve puzzles
@@ -73,7 +73,8 @@ snake|snakes|mice and eggs|in the tall grass|hiss|long and thin|hatchling|0|slid
 
 def _parse(line: str) -> Animal:
     cells = line.split("|")
-    return Animal(*cells[:7], int(cells[7]), cells[8], in_stories=len(cells) == 9)  # type: ignore[call-arg]
+    name, plural, eats, home, sound, look, baby = cells[:7]
+    return Animal(name, plural, eats, home, sound, look, baby, int(cells[7]), cells[8], in_stories=len(cells) == 9)
 
 
 ANIMALS: tuple[Animal, ...] = tuple(_parse(line) for line in _TABLE.strip().splitlines())

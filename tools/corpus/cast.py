@@ -10,6 +10,8 @@ from corpus.animals import STORY_ANIMALS
 from corpus.grammar import choose_alternatives
 from corpus.inflect import gerund, past
 
+ALWAYS_SHE = frozenset({"hen", "cow", "bee"})
+
 
 @dataclass(frozen=True)
 class Character:
@@ -34,8 +36,10 @@ def child(rng: random.Random, female: bool | None = None) -> Character:
 def animal(rng: random.Random, kind: str | None = None, female: bool | None = None) -> Character:
     """A random named animal."""
     is_she = rng.random() < 0.5 if female is None else female
+    species = kind or rng.choice([each.name for each in STORY_ANIMALS if is_she or each.name not in ALWAYS_SHE])
+    is_she = is_she or species in ALWAYS_SHE
     name = rng.choice(words.ANIMAL_NAMES_SHE if is_she else words.ANIMAL_NAMES_HE)
-    return Character(name, kind or rng.choice(STORY_ANIMALS).name, is_she)
+    return Character(name, species, is_she)
 
 
 def pronouns(female: bool, prefix: str = "") -> dict[str, str]:
@@ -75,8 +79,12 @@ def make_slots(
     fear, remedy = rng.choice(words.FEARS)
     trait = rng.choice(words.TRAITS)
     ingredients = rng.sample(words.INGREDIENTS, 3)
+    sights = rng.sample(spot.sights, 2)
     colors = rng.sample(words.COLORS, 2)
     skill = rng.choice(words.SKILLS)
+    introduced = f"{friend.name} the {friend.kind}"
+    if friend.is_child:
+        introduced = rng.choice((friend.name, f"a {friend.kind} named {friend.name}"))
     slots = {
         "H": hero.name,
         "kind": hero.kind,
@@ -84,6 +92,7 @@ def make_slots(
         "trait": trait,
         "F": friend.name,
         "fkind": friend.kind,
+        "Fk": introduced,
         "T": rng.choice((hero.name, f"the {rng.choice(words.SIZES)} {hero.kind}", f"the {hero.kind}")),
         "G": grown_up,
         "stranger": f"{rng.choice(('old', 'young', 'tired', 'lost', 'hungry', 'small'))} {stranger}",
@@ -92,8 +101,8 @@ def make_slots(
         "weather": choose_alternatives(rng.choice(setting.weather), rng),
         "place": spot.name,
         "where": spot.where,
-        "sight": rng.choice(spot.sights),
-        "sight2": rng.choice(spot.sights),
+        "sight": sights[0],
+        "sight2": sights[1],
         "sound": rng.choice(spot.sounds),
         "act": act,
         "acted": past(act),
@@ -104,7 +113,7 @@ def make_slots(
         "place2": other_spot.name,
         "where2": other_spot.where,
         "toynoun": toy_noun,
-        "toy": f"{rng.choice([a for a in words.TOY_ADJECTIVES if a != 'favorite'])} {toy_noun}",
+        "toy": f"{rng.choice(words.TOY_ADJECTIVES)} {toy_noun}",
         "treasure": rng.choice(words.TREASURES),
         "homemade": rng.choice(words.HOMEMADE),
         "snack": snack,
@@ -126,4 +135,4 @@ def make_slots(
         "number": rng.choice(("three", "four", "five", "six", "seven", "ten")),
     }
     slots |= pronouns(hero.female) | pronouns(friend.female, "f") | pronouns(grown_up_is_she, "g")
-    return slots | pronouns(rng.random() < 0.5, "a")
+    return slots | pronouns(stranger in ALWAYS_SHE or rng.random() < 0.5, "a")

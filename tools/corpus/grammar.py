@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Mapping
 
+from corpus.dialogue import fix_speech
 from corpus.inflect import fix_articles
 
 _ALTERNATIVES = re.compile(r"\[([^\[\]]*)\]")
@@ -42,7 +43,7 @@ def tidy(text: str) -> str:
     """Repair spacing, articles and sentence capitals."""
     text = re.sub(r" +", " ", text)
     text = re.sub(r" ([,.!?])", r"\1", text).strip()
-    text = fix_articles(text)
+    text = fix_speech(fix_articles(text))
     text = _SENTENCE_START.sub(lambda match: match.group(1) + match.group(2) + match.group(3).upper(), text)
     return _OPEN_QUOTE.sub(lambda match: match.group(1) + match.group(2).upper(), text)
 

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GIRLS = tuple(
-    "Lily Mia Anna Sara Emma Zoe Rosa Nora Ella Lucy Maya Ruby Ivy Clara Daisy Amy Hana Lena Tara June".split()
-)
-BOYS = tuple(
-    "Tom Ben Max Sam Leo Jack Tim Finn Noah Omar Eli Hugo Theo Adam Luke Oscar Kofi Ravi Danny Pete".split()
-)
-ANIMAL_NAMES_SHE = tuple("Pippa Dot Willow Hazel Poppy Luna Honey Bella Maple Coco Olive Pearl Fern Tilly".split())
-ANIMAL_NAMES_HE = tuple("Pip Bruno Rusty Milo Oliver Benny Fuzzy Toby Rex Basil Otto Gus Barney Chip".split())
 
-TRAITS = tuple("kind brave curious clever gentle cheerful shy quiet playful careful lively friendly".split())
-COLORS = tuple("red blue green yellow orange purple pink white brown golden silver".split())
-SIZES = tuple("little small tiny".split())
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+GIRLS = _words("Lily Mia Anna Sara Emma Zoe Rosa Nora Ella Lucy Maya Ruby Ivy Clara Daisy Amy Hana Lena Tara June")
+BOYS = _words("Tom Ben Max Sam Leo Jack Tim Finn Noah Omar Eli Hugo Theo Adam Luke Oscar Kofi Ravi Danny Pete")
+ANIMAL_NAMES_SHE = _words("Pippa Dot Willow Hazel Poppy Luna Honey Bella Maple Coco Olive Pearl Fern Tilly")
+ANIMAL_NAMES_HE = _words("Pip Bruno Rusty Milo Oliver Benny Fuzzy Toby Rex Basil Otto Gus Barney Chip")
+
+TRAITS = _words("kind brave curious clever gentle cheerful shy quiet playful careful lively friendly")
+COLORS = _words("red blue green yellow orange purple pink white brown golden silver")
+SIZES = _words("little small tiny")
 
 TOYS = (
-    "kite ball drum scarf hat teddy_bear toy_boat toy_train toy_car doll whistle lantern umbrella balloon puzzle "
-    "music_box toy_robot marble bell ring button yo-yo paintbrush storybook basket blanket key flute wagon"
+    "kite ball drum scarf hat teddy_bear toy_boat toy_train toy_car doll whistle lantern umbrella balloon "
+    "puzzle music_box toy_robot marble bell ring button yo-yo paintbrush storybook basket blanket key flute "
+    "wagon"
 )
-TOY_NOUNS = tuple(toy.replace("_", " ") for toy in TOYS.split())
-TOY_ADJECTIVES = (*COLORS, "shiny", "old", "new", "wooden", "striped", "soft", "bright", "favorite")
+TOY_NOUNS = tuple(toy.replace("_", " ") for toy in _words(TOYS))
+TOY_ADJECTIVES = (*COLORS, "shiny", "old", "new", "lovely", "bright", "fine")
 
 SNACKS = (
     ("cookie", "cookies"), ("apple", "apples"), ("muffin", "muffins"), ("pancake", "pancakes"),
@@ -34,30 +36,36 @@ DISHES = tuple(
     "apple_pie,vegetable_soup,carrot_cake,warm_bread,pumpkin_soup,honey_cake,berry_jam,noodle_soup,"
     "fruit_salad,banana_bread,tomato_soup,rice_pudding,chocolate_cake,cheese_pizza".replace("_", " ").split(",")
 )
-INGREDIENTS = tuple(
-    "flour,sugar,butter,milk,honey,salt,water,cinnamon,fresh herbs,a little cheese,some nuts,two eggs".split(",")
-)
-FLOWERS = tuple("roses tulips daisies sunflowers violets lilies poppies bluebells".split())
+INGREDIENTS = (
+    "flour", "sugar", "butter", "milk", "honey", "salt", "water", "cinnamon", "fresh herbs",
+        "a little cheese",
+    "some nuts", "two eggs",
+)  # fmt: skip
+FLOWERS = _words("roses tulips daisies sunflowers violets lilies poppies bluebells")
 TREASURES = (
     "a smooth white stone", "a tiny silver bell", "a blue feather", "an old gold coin", "a pretty shell",
     "a small wooden box", "a round green marble", "a shiny key", "a little glass bottle", "a bright red leaf",
 )  # fmt: skip
 HOMEMADE = (
-    "a birdhouse", "a paper boat", "a snowman", "a treehouse", "a big card", "a crown of flowers", "a small raft",
+    "a birdhouse", "a paper boat", "a snowman", "a treehouse", "a big card", "a crown of flowers",
+        "a small raft",
     "a puppet", "a sandcastle", "a kite", "a wooden chair", "a little bridge", "a warm nest", "a long scarf",
 )  # fmt: skip
 FEARS = (
-    ("the dark", "turn on a small lamp"), ("thunder", "count slowly to ten"), ("deep water", "take one small step"),
-    ("loud noises", "sing a quiet song"), ("high places", "look up at the sky"), ("spiders", "look very closely"),
-    ("big dogs", "hold out a gentle hand"), ("shadows", "wave at them"), ("new places", "hold on tight to a friend"),
+    ("the dark", "turn on a small lamp"), ("thunder", "count slowly to ten"), ("deep water",
+     "take one small step"),
+    ("loud noises", "sing a quiet song"), ("high places", "look up at the sky"), ("spiders",
+     "look very closely"),
+    ("big dogs", "hold out a gentle hand"), ("shadows", "wave at them"), ("new places",
+     "hold on tight to a friend"),
 )  # fmt: skip
 SKILLS = (
     "ride a bike", "swim", "whistle", "tie a bow", "skate", "climb the rope", "play the drum", "paint a face",
     "fly a kite", "juggle", "dance", "bake bread", "throw a ball", "sing the song", "read a map", "jump rope",
 )  # fmt: skip
 
-HAPPY = tuple("happy glad cheerful joyful proud delighted thankful".split())
-SAD = tuple("sad unhappy upset gloomy lonely worried".split())
+HAPPY = _words("happy glad cheerful joyful proud delighted thankful")
+SAD = _words("sad unhappy upset gloomy lonely worried")
 
 
 @dataclass(frozen=True)

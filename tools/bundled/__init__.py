@@ -1,0 +1,1 @@
+"""Training and packaging of the bundled model: tokenizer, data packing, optimizer, model card."""
