@@ -6,6 +6,8 @@ It knows the engine by three verbs (submit, step, cancel) and never sees a plan 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import random
 import threading
 import time
@@ -167,6 +169,9 @@ class LLM:
         all_params = _one_each(
             "sampling_params", self._defaults if sampling_params is None else sampling_params, len(prompts)
         )
+        for params in all_params:
+            if not isinstance(params, SamplingParams):
+                raise RequestError(f"sampling_params must be SamplingParams, got {params!r}", param="sampling_params")
         if priority is not None and not self._by_priority:
             raise RequestError("priority needs LLM(scheduling_policy='priority')", param="priority")
         priorities = _one_each("priority", 0 if priority is None else priority, len(prompts))
@@ -227,6 +232,8 @@ class LLM:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+            del engine
+            _return_freed_memory()
 
     def __enter__(self) -> Self:
         return self
@@ -240,6 +247,13 @@ class LLM:
         if self._engine is None:
             raise EngineDeadError("this LLM is closed")
         return self._engine
+
+
+def _return_freed_memory() -> None:
+    """glibc keeps freed blocks for itself until it is asked; other C libraries have nothing to ask."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _default_params(recommended: Mapping[str, float | int]) -> SamplingParams:

@@ -94,7 +94,7 @@ def test_a_stop_string_begun_before_min_tokens_counts_if_it_is_completed_after()
 
 def test_long_stop_strings_cost_linear_time() -> None:
     matcher = StopMatcher(["a" * 50_000 + "b"])
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(1000):
         matcher.feed("a" * 100)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
