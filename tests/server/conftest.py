@@ -105,6 +105,10 @@ class ServerProcess:
         """The official client."""
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=10)
 
+    def post(self, path: str, body: Any) -> httpx.Response:
+        """POST as JSON, in ASCII: lone surrogates pass."""
+        return self.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
     def metric(self, name: str, **labels: str) -> float:
         """The value of a metric."""
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
@@ -158,6 +162,14 @@ def server(model_folder: Path) -> Iterator[ServerProcess]:
 def client(server: ServerProcess) -> openai.OpenAI:
     """The official client of the shared server."""
     return server.client()
+
+
+def wait_gone(process: psutil.Process, seconds: float = 2.0) -> None:
+    """Wait until a process runs no more; whether somebody has collected its exit code is not its affair."""
+    deadline = time.monotonic() + seconds
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, f"process {process.pid} is still there"
+        time.sleep(0.02)
 
 
 def read_events(text: str) -> list[Any]:

@@ -1,4 +1,4 @@
-"""The true server in front of the toy engine, as a process: `serve_toy.py '{"engine": {...}, "server": {...}}' [toy options]`."""
+"""The true server in front of the toy engine: `serve_toy.py '{"engine": {...}, "server": {...}}' [toy options]`."""
 
 from __future__ import annotations
 

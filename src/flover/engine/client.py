@@ -257,7 +257,9 @@ class EngineClient:
     def _on_exit(self, code: int) -> None:
         self._exited.set()
         if self._reading is not None:
-            self._loop.call_later(DRAIN_SECONDS, self._die, EngineDeadError(f"the engine process ended with code {code}"))
+            self._loop.call_later(
+                DRAIN_SECONDS, self._die, EngineDeadError(f"the engine process ended with code {code}")
+            )
 
 
 def _failure(failed: Failed) -> FloverError:

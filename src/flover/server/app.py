@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from flover.server.door import Door
 from flover.server.errors import add_error_handlers
@@ -12,20 +13,27 @@ from flover.server.middleware import ApiKey, BodyLimit, RequestId
 from flover.server.routes import router
 
 
-def create_app(door: Door) -> FastAPI:
-    """The application in front of a door. The order of an exchange: request id, key, body limit, route."""
-    app = FastAPI(
+def create_app(door: Door) -> ASGIApp:
+    """All that answers HTTP. The order of an exchange: request id, key, body limit, route.
+
+    These stand around FastAPI, not in it: its own outermost layer answers to bugs, and that answer needs an id too.
+    """
+    app: ASGIApp = BodyLimit(create_api(door))
+    if door.config.api_key is not None:
+        app = ApiKey(app, door.config.api_key)
+    return RequestId(app)
+
+
+def create_api(door: Door) -> FastAPI:
+    """The routes and their errors, with nothing before them."""
+    api = FastAPI(
         title="Flover",
         version=version("flover"),
         docs_url=None,  # these two pages load scripts from elsewhere; /openapi.json is there
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.door = door
-    app.include_router(router)
-    add_error_handlers(app)
-    app.add_middleware(BodyLimit)
-    if door.config.api_key is not None:
-        app.add_middleware(ApiKey, key=door.config.api_key)
-    app.add_middleware(RequestId)  # the last one added is the first one passed
-    return app
+    api.state.door = door
+    api.include_router(router)
+    add_error_handlers(api)
+    return api

@@ -14,7 +14,7 @@ from starlette.types import Receive
 from flover.request import TokenLogprobs
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
-from flover.server.params import chat_params
+from flover.server.params import chat_names, chat_params
 from flover.server.protocol import ChatBody, StreamOptions, TokenizeBody
 from flover.server.responses import (
     ChatChoice,
@@ -37,19 +37,20 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -
     model = door.check_model(body.model)
     door.ready_engine()
     template = door.need_template()
-    params = chat_params(body, door.need_tokenizer("messages").sampling_defaults)
+    defaults = door.need_tokenizer("messages").sampling_defaults
     name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
     reply = Reply(door, body, id=name, created=int(time.time()), model=model)
 
     async def generate() -> Generation:
-        return await door.generate(
-            body,
-            params,
-            1,
-            lambda: [render(template, body)],
-            name=f"chatcmpl-{uuid.uuid4().hex}",
-            add_special_tokens=bool(body.add_special_tokens),
-        )
+        with chat_names(body):
+            return await door.generate(
+                body,
+                chat_params(body, defaults),
+                1,
+                lambda: [render(template, body)],
+                name=f"chatcmpl-{uuid.uuid4().hex}",
+                add_special_tokens=bool(body.add_special_tokens),
+            )
 
     if body.stream:
         generation = await generate()

@@ -168,6 +168,9 @@ class Door:
     def _admission(self, count: int) -> Iterator[Callable[[], None]]:
         """Count requests as open before they cost anything; give the places back unless `keep` is called."""
         most = self.config.max_num_queued_reqs
+        if count > most:
+            message = f"{count} prompts are more than may be open at once (--max-num-queued-reqs {most})"
+            raise RequestError(message, param="prompt")
         if self._num_open + count > most:
             self.metrics.rejected.inc()
             message = f"{self._num_open} requests are open and {count} more would exceed --max-num-queued-reqs ({most})"

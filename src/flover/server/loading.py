@@ -22,7 +22,7 @@ async def load(door: Door, config: EngineConfig, command: Sequence[str], console
     """Load the text side, then the engine, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
     tokenizer, template = await asyncio.to_thread(_load_text, config, door.config.chat_template)
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(config.model, total=None)
         engine = await EngineClient.start(
             config, lambda done, total: progress.update(bar, completed=done, total=total), command

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from flover.errors import RequestError
@@ -64,13 +65,23 @@ def chat_params(body: ChatBody, defaults: Defaults) -> SamplingParams:
     if body.logprobs:
         fields["logprobs"] = body.top_logprobs or 0
     fields["max_tokens"] = _chat_max_tokens(body)
+    return SamplingParams(**fields)
+
+
+@contextmanager
+def chat_names(body: ChatBody) -> Iterator[None]:
+    """Errors inside name the fields of a chat request, which are not called as in `SamplingParams`."""
     try:
-        return SamplingParams(**fields)
+        yield
     except RequestError as error:
-        if error.param == "max_tokens" and body.max_completion_tokens is not None:
-            message = error.message.replace("max_tokens", "max_completion_tokens")
-            raise RequestError(message, param="max_completion_tokens", code=error.code) from None
-        raise
+        names = {"prompt": "messages"}
+        if body.max_completion_tokens is not None:
+            names["max_tokens"] = "max_completion_tokens"
+        own = names.get(error.param or "")
+        if own is None:
+            raise
+        message = error.message.replace("max_tokens", own) if own != "messages" else error.message
+        raise RequestError(message, param=own, code=error.code) from None
 
 
 def _chat_max_tokens(body: ChatBody) -> int | None:
