@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy, reference_logits
+
 from model.driver import Driver, load, whole_logits
 
 TOLERANCE = 1e-4
@@ -15,7 +16,6 @@ TOLERANCE = 1e-4
 layers deep; what is seen is 1e-5 and below. A wrong mask, angle or weight shows as 1e-1 and more."""
 
 PROMPT_LEN = 45
-HEAD_DIM_12_PAIRS = 6
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},

@@ -59,7 +59,7 @@ class Decoder:
         hidden = ops.embed(batch.token_ids, weights["embed.weight"])
         if self.config.learned_positions:
             hidden = hidden + ops.embed(batch.positions, weights["positions.weight"])
-        step = self._prepare(batch, kv.page_size)
+        step = self._prepare(batch, kv.keys[0])
         update: Tensor | None = None
         for layer, keys, values in zip(self._layers, kv.keys, kv.values, strict=True):
             update, hidden = layer.forward(update, hidden, step, keys, values)
@@ -72,13 +72,13 @@ class Decoder:
         head = "embed.weight" if self.config.tied_embeddings else "head.weight"
         return self.ops.linear(hidden, self.weights[head], self.weights.get("head.bias")).float()
 
-    def _prepare(self, batch: Batch, page_size: int) -> _Step:
+    def _prepare(self, batch: Batch, pages: Tensor) -> _Step:
         cos = sin = None
         if self._frequencies is not None:
             angles = batch.positions[:, None].float() * self._frequencies
             cos, sin = angles.cos() * self._rotary_scale, angles.sin() * self._rotary_scale
         plan = self.ops.plan_attention(
-            batch.page_table, batch.query_lens_host, batch.context_lens_host, page_size, self._windows
+            batch.page_table, batch.query_lens_host, batch.context_lens_host, pages, self._windows
         )
         return _Step(cos, sin, batch.slots, plan)
 

@@ -32,9 +32,9 @@ def locate_model(
             raise ModelError(f"the bundled model is not in this installation: {BUNDLED_PATH} is missing")
         return BUNDLED_PATH
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return path
-    if path.exists():
+    if name and path.exists():
         raise ModelError(f"{name} is a file; a model is a directory with config.json and safetensors files")
     if not _HUB_NAME.fullmatch(name) or name.startswith((".", "-", "/")) or ".." in name:
         raise ModelError(f"there is no directory {name}, and it is not a hub name (owner/model)")

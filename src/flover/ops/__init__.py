@@ -19,8 +19,9 @@ from flover.errors import ConfigError
 class PlanAttention(Protocol):
     """Once per forward: what `attention` needs of the batch in every layer. The result is the implementation's own.
 
-    `page_table` int32 [R, P]; query and context lengths of the R rows on the host; `windows` are the different
-    sliding windows of the model's layers, None among them for layers that see everything.
+    `page_table` int32 [R, P]; query and context lengths of the R rows on the host; `pages` are the keys of one layer
+    (for their shape and type; all layers are alike); `windows` are the different sliding windows of the model's
+    layers, None among them for layers that see everything. A plan is for one forward: it may hold work space.
     """
 
     def __call__(
@@ -28,7 +29,7 @@ class PlanAttention(Protocol):
         page_table: Tensor,
         query_lens: Sequence[int],
         context_lens: Sequence[int],
-        page_size: int,
+        pages: Tensor,
         windows: frozenset[int | None],
     ) -> Any: ...
 

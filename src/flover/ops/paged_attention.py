@@ -26,7 +26,9 @@ class _Group:
     tokens: Tensor | None  # int64 [n]: which of the T tokens; None for all of them in order
     pages: Tensor  # int64 [n * P]
     strangers: Tensor  # int64: flat positions in [n * P * page_size] that lie behind the row's last token
-    mask: Tensor  # float32 [n, 1, 1, P * page_size]: 0 to see, -inf not to
+    mask: Tensor  # [n, 1, 1, P * page_size]: 0 to see, -inf not to
+    keys: Tensor  # [n * P, page_size, num_kv_heads, d]: where the pages of a layer are gathered
+    values: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,27 +57,30 @@ def plan_attention(
     page_table: Tensor,
     query_lens: Sequence[int],
     context_lens: Sequence[int],
-    page_size: int,
+    pages: Tensor,
     windows: frozenset[int | None],
 ) -> AttentionPlan:
-    """Group the rows and make indices and masks, once for all layers that have the same window."""
+    """Group the rows and make indices, masks and work space, once for all layers that have the same window.
+
+    Fresh memory costs more than the copy into it, so the layers gather into the same place one after another.
+    """
     longest = max(context_lens)
     views: AttentionPlan = {}
     for window in windows:
         effective = None if window is None or window >= longest else window
         if effective not in views:
             views[effective] = _View(
-                groups=tuple(_plan_groups(page_table, query_lens, context_lens, page_size, effective)),
-                chunks=tuple(_plan_chunks(page_table, query_lens, context_lens, page_size, effective)),
+                groups=tuple(_plan_groups(page_table, query_lens, context_lens, pages, effective)),
+                chunks=tuple(_plan_chunks(page_table, query_lens, context_lens, pages.shape[1], effective)),
             )
         views[window] = views[effective]
     return views
 
 
 def _plan_groups(
-    page_table: Tensor, query_lens: Sequence[int], context_lens: Sequence[int], page_size: int, window: int | None
+    page_table: Tensor, query_lens: Sequence[int], context_lens: Sequence[int], pool: Tensor, window: int | None
 ) -> Iterator[_Group]:
-    starts, device = _starts(query_lens), page_table.device
+    starts, device, page_size = _starts(query_lens), page_table.device, pool.shape[1]
     rows = [row for row, query_len in enumerate(query_lens) if query_len == 1]
     first_pages = {row: _first_page(context_lens[row] - 1, page_size, window) for row in rows}
     num_pages = {row: -(-context_lens[row] // page_size) - first_pages[row] for row in rows}
@@ -89,13 +94,15 @@ def _plan_groups(
         positions = first * page_size + torch.arange(width * page_size, device=device)
         behind = positions >= context
         hidden = behind if window is None else behind | (positions < context - window)
-        mask = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -torch.inf)
+        mask = pool.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
         everyone = len(members) == len(query_lens)
         yield _Group(
             tokens=None if everyone else torch.tensor([starts[row] for row in members], device=device),
             pages=pages.flatten().long(),
             strangers=behind.flatten().nonzero().flatten(),
             mask=mask[:, None, None, :],
+            keys=pool.new_empty(pages.numel(), *pool.shape[1:]),
+            values=pool.new_empty(pages.numel(), *pool.shape[1:]),
         )
 
 
@@ -164,19 +171,19 @@ def attention(
 def _attend_group(queries: Tensor, key_pages: Tensor, value_pages: Tensor, group: _Group, scale: float) -> Tensor:
     num_rows, num_heads, head_dim = queries.shape
     num_kv_heads = key_pages.shape[2]
-    keys, values = (_gather(pages, group) for pages in (key_pages, value_pages))
+    keys, values = _gather(key_pages, group, group.keys), _gather(value_pages, group, group.values)
     shared = queries.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
     seen = F.scaled_dot_product_attention(
-        shared, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=group.mask.to(queries.dtype), scale=scale
+        shared, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=group.mask, scale=scale
     )
     return seen.reshape(num_rows, num_heads, head_dim)
 
 
-def _gather(pages: Tensor, group: _Group) -> Tensor:
+def _gather(pages: Tensor, group: _Group, space: Tensor) -> Tensor:
     """Keys or values of the group's rows [n, P * page_size, num_kv_heads, d], blank where they are not the row's."""
-    gathered = pages.index_select(0, group.pages).flatten(0, 1)
-    gathered.index_fill_(0, group.strangers, 0)
-    return gathered.view(group.mask.shape[0], -1, *pages.shape[2:])
+    torch.index_select(pages, 0, group.pages, out=space)
+    space.flatten(0, 1).index_fill_(0, group.strangers, 0)
+    return space.view(group.mask.shape[0], -1, *pages.shape[2:])
 
 
 def _attend_chunk(queries: Tensor, key_pages: Tensor, value_pages: Tensor, chunk: _ChunkRow, scale: float) -> Tensor:

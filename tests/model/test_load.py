@@ -1,0 +1,290 @@
+"""Loading fills every weight exactly once, or says what is wrong with which file."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import FAMILIES, make_checkpoint, random_prompt
+from safetensors.torch import load_file, save_file
+
+from flover.config import EngineConfig
+from flover.errors import ConfigError, ModelError
+from flover.model.config import parameter_shapes
+from flover.model.load import load_model
+from flover.model.locate import locate_model
+from model.driver import load, whole_logits
+
+PROMPT = random_prompt(1, 12)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return make_checkpoint(tmp_path / "model")
+
+
+def rewrite(path: Path, **changes: torch.Tensor | None) -> None:
+    """Replace, add or (None) remove tensors of a one-file checkpoint; `__` in a name stands for a dot."""
+    tensors = load_file(path / "model.safetensors")
+    for name, tensor in changes.items():
+        name = name.replace("__", ".")
+        if tensor is None:
+            del tensors[name]
+        else:
+            tensors[name] = tensor
+    save_file(tensors, path / "model.safetensors")
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def failure(path: Path, **settings: Any) -> str:
+    """What loading says when it refuses."""
+    with pytest.raises(ModelError) as caught:
+        load(path, **settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shards_hold_the_same_model_as_one_file(family: str, tmp_path: Path) -> None:
+    whole = make_checkpoint(tmp_path / "whole", family)
+    sharded = make_checkpoint(tmp_path / "sharded", family, shard_size="20KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 3
+    ours, theirs = load(sharded).decoder.weights, load(whole).decoder.weights
+    assert ours.keys() == theirs.keys() == parameter_shapes(load(whole).config).keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_number_of_parameters_counts_what_is_loaded(path: Path) -> None:
+    loaded = load(path)
+    stored = load_file(path / "model.safetensors").values()
+    assert loaded.config.num_parameters() == sum(tensor.numel() for tensor in stored)
+
+
+def test_progress_grows_to_the_size_of_the_weights(path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    load_model(EngineConfig(model=str(path)), lambda done, total: seen.append((done, total)))
+    size = sum(tensor.nbytes for tensor in load_file(path / "model.safetensors").values())
+    assert seen[0] == (0, size)
+    assert seen[-1] == (size, size)
+    assert seen == sorted(seen)
+    assert len(seen) > 10
+
+
+def test_float16_and_bfloat16_files_are_read(path: Path) -> None:
+    wide = load_file(path / "model.safetensors")
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        save_file({name: tensor.to(dtype) for name, tensor in wide.items()}, path / "model.safetensors")
+        embedding = load(path).decoder.weights["embed.weight"]
+        assert embedding.dtype == torch.float32
+        assert torch.equal(embedding, wide["model.embed_tokens.weight"].to(dtype).float())
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_names_without_the_familys_prefix_are_understood(family: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, family)
+    before = whole_logits(load(path), PROMPT)
+    prefix = {"llama": "model.", "gpt2": "transformer.", "gpt_neox": "gpt_neox."}[family]
+    tensors = load_file(path / "model.safetensors")
+    save_file({name.removeprefix(prefix): t for name, t in tensors.items()}, path / "model.safetensors")
+    assert torch.equal(whole_logits(load(path), PROMPT), before)
+
+
+def test_tables_that_old_checkpoints_saved_are_dropped(tmp_path: Path) -> None:
+    leftovers = {
+        "llama": ["model.layers.1.self_attn.rotary_emb.inv_freq"],
+        "gpt2": ["transformer.h.0.attn.bias", "h.1.attn.masked_bias"],
+        "gptj": ["transformer.h.0.attn.bias", "transformer.h.0.attn.masked_bias"],
+        "gpt_neox": ["gpt_neox.layers.1.attention.bias", "gpt_neox.layers.0.attention.rotary_emb.inv_freq"],
+    }
+    for family, names in leftovers.items():
+        path = make_checkpoint(tmp_path / family, family)
+        before = whole_logits(load(path), PROMPT)
+        rewrite(path, **{name: torch.ones(3, dtype=torch.uint8) for name in names})
+        assert torch.equal(whole_logits(load(path), PROMPT), before)
+
+
+def test_missing_tensor_is_named(path: Path) -> None:
+    rewrite(path, model__layers__1__mlp__up_proj__weight=None)
+    assert "missing: layers.1.mlp.up_proj.weight" in failure(path)
+
+
+def test_missing_head_of_an_untied_model_is_named(path: Path) -> None:
+    rewrite(path, lm_head__weight=None)
+    assert "missing: lm_head.weight" in failure(path)
+
+
+def test_extra_tensor_is_named(path: Path) -> None:
+    rewrite(path, model__layers__2__mlp__up_proj__weight=torch.zeros(80, 48))
+    assert "left over (the model has no place for them): model.layers.2.mlp.up_proj.weight" in failure(path)
+
+
+def test_wrong_shape_shows_both_shapes(path: Path) -> None:
+    rewrite(path, model__layers__0__self_attn__k_proj__weight=torch.zeros(48, 48))
+    message = failure(path)
+    assert "model.layers.0.self_attn.k_proj.weight has shape [48, 48] but the config asks for [24, 48]" in message
+
+
+def test_tensor_in_two_shards_is_named(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, shard_size="20KB")
+    shard = next(file for file in path.glob("*.safetensors") if "model.norm.weight" not in load_file(file))
+    save_file({**load_file(shard), "model.norm.weight": torch.ones(48)}, shard)
+    assert "there more than once: norm.weight" in failure(path)
+
+
+def test_integer_weights_are_refused(path: Path) -> None:
+    rewrite(path, model__norm__weight=torch.ones(48, dtype=torch.int8))
+    assert "model.norm.weight has type I8" in failure(path)
+
+
+def test_long_lists_of_names_are_cut(path: Path) -> None:
+    rewrite(path, **{f"extra{i}": torch.zeros(1) for i in range(12)})
+    assert "and 7 more" in failure(path)
+
+
+def test_stored_head_of_a_tied_model_must_be_the_embedding(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, tie_word_embeddings=True)
+    before = whole_logits(load(path), PROMPT)
+    embedding = load_file(path / "model.safetensors")["model.embed_tokens.weight"]
+    rewrite(path, lm_head__weight=embedding.clone())
+    assert torch.equal(whole_logits(load(path), PROMPT), before)
+    rewrite(path, lm_head__weight=embedding + 1)
+    assert "tie_word_embeddings" in failure(path)
+
+
+def test_damaged_weight_files_are_named(path: Path) -> None:
+    file = path / "model.safetensors"
+    good = file.read_bytes()
+    length = struct.unpack("<Q", good[:8])[0]
+    damages = {
+        "empty": b"",
+        "only a length": good[:8],
+        "cut in the header": good[: 8 + length // 2],
+        "cut in the data": good[:-100],
+        "too long": good + b"more",
+        "broken header": good[:8] + b"{" * length + good[8 + length :],
+        "no safetensors at all": b"PK\x03\x04 this is a zip file",
+        "huge header": struct.pack("<Q", 2**62) + good[8:],
+    }
+    for damage, content in damages.items():
+        file.write_bytes(content)
+        assert str(file) in failure(path), damage
+
+
+def test_header_above_the_formats_limit_is_refused_unread(path: Path) -> None:
+    file = path / "model.safetensors"
+    with file.open("wb") as sparse:
+        sparse.write(struct.pack("<Q", 200_000_000))
+        sparse.truncate(300_000_000)
+    assert "header of 200000000 bytes" in failure(path)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/x.safetensors", "a/b.safetensors", "..", 7, "x.bin"])
+def test_index_must_name_plain_files(path: Path, name: Any) -> None:
+    (path / "model.safetensors").rename(path.parent / "model.safetensors")
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    assert "not a plain .safetensors file name" in failure(path)
+
+
+def test_damaged_index_is_named(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+    index = path / "model.safetensors.index.json"
+    for content in ("", "[]", "{}", '{"weight_map": 3}', '{"weight_map": {', "[" * 100_000):
+        index.write_text(content)
+        assert "index.json" in failure(path), content[:20]
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "gone.safetensors"}}))
+    assert "gone.safetensors" in failure(path)
+
+
+def test_pickles_are_never_read(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+    (path / "pytorch_model.bin").write_bytes(b"\x80\x04 would run code")
+    assert "pytorch_model.bin" in failure(path)
+    assert "never read" in failure(path)
+
+
+def test_weights_under_another_single_name_are_found(path: Path) -> None:
+    (path / "model.safetensors").rename(path / "weights.safetensors")
+    load(path)
+    (path / "more.safetensors").write_bytes((path / "weights.safetensors").read_bytes())
+    assert "several weight files" in failure(path)
+    for file in path.glob("*.safetensors"):
+        file.unlink()
+    assert "has no weights" in failure(path)
+
+
+def test_missing_and_damaged_config(path: Path) -> None:
+    for content in ("", "[1]", '{"a": ', "\ufffd"):
+        (path / "config.json").write_text(content)
+        assert "config.json" in failure(path)
+    (path / "config.json").write_bytes(b"\xff\xfe")
+    assert "config.json" in failure(path)
+    (path / "config.json").unlink()
+    assert "config.json" in failure(path)
+
+
+def test_dummy_weights_need_only_a_config(path: Path) -> None:
+    (path / "model.safetensors").unlink()
+    first, second = load(path, load_format="dummy"), load(path, load_format="dummy")
+    logits = whole_logits(first, PROMPT)
+    assert logits.isfinite().all()
+    assert torch.equal(logits, whole_logits(second, PROMPT))
+    assert logits.std() > 0
+
+
+def test_dtype_is_that_of_weights_and_hidden_states(path: Path) -> None:
+    loaded = load(path, dtype="bfloat16")
+    assert loaded.dtype == torch.bfloat16
+    assert {weight.dtype for weight in loaded.decoder.weights.values()} == {torch.bfloat16}
+    assert load(path, dtype="float").dtype == load(path).dtype == torch.float32
+
+
+def test_max_model_len_beyond_the_model_is_refused_with_both_numbers(path: Path) -> None:
+    assert load(path).max_len == 512
+    assert load(path, max_model_len=100).max_len == 100
+    with pytest.raises(ConfigError, match=r"513.*512"):
+        load(path, max_model_len=513)
+
+
+def test_weights_larger_than_memory_are_refused(path: Path) -> None:
+    edit_json(path / "config.json", vocab_size=2**31 - 1, hidden_size=2**20)
+    assert "GiB" in failure(path, load_format="dummy")
+
+
+def test_unknown_places_are_refused(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "nowhere"), "../up", ".hidden/model", "a/b/c", "bad name", ""):
+        with pytest.raises(ModelError, match="no directory"):
+            locate_model(name)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ModelError, match="is a file"):
+        locate_model(str(file))
+
+
+def test_hub_downloads_fetch_only_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.update(options, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert locate_model("owner/model", "v1", "/cache") == tmp_path
+    assert (asked["name"], asked["revision"], asked["cache_dir"]) == ("owner/model", "v1", "/cache")
+    assert asked["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+    locate_model("owner/model", weights=False)
+    assert "*.safetensors" not in asked["allow_patterns"]
+
+
+def test_failed_download_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(name: str, **options: Any) -> str:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(ModelError, match=r"owner/model.*no route to host"):
+        locate_model("owner/model")
