@@ -135,7 +135,7 @@ class Driver:
         """Finished or preempted: the row dies, its pages are free."""
         left = self.seats[row]
         assert left is not None
-        self.free += left.pages
+        self.free = left.pages + self.free  # used again at once, so that a late write to them is noticed
         left.pages, left.computed = [], 0
         self.seats[row] = None
         self._left.append(row)

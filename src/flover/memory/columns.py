@@ -21,7 +21,7 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 NO_LOGPROBS = -2
-"""Value of the columns `logprobs` and `prompt_logprobs` of a row that asks for none (0 asks for the chosen one)."""
+"""Value of the column `logprobs` of a row that asks for none; 0 asks for the chosen token's alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ def _draw(logits: torch.Tensor, best: torch.Tensor, rows: RowView, features: Arr
     """Random tokens [R] for `logits` [R, V] with largest `best` [R, 1]: by inverting the cumulative distribution,
     in the order of the ids and in float64. A token of probability 0 is never drawn."""
     scaled = (logits - best).div_(torch.from_numpy(rows["temperature"]).to(logits.device)[:, None])
-    weights = torch.nn.functional.threshold_(scaled, _LEAST_EXPONENT, -torch.inf).softmax(-1)
+    weights = torch.nn.functional.threshold(scaled, _LEAST_EXPONENT, -torch.inf, inplace=True).softmax(-1)
     truncate(weights, logits, rows, features)
     mass = weights.cumsum(-1, dtype=torch.float64)
     total = mass[:, -1:]
