@@ -167,7 +167,7 @@ def _forget(patch: Patch) -> None:
     patch.setattr(Roster, "preempt", preempt)
 
 
-@plant("positions are a page off after a preemption", "L7", flavour="thrash")
+@plant("positions are a page off after a preemption", "L7", "L3", flavour="thrash")
 def _wrong_position(patch: Patch) -> None:
     original = Roster.seat
 

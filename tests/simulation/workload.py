@@ -58,12 +58,17 @@ class Scenario:
         self.count += 1
         prompt = self._prompt()
         params = self._params(len(prompt))
+        priority = rng.choice((0, 0, 0, -1, 1, 5))
+        if self.flavour == "thrash" and rng.random() < 0.2:
+            # A long one that is last in the order of service: whenever the pool is empty, it is preempted.
+            room = min(self.facts.max_model_len, self.facts.pool_tokens) - len(prompt)
+            params, priority = params.replace(max_tokens=max(1, room), min_tokens=0, n=1), 9
         return Request(
             id=f"r{number}" if rng.random() < 0.5 else f"reused{number % (3 * self.most_open + 3)}",
             prompt_ids=prompt,
             params=params,
             seed=number * SEED_STRIDE,
-            priority=rng.choice((0, 0, 0, -1, 1, 5)),
+            priority=priority,
             salt=rng.choice(self.salts),
         )
 
@@ -128,7 +133,7 @@ def draw_scenario(seed: int) -> Scenario:
         step_ms=step_ms,
         most_open=rows + _log_uniform(rng, 1, 32),
         longest_prompt=4 if thrash else max(1, facts.max_model_len - 2),
-        most_tokens=facts.max_model_len if thrash else _log_uniform(rng, 4, 120),
+        most_tokens=20 if thrash else _log_uniform(rng, 4, 120),
         shared_p=rng.choice((0.0, 0.3, 0.6, 0.9)),
         salts=rng.choice((("",), ("", "tenant"))),
     )
