@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoints import FAMILIES, make_checkpoint, random_prompt
 from harness import Answers, alone, answer, assert_same, load, make, tokens
 
 from flover.engine.loop import Engine
 from flover.request import Request
-from tests.checkpoints import FAMILIES, make_checkpoint, random_prompt
 
 TOLERANCE = 1e-4
 LENGTHS = (3, 40, 17, 1, 65, 33, 8, 20)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy
 from harness import answer, load, make, tokens
-
-from tests.checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy
 
 LENGTHS = (5, 23, 1, 50)
 

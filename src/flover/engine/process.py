@@ -41,6 +41,8 @@ HEARTBEAT_SECONDS = 0.25
 """An idle engine sends its news this often, so that the door can tell idle from stuck."""
 ORPHAN_GRACE_SECONDS = 0.5
 """Time for the main thread to leave in order after the door died; then the process is ended from the reader."""
+YOUNG_ONLY = (2_000, 10, 2**30)
+"""Thresholds of the garbage collector's three generations; the third is never reached."""
 EXIT_FAILED = 1
 
 logger = logging.getLogger(__name__)
@@ -105,11 +107,11 @@ class EngineProcess:
     def _load(self, config: EngineConfig) -> Engine:
         engine = self._factory(config, lambda done, total: self._send(Loading(done, total)))
         self._engine = engine
-        # What loading made stays for ever: the collector need never look at it again. From here on it runs only when
-        # nobody waits for a token.
+        # What loading made stays for ever: the collector need never look at it again. Of what comes later it looks at
+        # the young objects only, which takes microseconds; all of them are for when nobody waits for a token.
         gc.collect()
         gc.freeze()
-        gc.disable()
+        gc.set_threshold(*YOUNG_ONLY)
         self._send(Ready(engine.facts))
         return engine
 
