@@ -122,6 +122,7 @@ NAIVE = Ops(
     rms_norm=naive_rms_norm,
     layer_norm=naive_layer_norm,
     head_norm=naive_head_norm,
+    pack=lambda weight: weight,
     linear=lambda x, weight, bias: torch.einsum("ti,oi->to", x, weight) + (0 if bias is None else bias),
     activation=naive_activation,
     gated_activation=naive_gated,

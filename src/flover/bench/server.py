@@ -12,10 +12,15 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from types import TracebackType
+from types import FrameType, TracebackType
+from typing import NoReturn
 
 from flover.errors import EngineError
 
+STOP_SECONDS = 40.0
+"""Time to stop in order, longer than the server's own patience with open requests."""
+GONE_SECONDS = 5.0
+"""Time for what the server started to go after it."""
 _URL = re.compile(r"http://[\w.\[\]:-]+:[1-9]\d*")
 
 
@@ -23,7 +28,8 @@ class ServerProcess:
     """`flover serve` with the given flags on a free port of 127.0.0.1. Use as a context manager.
 
     The server's output goes to a temporary file; its end is part of the error if the server does not come up.
-    Raises `EngineError` if it is not ready within `patience` seconds or does not go away when told to.
+    SIGTERM ends this process in order while the server runs, so that it is not left behind: enter it from the main
+    thread. Raises `EngineError` if it is not ready within `patience` seconds or does not go away when told to.
     """
 
     def __init__(self, flags: Sequence[str], patience: float = 300.0) -> None:
@@ -32,6 +38,7 @@ class ServerProcess:
         self._patience = patience
 
     def __enter__(self) -> ServerProcess:
+        self._previous_handler = signal.signal(signal.SIGTERM, _leave)
         self._log = tempfile.TemporaryFile(mode="w+b")
         self._process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True
@@ -50,8 +57,8 @@ class ServerProcess:
         if self._process.poll() is None:
             self._process.terminate()
         try:
-            self._process.wait(timeout=20)
-            left = not self._group_gone(within=5)
+            self._process.wait(timeout=STOP_SECONDS)
+            left = not self._group_gone(within=GONE_SECONDS)
         except subprocess.TimeoutExpired:
             left = True
         if left:
@@ -59,6 +66,7 @@ class ServerProcess:
             self._process.wait()
         tail = self._tail()
         self._log.close()
+        signal.signal(signal.SIGTERM, self._previous_handler)
         if left and kind is None:
             raise EngineError(f"the server did not stop when told to and was killed; its last words: {tail}")
 
@@ -87,7 +95,8 @@ class ServerProcess:
         return os.pread(self._log.fileno(), 2**20, 0).decode(errors="replace")
 
     def _tail(self) -> str:
-        return " | ".join(self._output().strip().splitlines()[-5:]) or "(it said nothing)"
+        lines = self._output().strip().splitlines()
+        return " | ".join(lines[-5:]) or "(it said nothing)"
 
     def _group_gone(self, within: float) -> bool:
         deadline = time.monotonic() + within
@@ -98,6 +107,10 @@ class ServerProcess:
                 return True
             time.sleep(0.05)
         return False
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _answers(url: str) -> bool:

@@ -104,7 +104,7 @@ class Display:
             self._live = Live(self._board.draw(), console=self._console, auto_refresh=False)
             self._live.start()
         else:
-            self._console.print(self._board.title, highlight=False)
+            self._print(self._board.title)
         return self.refresh
 
     def __exit__(self, *unused: object) -> None:
@@ -112,7 +112,10 @@ class Display:
             self._live.update(self._board.draw(), refresh=True)
             self._live.stop()
         else:
-            self._console.print(self._board.plain_line, highlight=False)
+            self._print(self._board.plain_line)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def refresh(self) -> None:
         """Draw anew, or print a line if it is time for one."""
@@ -120,7 +123,7 @@ class Display:
             self._live.update(self._board.draw(), refresh=True)
         elif self._board.seconds >= self._next_line:
             self._next_line = self._board.seconds + PLAIN_LINE_SECONDS
-            self._console.print(self._board.plain_line, highlight=False)
+            self._print(self._board.plain_line)
 
 
 def _draw_lane(number: int, lane: Lane) -> Text:

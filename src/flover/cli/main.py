@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from flover.cli import benchmarks, chat, demo, doctor, generate, serve
 from flover.cli.flags import Parser
+from flover.config import spin_briefly
 from flover.errors import ConfigError, FloverError, RequestError
 
 COMMANDS = (serve, generate, chat, demo, benchmarks, doctor)
@@ -22,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parser = make_parser()
     args = parser.parse_args(argv)
+    spin_briefly()
     try:
         return int(args.run(args))
     except (ConfigError, RequestError) as error:

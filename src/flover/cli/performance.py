@@ -23,7 +23,7 @@ from flover.cli.live import REDRAWS_PER_SECOND, Board, Display, Lane
 from flover.cli.stories import make_stories
 
 METRICS_SECONDS = 0.25
-OUTPUT_LENS = Lengths(64, 320)
+OUTPUT_LENS = Lengths(32, 192)
 NUM_SHOWN = 2
 MAX_SHOWN_CHARS = 400
 

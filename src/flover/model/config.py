@@ -148,6 +148,12 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def linear_weights(config: ModelConfig) -> list[str]:
+    """Names of the weights that only linears read (an embedding that is also the head is looked up too)."""
+    looked_up = {"embed.weight", "positions.weight"}
+    return [name for name, shape in parameter_shapes(config).items() if len(shape) == 2 and name not in looked_up]
+
+
 def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     shapes = _norm_shapes("attention_norm", config)

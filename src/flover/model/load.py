@@ -13,13 +13,13 @@ from torch import Tensor
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.model.checkpoint import TensorInfo, find_files, list_tensors, read_tensors
-from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.config import ModelConfig, linear_weights, parameter_shapes
 from flover.model.decoder import Decoder
 from flover.model.families import Family
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model
 from flover.model.placement import Placement, TensorNames, expected_tensors
-from flover.ops import select
+from flover.ops import best_for, select
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -73,7 +73,10 @@ def load_model(config: EngineConfig, progress: Progress) -> LoadedModel:
         _fill_from_files(weights, reads, progress)
         if model.tied_embeddings:
             _check_tied_head(path, family, weights["embed.weight"])
-    decoder = Decoder(model, weights, select("reference"), max_len)
+    ops = select(best_for(dtype))
+    for name in linear_weights(model):
+        weights[name] = ops.pack(weights.pop(name))
+    decoder = Decoder(model, weights, ops, max_len)
     return LoadedModel(decoder=decoder, config=model, dtype=dtype, path=path, name=config.model, max_len=max_len)
 
 

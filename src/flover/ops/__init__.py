@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from flover.errors import ConfigError
@@ -72,8 +73,10 @@ class Ops:
     """(x [T, H], residual [T, H] or None, weight [H], bias [H], eps) -> (normed, sum)"""
     head_norm: Callable[[Tensor, int, Tensor, Tensor, float], Tensor]
     """(queries then keys [T, h + k, d], h, query weight [d], key weight [d], eps) -> RMS norm of every head"""
+    pack: Callable[[Tensor], Tensor]
+    """weight [O, I] -> the same weight in the layout that `linear` likes best; once per weight, when it is loaded"""
     linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """(x [T, I], weight [O, I], bias [O] or None) -> [T, O]"""
+    """(x [T, I], weight [O, I] packed or plain, bias [O] or None) -> [T, O]"""
     activation: Callable[[Tensor, str], Tensor]
     """(x [T, I], kind) -> kind(x); kinds are silu, gelu, gelu_tanh, relu"""
     gated_activation: Callable[[Tensor, str], Tensor]
@@ -89,12 +92,19 @@ class Ops:
 
 def select(name: str) -> Ops:
     """The implementation of that name. Raises `ConfigError` if there is none."""
-    from flover.ops import reference  # here, because implementations import this table
+    from flover.ops import onednn, reference  # here, because implementations import this table
 
-    implementations = {reference.OPS.name: reference.OPS}
+    implementations = {ops.name: ops for ops in (reference.OPS, onednn.OPS)}
     if name not in implementations:
         raise ConfigError(f"unknown ops {name!r}; there are: {', '.join(implementations)}")
     return implementations[name]
 
 
-__all__ = ["Ops", "PlanAttention", "RotaryWrite", "select"]
+def best_for(dtype: torch.dtype) -> str:
+    """Name of the fastest implementation for weights of this type on this machine's CPU."""
+    from flover.ops import onednn
+
+    return "onednn" if dtype == torch.float32 and onednn.is_available() else "reference"
+
+
+__all__ = ["Ops", "PlanAttention", "RotaryWrite", "best_for", "select"]

@@ -38,6 +38,11 @@ def _rms(x: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
+def pack(weight: Tensor) -> Tensor:
+    """Plain weights stay as they are."""
+    return weight
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x times the weight's transpose, plus the bias."""
     return F.linear(x, weight, bias)
@@ -98,6 +103,7 @@ OPS = Ops(
     rms_norm=rms_norm,
     layer_norm=layer_norm,
     head_norm=head_norm,
+    pack=pack,
     linear=linear,
     activation=activation,
     gated_activation=gated_activation,
