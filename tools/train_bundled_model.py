@@ -45,6 +45,7 @@ def publish(source: Path, target: Path) -> None:
     """Move every file of the finished folder into place, so that readers never see half a file."""
     target.mkdir(parents=True, exist_ok=True)
     for path in sorted(source.iterdir()):
+        path.chmod(0o644)
         path.replace(target / path.name)
 
 

@@ -106,7 +106,8 @@ trying out and testing the engine, not as a source of knowledge.
 
 ## Training
 
-- Command: `python tools/train_bundled_model.py --minutes {facts.minutes:g}` (seed {facts.seed})
+- Command: `python tools/train_bundled_model.py --minutes {facts.minutes:g} --documents {facts.documents}`
+  (seed {facts.seed})
 - Machine class: 2 CPU cores (shared with other work), no GPU; two single-threaded workers; float32
 - Training time: {run.minutes:.1f} minutes, {run.steps:,} steps, {run.tokens:,} tokens seen
   ({run.tokens_per_second:,.0f} tokens per second)
@@ -134,8 +135,10 @@ that small language. It does not compare with models trained on natural text.
 
 ## Limits
 
-The model knows only a small world of animals, children, weather and simple things. It can mix up who did what, and it
-repeats its plots. Facts outside that world are missing or wrong. It understands only short, simple English.
+The model knows only a small world of animals, children, weather and simple things. Its sentences are
+mostly grammatical, but it has hardly learned to look back: the name of the hero often changes within a story, and an
+answer can be about another animal than the question. It repeats its plots. Facts outside that world are missing or
+wrong. It understands only short, simple English.
 
 ## Samples
 
