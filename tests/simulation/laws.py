@@ -69,6 +69,7 @@ class Laws(Witness):
         self._clean_since = 0
         self._progress_at = 0
         self._committed = (0, 0)
+        self._trying_alone = False
         config, facts = scenario.config, scenario.facts
         rate = config.max_num_batched_tokens if config.target_itl_ms == 0 else min(16, config.max_num_batched_tokens)
         most = min(facts.pool_tokens, config.max_num_seqs * facts.max_model_len)
@@ -102,7 +103,9 @@ class Laws(Witness):
     def planned(self, plan: StepPlan) -> None:
         config = self.scenario.config
         for row in plan.evictions:
-            self._seats.pop(row, None)
+            left = self._seats.pop(row, None)
+            if left is not None and left.ended is None and self._trying_alone:
+                left.resets += 1  # it made way for a suspect, not for want of pages
         for move in plan.moves:
             self._seats[move.dst] = self._seats.pop(move.src)
         for admission in plan.admissions:
@@ -233,6 +236,7 @@ class Laws(Witness):
         for one in self.open.values():
             late = one.end_by is not None and one.end_by <= self.step
             require("L1", not late, "{} was cancelled and still lives", one)
+        self._trying_alone = bool(engine.roster.suspects)
         self._check_counters(engine)
         if self.step % self._pool_check == 0:
             self._check_pool(engine)
