@@ -45,7 +45,7 @@ def test_chunks_stay_within_the_target() -> None:
     allowance = Allowance(model=model, target_ms=100.0, tokens_left=1000, tokens=8, attention=8 * 500)
     count = allowance.afford(500, 900)
     cost = machine(8 + count, 8 * 500 + chunk_attention(500, count))
-    assert 90 <= cost <= 101
+    assert 85 <= cost <= 91  # nine tenths of the target are planned for
     allowance.spend(500, count)
     assert allowance.afford(0, 900) <= 2
 

@@ -17,6 +17,8 @@ FIRST_TOKENS = 64
 """Tokens of the first iterations, before anything is known."""
 LEAST_CHUNK = 16
 """Prompt tokens that join an iteration however long it gets: prompts always advance."""
+AIM = 0.9
+"""Share of the target that is planned for: iterations of the same work differ by more than the model can know."""
 STRETCH = 1.5
 """When generation alone takes longer than the target, prompts may stretch an iteration by this factor."""
 IDLE_FACTOR = 4.0
@@ -90,7 +92,7 @@ class Allowance:
 
     def __post_init__(self) -> None:
         alone = self.model.predict(self.tokens, self.attention)
-        self.limit_ms = max(self.target_ms, STRETCH * alone) if self.tokens else IDLE_FACTOR * self.target_ms
+        self.limit_ms = max(AIM * self.target_ms, STRETCH * alone) if self.tokens else IDLE_FACTOR * self.target_ms
 
     def afford(self, start: int, pending: int) -> int:
         """How many of `pending` tokens from position `start` on may join."""
