@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy
+from checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy, reference_logits
 from harness import answer, load, make, tokens
 
 from flover import LLM, SamplingParams
@@ -44,6 +44,22 @@ def test_in_a_crowd(checkpoint: Path, expected: dict[str, list[int]]) -> None:
     crowd = answer(engine, arrivals)
     engine.close()
     assert {name: tokens(deltas) for name, deltas in crowd.items()} == expected
+
+
+def test_log_probabilities_of_prompt_and_output(checkpoint: Path, expected: dict[str, list[int]]) -> None:
+    """The prompt computed in chunks of 7 reports what transformers says of the whole; within 1e-4, as sums differ."""
+    prompt, output = PROMPTS["r1"], expected["r1"][:8]
+    logprobs = reference_logits(checkpoint, prompt + output).log_softmax(-1)
+    engine = load(checkpoint, max_num_batched_tokens=7, max_num_seqs=7)
+    deltas = answer(engine, [(0, make("r1", prompt, max_tokens=8, prompt_logprobs=0))])["r1"]
+    engine.close()
+    report = deltas[0].prompt_logprobs
+    assert report is not None and report[0] is None and len(report) == len(prompt)
+    told = [entry for entry in report if entry is not None]
+    told += [entry for delta in deltas for entry in delta.logprobs or []]
+    assert [entry.token_ids[0] for entry in told] == [*prompt[1:], *output]
+    for position, entry in enumerate(told):
+        assert abs(entry.logprobs[0] - logprobs[position, entry.token_ids[0]].item()) <= 1e-4
 
 
 def test_through_the_server(checkpoint: Path, expected: dict[str, list[int]]) -> None:

@@ -14,7 +14,7 @@ def test_the_right_law_goes_red(plant: Plant, monkeypatch: pytest.MonkeyPatch) -
     plant.apply(monkeypatch)
     first = FLAVOURS.index(plant.flavour)
     with pytest.raises(RunFailed) as failure:
-        for seed in range(first, first + 30 * len(FLAVOURS), len(FLAVOURS)):
+        for seed in range(first, first + 60 * len(FLAVOURS), len(FLAVOURS)):
             simulate(seed, steps=300)
     assert failure.value.law in plant.laws, failure.value.broken
     assert f"python -m tests.simulation {failure.value.seed}" in str(failure.value)
