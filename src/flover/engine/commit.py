@@ -23,11 +23,10 @@ def match_rows(plan: StepPlan, result: StepResult) -> dict[int, RowResult]:
     rows = {row.row: row for row in result.rows}
     if len(rows) != len(result.rows):
         raise InvariantError(f"step {plan.step}: a row has two results")
-    planned = {chunk.row for chunk in plan.chunks} | set(plan.generating)
     sampling = {chunk.row for chunk in plan.chunks if chunk.samples} | set(plan.generating)
     sampled = {row.row for row in result.rows if row.token_id is not None}
     failed = {row.row for row in result.rows if row.error is not None}
-    if not rows.keys() <= planned or not sampled <= sampling or not sampling <= sampled | failed:
+    if not rows.keys() <= plan.busy_rows or not sampled <= sampling or not sampling <= sampled | failed:
         raise InvariantError(f"step {plan.step}: rows {sorted(sampling)} sample, results came for {sorted(rows)}")
     return rows
 
@@ -38,7 +37,7 @@ def commit(roster: Roster, plan: StepPlan, rows: dict[int, RowResult]) -> list[D
     work = {chunk.row: len(chunk.token_ids) for chunk in plan.chunks} | dict.fromkeys(plan.generating, 1)
     roster.counts["iterations"] += 1
     roster.counts["iteration_rows"] += len(plan.generating)
-    roster.counts["prompt_tokens"] += sum(len(chunk.token_ids) for chunk in plan.chunks)
+    roster.counts["prompt_tokens"] += plan.chunk_tokens
     deltas = [_advance(roster, seats[row], count, rows.get(row)) for row, count in sorted(work.items())]
     return [delta for delta in deltas if delta is not None]
 
@@ -57,7 +56,7 @@ def _advance(roster: Roster, sequence: Sequence, count: int, result: RowResult |
     roster.counts["generation_tokens"] += 1
     if sequence in roster.suspects:
         roster.suspects.remove(sequence)
-    ending = sequence.ending(frozenset(roster.config.eos_ids), roster.config.max_model_len)
+    ending = sequence.ending(roster.config.eos_ids, roster.config.max_model_len)
     if ending is None:
         return news
     reason, stop_reason = ending
@@ -92,8 +91,8 @@ def _publish(roster: Roster, sequence: Sequence) -> None:
 
 def recover(roster: Roster, plan: StepPlan, message: str) -> list[Delta]:
     """A plan failed as a whole. The device has been reset: nothing that was in its pages counts any more."""
-    planned = {chunk.row for chunk in plan.chunks} | set(plan.generating)
-    involved = [sequence for sequence in roster.running if sequence.row in planned]
+    busy = plan.busy_rows
+    involved = [sequence for sequence in roster.running if sequence.row in busy]
     roster.counts["faults"] += 1
     for sequence in list(roster.running):
         roster.preempt(sequence)

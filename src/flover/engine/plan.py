@@ -83,9 +83,19 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     dead: list[int] = []
 
     @property
+    def chunk_tokens(self) -> int:
+        """Tokens of all chunks."""
+        return sum(len(chunk.token_ids) for chunk in self.chunks)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the forward computes, dead rows included."""
-        return len(self.generating) + len(self.dead) + sum(len(chunk.token_ids) for chunk in self.chunks)
+        return len(self.generating) + len(self.dead) + self.chunk_tokens
+
+    @property
+    def busy_rows(self) -> set[int]:
+        """Live rows that the forward computes: those with a chunk, and those that generate."""
+        return {chunk.row for chunk in self.chunks} | set(self.generating)
 
 
 class RowResult(msgspec.Struct, frozen=True, kw_only=True):

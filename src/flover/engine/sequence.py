@@ -81,7 +81,7 @@ class Sequence:
         """Who goes first: the smaller tuple."""
         return (self.request.priority if by_priority else 0, self.number)
 
-    def ending(self, eos_ids: frozenset[int], max_model_len: int) -> tuple[FinishReason, int | None] | None:
+    def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> tuple[FinishReason, int | None] | None:
         """Whether its last token ends it: the reason, and the stop token id that did it if one did."""
         params, token = self.request.params, self.token_ids[-1]
         if self.num_outputs >= params.min_tokens:

@@ -21,8 +21,7 @@ class LastIteration:
 
     @classmethod
     def of(cls, plan: StepPlan, milliseconds: float) -> LastIteration:
-        chunk_tokens = sum(len(chunk.token_ids) for chunk in plan.chunks)
-        return cls(plan.step + 1, len(plan.generating), chunk_tokens, milliseconds)
+        return cls(plan.step + 1, len(plan.generating), plan.chunk_tokens, milliseconds)
 
 
 def snapshot(roster: Roster, last: LastIteration) -> EngineStats:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import TokenLogprobs
+from flover.server.answer import answer
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
 from flover.server.params import chat_names, chat_params
@@ -24,10 +25,8 @@ from flover.server.responses import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
-    json_response,
 )
 from flover.server.shaping import chat_logprobs, prompt_logprobs, usage_of
-from flover.server.sse import EventStream, until_disconnect
 from flover.text.chat import ChatTemplate
 from flover.text.stream import TextPiece
 
@@ -52,19 +51,7 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -
                 add_special_tokens=bool(body.add_special_tokens),
             )
 
-    if body.stream:
-        generation = await generate()
-        return EventStream(reply.chunks(generation), generation.close)
-
-    async def whole() -> Response:
-        generation = await generate()
-        try:
-            await generation.finish()
-            return json_response(reply.whole(generation))
-        finally:
-            generation.close()
-
-    return await until_disconnect(receive, whole())
+    return await answer(reply, generate, stream=bool(body.stream), receive=receive)
 
 
 def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:

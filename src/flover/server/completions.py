@@ -12,13 +12,13 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import FinishReason, TokenLogprobs
+from flover.server.answer import answer
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
 from flover.server.params import completion_params, scores_prompt_only
 from flover.server.protocol import CompletionBody, StreamOptions
-from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs, json_response
+from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs
 from flover.server.shaping import completion_logprobs, prompt_logprobs, usage_of
-from flover.server.sse import EventStream, until_disconnect
 from flover.text.stream import TextPiece
 
 
@@ -41,19 +41,7 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive) 
             add_special_tokens=body.add_special_tokens is not False,
         )
 
-    if body.stream:
-        generation = await generate()
-        return EventStream(reply.chunks(generation), generation.close)
-
-    async def whole() -> Response:
-        generation = await generate()
-        try:
-            await generation.finish()
-            return json_response(reply.whole(generation))
-        finally:
-            generation.close()
-
-    return await until_disconnect(receive, whole())
+    return await answer(reply, generate, stream=bool(body.stream), receive=receive)
 
 
 @dataclass(slots=True, kw_only=True)
