@@ -35,7 +35,7 @@ def test_predictions_never_fall_when_the_work_grows() -> None:
 
 def test_a_machine_that_slows_down_is_followed() -> None:
     model = taught()
-    for _ in range(60):
+    for _ in range(100):
         model.observe(40, 4000, 3 * machine(40, 4000))
     assert model.predict(40, 4000) == pytest.approx(3 * machine(40, 4000), rel=0.1)
 
@@ -48,6 +48,24 @@ def test_chunks_stay_within_the_target() -> None:
     assert 85 <= cost <= 91  # nine tenths of the target are planned for
     allowance.spend(500, count)
     assert allowance.afford(0, 900) <= 2
+
+
+def test_the_margin_covers_the_spread_of_the_machine() -> None:
+    model, rng = taught(noise=0.3), random.Random(2)
+    over = 0
+    for _ in range(1000):
+        tokens = rng.randint(50, 200)
+        expected = model.predict(tokens, tokens * 100)
+        over += machine(tokens, tokens * 100) * (1 + 0.3 * rng.uniform(-1, 1)) > expected
+    assert 0 < over <= 100
+
+
+def test_one_stall_does_not_starve_prompts() -> None:
+    model = taught()
+    model.observe(40, 4000, 50 * machine(40, 4000))
+    for _ in range(100):
+        model.observe(40, 4000, machine(40, 4000))
+    assert model.predict(40, 4000) < 1.1 * machine(40, 4000)
 
 
 def test_prompts_always_advance() -> None:

@@ -3,12 +3,13 @@
 The duration of an iteration is modelled as a + b·tokens + c·attention, where attention is the sum over tokens of
 the context each one reads. The coefficients are learnt while running by recursive least squares with exponential
 forgetting (Haykin, *Adaptive Filter Theory*, ch. 10), so they follow the machine and the region of work it is in.
-Two cautions make the model safe to steer by: predictions carry a margin for how far recent ones fell short, and
-an iteration never has more than twice the tokens of the largest one seen.
+Two cautions make the model safe to steer by: predictions carry a margin, the spread of recent iterations around
+what was expected of them, and an iteration never has more than twice the tokens of the largest one seen.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 FORGETTING = 0.97
@@ -18,9 +19,15 @@ FIRST_TOKENS = 64
 LEAST_CHUNK = 16
 """Prompt tokens that join an iteration however long it gets: prompts always advance."""
 AIM = 0.9
-"""Share of the target that is planned for: iterations of the same work differ by more than the model can know."""
-STRETCH = 1.5
-"""When generation alone takes longer than the target, prompts may stretch an iteration by this factor."""
+"""Share of the target that is planned for, the margin included."""
+STRETCH = 1.25
+"""When generation alone takes about as long as the target, prompts may stretch an iteration by this factor."""
+SPREAD_WINDOW = 32
+"""Iterations whose spread makes the margin."""
+SPREAD_QUANTILE = 0.95
+"""Share of them that took no longer than expected times the margin."""
+MOST_MARGIN = 3.0
+"""One stall of the machine shall not starve prompts for a whole window."""
 IDLE_FACTOR = 4.0
 """With nobody generating an iteration may last this many targets: newcomers and cancellations wait for its end."""
 
@@ -33,6 +40,7 @@ class CostModel:
     def __init__(self) -> None:
         self._theta = [0.0, 0.0, 0.0]
         self._covariance = [[1e4 if row == column else 0.0 for column in range(3)] for row in range(3)]
+        self._spread: deque[float] = deque(maxlen=SPREAD_WINDOW)
         self._margin = 1.0
         self.largest = FIRST_TOKENS // 2
         self.observations = 0
@@ -40,8 +48,9 @@ class CostModel:
     def observe(self, tokens: int, attention: int, milliseconds: float) -> None:
         """Learn from an iteration that computed `tokens` and took so long."""
         if self.observations >= 3:
-            shortfall = milliseconds / max(self._mean(tokens, attention), 1e-6)
-            self._margin = min(max(shortfall, 1.0 + (self._margin - 1.0) * 0.9, 1.0), 3.0)
+            self._spread.append(milliseconds / max(self._mean(tokens, attention), 1e-6))
+            in_order = sorted(self._spread)
+            self._margin = min(max(in_order[int(SPREAD_QUANTILE * len(in_order))], 1.0), MOST_MARGIN)
         self._update(_features(tokens, attention), milliseconds)
         self.largest = max(self.largest, tokens)
         self.observations += 1
