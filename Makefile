@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONSTRAINTS := $(abspath constraints.txt)
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
+# What is compiled, or says how: a change makes the next command install again.
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
 # Both names: newer pip takes the pins of build requirements from the second.
 export PIP_CONSTRAINT := $(CONSTRAINTS)
@@ -17,6 +19,17 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # What may run two at a time does; tests marked `alone` measure time and run after the others.
 JOBS ?= 2
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+define NEED_COMPILER
+if ! command -v g++ >/dev/null; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    echo "Installing g++"; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq g++ >/dev/null; \
+  else \
+    echo "A C++ compiler is missing. Run this and try again: sudo apt-get install g++"; exit 1; \
+  fi; \
+fi
+endef
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check clean
@@ -66,12 +79,14 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 	@$(PIP) $(TORCH)
 	@touch $@
 
-$(VENV)/.ready: $(VENV)/.torch pyproject.toml
-	@echo "Installing Flover"
+$(VENV)/.ready: $(VENV)/.torch $(SOURCES)
+	@$(NEED_COMPILER)
+	@echo "Compiling the kernels and installing Flover (a minute or two)"
 	@$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.torch pyproject.toml
-	@echo "Installing Flover and what its tests need"
+$(VENV)/.ready-dev: $(VENV)/.torch $(SOURCES)
+	@$(NEED_COMPILER)
+	@echo "Compiling the kernels and installing Flover and what its tests need (a minute or two)"
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.ready

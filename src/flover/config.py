@@ -17,7 +17,7 @@ BUNDLED_MODEL = "flover-tiny"
 """The model that ships inside the package and is used when no model is named."""
 
 
-def setting(default: Any, help: str, *, group: str, choices: tuple[str, ...] = (), short: str = "") -> Any:
+def setting(default: Any, help: str, *, group: str, choices: tuple[str | None, ...] = (), short: str = "") -> Any:
     """A field of a configuration with what the command line needs to know of it."""
     return field(default=default, metadata={"help": help, "group": group, "choices": choices, "short": short})
 
@@ -43,9 +43,16 @@ class EngineConfig:
     )
     dtype: str = setting(
         "auto",
-        "type of weights and activations; auto is float32 on a CPU",
+        "type of the weights; auto is float32 on a CPU, where sums and activations always are",
         group="model",
-        choices=("auto", "float32", "float", "bfloat16"),
+        choices=("auto", "float32", "float", "bfloat16", "float16", "half"),
+    )
+    quantization: str | None = setting(
+        None,
+        "keep the weights of linears in int8 (a scale per output) or int4 (a scale and an offset per 32 inputs), "
+        "quantized while loading",
+        group="model",
+        choices=(None, "int8", "int4"),
     )
     max_model_len: int | None = setting(
         None, "tokens of prompt and output together; the model's own limit by default", group="model"
@@ -78,7 +85,19 @@ class EngineConfig:
         "at most half of the free memory",
         group="cache",
     )
+    kv_cache_dtype: str = setting(
+        "auto",
+        "type of keys and values; auto is bfloat16 unless the weights are float32",
+        group="cache",
+        choices=("auto", "float32", "bfloat16", "int8"),
+    )
     enable_prefix_caching: bool = setting(True, "reuse the pages of equal prompt beginnings", group="cache")
+    cpu_isa: str = setting(
+        "auto",
+        "instruction set of the kernels; auto is the fastest this machine has, the results are the same",
+        group="cpu",
+        choices=("auto", "avx512", "avx2", "portable"),
+    )
     num_threads: int | None = setting(None, "compute threads; the cores this process may use by default", group="cpu")
 
     def __post_init__(self) -> None:
@@ -163,7 +182,8 @@ def _check_choices(config: Any) -> None:
     for item in fields(config):
         choices, value = item.metadata["choices"], getattr(config, item.name)
         if choices and value not in choices:
-            raise ConfigError(f"{flag_name(item.name)} must be one of {', '.join(choices)}, got {value!r}")
+            names = ", ".join(str(choice) for choice in choices)
+            raise ConfigError(f"{flag_name(item.name)} must be one of {names}, got {value!r}")
 
 
 def _at_least(config: Any, name: str, least: float) -> None:

@@ -17,6 +17,7 @@ from flover.engine.device import DeviceExecutor
 from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
+from flover.ops.reference import page_shapes
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 VOCAB = 50
@@ -40,7 +41,7 @@ class EchoDecoder:
 
     def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor:
         self.batches.append(batch)
-        keys = kv.keys[0].view(-1)
+        keys = kv.layers[0].keys.view(-1)
         keys[batch.slots] = batch.token_ids.float() + 1
         hidden = torch.zeros(batch.num_tokens, 1)
         starts = batch.query_starts.tolist()
@@ -86,7 +87,7 @@ def echo_executor(num_rows: int = 6, num_pages: int = 80, page_size: int = 4) ->
         page_size=page_size,
         eos_ids=[EOS],
     )
-    decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, torch.float32)
+    decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, torch.float32, page_shapes)
     return DeviceExecutor(decoder, kv, facts, num_rows, torch.device("cpu")), decoder
 
 

@@ -11,11 +11,16 @@ from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.model.load import LoadedModel, load_model
+from flover.ops.cpu import cpu_ops
 
 
 def load(path: Path, **settings: object) -> LoadedModel:
     """Load a checkpoint in float32, without progress."""
-    return load_model(EngineConfig(model=str(path), **settings), lambda done, total: None)  # type: ignore[arg-type]
+    config = EngineConfig(model=str(path), **settings)  # type: ignore[arg-type]
+    return load_model(config, OPS, lambda done, total: None)
+
+
+OPS = cpu_ops("auto", 1)
 
 
 class Driver:
@@ -27,9 +32,11 @@ class Driver:
 
     def __init__(self, loaded: LoadedModel, *, num_pages: int = 96, page_size: int = 4, seed: int = 0) -> None:
         self.loaded = loaded
-        self.kv = KVCache(loaded.config, num_pages, page_size, loaded.dtype)
-        for pages in (*self.kv.keys, *self.kv.values):
-            pages.fill_(torch.nan)
+        dtype = torch.bfloat16 if loaded.dtype == torch.bfloat16 else torch.float32
+        self.kv = KVCache(loaded.config, num_pages, page_size, dtype, OPS.page_shapes)
+        for pages in self.kv.layers:
+            pages.keys.fill_(torch.nan)
+            pages.values.fill_(torch.nan)
         self.free = list(range(1, num_pages))
         random.Random(seed).shuffle(self.free)
         self.tables: dict[int, list[int]] = {}

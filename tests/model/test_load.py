@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.model.config import parameter_shapes
-from flover.model.load import load_model
+from flover.model.load import LoadedModel, load_model
 from flover.model.locate import locate_model
-from model.driver import load, whole_logits
+from model.driver import OPS, load, whole_logits
 
 PROMPT = random_prompt(1, 12)
 
@@ -55,14 +55,15 @@ def test_shards_hold_the_same_model_as_one_file(family: str, tmp_path: Path) -> 
     whole = make_checkpoint(tmp_path / "whole", family)
     sharded = make_checkpoint(tmp_path / "sharded", family, shard_size="20KB")
     assert len(list(sharded.glob("*.safetensors"))) > 3
-    ours, theirs = load(sharded).decoder.weights, load(whole).decoder.weights
+    ours, theirs = plain_weights(load(sharded)), plain_weights(load(whole))
     assert ours.keys() == theirs.keys() == parameter_shapes(load(whole).config).keys()
-    assert all(torch.equal(plain(ours[name]), plain(theirs[name])) for name in ours)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def plain(weight: torch.Tensor) -> torch.Tensor:
-    """A weight as it was before it was packed for the linear."""
-    return weight.to_dense() if weight.is_mkldnn else weight
+def plain_weights(loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    """All weights as tensors, matrices as the kernels see them."""
+    weights = loaded.decoder.weights
+    return {name: matrix.unpack() for name, matrix in weights.matrices.items()} | dict(weights.vectors)
 
 
 def test_number_of_parameters_counts_what_is_loaded(path: Path) -> None:
@@ -73,7 +74,7 @@ def test_number_of_parameters_counts_what_is_loaded(path: Path) -> None:
 
 def test_progress_grows_to_the_size_of_the_weights(path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    load_model(EngineConfig(model=str(path)), lambda done, total: seen.append((done, total)))
+    load_model(EngineConfig(model=str(path)), OPS, lambda done, total: seen.append((done, total)))
     size = sum(tensor.nbytes for tensor in load_file(path / "model.safetensors").values())
     assert seen[0] == (0, size)
     assert seen[-1] == (size, size)
@@ -85,8 +86,7 @@ def test_float16_and_bfloat16_files_are_read(path: Path) -> None:
     wide = load_file(path / "model.safetensors")
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         save_file({name: tensor.to(dtype) for name, tensor in wide.items()}, path / "model.safetensors")
-        embedding = load(path).decoder.weights["embed.weight"]
-        assert embedding.dtype == torch.float32
+        embedding = plain_weights(load(path))["embed.weight"]
         assert torch.equal(embedding, wide["model.embed_tokens.weight"].to(dtype).float())
 
 
@@ -242,11 +242,35 @@ def test_dummy_weights_need_only_a_config(path: Path) -> None:
     assert logits.std() > 0
 
 
-def test_dtype_is_that_of_weights_and_hidden_states(path: Path) -> None:
-    loaded = load(path, dtype="bfloat16")
-    assert loaded.dtype == torch.bfloat16
-    assert {weight.dtype for weight in loaded.decoder.weights.values()} == {torch.bfloat16}
-    assert load(path, dtype="float").dtype == load(path).dtype == torch.float32
+@pytest.mark.parametrize(
+    ("settings", "kept", "outer"),
+    [
+        ({}, "float32", "float32"),
+        ({"dtype": "float"}, "float32", "float32"),
+        ({"dtype": "bfloat16"}, "bfloat16", "bfloat16"),
+        ({"dtype": "half"}, "float16", "float16"),
+        ({"quantization": "int8"}, "int8", "int8"),
+        ({"dtype": "bfloat16", "quantization": "int4"}, "int4", "int8"),
+    ],
+)
+def test_weights_are_kept_as_asked(path: Path, settings: dict[str, str], kept: str, outer: str) -> None:
+    """Embedding and head keep eight bits where the linears have four; norms and biases are float32 always."""
+    loaded = load(path, **settings)
+    assert loaded.format == kept
+    formats = {name: matrix.format for name, matrix in loaded.decoder.weights.matrices.items()}
+    outers = {"embed.weight", "head.weight"}
+    assert {formats[name] for name in outers & formats.keys()} == {outer}
+    assert {formats[name] for name in formats.keys() - outers} == {kept}
+    assert {vector.dtype for vector in loaded.decoder.weights.vectors.values()} == {torch.float32}
+    assert whole_logits(loaded, PROMPT).isfinite().all()
+
+
+def test_weights_that_are_not_finite_cannot_be_quantized(path: Path) -> None:
+    stored = load_file(path / "model.safetensors")
+    stored["model.layers.0.mlp.down_proj.weight"][3, 5] = torch.inf
+    save_file(stored, path / "model.safetensors")
+    load(path)
+    assert "down.weight" in failure(path, quantization="int8")
 
 
 def test_max_model_len_beyond_the_model_is_refused_with_both_numbers(path: Path) -> None:
@@ -258,7 +282,7 @@ def test_max_model_len_beyond_the_model_is_refused_with_both_numbers(path: Path)
 
 def test_weights_larger_than_memory_are_refused(path: Path) -> None:
     edit_json(path / "config.json", vocab_size=2**31 - 1, hidden_size=2**20)
-    assert "GiB" in failure(path, load_format="dummy")
+    assert "memory" in failure(path, load_format="dummy")
 
 
 def test_unknown_places_are_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from checkpoints import make_checkpoint, random_prompt
 from flover.memory.kvcache import KVCache
 from flover.model.config import parameter_shapes
 from flover.model.hf_config import read_model_directory
+from flover.ops.reference import page_shapes
 
 from .driver import Driver, load
 
@@ -25,8 +26,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_defect_3_keys_and_values_share_one_buffer(checkpoint: Path) -> None:
     _, config = read_model_directory(checkpoint)
-    kv = KVCache(config, num_pages=4, page_size=4, dtype=torch.float32)
-    pools = [*kv.keys, *kv.values]
+    kv = KVCache(config, num_pages=4, page_size=4, dtype=torch.float32, page_shapes=page_shapes)
+    pools = [pool for pages in kv.layers for pool in (pages.keys, pages.values)]
     for number, pool in enumerate(pools):
         pool.fill_(number)
     for number, pool in enumerate(pools):

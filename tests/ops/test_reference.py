@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from flover.errors import ConfigError
-from flover.ops import Ops, select
+from flover.ops import Ops, Pages, reference
 from flover.ops.spec import SPECS, Inputs
 
-REFERENCE = select("reference")
+REFERENCE = reference.OPS
 
 
 def naive_rms(x: Tensor, eps: float) -> Tensor:
@@ -34,13 +34,17 @@ def naive_layer_norm(
     return naive_rms(centred, eps) * weight + bias, total
 
 
-def naive_head_norm(x: Tensor, num_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float) -> Tensor:
-    weights = [query_weight if head < num_heads else key_weight for head in range(x.shape[1])]
-    return naive_rms(x, eps) * torch.stack(weights)
+def naive_head_norm(
+    qkv: Tensor, num_heads: int, num_kv_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float
+) -> Tensor:
+    normed = num_heads + num_kv_heads
+    weights = [query_weight if head < num_heads else key_weight for head in range(normed)]
+    return torch.cat([naive_rms(qkv[:, :normed], eps) * torch.stack(weights), qkv[:, normed:]], dim=1)
 
 
-def naive_activation(x: Tensor, kind: str) -> Tensor:
+def naive_activation(x: Tensor, kind: str | None) -> Tensor:
     formulas = {
+        None: lambda v: v,
         "silu": lambda v: v / (1 + math.exp(-v)),
         "gelu": lambda v: v * (1 + math.erf(v / math.sqrt(2))) / 2,
         "gelu_tanh": lambda v: v * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) / 2,
@@ -49,47 +53,68 @@ def naive_activation(x: Tensor, kind: str) -> Tensor:
     return torch.tensor([formulas[kind](value) for value in x.flatten().tolist()], dtype=x.dtype).view(x.shape)
 
 
-def naive_gated(x: Tensor, kind: str) -> Tensor:
-    half = x.shape[-1] // 2
-    return naive_activation(x[..., :half], kind) * x[..., half:]
+class NaiveWeight:
+    def __init__(self, shape: tuple[int, int], weight_format: str, gated: bool) -> None:
+        self.data = torch.zeros(shape, dtype=torch.float64)
+        self.gated = gated
+
+    def store(self, first: int, rows: Tensor) -> None:
+        self.data[first : first + len(rows)] = rows
+
+
+def naive_linear(x: Tensor, weight: NaiveWeight, bias: Tensor | None, kind: str | None) -> Tensor:
+    y = torch.einsum("ti,oi->to", x, weight.data) + (0 if bias is None else bias)
+    if not weight.gated:
+        return naive_activation(y, kind)
+    half = y.shape[-1] // 2
+    return naive_activation(y[:, :half], kind) * y[:, half:]
+
+
+def naive_angles(positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    turned = [[position * frequency for frequency in frequencies.tolist()] for position in positions.tolist()]
+    cos = [[factor * math.cos(angle) for angle in row] for row in turned]
+    sin = [[factor * math.sin(angle) for angle in row] for row in turned]
+    return torch.tensor(cos, dtype=torch.float64), torch.tensor(sin, dtype=torch.float64)
 
 
 def naive_rotary_write(
-    queries_keys: Tensor,
-    values: Tensor,
+    qkv: Tensor,
+    num_heads: int,
     cos: Tensor | None,
     sin: Tensor | None,
     interleaved: bool,
-    key_pages: Tensor,
-    value_pages: Tensor,
+    pages: Pages,
     slots: Tensor,
 ) -> Tensor:
-    turned = queries_keys.clone()
+    num_kv_heads = (qkv.shape[1] - num_heads) // 2
+    before, values = qkv[:, :-num_kv_heads], qkv[:, -num_kv_heads:]
+    turned = before.clone()
     pairs = 0 if cos is None else cos.shape[1]
     for pair in range(pairs):
         i, j = (2 * pair, 2 * pair + 1) if interleaved else (pair, pair + pairs)
-        a, b = queries_keys[:, :, i], queries_keys[:, :, j]
+        a, b = before[:, :, i], before[:, :, j]
         c, s = cos[:, pair, None], sin[:, pair, None]
         turned[:, :, i], turned[:, :, j] = a * c - b * s, b * c + a * s
-    num_heads = turned.shape[1] - values.shape[1]
     for token, slot in enumerate(slots.tolist()):
-        page, offset = divmod(slot, key_pages.shape[1])
-        key_pages[page, offset] = turned[token, num_heads:]
-        value_pages[page, offset] = values[token]
+        page, offset = divmod(slot, pages.page_size)
+        pages.keys[page, offset] = turned[token, num_heads:]
+        pages.values[page, offset] = values[token]
     return turned[:, :num_heads]
 
 
 def naive_plan(
     page_table: Tensor,
-    query_lens: Sequence[int],
-    context_lens: Sequence[int],
-    pages: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    query_lens_host: Sequence[int],
+    context_lens_host: Sequence[int],
+    pages: Pages,
     windows: frozenset[int | None],
 ) -> list[tuple[int, list[tuple[int, int]]]]:
     """For every token its position and, position by position, the (page, offset) of its row."""
     plan = []
-    for row, (query_len, context_len) in enumerate(zip(query_lens, context_lens, strict=True)):
-        size = pages.shape[1]
+    for row, (query_len, context_len) in enumerate(zip(query_lens_host, context_lens_host, strict=True)):
+        size = pages.page_size
         slots = [(int(page_table[row, position // size]), position % size) for position in range(context_len)]
         plan += [(context_len - query_len + i, slots) for i in range(query_len)]
     return plan
@@ -97,20 +122,19 @@ def naive_plan(
 
 def naive_attention(
     queries: Tensor,
-    key_pages: Tensor,
-    value_pages: Tensor,
+    pages: Pages,
     plan: list[tuple[int, list[tuple[int, int]]]],
     scale: float,
     window: int | None,
 ) -> Tensor:
-    num_heads, share = queries.shape[1], queries.shape[1] // key_pages.shape[2]
+    num_heads, share = queries.shape[1], queries.shape[1] // pages.keys.shape[2]
     output = torch.zeros_like(queries)
     for token, (position, slots) in enumerate(plan):
         first = 0 if window is None else max(0, position - window + 1)
         for head in range(num_heads):
             seen = slots[first : position + 1]
-            keys = torch.stack([key_pages[page, offset, head // share] for page, offset in seen])
-            values = torch.stack([value_pages[page, offset, head // share] for page, offset in seen])
+            keys = torch.stack([pages.keys[page, offset, head // share] for page, offset in seen])
+            values = torch.stack([pages.values[page, offset, head // share] for page, offset in seen])
             weights = torch.softmax(keys @ queries[token, head] * scale, dim=0)
             output[token, head] = weights @ values
     return output.flatten(1)
@@ -118,14 +142,15 @@ def naive_attention(
 
 NAIVE = Ops(
     name="naive",
-    embed=lambda ids, table: torch.stack([table[token] for token in ids.tolist()]),
+    dtype=lambda dtype: torch.float64,
+    page_shapes=reference.page_shapes,
+    new_weight=NaiveWeight,  # type: ignore[arg-type]
+    embed=lambda ids, table: torch.stack([table.data[token] for token in ids.tolist()]),
     rms_norm=naive_rms_norm,
     layer_norm=naive_layer_norm,
     head_norm=naive_head_norm,
-    pack=lambda weight: weight,
-    linear=lambda x, weight, bias: torch.einsum("ti,oi->to", x, weight) + (0 if bias is None else bias),
-    activation=naive_activation,
-    gated_activation=naive_gated,
+    linear=naive_linear,
+    angles=naive_angles,
     rotary_write=naive_rotary_write,
     plan_attention=naive_plan,
     attention=naive_attention,
@@ -148,7 +173,7 @@ def test_reference_agrees_with_the_naive_formula(name: str, dtype: torch.dtype) 
     wanted = spec.run(NAIVE, in_float64(inputs))
     assert len(got) == len(wanted)
     for ours, exact in zip(got, wanted, strict=True):
-        assert ours.dtype == dtype
+        assert ours.dtype == (torch.float32 if name == "angles" else dtype)
         assert ours.shape == exact.shape
         difference = (ours.double() - exact).abs().nan_to_num(0)  # NaN marks slots nobody wrote
         assert (ours.isnan() == exact.isnan()).all()
@@ -156,8 +181,9 @@ def test_reference_agrees_with_the_naive_formula(name: str, dtype: torch.dtype) 
 
 
 def test_every_operation_has_a_spec() -> None:
-    """Planning is part of attention's spec, and packing of linear's."""
-    operations = {field.name for field in fields(Ops)} - {"name", "plan_attention", "pack"}
+    """Planning and pages are part of attention's spec, and packing of linear's."""
+    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention"}
+    operations = {field.name for field in fields(Ops)} - others
     assert operations == set(SPECS)
 
 
@@ -169,10 +195,11 @@ def test_a_strangers_nan_does_not_reach_a_row() -> None:
 
 
 def test_unknown_activation_is_an_error() -> None:
+    weight = REFERENCE.new_weight((2, 2), "float32", False)
     with pytest.raises(ValueError, match="quick_gelu"):
-        REFERENCE.activation(torch.zeros(1), "quick_gelu")
+        REFERENCE.linear(torch.zeros(1, 2), weight, None, "quick_gelu")
 
 
-def test_unknown_implementation_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"'abacus'.*reference"):
-        select("abacus")
+def test_the_reference_has_no_quantized_weights() -> None:
+    with pytest.raises(ConfigError, match="int8"):
+        REFERENCE.new_weight((2, 2), "int8", False)

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
     from flover.bench.machine import cpu_facts, memory_facts, package_version
     from flover.cli.fits import find_fit
+    from flover.ops.cpu import instruction_sets
 
     resolve_model(args)
     config = from_args(args, EngineConfig)
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
             "processor": cpu["model"],
             "cores": f"{cpu['cores']}, this process may use {len(usable)} ({ranges(usable)})",
             "instructions": " ".join(cpu["flags"]) or "none of those that Flover looks for",
+            "kernels": ", ".join(instruction_sets()) + " (the first is used unless --cpu-isa says otherwise)",
             "memory": f"{gib(memory['total'])}, {gib(memory['available'])} available",
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         },

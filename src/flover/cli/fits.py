@@ -15,10 +15,13 @@ from flover.memory.machine import available_memory, usable_cores
 from flover.memory.sizing import PoolSize, size_pool
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.hf_config import read_model_directory
+from flover.model.load import kv_dtype_of, weight_format_of
 from flover.model.locate import locate_model
+from flover.ops import WeightFormat
+from flover.ops.cpu import BYTES_PER_WEIGHT, CpuOps
 
-PROBE_SHAPE = (16_384, 4_096)
-"""Matrix of the bandwidth probe: 256 MiB of float32, far larger than any cache."""
+PROBE_BYTES = 2**28
+"""What the bandwidth probe reads: far larger than any cache."""
 PROBE_ROUNDS = 6
 
 
@@ -38,15 +41,15 @@ def find_fit(config: EngineConfig) -> Fit:
         _, model = read_model_directory(path)
     except ModelError as error:
         return Fit(False, "The model cannot be used.", {"error": str(error)})
-    dtype = torch.bfloat16 if config.dtype == "bfloat16" else torch.float32
-    weight_bytes = model.num_parameters() * dtype.itemsize
-    token_bytes = model.kv_bytes_per_token(dtype)
+    weight_format = weight_format_of(config)
+    weight_bytes = int(model.num_parameters() * BYTES_PER_WEIGHT[weight_format])
+    token_bytes = model.kv_bytes_per_token(kv_dtype_of(config))
     max_len = config.max_model_len or model.default_max_len
     facts = {
         "directory": str(path),
         "architecture": f"{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}",
         "parameters": f"{model.num_parameters() / 1e6:,.1f} million",
-        "weights": f"{gib(weight_bytes)} as {str(dtype).removeprefix('torch.')}",
+        "weights": f"{gib(weight_bytes)} as {weight_format}",
         "context": f"{max_len:,} tokens",
         "keys and values": f"{gib(token_bytes)} per token, {gib(token_bytes * max_len)} for a full context",
     }
@@ -54,7 +57,9 @@ def find_fit(config: EngineConfig) -> Fit:
         pool = _size(config, token_bytes, max_len, available_memory() - weight_bytes)
     except ConfigError as error:
         return Fit(False, f"The model does not fit: {error}", facts)
-    return Fit(True, "The model fits.", facts | _pool_facts(pool, max_len, config) | _speed_facts(model, dtype, config))
+    return Fit(
+        True, "The model fits.", facts | _pool_facts(pool, max_len, config) | _speed_facts(model, weight_format, config)
+    )
 
 
 def _size(config: EngineConfig, token_bytes: int, max_len: int, room: int) -> PoolSize:
@@ -78,30 +83,26 @@ def _pool_facts(pool: PoolSize, max_len: int, config: EngineConfig) -> dict[str,
     }
 
 
-def _speed_facts(model: ModelConfig, dtype: torch.dtype, config: EngineConfig) -> dict[str, str]:
+def _speed_facts(model: ModelConfig, weight_format: WeightFormat, config: EngineConfig) -> dict[str, str]:
     """One iteration reads every weight once (of an untied embedding only the rows it looks up)."""
     threads = config.num_threads or usable_cores()
     bandwidth = measure_bandwidth(threads)
     shapes = parameter_shapes(model)
     numbers = model.num_parameters() - (0 if model.tied_embeddings else math.prod(shapes["embed.weight"]))
+    weight_bytes = numbers * BYTES_PER_WEIGHT[weight_format]
     return {
         "memory bandwidth": f"{bandwidth / 1e9:.1f} GB/s read, measured with {threads} threads",
-        "upper bound": f"{bandwidth / (numbers * dtype.itemsize):,.0f} tokens/s for one request, if only reading "
-        "weights took time",
+        "upper bound": f"{bandwidth / weight_bytes:,.0f} tokens/s for one request, if only reading weights took time",
     }
 
 
 def measure_bandwidth(threads: int) -> float:
-    """Bytes per second at which a matrix too large for the caches is multiplied with a vector; the best round."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        matrix, vector = torch.ones(PROBE_SHAPE), torch.ones(PROBE_SHAPE[1])
-        best = math.inf
-        for _ in range(PROBE_ROUNDS):
-            start = time.perf_counter()
-            torch.mv(matrix, vector)
-            best = min(best, time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
-    return matrix.nbytes / best
+    """Bytes per second at which memory larger than the caches is read by the kernels' threads; the best round."""
+    engine = CpuOps("auto", threads).engine
+    probe = torch.ones(PROBE_BYTES // 4)
+    best = math.inf
+    for _ in range(PROBE_ROUNDS):
+        start = time.perf_counter()
+        engine.read(probe.data_ptr(), probe.nbytes)
+        best = min(best, time.perf_counter() - start)
+    return probe.nbytes / best

@@ -23,9 +23,10 @@ from flover.memory.kvcache import KVCache
 from flover.memory.machine import available_memory, usable_cores
 from flover.memory.sizing import num_pages_for, size_pool
 from flover.model.batch import Batch
-from flover.model.load import load_model
+from flover.model.load import kv_dtype_of, load_model
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
+from flover.ops.cpu import cpu_ops
 from flover.request import ModelFacts, TokenLogprobs
 
 _WARM_UP_TOKENS = 64
@@ -66,11 +67,13 @@ class DeviceExecutor:
 
         `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
         """
-        torch.set_num_threads(config.num_threads or usable_cores())
-        loaded = load_model(config, progress)
-        model = loaded.config
+        # The kernels have threads of their own; torch's would fight them for the cores.
+        torch.set_num_threads(1)
+        ops = cpu_ops(config.cpu_isa, config.num_threads or usable_cores())
+        loaded = load_model(config, ops, progress)
+        model, kv_dtype = loaded.config, kv_dtype_of(config)
         size = size_pool(
-            page_bytes=model.kv_bytes_per_token(loaded.dtype) * config.block_size,
+            page_bytes=model.kv_bytes_per_token(kv_dtype) * config.block_size,
             page_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
             max_model_len=loaded.max_len,
@@ -80,7 +83,7 @@ class DeviceExecutor:
         facts = ModelFacts(
             model=loaded.name,
             architecture=model.architecture,
-            dtype=str(loaded.dtype).removeprefix("torch."),
+            dtype=loaded.format,
             vocab_size=model.vocab_size,
             max_model_len=loaded.max_len,
             pool_tokens=size.pool_tokens,
@@ -88,7 +91,7 @@ class DeviceExecutor:
             eos_ids=list(model.eos_ids),
             num_parameters=model.num_parameters(),
         )
-        kv = KVCache(model, size.num_pages, config.block_size, loaded.dtype)
+        kv = KVCache(model, size.num_pages, config.block_size, kv_dtype, ops.page_shapes)
         executor = cls(loaded.decoder, kv, facts, config.max_num_seqs, torch.device("cpu"))
         executor.warm_up()
         return executor

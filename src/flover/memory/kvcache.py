@@ -5,14 +5,20 @@ It knows shapes and page numbers, not who owns a page: `engine/pages.py` decides
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from flover.errors import ConfigError
+from flover.ops import Pages
+
+PageShapes = Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
+"""The shapes that an implementation of the operations wants (`Ops.page_shapes`)."""
 
 
 class KVShape(Protocol):
@@ -26,52 +32,73 @@ class KVShape(Protocol):
     def head_dim(self) -> int: ...
 
 
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """One tensor of one layer inside the mapping, `page_bytes` for each page."""
+
+    offset: int
+    page_bytes: int
+    tensor: Tensor
+
+
 class KVCache:
-    """Keys and values of every layer, `[num_pages, page_size, num_kv_heads, head_dim]` each.
+    """Keys and values of every layer: `layers`, in the shapes that the operations want; pages come first in all.
 
     The mapping is private and anonymous: the system commits memory when a page is first written, and takes it
     back in `trim`. Fresh and trimmed pages read as zeros. Page 0 is the null page and is never trimmed.
     """
 
-    def __init__(self, config: KVShape, num_pages: int, page_size: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, config: KVShape, num_pages: int, page_size: int, dtype: torch.dtype, page_shapes: PageShapes
+    ) -> None:
         """Reserve the pool. Raises `ConfigError` if the system will not map that much."""
         self.num_pages = num_pages
         self.page_size = page_size
         self.dtype = dtype
-        shape = (num_pages, page_size, config.num_kv_heads, config.head_dim)
-        self.page_bytes = page_size * config.num_kv_heads * config.head_dim * dtype.itemsize
-        self._region_bytes = _round_up(num_pages * self.page_bytes, mmap.PAGESIZE)
-        self._num_regions = 2 * config.num_layers
-        size = self._num_regions * self._region_bytes
+        shapes = page_shapes(num_pages, page_size, config.num_kv_heads, config.head_dim)
+        parts = [(shape, dtype) for shape in shapes]
+        if dtype == torch.int8:
+            parts += 2 * [((num_pages, config.num_kv_heads, page_size), torch.float32)]
+        sizes = [_round_up(math.prod(shape) * kind.itemsize, mmap.PAGESIZE) for shape, kind in parts]
+        total = config.num_layers * sum(sizes)
         try:
-            self._mapping = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            self._mapping = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError) as error:
             raise ConfigError(
-                f"cannot reserve {size} bytes for {num_pages} pages of keys and values: {error}"
+                f"cannot reserve {total} bytes for {num_pages} pages of keys and values: {error}"
             ) from error
-        pools = [self._pool(region, shape) for region in range(self._num_regions)]
-        self.keys: tuple[Tensor, ...] = tuple(pools[::2])
-        self.values: tuple[Tensor, ...] = tuple(pools[1::2])
+        self._regions: list[_Region] = []
+        offset = 0
+        for _ in range(config.num_layers):
+            for (shape, kind), size in zip(parts, sizes, strict=True):
+                self._regions.append(self._region(offset, shape, kind))
+                offset += size
+        tensors = [region.tensor for region in self._regions]
+        step = len(parts)
+        self.layers: tuple[Pages, ...] = tuple(
+            Pages(tensors[first], tensors[first + 1], page_size, *tensors[first + 2 : first + step])
+            for first in range(0, len(tensors), step)
+        )
 
     @property
     def bytes(self) -> int:
         """Bytes of all pages of all layers, committed or not."""
-        return self._num_regions * self.num_pages * self.page_bytes
+        return sum(self.num_pages * region.page_bytes for region in self._regions)
 
     def trim(self, free_pages: list[int]) -> None:
         """Give the memory behind these pages back to the system; they read as zeros afterwards."""
         runs = list(_runs(page for page in free_pages if page != 0))
-        for region in range(self._num_regions):
-            base = region * self._region_bytes
+        for region in self._regions:
             for first, last in runs:
-                start = _round_up(base + first * self.page_bytes, mmap.PAGESIZE)
-                stop = (base + (last + 1) * self.page_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+                start = _round_up(region.offset + first * region.page_bytes, mmap.PAGESIZE)
+                stop = (region.offset + (last + 1) * region.page_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
                 if start < stop:
                     self._mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def close(self) -> None:
         """Give everything back. The page tensors must not be used afterwards; calling it twice is harmless."""
-        self.keys = self.values = ()
+        self.layers = ()
+        self._regions = []
         if not self._mapping.closed:
             self._mapping.madvise(mmap.MADV_DONTNEED)
         try:
@@ -79,10 +106,9 @@ class KVCache:
         except BufferError:  # somebody still holds a page tensor; the mapping goes with the last of them
             return
 
-    def _pool(self, region: int, shape: tuple[int, ...]) -> Tensor:
-        num_items = shape[0] * shape[1] * shape[2] * shape[3]
-        offset = region * self._region_bytes
-        return torch.frombuffer(self._mapping, dtype=self.dtype, count=num_items, offset=offset).view(shape)
+    def _region(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> _Region:
+        flat = torch.frombuffer(self._mapping, dtype=dtype, count=math.prod(shape), offset=offset)
+        return _Region(offset, math.prod(shape[1:]) * dtype.itemsize, flat.view(shape))
 
 
 def _round_up(value: int, step: int) -> int:

@@ -119,8 +119,9 @@ class ModelConfig:
         return most
 
     def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Bytes of keys and values of one token in all layers."""
-        return 2 * self.num_layers * self.kv_size * dtype.itemsize
+        """Bytes of keys and values of one token in all layers; int8 has a float32 scale for each head."""
+        scales = self.num_kv_heads * 4 if dtype.itemsize == 1 else 0
+        return 2 * self.num_layers * (self.kv_size * dtype.itemsize + scales)
 
     def num_parameters(self) -> int:
         """Numbers in all weights; tied weights count once."""
@@ -146,12 +147,6 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.head_bias:
         shapes["head.bias"] = (config.vocab_size,)
     return shapes
-
-
-def linear_weights(config: ModelConfig) -> list[str]:
-    """Names of the weights that only linears read (an embedding that is also the head is looked up too)."""
-    looked_up = {"embed.weight", "positions.weight"}
-    return [name for name, shape in parameter_shapes(config).items() if len(shape) == 2 and name not in looked_up]
 
 
 def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

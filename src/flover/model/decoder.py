@@ -16,7 +16,7 @@ from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.model.config import ModelConfig
 from flover.model.rope import inverse_frequencies
-from flover.ops import Ops
+from flover.ops import Ops, Pages, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,21 @@ class _Step:
     attention: Any  # the op table's plan
 
 
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All weights by name (`parameter_shapes`): matrices as the operations keep them, norms and biases as tensors."""
+
+    matrices: Mapping[str, Weight]
+    vectors: Mapping[str, Tensor]
+
+    def under(self, prefix: str) -> Weights:
+        """Those whose name begins so, without the beginning."""
+        return Weights(
+            {name.removeprefix(prefix): w for name, w in self.matrices.items() if name.startswith(prefix)},
+            {name.removeprefix(prefix): w for name, w in self.vectors.items() if name.startswith(prefix)},
+        )
+
+
 class Decoder:
     """Weights and the forward through them.
 
@@ -36,7 +51,7 @@ class Decoder:
     which some rotary scalings depend on (`rope.py`).
     """
 
-    def __init__(self, config: ModelConfig, weights: Mapping[str, Tensor], ops: Ops, max_len: int) -> None:
+    def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, max_len: int) -> None:
         self.config = config
         self.ops = ops
         self.max_len = max_len
@@ -47,7 +62,6 @@ class Decoder:
         self._rotary_scale = 1.0
         if config.rope is not None:
             self._frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
-            self._frequencies = self._frequencies.to(weights["embed.weight"].device)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, kv: KVCache) -> Tensor:
@@ -55,30 +69,36 @@ class Decoder:
 
         Returns the hidden states [T, hidden] after the final norm, in the dtype of the weights.
         """
-        ops, weights = self.ops, self.weights
-        hidden = ops.embed(batch.token_ids, weights["embed.weight"])
+        ops, matrices = self.ops, self.weights.matrices
+        hidden = ops.embed(batch.token_ids, matrices["embed.weight"])
         if self.config.learned_positions:
-            hidden = hidden + ops.embed(batch.positions, weights["positions.weight"])
-        step = self._prepare(batch, kv.keys[0])
+            hidden = hidden + ops.embed(batch.positions, matrices["positions.weight"])
+        step = self._prepare(batch, kv.layers[0])
         update: Tensor | None = None
-        for layer, keys, values in zip(self._layers, kv.keys, kv.values, strict=True):
-            update, hidden = layer.forward(update, hidden, step, keys, values)
-        normed, _ = _norm(ops, self.config, weights, "final_norm", update, hidden)
+        for layer, pages in zip(self._layers, kv.layers, strict=True):
+            update, hidden = layer.forward(update, hidden, step, pages)
+        normed, _ = _norm(ops, self.config, self.weights.vectors, "final_norm", update, hidden)
         return normed
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the vocabulary, float32 [S, vocab], of hidden states [S, hidden] after the final norm."""
         head = "embed.weight" if self.config.tied_embeddings else "head.weight"
-        return self.ops.linear(hidden, self.weights[head], self.weights.get("head.bias")).float()
+        bias = self.weights.vectors.get("head.bias")
+        return self.ops.linear(hidden, self.weights.matrices[head], bias, None).float()
 
-    def _prepare(self, batch: Batch, pages: Tensor) -> _Step:
+    def _prepare(self, batch: Batch, pages: Pages) -> _Step:
         cos = sin = None
         if self._frequencies is not None:
-            angles = batch.positions[:, None].float() * self._frequencies
-            cos, sin = angles.cos() * self._rotary_scale, angles.sin() * self._rotary_scale
+            cos, sin = self.ops.angles(batch.positions, self._frequencies, self._rotary_scale)
         plan = self.ops.plan_attention(
-            batch.page_table, batch.query_lens_host, batch.context_lens_host, pages, self._windows
+            batch.page_table,
+            batch.query_starts,
+            batch.context_lens,
+            batch.query_lens_host,
+            batch.context_lens_host,
+            pages,
+            self._windows,
         )
         return _Step(cos, sin, batch.slots, plan)
 
@@ -86,20 +106,17 @@ class Decoder:
 class _Layer:
     """One block: attention and feed-forward around the residual stream."""
 
-    def __init__(self, config: ModelConfig, layer: int, weights: Mapping[str, Tensor], ops: Ops) -> None:
-        prefix = f"layers.{layer}."
+    def __init__(self, config: ModelConfig, layer: int, weights: Weights, ops: Ops) -> None:
         self.config = config
         self.ops = ops
         self.scale = config.attention_scale[layer]
         self.window = config.sliding_window[layer]
-        self.weights = {name.removeprefix(prefix): w for name, w in weights.items() if name.startswith(prefix)}
+        self.weights = weights.under(f"layers.{layer}.")
 
-    def forward(
-        self, update: Tensor | None, hidden: Tensor, step: _Step, keys: Tensor, values: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, update: Tensor | None, hidden: Tensor, step: _Step, pages: Pages) -> tuple[Tensor, Tensor]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
         normed, hidden = self._norm("attention_norm", update, hidden)
-        attended = self._attention(normed, step, keys, values)
+        attended = self._attention(normed, step, pages)
         match self.config.residual:
             case "sequential":
                 normed, hidden = self._norm("mlp_norm", attended, hidden)
@@ -110,34 +127,33 @@ class _Layer:
             case "parallel_shared_norm":
                 return self._feed_forward(normed) + attended, hidden
 
-    def _attention(self, x: Tensor, step: _Step, keys: Tensor, values: Tensor) -> Tensor:
-        config, ops = self.config, self.ops
-        packed = self._linear("qkv", x).view(x.shape[0], -1, config.head_dim)
-        num_turning = config.num_heads + config.num_kv_heads
-        queries_keys, new_values = packed[:, :num_turning], packed[:, num_turning:]
+    def _attention(self, x: Tensor, step: _Step, pages: Pages) -> Tensor:
+        config, ops, vectors = self.config, self.ops, self.weights.vectors
+        qkv = self._linear("qkv", x).view(x.shape[0], -1, config.head_dim)
+        heads = config.num_heads, config.num_kv_heads
         if config.qk_norm:
-            query_weight, key_weight = self.weights["query_norm.weight"], self.weights["key_norm.weight"]
-            queries_keys = ops.head_norm(queries_keys, config.num_heads, query_weight, key_weight, config.norm_eps)
+            weights = vectors["query_norm.weight"], vectors["key_norm.weight"]
+            qkv = ops.head_norm(qkv, *heads, *weights, config.norm_eps)
         interleaved = config.rope is not None and config.rope.interleaved
-        queries = ops.rotary_write(queries_keys, new_values, step.cos, step.sin, interleaved, keys, values, step.slots)
-        return self._linear("out", ops.attention(queries, keys, values, step.attention, self.scale, self.window))
+        queries = ops.rotary_write(qkv, config.num_heads, step.cos, step.sin, interleaved, pages, step.slots)
+        return self._linear("out", ops.attention(queries, pages, step.attention, self.scale, self.window))
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        activate = self.ops.gated_activation if self.config.gated else self.ops.activation
-        return self._linear("down", activate(self._linear("up", x), self.config.activation))
+        return self._linear("down", self._linear("up", x, self.config.activation))
 
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return self.ops.linear(x, self.weights[f"{name}.weight"], self.weights.get(f"{name}.bias"))
+    def _linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
+        weights = self.weights
+        return self.ops.linear(x, weights.matrices[f"{name}.weight"], weights.vectors.get(f"{name}.bias"), activation)
 
     def _norm(self, name: str, update: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        return _norm(self.ops, self.config, self.weights, name, update, hidden)
+        return _norm(self.ops, self.config, self.weights.vectors, name, update, hidden)
 
 
 def _norm(
-    ops: Ops, config: ModelConfig, weights: Mapping[str, Tensor], name: str, update: Tensor | None, hidden: Tensor
+    ops: Ops, config: ModelConfig, vectors: Mapping[str, Tensor], name: str, update: Tensor | None, hidden: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Norm of hidden + update, and that sum."""
-    weight = weights[f"{name}.weight"]
+    weight = vectors[f"{name}.weight"]
     if config.norm == "rms":
         return ops.rms_norm(hidden, update, weight, config.norm_eps)
-    return ops.layer_norm(hidden, update, weight, weights[f"{name}.bias"], config.norm_eps)
+    return ops.layer_norm(hidden, update, weight, vectors[f"{name}.bias"], config.norm_eps)

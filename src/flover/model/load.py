@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from torch import Tensor
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.model.checkpoint import TensorInfo, find_files, list_tensors, read_tensors
-from flover.model.config import ModelConfig, linear_weights, parameter_shapes
-from flover.model.decoder import Decoder
-from flover.model.families import Family
+from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.decoder import Decoder, Weights
+from flover.model.families import Family, Target
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model
 from flover.model.placement import Placement, TensorNames, expected_tensors
-from flover.ops import best_for, select
+from flover.ops import Ops, WeightFormat
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -28,17 +28,35 @@ DUMMY_SEED = 0
 DUMMY_STD = 0.02
 """Spread of random weights: what most families are initialised with, so activations stay in a sane range."""
 
-_DTYPES = {"auto": torch.float32, "float32": torch.float32, "float": torch.float32, "bfloat16": torch.bfloat16}
+SLICE_NUMBERS = 2**20
+"""Numbers that are converted at once on their way into a weight: 4 MiB of float32."""
+
+_DTYPES = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "float": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "half": torch.float16,
+}
+_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_FORMATS: dict[torch.dtype, WeightFormat] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 _NAMED = 5  # tensors to name in one error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A decoder that is ready to run, and what is known of it. `max_len` is the longest context it serves."""
+    """A decoder that is ready to run, and what is known of it. `dtype` is the type that was asked for, `format` how the
+    weights are kept, `max_len` the longest context it serves."""
 
     decoder: Decoder
     config: ModelConfig
     dtype: torch.dtype
+    format: WeightFormat
     path: Path | None
     name: str
     max_len: int
@@ -53,8 +71,8 @@ class _Read:
     placement: Placement
 
 
-def load_model(config: EngineConfig, progress: Progress) -> LoadedModel:
-    """Load `config.model` in the type and for the context that `config` asks for.
+def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedModel:
+    """Load `config.model` in the type and for the context that `config` asks for, packed for `ops`.
 
     Raises `ModelError` for files that are missing, damaged or not understood, and `ConfigError` if `max_model_len`
     is more than the model can do.
@@ -64,20 +82,33 @@ def load_model(config: EngineConfig, progress: Progress) -> LoadedModel:
     family, model = read_model_directory(path)
     max_len = _max_len(config, model)
     dtype = _DTYPES[config.dtype]
+    weight_format = weight_format_of(config)
+    reads = [] if dummy else _plan_reads(path, family, model)
+    weights = _allocate(model, ops, weight_format, ops.dtype(dtype))
     if dummy:
-        weights = _allocate(model, dtype)
         _fill_with_noise(weights, progress)
     else:
-        reads = _plan_reads(path, family, model)
-        weights = _allocate(model, dtype)
         _fill_from_files(weights, reads, progress)
         if model.tied_embeddings:
-            _check_tied_head(path, family, weights["embed.weight"])
-    ops = select(best_for(dtype))
-    for name in linear_weights(model):
-        weights[name] = ops.pack(weights.pop(name))
-    decoder = Decoder(model, weights, ops, max_len)
-    return LoadedModel(decoder=decoder, config=model, dtype=dtype, path=path, name=config.model, max_len=max_len)
+            _check_tied_head(path, family, model)
+    return LoadedModel(
+        decoder=Decoder(model, weights, ops, max_len),
+        config=model,
+        dtype=dtype,
+        format=weight_format,
+        path=path,
+        name=config.model,
+        max_len=max_len,
+    )
+
+
+def weight_format_of(config: EngineConfig) -> WeightFormat:
+    """How the linears' weights are kept: quantized if that was asked for, else in the type of the model."""
+    match config.quantization:
+        case "int8" | "int4":
+            return config.quantization
+        case _:
+            return _FORMATS[_DTYPES[config.dtype]]
 
 
 def _max_len(config: EngineConfig, model: ModelConfig) -> int:
@@ -91,12 +122,37 @@ def _max_len(config: EngineConfig, model: ModelConfig) -> int:
     return config.max_model_len
 
 
-def _allocate(model: ModelConfig, dtype: torch.dtype) -> dict[str, Tensor]:
+def kv_dtype_of(config: EngineConfig) -> torch.dtype:
+    """Type of keys and values: by default 16 bits where the weights have no more."""
+    if config.kv_cache_dtype != "auto":
+        return _KV_DTYPES[config.kv_cache_dtype]
+    return torch.float32 if weight_format_of(config) == "float32" else torch.bfloat16
+
+
+def _allocate(model: ModelConfig, ops: Ops, weight_format: WeightFormat, dtype: torch.dtype) -> Weights:
+    shapes = parameter_shapes(model)
     try:
-        return {name: torch.empty(shape, dtype=dtype) for name, shape in parameter_shapes(model).items()}
+        matrices = {
+            name: ops.new_weight((shape[0], shape[1]), _format_of(name, weight_format), _is_gated(name, model))
+            for name, shape in shapes.items()
+            if len(shape) == 2
+        }
+        vectors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items() if len(shape) == 1}
     except (RuntimeError, MemoryError) as error:
-        size = model.num_parameters() * dtype.itemsize / 2**30
-        raise ModelError(f"the weights need {size:.1f} GiB, which this machine does not have") from error
+        raise ModelError(
+            f"the {model.num_parameters():,} weights do not fit into this machine's memory as {weight_format}"
+        ) from error
+    return Weights(matrices, vectors)
+
+
+def _format_of(name: str, weight_format: WeightFormat) -> WeightFormat:
+    """Embedding and output projection decide single tokens: they keep eight bits where the linears have four."""
+    outer = name in ("embed.weight", "positions.weight", "head.weight")
+    return "int8" if outer and weight_format == "int4" else weight_format
+
+
+def _is_gated(name: str, model: ModelConfig) -> bool:
+    return model.gated and name.endswith(".up.weight")
 
 
 def _plan_reads(path: Path, family: Family, model: ModelConfig) -> list[_Read]:
@@ -148,43 +204,70 @@ def _report(path: Path, *, missing: list[str], left_over: list[str], twice: list
         raise ModelError(f"the weights in {path} do not fit its config.json; " + "; ".join(problems))
 
 
-def _fill_from_files(weights: dict[str, Tensor], reads: list[_Read], progress: Progress) -> None:
-    """Copy each tensor from its file's mapping into its place; nothing is held twice."""
+def _fill_from_files(weights: Weights, reads: list[_Read], progress: Progress) -> None:
+    """Take each tensor from its file's mapping into its place, slice by slice; nothing is held twice."""
     total = sum(read.info.num_bytes for read in reads)
     done = 0
     progress(0, total)
     for file in dict.fromkeys(read.file for read in reads):
         mine = {read.info.name: read for read in reads if read.file == file}
         for name, tensor in read_tensors(file, list(mine)):
-            view = mine[name].placement.view(weights[mine[name].placement.parameter])
-            view.copy_(tensor.view(view.shape))
-            done += mine[name].info.num_bytes
-            progress(done, total)
+            read = mine[name]
+            for first, rows in read.placement.pieces(tensor):
+                for size in _store(weights, read.placement.parameter, first, rows):
+                    done += size * tensor.itemsize
+                    progress(done, total)
 
 
-def _check_tied_head(path: Path, family: Family, embedding: Tensor) -> None:
+def _store(weights: Weights, name: str, first: int, rows: Tensor) -> Iterator[int]:
+    """Fill rows of a weight; yields the numbers stored, slice after slice."""
+    if name in weights.vectors:
+        weights.vectors[name][first : first + len(rows)] = rows
+        yield rows.numel()
+        return
+    step = max(1, SLICE_NUMBERS // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        try:
+            weights.matrices[name].store(first + start, part)
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+        yield part.numel()
+
+
+def _check_tied_head(path: Path, family: Family, model: ModelConfig) -> None:
     """A head that is stored although it is tied must be the embedding, or the config is wrong about it."""
-    names = TensorNames(family)
+    names, stored = TensorNames(family), {}
     for file in find_files(path):
-        heads = [info.name for info in list_tensors(file) if names.plain(info.name) == f"{family.heads[0]}.weight"]
-        for name, tensor in read_tensors(file, heads):
-            if tensor.shape != embedding.shape or not torch.equal(tensor.to(embedding.dtype), embedding):
-                raise ModelError(
-                    f"{path} stores {name} with other numbers than the embedding, but its config.json ties the two "
-                    "(tie_word_embeddings)"
-                )
+        for info in list_tensors(file):
+            plain = names.plain(info.name)
+            if plain == f"{family.heads[0]}.weight":
+                stored["head"] = (file, info.name)
+            elif family.modules.get(plain.removesuffix(".weight")) == Target("embed"):
+                stored["embedding"] = (file, info.name)
+    if "head" not in stored:
+        return
+    head, embedding = (next(read_tensors(file, [name]))[1] for file, name in (stored["head"], stored["embedding"]))
+    if head.shape != embedding.shape or not torch.equal(head, embedding):
+        raise ModelError(
+            f"{path} stores {stored['head'][1]} with other numbers than the embedding, but its config.json ties the "
+            "two (tie_word_embeddings)"
+        )
 
 
-def _fill_with_noise(weights: dict[str, Tensor], progress: Progress) -> None:
+def _fill_with_noise(weights: Weights, progress: Progress) -> None:
     """Random matrices, norms of one, biases of zero: always the same for the same config."""
     generator = torch.Generator().manual_seed(DUMMY_SEED)
-    total = sum(weight.nbytes for weight in weights.values())
+    total = sum(weight.shape[0] * weight.shape[1] for weight in weights.matrices.values())
     done = 0
     progress(0, total)
-    for name, weight in weights.items():
-        if weight.ndim > 1:
-            weight.normal_(0.0, DUMMY_STD, generator=generator)
-        else:
-            weight.fill_(0.0 if name.endswith("bias") else 1.0)
-        done += weight.nbytes
-        progress(done, total)
+    for name, vector in weights.vectors.items():
+        vector.fill_(0.0 if name.endswith("bias") else 1.0)
+    for name, weight in weights.matrices.items():
+        out_size, in_size = weight.shape
+        step = max(1, SLICE_NUMBERS // in_size)
+        for first in range(0, out_size, step):
+            rows = torch.empty(min(step, out_size - first), in_size).normal_(0.0, DUMMY_STD, generator=generator)
+            for size in _store(weights, name, first, rows):
+                done += size
+                progress(done, total)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -23,14 +23,18 @@ class Placement:
     shape: tuple[int, ...]
     num_heads: int
 
-    def view(self, parameter: Tensor) -> Tensor:
-        """The part to fill, strided so that its entries are in the order of the checkpoint tensor's."""
-        part = parameter[self.start : self.stop]
+    def pieces(self, tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """The checkpoint tensor cut into (first row of the parameter, views of rows that follow one another there)."""
         if self.layout == "transposed":
-            return part.T
-        if self.layout == "by_head":  # [3, heads, d, …] in ours is [heads, 3, d, …] in theirs
-            return part.view(3, self.num_heads, -1, *part.shape[1:]).transpose(0, 1)
-        return part
+            yield self.start, tensor.T
+        elif self.layout == "by_head":  # [heads, 3, d, …] in theirs is [3, heads, d, …] in ours
+            blocks = tensor.view(self.num_heads, 3, -1, *tensor.shape[1:])
+            rows = blocks.shape[2]
+            for part in range(3):
+                for head in range(self.num_heads):
+                    yield self.start + (part * self.num_heads + head) * rows, blocks[head, part]
+        else:
+            yield self.start, tensor
 
 
 def expected_tensors(family: Family, config: ModelConfig) -> dict[str, Placement]:

@@ -9,28 +9,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from flover.errors import ConfigError
+WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+"""How the numbers of a matrix are kept. int8 has a scale for each output, int4 a scale and an offset for every 32
+inputs of an output; both are quantized when rows are stored."""
+
+
+class Weight(Protocol):
+    """A matrix [out, in] in an implementation's own layout. Only operations look into it."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def num_bytes(self) -> int: ...
+
+    def store(self, first: int, rows: Tensor) -> None:
+        """Fill rows first, first + 1, … from `rows` [n, in] of any float type. Raises `ModelError` for numbers that
+        cannot be stored (int8 and int4: what is not finite)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Keys and values of one layer, shaped as the implementation wants them (`Ops.page_shapes`).
+
+    int8 pages have scales, float32 [num_pages, num_kv_heads, page_size]; others have None.
+    """
+
+    keys: Tensor
+    values: Tensor
+    page_size: int
+    key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
 
 
 class PlanAttention(Protocol):
     """Once per forward: what `attention` needs of the batch in every layer. The result is the implementation's own.
 
-    `page_table` int32 [R, P]; query and context lengths of the R rows on the host; `pages` are the keys of one layer
-    (for their shape and type; all layers are alike); `windows` are the different sliding windows of the model's
-    layers, None among them for layers that see everything. A plan is for one forward: it may hold work space.
+    `page_table` int32 [R, P]; `query_starts` int32 [R + 1] and `context_lens` int32 [R] of the R rows, and the
+    lengths once more on the host; `pages` is one layer's (all layers are alike); `windows` are the different sliding
+    windows of the model's layers, None among them for layers that see everything. A plan is for one forward: it may
+    hold work space.
     """
 
     def __call__(
         self,
         page_table: Tensor,
-        query_lens: Sequence[int],
-        context_lens: Sequence[int],
-        pages: Tensor,
+        query_starts: Tensor,
+        context_lens: Tensor,
+        query_lens_host: Sequence[int],
+        context_lens_host: Sequence[int],
+        pages: Pages,
         windows: frozenset[int | None],
     ) -> Any: ...
 
@@ -38,20 +71,18 @@ class PlanAttention(Protocol):
 class RotaryWrite(Protocol):
     """Turn queries and keys by their positions and write keys and values to the pages; returns the queries.
 
-    `queries_keys` [T, num_heads + num_kv_heads, d], `values` [T, num_kv_heads, d]; `cos`, `sin` float32 [T, dim/2]
-    turn the first dim dimensions of a head (None: nothing turns); `key_pages`, `value_pages`
-    [num_pages, page_size, num_kv_heads, d]; `slots` int64 [T] = page * page_size + offset.
+    `qkv` [T, num_heads + 2 num_kv_heads, d] may be changed; `cos`, `sin` float32 [T, dim/2] turn the first dim
+    dimensions of a head (None: nothing turns); `slots` int64 [T] = page * page_size + offset.
     """
 
     def __call__(
         self,
-        queries_keys: Tensor,
-        values: Tensor,
+        qkv: Tensor,
+        num_heads: int,
         cos: Tensor | None,
         sin: Tensor | None,
         interleaved: bool,
-        key_pages: Tensor,
-        value_pages: Tensor,
+        pages: Pages,
         slots: Tensor,
     ) -> Tensor: ...
 
@@ -65,46 +96,33 @@ class Ops:
     """
 
     name: str
-    embed: Callable[[Tensor, Tensor], Tensor]
+    dtype: Callable[[torch.dtype], torch.dtype]
+    """type of the weights -> type of the activations between operations, and of norms and biases"""
+    page_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
+    """(num_pages, page_size, num_kv_heads, d) -> shapes of a layer's key pages and value pages, page first"""
+    new_weight: Callable[[tuple[int, int], WeightFormat, bool], Weight]
+    """(shape [O, I], format, gated) -> memory for a matrix; a gated one has the gate in its first O / 2 rows"""
+    embed: Callable[[Tensor, Weight], Tensor]
     """(ids int64 [T], table [V, H]) -> [T, H]"""
     rms_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
     """(x [T, H], residual [T, H] or None, weight [H], eps) -> (normed, sum)"""
     layer_norm: Callable[[Tensor, Tensor | None, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     """(x [T, H], residual [T, H] or None, weight [H], bias [H], eps) -> (normed, sum)"""
-    head_norm: Callable[[Tensor, int, Tensor, Tensor, float], Tensor]
-    """(queries then keys [T, h + k, d], h, query weight [d], key weight [d], eps) -> RMS norm of every head"""
-    pack: Callable[[Tensor], Tensor]
-    """weight [O, I] -> the same weight in the layout that `linear` likes best; once per weight, when it is loaded"""
-    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """(x [T, I], weight [O, I] packed or plain, bias [O] or None) -> [T, O]"""
-    activation: Callable[[Tensor, str], Tensor]
-    """(x [T, I], kind) -> kind(x); kinds are silu, gelu, gelu_tanh, relu"""
-    gated_activation: Callable[[Tensor, str], Tensor]
-    """(x [T, 2 I]: gate, then up; kind) -> kind(gate) * up [T, I]"""
+    head_norm: Callable[[Tensor, int, int, Tensor, Tensor, float], Tensor]
+    """(qkv [T, h + 2 k, d], h, k, query weight [d], key weight [d], eps) -> qkv after an RMS norm of each query and
+    key head; may change qkv"""
+    linear: Callable[[Tensor, Weight, Tensor | None, str | None], Tensor]
+    """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
+    gelu_tanh, relu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]"""
+    angles: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    """(positions int64 [T], frequencies float32 [n], factor) -> (factor * cos, factor * sin) of the angles [T, n]"""
     rotary_write: RotaryWrite
     plan_attention: PlanAttention
-    attention: Callable[[Tensor, Tensor, Tensor, Any, float, int | None], Tensor]
-    """(queries [T, h, d], key pages, value pages, plan, scale, window) -> [T, h * d]
+    attention: Callable[[Tensor, Pages, Any, float, int | None], Tensor]
+    """(queries [T, h, d], pages, plan, scale, window) -> [T, h * d]
 
     Token t of a row sees the keys of its row at positions max(0, p - window + 1) to p, p being its own.
     """
 
 
-def select(name: str) -> Ops:
-    """The implementation of that name. Raises `ConfigError` if there is none."""
-    from flover.ops import onednn, reference  # here, because implementations import this table
-
-    implementations = {ops.name: ops for ops in (reference.OPS, onednn.OPS)}
-    if name not in implementations:
-        raise ConfigError(f"unknown ops {name!r}; there are: {', '.join(implementations)}")
-    return implementations[name]
-
-
-def best_for(dtype: torch.dtype) -> str:
-    """Name of the fastest implementation for weights of this type on this machine's CPU."""
-    from flover.ops import onednn
-
-    return "onednn" if dtype == torch.float32 and onednn.is_available() else "reference"
-
-
-__all__ = ["Ops", "PlanAttention", "RotaryWrite", "best_for", "select"]
+__all__ = ["Ops", "Pages", "PlanAttention", "RotaryWrite", "Weight", "WeightFormat"]

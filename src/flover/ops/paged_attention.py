@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flover.ops import Pages
+
 _GROUP_SHRINK = 0.75
 """A group's shortest row has at least this share of the pages of its longest: bounds the padding."""
 
@@ -55,23 +57,26 @@ AttentionPlan = dict[int | None, _View]
 
 def plan_attention(
     page_table: Tensor,
-    query_lens: Sequence[int],
-    context_lens: Sequence[int],
-    pages: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    query_lens_host: Sequence[int],
+    context_lens_host: Sequence[int],
+    pages: Pages,
     windows: frozenset[int | None],
 ) -> AttentionPlan:
     """Group the rows and make indices, masks and work space, once for all layers that have the same window.
 
     Fresh memory costs more than the copy into it, so the layers gather into the same place one after another.
     """
-    longest = max(context_lens)
+    longest = max(context_lens_host)
+    lens = query_lens_host, context_lens_host
     views: AttentionPlan = {}
     for window in windows:
         effective = None if window is None or window >= longest else window
         if effective not in views:
             views[effective] = _View(
-                groups=tuple(_plan_groups(page_table, query_lens, context_lens, pages, effective)),
-                chunks=tuple(_plan_chunks(page_table, query_lens, context_lens, pages.shape[1], effective)),
+                groups=tuple(_plan_groups(page_table, *lens, pages.keys, effective)),
+                chunks=tuple(_plan_chunks(page_table, *lens, pages.page_size, effective)),
             )
         views[window] = views[effective]
     return views
@@ -152,11 +157,9 @@ def _first_page(position: int, page_size: int, window: int | None) -> int:
     return 0 if window is None else max(0, position - window + 1) // page_size
 
 
-def attention(
-    queries: Tensor, key_pages: Tensor, value_pages: Tensor, plan: AttentionPlan, scale: float, window: int | None
-) -> Tensor:
+def attention(queries: Tensor, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Tensor:
     """Scaled dot-product attention of every token over its row's pages: [T, h, d] -> [T, h * d]."""
-    view = plan[window]
+    view, key_pages, value_pages = plan[window], pages.keys, pages.values
     if len(view.groups) == 1 and view.groups[0].tokens is None:
         return _attend_group(queries, key_pages, value_pages, view.groups[0], scale).flatten(1)
     output = torch.empty_like(queries, memory_format=torch.contiguous_format)

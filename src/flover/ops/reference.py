@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flover.ops import Ops
+from flover.errors import ConfigError
+from flover.ops import Ops, Pages, WeightFormat
 from flover.ops.paged_attention import attention, plan_attention
 
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-def embed(ids: Tensor, table: Tensor) -> Tensor:
+
+@dataclass(frozen=True, slots=True)
+class PlainWeight:
+    """A matrix as it is."""
+
+    data: Tensor  # [out, in]
+    gated: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.data.shape[0], self.data.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.data.nbytes
+
+    def store(self, first: int, rows: Tensor) -> None:
+        """Copy."""
+        self.data[first : first + len(rows)] = rows
+
+
+def new_weight(shape: tuple[int, int], weight_format: WeightFormat, gated: bool) -> PlainWeight:
+    """Room for a float matrix. Raises `ConfigError` for int8 and int4, which plain torch has no meaning for."""
+    if weight_format not in _DTYPES:
+        raise ConfigError(f"the reference operations have no {weight_format} weights")
+    return PlainWeight(torch.empty(shape, dtype=_DTYPES[weight_format]), gated)
+
+
+def page_shapes(
+    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Token by token, keys as values."""
+    shape = (num_pages, page_size, num_kv_heads, head_dim)
+    return shape, shape
+
+
+def embed(ids: Tensor, table: PlainWeight) -> Tensor:
     """Rows of the table."""
-    return F.embedding(ids, table)
+    return F.embedding(ids, table.data)
 
 
 def rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -27,10 +67,12 @@ def layer_norm(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor,
     return F.layer_norm(total, weight.shape, weight, bias, eps), total
 
 
-def head_norm(queries_keys: Tensor, num_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float) -> Tensor:
+def head_norm(
+    qkv: Tensor, num_heads: int, num_kv_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float
+) -> Tensor:
     """RMS norm over each head by itself, with one weight for all query heads and one for all key heads."""
-    normed = _rms(queries_keys, eps)
-    return torch.cat((normed[:, :num_heads] * query_weight, normed[:, num_heads:] * key_weight), dim=1)
+    queries, keys, values = torch.split(qkv, [num_heads, num_kv_heads, num_kv_heads], dim=1)
+    return torch.cat((_rms(queries, eps) * query_weight, _rms(keys, eps) * key_weight, values), dim=1)
 
 
 def _rms(x: Tensor, eps: float) -> Tensor:
@@ -38,19 +80,21 @@ def _rms(x: Tensor, eps: float) -> Tensor:
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)
 
 
-def pack(weight: Tensor) -> Tensor:
-    """Plain weights stay as they are."""
-    return weight
+def linear(x: Tensor, weight: PlainWeight, bias: Tensor | None, kind: str | None) -> Tensor:
+    """x times the weight's transpose, plus the bias, activated; gated: the first half, activated, times the second
+    half (Shazeer, 2020)."""
+    y = F.linear(x, weight.data, bias)
+    if weight.gated:
+        gate, up = y.chunk(2, dim=-1)
+        return activation(gate, kind) * up
+    return activation(y, kind)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x times the weight's transpose, plus the bias."""
-    return F.linear(x, weight, bias)
-
-
-def activation(x: Tensor, kind: str) -> Tensor:
+def activation(x: Tensor, kind: str | None) -> Tensor:
     """The named function, entry by entry."""
     match kind:
+        case None:
+            return x
         case "silu":
             return F.silu(x)
         case "gelu":
@@ -63,28 +107,28 @@ def activation(x: Tensor, kind: str) -> Tensor:
             raise ValueError(f"unknown activation {kind!r}")
 
 
-def gated_activation(x: Tensor, kind: str) -> Tensor:
-    """The first half, activated, times the second half (Shazeer, 2020)."""
-    gate, up = x.chunk(2, dim=-1)
-    return activation(gate, kind) * up
+def angles(positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of position times frequency."""
+    turned = positions[:, None].float() * frequencies
+    return turned.cos() * factor, turned.sin() * factor
 
 
 def rotary_write(
-    queries_keys: Tensor,
-    values: Tensor,
+    qkv: Tensor,
+    num_heads: int,
     cos: Tensor | None,
     sin: Tensor | None,
     interleaved: bool,
-    key_pages: Tensor,
-    value_pages: Tensor,
+    pages: Pages,
     slots: Tensor,
 ) -> Tensor:
     """Rotary position embedding (Su et al., 2021), then one scatter of keys and one of values."""
+    num_kv_heads = (qkv.shape[1] - num_heads) // 2
+    queries_keys, values = qkv[:, :-num_kv_heads], qkv[:, -num_kv_heads:]
     if cos is not None and sin is not None:
         queries_keys = _rotate(queries_keys, cos[:, None, :], sin[:, None, :], interleaved)
-    num_heads = queries_keys.shape[1] - values.shape[1]
-    key_pages.flatten(0, 1)[slots] = queries_keys[:, num_heads:]
-    value_pages.flatten(0, 1)[slots] = values
+    pages.keys.flatten(0, 1)[slots] = queries_keys[:, num_heads:]
+    pages.values.flatten(0, 1)[slots] = values
     return queries_keys[:, :num_heads]
 
 
@@ -99,14 +143,15 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 OPS = Ops(
     name="reference",
-    embed=embed,
+    dtype=lambda dtype: dtype,
+    page_shapes=page_shapes,
+    new_weight=new_weight,
+    embed=embed,  # type: ignore[arg-type]  # weights are this module's own
     rms_norm=rms_norm,
     layer_norm=layer_norm,
     head_norm=head_norm,
-    pack=pack,
-    linear=linear,
-    activation=activation,
-    gated_activation=gated_activation,
+    linear=linear,  # type: ignore[arg-type]
+    angles=angles,
     rotary_write=rotary_write,
     plan_attention=plan_attention,
     attention=attention,

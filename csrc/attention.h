@@ -1,0 +1,431 @@
+// Rotary embedding with the write to the pages, and attention over the pages.
+//
+// The keys of a row are seen in blocks of 64 positions that start at multiples of 64, whatever the page size, the
+// chunk or the window. A token goes through the blocks it sees in order, with a running maximum (M. Milakov,
+// N. Gimelshein: Online normalizer calculation for softmax, arXiv:1805.02867): a score is one chain over the
+// dimensions of the head, an output one chain over the keys. Which tokens, heads or rows share a tile never enters.
+#pragma once
+
+#include "norm.h"
+#include "vmath.h"
+
+namespace flover::FLOVER_ISA {
+
+constexpr int64_t BLOCK = 64;            // keys
+constexpr int64_t BLOCK_PANELS = BLOCK / LANES;
+constexpr int64_t QUERY_TILE = 6;        // queries in registers at once
+constexpr int64_t QUERIES = 48;          // queries (tokens times heads that share a key head) of one item, about
+constexpr float NEVER = -__builtin_inff();
+
+// ---- the three types of keys and values ----
+
+template <Cache C>
+struct Stored;
+template <>
+struct Stored<Cache::float32> {
+  using Type = float;
+  FLOVER_INLINE F16 get(const float* p) { return load(p); }
+  FLOVER_INLINE F16 get_first(const float* p, int n) { return load_first(p, n); }
+  FLOVER_INLINE float get_one(const float* p) { return *p; }
+};
+template <>
+struct Stored<Cache::bfloat16> {
+  using Type = uint16_t;
+  FLOVER_INLINE F16 get(const uint16_t* p) { return load_bf16(p); }
+  FLOVER_INLINE F16 get_first(const uint16_t* p, int n) {
+    uint16_t part[LANES] = {};
+    memcpy(part, p, (size_t)n * 2);
+    return load_bf16(part);
+  }
+  FLOVER_INLINE float get_one(const uint16_t* p) { return float_of((uint32_t)*p << 16); }
+};
+template <>
+struct Stored<Cache::int8> {
+  using Type = int8_t;
+  FLOVER_INLINE F16 get(const int8_t* p) { return load_i8(p); }
+  FLOVER_INLINE F16 get_first(const int8_t* p, int n) {
+    int8_t part[LANES] = {};
+    memcpy(part, p, (size_t)n);
+    return load_i8(part);
+  }
+  FLOVER_INLINE float get_one(const int8_t* p) { return (float)*p; }
+};
+
+// ---- rotary and write ----
+
+FLOVER_INLINE void turn(float* x, const float* cos, const float* sin, int64_t turning, bool interleaved) {
+  const int64_t half = turning / 2, step = interleaved ? 2 : 1, apart = interleaved ? 1 : half;
+  for (int64_t i = 0; i < half; i++) {
+    const float first = x[i * step], second = x[i * step + apart];
+    x[i * step] = first * cos[i] - second * sin[i];
+    x[i * step + apart] = second * cos[i] + first * sin[i];
+  }
+}
+
+// One head's vector to `out`, `step` apart.
+template <Cache C>
+FLOVER_INLINE void write_head(const float* x, int64_t dim, typename Stored<C>::Type* out, int64_t step, float* scale) {
+  if constexpr (C == Cache::float32) {
+    for (int64_t i = 0; i < dim; i++) out[i * step] = x[i];
+  } else if constexpr (C == Cache::bfloat16) {
+    for (int64_t i = 0; i < dim; i++) out[i * step] = narrow_bf16(x[i]);
+  } else {
+    float reach = 0.0f, check = 0.0f;
+    for (int64_t i = 0; i < dim; i++) {
+      const float magnitude = x[i] < 0 ? -x[i] : x[i];
+      reach = magnitude > reach ? magnitude : reach;
+      check += x[i] * 0.0f;
+    }
+    *scale = check == 0.0f ? reach / 127.0f : float_of(0x7fc00000);
+    const float inverse = check == 0.0f && reach > 0.0f ? 127.0f / reach : 0.0f;
+    for (int64_t start = 0; start < dim; start += LANES) {
+      const int n = (int)least(LANES, dim - start);
+      int32_t lanes[LANES];
+      const F16 values = check == 0.0f ? load_first(x + start, n) : zero();
+      store_int(lanes, to_int(min(all(127.0f), max(all(-127.0f), mul(values, all(inverse))))));
+      for (int i = 0; i < n; i++) out[(start + i) * step] = (int8_t)lanes[i];
+    }
+  }
+}
+
+template <Cache C>
+static void rotary_of(Pool& pool, const Rotary& a, const Pages& pages) {
+  using Type = typename Stored<C>::Type;
+  const int64_t dim = pages.dim, heads = pages.heads, size = pages.page_size;
+  const int64_t stride = (a.query_heads + 2 * heads) * dim;
+  over_rows(pool, a.rows, stride, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      float* x = a.qkv + row * stride;
+      if (a.turning)
+        for (int64_t head = 0; head < a.query_heads + heads; head++)
+          turn(x + head * dim, a.cos + row * a.turning / 2, a.sin + row * a.turning / 2, a.turning, a.interleaved);
+      const int64_t page = a.slots[row] / size, offset = a.slots[row] % size;
+      for (int64_t head = 0; head < heads; head++) {
+        const int64_t base = (page * heads + head) * dim * size, scale = (page * heads + head) * size + offset;
+        const float* key = x + (a.query_heads + head) * dim;
+        write_head<C>(key, dim, static_cast<Type*>(pages.keys) + base + offset, size,
+                      C == Cache::int8 ? pages.key_scales + scale : nullptr);
+        write_head<C>(key + heads * dim, dim, static_cast<Type*>(pages.values) + base + offset * dim, 1,
+                      C == Cache::int8 ? pages.value_scales + scale : nullptr);
+      }
+    }
+  });
+}
+
+// ---- attention ----
+
+// R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R]; key d of a panel is at d * steps[p].
+template <int R, int P, class S>
+FLOVER_INLINE void score_tile(const float* x, const typename S::Type* const* panels, const int64_t* steps, int64_t dim,
+                              float* scores) {
+  F16 acc[R][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) acc[r][p] = zero();
+  for (int64_t d = 0; d < dim; d++) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) {
+      const F16 key = S::get(panels[p] + d * steps[p]);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[d * R + r]), key, acc[r][p]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) store(scores + r * BLOCK + p * LANES, acc[r][p]);
+}
+
+template <int R, int P, class S>
+[[gnu::noinline]] static void score_rows(const float* x, const typename S::Type* const* panels, const int64_t* steps,
+                                         int64_t count, int64_t dim, float* scores) {
+  int64_t p = 0;
+  for (; p + P <= count; p += P) score_tile<R, P, S>(x, panels + p, steps + p, dim, scores + p * LANES);
+  if constexpr (P > 1)
+    for (; p < count; p++) score_tile<R, 1, S>(x, panels + p, steps + p, dim, scores + p * LANES);
+}
+
+// R queries, C chunks of 16 dimensions: outputs go on over keys first..last of the block.
+template <int R, int C, class S>
+FLOVER_INLINE void value_tile(const float* weights, const typename S::Type* const* values, int64_t first, int64_t last,
+                              int64_t start, int last_lanes, float* outputs, int64_t stride) {
+  F16 acc[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) acc[r][c] = load(outputs + r * stride + start + c * LANES);
+  for (int64_t j = first; j < last; j++) {
+    F16 value[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) {
+      const auto* p = values[j] + start + c * LANES;
+      value[c] = c == C - 1 && last_lanes < LANES ? S::get_first(p, last_lanes) : S::get(p);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const F16 weight = all(weights[r * BLOCK + j]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; c++) acc[r][c] = fma(weight, value[c], acc[r][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; c++) store(outputs + r * stride + start + c * LANES, acc[r][c]);
+}
+
+template <int R, int C, class S>
+[[gnu::noinline]] static void value_rows(const float* weights, const typename S::Type* const* values, int64_t first,
+                                         int64_t last, int64_t dim, float* outputs, int64_t stride) {
+  int64_t start = 0;
+  if constexpr (C > 1)
+    for (; start + C * LANES <= dim; start += C * LANES)
+      value_tile<R, C, S>(weights, values, first, last, start, LANES, outputs, stride);
+  for (; start + LANES <= dim; start += LANES)
+    value_tile<R, 1, S>(weights, values, first, last, start, LANES, outputs, stride);
+  if (start < dim) value_tile<R, 1, S>(weights, values, first, last, start, (int)(dim - start), outputs, stride);
+}
+
+// One item: some tokens of a row, with the query heads that share one key head.
+template <Cache C>
+class Attender {
+  using S = Stored<C>;
+  using Type = typename S::Type;
+
+ public:
+  Attender(const Attention& a, const Pages& pages, int64_t row, int64_t head, int64_t first, int64_t tokens, void* scratch)
+      : a_(a), pages_(pages), table_(a.page_table + row * a.table_stride), head_(head), tokens_(tokens),
+        sharing_(a.query_heads / pages.heads), count_(tokens * sharing_), stride_(round_up(pages.dim, LANES)) {
+    const int64_t start = a.query_starts[row], length = a.query_starts[row + 1] - start;
+    token_ = start + first;
+    position_ = a.context_lens[row] - length + first;
+    auto* floats = static_cast<float*>(scratch);
+    queries_ = floats;
+    scores_ = queries_ + count_ * pages.dim;
+    outputs_ = scores_ + count_ * BLOCK;
+    maxima_ = outputs_ + count_ * stride_;
+    sums_ = maxima_ + count_;
+    gathered_ = reinterpret_cast<Type*>(sums_ + count_);
+  }
+
+  static size_t scratch_bytes(const Attention& a, const Pages& pages, int64_t tokens) {
+    const int64_t count = tokens * a.query_heads / pages.heads;
+    const int64_t floats = count * (pages.dim + BLOCK + round_up(pages.dim, LANES) + 2) + BLOCK * pages.dim;
+    return (size_t)floats * sizeof(float);
+  }
+
+  void run() {
+    pack_queries();
+    for (int64_t i = 0; i < count_ * stride_; i++) outputs_[i] = 0.0f;
+    for (int64_t m = 0; m < count_; m++) maxima_[m] = NEVER, sums_[m] = 0.0f;
+    const int64_t end = position_ + tokens_;
+    for (int64_t block = first_seen(position_) / BLOCK; block * BLOCK < end; block++) see(block * BLOCK, end);
+    write();
+  }
+
+ private:
+  int64_t first_seen(int64_t position) const { return a_.window ? most(0, position - a_.window + 1) : 0; }
+
+  // [dim][rows of the group], group after group.
+  void pack_queries() {
+    const int64_t groups = (count_ + QUERY_TILE - 1) / QUERY_TILE;
+    for (int64_t g = 0; g < groups; g++) {
+      const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
+      float* out = queries_ + first * pages_.dim;
+      for (int64_t r = 0; r < size; r++) {
+        const int64_t m = first + r, head = head_ * sharing_ + m % sharing_;
+        const float* q = a_.queries + (token_ + m / sharing_) * a_.query_stride + head * pages_.dim;
+        for (int64_t d = 0; d < pages_.dim; d++) out[d * size + r] = q[d];
+      }
+    }
+  }
+
+  void see(int64_t start, int64_t end) {
+    // What the tokens of this item see of the block, all together.
+    const int64_t from = most(start, first_seen(position_)) - start, to = least(BLOCK, end - start);
+    const int64_t first_panel = from / LANES, panels = (to + LANES - 1) / LANES - first_panel;
+    const Type* keys[BLOCK_PANELS];
+    int64_t steps[BLOCK_PANELS];
+    const Type* values[BLOCK];
+    float key_scales[BLOCK], value_scales[BLOCK];
+    locate(start, from, to, first_panel, keys, steps, values, key_scales, value_scales);
+    const int64_t groups = (count_ + QUERY_TILE - 1) / QUERY_TILE;
+    for (int64_t g = 0; g < groups; g++) {
+      const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
+      float* scores = scores_ + first * BLOCK;
+      const float* x = queries_ + first * pages_.dim;
+#define FLOVER_SCORES(R, P) \
+  case R: score_rows<R, P, S>(x, keys, steps, panels, pages_.dim, scores + first_panel * LANES); break;
+      switch (size) {
+        FLOVER_SCORES(1, 4)
+        FLOVER_SCORES(2, 2)
+        FLOVER_SCORES(3, 2)
+        FLOVER_SCORES(4, 1)
+        FLOVER_SCORES(5, 1)
+        FLOVER_SCORES(6, 1)
+      }
+#undef FLOVER_SCORES
+      int64_t ranges[QUERY_TILE][2];
+      for (int64_t r = 0; r < size; r++) {
+        const int64_t position = position_ + (first + r) / sharing_;
+        ranges[r][0] = least(BLOCK, most(0, first_seen(position) - start));
+        ranges[r][1] = most(ranges[r][0], least(BLOCK, position + 1 - start));
+        if (ranges[r][0] < ranges[r][1]) weigh(first + r, ranges[r][0], ranges[r][1], key_scales, value_scales);
+      }
+      add_values(first, size, ranges, values);
+    }
+  }
+
+  // Where the keys and values of the block lie. Keys of pages whose size is not a multiple of 16 are gathered.
+  void locate(int64_t start, int64_t from, int64_t to, int64_t first_panel, const Type** keys, int64_t* steps,
+              const Type** values, float* key_scales, float* value_scales) {
+    const int64_t size = pages_.page_size, dim = pages_.dim;
+    const auto* all_keys = static_cast<const Type*>(pages_.keys);
+    const auto* all_values = static_cast<const Type*>(pages_.values);
+    const bool direct = size % LANES == 0;
+    for (int64_t j = from; j < to; j++) {
+      const int64_t page = table_[(start + j) / size], offset = (start + j) % size;
+      const int64_t base = page * pages_.heads + head_;
+      values[j] = all_values + (base * size + offset) * dim;
+      if (C == Cache::int8) {
+        key_scales[j] = pages_.key_scales[base * size + offset];
+        value_scales[j] = pages_.value_scales[base * size + offset];
+      }
+      const int64_t panel = j / LANES;
+      if (direct) {
+        keys[panel - first_panel] = all_keys + base * dim * size + offset / LANES * LANES;
+        steps[panel - first_panel] = size;
+      } else {
+        Type* out = gathered_ + panel * LANES * dim;
+        keys[panel - first_panel] = out;
+        steps[panel - first_panel] = LANES;
+        for (int64_t d = 0; d < dim; d++) out[d * LANES + j % LANES] = all_keys[(base * dim + d) * size + offset];
+      }
+    }
+  }
+
+  // From the scores of keys from..to of query m to weights; what was summed before shrinks if there is a new maximum.
+  void weigh(int64_t m, int64_t from, int64_t to, const float* key_scales, const float* value_scales) {
+    float* scores = scores_ + m * BLOCK;
+    const F16 scale = all(a_.scale);
+    F16 top = all(NEVER), parts[BLOCK_PANELS];
+    for (int64_t p = 0; p < BLOCK_PANELS; p++) {
+      const int64_t start = p * LANES;
+      parts[p] = all(NEVER);
+      if (start >= to || start + LANES <= from) continue;
+      F16 s = mul(load(scores + start), scale);
+      if (C == Cache::int8) s = mul(s, load(key_scales + start));
+      if (to < start + LANES) s = keep_first(s, (int)(to - start), NEVER);
+      if (from > start) s = skip_first(s, (int)(from - start), NEVER);
+      parts[p] = s;
+      top = max(s, top);
+    }
+    const float before = maxima_[m], found = largest(top), now = found > before ? found : before;
+    F16 total = zero();
+    for (int64_t p = 0; p < BLOCK_PANELS; p++) {
+      const int64_t start = p * LANES;
+      if (start >= to || start + LANES <= from) continue;
+      F16 weight = exponential(sub(parts[p], all(now)));
+      if (to < start + LANES) weight = keep_first(weight, (int)(to - start), 0.0f);
+      if (from > start) weight = skip_first(weight, (int)(from - start), 0.0f);
+      total = add(total, weight);
+      if (C == Cache::int8) weight = mul(weight, load(value_scales + start));
+      store(scores + start, weight);
+    }
+    float lanes[LANES];
+    store(lanes, exponential(all(before - now)));
+    const float shrink = before == now ? 1.0f : lanes[0];
+    sums_[m] = fma_one(sums_[m], shrink, sum(total));
+    maxima_[m] = now;
+    if (shrink != 1.0f) {
+      float* out = outputs_ + m * stride_;
+      for (int64_t d = 0; d < stride_; d++) out[d] *= shrink;
+    }
+  }
+
+  // Each query sees its own range of keys in order: what all of the group see together in one tile, the rest alone.
+  void add_values(int64_t first, int64_t size, const int64_t (*ranges)[2], const Type* const* values) {
+    int64_t from = 0, to = BLOCK;
+    for (int64_t r = 0; r < size; r++) from = most(from, ranges[r][0]), to = least(to, ranges[r][1]);
+    if (from >= to) from = to = 0;
+    for (int64_t r = 0; r < size; r++)
+      add_alone(first + r, ranges[r][0], to > from ? least(from, ranges[r][1]) : ranges[r][1], values);
+    if (to <= from) return;
+    float* out = outputs_ + first * stride_;
+    const float* weights = scores_ + first * BLOCK;
+#define FLOVER_VALUES(R, N) \
+  case R: value_rows<R, N, S>(weights, values, from, to, pages_.dim, out, stride_); break;
+    switch (size) {
+      FLOVER_VALUES(1, 4)
+      FLOVER_VALUES(2, 2)
+      FLOVER_VALUES(3, 2)
+      FLOVER_VALUES(4, 1)
+      FLOVER_VALUES(5, 1)
+      FLOVER_VALUES(6, 1)
+    }
+#undef FLOVER_VALUES
+    for (int64_t r = 0; r < size; r++) add_alone(first + r, most(to, ranges[r][0]), ranges[r][1], values);
+  }
+
+  void add_alone(int64_t m, int64_t from, int64_t to, const Type* const* values) {
+    if (from < to)
+      value_rows<1, 4, S>(scores_ + m * BLOCK, values, from, to, pages_.dim, outputs_ + m * stride_, stride_);
+  }
+
+  void write() {
+    for (int64_t m = 0; m < count_; m++) {
+      const int64_t head = head_ * sharing_ + m % sharing_;
+      float* y = a_.y + ((token_ + m / sharing_) * a_.query_heads + head) * pages_.dim;
+      for (int64_t d = 0; d < pages_.dim; d++) y[d] = outputs_[m * stride_ + d] / sums_[m];
+    }
+  }
+
+  const Attention& a_;
+  const Pages& pages_;
+  const int32_t* table_;
+  int64_t head_, tokens_, sharing_, count_, stride_, token_, position_;
+  float* queries_;   // packed
+  float* scores_;    // [count][BLOCK]: scores, then weights
+  float* outputs_;   // [count][stride]
+  float* maxima_;    // [count]
+  float* sums_;      // [count]
+  Type* gathered_;   // [BLOCK / 16][dim][16]
+};
+
+template <Cache C>
+static void attention_of(Pool& pool, const Attention& a, const Pages& pages) {
+  const int64_t tile = most(1, QUERIES / (a.query_heads / pages.heads));
+  int64_t items = 0;
+  for (int64_t row = 0; row < a.rows; row++) items += (a.query_starts[row + 1] - a.query_starts[row] + tile - 1) / tile;
+  auto* places = static_cast<int64_t*>(pool.shared_scratch((size_t)items * 2 * sizeof(int64_t)));
+  int64_t item = 0;
+  for (int64_t row = 0; row < a.rows; row++)
+    for (int64_t first = 0; first < a.query_starts[row + 1] - a.query_starts[row]; first += tile, item++)
+      places[2 * item] = row, places[2 * item + 1] = first;
+  auto body = [&](int64_t index, int worker) {
+    const int64_t row = places[2 * (index / pages.heads)], first = places[2 * (index / pages.heads) + 1];
+    const int64_t tokens = least(tile, a.query_starts[row + 1] - a.query_starts[row] - first);
+    void* scratch = pool.own_scratch(worker, Attender<C>::scratch_bytes(a, pages, tokens));
+    Attender<C>(a, pages, row, index % pages.heads, first, tokens, scratch).run();
+  };
+  parallel(pool, items * pages.heads, body);
+}
+
+static void rotary(Pool& pool, const Rotary& a, const Pages& pages) {
+  switch (pages.cache) {
+    case Cache::float32: return rotary_of<Cache::float32>(pool, a, pages);
+    case Cache::bfloat16: return rotary_of<Cache::bfloat16>(pool, a, pages);
+    case Cache::int8: return rotary_of<Cache::int8>(pool, a, pages);
+  }
+}
+
+static void attention(Pool& pool, const Attention& a, const Pages& pages) {
+  switch (pages.cache) {
+    case Cache::float32: return attention_of<Cache::float32>(pool, a, pages);
+    case Cache::bfloat16: return attention_of<Cache::bfloat16>(pool, a, pages);
+    case Cache::int8: return attention_of<Cache::int8>(pool, a, pages);
+  }
+}
+
+}  // namespace flover::FLOVER_ISA

@@ -1,0 +1,23 @@
+// All kernels for one instruction set: compiled once for each, with FLOVER_ISA set to its name.
+#include "attention.h"
+#include "embed.h"
+#include "limits.h"
+#include "linear_int.h"
+#include "norm.h"
+
+#define FLOVER_JOIN(a, b) a##b
+#define FLOVER_TABLE(isa) FLOVER_JOIN(isa, _kernels)
+#define FLOVER_TEXT(isa) #isa
+#define FLOVER_NAME(isa) FLOVER_TEXT(isa)
+
+namespace flover {
+
+const Kernels& FLOVER_TABLE(FLOVER_ISA)() {
+  using namespace FLOVER_ISA;
+  static const Kernels kernels = {
+      FLOVER_NAME(FLOVER_ISA), linear, norm, head_norm, embed, rotary, attention, multiply_adds, read_all,
+  };
+  return kernels;
+}
+
+}  // namespace flover

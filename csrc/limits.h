@@ -1,0 +1,50 @@
+// What this machine can do at most: the marks that the benchmarks measure kernels against.
+#pragma once
+
+#include "pool.h"
+#include "simd.h"
+
+namespace flover::FLOVER_ISA {
+
+static double multiply_adds(Pool& pool, int64_t rounds) {
+  constexpr int CHAINS = 6;
+  auto body = [&](int64_t, int worker) {
+    F16 acc[CHAINS];
+    for (int c = 0; c < CHAINS; c++) acc[c] = all((float)c);
+    const F16 factor = all(0.5f), term = all(1.0f);
+    for (int64_t i = 0; i < rounds; i++) {
+#pragma GCC unroll 8
+      for (int c = 0; c < CHAINS; c++) acc[c] = fma(acc[c], factor, term);
+    }
+    auto* sink = static_cast<float*>(pool.own_scratch(worker, CHAINS * LANES * sizeof(float)));
+    for (int c = 0; c < CHAINS; c++) store(sink + c * LANES, acc[c]);
+  };
+  parallel(pool, pool.threads(), body);
+  return 2.0 * CHAINS * LANES * (double)rounds * pool.threads();
+}
+
+static uint64_t read_all(Pool& pool, const uint8_t* data, int64_t bytes) {
+  constexpr int64_t CHUNK = 1 << 18;
+  auto* sums = static_cast<uint64_t*>(pool.shared_scratch((size_t)pool.threads() * 64));
+  for (int t = 0; t < pool.threads(); t++) sums[t * 8] = 0;
+  auto body = [&](int64_t item, int worker) {
+    const uint8_t* p = data + item * CHUNK;
+    const int64_t size = least(CHUNK, bytes - item * CHUNK) / 128 * 128;
+    I16 a = all_int(0), b = all_int(0);
+    for (int64_t i = 0; i < size; i += 128) {
+      a = add(a, load_int(reinterpret_cast<const int32_t*>(p + i)));
+      b = add(b, load_int(reinterpret_cast<const int32_t*>(p + i + 64)));
+    }
+    int32_t lanes[LANES];
+    store_int(lanes, add(a, b));
+    uint64_t sum = 0;
+    for (int i = 0; i < LANES; i++) sum += (uint32_t)lanes[i];
+    sums[worker * 8] += sum;
+  };
+  parallel(pool, (bytes + CHUNK - 1) / CHUNK, body);
+  uint64_t sum = 0;
+  for (int t = 0; t < pool.threads(); t++) sum += sums[t * 8];
+  return sum;
+}
+
+}  // namespace flover::FLOVER_ISA

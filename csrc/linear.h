@@ -1,0 +1,233 @@
+// y = x · wᵀ with weights in panels.
+//
+// Each output is one chain over the input, in order: fma(x[k], w[k], sum) for float weights, exact integers for int8,
+// one integer sum per group of 32 and two fused multiply-adds for int4. Which rows are computed together, in which
+// tile, block or thread, never enters the chain: that is the invariance rule.
+//
+// The rows come in groups of up to `tile` rows; a group's inputs are packed step by step, so that a tile reads
+// forward in memory, whatever the stride of x. Items of the pool are (block of rows, unit of panels).
+#pragma once
+
+#include "kernels.h"
+#include "pool.h"
+#include "vmath.h"
+#include "weight.h"
+
+namespace flover::FLOVER_ISA {
+
+constexpr int64_t ROW_BLOCK = 96;   // rows that pass a unit of panels before the next unit
+constexpr int64_t DEPTH = 256;      // inputs of a panel that are expanded to float32 at once: 16 KiB
+constexpr int64_t STEPS_PER_LINE = 8;  // steps of a float tile for each cache line that is fetched ahead
+constexpr int64_t UNIT = 4;         // panels per item
+constexpr int64_t ALIGN = 64;
+
+// Rows start..start+size of x, packed from `offset` (in inputs) on.
+struct RowGroup {
+  int64_t start, size;
+};
+
+FLOVER_INLINE int64_t num_groups(int64_t rows, int64_t tile) { return (rows + tile - 1) / tile; }
+
+// The rows are spread evenly: 32 rows are 5 5 5 5 6 6 and not 6 6 6 6 6 2.
+FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
+  const int64_t small = rows / groups, larger = rows % groups, first_larger = groups - larger;
+  return {index * small + most(index - first_larger, 0), small + (index >= first_larger ? 1 : 0)};
+}
+
+// From the sums of a unit to y: bias, activation, gate. `sums` is [rows][panels][16].
+FLOVER_INLINE void finish(const Weight& w, const Linear& l, const float* sums, int64_t first_row, int64_t rows,
+                          int64_t first_panel, int64_t panels) {
+  const int64_t width = w.gated ? w.out / 2 : w.out;
+  for (int64_t r = 0; r < rows; r++) {
+    float* y = l.y + (first_row + r) * width;
+    const float* row = sums + r * panels * PANEL;
+    for (int64_t p = 0; p < panels; p += w.gated ? 2 : 1) {
+      const int64_t column = (first_panel + p) / (w.gated ? 2 : 1) * PANEL;
+      const int valid = (int)least(PANEL, width - column);
+      F16 value = load(row + p * PANEL);
+      if (l.bias) value = add(value, load_first(l.bias + column, valid));
+      value = activate(value, l.activation);
+      if (w.gated) {
+        F16 up = load(row + (p + 1) * PANEL);
+        if (l.bias) up = add(up, load_first(l.bias + width + column, valid));
+        value = mul(value, up);
+      }
+      store_first(y + column, value, valid);
+    }
+  }
+}
+
+// ---- float32, bfloat16, float16 ----
+
+template <Format F>
+struct Panel;  // step k of a panel, as float32
+
+template <>
+struct Panel<Format::float32> {
+  static constexpr int64_t STEP = 1;
+  FLOVER_INLINE void get(const uint8_t* p, F16* w) { w[0] = load(reinterpret_cast<const float*>(p)); }
+};
+template <>
+struct Panel<Format::bfloat16> {
+  static constexpr int64_t STEP = 2;
+  FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_bf16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]); }
+};
+template <>
+struct Panel<Format::float16> {
+  static constexpr int64_t STEP = 2;
+  FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_f16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]); }
+};
+
+// R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
+// `ahead` is what will be read next from memory: hardware does not look past the end of a panel.
+template <int R, int P, Format F>
+[[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, int64_t steps,
+                                         bool first, float* sums, int64_t sum_stride, const uint8_t* ahead) {
+  constexpr int64_t STEP = Panel<F>::STEP;
+  F16 acc[R][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) acc[r][p] = first ? zero() : load(sums + r * sum_stride + p * PANEL);
+  auto step = [&](int64_t s) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) {
+      F16 w[STEP];
+      Panel<F>::get(panels + p * panel_stride + s * 64, w);
+#pragma GCC unroll 2
+      for (int k = 0; k < STEP; k++)
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w[k], acc[r][p]);
+    }
+  };
+  int64_t s = 0;
+  for (; s + STEPS_PER_LINE <= steps; s += STEPS_PER_LINE) {
+    prefetch(ahead + s * (64 / STEPS_PER_LINE));
+#pragma GCC unroll 8
+    for (int i = 0; i < STEPS_PER_LINE; i++) step(s + i);
+  }
+  for (; s < steps; s++) step(s);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) store(sums + r * sum_stride + p * PANEL, acc[r][p]);
+}
+
+#if defined(FLOVER_AVX512)
+constexpr int64_t FLOAT_TILE = 12;
+#else
+constexpr int64_t FLOAT_TILE = 6;
+#endif
+
+// One group of rows by `panels` panels. Few rows take several panels at once: one alone has too few chains to hide the
+// latency of a multiply-add.
+template <Format F>
+static void float_group(int64_t size, const float* x, const uint8_t* data, int64_t stride, int64_t panels,
+                        int64_t steps, bool first, float* sums, int64_t sum_stride, const uint8_t* ahead) {
+  int64_t p = 0;
+#define FLOVER_TILE(R, P)                                                                                  \
+  case R:                                                                                                  \
+    for (; p + P <= panels; p += P)                                                                        \
+      float_tile<R, P, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead); \
+    if constexpr (P > 1)                                                                                   \
+      for (; p < panels; p++)                                                                              \
+        float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead); \
+    break;
+  switch (size) {
+    FLOVER_TILE(1, 4)
+    FLOVER_TILE(2, 2)
+    FLOVER_TILE(3, 2)
+    FLOVER_TILE(4, 1)
+    FLOVER_TILE(5, 1)
+    FLOVER_TILE(6, 1)
+#if defined(FLOVER_AVX512)
+    FLOVER_TILE(7, 1)
+    FLOVER_TILE(8, 1)
+    FLOVER_TILE(9, 1)
+    FLOVER_TILE(10, 1)
+    FLOVER_TILE(11, 1)
+    FLOVER_TILE(12, 1)
+#endif
+  }
+#undef FLOVER_TILE
+}
+
+template <Format F>
+static void expand(const uint8_t* data, int64_t steps, float* out) {
+  constexpr int64_t STEP = Panel<F>::STEP;
+  for (int64_t s = 0; s < steps; s++) {
+    F16 w[STEP];
+    Panel<F>::get(data + s * 64, w);
+    for (int k = 0; k < STEP; k++) store(out + (s * STEP + k) * PANEL, w[k]);
+  }
+}
+
+// x in groups, [inputs padded][rows of the group] one group after another.
+static void pack_floats(Pool& pool, const Weight& w, const Linear& l, int64_t tile, float* packed) {
+  const int64_t depth = padded_in(w.format, w.in);
+  const int64_t blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
+  auto body = [&](int64_t block, int) {
+    const int64_t first = block * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
+    const int64_t groups = num_groups(rows, tile);
+    for (int64_t g = 0; g < groups; g++) {
+      const RowGroup group = group_of(rows, groups, g);
+      float* out = packed + (first + group.start) * depth;
+      for (int64_t r = 0; r < group.size; r++) {
+        const float* x = l.x + (first + group.start + r) * w.in;
+        for (int64_t k = 0; k < w.in; k++) out[k * group.size + r] = x[k];
+        for (int64_t k = w.in; k < depth; k++) out[k * group.size + r] = 0.0f;
+      }
+    }
+  };
+  parallel(pool, blocks, body);
+}
+
+template <Format F>
+static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
+  constexpr int64_t STEP = Panel<F>::STEP;
+  const int64_t depth = padded_in(F, w.in), stride = panel_bytes(F, w.in), panels = num_panels(w.out, w.gated);
+  const int64_t units = (panels + UNIT - 1) / UNIT, blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
+  const float* packed = l.x;
+  if (l.rows > 1 || depth != w.in) {
+    auto* scratch = static_cast<float*>(pool.shared_scratch((size_t)(l.rows * depth) * sizeof(float)));
+    pack_floats(pool, w, l, FLOAT_TILE, scratch);
+    packed = scratch;
+  }
+  auto body = [&](int64_t item, int worker) {
+    const int64_t block = item / units, first_panel = item % units * UNIT, count = least(UNIT, panels - first_panel);
+    const int64_t first = block * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
+    const int64_t groups = num_groups(rows, FLOAT_TILE), sum_stride = count * PANEL;
+    auto* sums = static_cast<float*>(
+        pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT + DEPTH) * PANEL * sizeof(float)));
+    float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
+    const uint8_t* data = w.data + first_panel * stride;
+    const float* x = packed + first * depth;
+    if (groups == 1) {
+      float_group<F>(rows, x, data, stride, count, depth / STEP, true, sums, sum_stride, data);
+    } else {
+      for (int64_t k = 0; k < depth; k += DEPTH) {
+        const int64_t inputs = least(DEPTH, depth - k);
+        for (int64_t p = 0; p < count; p++) {
+          const uint8_t* panel = data + p * stride + k / STEP * 64;
+          // The next block lies in the next panel, or further down in the first one.
+          const uint8_t* next = p + 1 < count ? panel + stride : data + (k + inputs) / STEP * 64;
+          const int64_t bytes = inputs / STEP * 64, bytes_per_tile = inputs / STEPS_PER_LINE * 64;
+          if (F != Format::float32) {
+            expand<F>(panel, inputs / STEP, expanded);
+            panel = reinterpret_cast<const uint8_t*>(expanded);
+          }
+          for (int64_t g = 0; g < groups; g++) {
+            const RowGroup group = group_of(rows, groups, g);
+            float_group<Format::float32>(group.size, x + group.start * depth + k * group.size, panel, 0, 1, inputs,
+                                         k == 0, sums + group.start * sum_stride + p * PANEL, sum_stride,
+                                         g * bytes_per_tile < bytes ? next + g * bytes_per_tile : panel);
+          }
+        }
+      }
+    }
+    finish(w, l, sums, first, rows, first_panel, count);
+  };
+  parallel(pool, blocks * units, body);
+}
+
+}  // namespace flover::FLOVER_ISA

@@ -1,0 +1,321 @@
+// Linears in integers: activations are quantized row by row to int8 (x = scale * q, q in -127..127), multiplied with
+// int8 or int4 weights, and summed exactly.
+#pragma once
+
+#include "linear.h"
+
+namespace flover::FLOVER_ISA {
+
+#if defined(FLOVER_AVX512)
+constexpr int64_t INT_TILE = 8;
+#else
+constexpr int64_t INT_TILE = 4;
+#endif
+
+// One step of int8: 4 products per lane, added to 16 sums. The activations come as x + 128, without sign, which is
+// what the instructions multiply with signed weights; the sums start with what that adds too much. AVX2 adds pairs of
+// products in 16 bits: weights are stored so that they fit (weight.h), and the result is exact.
+#if defined(FLOVER_AVX512)
+struct Quad {
+  __m512i x;
+};
+FLOVER_INLINE Quad quad(int32_t x) { return {_mm512_set1_epi32(x)}; }
+FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) { return {_mm512_dpbusd_epi32(sums.v, x.x, w.v)}; }
+#elif defined(FLOVER_AVX2)
+struct Quad {
+  __m256i x;
+};
+FLOVER_INLINE Quad quad(int32_t x) { return {_mm256_set1_epi32(x)}; }
+FLOVER_INLINE Bytes load_bytes(const uint8_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
+}
+FLOVER_INLINE __m256i dot_half(__m256i w, __m256i x, __m256i sums) {
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+}
+FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) { return {dot_half(w.lo, x.x, sums.lo), dot_half(w.hi, x.x, sums.hi)}; }
+#else
+struct Bytes {
+  const uint8_t* p;
+};
+struct Quad {
+  uint8_t x[4];
+};
+FLOVER_INLINE Quad quad(int32_t x) {
+  Quad q;
+  memcpy(q.x, &x, 4);
+  return q;
+}
+FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {p}; }
+FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
+  for (int i = 0; i < LANES; i++)
+    for (int k = 0; k < 4; k++) sums.v[i] += (int32_t)(int8_t)w.p[i * 4 + k] * x.x[k];
+  return sums;
+}
+#endif
+
+FLOVER_INLINE I16 start_sums(const int32_t* weight_sums) {  // -128 times
+  int32_t lanes[LANES];
+  for (int i = 0; i < LANES; i++) lanes[i] = weight_sums[i] * -128;
+  return load_int(lanes);
+}
+
+// A block of int4: sums over its 32 inputs of q * x, exact, for R rows. Products of 4 bits with 8 bits leave room to
+// add eight pairs in 16 bits (8 * 2 * 15 * 127 = 30480).
+#if defined(FLOVER_AVX512)
+template <int R>
+FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums) {
+  for (int r = 0; r < R; r++) sums[r] = all_int(0);
+#pragma GCC unroll 8
+  for (int s = 0; s < 8; s++) {
+    const __m256i raw = _mm256_loadu_si256((const __m256i*)(nibbles + s * 32)), low = _mm256_set1_epi8(15);
+    const __m512i w = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_and_si256(raw, low)),
+                                         _mm256_and_si256(_mm256_srli_epi16(raw, 4), low), 1);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sums[r].v = _mm512_dpbusd_epi32(sums[r].v, w, _mm512_set1_epi32(x[s * R + r]));
+  }
+}
+FLOVER_INLINE F16 load_halves(const uint16_t* p) { return load_f16(p); }
+#elif defined(FLOVER_AVX2)
+template <int R>
+FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums) {
+  __m256i lo[R], hi[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) lo[r] = hi[r] = _mm256_setzero_si256();
+  const __m256i mask = _mm256_set1_epi8(15);
+#pragma GCC unroll 8
+  for (int s = 0; s < 8; s++) {
+    const __m256i raw = _mm256_loadu_si256((const __m256i*)(nibbles + s * 32));
+    const __m256i w_lo = _mm256_and_si256(raw, mask), w_hi = _mm256_and_si256(_mm256_srli_epi16(raw, 4), mask);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const __m256i a = _mm256_set1_epi32(x[s * R + r]);
+      lo[r] = _mm256_add_epi16(lo[r], _mm256_maddubs_epi16(w_lo, a));
+      hi[r] = _mm256_add_epi16(hi[r], _mm256_maddubs_epi16(w_hi, a));
+    }
+  }
+  const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r] = {_mm256_madd_epi16(lo[r], ones), _mm256_madd_epi16(hi[r], ones)};
+}
+#else
+template <int R>
+FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums) {
+  for (int r = 0; r < R; r++) {
+    sums[r] = all_int(0);
+    for (int s = 0; s < 8; s++)
+      for (int i = 0; i < LANES; i++)
+        for (int k = 0; k < 4; k++) {
+          int8_t a;
+          memcpy(&a, reinterpret_cast<const char*>(x + s * R + r) + k, 1);
+          const uint8_t byte = nibbles[(s * 8 + i % 8) * 4 + k];
+          sums[r].v[i] += (i < 8 ? byte & 15 : byte >> 4) * a;
+        }
+  }
+}
+#endif
+
+// The rows of x in integers: `x` [steps of 4 inputs][rows of the group], group after group; one scale per row; for
+// int4 the sum of each block of 32, [rows][blocks]. int8 wants x + 128.
+struct Quantized {
+  int32_t* x;
+  float* scales;
+  float* block_sums;
+};
+
+static void quantize_row(const float* x, int64_t in, int64_t depth, int64_t group_size, int64_t r, int32_t* out,
+                         uint32_t flip, float* scale, float* block_sums) {
+  // Numbers that are not finite have no integers: they make the scale, and so the whole row, not a number.
+  F16 top = zero(), check = zero();
+  for (int64_t k = 0; k < in; k += LANES) {
+    const F16 part = load_first(x + k, (int)least(LANES, in - k));
+    top = max(absolute(part), top);
+    check = fma(part, zero(), check);
+  }
+  const float reach = largest(top);
+  const bool finite = sum(check) == 0.0f;
+  *scale = finite ? reach / 127.0f : float_of(0x7fc00000);
+  const float inverse = finite && reach > 0.0f ? 127.0f / reach : 0.0f;
+  int32_t block_sum = 0;
+  for (int64_t k = 0; k < depth; k += LANES) {
+    const int valid = (int)least(LANES, most(in - k, 0));
+    F16 values = valid > 0 && finite ? load_first(x + k, valid) : zero();
+    I16 q = to_int(min(all(127.0f), max(all(-127.0f), mul(values, all(inverse)))));
+    int32_t lanes[LANES];
+    store_int(lanes, q);
+    for (int64_t i = 0; i < LANES && k + i < depth; i += 4) {
+      const uint32_t four = (uint32_t)(uint8_t)lanes[i] | (uint32_t)(uint8_t)lanes[i + 1] << 8 |
+                            (uint32_t)(uint8_t)lanes[i + 2] << 16 | (uint32_t)(uint8_t)lanes[i + 3] << 24;
+      out[(k + i) / 4 * group_size + r] = (int32_t)(four ^ flip);
+    }
+    if (block_sums) {
+      for (int i = 0; i < LANES; i++) block_sum += lanes[i];
+      if ((k + LANES) % GROUP == 0) {
+        block_sums[k / GROUP] = (float)block_sum;
+        block_sum = 0;
+      }
+    }
+  }
+}
+
+static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
+  const int64_t depth = padded_in(w.format, w.in), blocks = w.format == Format::int4 ? depth / GROUP : 0;
+  const int64_t integers = l.rows * depth / 4;
+  const uint32_t flip = w.format == Format::int8 ? 0x80808080u : 0;
+  auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(integers + l.rows * (1 + blocks)) * 4));
+  Quantized q{memory, reinterpret_cast<float*>(memory + integers), nullptr};
+  if (blocks) q.block_sums = q.scales + l.rows;
+  const int64_t row_blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
+  // Items are the groups of all blocks of rows; a block has at most ROW_BLOCK / INT_TILE of them.
+  constexpr int64_t MOST = (ROW_BLOCK + INT_TILE - 1) / INT_TILE;
+  auto body = [&](int64_t item, int) {
+    const int64_t first = item / MOST * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
+    const int64_t groups = num_groups(rows, INT_TILE), g = item % MOST;
+    if (g >= groups) return;
+    const RowGroup group = group_of(rows, groups, g);
+    for (int64_t r = 0; r < group.size; r++) {
+      const int64_t row = first + group.start + r;
+      quantize_row(l.x + row * w.in, w.in, depth, group.size, r, q.x + (first + group.start) * (depth / 4), flip,
+                   q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
+    }
+  };
+  parallel(pool, row_blocks == 1 ? num_groups(l.rows, INT_TILE) : row_blocks * MOST, body);
+  return q;
+}
+
+template <int R, int P>
+[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panels, int64_t stride, int64_t steps,
+                                        const float* weight_scales, const int32_t* weight_sums,
+                                        const float* row_scales, float* sums, int64_t sum_stride, const uint8_t* ahead) {
+  I16 acc[R][P];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) acc[r][p] = start_sums(weight_sums + p * PANEL);
+  auto step = [&](int64_t s) __attribute__((always_inline)) {
+    Bytes w[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) w[p] = load_bytes(panels + p * stride + s * 64);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const Quad a = quad(x[s * R + r]);
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) acc[r][p] = dot(w[p], a, acc[r][p]);
+    }
+  };
+  int64_t s = 0;
+  for (; s + STEPS_PER_LINE <= steps; s += STEPS_PER_LINE) {
+    prefetch(ahead + s * (64 / STEPS_PER_LINE));
+#pragma GCC unroll 8
+    for (int i = 0; i < STEPS_PER_LINE; i++) step(s + i);
+  }
+  for (; s < steps; s++) step(s);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+    for (int p = 0; p < P; p++) {
+      const F16 scale = mul(load(weight_scales + p * PANEL), all(row_scales[r]));
+      store(sums + r * sum_stride + p * PANEL, mul(to_float(acc[r][p]), scale));
+    }
+}
+
+template <int R>
+[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks,
+                                        const float* block_sums, int64_t block_stride, const float* row_scales,
+                                        float* sums, int64_t sum_stride, const uint8_t* ahead) {
+  F16 acc[R];
+  for (int r = 0; r < R; r++) acc[r] = zero();
+  for (int64_t b = 0; b < blocks; b++) {
+    const uint8_t* block = panel + b * INT4_BLOCK;
+    prefetch(ahead + b * 64);
+    I16 dots[R];
+    dot_block<R>(block + 4 * PANEL, x + b * (GROUP / 4) * R, dots);
+    const F16 scale = load_f16(reinterpret_cast<const uint16_t*>(block));
+    const F16 offset = load_f16(reinterpret_cast<const uint16_t*>(block) + PANEL);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      acc[r] = fma(to_float(dots[r]), scale, acc[r]);
+      acc[r] = fma(all(block_sums[r * block_stride + b]), offset, acc[r]);
+    }
+  }
+  for (int r = 0; r < R; r++) store(sums + r * sum_stride, mul(acc[r], all(row_scales[r])));
+}
+
+static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
+  const bool four = w.format == Format::int4;
+  const int64_t depth = padded_in(w.format, w.in), stride = panel_bytes(w.format, w.in);
+  const int64_t panels = num_panels(w.out, w.gated), blocks = depth / GROUP;
+  const int64_t units = (panels + UNIT - 1) / UNIT, row_blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
+  const Quantized q = quantize_rows(pool, w, l);
+  auto body = [&](int64_t item, int worker) {
+    const int64_t first_panel = item % units * UNIT, count = least(UNIT, panels - first_panel);
+    const int64_t first = item / units * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
+    const int64_t groups = num_groups(rows, INT_TILE), sum_stride = count * PANEL;
+    auto* sums = static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT * PANEL) * sizeof(float)));
+    const uint8_t* data = w.data + first_panel * stride;
+    const float* scales = w.scales + first_panel * PANEL;
+    const int32_t* weight_sums = w.sums + first_panel * PANEL;
+    int64_t p = 0;
+    while (p < count) {
+      int64_t done = 1;
+      for (int64_t g = 0; g < groups; g++) {
+        const RowGroup group = group_of(rows, groups, g);
+        const int64_t row = first + group.start;
+        const int32_t* x = q.x + row * (depth / 4);
+        const float* block_sums = q.block_sums + row * blocks;
+        float* out = sums + group.start * sum_stride + p * PANEL;
+        const uint8_t* panel = data + p * stride;
+        const int64_t line_bytes = (four ? blocks : depth / 4 / STEPS_PER_LINE) * 64;
+        const uint8_t* ahead = g * line_bytes < stride ? panel + stride + g * line_bytes : panel;
+#define FLOVER_INT8(R, P)                                                                                           \
+  int8_tile<R, P>(x, panel, stride, depth / 4, scales + p * PANEL, weight_sums + p * PANEL, q.scales + row, out, \
+                  sum_stride, ahead)
+#define FLOVER_TILE(R)                                                                                           \
+  case R:                                                                                                        \
+    if (four)                                                                                                    \
+      int4_tile<R>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);                \
+    else                                                                                                         \
+      FLOVER_INT8(R, 1);                                                                                         \
+    break;
+        if (!four && groups == 1 && rows <= 2 && p + 2 <= count) {
+          done = 2;
+          if (rows == 1)
+            FLOVER_INT8(1, 2);
+          else
+            FLOVER_INT8(2, 2);
+          continue;
+        }
+        switch (group.size) {
+          FLOVER_TILE(1)
+          FLOVER_TILE(2)
+          FLOVER_TILE(3)
+          FLOVER_TILE(4)
+#if defined(FLOVER_AVX512)
+          FLOVER_TILE(5)
+          FLOVER_TILE(6)
+          FLOVER_TILE(7)
+          FLOVER_TILE(8)
+#endif
+        }
+#undef FLOVER_TILE
+#undef FLOVER_INT8
+      }
+      p += done;
+    }
+    finish(w, l, sums, first, rows, first_panel, count);
+  };
+  parallel(pool, row_blocks * units, body);
+}
+
+static void linear(Pool& pool, const Weight& w, const Linear& l) {
+  if (l.rows == 0) return;
+  switch (w.format) {
+    case Format::float32: return float_linear<Format::float32>(pool, w, l);
+    case Format::bfloat16: return float_linear<Format::bfloat16>(pool, w, l);
+    case Format::float16: return float_linear<Format::float16>(pool, w, l);
+    case Format::int8:
+    case Format::int4: return int_linear(pool, w, l);
+  }
+}
+
+}  // namespace flover::FLOVER_ISA

@@ -1,0 +1,225 @@
+#include "weight.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <vector>
+
+namespace flover {
+
+namespace {
+
+uint32_t bits_of(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits;
+}
+
+float float_of(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+uint16_t to_bf16(float value) {
+  const uint32_t bits = bits_of(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float from_bf16(uint16_t half) { return float_of((uint32_t)half << 16); }
+
+uint16_t to_f16(float value) {  // nearest even; too large becomes infinite
+  const uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+  if (magnitude < 0x38800000) {  // below the smallest normal: a multiple of 2^-24
+    return (uint16_t)(sign | (uint32_t)std::nearbyint(float_of(magnitude) * 16777216.0f));
+  }
+  return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
+}
+
+float from_f16(uint16_t half) {
+  const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 0x3ff;
+  if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13);
+  if (exponent) return float_of(sign | (exponent + 112) << 23 | fraction << 13);
+  return float_of(sign | bits_of((float)fraction * 5.9604644775390625e-08f));
+}
+
+struct Affine {
+  float scale, offset;
+};
+
+// q = round((w - offset) / scale) in 0..15.
+int quantize(float value, Affine a) {
+  if (a.scale == 0.0f) return 0;
+  return (int)std::clamp(std::nearbyint((value - a.offset) / a.scale), 0.0f, 15.0f);
+}
+
+double error_of(const float* values, Affine a) {
+  double error = 0;
+  for (int i = 0; i < GROUP; i++) {
+    const double gap = (double)a.scale * quantize(values[i], a) + a.offset - values[i];
+    error += gap * gap;
+  }
+  return error;
+}
+
+// Least squares for scale and offset given how the values are rounded now.
+Affine refit(const float* values, Affine a) {
+  double sum_q = 0, sum_qq = 0, sum_w = 0, sum_qw = 0;
+  for (int i = 0; i < GROUP; i++) {
+    const double q = quantize(values[i], a), w = values[i];
+    sum_q += q, sum_qq += q * q, sum_w += w, sum_qw += q * w;
+  }
+  const double spread = GROUP * sum_qq - sum_q * sum_q;
+  if (spread <= 0) return a;
+  const double scale = (GROUP * sum_qw - sum_q * sum_w) / spread;
+  return {from_f16(to_f16((float)scale)), from_f16(to_f16((float)((sum_w - scale * sum_q) / GROUP)))};
+}
+
+// Scale and offset, both float16, that bring a group of 32 values near: from the full range, then from narrower ones,
+// each improved by alternating between rounding and least squares; the smallest squared error wins.
+Affine fit(const float* values) {
+  const auto [low, high] = std::minmax_element(values, values + GROUP);
+  const float middle = (*high + *low) / 2, reach = (*high - *low) / 2;
+  Affine best{0.0f, from_f16(to_f16(middle))};
+  if (reach == 0.0f) return best;
+  double least = error_of(values, best);
+  for (const float share : {1.0f, 0.93f, 0.86f, 0.79f}) {
+    Affine a{from_f16(to_f16(2 * share * reach / 15)), from_f16(to_f16(middle - share * reach))};
+    for (int turn = 0; turn < 3; turn++) {
+      const double error = error_of(values, a);
+      if (error < least) least = error, best = a;
+      a = refit(values, a);
+    }
+  }
+  return best;
+}
+
+void check_finite(const float* values, int64_t count) {
+  for (int64_t k = 0; k < count; k++)
+    if (!std::isfinite(values[k])) throw std::invalid_argument("weights that are not finite numbers cannot be quantized");
+}
+
+uint16_t* halves(uint8_t* p) { return reinterpret_cast<uint16_t*>(p); }
+const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_t*>(p); }
+
+}  // namespace
+
+PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated)
+    : format_(format), out_(out), in_(in), gated_(gated) {
+  if (out < 1 || in < 1) throw std::invalid_argument("a weight needs at least one input and one output");
+  if (gated && out % 2) throw std::invalid_argument("a gated weight needs an even number of outputs");
+  const int64_t panels = num_panels(out, gated);
+  data_bytes_ = (size_t)(panels * panel_bytes(format, in));
+  bytes_ = data_bytes_ + (format == Format::int8 ? (size_t)(panels * PANEL * 8) : 0);
+  // Fresh from the system: zeros, aligned, and in large pages where there are any.
+  void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  madvise(memory, bytes_, MADV_HUGEPAGE);
+#endif
+  memory_ = static_cast<uint8_t*>(memory);
+}
+
+PackedWeight::~PackedWeight() { munmap(memory_, bytes_); }
+
+Weight PackedWeight::view() const {
+  const auto* scales = reinterpret_cast<const float*>(memory_ + data_bytes_);
+  const auto* sums = reinterpret_cast<const int32_t*>(scales + num_panels(out_, gated_) * PANEL);
+  return {format_, out_, in_, gated_, memory_, scales, sums};
+}
+
+void PackedWeight::place(int64_t row, int64_t& panel, int64_t& lane) const {
+  const int64_t half = gated_ ? out_ / 2 : out_, within = row % half;
+  panel = gated_ ? within / PANEL * 2 + row / half : within / PANEL;
+  lane = within % PANEL;
+}
+
+void PackedWeight::store(int64_t first, int64_t count, const float* values) {
+  if (first < 0 || count < 0 || first + count > out_) throw std::out_of_range("these rows are not in the weight");
+  for (int64_t i = 0; i < count; i++) store_row(first + i, values + i * in_);
+}
+
+void PackedWeight::store_row(int64_t row, const float* values) {
+  int64_t panel, lane;
+  place(row, panel, lane);
+  uint8_t* data = memory_ + panel * panel_bytes(format_, in_);
+  switch (format_) {
+    case Format::float32:
+      for (int64_t k = 0; k < in_; k++) reinterpret_cast<float*>(data)[k * PANEL + lane] = values[k];
+      break;
+    case Format::bfloat16:
+      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = to_bf16(values[k]);
+      break;
+    case Format::float16:
+      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = to_f16(values[k]);
+      break;
+    case Format::int8: {
+      check_finite(values, in_);
+      float largest = 0, largest_pair = 0;
+      for (int64_t k = 0; k < in_; k++) largest = std::max(largest, std::fabs(values[k]));
+      for (int64_t k = 0; k + 1 < in_; k += 2)
+        largest_pair = std::max(largest_pair, std::fabs(values[k]) + std::fabs(values[k + 1]));
+      // 127.9: rounding both of a pair up still leaves 128 at most.
+      const float scale = std::max(largest / 127, largest_pair / 127.9f);
+      int32_t sum = 0;
+      for (int64_t k = 0; k < in_; k++) {
+        const float q = scale > 0 ? std::nearbyint(values[k] / scale) : 0.0f;
+        const auto rounded = (int8_t)std::clamp(q, -127.0f, 127.0f);
+        data[(k / 4 * PANEL + lane) * 4 + k % 4] = (uint8_t)rounded;
+        sum += rounded;
+      }
+      const Weight mine = view();
+      const_cast<float*>(mine.scales)[panel * PANEL + lane] = scale;
+      const_cast<int32_t*>(mine.sums)[panel * PANEL + lane] = sum;
+      break;
+    }
+    case Format::int4:
+      check_finite(values, in_);
+      for (int64_t start = 0; start < in_; start += GROUP, data += INT4_BLOCK) {
+        float group[GROUP] = {};
+        std::copy(values + start, values + std::min(start + GROUP, in_), group);
+        const Affine a = fit(group);
+        halves(data)[lane] = to_f16(a.scale);
+        halves(data)[PANEL + lane] = to_f16(a.offset);
+        for (int64_t k = 0; k < GROUP; k++) {
+          uint8_t& byte = data[4 * PANEL + (k / 4 * 8 + lane % 8) * 4 + k % 4];
+          const int q = quantize(group[k], a);
+          byte = lane < 8 ? (uint8_t)((byte & 0xf0) | q) : (uint8_t)((byte & 0x0f) | q << 4);
+        }
+      }
+      break;
+  }
+}
+
+void PackedWeight::row(int64_t index, float* values) const {
+  if (index < 0 || index >= out_) throw std::out_of_range("this row is not in the weight");
+  int64_t panel, lane;
+  place(index, panel, lane);
+  const uint8_t* data = memory_ + panel * panel_bytes(format_, in_);
+  for (int64_t k = 0; k < in_; k++) {
+    switch (format_) {
+      case Format::float32: values[k] = reinterpret_cast<const float*>(data)[k * PANEL + lane]; break;
+      case Format::bfloat16: values[k] = from_bf16(halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2]); break;
+      case Format::float16: values[k] = from_f16(halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2]); break;
+      case Format::int8:
+        values[k] = (float)(int8_t)data[(k / 4 * PANEL + lane) * 4 + k % 4] * view().scales[panel * PANEL + lane];
+        break;
+      case Format::int4: {
+        const uint8_t* block = data + k / GROUP * INT4_BLOCK;
+        const uint8_t byte = block[4 * PANEL + (k % GROUP / 4 * 8 + lane % 8) * 4 + k % 4];
+        const int q = lane < 8 ? byte & 15 : byte >> 4;
+        values[k] = from_f16(halves(block)[lane]) * (float)q + from_f16(halves(block)[PANEL + lane]);
+        break;
+      }
+    }
+  }
+}
+
+}  // namespace flover

@@ -1,0 +1,86 @@
+// How weights lie in memory, and how they get there.
+//
+// A panel holds 16 outputs. Within a panel the input advances in steps, so that one step is one or two registers:
+//   float32            [in][16]
+//   bfloat16, float16  [in / 2][16][2]
+//   int8               [in / 4][16][4]; w = scale[out] * q, q in -127..127, and |q| of two neighbours (0 and 1, 2 and
+//                      3, …) add up to 128 at most: with activations in 0..255 the sum of two products has 16 bits
+//   int4               [in / 32] blocks of: 16 float16 scales, 16 float16 offsets, then [8][8][4] bytes: step, output,
+//                      input; the low half of a byte belongs to output o, the high half to output o + 8;
+//                      w = scale * q + offset, q in 0..15
+// The input is padded with zeros to whole steps (int4: whole blocks), the outputs to whole panels; of a gated weight
+// each half is padded and the panels of gate and up alternate.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels.h"
+
+namespace flover {
+
+constexpr int64_t PANEL = 16;
+constexpr int64_t GROUP = 32;  // inputs that share a scale in int4
+constexpr int64_t INT4_BLOCK = 2 * 2 * PANEL + GROUP * PANEL / 2;
+
+inline int64_t step_of(Format format) {
+  switch (format) {
+    case Format::float32: return 1;
+    case Format::bfloat16:
+    case Format::float16: return 2;
+    case Format::int8: return 4;
+    case Format::int4: return GROUP;
+  }
+  return 1;
+}
+
+inline int64_t bytes_per_step(Format format) {
+  switch (format) {
+    case Format::int4: return INT4_BLOCK;
+    default: return 64;
+  }
+}
+
+inline int64_t padded_in(Format format, int64_t in) {
+  const int64_t step = step_of(format);
+  return (in + step - 1) / step * step;
+}
+
+inline int64_t panel_bytes(Format format, int64_t in) {
+  return padded_in(format, in) / step_of(format) * bytes_per_step(format);
+}
+
+inline int64_t num_panels(int64_t out, bool gated) {
+  const int64_t half = gated ? out / 2 : out;
+  return (half + PANEL - 1) / PANEL * (gated ? 2 : 1);
+}
+
+// Memory of a packed weight. Rows are stored one after another or in any order; each is written exactly once.
+class PackedWeight {
+ public:
+  // Throws std::invalid_argument for sizes below one or an odd gated output, std::bad_alloc.
+  PackedWeight(Format format, int64_t out, int64_t in, bool gated);
+  ~PackedWeight();
+  PackedWeight(const PackedWeight&) = delete;
+  PackedWeight& operator=(const PackedWeight&) = delete;
+
+  // Quantize and pack rows first..first+count of `values` [count, in]. Throws std::out_of_range.
+  void store(int64_t first, int64_t count, const float* values);
+  // The numbers that the kernels see for one row, [in].
+  void row(int64_t index, float* values) const;
+
+  Weight view() const;
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void place(int64_t row, int64_t& panel, int64_t& lane) const;
+  void store_row(int64_t row, const float* values);
+
+  Format format_;
+  int64_t out_, in_;
+  bool gated_;
+  size_t bytes_ = 0;
+  size_t data_bytes_ = 0;
+  uint8_t* memory_ = nullptr;
+};
+
+}  // namespace flover

@@ -1,0 +1,240 @@
+"""The op table on the C++ kernels of csrc/.
+
+What a token gets depends on that token and its own context alone, bit for bit: not on the other rows, the chunks,
+the page size, the number of threads or the instruction set. The kernels are built so (ARCHITECTURE.md, "CPU
+kernels"); here is only the passage from tensors to addresses.
+
+Activations are float32 whatever the weights are kept in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flover import _cpu
+from flover.errors import ConfigError, InvariantError, ModelError
+from flover.ops import Ops, Pages, WeightFormat
+
+FORMATS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
+ACTIVATIONS: dict[str | None, int] = {None: 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
+CACHES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+BYTES_PER_WEIGHT: dict[WeightFormat, float] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.625}
+"""Of a large matrix; int4 counts its scales and offsets."""
+
+
+def instruction_sets() -> list[str]:
+    """What this machine can run, the fastest first."""
+    return _cpu.instruction_sets()
+
+
+class PackedWeight:
+    """A matrix in panels of 16 outputs (csrc/weight.h)."""
+
+    __slots__ = ("data", "format", "gated", "shape")
+
+    def __init__(self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool) -> None:
+        """Room for a matrix. Raises `MemoryError`."""
+        self.shape = shape
+        self.format = weight_format
+        self.gated = gated
+        self.data = _cpu.PackedWeight(FORMATS[weight_format], *shape, gated)
+
+    @property
+    def num_bytes(self) -> int:
+        return self.data.bytes
+
+    def store(self, first: int, rows: Tensor) -> None:
+        """Quantize and pack."""
+        if rows.ndim != 2 or rows.shape[1] != self.shape[1]:
+            raise InvariantError(f"rows of shape {list(rows.shape)} do not fit a weight of {list(self.shape)}")
+        wide = rows.to(torch.float32).contiguous()
+        try:
+            self.data.store(first, len(wide), wide.data_ptr())
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+
+    def unpack(self) -> Tensor:
+        """The numbers that the kernels compute with, float32 [out, in]."""
+        plain = torch.empty(self.shape)
+        for index in range(self.shape[0]):
+            self.data.row(index, plain[index].data_ptr())
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    page_table: Tensor
+    query_starts: Tensor
+    context_lens: Tensor
+
+
+class CpuOps:
+    """The table's functions, for one instruction set and one pool of threads."""
+
+    def __init__(self, isa: str, num_threads: int) -> None:
+        """Raises `ConfigError` if the machine cannot run `isa` ("auto": the fastest it can)."""
+        known = instruction_sets()
+        if isa != "auto" and isa not in known:
+            raise ConfigError(f"--cpu-isa {isa}: this machine runs {', '.join(known)}")
+        self.engine = _cpu.Engine(known[0] if isa == "auto" else isa, num_threads)
+
+    def embed(self, ids: Tensor, table: PackedWeight) -> Tensor:
+        """Rows of the table."""
+        y = torch.empty(len(ids), table.shape[1])
+        self.engine.embed(table.data, _ids(ids), len(ids), y.data_ptr())
+        return y
+
+    def rms_norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """Root mean square norm, after adding the residual."""
+        return self._norm(x, residual, weight, 0, eps)
+
+    def layer_norm(
+        self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """Layer norm, after adding the residual."""
+        return self._norm(x, residual, weight, _floats(bias), eps)
+
+    def _norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: int, eps: float) -> tuple[Tensor, Tensor]:
+        rows, size = x.shape
+        normed = torch.empty_like(x)
+        total = x if residual is None else torch.empty_like(x)
+        added = 0 if residual is None else _floats(residual)
+        address = normed.data_ptr()
+        self.engine.norm(_floats(x), added, _floats(weight), bias, rows, size, eps, total.data_ptr(), address)
+        return normed, total
+
+    def head_norm(
+        self, qkv: Tensor, num_heads: int, num_kv_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float
+    ) -> Tensor:
+        """RMS norm over each query and key head by itself, in place."""
+        rows, heads, dim = qkv.shape
+        weights = _floats(query_weight), _floats(key_weight)
+        self.engine.head_norm(_floats(qkv), rows, heads * dim, num_heads, num_kv_heads, dim, *weights, eps)
+        return qkv
+
+    def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None, kind: str | None) -> Tensor:
+        """x times the weight's transpose, plus the bias, activated and gated."""
+        out_size, in_size = weight.shape
+        if x.shape[1] != in_size:
+            raise InvariantError(f"x has {x.shape[1]} columns, the weight {in_size} inputs")
+        y = torch.empty(x.shape[0], out_size // 2 if weight.gated else out_size)
+        added = 0 if bias is None else _floats(bias)
+        self.engine.linear(weight.data, _floats(x), x.shape[0], added, ACTIVATIONS[kind], y.data_ptr())
+        return y
+
+    def angles(self, positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of position times frequency."""
+        rows, count = len(positions), len(frequencies)
+        both = torch.empty(2, rows, count)
+        cos, sin = both.data_ptr(), both.data_ptr() + rows * count * 4
+        _cpu.angles(_ids(positions), rows, _floats(frequencies), count, factor, cos, sin)
+        return both[0], both[1]
+
+    def rotary_write(
+        self,
+        qkv: Tensor,
+        num_heads: int,
+        cos: Tensor | None,
+        sin: Tensor | None,
+        interleaved: bool,
+        pages: Pages,
+        slots: Tensor,
+    ) -> Tensor:
+        """Turn queries and keys in place, write keys and values."""
+        turning = 0 if cos is None else 2 * cos.shape[1]
+        tables = (0, 0) if cos is None or sin is None else (_floats(cos), _floats(sin))
+        self.engine.rotary(
+            _floats(qkv), qkv.shape[0], num_heads, *tables, turning, interleaved, _ids(slots), _native(pages)
+        )
+        return qkv[:, :num_heads]
+
+    def attention(self, queries: Tensor, pages: Pages, plan: _Plan, scale: float, window: int | None) -> Tensor:
+        """Attention of every token over its row's pages."""
+        tokens, heads, dim = queries.shape
+        if queries.dtype != torch.float32 or queries.stride()[1:] != (dim, 1):
+            raise InvariantError("queries must be float32 with their heads one after another")
+        y = torch.empty(tokens, heads * dim)
+        table = plan.page_table
+        self.engine.attention(
+            queries.data_ptr(),
+            queries.stride(0),
+            heads,
+            table.shape[0],
+            plan.query_starts.data_ptr(),
+            plan.context_lens.data_ptr(),
+            table.data_ptr(),
+            table.shape[1],
+            scale,
+            window or 0,
+            y.data_ptr(),
+            _native(pages),
+        )
+        return y
+
+
+def plan_attention(
+    page_table: Tensor,
+    query_starts: Tensor,
+    context_lens: Tensor,
+    query_lens_host: Sequence[int],
+    context_lens_host: Sequence[int],
+    pages: Pages,
+    windows: frozenset[int | None],
+) -> _Plan:
+    """The kernel needs no more than the batch has."""
+    for tensor in (page_table, query_starts, context_lens):
+        if tensor.dtype != torch.int32 or not tensor.is_contiguous():
+            raise InvariantError("page table, query starts and context lengths must be contiguous int32")
+    return _Plan(page_table, query_starts, context_lens)
+
+
+def page_shapes(
+    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Keys lie transposed in their page, so that 16 keys fill a register."""
+    return (num_pages, num_kv_heads, head_dim, page_size), (num_pages, num_kv_heads, page_size, head_dim)
+
+
+def cpu_ops(isa: str, num_threads: int) -> Ops:
+    """The table for that instruction set ("auto": the fastest) on so many threads. Raises `ConfigError`."""
+    made = CpuOps(isa, num_threads)
+    return Ops(
+        name=f"cpu ({made.engine.isa})",
+        dtype=lambda dtype: torch.float32,
+        page_shapes=page_shapes,
+        new_weight=PackedWeight,
+        embed=made.embed,  # type: ignore[arg-type]  # weights are this module's own
+        rms_norm=made.rms_norm,
+        layer_norm=made.layer_norm,
+        head_norm=made.head_norm,
+        linear=made.linear,  # type: ignore[arg-type]
+        angles=made.angles,
+        rotary_write=made.rotary_write,
+        plan_attention=plan_attention,
+        attention=made.attention,
+    )
+
+
+def _floats(x: Tensor) -> int:
+    if x.dtype != torch.float32 or not x.is_contiguous():
+        raise InvariantError(f"a kernel needs contiguous float32, not {x.dtype} with strides {x.stride()}")
+    return x.data_ptr()
+
+
+def _ids(x: Tensor) -> int:
+    if x.dtype != torch.int64 or not x.is_contiguous():
+        raise InvariantError(f"a kernel needs contiguous int64, not {x.dtype} with strides {x.stride()}")
+    return x.data_ptr()
+
+
+def _native(pages: Pages) -> _cpu.Pages:
+    heads, dim = pages.keys.shape[1], pages.keys.shape[2]
+    scales = (0, 0)
+    if pages.key_scales is not None and pages.value_scales is not None:
+        scales = pages.key_scales.data_ptr(), pages.value_scales.data_ptr()
+    addresses = pages.keys.data_ptr(), pages.values.data_ptr()
+    return _cpu.Pages(CACHES[pages.keys.dtype], *addresses, *scales, pages.page_size, heads, dim)
