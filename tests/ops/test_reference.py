@@ -154,6 +154,7 @@ NAIVE = Ops(
     rotary_write=naive_rotary_write,
     plan_attention=naive_plan,
     attention=naive_attention,
+    add=lambda x, y: x + y,
 )
 
 
@@ -182,7 +183,7 @@ def test_reference_agrees_with_the_naive_formula(name: str, dtype: torch.dtype) 
 
 def test_every_operation_has_a_spec() -> None:
     """Planning and pages are part of attention's spec, and packing of linear's."""
-    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention"}
+    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention", "capture"}
     operations = {field.name for field in fields(Ops)} - others
     assert operations == set(SPECS)
 

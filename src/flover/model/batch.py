@@ -31,3 +31,18 @@ class Batch:
     @property
     def num_rows(self) -> int:
         return len(self.query_lens_host)
+
+
+def one_token_batch() -> Batch:
+    """One row with one token 0 at position 0 of page 0, which belongs to nobody."""
+    ids, lens = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 1], dtype=torch.int32)
+    return Batch(
+        token_ids=ids[0:1],
+        positions=ids[1:2],
+        slots=ids[2:3],
+        query_starts=lens[0:2],
+        context_lens=lens[2:3],
+        page_table=torch.zeros(1, 1, dtype=torch.int32),
+        query_lens_host=(1,),
+        context_lens_host=(1,),
+    )

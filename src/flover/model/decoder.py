@@ -5,7 +5,7 @@ It is written against the op table and knows neither rows nor requests, only a r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from flover.memory.kvcache import KVCache
-from flover.model.batch import Batch
+from flover.model.batch import Batch, one_token_batch
 from flover.model.config import ModelConfig
 from flover.model.rope import inverse_frequencies
-from flover.ops import Ops, Pages, Weight
+from flover.ops import Ops, Pages, RaggedBatch, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ class Decoder:
         self._windows = frozenset(config.sliding_window)
         self._frequencies: Tensor | None = None
         self._rotary_scale = 1.0
+        self._captured: Callable[[RaggedBatch], Tensor] | None = None
+        self._captured_for: KVCache | None = None
         if config.rope is not None:
             self._frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
 
@@ -67,12 +69,28 @@ class Decoder:
     def forward(self, batch: Batch, kv: KVCache) -> Tensor:
         """Compute all tokens of the batch and write their keys and values to `kv`.
 
-        Returns the hidden states [T, hidden] after the final norm, in the dtype of the weights.
+        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
         """
+        if self.ops.capture is None:
+            return self._compute(batch, kv)
+        if self._captured is None or self._captured_for is not kv:
+            self._captured = self._capture(kv)
+            self._captured_for = kv
+        return self._captured(batch)
+
+    def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Tensor]:
+        assert self.ops.capture is not None
+        example = one_token_batch()
+        constants = list(self.weights.vectors.values())
+        if self._frequencies is not None:
+            constants.append(self._frequencies)
+        return self.ops.capture(lambda: self._compute(example, kv), example, constants)
+
+    def _compute(self, batch: Batch, kv: KVCache) -> Tensor:
         ops, matrices = self.ops, self.weights.matrices
         hidden = ops.embed(batch.token_ids, matrices["embed.weight"])
         if self.config.learned_positions:
-            hidden = hidden + ops.embed(batch.positions, matrices["positions.weight"])
+            hidden = ops.add(hidden, ops.embed(batch.positions, matrices["positions.weight"]))
         step = self._prepare(batch, kv.layers[0])
         update: Tensor | None = None
         for layer, pages in zip(self._layers, kv.layers, strict=True):
@@ -123,9 +141,9 @@ class _Layer:
                 return self._feed_forward(normed), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
-                return self._feed_forward(normed) + attended, hidden
+                return self.ops.add(self._feed_forward(normed), attended), hidden
             case "parallel_shared_norm":
-                return self._feed_forward(normed) + attended, hidden
+                return self.ops.add(self._feed_forward(normed), attended), hidden
 
     def _attention(self, x: Tensor, step: _Step, pages: Pages) -> Tensor:
         config, ops, vectors = self.config, self.ops, self.weights.vectors

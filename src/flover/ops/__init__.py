@@ -47,6 +47,27 @@ class Pages:
     value_scales: Tensor | None = None
 
 
+class RaggedBatch(Protocol):
+    """What a captured forward reads of a batch: T tokens of R rows; contiguous, ids int64, the rest of rows int32."""
+
+    @property
+    def token_ids(self) -> Tensor: ...
+    @property
+    def positions(self) -> Tensor: ...
+    @property
+    def slots(self) -> Tensor: ...
+    @property
+    def query_starts(self) -> Tensor: ...
+    @property
+    def context_lens(self) -> Tensor: ...
+    @property
+    def page_table(self) -> Tensor: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def num_rows(self) -> int: ...
+
+
 class PlanAttention(Protocol):
     """Once per forward: what `attention` needs of the batch in every layer. The result is the implementation's own.
 
@@ -87,6 +108,17 @@ class RotaryWrite(Protocol):
     ) -> Tensor: ...
 
 
+class Capture(Protocol):
+    """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches.
+
+    `constants` are the tensors besides weights and pages that it reads. The result of a run is valid until the next.
+    """
+
+    def __call__(
+        self, compute: Callable[[], Tensor], example: RaggedBatch, constants: Sequence[Tensor]
+    ) -> Callable[[RaggedBatch], Tensor]: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ops:
     """One implementation. T tokens, H the hidden size, d the size of a head.
@@ -123,6 +155,10 @@ class Ops:
 
     Token t of a row sees the keys of its row at positions max(0, p - window + 1) to p, p being its own.
     """
+    add: Callable[[Tensor, Tensor], Tensor]
+    """(x [T, H], y [T, H]) -> x + y"""
+    capture: Capture | None = None
+    """For implementations that can run a whole forward at once"""
 
 
-__all__ = ["Ops", "Pages", "PlanAttention", "RotaryWrite", "Weight", "WeightFormat"]
+__all__ = ["Capture", "Ops", "Pages", "PlanAttention", "RaggedBatch", "RotaryWrite", "Weight", "WeightFormat"]

@@ -9,7 +9,7 @@ Activations are float32 whatever the weights are kept in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError, ModelError
-from flover.ops import Ops, Pages, WeightFormat
+from flover.ops import Ops, Pages, RaggedBatch, WeightFormat
+from flover.ops.cpu_program import Recorder
 
 FORMATS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 ACTIVATIONS: dict[str | None, int] = {None: 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
@@ -81,11 +82,12 @@ class CpuOps:
         if isa != "auto" and isa not in known:
             raise ConfigError(f"--cpu-isa {isa}: this machine runs {', '.join(known)}")
         self.engine = _cpu.Engine(known[0] if isa == "auto" else isa, num_threads)
+        self._target: _cpu.Engine | Recorder = self.engine  # who takes the calls
 
     def embed(self, ids: Tensor, table: PackedWeight) -> Tensor:
         """Rows of the table."""
-        y = torch.empty(len(ids), table.shape[1])
-        self.engine.embed(table.data, _ids(ids), len(ids), y.data_ptr())
+        y = self._new(len(ids), table.shape[1])
+        self._target.embed(table.data, _ids(ids), len(ids), y.data_ptr())
         return y
 
     def rms_norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -100,11 +102,11 @@ class CpuOps:
 
     def _norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: int, eps: float) -> tuple[Tensor, Tensor]:
         rows, size = x.shape
-        normed = torch.empty_like(x)
-        total = x if residual is None else torch.empty_like(x)
+        normed = self._new(rows, size)
+        total = x if residual is None else self._new(rows, size)
         added = 0 if residual is None else _floats(residual)
         address = normed.data_ptr()
-        self.engine.norm(_floats(x), added, _floats(weight), bias, rows, size, eps, total.data_ptr(), address)
+        self._target.norm(_floats(x), added, _floats(weight), bias, rows, size, eps, total.data_ptr(), address)
         return normed, total
 
     def head_norm(
@@ -113,7 +115,7 @@ class CpuOps:
         """RMS norm over each query and key head by itself, in place."""
         rows, heads, dim = qkv.shape
         weights = _floats(query_weight), _floats(key_weight)
-        self.engine.head_norm(_floats(qkv), rows, heads * dim, num_heads, num_kv_heads, dim, *weights, eps)
+        self._target.head_norm(_floats(qkv), rows, heads * dim, num_heads, num_kv_heads, dim, *weights, eps)
         return qkv
 
     def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None, kind: str | None) -> Tensor:
@@ -121,18 +123,18 @@ class CpuOps:
         out_size, in_size = weight.shape
         if x.shape[1] != in_size:
             raise InvariantError(f"x has {x.shape[1]} columns, the weight {in_size} inputs")
-        y = torch.empty(x.shape[0], out_size // 2 if weight.gated else out_size)
+        y = self._new(x.shape[0], out_size // 2 if weight.gated else out_size)
         added = 0 if bias is None else _floats(bias)
-        self.engine.linear(weight.data, _floats(x), x.shape[0], added, ACTIVATIONS[kind], y.data_ptr())
+        self._target.linear(weight.data, _floats(x), x.shape[0], added, ACTIVATIONS[kind], y.data_ptr())
         return y
 
     def angles(self, positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """Cosines and sines of position times frequency."""
         rows, count = len(positions), len(frequencies)
-        both = torch.empty(2, rows, count)
-        cos, sin = both.data_ptr(), both.data_ptr() + rows * count * 4
-        _cpu.angles(_ids(positions), rows, _floats(frequencies), count, factor, cos, sin)
-        return both[0], both[1]
+        cos, sin = self._new(rows, count), self._new(rows, count)
+        addresses = cos.data_ptr(), sin.data_ptr()
+        self._target.angles(_ids(positions), rows, _floats(frequencies), count, factor, *addresses)
+        return cos, sin
 
     def rotary_write(
         self,
@@ -147,7 +149,7 @@ class CpuOps:
         """Turn queries and keys in place, write keys and values."""
         turning = 0 if cos is None else 2 * cos.shape[1]
         tables = (0, 0) if cos is None or sin is None else (_floats(cos), _floats(sin))
-        self.engine.rotary(
+        self._target.rotary(
             _floats(qkv), qkv.shape[0], num_heads, *tables, turning, interleaved, _ids(slots), _native(pages)
         )
         return qkv[:, :num_heads]
@@ -157,9 +159,9 @@ class CpuOps:
         tokens, heads, dim = queries.shape
         if queries.dtype != torch.float32 or queries.stride()[1:] != (dim, 1):
             raise InvariantError("queries must be float32 with their heads one after another")
-        y = torch.empty(tokens, heads * dim)
+        y = self._new(tokens, heads * dim)
         table = plan.page_table
-        self.engine.attention(
+        self._target.attention(
             queries.data_ptr(),
             queries.stride(0),
             heads,
@@ -174,6 +176,26 @@ class CpuOps:
             _native(pages),
         )
         return y
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """x + y."""
+        total = self._new(*x.shape)
+        self._target.add(_floats(x), _floats(y), x.shape[0], x.shape[1], total.data_ptr())
+        return total
+
+    def capture(
+        self, compute: Callable[[], Tensor], example: RaggedBatch, constants: Sequence[Tensor]
+    ) -> Callable[[RaggedBatch], Tensor]:
+        """Record a forward; see `cpu_program.py`."""
+        self._target = recorder = Recorder(example, constants)
+        try:
+            result = compute()
+        finally:
+            self._target = self.engine
+        return recorder.finish(self.engine, result)
+
+    def _new(self, *shape: int) -> Tensor:
+        return self._target.new(shape) if isinstance(self._target, Recorder) else torch.empty(shape)
 
 
 def plan_attention(
@@ -216,6 +238,8 @@ def cpu_ops(isa: str, num_threads: int) -> Ops:
         rotary_write=made.rotary_write,
         plan_attention=plan_attention,
         attention=made.attention,
+        add=made.add,
+        capture=made.capture,
     )
 
 

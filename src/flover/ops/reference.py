@@ -155,4 +155,5 @@ OPS = Ops(
     rotary_write=rotary_write,
     plan_attention=plan_attention,
     attention=attention,
+    add=torch.add,
 )

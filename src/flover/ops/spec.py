@@ -234,6 +234,12 @@ SPECS: Mapping[str, OpSpec] = {
         tolerance={torch.float32: 1e-3, torch.bfloat16: 1e-3},
         reason="the angle is rounded to float32: at position 4095 by up to 2e-4",
     ),
+    "add": OpSpec(
+        make=_make_norm,
+        run=lambda ops, i: [ops.add(i["x"], i["residual"])],
+        tolerance={torch.float32: 1e-7, torch.bfloat16: 4e-3},
+        reason="one rounding",
+    ),
     "rotary_write": OpSpec(
         make=_make_rotary,
         run=_run_rotary,
