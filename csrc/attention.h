@@ -24,6 +24,7 @@ struct Stored;
 template <>
 struct Stored<Cache::float32> {
   using Type = float;
+  static constexpr int64_t LINE = 1;  // steps of 16 numbers in a cache line
   FLOVER_INLINE F16 get(const float* p) { return load(p); }
   FLOVER_INLINE F16 get_first(const float* p, int n) { return load_first(p, n); }
   FLOVER_INLINE float get_one(const float* p) { return *p; }
@@ -31,6 +32,7 @@ struct Stored<Cache::float32> {
 template <>
 struct Stored<Cache::bfloat16> {
   using Type = uint16_t;
+  static constexpr int64_t LINE = 2;
   FLOVER_INLINE F16 get(const uint16_t* p) { return load_bf16(p); }
   FLOVER_INLINE F16 get_first(const uint16_t* p, int n) {
     uint16_t part[LANES] = {};
@@ -42,6 +44,7 @@ struct Stored<Cache::bfloat16> {
 template <>
 struct Stored<Cache::int8> {
   using Type = int8_t;
+  static constexpr int64_t LINE = 4;
   FLOVER_INLINE F16 get(const int8_t* p) { return load_i8(p); }
   FLOVER_INLINE F16 get_first(const int8_t* p, int n) {
     int8_t part[LANES] = {};
@@ -114,23 +117,49 @@ static void rotary_of(Pool& pool, const Rotary& a, const Pages& pages) {
 
 // ---- attention ----
 
-// R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R]; key d of a panel is at d * steps[p].
+// 16 keys: dimension d of all of them is at keys + d * step. `next_keys` and `next_values` are the 16 tokens that the
+// same place of the next block will read; they lie in other pages, where hardware does not look by itself.
+template <class S>
+struct KeyPanel {
+  const typename S::Type* keys;
+  int64_t step;
+  const typename S::Type* next_keys;
+  const typename S::Type* next_values;
+};
+
+// R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R].
 template <int R, int P, class S>
-FLOVER_INLINE void score_tile(const float* x, const typename S::Type* const* panels, const int64_t* steps, int64_t dim,
-                              float* scores) {
+FLOVER_INLINE void score_tile(const float* x, const KeyPanel<S>* panels, int64_t dim, float* scores) {
   F16 acc[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) acc[r][p] = zero();
-  for (int64_t d = 0; d < dim; d++) {
+  const typename S::Type* keys[P];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; p++) keys[p] = panels[p].keys;
+  auto step = [&](int64_t d) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) {
-      const F16 key = S::get(panels[p] + d * steps[p]);
+      const F16 key = S::get(keys[p]);
+      keys[p] += panels[p].step;
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[d * R + r]), key, acc[r][p]);
     }
+  };
+  int64_t d = 0;
+  for (; d + 4 <= dim; d += 4) {
+#pragma GCC unroll 4
+    for (int64_t line = 0; line < 4; line += S::LINE)
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) {
+        prefetch(panels[p].next_keys + (d + line) * LANES);
+        prefetch(panels[p].next_values + (d + line) * LANES);
+      }
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < 4; i++) step(d + i);
   }
+  for (; d < dim; d++) step(d);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -138,12 +167,12 @@ FLOVER_INLINE void score_tile(const float* x, const typename S::Type* const* pan
 }
 
 template <int R, int P, class S>
-[[gnu::noinline]] static void score_rows(const float* x, const typename S::Type* const* panels, const int64_t* steps,
-                                         int64_t count, int64_t dim, float* scores) {
+[[gnu::noinline]] static void score_rows(const float* x, const KeyPanel<S>* panels, int64_t count, int64_t dim,
+                                         float* scores) {
   int64_t p = 0;
-  for (; p + P <= count; p += P) score_tile<R, P, S>(x, panels + p, steps + p, dim, scores + p * LANES);
+  for (; p + P <= count; p += P) score_tile<R, P, S>(x, panels + p, dim, scores + p * LANES);
   if constexpr (P > 1)
-    for (; p < count; p++) score_tile<R, 1, S>(x, panels + p, steps + p, dim, scores + p * LANES);
+    for (; p < count; p++) score_tile<R, 1, S>(x, panels + p, dim, scores + p * LANES);
 }
 
 // R queries, C chunks of 16 dimensions: outputs go on over keys first..last of the block.
@@ -155,6 +184,7 @@ FLOVER_INLINE void value_tile(const float* weights, const typename S::Type* cons
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) acc[r][c] = load(outputs + r * stride + start + c * LANES);
+#pragma GCC unroll 2
   for (int64_t j = first; j < last; j++) {
     F16 value[C];
 #pragma GCC unroll 8
@@ -245,18 +275,18 @@ class Attender {
     // What the tokens of this item see of the block, all together.
     const int64_t from = most(start, first_seen(position_)) - start, to = least(BLOCK, end - start);
     const int64_t first_panel = from / LANES, panels = (to + LANES - 1) / LANES - first_panel;
-    const Type* keys[BLOCK_PANELS];
-    int64_t steps[BLOCK_PANELS];
+    KeyPanel<S> keys[BLOCK_PANELS];
     const Type* values[BLOCK];
     float key_scales[BLOCK], value_scales[BLOCK];
-    locate(start, from, to, first_panel, keys, steps, values, key_scales, value_scales);
+    locate(start, from, to, first_panel, keys, values, key_scales, value_scales);
+    look_ahead(start + BLOCK + first_panel * LANES, end, panels, keys);
     const int64_t groups = (count_ + QUERY_TILE - 1) / QUERY_TILE;
     for (int64_t g = 0; g < groups; g++) {
       const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
       float* scores = scores_ + first * BLOCK;
       const float* x = queries_ + first * pages_.dim;
 #define FLOVER_SCORES(R, P) \
-  case R: score_rows<R, P, S>(x, keys, steps, panels, pages_.dim, scores + first_panel * LANES); break;
+  case R: score_rows<R, P, S>(x, keys, panels, pages_.dim, scores + first_panel * LANES); break;
       switch (size) {
         FLOVER_SCORES(1, 4)
         FLOVER_SCORES(2, 2)
@@ -278,70 +308,114 @@ class Attender {
   }
 
   // Where the keys and values of the block lie. Keys of pages whose size is not a multiple of 16 are gathered.
-  void locate(int64_t start, int64_t from, int64_t to, int64_t first_panel, const Type** keys, int64_t* steps,
+  void locate(int64_t start, int64_t from, int64_t to, int64_t first_panel, KeyPanel<S>* keys,
               const Type** values, float* key_scales, float* value_scales) {
     const int64_t size = pages_.page_size, dim = pages_.dim;
     const auto* all_keys = static_cast<const Type*>(pages_.keys);
     const auto* all_values = static_cast<const Type*>(pages_.values);
     const bool direct = size % LANES == 0;
-    for (int64_t j = from; j < to; j++) {
-      const int64_t page = table_[(start + j) / size], offset = (start + j) % size;
-      const int64_t base = page * pages_.heads + head_;
+    int64_t entry = (start + from) / size, offset = (start + from) % size, base = table_[entry] * pages_.heads + head_;
+    for (int64_t j = from; j < to; j++, offset++) {
+      if (offset == size) offset = 0, base = table_[++entry] * pages_.heads + head_;
       values[j] = all_values + (base * size + offset) * dim;
       if (C == Cache::int8) {
         key_scales[j] = pages_.key_scales[base * size + offset];
         value_scales[j] = pages_.value_scales[base * size + offset];
       }
-      const int64_t panel = j / LANES;
+      KeyPanel<S>& panel = keys[j / LANES - first_panel];
       if (direct) {
-        keys[panel - first_panel] = all_keys + base * dim * size + offset / LANES * LANES;
-        steps[panel - first_panel] = size;
+        if (j != from && j % LANES) continue;
+        panel.keys = all_keys + base * dim * size + offset / LANES * LANES;
+        panel.step = size;
       } else {
-        Type* out = gathered_ + panel * LANES * dim;
-        keys[panel - first_panel] = out;
-        steps[panel - first_panel] = LANES;
+        Type* out = gathered_ + j / LANES * LANES * dim;
+        panel.keys = out;
+        panel.step = LANES;
         for (int64_t d = 0; d < dim; d++) out[d * LANES + j % LANES] = all_keys[(base * dim + d) * size + offset];
       }
+    }
+  }
+
+  // Where 16 tokens from `start` on lie, for each panel; behind the end, what is being read anyway.
+  void look_ahead(int64_t start, int64_t end, int64_t panels, KeyPanel<S>* keys) {
+    const int64_t size = pages_.page_size, dim = pages_.dim;
+    for (int64_t p = 0; p < panels; p++, start += LANES) {
+      keys[p].next_keys = keys[p].next_values = keys[p].keys;
+      if (start >= end) continue;
+      const int64_t base = table_[start / size] * pages_.heads + head_, offset = start % size;
+      keys[p].next_keys = static_cast<const Type*>(pages_.keys) + base * dim * size + offset * dim;
+      keys[p].next_values = static_cast<const Type*>(pages_.values) + (base * size + offset) * dim;
     }
   }
 
   // From the scores of keys from..to of query m to weights; what was summed before shrinks if there is a new maximum.
   void weigh(int64_t m, int64_t from, int64_t to, const float* key_scales, const float* value_scales) {
     float* scores = scores_ + m * BLOCK;
+    F16 parts[BLOCK_PANELS], top;
+    const bool whole = from == 0 && to == BLOCK;
+    const float before = maxima_[m];
+    if (whole)
+      top = scale_scores<true>(scores, from, to, key_scales, parts);
+    else
+      top = scale_scores<false>(scores, from, to, key_scales, parts);
+    const float found = largest(top), now = found > before ? found : before;
+    const F16 total = whole ? exponentials<true>(scores, from, to, now, value_scales, parts)
+                            : exponentials<false>(scores, from, to, now, value_scales, parts);
+    maxima_[m] = now;
+    if (before == now) {
+      sums_[m] += sum(total);
+      return;
+    }
+    float lanes[LANES];
+    store(lanes, exponential(all(before - now)));
+    const float shrink = lanes[0];
+    sums_[m] = fma_one(sums_[m], shrink, sum(total));
+    float* out = outputs_ + m * stride_;
+    for (int64_t d = 0; d < stride_; d++) out[d] *= shrink;
+  }
+
+  // Scores times the scale, those outside from..to never the largest. Returns the largest of each lane.
+  template <bool WHOLE>
+  FLOVER_INLINE_MEMBER F16 scale_scores(const float* scores, int64_t from, int64_t to, const float* key_scales,
+                                        F16* parts) const {
     const F16 scale = all(a_.scale);
-    F16 top = all(NEVER), parts[BLOCK_PANELS];
+    F16 top = all(NEVER);
+#pragma GCC unroll 4
     for (int64_t p = 0; p < BLOCK_PANELS; p++) {
       const int64_t start = p * LANES;
       parts[p] = all(NEVER);
-      if (start >= to || start + LANES <= from) continue;
+      if (!WHOLE && (start >= to || start + LANES <= from)) continue;
       F16 s = mul(load(scores + start), scale);
       if (C == Cache::int8) s = mul(s, load(key_scales + start));
-      if (to < start + LANES) s = keep_first(s, (int)(to - start), NEVER);
-      if (from > start) s = skip_first(s, (int)(from - start), NEVER);
+      if (!WHOLE) {
+        if (to < start + LANES) s = keep_first(s, (int)(to - start), NEVER);
+        if (from > start) s = skip_first(s, (int)(from - start), NEVER);
+      }
       parts[p] = s;
       top = max(s, top);
     }
-    const float before = maxima_[m], found = largest(top), now = found > before ? found : before;
+    return top;
+  }
+
+  // e^(score - largest), 0 outside from..to, in place of the scores. Returns their sum for each lane.
+  template <bool WHOLE>
+  FLOVER_INLINE_MEMBER F16 exponentials(float* scores, int64_t from, int64_t to, float largest_score,
+                                        const float* value_scales, const F16* parts) const {
     F16 total = zero();
+#pragma GCC unroll 4
     for (int64_t p = 0; p < BLOCK_PANELS; p++) {
       const int64_t start = p * LANES;
-      if (start >= to || start + LANES <= from) continue;
-      F16 weight = exponential(sub(parts[p], all(now)));
-      if (to < start + LANES) weight = keep_first(weight, (int)(to - start), 0.0f);
-      if (from > start) weight = skip_first(weight, (int)(from - start), 0.0f);
+      if (!WHOLE && (start >= to || start + LANES <= from)) continue;
+      F16 weight = exponential(sub(parts[p], all(largest_score)));
+      if (!WHOLE) {
+        if (to < start + LANES) weight = keep_first(weight, (int)(to - start), 0.0f);
+        if (from > start) weight = skip_first(weight, (int)(from - start), 0.0f);
+      }
       total = add(total, weight);
       if (C == Cache::int8) weight = mul(weight, load(value_scales + start));
       store(scores + start, weight);
     }
-    float lanes[LANES];
-    store(lanes, exponential(all(before - now)));
-    const float shrink = before == now ? 1.0f : lanes[0];
-    sums_[m] = fma_one(sums_[m], shrink, sum(total));
-    maxima_[m] = now;
-    if (shrink != 1.0f) {
-      float* out = outputs_ + m * stride_;
-      for (int64_t d = 0; d < stride_; d++) out[d] *= shrink;
-    }
+    return total;
   }
 
   // Each query sees its own range of keys in order: what all of the group see together in one tile, the rest alone.

@@ -16,6 +16,7 @@ using namespace flover;
 constexpr auto released = nb::call_guard<nb::gil_scoped_release>();
 
 NB_MODULE(_cpu, m) {
+  nb::set_leak_warnings(false);  // threads and weights may live until the process ends
   m.doc() = "CPU kernels; see csrc/kernels.h for what each takes.";
   m.def("instruction_sets", &instruction_sets, "Those this machine can run, the fastest first.");
 
@@ -52,6 +53,8 @@ NB_MODULE(_cpu, m) {
       .def("linear", &Engine::linear, released)
       .def("rotary", &Engine::rotary, released)
       .def("attention", &Engine::attention, released)
+      .def("largest", &Engine::largest, released)
+      .def("draw", &Engine::draw, released)
       .def("multiply_adds", &Engine::multiply_adds, released)
       .def("read", &Engine::read, released);
 

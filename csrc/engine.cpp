@@ -108,6 +108,19 @@ void Engine::attention(uintptr_t queries, int64_t query_stride, int64_t query_he
                     pages);
 }
 
+void Engine::largest(uintptr_t logits, int64_t rows, int64_t size, uintptr_t values, uintptr_t ids) {
+  Lock alone(pool.mutex());
+  kernels.largest(pool, {at<const float>(logits), rows, size, at<float>(values), at<int64_t>(ids)});
+}
+
+void Engine::draw(uintptr_t logits, int64_t rows, int64_t size, uintptr_t best, uintptr_t temperature,
+                  uintptr_t min_p, uintptr_t top_k, uintptr_t top_p, uintptr_t uniform, uintptr_t ids) {
+  Lock alone(pool.mutex());
+  kernels.draw(pool, {at<const float>(logits), rows, size, at<const float>(best), at<const float>(temperature),
+                      at<const double>(min_p), at<const int64_t>(top_k), at<const double>(top_p),
+                      at<const double>(uniform), at<int64_t>(ids)});
+}
+
 double Engine::multiply_adds(int64_t rounds) {
   Lock alone(pool.mutex());
   return kernels.multiply_adds(pool, rounds);

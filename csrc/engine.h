@@ -47,6 +47,9 @@ class Engine {
   void attention(uintptr_t queries, int64_t query_stride, int64_t query_heads, int64_t rows, uintptr_t query_starts,
                  uintptr_t context_lens, uintptr_t page_table, int64_t table_stride, float scale, int64_t window,
                  uintptr_t y, const Pages& pages);
+  void largest(uintptr_t logits, int64_t rows, int64_t size, uintptr_t values, uintptr_t ids);
+  void draw(uintptr_t logits, int64_t rows, int64_t size, uintptr_t best, uintptr_t temperature, uintptr_t min_p,
+            uintptr_t top_k, uintptr_t top_p, uintptr_t uniform, uintptr_t ids);
   double multiply_adds(int64_t rounds);
   uint64_t read(uintptr_t data, int64_t bytes);
 

@@ -4,6 +4,7 @@
 #include "limits.h"
 #include "linear_int.h"
 #include "norm.h"
+#include "sampling.h"
 
 #define FLOVER_JOIN(a, b) a##b
 #define FLOVER_TABLE(isa) FLOVER_JOIN(isa, _kernels)
@@ -15,7 +16,8 @@ namespace flover {
 const Kernels& FLOVER_TABLE(FLOVER_ISA)() {
   using namespace FLOVER_ISA;
   static const Kernels kernels = {
-      FLOVER_NAME(FLOVER_ISA), linear, norm, head_norm, embed, rotary, attention, multiply_adds, read_all,
+      FLOVER_NAME(FLOVER_ISA), linear, norm, head_norm, embed, rotary, attention,
+      largest_rows,           draw,   multiply_adds, read_all,
   };
   return kernels;
 }

@@ -90,6 +90,25 @@ struct Attention {
   float* y;        // [tokens, heads * dim]
 };
 
+struct Largest {
+  const float* logits;  // [rows, size]
+  int64_t rows, size;
+  float* values;  // [rows]: not a number if any of a row is none
+  int64_t* ids;   // [rows]: the first that has the value
+};
+
+struct Draw {
+  const float* logits;  // [rows, size]
+  int64_t rows, size;
+  const float* best;         // [rows]: the largest logit of each row
+  const float* temperature;  // [rows]
+  const double* min_p;       // [rows]: least weight, as a share of the largest; 0: all
+  const int64_t* top_k;      // [rows]; below 1: all
+  const double* top_p;       // [rows]; 1: all
+  const double* uniform;     // [rows], in (0, 1)
+  int64_t* ids;              // [rows]
+};
+
 struct Kernels {
   const char* name;
   void (*linear)(Pool&, const Weight&, const Linear&);
@@ -98,6 +117,8 @@ struct Kernels {
   void (*embed)(const Weight&, const Embed&);
   void (*rotary)(Pool&, const Rotary&, const Pages&);
   void (*attention)(Pool&, const Attention&, const Pages&);
+  void (*largest)(Pool&, const Largest&);
+  void (*draw)(Pool&, const Draw&);
   double (*multiply_adds)(Pool&, int64_t rounds);               // FLOP done: the float32 peak, for benchmarks
   uint64_t (*read)(Pool&, const uint8_t* data, int64_t bytes);  // reads everything once: the bandwidth, likewise
 };

@@ -21,6 +21,7 @@ extern "C" float nearbyintf(float) noexcept;
 namespace flover::FLOVER_ISA {
 
 #define FLOVER_INLINE [[gnu::always_inline]] static inline
+#define FLOVER_INLINE_MEMBER [[gnu::always_inline]] inline
 
 constexpr int LANES = 16;
 
@@ -295,12 +296,46 @@ FLOVER_INLINE float sum(F16 a) {
 
 #endif
 
-FLOVER_INLINE float largest(F16 a) {
-  float lanes[LANES];
-  store(lanes, a);
-  float best = lanes[0];
-  for (int i = 1; i < LANES; i++) best = lanes[i] > best ? lanes[i] : best;
+// 1 in the lanes that hold no number, 0 in the others.
+FLOVER_INLINE F16 not_a_number(F16 a) {
+#if defined(FLOVER_AVX512)
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), _mm512_set1_ps(1.0f))};
+#elif defined(FLOVER_AVX2)
+  const __m256 one = _mm256_set1_ps(1.0f);
+  return {_mm256_and_ps(_mm256_cmp_ps(a.lo, a.lo, _CMP_UNORD_Q), one),
+          _mm256_and_ps(_mm256_cmp_ps(a.hi, a.hi, _CMP_UNORD_Q), one)};
+#else
+  for (int i = 0; i < LANES; i++) a.v[i] = a.v[i] != a.v[i] ? 1.0f : 0.0f;
+  return a;
+#endif
+}
+
+// a, but 0 where b < limit.
+FLOVER_INLINE F16 zero_below(F16 a, F16 b, F16 limit) {
+#if defined(FLOVER_AVX512)
+  return {_mm512_mask_mov_ps(a.v, _mm512_cmp_ps_mask(b.v, limit.v, _CMP_LT_OQ), _mm512_setzero_ps())};
+#elif defined(FLOVER_AVX2)
+  return {_mm256_andnot_ps(_mm256_cmp_ps(b.lo, limit.lo, _CMP_LT_OQ), a.lo),
+          _mm256_andnot_ps(_mm256_cmp_ps(b.hi, limit.hi, _CMP_LT_OQ), a.hi)};
+#else
+  for (int i = 0; i < LANES; i++) a.v[i] = b.v[i] < limit.v[i] ? 0.0f : a.v[i];
+  return a;
+#endif
+}
+
+FLOVER_INLINE float largest(F16 a) {  // of numbers; any order gives the same
+#if defined(FLOVER_AVX512)
+  return _mm512_reduce_max_ps(a.v);
+#elif defined(FLOVER_AVX2)
+  const __m256 half = _mm256_max_ps(a.lo, a.hi);
+  __m128 quarter = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  quarter = _mm_max_ps(quarter, _mm_movehl_ps(quarter, quarter));
+  return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
+#else
+  float best = a.v[0];
+  for (int i = 1; i < LANES; i++) best = a.v[i] > best ? a.v[i] : best;
   return best;
+#endif
 }
 
 FLOVER_INLINE float fma_one(float a, float b, float c) {

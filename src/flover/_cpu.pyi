@@ -85,6 +85,20 @@ class Engine:
         y: int,
         pages: Pages,
     ) -> None: ...
+    def largest(self, logits: int, rows: int, size: int, values: int, ids: int) -> None: ...
+    def draw(
+        self,
+        logits: int,
+        rows: int,
+        size: int,
+        best: int,
+        temperature: int,
+        min_p: int,
+        top_k: int,
+        top_p: int,
+        uniform: int,
+        ids: int,
+    ) -> None: ...
     def multiply_adds(self, rounds: int) -> float: ...
     def read(self, data: int, bytes: int) -> int: ...
 

@@ -17,7 +17,7 @@ from flover.engine.device import DeviceExecutor
 from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
-from flover.ops.reference import page_shapes
+from flover.ops import reference
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 VOCAB = 50
@@ -35,6 +35,7 @@ class EchoDecoder:
     """Hidden state [T, 1]: a digest of the tokens at and before a position. `poison` makes its logits NaN."""
 
     def __init__(self) -> None:
+        self.ops = reference.OPS
         self.batches: list[Batch] = []
         self.logit_rows: list[int] = []
         self.poison: int | None = None
@@ -87,7 +88,7 @@ def echo_executor(num_rows: int = 6, num_pages: int = 80, page_size: int = 4) ->
         page_size=page_size,
         eos_ids=[EOS],
     )
-    decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, torch.float32, page_shapes)
+    decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, torch.float32, reference.page_shapes)
     return DeviceExecutor(decoder, kv, facts, num_rows, torch.device("cpu")), decoder
 
 

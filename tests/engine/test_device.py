@@ -27,6 +27,7 @@ from flover.errors import InvariantError
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.model.sampling import sample, sampling_values, token_logprobs
+from flover.ops import reference
 from flover.request import SamplingParams
 
 torch.set_num_threads(1)
@@ -47,7 +48,7 @@ def expected_outputs(told: Story) -> list[int]:
         )
         buffers.insert(0, **values)
         logits = echo_logits(int(echo_digests(told.prompt + outputs)[-1]))
-        outputs.append(int(sample(logits, buffers.view(np.array([0]))).token_ids[0]))
+        outputs.append(int(sample(logits, buffers.view(np.array([0])), reference.OPS).token_ids[0]))
     return outputs
 
 

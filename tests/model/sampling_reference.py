@@ -13,6 +13,7 @@ import torch
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.model.sampling import Sampled, sample, sampling_values
+from flover.ops import Ops
 from flover.request import SamplingParams
 
 EOS = [3]
@@ -51,8 +52,8 @@ def seat(askers: list[Asker], num_rows: int | None = None) -> RowBuffers:
     return buffers
 
 
-def choose(logits: torch.Tensor, askers: list[Asker]) -> Sampled:
-    return sample(logits, seat(askers).view(np.arange(len(askers))))
+def choose(ops: Ops, logits: torch.Tensor, askers: list[Asker]) -> Sampled:
+    return sample(logits, seat(askers).view(np.arange(len(askers))), ops)
 
 
 def distribution(logits: list[float], asker: Asker) -> list[float]:

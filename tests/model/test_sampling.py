@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flover.model.sampling import sample
 from flover.model.sampling.philox import philox4x32, uniforms
+from flover.ops import Ops
 from flover.request import SamplingParams
 from model.sampling_reference import VOCAB, Asker, choose, distribution, pick, seat
 
@@ -46,9 +47,9 @@ def askers(draw: st.DrawFn) -> Asker:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(askers(), min_size=1, max_size=6), st.integers(0, 2**31))
-def test_every_row_draws_as_the_reference_does(crowd: list[Asker], seed: int) -> None:
+def test_every_row_draws_as_the_reference_does(ops: Ops, crowd: list[Asker], seed: int) -> None:
     logits = torch.randn(len(crowd), VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-    sampled = choose(logits, crowd)
+    sampled = choose(ops, logits, crowd)
     for place, asker in enumerate(crowd):
         probabilities = distribution(logits[place].tolist(), asker)
         draw = float(uniforms(np.array([asker.seed]), np.array([len(asker.outputs)]))[0])
@@ -64,16 +65,18 @@ def test_every_row_draws_as_the_reference_does(crowd: list[Asker], seed: int) ->
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(askers(), min_size=2, max_size=8), st.randoms(use_true_random=False), st.booleans())
-def test_a_row_gets_the_same_alone_in_any_crowd_and_in_any_row(crowd: list[Asker], rng: Any, ties: bool) -> None:
+def test_a_row_gets_the_same_alone_in_any_crowd_and_in_any_row(
+    ops: Ops, crowd: list[Asker], rng: Any, ties: bool
+) -> None:
     logits = torch.randn(len(crowd), 1200, generator=torch.Generator().manual_seed(rng.randrange(2**31))) * 2
     if ties:
         logits = logits.round()
     asks = [Asker(a.prompt, a.outputs, a.seed, a.bad, **wider(a.params, rng)) for a in crowd]
-    together = choose(logits, asks)
+    together = choose(ops, logits, asks)
     order = rng.sample(range(len(asks)), len(asks))
-    shuffled = choose(logits[order].contiguous(), [asks[place] for place in order])
+    shuffled = choose(ops, logits[order].contiguous(), [asks[place] for place in order])
     for place, asker in enumerate(asks):
-        alone = choose(logits[place : place + 1].clone(), [asker])
+        alone = choose(ops, logits[place : place + 1].clone(), [asker])
         there = order.index(place)
         assert together.token_ids[place] == alone.token_ids[0] == shuffled.token_ids[there]
         assert together.logprobs.get(place) == alone.logprobs.get(0) == shuffled.logprobs.get(there)
@@ -122,14 +125,14 @@ def test_uniforms_stay_inside_zero_and_one_and_differ_by_seed_and_position() -> 
     ],
     ids=str,
 )
-def test_draws_follow_the_distribution(params: dict[str, Any]) -> None:
+def test_draws_follow_the_distribution(ops: Ops, params: dict[str, Any]) -> None:
     """Chi-square over 12,000 draws; the bound is far beyond the 1 - 1e-6 quantile, and the seeds are fixed."""
     num_draws, vocab = 12_000, 16
     row = torch.randn(vocab, generator=torch.Generator().manual_seed(5)) * 1.5
     asker = Asker([1, 2], [3], **params)
     buffers = seat([asker] * num_draws)
     buffers["seed"][:] = np.arange(num_draws)
-    drawn = sample(row.expand(num_draws, vocab).contiguous(), buffers.view(np.arange(num_draws))).token_ids
+    drawn = sample(row.expand(num_draws, vocab).contiguous(), buffers.view(np.arange(num_draws)), ops).token_ids
     counts = np.bincount(drawn, minlength=vocab)
     expected = np.array(distribution(row.tolist(), asker)) * num_draws
     assert (counts[expected == 0] == 0).all()

@@ -155,6 +155,8 @@ NAIVE = Ops(
     plan_attention=naive_plan,
     attention=naive_attention,
     add=lambda x, y: x + y,
+    largest=REFERENCE.largest,
+    draw=REFERENCE.draw,
 )
 
 
@@ -182,8 +184,9 @@ def test_reference_agrees_with_the_naive_formula(name: str, dtype: torch.dtype) 
 
 
 def test_every_operation_has_a_spec() -> None:
-    """Planning and pages are part of attention's spec, and packing of linear's."""
-    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention", "capture"}
+    """Planning and pages are part of attention's spec, and packing of linear's; draws are held to plain Python by
+    `tests/model/test_sampling.py`."""
+    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention", "capture", "largest", "draw"}
     operations = {field.name for field in fields(Ops)} - others
     assert operations == set(SPECS)
 

@@ -26,6 +26,7 @@ from flover.model.batch import Batch
 from flover.model.load import kv_dtype_of, load_model
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
+from flover.ops import Ops
 from flover.ops.cpu import cpu_ops
 from flover.request import ModelFacts, TokenLogprobs
 
@@ -39,6 +40,9 @@ class Computes(Protocol):
     def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor: ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+    @property
+    def ops(self) -> Ops: ...
 
 
 @dataclass(slots=True)
@@ -56,6 +60,7 @@ class DeviceExecutor:
     def __init__(self, decoder: Computes, kv: KVCache, facts: ModelFacts, num_rows: int, device: torch.device) -> None:
         self.facts = facts
         self._decoder = decoder
+        self._ops = decoder.ops
         self._kv = kv
         self._device = device
         self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
@@ -105,7 +110,7 @@ class DeviceExecutor:
             batch = dummy_batch(num_rows, query_len, self.facts.page_size, self._device)
             hidden = self._decoder.forward(batch, self._kv)
             rows = self._buffers.view(np.arange(num_rows))
-            sample(self._decoder.logits(hidden[query_len - 1 :: query_len]), rows)
+            sample(self._decoder.logits(hidden[query_len - 1 :: query_len]), rows, self._ops)
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
@@ -183,7 +188,7 @@ class DeviceExecutor:
             return {}
         rows, last = layout.rows[places], layout.starts[places + 1] - 1
         logits = self._decoder.logits(hidden.index_select(0, torch.from_numpy(last).to(self._device)))
-        sampled = sample(logits, self._buffers.view(rows))
+        sampled = sample(logits, self._buffers.view(rows), self._ops)
         usable = sampled.token_ids != NO_TOKEN
         advance(self._buffers, rows[usable], sampled.token_ids[usable])
         results: dict[int, RowResult] = {}

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -108,6 +110,17 @@ class RotaryWrite(Protocol):
     ) -> Tensor: ...
 
 
+@dataclass(frozen=True, slots=True)
+class DrawParams:
+    """How R rows draw; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
+
+    temperature: npt.NDArray[np.float32]
+    min_p: npt.NDArray[np.float64]
+    top_k: npt.NDArray[np.int64]
+    top_p: npt.NDArray[np.float64]
+    uniform: npt.NDArray[np.float64]  # the rows' random numbers, in (0, 1)
+
+
 class Capture(Protocol):
     """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches.
 
@@ -157,8 +170,22 @@ class Ops:
     """
     add: Callable[[Tensor, Tensor], Tensor]
     """(x [T, H], y [T, H]) -> x + y"""
+    largest: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """(logits float32 [S, V]) -> (largest of each row [S], first id that has it int64 [S]); a NaN is the largest"""
+    draw: Callable[[Tensor, Tensor, DrawParams], Tensor]
+    """(logits float32 [R, V], their largest [R], params) -> a random token of each row, int64 [R]"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
 
 
-__all__ = ["Capture", "Ops", "Pages", "PlanAttention", "RaggedBatch", "RotaryWrite", "Weight", "WeightFormat"]
+__all__ = [
+    "Capture",
+    "DrawParams",
+    "Ops",
+    "Pages",
+    "PlanAttention",
+    "RaggedBatch",
+    "RotaryWrite",
+    "Weight",
+    "WeightFormat",
+]

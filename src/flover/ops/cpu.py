@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError, ModelError
-from flover.ops import Ops, Pages, RaggedBatch, WeightFormat
+from flover.ops import DrawParams, Ops, Pages, RaggedBatch, WeightFormat
 from flover.ops.cpu_program import Recorder
 
 FORMATS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
@@ -183,6 +184,36 @@ class CpuOps:
         self._target.add(_floats(x), _floats(y), x.shape[0], x.shape[1], total.data_ptr())
         return total
 
+    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """The largest of each row and the first id that has it."""
+        rows, size = logits.shape
+        values, ids = torch.empty(rows), torch.empty(rows, dtype=torch.int64)
+        self.engine.largest(_floats(logits), rows, size, values.data_ptr(), ids.data_ptr())
+        return values, ids
+
+    def draw(self, logits: Tensor, best: Tensor, params: DrawParams) -> Tensor:
+        """A random token of each row."""
+        rows, size = logits.shape
+        ids = torch.empty(rows, dtype=torch.int64)
+        temperature = np.ascontiguousarray(params.temperature, dtype=np.float32)
+        min_p = np.ascontiguousarray(params.min_p, dtype=np.float64)
+        top_k = np.ascontiguousarray(params.top_k, dtype=np.int64)
+        top_p = np.ascontiguousarray(params.top_p, dtype=np.float64)
+        uniform = np.ascontiguousarray(params.uniform, dtype=np.float64)
+        self.engine.draw(
+            _floats(logits),
+            rows,
+            size,
+            _floats(best),
+            temperature.ctypes.data,
+            min_p.ctypes.data,
+            top_k.ctypes.data,
+            top_p.ctypes.data,
+            uniform.ctypes.data,
+            ids.data_ptr(),
+        )
+        return ids
+
     def capture(
         self, compute: Callable[[], Tensor], example: RaggedBatch, constants: Sequence[Tensor]
     ) -> Callable[[RaggedBatch], Tensor]:
@@ -239,6 +270,8 @@ def cpu_ops(isa: str, num_threads: int) -> Ops:
         plan_attention=plan_attention,
         attention=made.attention,
         add=made.add,
+        largest=made.largest,
+        draw=made.draw,
         capture=made.capture,
     )
 

@@ -41,7 +41,7 @@ class _Call:
 
 
 class Recorder:
-    """Stands for `_cpu.Engine` while a forward is recorded: takes the same calls, on one token, and computes nothing."""
+    """Stands for `_cpu.Engine` while a forward is recorded: takes its calls, on one token, and computes nothing."""
 
     def __init__(self, example: RaggedBatch, constants: Sequence[Tensor]) -> None:
         self._positions = example.positions.data_ptr()

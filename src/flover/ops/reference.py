@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from flover.errors import ConfigError
 from flover.ops import Ops, Pages, WeightFormat
+from flover.ops.draw import draw
+from flover.ops.order import largest
 from flover.ops.paged_attention import attention, plan_attention
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -156,4 +158,6 @@ OPS = Ops(
     plan_attention=plan_attention,
     attention=attention,
     add=torch.add,
+    largest=largest,
+    draw=draw,
 )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from flover.memory.columns import Array
-from flover.model.sampling.order import CACHED_LOGITS, most_likely
+from flover.ops.order import CACHED_LOGITS, most_likely
 from flover.request import TokenLogprobs
 
 SLICE_LOGITS = 2**24

@@ -20,16 +20,12 @@ from flover.memory.buffers import RowView
 from flover.memory.columns import Array, Feature
 from flover.model.sampling.edit import edit_logits
 from flover.model.sampling.logprobs import token_logprobs
-from flover.model.sampling.order import CACHED_LOGITS, largest
 from flover.model.sampling.philox import uniforms
-from flover.model.sampling.truncate import truncate
+from flover.ops import DrawParams, Ops
+from flover.ops.order import CACHED_LOGITS
 from flover.request import TokenLogprobs
 
 NO_TOKEN = -1
-
-_LEAST_EXPONENT = -70.0
-"""A token less than exp(-70) times as likely as the likeliest counts as impossible: smaller numbers than float32
-can hold at full precision are many times slower to compute with."""
 
 _NOT_A_NUMBER = "the model's logits are not finite numbers"
 _NONE_ALLOWED = "no token is left to choose: the request's masks, bans and biases exclude all of them"
@@ -46,10 +42,10 @@ class Sampled:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
 
 
-def sample(logits: torch.Tensor, rows: RowView) -> Sampled:
+def sample(logits: torch.Tensor, rows: RowView, ops: Ops) -> Sampled:
     """Choose a token for each row of `logits` [S, V] float32, which are left as they are; rows[s] has logits[s]."""
     features = rows["features"]
-    best, ids = largest(logits)
+    best, ids = ops.largest(logits)
     top, sampled = best.cpu().numpy(), Sampled(ids.cpu().numpy())
     for place in np.flatnonzero(~np.isfinite(top)).tolist():
         _fail(sampled, place, float(top[place]))
@@ -60,7 +56,7 @@ def sample(logits: torch.Tensor, rows: RowView) -> Sampled:
     for first in range(0, len(shaped), rows_per_slice):
         places = shaped[first : first + rows_per_slice]
         index = torch.from_numpy(places).to(logits.device)
-        _choose(logits.index_select(0, index), best[index], rows.select(places), places, sampled)
+        _choose(logits.index_select(0, index), best[index], rows.select(places), places, sampled, ops)
     asking = np.flatnonzero((features & Feature.LOGPROBS != 0) & (sampled.token_ids != NO_TOKEN))
     if len(asking):
         picked = logits.index_select(0, torch.from_numpy(asking).to(logits.device))
@@ -69,13 +65,13 @@ def sample(logits: torch.Tensor, rows: RowView) -> Sampled:
     return sampled
 
 
-def _choose(logits: torch.Tensor, best: torch.Tensor, rows: RowView, places: Array, sampled: Sampled) -> None:
+def _choose(logits: torch.Tensor, best: torch.Tensor, rows: RowView, places: Array, sampled: Sampled, ops: Ops) -> None:
     """Rows that want more than the largest raw logit. `logits` [R, V] are a copy to work on, `best` [R] its largest;
     what row r gets goes to places[r] of `sampled`."""
     features = rows["features"]
     if (features & _EDITS).any():
         edit_logits(logits, rows, features)
-        best, ids = largest(logits)
+        best, ids = ops.largest(logits)
         sampled.token_ids[places] = ids.cpu().numpy()
     top = best.cpu().numpy()
     usable = np.isfinite(top)
@@ -84,21 +80,13 @@ def _choose(logits: torch.Tensor, best: torch.Tensor, rows: RowView, places: Arr
     random = np.flatnonzero(usable & (features & Feature.RANDOM != 0))
     if len(random):
         index = torch.from_numpy(random).to(logits.device)
-        drawn = _draw(logits[index], best[index, None], rows.select(random), features[random])
+        drawn = ops.draw(logits[index], best[index], _draw_params(rows.select(random)))
         sampled.token_ids[places[random]] = drawn.cpu().numpy()
 
 
-def _draw(logits: torch.Tensor, best: torch.Tensor, rows: RowView, features: Array) -> torch.Tensor:
-    """Random tokens [R] for `logits` [R, V] with largest `best` [R, 1]: by inverting the cumulative distribution,
-    in the order of the ids and in float64. A token of probability 0 is never drawn."""
-    scaled = (logits - best).div_(torch.from_numpy(rows["temperature"]).to(logits.device)[:, None])
-    weights = torch.nn.functional.threshold(scaled, _LEAST_EXPONENT, -torch.inf, inplace=True).softmax(-1)
-    truncate(weights, logits, rows, features)
-    mass = weights.cumsum(-1, dtype=torch.float64)
-    total = mass[:, -1:]
-    drawn = torch.from_numpy(uniforms(rows["seed"], rows["num_outputs"])).to(logits.device)[:, None]
-    goal = torch.minimum(drawn * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(mass, goal, right=True)[:, 0]
+def _draw_params(rows: RowView) -> DrawParams:
+    uniform = uniforms(rows["seed"], rows["num_outputs"])
+    return DrawParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
 
 
 def _fail(sampled: Sampled, place: int, largest: float) -> None:

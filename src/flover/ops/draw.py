@@ -1,4 +1,4 @@
-"""Which tokens a random row may draw from: min_p, top_k and top_p, in this order, as vLLM has them.
+"""Drawing a token for each row, in plain torch: min_p, top_k and top_p, in this order as vLLM has them, then the draw.
 
 Where tokens tie at the border of top_k or top_p, the lower ids stay (`order.py`), so exactly k tokens are left and
 top_k=1 is the greedy choice. No vocabulary is sorted unless a row asks for top_p and its nucleus is wider than
@@ -7,33 +7,51 @@ top_k=1 is the greedy choice. No vocabulary is sorted unless a row asks for top_
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from flover.memory.buffers import RowView
-from flover.memory.columns import Array, Feature
-from flover.model.sampling.order import beyond_first
+from flover.ops import DrawParams
+from flover.ops.order import beyond_first
+
+FloatArray = npt.NDArray[np.floating[Any]]
+IntArray = npt.NDArray[np.integer[Any]]
 
 _NUCLEUS = 256
 """Tokens looked at first for top_p; almost every nucleus is smaller."""
 
+_LEAST_EXPONENT = -70.0
+"""A token less than exp(-70) times as likely as the likeliest counts as impossible: smaller numbers than float32
+can hold at full precision are many times slower to compute with."""
 
-def truncate(weights: torch.Tensor, logits: torch.Tensor, rows: RowView, features: Array) -> None:
-    """Put 0 on the tokens that `rows` must not draw, in place.
+
+def draw(logits: torch.Tensor, best: torch.Tensor, params: DrawParams) -> torch.Tensor:
+    """Random tokens [R] for `logits` [R, V] with largest `best` [R]: by inverting the cumulative distribution, in the
+    order of the ids and in float64. A token of probability 0 is never drawn."""
+    scaled = (logits - best[:, None]).div_(_column(params.temperature, logits))
+    weights = torch.nn.functional.threshold(scaled, _LEAST_EXPONENT, -torch.inf, inplace=True).softmax(-1)
+    _truncate(weights, logits, params)
+    mass = weights.cumsum(-1, dtype=torch.float64)
+    total = mass[:, -1:]
+    goal = torch.minimum(_column(params.uniform, logits) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(mass, goal, right=True)[:, 0]
+
+
+def _truncate(weights: torch.Tensor, logits: torch.Tensor, params: DrawParams) -> None:
+    """Put 0 on the tokens that must not be drawn, in place.
 
     `weights` [R, V] are the probabilities at the rows' temperatures; `logits` [R, V] give the order of the tokens.
     """
-    used = int(np.bitwise_or.reduce(features))
-    if used & Feature.MIN_P:
-        places = np.flatnonzero(features & Feature.MIN_P)
-        part = _pick(weights, places)
-        least = part.amax(-1, keepdim=True) * _column(rows.select(places)["min_p"], part).float()
-        _drop(weights, places, part < least)
-    if not used & (Feature.TOP_K | Feature.TOP_P):
-        return
     width = logits.shape[1]
-    top_k = np.where(features & Feature.TOP_K, np.minimum(rows["top_k"], width), width)
-    limited, top_p = top_k < width, rows["top_p"]
+    places = np.flatnonzero(params.min_p > 0)
+    if len(places):
+        part = _pick(weights, places)
+        least = part.amax(-1, keepdim=True) * _column(params.min_p[places], part).float()
+        _drop(weights, places, part < least)
+    top_k = np.where(params.top_k > 0, np.minimum(params.top_k, width), width)
+    limited, top_p = top_k < width, params.top_p
     places = np.flatnonzero(limited)
     if len(places):
         beyond = _beyond_rank(_pick(weights, places), _pick(logits, places), top_k[places], top_p[places])
@@ -43,7 +61,7 @@ def truncate(weights: torch.Tensor, logits: torch.Tensor, rows: RowView, feature
         _drop(weights, places, _beyond_mass(_pick(weights, places), _pick(logits, places), top_p[places]))
 
 
-def _beyond_rank(weights: torch.Tensor, logits: torch.Tensor, top_k: Array, top_p: Array) -> torch.Tensor:
+def _beyond_rank(weights: torch.Tensor, logits: torch.Tensor, top_k: IntArray, top_p: FloatArray) -> torch.Tensor:
     """Mask of what top_k, and then top_p over the k tokens that are left, exclude."""
     values, ids = logits.topk(int(top_k.max()) + 1, dim=-1)
     num_kept = _column(top_k, logits)
@@ -55,7 +73,7 @@ def _beyond_rank(weights: torch.Tensor, logits: torch.Tensor, top_k: Array, top_
     return beyond_first(logits, values, num_kept)
 
 
-def _beyond_mass(weights: torch.Tensor, logits: torch.Tensor, top_p: Array) -> torch.Tensor:
+def _beyond_mass(weights: torch.Tensor, logits: torch.Tensor, top_p: FloatArray) -> torch.Tensor:
     """Mask of what top_p excludes: from a short list, or from a full sort for rows whose nucleus is longer."""
     total = weights.cumsum(-1, dtype=torch.float64)[:, -1:]
     share = _column(top_p, logits)
@@ -78,11 +96,11 @@ def _nucleus_size(mass: torch.Tensor, total: torch.Tensor, top_p: torch.Tensor) 
     return (mass < total * top_p).sum(-1, keepdim=True) + 1
 
 
-def _pick(values: torch.Tensor, places: Array) -> torch.Tensor:
+def _pick(values: torch.Tensor, places: IntArray) -> torch.Tensor:
     return values if len(places) == len(values) else values.index_select(0, torch.from_numpy(places).to(values.device))
 
 
-def _drop(weights: torch.Tensor, places: Array, beyond: torch.Tensor) -> None:
+def _drop(weights: torch.Tensor, places: IntArray, beyond: torch.Tensor) -> None:
     if len(places) == len(weights):
         weights.masked_fill_(beyond, 0.0)
     else:
@@ -90,5 +108,5 @@ def _drop(weights: torch.Tensor, places: Array, beyond: torch.Tensor) -> None:
         weights[index] = weights[index].masked_fill_(beyond, 0.0)
 
 
-def _column(values: Array, like: torch.Tensor) -> torch.Tensor:
+def _column(values: FloatArray | IntArray, like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(values).to(like.device)[:, None]

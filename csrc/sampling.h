@@ -1,0 +1,53 @@
+// The largest logit of rows, and draws from their distributions.
+#pragma once
+
+#include "choose.h"
+#include "norm.h"
+#include "vmath.h"
+
+namespace flover::FLOVER_ISA {
+
+// A token less than e^-70 times as likely as the likeliest counts as impossible.
+constexpr float LEAST_EXPONENT = -70.0f;
+
+static void largest_row(const float* x, int64_t size, float* value, int64_t* id) {
+  F16 top = all(-__builtin_inff()), check = zero();
+  for (int64_t i = 0; i < size; i += LANES) {
+    const int n = (int)least(LANES, size - i);
+    const F16 part = keep_first(load_first(x + i, n), n, -__builtin_inff());
+    top = max(part, top);
+    check = add(check, not_a_number(part));
+  }
+  *value = largest(top);
+  if (sum(check) != 0.0f) {
+    for (int64_t i = 0; i < size; i++)
+      if (x[i] != x[i]) return void((*value = x[i], *id = i));
+  }
+  for (int64_t i = 0; i < size; i++)
+    if (x[i] == *value) return void(*id = i);
+}
+
+static void largest_rows(Pool& pool, const Largest& a) {
+  over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++)
+      largest_row(a.logits + row * a.size, a.size, a.values + row, a.ids + row);
+  });
+}
+
+static void draw(Pool& pool, const Draw& a) {
+  auto body = [&](int64_t row, int worker) {
+    const float* logits = a.logits + row * a.size;
+    auto* weights = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(a.size, LANES) * sizeof(float)));
+    const F16 best = all(a.best[row]), temperature = all(a.temperature[row]), least_weight = all((float)a.min_p[row]);
+    for (int64_t i = 0; i < a.size; i += LANES) {
+      const F16 scaled = div(sub(load_first(logits + i, (int)least(LANES, a.size - i)), best), temperature);
+      F16 weight = exponential(scaled);
+      weight = zero_below(weight, scaled, all(LEAST_EXPONENT));
+      store(weights + i, zero_below(weight, weight, least_weight));
+    }
+    a.ids[row] = choose({logits, weights, a.size, a.top_k[row], a.top_p[row], a.uniform[row]});
+  };
+  parallel(pool, a.rows, body);
+}
+
+}  // namespace flover::FLOVER_ISA
