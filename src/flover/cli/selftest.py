@@ -1,0 +1,133 @@
+"""`flover selftest`: does the engine keep its promises on this machine, with this model?"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from flover.cli.flags import Parser, add_settings, from_args, given
+from flover.cli.models import add_model, resolve_model
+from flover.config import EngineConfig
+from flover.errors import ConfigError
+from flover.selftest.matrix import FORMATS, Space, all_cells, few_cells
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flover.selftest.invariance import Finding
+
+_OWN = frozenset(
+    {
+        *("model", "tokenizer", "skip_tokenizer_init", "seed", "max_num_batched_tokens"),
+        *("target_itl_ms", "scheduling_policy", "reorder", "enable_prefix_caching"),
+    }
+)
+"""Settings that mean nothing here, or that the test makes itself."""
+_SHOWN = 10
+"""Differences to print; the JSON line has them all."""
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """The command's part of the parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "selftest", help="check the engine's promises", description="Check the engine's promises on this machine."
+    )
+    kinds = parser.add_subparsers(title="tests", metavar="TEST", required=True, parser_class=Parser)
+    invariance = kinds.add_parser(
+        "invariance",
+        help="the same bits alone and in any crowd, chunking, paging, preemption, thread count, instruction set",
+        description="Run requests alone and then in every arrangement of a matrix, and compare tokens and "
+        "log-probabilities bit for bit. Exit code 0 if all are equal, 1 if not. --cpu-isa, --num-threads, "
+        "--block-size and --max-num-seqs narrow the matrix to that value.",
+    )
+    add_model(invariance)
+    group = invariance.add_argument_group("matrix")
+    group.add_argument(
+        "--full",
+        action="store_true",
+        help="every cell; by default every value alone and every pair of values, in some forty cells",
+    )
+    group.add_argument(
+        "--formats",
+        nargs="+",
+        choices=("all", *FORMATS),
+        metavar="FORMAT",
+        help=f"types of weights, keys and values to run one after another: all, or some of {', '.join(FORMATS)} "
+        "(default: what --dtype, --quantization and --kv-cache-dtype say)",
+    )
+    add_settings(invariance, EngineConfig, skip=_OWN)
+    invariance.set_defaults(run=run, prog=invariance.prog)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the matrix, print it and one JSON line; 0 if all cells are equal, 1 if not."""
+    from rich.console import Console
+
+    from flover.ops.cpu import instruction_sets
+    from flover.selftest.invariance import restricted
+    from flover.selftest.report import json_line, legend, matrix
+
+    resolve_model(args)
+    config, asked = from_args(args, EngineConfig), frozenset(given(args, EngineConfig))
+    known = instruction_sets()
+    if config.cpu_isa not in ("auto", *known):
+        raise ConfigError(f"--cpu-isa {config.cpu_isa}: this machine runs {', '.join(known)}")
+    space = restricted(Space(isa=tuple(known)), config, asked)
+    console, started = Console(highlight=False), time.perf_counter()
+    results: dict[str, list[Finding]] = {}
+    for name, chosen in _formats(config, args.formats, asked).items():
+        results[name] = _check(chosen, space, args.full, name)
+        console.print(matrix(f"{config.model}, {name}", space, results[name]))
+        _show_differences(console, results[name])
+    console.print(legend(space))
+    seconds = time.perf_counter() - started
+    cells = [finding for findings in results.values() for finding in findings]
+    unequal = sum(finding.difference is not None for finding in cells)
+    verdict = f"{unequal} differ" if unequal else "all of them bit-equal"
+    console.print(f"{len(cells)} cells in {seconds:.1f} s: {verdict}", style="red" if unequal else "green")
+    print(json_line(shlex.join(["flover", *sys.argv[1:]]), config.model, results, seconds))
+    return 1 if unequal else 0
+
+
+def _formats(config: EngineConfig, names: list[str] | None, asked: frozenset[str]) -> dict[str, EngineConfig]:
+    """By name, the configuration of each format that was asked for."""
+    if names is None:
+        own = {name: getattr(config, name) for name in ("dtype", "quantization", "kv_cache_dtype")}
+        words = [str(value) for value in own.values() if value not in (None, "auto")]
+        return {" ".join(words) or "as configured by default": config}
+    fixed = asked & {"dtype", "quantization", "kv_cache_dtype"}
+    if fixed:
+        raise ConfigError(f"--formats names the types itself: leave {', '.join(sorted(fixed))} out")
+    chosen = list(FORMATS) if "all" in names else names
+    return {name: dataclasses.replace(config, **FORMATS[name]) for name in chosen}
+
+
+def _check(config: EngineConfig, space: Space, full: bool, name: str) -> list[Finding]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from flover.selftest.invariance import check_cells
+
+    cells = all_cells(space) if full else few_cells(space)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    findings: list[Finding] = []
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(f"Checking {name}", total=len(cells))
+        for finding in check_cells(config, space, cells):
+            findings.append(finding)
+            bar.update(task, completed=len(findings))
+    return findings
+
+
+def _show_differences(console: Console, findings: list[Finding]) -> None:
+    different = [finding for finding in findings if finding.difference is not None]
+    for finding in different[:_SHOWN]:
+        console.print(f"≠ {finding.cell}: {finding.difference}", style="red", soft_wrap=True)
+    if len(different) > _SHOWN:
+        console.print(f"  and {len(different) - _SHOWN} more", style="red")

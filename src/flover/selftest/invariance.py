@@ -1,0 +1,64 @@
+"""The invariance test: every cell of a matrix against the probes' answers alone, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from flover.config import EngineConfig
+from flover.selftest.arrange import open_engine, run_cell
+from flover.selftest.matrix import SLOW, Cell, Space, baseline
+from flover.selftest.probes import NUM_OUTPUTS, Answer, difference, make_probes
+
+_NUM_SLOW_OUTPUTS = 3
+"""Output tokens that the slow instruction set is compared on: the first ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A cell, and what differs first in it; None: nothing does."""
+
+    cell: Cell
+    difference: str | None
+
+
+def check_cells(config: EngineConfig, space: Space, cells: Sequence[Cell]) -> Iterator[Finding]:
+    """Run the cells, which come engine by engine; the settings that the cells name are theirs.
+
+    Raises `ModelError`, `ConfigError`,
+    `RequestError`, and `InvariantError` if an arrangement could not be made.
+    """
+    rows = max(space.batch)
+    plain = baseline(space)
+    with open_engine(config, plain, rows) as engine:
+        expected = run_cell(engine, plain, make_probes(engine.facts))
+    for _, group in itertools.groupby(cells, key=lambda cell: cell.engine):
+        mine = list(group)
+        with open_engine(config, mine[0], rows) as engine:
+            for cell in mine:
+                num_outputs = _NUM_SLOW_OUTPUTS if cell.isa == SLOW else NUM_OUTPUTS
+                answers = run_cell(engine, cell, make_probes(engine.facts, num_outputs))
+                yield Finding(cell, _first_difference(expected, answers, num_outputs))
+
+
+def _first_difference(expected: dict[str, Answer], actual: dict[str, Answer], num_outputs: int) -> str | None:
+    for name, answer in actual.items():
+        found = difference(expected[name][:num_outputs], answer)
+        if found is not None:
+            return f"{name.removeprefix('probe:')}: {found}"
+    return None
+
+
+def restricted(space: Space, config: EngineConfig, given: frozenset[str]) -> Space:
+    """The space with only the value of each factor that was asked for by a flag of the engine."""
+    chosen = space
+    if "cpu_isa" in given and config.cpu_isa != "auto":
+        chosen = replace(chosen, isa=(config.cpu_isa,))
+    if "num_threads" in given and config.num_threads is not None:
+        chosen = replace(chosen, threads=(config.num_threads,))
+    if "block_size" in given:
+        chosen = replace(chosen, page_size=(config.block_size,))
+    if "max_num_seqs" in given:
+        chosen = replace(chosen, batch=tuple(batch for batch in space.batch if batch <= config.max_num_seqs))
+    return chosen
