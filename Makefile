@@ -32,7 +32,7 @@ fi
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check clean
+.PHONY: help demo serve test check sanitize clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,14 @@ check: $(VENV)/.ready-dev ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Leaks are not looked for: the interpreter itself has some. Portable code is left out where it would take minutes.
+sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/cmake -G Ninja -S . -B build/sanitize -DFLOVER_SANITIZE=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+	$(BIN)/cmake --build build/sanitize
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) -p sanitized tests/ops tests/model/test_sampling.py
 
 clean: ## remove .venv and everything that was made
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -24,34 +24,28 @@ struct Stored;
 template <>
 struct Stored<Cache::float32> {
   using Type = float;
-  static constexpr int64_t LINE = 1;  // steps of 16 numbers in a cache line
   FLOVER_INLINE F16 get(const float* p) { return load(p); }
   FLOVER_INLINE F16 get_first(const float* p, int n) { return load_first(p, n); }
-  FLOVER_INLINE float get_one(const float* p) { return *p; }
 };
 template <>
 struct Stored<Cache::bfloat16> {
   using Type = uint16_t;
-  static constexpr int64_t LINE = 2;
   FLOVER_INLINE F16 get(const uint16_t* p) { return load_bf16(p); }
   FLOVER_INLINE F16 get_first(const uint16_t* p, int n) {
     uint16_t part[LANES] = {};
     memcpy(part, p, (size_t)n * 2);
     return load_bf16(part);
   }
-  FLOVER_INLINE float get_one(const uint16_t* p) { return float_of((uint32_t)*p << 16); }
 };
 template <>
 struct Stored<Cache::int8> {
   using Type = int8_t;
-  static constexpr int64_t LINE = 4;
   FLOVER_INLINE F16 get(const int8_t* p) { return load_i8(p); }
   FLOVER_INLINE F16 get_first(const int8_t* p, int n) {
     int8_t part[LANES] = {};
     memcpy(part, p, (size_t)n);
     return load_i8(part);
   }
-  FLOVER_INLINE float get_one(const int8_t* p) { return (float)*p; }
 };
 
 // ---- rotary and write ----
@@ -117,14 +111,12 @@ static void rotary_of(Pool& pool, const Rotary& a, const Pages& pages) {
 
 // ---- attention ----
 
-// 16 keys: dimension d of all of them is at keys + d * step. `next_keys` and `next_values` are the 16 tokens that the
-// same place of the next block will read; they lie in other pages, where hardware does not look by itself.
+// 16 keys: dimension d of all of them is at keys + d * step. Fetching the next block ahead was tried: it took more
+// time in the loads than it saved in waiting.
 template <class S>
 struct KeyPanel {
   const typename S::Type* keys;
   int64_t step;
-  const typename S::Type* next_keys;
-  const typename S::Type* next_values;
 };
 
 // R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R].
@@ -147,19 +139,8 @@ FLOVER_INLINE void score_tile(const float* x, const KeyPanel<S>* panels, int64_t
       for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[d * R + r]), key, acc[r][p]);
     }
   };
-  int64_t d = 0;
-  for (; d + 4 <= dim; d += 4) {
 #pragma GCC unroll 4
-    for (int64_t line = 0; line < 4; line += S::LINE)
-#pragma GCC unroll 8
-      for (int p = 0; p < P; p++) {
-        prefetch(panels[p].next_keys + (d + line) * LANES);
-        prefetch(panels[p].next_values + (d + line) * LANES);
-      }
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < 4; i++) step(d + i);
-  }
-  for (; d < dim; d++) step(d);
+  for (int64_t d = 0; d < dim; d++) step(d);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -279,7 +260,6 @@ class Attender {
     const Type* values[BLOCK];
     float key_scales[BLOCK], value_scales[BLOCK];
     locate(start, from, to, first_panel, keys, values, key_scales, value_scales);
-    look_ahead(start + BLOCK + first_panel * LANES, end, panels, keys);
     const int64_t groups = (count_ + QUERY_TILE - 1) / QUERY_TILE;
     for (int64_t g = 0; g < groups; g++) {
       const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
@@ -333,18 +313,6 @@ class Attender {
         panel.step = LANES;
         for (int64_t d = 0; d < dim; d++) out[d * LANES + j % LANES] = all_keys[(base * dim + d) * size + offset];
       }
-    }
-  }
-
-  // Where 16 tokens from `start` on lie, for each panel; behind the end, what is being read anyway.
-  void look_ahead(int64_t start, int64_t end, int64_t panels, KeyPanel<S>* keys) {
-    const int64_t size = pages_.page_size, dim = pages_.dim;
-    for (int64_t p = 0; p < panels; p++, start += LANES) {
-      keys[p].next_keys = keys[p].next_values = keys[p].keys;
-      if (start >= end) continue;
-      const int64_t base = table_[start / size] * pages_.heads + head_, offset = start % size;
-      keys[p].next_keys = static_cast<const Type*>(pages_.keys) + base * dim * size + offset * dim;
-      keys[p].next_values = static_cast<const Type*>(pages_.values) + (base * size + offset) * dim;
     }
   }
 

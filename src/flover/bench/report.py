@@ -98,8 +98,10 @@ def milliseconds(value: float) -> str:
 def _tidy(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tidy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_tidy(item) for item in value]
     if isinstance(value, float):
-        return None if math.isnan(value) else round(value, 4)
+        return None if math.isnan(value) else float(f"{value:.6g}")
     return value
 
 

@@ -1,0 +1,184 @@
+"""What a format costs in quality: every format's scores of the same text against float32 by the reference operations.
+
+A model scores a text by teacher forcing: every document by itself, each token given those before it. Knows nothing
+of how weights are kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from flover.bench.kernels.timing import torch_threads
+from flover.config import EngineConfig
+from flover.memory.kvcache import KVCache
+from flover.model.batch import Batch
+from flover.model.decoder import Decoder
+from flover.model.load import kv_dtype_of, load_model
+from flover.ops import Ops, reference
+from flover.ops.cpu import cpu_ops
+
+CHUNK = 512
+"""Tokens that are computed at once, at most; a token's scores do not depend on it."""
+
+_ROWS_AT_ONCE = 128  # in double precision, to bound the memory
+_PAGE_SIZE = 16
+LIMITS = {"int8": 0.005, "int4": 0.04}
+"""How much the perplexity may grow."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being computed, and how much of how much of it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One way to keep weights and cache, as settings of the engine."""
+
+    name: str
+    dtype: str
+    quantization: str | None = None
+    kv_cache_dtype: str = "auto"
+
+    def applied(self, config: EngineConfig) -> EngineConfig:
+        """`config` with weights and cache kept so."""
+        return dataclasses.replace(
+            config, dtype=self.dtype, quantization=self.quantization, kv_cache_dtype=self.kv_cache_dtype
+        )
+
+
+VARIANTS = (
+    Variant("float32", "float32"),
+    Variant("bfloat16", "bfloat16"),
+    Variant("float16", "float16"),
+    Variant("int8", "bfloat16", "int8"),
+    Variant("int4", "bfloat16", "int4"),
+    Variant("bfloat16, int8 cache", "bfloat16", None, "int8"),
+    Variant("int8, int8 cache", "bfloat16", "int8", "int8"),
+    Variant("int4, int8 cache", "bfloat16", "int4", "int8"),
+)
+
+
+@dataclass(slots=True)
+class Accuracy:
+    """Sums over scored tokens; `add` takes the logits of both models. Divergences are in nats."""
+
+    tokens: int = field(default=0, init=False)
+    max_kl: float = field(default=0.0, init=False)
+    _divergence: float = field(default=0.0, init=False)
+    _agreed: int = field(default=0, init=False)
+    _targets: int = field(default=0, init=False)
+    _loss: float = field(default=0.0, init=False)
+    _reference_loss: float = field(default=0.0, init=False)
+
+    def add(self, logits: Tensor, expected: Tensor, targets: Tensor | None) -> None:
+        """Logits [n, vocab] of the model and of the reference; `targets` int64 [n], None if no token is the right
+        one. Raises `ValueError` for shapes that do not fit."""
+        if logits.shape != expected.shape or (targets is not None and len(targets) != len(logits)):
+            raise ValueError(f"logits {list(logits.shape)} do not fit the reference's {list(expected.shape)}")
+        for first in range(0, len(logits), _ROWS_AT_ONCE):
+            rows = slice(first, first + _ROWS_AT_ONCE)
+            self._add(logits[rows], expected[rows], None if targets is None else targets[rows])
+
+    def _add(self, logits: Tensor, expected: Tensor, targets: Tensor | None) -> None:
+        scores, truth = logits.double().log_softmax(-1), expected.double().log_softmax(-1)
+        divergence = (truth.exp() * (truth - scores)).sum(-1)
+        self.tokens += len(scores)
+        self._divergence += float(divergence.sum())
+        worst = float(divergence.max())
+        self.max_kl = worst if math.isnan(worst) else max(self.max_kl, worst)
+        self._agreed += int((logits.argmax(-1) == expected.argmax(-1)).sum())
+        if targets is not None:
+            self._targets += len(targets)
+            self._loss -= float(scores.gather(1, targets[:, None]).sum())
+            self._reference_loss -= float(truth.gather(1, targets[:, None]).sum())
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean loss; NaN without targets."""
+        return math.exp(self._loss / self._targets) if self._targets else math.nan
+
+    @property
+    def change(self) -> float:
+        """Growth of the perplexity over the reference's, 0.01 being 1 %; NaN without targets."""
+        return math.exp((self._loss - self._reference_loss) / self._targets) - 1 if self._targets else math.nan
+
+    @property
+    def mean_kl(self) -> float:
+        """Kullback-Leibler divergence of the model's next token from the reference's, mean over tokens."""
+        return self._divergence / self.tokens
+
+    @property
+    def agreement(self) -> float:
+        """Share of tokens where both find the same token most likely."""
+        return self._agreed / self.tokens
+
+
+def score(decoder: Decoder, kv: KVCache, document: Sequence[int]) -> Tensor:
+    """Logits [n, vocab] of a document of n tokens, computed in chunks; `kv` has pages enough and nobody else's."""
+    parts = []
+    for first in range(0, len(document), CHUNK):
+        hidden = decoder.forward(_chunk(document, first, min(first + CHUNK, len(document)), kv.page_size), kv)
+        parts.append(decoder.logits(hidden))
+    return torch.cat(parts)
+
+
+def _chunk(document: Sequence[int], first: int, last: int, page_size: int) -> Batch:
+    """Tokens first..last of the only row; position p lies in slot p behind the null page."""
+    positions = torch.arange(first, last)
+    num_pages = -(-last // page_size)
+    return Batch(
+        token_ids=torch.tensor(document[first:last]),
+        positions=positions,
+        slots=positions + page_size,
+        query_starts=torch.tensor([0, last - first], dtype=torch.int32),
+        context_lens=torch.tensor([last], dtype=torch.int32),
+        page_table=torch.arange(1, num_pages + 1, dtype=torch.int32)[None],
+        query_lens_host=(last - first,),
+        context_lens_host=(last,),
+    )
+
+
+def measure_accuracy(
+    config: EngineConfig,
+    documents: Sequence[Sequence[int]],
+    num_threads: int,
+    progress: Progress,
+    *,
+    is_text: bool,
+    variants: Sequence[Variant] = VARIANTS,
+) -> dict[str, Accuracy]:
+    """Every variant of a model on the same documents (token ids; each token but the first is a target if the
+    documents are text). Raises what `load_model` raises."""
+    with torch_threads(num_threads), torch.inference_mode():
+        expected = list(_scores(config, _REFERENCE, reference.OPS, documents, progress))
+        ops = cpu_ops(config.cpu_isa, num_threads)
+        results: dict[str, Accuracy] = {}
+        for variant in variants:
+            result = results[variant.name] = Accuracy()
+            scored = _scores(config, variant, ops, documents, progress)
+            for document, truth, logits in zip(documents, expected, scored, strict=True):
+                targets = torch.tensor(document[1:]) if is_text else None
+                result.add(logits[:-1], truth[:-1], targets)
+    return results
+
+
+_REFERENCE = Variant("reference", "float32")
+
+
+def _scores(
+    config: EngineConfig, variant: Variant, ops: Ops, documents: Sequence[Sequence[int]], progress: Progress
+) -> Iterator[Tensor]:
+    """Load the variant, and the logits of one document after another."""
+    chosen = variant.applied(config)
+    loaded = load_model(chosen, ops, lambda done, total: progress(f"{variant.name}: load", done, total))
+    num_pages = 1 + -(-max(map(len, documents)) // _PAGE_SIZE)
+    kv = KVCache(loaded.config, num_pages, _PAGE_SIZE, kv_dtype_of(chosen), ops.page_shapes)
+    for done, document in enumerate(documents):
+        progress(f"{variant.name}: score", done, len(documents))
+        yield score(loaded.decoder, kv, document)
+    progress(f"{variant.name}: score", len(documents), len(documents))

@@ -1,0 +1,158 @@
+"""Attention as the decoder calls it: rows that generate at a long context, and a prompt's first chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flover.bench.kernels.figures import Cell
+from flover.bench.kernels.linears import COLD_BYTES
+from flover.bench.kernels.timing import best_means, torch_threads
+from flover.memory.kvcache import KVCache
+from flover.model.config import ModelConfig
+from flover.ops import Pages
+from flover.ops.cpu import CpuOps, page_shapes, plan_attention
+
+CACHES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+PAGE_SIZE = 16
+_SEED = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """So many rows bring so many new tokens each and see `context_len`, those included."""
+
+    rows: int
+    query_len: int
+    context_len: int
+
+    @property
+    def pairs(self) -> int:
+        """Queries times the keys that each of them sees."""
+        before = self.context_len - self.query_len
+        return self.rows * (self.query_len * before + self.query_len * (self.query_len + 1) // 2)
+
+    @property
+    def generates(self) -> bool:
+        return self.query_len == 1
+
+    @property
+    def label(self) -> str:
+        return (
+            f"{self.rows} rows of {self.context_len:,} tokens"
+            if self.generates
+            else f"prompt of {self.query_len} tokens"
+        )
+
+
+GENERATING = Load(16, 1, 2000)
+PROMPT = Load(1, 512, 512)
+
+
+@dataclass(frozen=True, slots=True)
+class _KVShape:
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+
+class AttentionBench:
+    """Pages of as many layers as the caches cannot hold, dealt to the rows in random order."""
+
+    def __init__(self, config: ModelConfig, cache: str, load: Load, *, cold_bytes: int = COLD_BYTES) -> None:
+        self.config, self.cache, self.load = config, cache, load
+        dtype = CACHES[cache]
+        self.tokens = load.rows * load.context_len
+        layer_bytes = self.tokens * config.kv_bytes_per_token(dtype) // config.num_layers
+        self.layers = max(1, -(-cold_bytes // layer_bytes)) if load.generates else 1
+        self.layer_bytes = layer_bytes
+        per_row = -(-load.context_len // PAGE_SIZE)
+        shape = _KVShape(self.layers, config.num_kv_heads, config.head_dim)
+        kv = KVCache(shape, 1 + load.rows * per_row, PAGE_SIZE, dtype, page_shapes)
+        generator = torch.Generator().manual_seed(_SEED)
+        for pages in kv.layers:
+            _fill(pages, kv.layers[0], generator)
+        self._pages = kv.layers
+        order = torch.randperm(load.rows * per_row, generator=generator) + 1
+        self._table = order.view(load.rows, per_row).int()
+        num_queries = load.rows * load.query_len
+        self._queries = torch.randn(num_queries, config.num_heads, config.head_dim, generator=generator)
+
+        self._plain = self._torch_layers() if dtype.is_floating_point else []
+
+    def measure(self, ops: CpuOps, seconds: float) -> Cell:
+        """Calls on one layer after another; operations are those of both products."""
+        load, config = self.load, self.config
+        scale, plan = config.head_dim**-0.5, self._plan()
+        calls = [("", partial(ops.attention, self._queries, pages, plan, scale, None)) for pages in self._pages]
+        ours = best_means(calls, seconds)[""]
+        theirs = None
+        if self._plain:
+            with torch_threads(ops.engine.threads), torch.inference_mode():
+                theirs = self._measure_torch(seconds)
+        return Cell(
+            op="attention",
+            name=load.label,
+            kind=self.cache,
+            threads=ops.engine.threads,
+            rows=load.rows,
+            reads=load.generates,
+            seconds=ours,
+            flop=4.0 * load.pairs * config.num_heads * config.head_dim,
+            bytes=self.layer_bytes,
+            torch_seconds=theirs,
+            times_per_step=config.num_layers,
+        )
+
+    def _plan(self) -> Any:
+        load = self.load
+        starts = torch.arange(0, load.rows * load.query_len + 1, load.query_len, dtype=torch.int32)
+        contexts = torch.full((load.rows,), load.context_len, dtype=torch.int32)
+        lens = (load.query_len,) * load.rows, (load.context_len,) * load.rows
+        return plan_attention(self._table, starts, contexts, *lens, self._pages[0], frozenset({None}))
+
+    def _torch_layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values in one piece. torch has no causal mask for grouped heads: a prompt's are repeated."""
+        load, config, dtype = self.load, self.config, CACHES[self.cache]
+        shape = (load.rows, config.num_kv_heads, load.context_len, config.head_dim)
+        keys = torch.randn(shape).to(dtype)
+        if not load.generates:
+            keys = keys.repeat_interleave(config.num_heads // config.num_kv_heads, 1)
+        return [(keys.clone(), keys.clone()) for _ in range(self.layers)]
+
+    def _measure_torch(self, seconds: float) -> float:
+        call = self._torch_call()
+        return best_means([("", partial(call, *pair)) for pair in self._plain], seconds)[""]
+
+    def _torch_call(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Where no mask is needed, the query heads of a key head stand in for the query length: torch's fastest."""
+        load, config = self.load, self.config
+        queries = self._queries.to(CACHES[self.cache]).view(load.rows, load.query_len, -1, config.head_dim)
+        if load.generates:
+            queries = queries.view(load.rows, config.num_kv_heads, -1, config.head_dim)
+        else:
+            queries = queries.transpose(1, 2)
+        causal = not load.generates
+        return lambda keys, values: F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
+
+
+def _fill(pages: Pages, first: Pages, generator: torch.Generator) -> None:
+    """Random keys and values, in every layer the same."""
+    for name in ("keys", "values", "key_scales", "value_scales"):
+        tensor, source = getattr(pages, name), getattr(first, name)
+        if tensor is None:
+            continue
+        if pages is not first:
+            tensor.copy_(source)
+        elif tensor.dtype == torch.int8:
+            tensor.random_(-127, 128, generator=generator)
+        elif name.endswith("scales"):
+            tensor.fill_(1 / 64)
+        else:
+            tensor.normal_(generator=generator)

@@ -1,0 +1,133 @@
+"""One measured cell, the limits it is held against, and the floors. Arithmetic only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+ONE_ROW_FLOOR = 0.85  # of the read bandwidth
+BFLOAT16_FLOOR = 0.80  # of the FMA peak, at FLOOR_ROWS rows
+INT8_FLOOR = 1.40  # likewise
+FLOOR_ROWS = 32
+ATTENTION_FLOOR = 0.70  # of the read bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the machine can do with so many threads: bytes read per second, float32 operations per second."""
+
+    bandwidth: float
+    peak: float
+
+    def best(self, other: Limits) -> Limits:
+        """The more of both."""
+        return Limits(max(self.bandwidth, other.bandwidth), max(self.peak, other.peak))
+
+    def worst(self, other: Limits) -> Limits:
+        """The less of both."""
+        return Limits(min(self.bandwidth, other.bandwidth), min(self.peak, other.peak))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One op on one shape: the best seconds of a call, what it does (operations) and what it must read (bytes).
+
+    `kind` is the format of the weights or of the cache. `reads`: reading limits it, and not computing.
+    """
+
+    op: str
+    name: str
+    kind: str
+    threads: int
+    rows: int
+    seconds: float
+    reads: bool
+    flop: float = 0.0
+    bytes: float = 0.0
+    torch_seconds: float | None = None
+    times_per_step: int = 1  # how often a step of the model makes this call
+
+    @property
+    def place(self) -> tuple[str, str, str, int, int]:
+        """What was measured."""
+        return self.op, self.name, self.kind, self.threads, self.rows
+
+    def best(self, other: Cell) -> Cell:
+        """The shorter times of two measurements of the same."""
+        theirs = [seconds for seconds in (self.torch_seconds, other.torch_seconds) if seconds is not None]
+        return replace(self, seconds=min(self.seconds, other.seconds), torch_seconds=min(theirs, default=None))
+
+    @property
+    def flops(self) -> float:
+        """Operations per second."""
+        return self.flop / self.seconds
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second."""
+        return self.bytes / self.seconds
+
+    def fraction(self, limits: Limits) -> float:
+        """Of what the machine can do: of the bandwidth if it `reads`, else of the FMA peak."""
+        return self.bandwidth / limits.bandwidth if self.reads else self.flops / limits.peak
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """A figure that must not be missed."""
+
+    what: str
+    threads: int
+    fraction: float
+    floor: float
+
+    @property
+    def held(self) -> bool:
+        return self.fraction >= self.floor
+
+
+def whole_step(cells: Iterable[Cell]) -> Cell | None:
+    """All linears of one step of the model as one cell; None if there are none."""
+    several = list(cells)
+    if not several:
+        return None
+
+    def total(field: str) -> float:
+        return sum(float(getattr(cell, field)) * cell.times_per_step for cell in several)
+
+    first = several[0]
+    return Cell(
+        op=first.op,
+        name="whole step",
+        kind=first.kind,
+        threads=first.threads,
+        rows=first.rows,
+        reads=first.reads,
+        seconds=total("seconds"),
+        flop=total("flop"),
+        bytes=total("bytes"),
+    )
+
+
+def floors(cells: Iterable[Cell], limits: Mapping[int, Limits]) -> list[Floor]:
+    """The floors that these cells say something about, for every number of threads."""
+    several = list(cells)
+    found: list[Floor] = []
+    for threads, limit in limits.items():
+        mine = [cell for cell in several if cell.threads == threads]
+        linears = [cell for cell in mine if cell.op == "linear"]
+        for kind in dict.fromkeys(cell.kind for cell in linears):
+            step = whole_step(cell for cell in linears if cell.kind == kind and cell.rows == 1)
+            if step is not None:
+                what = f"{kind} linears at 1 row: of the read bandwidth"
+                found.append(Floor(what, threads, step.fraction(limit), ONE_ROW_FLOOR))
+        for kind, floor in (("bfloat16", BFLOAT16_FLOOR), ("int8", INT8_FLOOR)):
+            step = whole_step(cell for cell in linears if cell.kind == kind and cell.rows == FLOOR_ROWS)
+            if step is not None:
+                what = f"{kind} linears at {FLOOR_ROWS} rows: of the FMA peak"
+                found.append(Floor(what, threads, step.fraction(limit), floor))
+        for cell in mine:
+            if cell.op == "attention" and cell.reads:
+                what = f"attention, {cell.kind} cache, {cell.name}: of the read bandwidth"
+                found.append(Floor(what, threads, cell.fraction(limit), ATTENTION_FLOOR))
+    return found

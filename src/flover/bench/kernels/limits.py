@@ -1,0 +1,54 @@
+"""What this machine can do at most: read memory, multiply and add."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+import torch
+
+from flover.bench.kernels.figures import Limits
+from flover.bench.kernels.timing import best_mean, best_means
+from flover.ops.cpu import CpuOps
+
+READ_BYTES = 2**28
+SLICE_BYTES = 2**26
+"""Short enough to find a moment in which nobody else uses the machine, as a kernel's call does."""
+_ROUND_SECONDS = 0.002
+
+
+class LimitMeter:
+    """Measures the limits again and again. What counts is the best; the worst tells of others on the machine."""
+
+    def __init__(self, read_bytes: int = READ_BYTES) -> None:
+        self._memory = torch.ones(read_bytes, dtype=torch.uint8)
+        self._ops: dict[int, CpuOps] = {}
+        self.best: dict[int, Limits] = {}
+        self.worst: dict[int, Limits] = {}
+
+    def measure(self, num_threads: int, seconds: float) -> None:
+        """Once more with so many threads, always with the fastest instructions that the machine has."""
+        if num_threads not in self._ops:
+            self._ops[num_threads] = CpuOps("auto", num_threads)
+        ops = self._ops[num_threads]
+        now = Limits(self._bandwidth(ops, seconds), _peak(ops, seconds))
+        self.best[num_threads] = now.best(self.best.get(num_threads, now))
+        self.worst[num_threads] = now.worst(self.worst.get(num_threads, now))
+
+    def _bandwidth(self, ops: CpuOps, seconds: float) -> float:
+        """The best slice of a memory that no cache holds."""
+        address, size = self._memory.data_ptr(), min(SLICE_BYTES, self._memory.nbytes)
+        starts = range(0, self._memory.nbytes - size + 1, size)
+        calls = [(str(start), partial(ops.engine.read, address + start, size)) for start in starts]
+        return size / min(best_means(calls, seconds).values())
+
+
+def _peak(ops: CpuOps, seconds: float) -> float:
+    """Rounds enough for `_ROUND_SECONDS`, as often as there is time."""
+    rounds, spent, flop = 1000, 0.0, 0.0
+    while spent < _ROUND_SECONDS:
+        rounds *= 2
+        began = time.perf_counter()
+        flop = ops.engine.multiply_adds(rounds)
+        spent = time.perf_counter() - began
+    return flop / best_mean(lambda: ops.engine.multiply_adds(rounds), seconds)

@@ -1,0 +1,170 @@
+"""Linears of a model's shapes in every format, on weights that the caches cannot hold; and how fast they are packed.
+
+The kernel alone is timed, as a captured forward runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from flover.bench.kernels.figures import Cell
+from flover.bench.kernels.timing import Named, best_mean, best_means, torch_threads
+from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.load import SLICE_NUMBERS
+from flover.ops import WeightFormat
+from flover.ops.cpu import ACTIVATIONS, BYTES_PER_WEIGHT, CpuOps, PackedWeight
+
+COLD_BYTES = 2**27
+"""Weights of one pass: several times what the last cache of a machine holds."""
+
+COLD_ROWS = 8
+"""Up to so many rows a pass reads all of `COLD_BYTES`; more rows compute for longer, and a pass has fewer weights."""
+
+HEAD_ROWS = 64
+"""Only sampled rows get logits, never a whole prompt."""
+
+TORCH_DTYPES: dict[WeightFormat, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LAYER = "layers.0."
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One linear of a model: `count` of them are in it."""
+
+    name: str
+    out_size: int
+    in_size: int
+    gated: bool
+    kind: str | None  # activation
+    count: int
+
+    @property
+    def numbers(self) -> int:
+        return self.out_size * self.in_size
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.out_size}×{self.in_size}"
+
+
+def linear_shapes(config: ModelConfig) -> list[Shape]:
+    """The linears of a layer, then the head."""
+    shapes = []
+    for parameter, shape in parameter_shapes(config).items():
+        if parameter.startswith(_LAYER) and len(shape) == 2:
+            name = parameter.removeprefix(_LAYER).removesuffix(".weight")
+            up = name == "up"
+            activation = config.activation if up else None
+            shapes.append(Shape(name, shape[0], shape[1], up and config.gated, activation, config.num_layers))
+    return [*shapes, Shape("head", config.vocab_size, config.hidden_size, False, None, 1)]
+
+
+def num_layers(shapes: Sequence[Shape], bytes_per_weight: float, rows: int, cold_bytes: int = COLD_BYTES) -> int:
+    """Layers of a pass, the head being in it once."""
+    layer = sum(shape.numbers for shape in shapes if shape.name != "head") * bytes_per_weight
+    head = sum(shape.numbers for shape in shapes if shape.name == "head") * bytes_per_weight
+    all_of_them = max(1, int(-(-(cold_bytes - head) // layer)))
+    return all_of_them if rows <= COLD_ROWS else max(1, all_of_them * COLD_ROWS // rows)
+
+
+class LinearBench:
+    """Weights of every shape in one format, and torch's where it has the format."""
+
+    def __init__(self, shapes: Sequence[Shape], weight_format: WeightFormat, *, cold_bytes: int = COLD_BYTES) -> None:
+        self.shapes = shapes
+        self.format = weight_format
+        self._cold_bytes = cold_bytes
+        layers = num_layers(shapes, BYTES_PER_WEIGHT[weight_format], 1, cold_bytes)
+        dtype = TORCH_DTYPES.get(weight_format)
+        self._packed: dict[str, list[PackedWeight]] = {}
+        self._plain: dict[str, list[Tensor]] = {}
+        for shape in shapes:
+            values = torch.randn(shape.out_size, shape.in_size)
+            copies = 1 if shape.name == "head" else layers
+            self._packed[shape.name] = [_packed(shape, weight_format, values, copy) for copy in range(copies)]
+            if dtype is not None:
+                self._plain[shape.name] = [values.to(dtype, copy=True) for _ in range(copies)]
+
+    def measure(self, ops: CpuOps, rows: int, seconds: float) -> list[Cell]:
+        """One cell per shape, with about `seconds` for each; the head up to `HEAD_ROWS`."""
+        shapes = [shape for shape in self.shapes if shape.name != "head" or rows <= HEAD_ROWS]
+        budget = seconds * len(shapes)
+        ours = best_means(list(self._our_calls(ops, shapes, rows)), budget)
+        theirs: dict[str, float] = {}
+        if self._plain:
+            with torch_threads(ops.engine.threads), torch.inference_mode():
+                theirs = best_means(list(self._torch_calls(shapes, rows)), budget)
+        return [
+            Cell(
+                op="linear",
+                name=shape.label,
+                kind=self.format,
+                threads=ops.engine.threads,
+                rows=rows,
+                seconds=ours[shape.name],
+                reads=rows == 1,
+                flop=2.0 * rows * shape.numbers,
+                bytes=self._packed[shape.name][0].num_bytes,
+                torch_seconds=theirs.get(shape.name),
+                times_per_step=shape.count,
+            )
+            for shape in shapes
+        ]
+
+    def _pass(self, shapes: Sequence[Shape], rows: int) -> Iterator[tuple[Shape, int]]:
+        """Layer by layer, as a step goes through them."""
+        for layer in range(num_layers(self.shapes, BYTES_PER_WEIGHT[self.format], rows, self._cold_bytes)):
+            for shape in shapes:
+                if shape.name != "head" or layer == 0:
+                    yield shape, layer
+
+    def _our_calls(self, ops: CpuOps, shapes: Sequence[Shape], rows: int) -> Iterator[Named]:
+        inputs = {size: torch.randn(rows, size) for size in {shape.in_size for shape in shapes}}
+        y = torch.zeros(rows * max(shape.out_size for shape in shapes))
+        for shape, layer in self._pass(shapes, rows):
+            weight, x = self._packed[shape.name][layer].data, inputs[shape.in_size]
+
+            def call(weight: object = weight, x: Tensor = x, kind: int = ACTIVATIONS[shape.kind]) -> None:
+                ops.engine.linear(weight, x.data_ptr(), rows, 0, kind, y.data_ptr())  # type: ignore[arg-type]
+
+            yield shape.name, call
+
+    def _torch_calls(self, shapes: Sequence[Shape], rows: int) -> Iterator[Named]:
+        dtype = TORCH_DTYPES[self.format]
+        inputs = {size: torch.randn(rows, size).to(dtype) for size in {shape.in_size for shape in shapes}}
+        for shape, layer in self._pass(shapes, rows):
+
+            def call(weight: Tensor = self._plain[shape.name][layer], x: Tensor = inputs[shape.in_size]) -> Tensor:
+                return F.linear(x, weight)
+
+            yield shape.name, call
+
+
+def _packed(shape: Shape, weight_format: WeightFormat, values: Tensor, copy: int) -> PackedWeight:
+    """The first copy as it is; in the others each output repeats one number, which is quantized in no time. The
+    kernels take as long for any numbers."""
+    weight = PackedWeight((shape.out_size, shape.in_size), weight_format, shape.gated)
+    weight.store(0, values if copy == 0 else values[:, :1].expand_as(values))
+    return weight
+
+
+def measure_packing(shape: Shape, weight_format: WeightFormat, seconds: float) -> Cell:
+    """Quantize and pack, slice by slice as the loader does; bytes are those of the float32 numbers that come in."""
+    count = min(shape.out_size, max(1, SLICE_NUMBERS // shape.in_size))
+    values = torch.randn(count, shape.in_size)
+    weight = PackedWeight((count, shape.in_size), weight_format, False)
+    return Cell(
+        op="pack",
+        name=f"{count}×{shape.in_size}",
+        kind=weight_format,
+        threads=1,
+        rows=count,
+        seconds=best_mean(lambda: weight.store(0, values), seconds),
+        reads=True,
+        bytes=values.nbytes,
+    )

@@ -1,0 +1,162 @@
+"""`flover bench kernels` and `flover bench accuracy`: what needs no server. Results: tables, then one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flover.bench.machine import usable_cores
+from flover.bench.options import (
+    FORMATS,
+    KERNEL_OPS,
+    QUICK_ROWS,
+    QUICK_SECONDS,
+    ROWS,
+    SECONDS,
+    AccuracyOptions,
+    KernelOptions,
+)
+from flover.bench.presets import PRESETS
+from flover.cli.flags import add_settings, count, from_args, number
+from flover.cli.models import add_model, resolve_model
+from flover.config import EngineConfig
+from flover.errors import ConfigError
+
+DEFAULT_PRESET = "llama-213m"
+_ACCURACY_SETTINGS = {"revision", "download_dir", "load_format", "cpu_isa", "num_threads"}
+
+
+def add_kernels(kinds: Any) -> None:
+    """The parser of `flover bench kernels`."""
+    kernels = kinds.add_parser(
+        "kernels",
+        help="each op on a model's shapes, beside what the machine can do and what torch does",
+        description="Measure what the machine can do, and every op on the shapes of a model. Loads no weights.",
+    )
+    add_model(kernels, default=f"the shapes of {DEFAULT_PRESET}")
+    group = kernels.add_argument_group("what to measure")
+    rows = ", ".join(map(str, ROWS))
+    group.add_argument("--rows", nargs="+", type=count, metavar="N", help=f"rows of linears (default: {rows})")
+    group.add_argument("--formats", nargs="+", choices=FORMATS, help="formats of weights (default: all)")
+    group.add_argument("--ops", nargs="+", choices=KERNEL_OPS, help="default: all")
+    group.add_argument("--threads", nargs="+", type=count, metavar="N", help="compute threads (default: usable cores)")
+    group.add_argument("--cpu-isa", choices=("auto", "avx512", "avx2", "portable"), default="auto")
+    group.add_argument("--seconds", type=number, metavar="X", help=f"for each cell of a table (default: {SECONDS})")
+    group.add_argument("--quick", action="store_true", help="under a minute: fewer rows, less time for each cell")
+    kernels.set_defaults(run=_run_kernels, prog=kernels.prog)
+
+
+def add_accuracy(kinds: Any) -> None:
+    """The parser of `flover bench accuracy`."""
+    accuracy = kinds.add_parser(
+        "accuracy",
+        help="what each format of weights and cache costs in perplexity and divergence",
+        description="Score a text with every format, and compare with float32 computed by plain torch. A model "
+        "without heldout.txt, or with random weights, is compared on random token ids.",
+    )
+    add_model(accuracy)
+    group = accuracy.add_argument_group("text")
+    group.add_argument("--text", metavar="FILE", help="what to score; lines with the end-of-text token separate texts")
+    group.add_argument("--max-tokens", type=count, metavar="N", help="default: what half a GiB of scores can hold")
+    group.add_argument("--context-len", type=count, metavar="N", default=AccuracyOptions().context_len)
+    hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _ACCURACY_SETTINGS
+    add_settings(accuracy, EngineConfig, skip=frozenset(hidden))
+    accuracy.set_defaults(run=_run_accuracy, prog=accuracy.prog)
+
+
+def kernel_options(args: argparse.Namespace) -> KernelOptions:
+    """What was asked for, and for the rest the defaults of a quick or a thorough run. Raises `ConfigError`."""
+    seconds = args.seconds if args.seconds is not None else QUICK_SECONDS if args.quick else SECONDS
+    if not 0 < seconds < float("inf"):
+        raise ConfigError(f"--seconds must be more than 0, got {seconds:g}")
+    for name in ("rows", "threads"):
+        if 0 in (getattr(args, name) or ()):
+            raise ConfigError(f"--{name} must be at least 1, got 0")
+    return KernelOptions(
+        rows=tuple(args.rows or (QUICK_ROWS if args.quick else ROWS)),
+        formats=tuple(args.formats or FORMATS),
+        ops=tuple(args.ops or KERNEL_OPS),
+        threads=tuple(args.threads or (len(usable_cores()),)),
+        cpu_isa=args.cpu_isa,
+        seconds=seconds,
+    )
+
+
+def _run_kernels(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from flover.bench.kernels.report import facts, floor_lines, tables
+    from flover.bench.kernels.run import measure_kernels
+    from flover.bench.report import json_line
+    from flover.model.hf_config import read_config, read_model_directory
+    from flover.model.locate import locate_model
+
+    options = kernel_options(args)
+    resolve_model(args)
+    name = getattr(args, "model", None)
+    if name is None:
+        _, model = read_config(PRESETS[DEFAULT_PRESET])
+    else:
+        _, model = read_model_directory(locate_model(name, weights=False))
+    with _bar() as progress:
+        results = measure_kernels(model, options, progress)
+    console = Console(highlight=False)
+    for table in tables(results):
+        console.print(table)
+    print()
+    for line in floor_lines(results):
+        print(line)
+    described = {"model": name or DEFAULT_PRESET, **dataclasses.asdict(options)}
+    print(json_line("kernels", _command(), options=described, **facts(results)))
+    return 0
+
+
+def _run_accuracy(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from flover.bench.accuracy import measure_accuracy
+    from flover.bench.accuracy_report import accuracy_facts, accuracy_table, limit_lines
+    from flover.bench.documents import find_documents
+    from flover.bench.report import json_line
+    from flover.model.hf_config import read_model_directory
+    from flover.model.locate import locate_model
+
+    resolve_model(args)
+    config = from_args(args, EngineConfig)
+    options = AccuracyOptions(args.text, args.max_tokens, args.context_len)
+    dummy = config.load_format == "dummy"
+    path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
+    _, model = read_model_directory(path)
+    documents = find_documents(path, options, model.vocab_size, model.default_max_len, dummy)
+    num_threads = config.num_threads or len(usable_cores())
+    with _bar() as progress:
+        results = measure_accuracy(config, documents.ids, num_threads, progress, is_text=documents.is_text)
+    source = f"{documents.num_tokens:,} tokens of {documents.source}"
+    Console(highlight=False).print(accuracy_table(f"{config.model} against float32: {source}", results))
+    for line in limit_lines(results):
+        print(line)
+    described = {"model": config.model, "load_format": config.load_format, **dataclasses.asdict(options)}
+    print(json_line("accuracy", _command(), options=described, results=accuracy_facts(results)))
+    return 0
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A progress bar on stderr, where that is a terminal; yields what to call with a description and how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+def _command() -> str:
+    return shlex.join(["flover", *sys.argv[1:]])
