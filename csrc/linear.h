@@ -18,8 +18,12 @@ namespace flover::FLOVER_ISA {
 constexpr int64_t ROW_BLOCK = 96;   // rows that pass a unit of panels before the next unit
 constexpr int64_t DEPTH = 256;      // inputs of a panel that are expanded to float32 at once: 16 KiB
 constexpr int64_t STEPS_PER_LINE = 8;  // steps of a float tile for each cache line that is fetched ahead
-constexpr int64_t UNIT = 4;         // panels per item
+constexpr int64_t UNIT = 4;         // panels per item, at most
 constexpr int64_t ALIGN = 64;
+
+// Panels per item: fewer where the matrix is small, so that no thread waits long for the last item of another. Even,
+// because gate and up belong together.
+FLOVER_INLINE int64_t unit_of(int64_t panels, int threads) { return panels < 32 * threads ? 2 : UNIT; }
 
 // Rows start..start+size of x, packed from `offset` (in inputs) on.
 struct RowGroup {
@@ -162,31 +166,38 @@ static void expand(const uint8_t* data, int64_t steps, float* out) {
   }
 }
 
+// Calls body(first row, rows) for all groups of all blocks of rows, on all threads.
+template <class Body>
+static void over_groups(Pool& pool, int64_t rows, int64_t tile, Body&& body) {
+  const int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK, most_groups = num_groups(least(rows, ROW_BLOCK), tile);
+  auto items = [&](int64_t item, int) {
+    const int64_t first = item / most_groups * ROW_BLOCK, in_block = least(ROW_BLOCK, rows - first);
+    const int64_t groups = num_groups(in_block, tile), index = item % most_groups;
+    if (index >= groups) return;
+    const RowGroup group = group_of(in_block, groups, index);
+    body(first + group.start, group.size);
+  };
+  parallel(pool, blocks * most_groups, items);
+}
+
 // x in groups, [inputs padded][rows of the group] one group after another.
 static void pack_floats(Pool& pool, const Weight& w, const Linear& l, int64_t tile, float* packed) {
   const int64_t depth = padded_in(w.format, w.in);
-  const int64_t blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
-  auto body = [&](int64_t block, int) {
-    const int64_t first = block * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
-    const int64_t groups = num_groups(rows, tile);
-    for (int64_t g = 0; g < groups; g++) {
-      const RowGroup group = group_of(rows, groups, g);
-      float* out = packed + (first + group.start) * depth;
-      for (int64_t r = 0; r < group.size; r++) {
-        const float* x = l.x + (first + group.start + r) * w.in;
-        for (int64_t k = 0; k < w.in; k++) out[k * group.size + r] = x[k];
-        for (int64_t k = w.in; k < depth; k++) out[k * group.size + r] = 0.0f;
-      }
-    }
-  };
-  parallel(pool, blocks, body);
+  over_groups(pool, l.rows, tile, [&](int64_t first, int64_t rows) {
+    const float* x = l.x + first * w.in;
+    float* out = packed + first * depth;
+    for (int64_t k = 0; k < w.in; k++)
+      for (int64_t r = 0; r < rows; r++) *out++ = x[r * w.in + k];
+    for (int64_t k = w.in * rows; k < depth * rows; k++) *out++ = 0.0f;
+  });
 }
 
 template <Format F>
 static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
   constexpr int64_t STEP = Panel<F>::STEP;
   const int64_t depth = padded_in(F, w.in), stride = panel_bytes(F, w.in), panels = num_panels(w.out, w.gated);
-  const int64_t units = (panels + UNIT - 1) / UNIT, blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
+  const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
+  const int64_t blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
   const float* packed = l.x;
   if (l.rows > 1 || depth != w.in) {
     auto* scratch = static_cast<float*>(pool.shared_scratch((size_t)(l.rows * depth) * sizeof(float)));
@@ -194,7 +205,7 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
     packed = scratch;
   }
   auto body = [&](int64_t item, int worker) {
-    const int64_t block = item / units, first_panel = item % units * UNIT, count = least(UNIT, panels - first_panel);
+    const int64_t block = item / units, first_panel = item % units * unit, count = least(unit, panels - first_panel);
     const int64_t first = block * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
     const int64_t groups = num_groups(rows, FLOAT_TILE), sum_stride = count * PANEL;
     auto* sums = static_cast<float*>(
@@ -202,8 +213,12 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
     float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
     const uint8_t* data = w.data + first_panel * stride;
     const float* x = packed + first * depth;
-    if (groups == 1) {
-      float_group<F>(rows, x, data, stride, count, depth / STEP, true, sums, sum_stride, data);
+    if (groups <= 2) {  // expanding pays from three groups on
+      for (int64_t g = 0; g < groups; g++) {
+        const RowGroup group = group_of(rows, groups, g);
+        float_group<F>(group.size, x + group.start * depth, data, stride, count, depth / STEP, true,
+                       sums + group.start * sum_stride, sum_stride, data);
+      }
     } else {
       for (int64_t k = 0; k < depth; k += DEPTH) {
         const int64_t inputs = least(DEPTH, depth - k);

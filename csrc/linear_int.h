@@ -165,21 +165,13 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(integers + l.rows * (1 + blocks)) * 4));
   Quantized q{memory, reinterpret_cast<float*>(memory + integers), nullptr};
   if (blocks) q.block_sums = q.scales + l.rows;
-  const int64_t row_blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
-  // Items are the groups of all blocks of rows; a block has at most ROW_BLOCK / INT_TILE of them.
-  constexpr int64_t MOST = (ROW_BLOCK + INT_TILE - 1) / INT_TILE;
-  auto body = [&](int64_t item, int) {
-    const int64_t first = item / MOST * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
-    const int64_t groups = num_groups(rows, INT_TILE), g = item % MOST;
-    if (g >= groups) return;
-    const RowGroup group = group_of(rows, groups, g);
-    for (int64_t r = 0; r < group.size; r++) {
-      const int64_t row = first + group.start + r;
-      quantize_row(l.x + row * w.in, w.in, depth, group.size, r, q.x + (first + group.start) * (depth / 4), flip,
-                   q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
+  over_groups(pool, l.rows, INT_TILE, [&](int64_t first, int64_t rows) {
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t row = first + r;
+      quantize_row(l.x + row * w.in, w.in, depth, rows, r, q.x + first * (depth / 4), flip, q.scales + row,
+                   q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
-  };
-  parallel(pool, row_blocks == 1 ? num_groups(l.rows, INT_TILE) : row_blocks * MOST, body);
+  });
   return q;
 }
 
@@ -245,10 +237,11 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
   const bool four = w.format == Format::int4;
   const int64_t depth = padded_in(w.format, w.in), stride = panel_bytes(w.format, w.in);
   const int64_t panels = num_panels(w.out, w.gated), blocks = depth / GROUP;
-  const int64_t units = (panels + UNIT - 1) / UNIT, row_blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
+  const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
+  const int64_t row_blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
   const Quantized q = quantize_rows(pool, w, l);
   auto body = [&](int64_t item, int worker) {
-    const int64_t first_panel = item % units * UNIT, count = least(UNIT, panels - first_panel);
+    const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel);
     const int64_t first = item / units * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
     const int64_t groups = num_groups(rows, INT_TILE), sum_stride = count * PANEL;
     auto* sums = static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT * PANEL) * sizeof(float)));
