@@ -284,7 +284,7 @@ def test_engine_settings_pass_and_vllms_harmless_ones_are_dropped() -> None:
         ({"trust_remote_code": True}, "code from a model repository is never run"),
         ({"tensor_parallel_size": 2}, "only 1 is supported"),
         ({"gpu_memory_utilization": 0.9}, "kv_cache_memory_bytes"),
-        ({"quantization": "awq"}, "float32 or bfloat16"),
+        ({"quantization": "awq"}, "quantization must be one of int8, int4"),
         ({"enable_chunked_prefill": False}, "always join in chunks"),
     ],
 )
@@ -304,7 +304,7 @@ def test_bad_values_of_settings_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="max-num-seqs"):
         LLM(max_num_seqs=0)
     with pytest.raises(ConfigError, match="dtype"):
-        LLM(dtype="float16")
+        LLM(dtype="float8")
     assert EngineConfig().target_itl_ms > 0
 
 

@@ -182,7 +182,7 @@ def _check_choices(config: Any) -> None:
     for item in fields(config):
         choices, value = item.metadata["choices"], getattr(config, item.name)
         if choices and value not in choices:
-            names = ", ".join(str(choice) for choice in choices)
+            names = ", ".join(choice for choice in choices if choice is not None)
             raise ConfigError(f"{flag_name(item.name)} must be one of {names}, got {value!r}")
 
 

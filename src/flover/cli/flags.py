@@ -154,7 +154,8 @@ def _add_setting(group: argparse._ArgumentGroup, item: dataclasses.Field[Any], k
         group.add_argument(*names, nargs="+", action=_TupleAction, metavar="NAME", **options)
         return
     if item.metadata["choices"]:
-        group.add_argument(*names, choices=item.metadata["choices"], **options)
+        choices = [choice for choice in item.metadata["choices"] if choice is not None]
+        group.add_argument(*names, choices=choices, **options)
         return
     parse, metavar = _parser_of(item.name, kind)
     group.add_argument(*names, type=parse, metavar=metavar, **options)
