@@ -108,7 +108,6 @@ int64_t choose(const Choice& c) {
   const auto sums = block_sums(c);
   const double total = sum_of(sums), goal = std::min(c.uniform * total, std::nextafter(total, 0.0));
   double mass = 0;
-  int64_t drawn = -1;
   for (size_t block = 0; block < sums.size(); block++) {
     if (mass + sums[block] <= goal) {
       mass += sums[block];
@@ -116,6 +115,7 @@ int64_t choose(const Choice& c) {
     }
     // In this block, one weight after another; its last token if rounding leaves the goal just behind it.
     const int64_t start = (int64_t)block * SUM_BLOCK, end = std::min(start + SUM_BLOCK, c.size);
+    int64_t drawn = -1;
     for (int64_t i = start; i < end; i++) {
       if (c.weights[i] == 0.0f) continue;
       drawn = i;
@@ -126,7 +126,7 @@ int64_t choose(const Choice& c) {
   }
   for (int64_t i = c.size - 1; i >= 0; i--)
     if (c.weights[i] != 0.0f) return i;
-  return drawn;
+  return -1;
 }
 
 }  // namespace flover

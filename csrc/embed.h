@@ -20,7 +20,7 @@ static void embed(const Weight& w, const Embed& e) {
         break;
       case Format::bfloat16:
         for (int64_t k = 0; k < w.in; k++)
-          y[k] = float_of((uint32_t)halves[(k / 2 * PANEL + lane) * 2 + k % 2] << 16);
+          y[k] = widen_bf16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);
         break;
       case Format::float16:
         for (int64_t k = 0; k < w.in; k++) y[k] = widen_f16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);

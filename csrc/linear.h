@@ -19,13 +19,12 @@ constexpr int64_t ROW_BLOCK = 96;   // rows that pass a unit of panels before th
 constexpr int64_t DEPTH = 256;      // inputs of a panel that are expanded to float32 at once: 16 KiB
 constexpr int64_t STEPS_PER_LINE = 8;  // steps of a float tile for each cache line that is fetched ahead
 constexpr int64_t UNIT = 4;         // panels per item, at most
-constexpr int64_t ALIGN = 64;
 
 // Panels per item: fewer where the matrix is small, so that no thread waits long for the last item of another. Even,
 // because gate and up belong together.
 FLOVER_INLINE int64_t unit_of(int64_t panels, int threads) { return panels < 32 * threads ? 2 : UNIT; }
 
-// Rows start..start+size of x, packed from `offset` (in inputs) on.
+// Rows start..start+size of a block of rows.
 struct RowGroup {
   int64_t start, size;
 };
@@ -82,6 +81,18 @@ struct Panel<Format::float16> {
   FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_f16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]); }
 };
 
+// Calls step(0), step(1), …, and now and then asks memory for the next line of `ahead`.
+template <class Step>
+FLOVER_INLINE void over_steps(int64_t steps, const uint8_t* ahead, Step& step) {
+  int64_t s = 0;
+  for (; s + STEPS_PER_LINE <= steps; s += STEPS_PER_LINE) {
+    prefetch(ahead + s * (64 / STEPS_PER_LINE));
+#pragma GCC unroll 8
+    for (int i = 0; i < STEPS_PER_LINE; i++) step(s + i);
+  }
+  for (; s < steps; s++) step(s);
+}
+
 // R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
 // `ahead` is what will be read next from memory: hardware does not look past the end of a panel.
 template <int R, int P, Format F>
@@ -104,13 +115,7 @@ template <int R, int P, Format F>
         for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w[k], acc[r][p]);
     }
   };
-  int64_t s = 0;
-  for (; s + STEPS_PER_LINE <= steps; s += STEPS_PER_LINE) {
-    prefetch(ahead + s * (64 / STEPS_PER_LINE));
-#pragma GCC unroll 8
-    for (int i = 0; i < STEPS_PER_LINE; i++) step(s + i);
-  }
-  for (; s < steps; s++) step(s);
+  over_steps(steps, ahead, step);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8

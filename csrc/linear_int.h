@@ -75,7 +75,6 @@ FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums
     for (int r = 0; r < R; r++) sums[r].v = _mm512_dpbusd_epi32(sums[r].v, w, _mm512_set1_epi32(x[s * R + r]));
   }
 }
-FLOVER_INLINE F16 load_halves(const uint16_t* p) { return load_f16(p); }
 #elif defined(FLOVER_AVX2)
 template <int R>
 FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums) {
@@ -195,13 +194,7 @@ template <int R, int P>
       for (int p = 0; p < P; p++) acc[r][p] = dot(w[p], a, acc[r][p]);
     }
   };
-  int64_t s = 0;
-  for (; s + STEPS_PER_LINE <= steps; s += STEPS_PER_LINE) {
-    prefetch(ahead + s * (64 / STEPS_PER_LINE));
-#pragma GCC unroll 8
-    for (int i = 0; i < STEPS_PER_LINE; i++) step(s + i);
-  }
-  for (; s < steps; s++) step(s);
+  over_steps(steps, ahead, step);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -255,7 +248,7 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
         const RowGroup group = group_of(rows, groups, g);
         const int64_t row = first + group.start;
         const int32_t* x = q.x + row * (depth / 4);
-        const float* block_sums = q.block_sums + row * blocks;
+        const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
         float* out = sums + group.start * sum_stride + p * PANEL;
         const uint8_t* panel = data + p * stride;
         const int64_t line_bytes = (four ? blocks : depth / 4 / STEPS_PER_LINE) * 64;

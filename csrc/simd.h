@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "halves.h"
+
 #if defined(FLOVER_AVX512) || defined(FLOVER_AVX2)
 #include <immintrin.h>
 #else
@@ -29,25 +31,6 @@ FLOVER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 FLOVER_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 FLOVER_INLINE int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 FLOVER_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
-FLOVER_INLINE float float_of(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, 4);
-  return value;
-}
-FLOVER_INLINE uint32_t bits_of(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, 4);
-  return bits;
-}
-
-FLOVER_INLINE float widen_f16(uint16_t half) {
-  const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 0x3ff;
-  if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13 | (fraction ? 0x400000 : 0));
-  if (exponent) return float_of(sign | (exponent + 112) << 23 | fraction << 13);
-  const float tiny = (float)fraction * 5.9604644775390625e-08f;  // 2^-24
-  return float_of(sign | bits_of(tiny));
-}
-
 // max(a, b) is a > b ? a : b and min(a, b) is a < b ? a : b: the second operand where one is not a number.
 
 #if defined(FLOVER_AVX512)
@@ -186,10 +169,10 @@ FLOVER_INLINE F16 skip_first(F16 a, int n, float other) {
   return {_mm256_blendv_ps(a.lo, fill, _mm256_castsi256_ps(first_mask(n))),
           _mm256_blendv_ps(a.hi, fill, _mm256_castsi256_ps(first_mask(n - 8)))};
 }
-FLOVER_INLINE __m256 widen_bf16(const uint16_t* p) {
+FLOVER_INLINE __m256 widen_eight(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
 }
-FLOVER_INLINE F16 load_bf16(const uint16_t* p) { return {widen_bf16(p), widen_bf16(p + 8)}; }
+FLOVER_INLINE F16 load_bf16(const uint16_t* p) { return {widen_eight(p), widen_eight(p + 8)}; }
 FLOVER_INLINE F16 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
@@ -273,13 +256,13 @@ FLOVER_INLINE void store_int(int32_t* p, I16 a) {
 }
 FLOVER_INLINE F16 keep_first(F16 a, int n, float other) FLOVER_LANES(F16, i < n ? a.v[i] : other)
 FLOVER_INLINE F16 skip_first(F16 a, int n, float other) FLOVER_LANES(F16, i < n ? other : a.v[i])
-FLOVER_INLINE F16 load_bf16(const uint16_t* p) FLOVER_LANES(F16, float_of((uint32_t)p[i] << 16))
+FLOVER_INLINE F16 load_bf16(const uint16_t* p) FLOVER_LANES(F16, widen_bf16(p[i]))
 FLOVER_INLINE F16 load_f16(const uint16_t* p) FLOVER_LANES(F16, widen_f16(p[i]))
 FLOVER_INLINE F16 load_i8(const int8_t* p) FLOVER_LANES(F16, (float)p[i])
 FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
   for (int i = 0; i < LANES; i++) {
-    even.v[i] = float_of((uint32_t)p[2 * i] << 16);
-    odd.v[i] = float_of((uint32_t)p[2 * i + 1] << 16);
+    even.v[i] = widen_bf16(p[2 * i]);
+    odd.v[i] = widen_bf16(p[2 * i + 1]);
   }
 }
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
@@ -344,13 +327,6 @@ FLOVER_INLINE float fma_one(float a, float b, float c) {
 #else
   return fmaf(a, b, c);
 #endif
-}
-
-// To bfloat16, nearest even; what is not a number stays so.
-FLOVER_INLINE uint16_t narrow_bf16(float value) {
-  const uint32_t bits = bits_of(value);
-  if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 }  // namespace flover::FLOVER_ISA

@@ -12,31 +12,13 @@
 #include <thread>
 #include <vector>
 
+#include "halves.h"
+
 namespace flover {
 
 namespace {
 
-uint32_t bits_of(float value) {
-  uint32_t bits;
-  std::memcpy(&bits, &value, 4);
-  return bits;
-}
-
-float float_of(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-
-uint16_t to_bf16(float value) {
-  const uint32_t bits = bits_of(value);
-  if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
-  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-float from_bf16(uint16_t half) { return float_of((uint32_t)half << 16); }
-
-uint16_t to_f16(float value) {  // nearest even; too large becomes infinite
+uint16_t narrow_f16(float value) {  // nearest even; too large becomes infinite
   const uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
   if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
   if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
@@ -44,13 +26,6 @@ uint16_t to_f16(float value) {  // nearest even; too large becomes infinite
     return (uint16_t)(sign | (uint32_t)std::nearbyint(float_of(magnitude) * 16777216.0f));
   }
   return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
-}
-
-float from_f16(uint16_t half) {
-  const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = half >> 10 & 31, fraction = half & 0x3ff;
-  if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13);
-  if (exponent) return float_of(sign | (exponent + 112) << 23 | fraction << 13);
-  return float_of(sign | bits_of((float)fraction * 5.9604644775390625e-08f));
 }
 
 struct Affine {
@@ -101,16 +76,16 @@ Affine refit(const Fit& f, Affine a) {
   const float spread = GROUP * f.qq - f.q * f.q;
   if (spread <= 0) return a;
   const float scale = (GROUP * f.qw - f.q * f.w) / spread;
-  return {from_f16(to_f16(scale)), from_f16(to_f16((f.w - scale * f.q) / GROUP))};
+  return {widen_f16(narrow_f16(scale)), widen_f16(narrow_f16((f.w - scale * f.q) / GROUP))};
 }
 
 // Scale and offset, both float16, that bring a group of 32 values near: the full range, and what least squares make of
 // its rounding, twice; the smallest squared error wins.
 FLOVER_CLONES Affine fit(const float* values) {
   const auto [low, high] = std::minmax_element(values, values + GROUP);
-  Affine best{0.0f, from_f16(to_f16((*high + *low) / 2))};
+  Affine best{0.0f, widen_f16(narrow_f16((*high + *low) / 2))};
   if (*high == *low) return best;
-  Affine a{from_f16(to_f16((*high - *low) / 15)), from_f16(to_f16(*low))};
+  Affine a{widen_f16(narrow_f16((*high - *low) / 15)), widen_f16(narrow_f16(*low))};
   float least = std::numeric_limits<float>::infinity();
   for (int turn = 0; turn < 3; turn++) {
     const Fit fit = fit_of(values, a);
@@ -193,10 +168,10 @@ void PackedWeight::store_row(int64_t row, const float* values) {
       for (int64_t k = 0; k < in_; k++) reinterpret_cast<float*>(data)[k * PANEL + lane] = values[k];
       break;
     case Format::bfloat16:
-      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = to_bf16(values[k]);
+      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = narrow_bf16(values[k]);
       break;
     case Format::float16:
-      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = to_f16(values[k]);
+      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = narrow_f16(values[k]);
       break;
     case Format::int8: {
       float largest = 0, largest_pair = 0;
@@ -223,8 +198,8 @@ void PackedWeight::store_row(int64_t row, const float* values) {
         std::copy(values + start, values + std::min(start + GROUP, in_), group);
         const Affine a = fit(group);
         const float inverse = inverse_of(a);
-        halves(data)[lane] = to_f16(a.scale);
-        halves(data)[PANEL + lane] = to_f16(a.offset);
+        halves(data)[lane] = narrow_f16(a.scale);
+        halves(data)[PANEL + lane] = narrow_f16(a.offset);
         for (int64_t k = 0; k < GROUP; k++) {
           uint8_t& byte = data[4 * PANEL + (k / 4 * 8 + lane % 8) * 4 + k % 4];
           const int q = (int)quantize(group[k], a.offset, inverse);
@@ -243,8 +218,8 @@ void PackedWeight::row(int64_t index, float* values) const {
   for (int64_t k = 0; k < in_; k++) {
     switch (format_) {
       case Format::float32: values[k] = reinterpret_cast<const float*>(data)[k * PANEL + lane]; break;
-      case Format::bfloat16: values[k] = from_bf16(halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2]); break;
-      case Format::float16: values[k] = from_f16(halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2]); break;
+      case Format::bfloat16: values[k] = widen_bf16(halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2]); break;
+      case Format::float16: values[k] = widen_f16(halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2]); break;
       case Format::int8:
         values[k] = (float)(int8_t)data[(k / 4 * PANEL + lane) * 4 + k % 4] * view().scales[panel * PANEL + lane];
         break;
@@ -252,7 +227,7 @@ void PackedWeight::row(int64_t index, float* values) const {
         const uint8_t* block = data + k / GROUP * INT4_BLOCK;
         const uint8_t byte = block[4 * PANEL + (k % GROUP / 4 * 8 + lane % 8) * 4 + k % 4];
         const int q = lane < 8 ? byte & 15 : byte >> 4;
-        values[k] = from_f16(halves(block)[lane]) * (float)q + from_f16(halves(block)[PANEL + lane]);
+        values[k] = widen_f16(halves(block)[lane]) * (float)q + widen_f16(halves(block)[PANEL + lane]);
         break;
       }
     }

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
 
+from flover.bench.kernels.timing import best_mean
 from flover.cli.doctor import gib
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
@@ -22,7 +22,7 @@ from flover.ops.cpu import BYTES_PER_WEIGHT, CpuOps
 
 PROBE_BYTES = 2**28
 """What the bandwidth probe reads: far larger than any cache."""
-PROBE_ROUNDS = 6
+PROBE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,4 @@ def measure_bandwidth(threads: int) -> float:
     """Bytes per second at which memory larger than the caches is read by the kernels' threads; the best round."""
     engine = CpuOps("auto", threads).engine
     probe = torch.ones(PROBE_BYTES // 4)
-    best = math.inf
-    for _ in range(PROBE_ROUNDS):
-        start = time.perf_counter()
-        engine.read(probe.data_ptr(), probe.nbytes)
-        best = min(best, time.perf_counter() - start)
-    return probe.nbytes / best
+    return probe.nbytes / best_mean(lambda: engine.read(probe.data_ptr(), probe.nbytes), PROBE_SECONDS)

@@ -1,0 +1,40 @@
+// Numbers of 16 bits, one at a time: for packing, and where a kernel needs a single one.
+//
+// Everything here has internal linkage and is always inlined, since it is compiled for every instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace flover {
+
+[[gnu::always_inline]] static inline float float_of(uint32_t bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+[[gnu::always_inline]] static inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+
+[[gnu::always_inline]] static inline float widen_bf16(uint16_t half) { return float_of((uint32_t)half << 16); }
+
+// Nearest even; what is not a number stays so.
+[[gnu::always_inline]] static inline uint16_t narrow_bf16(float value) {
+  const uint32_t bits = bits_of(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return (uint16_t)(bits >> 16 | 0x40);
+  return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+[[gnu::always_inline]] static inline float widen_f16(uint16_t half) {
+  const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 0x3ff;
+  if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13 | (fraction ? 0x400000 : 0));
+  if (exponent) return float_of(sign | (exponent + 112) << 23 | fraction << 13);
+  const float tiny = (float)fraction * 5.9604644775390625e-08f;  // 2^-24
+  return float_of(sign | bits_of(tiny));
+}
+
+}  // namespace flover
