@@ -17,7 +17,7 @@ namespace flover::FLOVER_ISA {
 
 constexpr int64_t ROW_BLOCK = 96;   // rows that pass a unit of panels before the next unit
 constexpr int64_t DEPTH = 256;      // inputs of a panel that are expanded to float32 at once: 16 KiB
-constexpr int64_t STEPS_PER_LINE = 8;  // steps of a float tile for each cache line that is fetched ahead
+constexpr int64_t STEPS_PER_TICK = 8;  // steps of a tile between two looks ahead
 constexpr int64_t UNIT = 4;         // panels per item, at most
 
 // Panels per item: fewer where the matrix is small, so that no thread waits long for the last item of another. Even,
@@ -81,23 +81,41 @@ struct Panel<Format::float16> {
   FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_f16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]); }
 };
 
-// Calls step(0), step(1), …, and now and then asks memory for the next line of `ahead`.
+// What a tile asks memory for while it computes: `lines` cache lines at each tick. Hardware looks ahead by itself where
+// a tile does little else than read (measured: asking costs one row a fifth); the more a tile computes, the less.
+struct Ahead {
+  const uint8_t* data;
+  int64_t lines;
+};
+
+FLOVER_INLINE void fetch(Ahead ahead, int64_t tick) {
+  for (int64_t i = 0; i < ahead.lines; i++) prefetch(ahead.data + (tick * ahead.lines + i) * 64);
+}
+
+// The share of tile `index` of `tiles` in fetching `bytes`, in so many ticks.
+FLOVER_INLINE Ahead share_of(const uint8_t* next, int64_t bytes, int64_t ticks, int64_t tiles, int64_t index) {
+  const int64_t lines = (bytes / 64 + ticks * tiles - 1) / most(ticks * tiles, 1), start = index * lines * ticks * 64;
+  return {next + start, start < bytes ? lines : 0};
+}
+
+constexpr Ahead NOTHING{nullptr, 0};
+
+// Calls step(0), step(1), … and looks ahead now and then.
 template <class Step>
-FLOVER_INLINE void over_steps(int64_t steps, const uint8_t* ahead, Step& step) {
+FLOVER_INLINE void over_steps(int64_t steps, Ahead ahead, Step& step) {
   int64_t s = 0;
-  for (; s + STEPS_PER_LINE <= steps; s += STEPS_PER_LINE) {
-    prefetch(ahead + s * (64 / STEPS_PER_LINE));
+  for (; s + STEPS_PER_TICK <= steps; s += STEPS_PER_TICK) {
+    fetch(ahead, s / STEPS_PER_TICK);
 #pragma GCC unroll 8
-    for (int i = 0; i < STEPS_PER_LINE; i++) step(s + i);
+    for (int i = 0; i < STEPS_PER_TICK; i++) step(s + i);
   }
   for (; s < steps; s++) step(s);
 }
 
 // R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
-// `ahead` is what will be read next from memory: hardware does not look past the end of a panel.
 template <int R, int P, Format F>
 [[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, int64_t steps,
-                                         bool first, float* sums, int64_t sum_stride, const uint8_t* ahead) {
+                                         bool first, float* sums, int64_t sum_stride, Ahead ahead) {
   constexpr int64_t STEP = Panel<F>::STEP;
   F16 acc[R][P];
 #pragma GCC unroll 8
@@ -128,19 +146,21 @@ constexpr int64_t FLOAT_TILE = 12;
 constexpr int64_t FLOAT_TILE = 6;
 #endif
 
-// One group of rows by `panels` panels. Few rows take several panels at once: one alone has too few chains to hide the
-// latency of a multiply-add.
+// One group of rows by `panels` panels, of which there are as many as panels_at_once says, or fewer. Few rows take
+// several panels at once: one alone has too few chains to hide the latency of a multiply-add.
+FLOVER_INLINE int64_t panels_at_once(int64_t size) { return size == 1 ? 4 : size <= 3 ? 2 : 1; }
+
 template <Format F>
 static void float_group(int64_t size, const float* x, const uint8_t* data, int64_t stride, int64_t panels,
-                        int64_t steps, bool first, float* sums, int64_t sum_stride, const uint8_t* ahead) {
-  int64_t p = 0;
+                        int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead) {
 #define FLOVER_TILE(R, P)                                                                                  \
   case R:                                                                                                  \
-    for (; p + P <= panels; p += P)                                                                        \
-      float_tile<R, P, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead); \
-    if constexpr (P > 1)                                                                                   \
-      for (; p < panels; p++)                                                                              \
-        float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead); \
+    if (P > 1 && panels == P) {                                                                            \
+      float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead);                         \
+      break;                                                                                               \
+    }                                                                                                      \
+    for (int64_t p = 0; p < panels; p++)                                                                   \
+      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead); \
     break;
   switch (size) {
     FLOVER_TILE(1, 4)
@@ -218,20 +238,25 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
     float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
     const uint8_t* data = w.data + first_panel * stride;
     const float* x = packed + first * depth;
+    const uint8_t* next_unit = data + pool.threads() * unit * stride;  // the others take those between, most likely
     if (groups <= 2) {  // expanding pays from three groups on
-      for (int64_t g = 0; g < groups; g++) {
-        const RowGroup group = group_of(rows, groups, g);
-        float_group<F>(group.size, x + group.start * depth, data, stride, count, depth / STEP, true,
-                       sums + group.start * sum_stride, sum_stride, data);
+      const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size), ticks = depth / STEP / STEPS_PER_TICK;
+      for (int64_t p = 0; p < count; p += wide) {
+        const uint8_t* next = p + wide < count ? data + (p + wide) * stride : next_unit;
+        for (int64_t g = 0; g < groups; g++) {
+          const RowGroup group = group_of(rows, groups, g);
+          float_group<F>(group.size, x + group.start * depth, data + p * stride, stride, least(wide, count - p),
+                         depth / STEP, true, sums + group.start * sum_stride + p * PANEL, sum_stride,
+                         wide > 1 ? NOTHING : share_of(next, stride, ticks, groups, g));
+        }
       }
     } else {
       for (int64_t k = 0; k < depth; k += DEPTH) {
-        const int64_t inputs = least(DEPTH, depth - k);
+        const int64_t inputs = least(DEPTH, depth - k), bytes = inputs / STEP * 64;
         for (int64_t p = 0; p < count; p++) {
           const uint8_t* panel = data + p * stride + k / STEP * 64;
           // The next block lies in the next panel, or further down in the first one.
-          const uint8_t* next = p + 1 < count ? panel + stride : data + (k + inputs) / STEP * 64;
-          const int64_t bytes = inputs / STEP * 64, bytes_per_tile = inputs / STEPS_PER_LINE * 64;
+          const uint8_t* next = p + 1 < count ? panel + stride : k + DEPTH < depth ? data + (k + DEPTH) / STEP * 64 : next_unit;
           if (F != Format::float32) {
             expand<F>(panel, inputs / STEP, expanded);
             panel = reinterpret_cast<const uint8_t*>(expanded);
@@ -240,7 +265,7 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
             const RowGroup group = group_of(rows, groups, g);
             float_group<Format::float32>(group.size, x + group.start * depth + k * group.size, panel, 0, 1, inputs,
                                          k == 0, sums + group.start * sum_stride + p * PANEL, sum_stride,
-                                         g * bytes_per_tile < bytes ? next + g * bytes_per_tile : panel);
+                                         share_of(next, bytes, inputs / STEPS_PER_TICK, groups, g));
           }
         }
       }

@@ -177,7 +177,7 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
 template <int R, int P>
 [[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panels, int64_t stride, int64_t steps,
                                         const float* weight_scales, const int32_t* weight_sums,
-                                        const float* row_scales, float* sums, int64_t sum_stride, const uint8_t* ahead) {
+                                        const float* row_scales, float* sums, int64_t sum_stride, Ahead ahead) {
   I16 acc[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -207,12 +207,12 @@ template <int R, int P>
 template <int R>
 [[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks,
                                         const float* block_sums, int64_t block_stride, const float* row_scales,
-                                        float* sums, int64_t sum_stride, const uint8_t* ahead) {
+                                        float* sums, int64_t sum_stride, Ahead ahead) {
   F16 acc[R];
   for (int r = 0; r < R; r++) acc[r] = zero();
   for (int64_t b = 0; b < blocks; b++) {
     const uint8_t* block = panel + b * INT4_BLOCK;
-    prefetch(ahead + b * 64);
+    fetch(ahead, b);
     I16 dots[R];
     dot_block<R>(block + 4 * PANEL, x + b * (GROUP / 4) * R, dots);
     const F16 scale = load_f16(reinterpret_cast<const uint16_t*>(block));
@@ -241,18 +241,18 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
     const uint8_t* data = w.data + first_panel * stride;
     const float* scales = w.scales + first_panel * PANEL;
     const int32_t* weight_sums = w.sums + first_panel * PANEL;
-    int64_t p = 0;
-    while (p < count) {
-      int64_t done = 1;
+    const bool twice = !four && rows <= 2;  // two panels at once: one alone has too few chains
+    const int64_t wide = twice ? 2 : 1, ticks = four ? blocks : depth / 4 / STEPS_PER_TICK;
+    for (int64_t p = 0; p < count; p += wide) {
+      const uint8_t* panel = data + p * stride;
+      const uint8_t* next = p + wide < count ? panel + stride : data + pool.threads() * unit * stride;
       for (int64_t g = 0; g < groups; g++) {
         const RowGroup group = group_of(rows, groups, g);
         const int64_t row = first + group.start;
         const int32_t* x = q.x + row * (depth / 4);
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
         float* out = sums + group.start * sum_stride + p * PANEL;
-        const uint8_t* panel = data + p * stride;
-        const int64_t line_bytes = (four ? blocks : depth / 4 / STEPS_PER_LINE) * 64;
-        const uint8_t* ahead = g * line_bytes < stride ? panel + stride + g * line_bytes : panel;
+        const Ahead ahead = twice ? NOTHING : share_of(next, stride, ticks, groups, g);
 #define FLOVER_INT8(R, P)                                                                                           \
   int8_tile<R, P>(x, panel, stride, depth / 4, scales + p * PANEL, weight_sums + p * PANEL, q.scales + row, out, \
                   sum_stride, ahead)
@@ -263,8 +263,7 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
     else                                                                                                         \
       FLOVER_INT8(R, 1);                                                                                         \
     break;
-        if (!four && groups == 1 && rows <= 2 && p + 2 <= count) {
-          done = 2;
+        if (twice && p + 2 <= count) {
           if (rows == 1)
             FLOVER_INT8(1, 2);
           else
@@ -286,7 +285,6 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
 #undef FLOVER_TILE
 #undef FLOVER_INT8
       }
-      p += done;
     }
     finish(w, l, sums, first, rows, first_panel, count);
   };
