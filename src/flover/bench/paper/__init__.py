@@ -1,0 +1,1 @@
+"""The experiments of the Flover paper, on this machine or simulated."""
