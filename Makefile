@@ -31,6 +31,17 @@ if ! command -v g++ >/dev/null; then \
 fi
 endef
 
+define NEED_BROWSER
+if ! command -v chromium chromium-browser google-chrome >/dev/null; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    echo "Installing chromium"; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+  else \
+    echo "The dashboard is not tested: there is no browser. To test it too: sudo apt-get install chromium"; \
+  fi; \
+fi
+endef
+
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check sanitize clean
 
@@ -44,6 +55,7 @@ serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the
 	@$(BIN)/flover serve
 
 test: $(VENV)/.ready-dev ## the whole test suite
+	@$(NEED_BROWSER)
 	$(PYTEST) -n $(JOBS) -m "not alone"
 	$(PYTEST) -m alone
 

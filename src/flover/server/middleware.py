@@ -16,8 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flover.server.errors import DoorError, error_response
 
-OPEN_PATHS = frozenset({"/health"})
-"""Everything else wants the key, if there is one: also what does not exist."""
+OPEN_PATHS = frozenset({"/health", "/dashboard"})
+"""Everything else wants the key, if there is one: also what does not exist. The dashboard asks for it itself."""
 MAX_BODY_BYTES = 2 * 2**20
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 

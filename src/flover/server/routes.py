@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from flover.errors import RequestError
 from flover.server import chat, completions, metrics
+from flover.server.dashboard import dashboard
 from flover.server.door import Door
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from flover.server.responses import json_response
@@ -114,6 +115,12 @@ async def health(request: Request) -> Response:
 async def show_version() -> Response:
     """The version of Flover."""
     return json_response({"version": version("flover")})
+
+
+@router.get("/dashboard")
+async def show_dashboard() -> Response:
+    """The page that watches `/live`."""
+    return dashboard()
 
 
 @router.get("/metrics")

@@ -1,0 +1,47 @@
+"""The dashboard: one page that watches `/live`. It ships with the package and loads nothing from anywhere else.
+
+The page's policy lets only its own script and style run, by their digests, and speak only to this server.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from importlib.resources import files
+
+from starlette.responses import Response
+
+
+def dashboard() -> Response:
+    """The page. It holds nothing of the model or of requests, so it needs no key; what it asks for does."""
+    page, headers = _page()
+    return Response(page, media_type="text/html", headers=headers)
+
+
+@cache
+def _page() -> tuple[bytes, dict[str, str]]:
+    page = files("flover.server").joinpath("dashboard.html").read_bytes()
+    return page, {
+        "Content-Security-Policy": policy(page.decode()),
+        "Cache-Control": "no-cache",
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+    }
+
+
+def policy(page: str) -> str:
+    """The Content-Security-Policy under which exactly the inline scripts and styles of `page` run."""
+    digests = {
+        tag: " ".join(_digest(text) for text in re.findall(rf"<{tag}\b[^>]*>(.*?)</{tag}>", page, flags=re.DOTALL))
+        for tag in ("script", "style")
+    }
+    return (
+        f"default-src 'none'; script-src {digests['script']}; style-src {digests['style']}; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
