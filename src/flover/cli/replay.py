@@ -1,0 +1,116 @@
+"""`flover replay`: a schedule that `--trace` recorded, run again and compared."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flover.cli.flags import add_settings, given
+from flover.cli.loading import loading_bar
+from flover.config import EngineConfig
+from flover.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flover.engine.executor import Executor
+    from flover.engine.record import Head
+    from flover.engine.replay import Replay
+
+_OVERRIDES = frozenset({"num_threads", "cpu_isa", "download_dir"})
+"""Settings that change no decision and no token."""
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """The command's part of the parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "replay",
+        help="run a recorded schedule again and compare",
+        description="Run a schedule that --trace recorded again: the same requests at the same steps, with the costs "
+        "that were measured then. Every decision has to be the same, and every token. Exit code 0 if all are equal, "
+        "1 if not.",
+    )
+    parser.add_argument("file", metavar="FILE", type=Path, help="the FILE of --trace, or its FILE.replay")
+    parser.add_argument("--schedule-only", action="store_true", help="replay the decisions alone, without the model")
+    parser.add_argument(
+        "--model", default=None, metavar="MODEL", help="where the same model lies now; by default where it lay then"
+    )
+    hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _OVERRIDES
+    add_settings(parser, EngineConfig, skip=frozenset(hidden))
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Replay and say what was the same; 0 if everything was, 1 if not."""
+    from flover.engine.record import read_record
+    from flover.engine.replay import replay
+
+    path = _record_path(args.file)
+    record = read_record(path)
+    if record.cut:
+        print(f"{path} ends in the middle of a step: whoever wrote it was interrupted")
+    executor = _executor(args, record.head)
+    try:
+        with _progress(len(record.steps)) as progress:
+            done = replay(record, executor, progress)
+    finally:
+        executor.close()
+    _show(done, len(record.steps), tokens_computed=not args.schedule_only)
+    return 0 if done.difference is None else 1
+
+
+def _record_path(path: Path) -> Path:
+    from flover.engine.trace import REPLAY_SUFFIX, replay_path
+
+    if path.name.endswith(REPLAY_SUFFIX):
+        return path
+    if not replay_path(path).exists():
+        raise ConfigError(f"{replay_path(path)} is not there: flover replay needs the record that lies beside a trace")
+    return replay_path(path)
+
+
+def _executor(args: argparse.Namespace, head: Head) -> Executor:
+    overrides = given(args, EngineConfig)
+    model = overrides.pop("model")
+    if args.schedule_only:
+        from flover.engine.replay import RecordedExecutor
+
+        if model is not None or overrides:
+            raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
+        return RecordedExecutor(head.facts)
+    from flover.engine.device import DeviceExecutor
+
+    config = dataclasses.replace(head.engine, trace=None, **overrides)
+    if model is not None:
+        config = dataclasses.replace(config, model=model)
+    with loading_bar(config.model) as progress:
+        return DeviceExecutor.load(config, progress)
+
+
+@contextmanager
+def _progress(steps: int) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("Replaying"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=steps)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _show(done: Replay, steps: int, *, tokens_computed: bool) -> None:
+    equal = "computed again" if tokens_computed else "taken from the record"
+    print(f"steps   {done.steps} of {steps} replayed")
+    print(f"plans   {done.plans_equal} of {done.plans} equal")
+    print(f"tokens  {done.tokens_equal} of {done.tokens} equal, {equal}")
+    if done.difference is None:
+        print("no difference")
+        return
+    different = done.difference
+    print(f"first difference: step {different.step}, {different.what}")
+    print(f"  recorded  {different.recorded}")
+    print(f"  replayed  {different.replayed}")

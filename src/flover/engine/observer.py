@@ -1,0 +1,55 @@
+"""Who looks on while the loop works. An observer is told what happened and changes nothing.
+
+The loop calls its observers in the thread that steps, in this order: `took`, `planned`, `ran` if there was a plan,
+`stepped`. What they are handed is frozen, or belongs to the loop and is only to be read before they return.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flover.engine.plan import RowResult, StepPlan
+from flover.engine.roster import Roster
+from flover.request import Delta, Request
+
+if TYPE_CHECKING:
+    from flover.engine.messages import Cancel  # which brings iterations itself
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """How the executor fared with a plan. `started` is the engine's clock; a run that raised has no rows."""
+
+    plan: StepPlan
+    started: float
+    milliseconds: float
+    rows: Mapping[int, RowResult]
+    fault: str | None = None
+    """What was raised."""
+
+
+class Observer:
+    """Sees and says nothing; the others override what they want to see."""
+
+    def attached(self, roster: Roster, born: float) -> None:
+        """The first call: the engine as it stands now, and its clock when it was made."""
+
+    def took(self, words: Sequence[Request | Cancel]) -> None:
+        """A step has begun with these arrivals and cancellations."""
+
+    def planned(self, roster: Roster, plan: StepPlan | None) -> None:
+        """What the scheduler made of them; the roster is as the plan left it."""
+
+    def ran(self, run: Run) -> None:
+        """The executor has returned or raised. Nothing is committed yet."""
+
+    def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
+        """The step is over; the roster is as the next one will find it."""
+
+    def forgot(self) -> None:
+        """Between two steps every prefix was forgotten."""
+
+    def close(self) -> None:
+        """The last call: the engine closes, or the observer was taken away."""

@@ -1,0 +1,218 @@
+"""What fusion looks like from outside: each iteration as one frozen `Iteration`.
+
+`describe` makes it from the seats before, the plan, what became of it, and the state of the house afterwards; it is
+pure. `Timeline` is the observer that calls it for every iteration of a running engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from flover.engine.observer import Observer, Run
+from flover.engine.plan import Move, StepPlan
+from flover.engine.roster import Roster, seated
+from flover.request import Delta
+
+DEAD = -1
+"""In `rows`: nobody sits here."""
+PREEMPTED = "preempted"
+"""Why a sequence left its row when it has not ended; otherwise the reason is its finish reason."""
+
+Name = tuple[str, int]
+"""A sequence as the door knows it: request id and index."""
+Leaving = tuple[int, str]
+"""Sequence number, and its finish reason or `PREEMPTED`."""
+
+
+class Iteration(msgspec.Struct, frozen=True, kw_only=True):
+    """One iteration: who sat where, what each row computed, who came and went since the iteration before.
+
+    Who left is in `rows` if it was computed in this iteration and not if it went before. The pages are counted at the
+    end; pages taken are `pages_used` + `pages_freed` less the `pages_used` of the iteration before.
+    """
+
+    step: int
+    started: float  # seconds since the engine started, by its clock
+    milliseconds: float  # the executor's time
+    first: int  # the row that rows[0] is; 0 with buffer reordering
+    rows: list[int]  # sequence number in each row of the window, DEAD for a dead row
+    generating: list[int]  # rows
+    chunks: list[tuple[int, int]]  # row, tokens
+    entered: list[tuple[int, int, str]]  # row, sequence number, request id
+    left: list[Leaving]
+    moves: list[Move]
+    waiting: int  # sequences in the queue
+    pages_used: int
+    pages_cached: int
+    pages_total: int
+    pages_freed: int  # pages that lost their last owner since the iteration before
+    tokens: int  # tokens sampled
+    fault: str | None = None  # what was raised, if the iteration failed
+
+
+@dataclass(frozen=True, slots=True)
+class Seats:
+    """Who sits where between two iterations."""
+
+    rows: Sequence[int]
+    """Sequence number by row, as the device has it: who has just ended is cleared by the next plan."""
+    numbers: Mapping[Name, int]
+    """Sequence numbers of those who have a row and have not ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """Queue and pages, counted. `pages_freed` only grows."""
+
+    waiting: int
+    pages_used: int
+    pages_cached: int
+    pages_total: int
+    pages_freed: int
+
+    @classmethod
+    def of(cls, roster: Roster) -> House:
+        pool = roster.pool
+        return cls(len(roster.waiting), pool.used, pool.cached, pool.total, roster.counts["pages_freed"])
+
+
+def seats_of(roster: Roster) -> Seats:
+    """The seats of an engine that is already at work."""
+    rows = [DEAD] * roster.config.max_num_seqs
+    for sequence in roster.running:
+        rows[seated(sequence)] = sequence.number
+    return Seats(rows, {(one.request.id, one.index): one.number for one in roster.running})
+
+
+def newcomers(roster: Roster, plan: StepPlan) -> dict[int, Name]:
+    """Names of the sequences that a plan admits, by number; before anything is committed."""
+    numbers = {admission.sequence for admission in plan.admissions}
+    if not numbers:
+        return {}
+    return {one.number: (one.request.id, one.index) for one in roster.running if one.number in numbers}
+
+
+def part(seats: Seats, deltas: Iterable[Delta]) -> tuple[Seats, list[Leaving]]:
+    """The seats without those who have ended, and their leaving."""
+    gone = [delta for delta in deltas if delta.finish_reason is not None and _name(delta) in seats.numbers]
+    if not gone:
+        return seats, []
+    numbers = dict(seats.numbers)
+    return Seats(seats.rows, numbers), [(numbers.pop(_name(delta)), str(delta.finish_reason)) for delta in gone]
+
+
+def reseat(seats: Seats, plan: StepPlan, names: Mapping[int, Name]) -> Seats:
+    """Who sits where while the plan runs."""
+    if not (plan.evictions or plan.moves or plan.admissions):
+        return seats
+    rows, numbers = list(seats.rows), dict(seats.numbers)
+    for row in plan.evictions:
+        rows[row] = DEAD
+    for move in plan.moves:
+        rows[move.dst], rows[move.src] = rows[move.src], DEAD
+    for admission in plan.admissions:
+        rows[admission.row] = admission.sequence
+        numbers[names[admission.sequence]] = admission.sequence
+    return Seats(rows, numbers)
+
+
+def describe(
+    before: Seats,
+    run: Run,
+    names: Mapping[int, Name],
+    deltas: Iterable[Delta],
+    house: House,
+    *,
+    born: float,
+    freed_before: int,
+) -> tuple[Iteration, Seats]:
+    """One iteration, and the seats after it. `names` are those of the newcomers, `deltas` the news of the step,
+    `house` the state at its end; `freed_before` is the counter of freed pages at the end of the iteration before."""
+    plan = run.plan
+    during = reseat(before, plan, names)
+    after, left = part(during, deltas)
+    ended = {number for number, _ in left}
+    present = set(before.numbers.values()) - ended
+    left += [(before.rows[row], PREEMPTED) for row in plan.evictions if before.rows[row] in present]
+    if left:
+        out = {number for number, _ in left}
+        after = Seats(after.rows, {name: number for name, number in after.numbers.items() if number not in out})
+    if run.fault is not None:  # everybody is computed again, and the device was reset
+        left += [(number, PREEMPTED) for number in after.numbers.values()]
+        after = Seats([DEAD] * len(after.rows), {})
+    start, end = plan.window
+    iteration = Iteration(
+        step=plan.step,
+        started=run.started - born,
+        milliseconds=run.milliseconds,
+        first=start,
+        rows=list(during.rows[start:end]),
+        generating=plan.generating,
+        chunks=[(chunk.row, len(chunk.token_ids)) for chunk in plan.chunks],
+        entered=[(one.row, one.sequence, names[one.sequence][0]) for one in plan.admissions],
+        left=left,
+        moves=plan.moves,
+        waiting=house.waiting,
+        pages_used=house.pages_used,
+        pages_cached=house.pages_cached,
+        pages_total=house.pages_total,
+        pages_freed=house.pages_freed - freed_before,
+        tokens=sum(result.token_id is not None for result in run.rows.values()),
+        fault=run.fault,
+    )
+    return iteration, after
+
+
+def _name(delta: Delta) -> Name:
+    return delta.request_id, delta.index
+
+
+class Timeline(Observer):
+    """Describes every iteration of an engine."""
+
+    def __init__(self) -> None:
+        self._latest: Iteration | None = None
+        self._born = 0.0
+        self._freed = 0
+        self._seats = Seats([], {})
+        self._left: list[Leaving] = []
+        self._names: Mapping[int, Name] = {}
+        self._run: Run | None = None
+
+    def take(self) -> Iteration | None:
+        """The iteration of the last step, once; None if there was no plan."""
+        latest, self._latest = self._latest, None
+        return latest
+
+    def attached(self, roster: Roster, born: float) -> None:
+        """Take the seats as they are."""
+        self._born, self._seats, self._freed = born, seats_of(roster), roster.counts["pages_freed"]
+
+    def planned(self, roster: Roster, plan: StepPlan | None) -> None:
+        """Note the names of the newcomers while they are surely there."""
+        self._run = None
+        if plan is not None:
+            self._names = newcomers(roster, plan)
+
+    def ran(self, run: Run) -> None:
+        """Keep it for the end of the step."""
+        self._run = run
+
+    def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
+        """Describe the iteration, if there was one; who leaves between two iterations leaves with the second."""
+        self._latest = None
+        if self._run is None:
+            self._seats, left = part(self._seats, deltas)
+            self._left += left
+            return
+        house = House.of(roster)
+        iteration, self._seats = describe(
+            self._seats, self._run, self._names, deltas, house, born=self._born, freed_before=self._freed
+        )
+        if self._left:
+            iteration = msgspec.structs.replace(iteration, left=self._left + iteration.left)
+            self._left = []
+        self._latest, self._freed = iteration, house.pages_freed
