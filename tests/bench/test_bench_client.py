@@ -109,7 +109,7 @@ async def say_nothing(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@pytest.mark.parametrize(("handler", "words"), [(refuse, "400"), (break_off, "Error"), (say_nothing, "ended early")])
+@pytest.mark.parametrize(("handler", "words"), [(refuse, "400"), (break_off, "Error"), (say_nothing, "no token")])
 def test_what_goes_wrong_is_in_the_record(handler: Handler, words: str) -> None:
     (record,) = asyncio.run(ask(handler, [Send(0.0, COMPLETIONS, {"model": "m"})]))
     assert not record.ok

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -13,9 +13,10 @@ import aiohttp
 import msgspec
 
 from flover.bench.metrics import Record
+from flover.bench.routes import CHAT as CHAT
+from flover.bench.routes import COMPLETIONS as COMPLETIONS
+from flover.errors import EngineError
 
-CHAT = "/v1/chat/completions"
-COMPLETIONS = "/v1/completions"
 Watcher = Callable[[int, Record], None]
 """Called with the index of a request and its record whenever the record has grown."""
 
@@ -32,12 +33,14 @@ class Send:
 class Client:
     """A session with one server. Use as an async context manager."""
 
-    def __init__(self, base_url: str, timeout: float = 1800.0) -> None:
+    def __init__(self, base_url: str, timeout: float = 1800.0, headers: Mapping[str, str] | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         self._timeout = timeout
+        self._headers = headers
 
     async def __aenter__(self) -> Client:
         self._session = aiohttp.ClientSession(
+            headers=self._headers,
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             connector=aiohttp.TCPConnector(limit=0),
         )
@@ -61,24 +64,38 @@ class Client:
             response.raise_for_status()
             return parse_metrics(await response.text())
 
+    async def post(self, path: str) -> None:
+        """An order without a body, such as /start_profile. Raises `EngineError` if the server does not obey."""
+        async with self._session.post(self.base_url + path) as response:
+            if response.status != 200:
+                raise EngineError(f"{self.base_url}{path} answers {response.status}: {(await response.text())[:300]}")
+
     async def stream(self, send: Send, changed: Callable[[Record], None] | None = None) -> Record:
         """Send one streaming request now and read it to its end. Failures end up in the record's `error`."""
         body = {**send.body, "stream": True, "stream_options": {"include_usage": True}}
         record = Record(sent=time.perf_counter())
+        complete = False
         try:
             async with self._session.post(self.base_url + send.path, json=body) as response:
                 if response.status != 200:
                     record.error = f"{response.status}: {(await response.text())[:300]}"
                     return record
                 async for line in response.content:
-                    if line.startswith(b"data:") and not line.startswith(b"data: [DONE]"):
-                        note(record, msgspec.json.decode(line[5:]), time.perf_counter())
-                        if changed is not None:
-                            changed(record)
-        except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error:
+                    if not line.startswith(b"data:"):
+                        continue
+                    event = line[5:].strip()
+                    if event == b"[DONE]":
+                        complete = True
+                        continue
+                    complete |= _take(record, event, time.perf_counter())
+                    if changed is not None:
+                        changed(record)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             record.error = f"{type(error).__name__}: {error}"
-        if record.error is None and not record.ok:
+        if record.error is None and not complete:
             record.error = "the stream ended early"
+        if record.error is None and not record.ok:
+            record.error = "the stream brought no token"
         return record
 
     async def all_at_their_time(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[Record]:
@@ -100,31 +117,48 @@ def _watching(watch: Watcher | None, index: int) -> Callable[[Record], None] | N
     return None if watch is None else lambda record: watch(index, record)
 
 
-def note(record: Record, event: dict[str, Any], now: float) -> None:
-    """Write one event of a stream, arrived at `now`, into the record.
+def _take(record: Record, event: bytes, now: float) -> bool:
+    """`note` for an event as it was sent, which may be anything."""
+    try:
+        return note(record, msgspec.json.decode(event), now)
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        record.error = f"an event of the stream is not as OpenAI's: {type(error).__name__}: {error}"
+        return True
+
+
+def note(record: Record, event: dict[str, Any], now: float) -> bool:
+    """Write one event of a stream, arrived at `now`, into the record. True if it says that the answer has ended.
 
     An event is a tick if it brought tokens: `token_ids` say so where the request asked for them. Else the chunk that
     only opens a chat message and the one that only closes a stream are none; without a tokenizer, where there is no
     text, every chunk before the closing one is a tick.
     """
-    if "error" in event:
-        record.error = str(event["error"].get("message", event["error"]))
-        return
+    if error := event.get("error"):
+        record.error = str(error.get("message", error) if isinstance(error, dict) else error)
+        return True
     if usage := event.get("usage"):
         record.prompt_tokens = usage["prompt_tokens"]
         record.output_tokens = usage["completion_tokens"]
         record.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
+    ended = False
     for choice in event.get("choices", ()):
         if _brings_tokens(choice):
             record.ticks.append(now)
         record.text += _text(choice)
-        if choice.get("finish_reason") == "error":
+        reason = choice.get("finish_reason")
+        ended |= reason is not None
+        if reason == "error":
             record.error = "the server ended the request with an error"
         record.end = now
+    return ended
 
 
 def _text(choice: dict[str, Any]) -> str:
-    return (choice["delta"].get("content") if "delta" in choice else choice.get("text")) or ""
+    """What the choice says; a model that thinks aloud says it under another name, and its thoughts are tokens too."""
+    if "delta" not in choice:
+        return choice.get("text") or ""
+    delta = choice["delta"]
+    return delta.get("content") or delta.get("reasoning_content") or delta.get("reasoning") or ""
 
 
 def _brings_tokens(choice: dict[str, Any]) -> bool:

@@ -85,7 +85,7 @@ def interference_facts(result: Interference) -> dict[str, Any]:
 def json_line(benchmark: str, command: str, **results: Any) -> str:
     """The result as one line: what was run, on what, and what came out. What could not be measured is null."""
     line = {"benchmark": benchmark, "command": command, "machine": machine_facts(), "commit": commit(), **results}
-    return json.dumps(_tidy(line))
+    return json.dumps(tidy(line))
 
 
 def milliseconds(value: float) -> str:
@@ -95,13 +95,14 @@ def milliseconds(value: float) -> str:
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
-def _tidy(value: Any) -> Any:
+def tidy(value: Any) -> Any:
+    """Fit for JSON: NaN is null, infinity "inf", and numbers keep six figures."""
     if isinstance(value, dict):
-        return {key: _tidy(item) for key, item in value.items()}
+        return {key: tidy(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_tidy(item) for item in value]
+        return [tidy(item) for item in value]
     if isinstance(value, float):
-        return None if math.isnan(value) else float(f"{value:.6g}")
+        return None if math.isnan(value) else str(value) if math.isinf(value) else float(f"{value:.6g}")
     return value
 
 

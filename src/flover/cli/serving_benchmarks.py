@@ -1,0 +1,82 @@
+"""`flover bench serve`: any OpenAI-compatible server, measured the way the field does it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from flover.cli.flags import number
+from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
+from flover.errors import ConfigError
+
+
+def add_serve(kinds: Any) -> None:
+    """The parser of `flover bench serve`."""
+    serve = kinds.add_parser(
+        "serve",
+        help="throughput and latency of any OpenAI-compatible server",
+        description="Send requests to a running server, and report throughput and latency under vLLM's names.",
+    )
+    add_serve_flags(serve)
+    group = serve.add_argument_group("the client itself")
+    group.add_argument(
+        "--null-server",
+        action="store_true",
+        help="start and ask a server that answers at once: what the client itself costs per token",
+    )
+    group.add_argument(
+        "--null-gap-ms", type=number, default=0.0, metavar="X", help="between tokens of that server (default: 0)"
+    )
+    serve.set_defaults(run=_run_serve, prog=serve.prog)
+
+
+def _run_serve(args: argparse.Namespace) -> int:
+    from flover.bench.report import json_line
+    from flover.bench.serving.benchmark import client_us_per_token, notes
+    from flover.bench.serving.files import result_path, save
+    from flover.bench.serving.plots import need_matplotlib, plot_timeline
+    from flover.bench.serving.report import block, details, result
+
+    options = read_serve_options(args)
+    results = options.results
+    if results.plot_timeline:
+        need_matplotlib("--plot-timeline")
+    measured = _measure(args, options)
+    figures, setup, records = measured.figures, measured.setup, measured.served.records
+    for line in block(figures, setup):
+        print(line)
+    for line in notes(measured, options):
+        print(line)
+    found = result(figures, setup)
+    found |= {"client_cpu_s": measured.served.cpu_seconds, "client_us_per_token": client_us_per_token(measured)}
+    path = result_path(results, setup) if results.save_result or results.plot_timeline else Path()
+    if results.save_result:
+        save(path, found | (details(records) if results.save_detailed else {}), append=results.append_result)
+        print(f"{path} written")
+    if results.plot_timeline and figures.completed:
+        picture = path.with_suffix(".timeline.png")
+        plot_timeline(records, picture, f"{setup.model_id}: {figures.completed} requests")
+        print(f"{picture} written")
+    print(json_line("serve", command(), **found))
+    return 0 if figures.completed else 1
+
+
+def _measure(args: argparse.Namespace, options: Any) -> Any:
+    """The run, against the server that was named or one that costs nothing."""
+    from flover.bench.serving.benchmark import measure_serving
+    from flover.bench.serving.null_server import null_server
+    from flover.bench.serving.prepare import draw_samples, load_tokenizer
+
+    if args.null_gap_ms and not args.null_server:
+        raise ConfigError("--null-gap-ms needs --null-server")
+    if args.null_gap_ms < 0:
+        raise ConfigError(f"--null-gap-ms must be at least 0, got {args.null_gap_ms:g}")
+    samples = draw_samples(options.data, options.dataset, load_tokenizer(options.data.tokenizer))
+    with counting("requests", len(samples), shown=not options.results.disable_tqdm) as ended:
+        if not args.null_server:
+            return measure_serving(options, samples, ended)
+        with null_server(args.null_gap_ms) as server:
+            target = dataclasses.replace(options.target, base_url=server.url)
+            return measure_serving(dataclasses.replace(options, target=target), samples, ended)

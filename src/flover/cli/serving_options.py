@@ -1,0 +1,84 @@
+"""The flags of serving benchmarks and the way from them to options."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flover.bench.serving.choose import DATASETS, Data, ServeOptions, choose_dataset
+from flover.bench.serving.options import Results, Sampling, Target, Traffic
+from flover.cli.flags import add_settings, from_args
+from flover.config import read_environment
+
+SECRET = ("--api-key", "--header")
+"""Flags whose values no result repeats."""
+
+
+def add_serve_flags(parser: argparse.ArgumentParser, *, skip: frozenset[str] = frozenset()) -> None:
+    """All flags of `bench serve` that describe server, requests, traffic and results."""
+    for options in (Target, Data, Traffic, Sampling, Results):
+        add_settings(parser, options, skip=skip)
+    add_dataset_flags(parser)
+
+
+def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of every data set."""
+    for dataset in DATASETS.values():
+        add_settings(parser, dataset)
+    parser.add_argument(
+        "--skip-chat-template", action="store_true", help="always so: a server renders chats, nobody else"
+    )
+
+
+def read_serve_options(args: argparse.Namespace) -> ServeOptions:
+    """What was asked for. Raises `ConfigError`."""
+    target = from_args(args, Target)
+    if target.api_key is None:
+        target = dataclasses.replace(target, api_key=read_environment().api_key)
+    data = from_args(args, Data)
+    return ServeOptions(
+        target=target,
+        data=data,
+        dataset=choose_dataset(data, given_for_datasets(args)),
+        traffic=from_args(args, Traffic),
+        sampling=from_args(args, Sampling),
+        results=from_args(args, Results),
+    )
+
+
+def given_for_datasets(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of data sets that were set on the command line."""
+    names = {item.name for dataset in DATASETS.values() for item in dataclasses.fields(dataset)}
+    return {name: value for name, value in vars(args).items() if name in names}
+
+
+def command() -> str:
+    """The command line, without the values of secret flags."""
+    words, shown, hide = sys.argv[1:], ["flover"], False
+    for word in words:
+        flag, equals, _ = word.partition("=")
+        if flag.startswith("--"):
+            hide = flag in SECRET
+            shown.append(flag + "=..." if hide and equals else word)
+        else:
+            shown.append("..." if hide else word)
+    return shlex.join(shown)
+
+
+@contextmanager
+def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr, where that is a terminal; yields what to call when one more of `total` is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    hidden = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden, refresh_per_second=4) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda *_: bar.advance(task)
