@@ -13,8 +13,8 @@ constexpr int64_t INT_TILE = 4;
 #endif
 
 // One step of int8: 4 products per lane, added to 16 sums. The activations come as x + 128, without sign, which is
-// what the instructions multiply with signed weights; the sums start with what that adds too much. AVX2 adds pairs of
-// products in 16 bits: weights are stored so that they fit (weight.h), and the result is exact.
+// what the instructions multiply with signed weights; the sums start with what that adds too much. AVX2 adds the
+// products of two steps in 16 bits: weights are stored so that they fit (weight.h), and the result is exact.
 #if defined(FLOVER_AVX512)
 struct Quad {
   __m512i x;
@@ -22,6 +22,9 @@ struct Quad {
 FLOVER_INLINE Quad quad(int32_t x) { return {_mm512_set1_epi32(x)}; }
 FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) { return {_mm512_dpbusd_epi32(sums.v, x.x, w.v)}; }
+FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
+  return dot(w_next, x_next, dot(w, x, sums));
+}
 #elif defined(FLOVER_AVX2)
 struct Quad {
   __m256i x;
@@ -33,7 +36,17 @@ FLOVER_INLINE Bytes load_bytes(const uint8_t* p) {
 FLOVER_INLINE __m256i dot_half(__m256i w, __m256i x, __m256i sums) {
   return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
 }
-FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) { return {dot_half(w.lo, x.x, sums.lo), dot_half(w.hi, x.x, sums.hi)}; }
+FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
+  return {dot_half(w.lo, x.x, sums.lo), dot_half(w.hi, x.x, sums.hi)};
+}
+FLOVER_INLINE __m256i dot_two_halves(__m256i w, __m256i w_next, __m256i x, __m256i x_next, __m256i sums) {
+  const __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(x, w), _mm256_maddubs_epi16(x_next, w_next));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(both, _mm256_set1_epi16(1)));
+}
+FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
+  return {dot_two_halves(w.lo, w_next.lo, x.x, x_next.x, sums.lo),
+          dot_two_halves(w.hi, w_next.hi, x.x, x_next.x, sums.hi)};
+}
 #else
 struct Bytes {
   const uint8_t* p;
@@ -51,6 +64,9 @@ FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
   for (int i = 0; i < LANES; i++)
     for (int k = 0; k < 4; k++) sums.v[i] += (int32_t)(int8_t)w.p[i * 4 + k] * x.x[k];
   return sums;
+}
+FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
+  return dot(w_next, x_next, dot(w, x, sums));
 }
 #endif
 
@@ -183,18 +199,31 @@ template <int R, int P>
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) acc[r][p] = start_sums(weight_sums + p * PANEL);
-  auto step = [&](int64_t s) __attribute__((always_inline)) {
-    Bytes w[P];
+  auto two = [&](int64_t s) __attribute__((always_inline)) {
+    Bytes w[P], w_next[P];
 #pragma GCC unroll 8
-    for (int p = 0; p < P; p++) w[p] = load_bytes(panels + p * stride + s * 64);
+    for (int p = 0; p < P; p++) {
+      w[p] = load_bytes(panels + p * stride + s * 64);
+      w_next[p] = load_bytes(panels + p * stride + (s + 1) * 64);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      const Quad a = quad(x[s * R + r]);
+      const Quad a = quad(x[s * R + r]), a_next = quad(x[(s + 1) * R + r]);
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) acc[r][p] = dot(w[p], a, acc[r][p]);
+      for (int p = 0; p < P; p++) acc[r][p] = dot_two(w[p], w_next[p], a, a_next, acc[r][p]);
     }
   };
-  over_steps(steps, ahead, step);
+  int64_t s = 0;
+  for (; s + STEPS_PER_TICK <= steps; s += STEPS_PER_TICK) {
+    fetch(ahead, s / STEPS_PER_TICK);
+#pragma GCC unroll 4
+    for (int i = 0; i < STEPS_PER_TICK; i += 2) two(s + i);
+  }
+  for (; s + 2 <= steps; s += 2) two(s);
+  if (s < steps)
+    for (int r = 0; r < R; r++)
+      for (int p = 0; p < P; p++)
+        acc[r][p] = dot(load_bytes(panels + p * stride + s * 64), quad(x[s * R + r]), acc[r][p]);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8

@@ -174,12 +174,16 @@ void PackedWeight::store_row(int64_t row, const float* values) {
       for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = narrow_f16(values[k]);
       break;
     case Format::int8: {
-      float largest = 0, largest_pair = 0;
+      float largest = 0, largest_four = 0;
       for (int64_t k = 0; k < in_; k++) largest = std::max(largest, std::fabs(values[k]));
-      for (int64_t k = 0; k + 1 < in_; k += 2)
-        largest_pair = std::max(largest_pair, std::fabs(values[k]) + std::fabs(values[k + 1]));
-      // 127.9: rounding both of a pair up still leaves 128 at most.
-      const float scale = std::max(largest / 127, largest_pair / 127.9f);
+      for (int64_t k = 0; k < in_; k += k % 4 ? 6 : 2) {
+        float four = 0;
+        for (const int64_t i : {k, k + 1, k + 4, k + 5})
+          if (i < in_) four += std::fabs(values[i]);
+        largest_four = std::max(largest_four, four);
+      }
+      // 126.9: rounding all four up still leaves 128 at most.
+      const float scale = std::max(largest / 127, largest_four / 126.9f);
       int32_t sum = 0;
       for (int64_t k = 0; k < in_; k++) {
         const float q = scale > 0 ? std::nearbyint(values[k] / scale) : 0.0f;

@@ -3,8 +3,9 @@
 // A panel holds 16 outputs. Within a panel the input advances in steps, so that one step is one or two registers:
 //   float32            [in][16]
 //   bfloat16, float16  [in / 2][16][2]
-//   int8               [in / 4][16][4]; w = scale[out] * q, q in -127..127, and |q| of two neighbours (0 and 1, 2 and
-//                      3, …) add up to 128 at most: with activations in 0..255 the sum of two products has 16 bits
+//   int8               [in / 4][16][4]; w = scale[out] * q, q in -127..127, and of every 8 inputs |q| of 0, 1, 4, 5 and
+//                      of 2, 3, 6, 7 add up to 128 at most: with activations in 0..255 the sum of four products has
+//                      16 bits
 //   int4               [in / 32] blocks of: 16 float16 scales, 16 float16 offsets, then [8][8][4] bytes: step, output,
 //                      input; the low half of a byte belongs to output o, the high half to output o + 8;
 //                      w = scale * q + offset, q in 0..15
