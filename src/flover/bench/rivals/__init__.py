@@ -1,0 +1,1 @@
+"""Other engines on the same tensors, through the same client, in the same run."""

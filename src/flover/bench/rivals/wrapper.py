@@ -1,0 +1,234 @@
+"""A door for engines that have none: OpenAI's streaming completions over HTTP, on token ids alone.
+
+Runs as a script in the engine's own Python and needs nothing but the standard library and the engine:
+
+    python wrapper.py openvino|transformers MODEL --port N --threads N [--cache-gb N] [--dtype NAME]
+
+One thread serves HTTP, one has the engine. What an iteration brings goes out at once, a chunk for each request, and
+the strings of a chunk are the only work that Python does for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+OPENING = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
+GATHER_SECONDS = 0.005
+"""How long a batch of transformers waits for the next request to arrive."""
+MAX_BATCHED_TOKENS = 256
+"""Prompt and generated tokens of an iteration of OpenVINO; more is slower on a CPU."""
+
+
+class Job:
+    """One request: its prompt, how many tokens it wants, how many it has, and where they go."""
+
+    def __init__(self, prompt: list[int], wanted: int, writer: asyncio.StreamWriter) -> None:
+        self.prompt = prompt
+        self.wanted = wanted
+        self.writer = writer
+        self.got = 0
+        self.done = asyncio.Event()
+
+    def tokens(self, ids: list[int]) -> None:
+        """Send tokens on, and end the stream with the last; runs in the thread of HTTP."""
+        ids = ids[: self.wanted - self.got]
+        if not ids or self.done.is_set():
+            return
+        self.got += len(ids)
+        self._write('{"choices":[{"index":0,"text":"","token_ids":' + str(ids) + ',"finish_reason":null}]}')
+        if self.got == self.wanted:
+            self._write('{"choices":[{"index":0,"text":"","token_ids":[],"finish_reason":"length"}]}')
+            usage = {"prompt_tokens": len(self.prompt), "completion_tokens": self.got}
+            self._write(json.dumps({"choices": [], "usage": usage}))
+            self._write("[DONE]")
+            self.done.set()
+
+    def fail(self, message: str) -> None:
+        """End the stream with an error."""
+        self._write(json.dumps({"error": {"message": message}}))
+        self.done.set()
+
+    def _write(self, data: str) -> None:
+        if not self.writer.is_closing():
+            self.writer.write(b"data: " + data.encode() + b"\n\n")
+
+
+Deliver = Callable[[list[tuple[Job, list[int]]]], None]
+
+
+class Door:
+    """HTTP on one side, a queue of jobs and a way to deliver tokens on the other."""
+
+    def __init__(self) -> None:
+        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.loop = asyncio.new_event_loop()
+
+    def deliver(self, brought: list[tuple[Job, list[int]]]) -> None:
+        """Hand over what an iteration brought; for the engine's thread."""
+        self.loop.call_soon_threadsafe(_hand_out, brought)
+
+    def fail(self, job: Job, error: BaseException) -> None:
+        """Tell a client that its request cannot be served; for the engine's thread."""
+        self.loop.call_soon_threadsafe(job.fail, f"{type(error).__name__}: {error}")
+
+    def serve(self, port: int, run: Callable[[Door], None]) -> None:
+        """Serve for ever; `run` is the engine's loop, which has its own thread."""
+        threading.Thread(target=self._run_or_end, args=(run,), daemon=True).start()
+        asyncio.set_event_loop(self.loop)
+        server = self.loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", port))
+        print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
+        self.loop.run_forever()
+
+    def _run_or_end(self, run: Callable[[Door], None]) -> None:
+        """An engine that breaks takes the process along: clients see their streams end."""
+        try:
+            run(self)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            lengths = [line.split(":")[1] for line in head if line.lower().startswith("content-length:")]
+            body = await reader.readexactly(int(lengths[0])) if lengths else b""
+            if head[0].startswith("POST"):
+                await self._completion(json.loads(body), writer)
+            else:
+                writer.write(OPENING % b"application/json" + b'{"data":[{"id":"model"}]}')
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _completion(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        job = Job(body["prompt"], body["max_tokens"], writer)
+        writer.write(OPENING % b"text/event-stream")
+        self.jobs.put(job)
+        await job.done.wait()
+        await writer.drain()
+
+
+def _hand_out(brought: list[tuple[Job, list[int]]]) -> None:
+    for job, ids in brought:
+        job.tokens(ids)
+
+
+def openvino(args: argparse.Namespace) -> Callable[[Door], None]:
+    """OpenVINO GenAI's continuous batching, without a prefix cache."""
+    numpy, ov = importlib.import_module("numpy"), importlib.import_module("openvino")
+    genai = importlib.import_module("openvino_genai")
+    scheduler = genai.SchedulerConfig()
+    scheduler.cache_size = args.cache_gb
+    scheduler.enable_prefix_caching = False
+    scheduler.max_num_batched_tokens = MAX_BATCHED_TOKENS
+    scheduler.dynamic_split_fuse = True
+    settings = {"INFERENCE_NUM_THREADS": args.threads}
+    pipeline = genai.ContinuousBatchingPipeline(args.model, scheduler, "CPU", settings)
+
+    def add(number: int, job: Job) -> Any:
+        config = genai.GenerationConfig()
+        config.max_new_tokens = config.min_new_tokens = job.wanted
+        config.ignore_eos, config.do_sample, config.num_beams = True, False, 1
+        config.apply_chat_template = False
+        ids = ov.Tensor(numpy.array([job.prompt], dtype=numpy.int64))
+        return pipeline.add_request(number, ids, config)
+
+    def run(door: Door) -> None:
+        open_jobs: list[tuple[Job, Any]] = []
+        number = 0
+        while True:
+            while not open_jobs or not door.jobs.empty():
+                job = door.jobs.get()
+                number += 1
+                try:
+                    open_jobs.append((job, add(number, job)))
+                except Exception as error:
+                    door.fail(job, error)
+            pipeline.step()
+            readable = [(job, handle.read()) for job, handle in open_jobs if handle.can_read()]
+            door.deliver([(job, [i for part in parts.values() for i in part.generated_ids]) for job, parts in readable])
+            for job, handle in open_jobs:
+                if handle.get_status() == genai.GenerationStatus.IGNORED:
+                    door.fail(job, MemoryError("no room for keys and values"))
+            open_jobs = [pair for pair in open_jobs if pair[1].get_status() == genai.GenerationStatus.RUNNING]
+
+    return run
+
+
+def transformers(args: argparse.Namespace) -> Callable[[Door], None]:
+    """transformers' `generate`: everybody who waits is a batch, which runs until its longest is done."""
+    torch, library = importlib.import_module("torch"), importlib.import_module("transformers")
+    torch.set_num_threads(args.threads)
+    model = library.AutoModelForCausalLM.from_pretrained(args.model).to(getattr(torch, args.dtype)).eval()
+
+    class Streamer:
+        """What `generate` calls with the prompts and then with every step's tokens."""
+
+        def __init__(self, jobs: list[Job], deliver: Deliver) -> None:
+            self.jobs, self.deliver, self.started = jobs, deliver, False
+
+        def put(self, value: Any) -> None:
+            if self.started:
+                self.deliver([(job, [token]) for job, token in zip(self.jobs, value.tolist(), strict=True)])
+            self.started = True
+
+        def end(self) -> None:
+            pass
+
+    def generate(jobs: list[Job], deliver: Deliver) -> None:
+        longest = max(len(job.prompt) for job in jobs)
+        ids = torch.tensor([[0] * (longest - len(job.prompt)) + job.prompt for job in jobs])
+        mask = torch.tensor([[0] * (longest - len(job.prompt)) + [1] * len(job.prompt) for job in jobs])
+        wanted = max(job.wanted for job in jobs)
+        settings = {"max_new_tokens": wanted, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        model.generate(ids, attention_mask=mask, streamer=Streamer(jobs, deliver), **settings)
+
+    model.generation_config.eos_token_id = None
+
+    def run(door: Door) -> None:
+        while True:
+            jobs = [door.jobs.get()]
+            while True:
+                try:
+                    jobs.append(door.jobs.get(timeout=GATHER_SECONDS))
+                except queue.Empty:
+                    break
+            try:
+                with torch.inference_mode():
+                    generate(jobs, door.deliver)
+            except Exception as error:
+                for job in jobs:
+                    door.fail(job, error)
+
+    return run
+
+
+def main() -> None:
+    """Load the engine, then listen."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("engine", choices=("openvino", "transformers"))
+    parser.add_argument("model")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--cache-gb", type=int, default=1)
+    parser.add_argument("--dtype", default="float32")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    run = openvino(args) if args.engine == "openvino" else transformers(args)
+    print(f"{args.engine} is loaded after {time.perf_counter() - start:.1f} s", flush=True)
+    Door().serve(args.port, run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""`flover bench rivals`: other engines on the same tensors, through the same client. A table, then one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flover.bench.machine import cpu_facts, package_version, usable_cores
+from flover.bench.rivals.options import FLOVER, FORMATS, RIVALS, RivalOptions, parse_wanted
+from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
+from flover.cli.models import add_model, resolve_model
+from flover.config import EngineConfig
+from flover.errors import ConfigError
+
+if TYPE_CHECKING:
+    from flover.bench.rivals.engines import Files
+    from flover.bench.rivals.find import Places
+    from flover.bench.rivals.model import Progress
+
+PRESET = "llama-213m"
+PIPE_WIDTH = 120
+"""Columns of the table where no terminal sets them."""
+_OURS = {
+    "model",
+    "tokenizer",
+    "skip_tokenizer_init",
+    "dtype",
+    "quantization",
+    "load_format",
+    "revision",
+    "download_dir",
+}
+"""Settings of the engine that the benchmark chooses."""
+
+
+def add_rivals(kinds: Any) -> None:
+    """The parser of `flover bench rivals`."""
+    parser = kinds.add_parser(
+        "rivals",
+        help="llama.cpp, OpenVINO, vLLM and transformers beside Flover, where they are installed",
+        description="Serve one model with every engine that is installed, in every format, and send all of them the "
+        "same requests. What is not installed is left out with a word. Engines in a Python of their own are found "
+        "through that Python.",
+    )
+    add_model(parser, default=f"{PRESET} with random weights, made here")
+    what = parser.add_argument_group("what to measure")
+    plain = RivalOptions()
+    what.add_argument("--only", metavar="NAMES", help=f"rivals, separated by commas (default: {','.join(RIVALS)})")
+    what.add_argument("--formats", nargs="+", choices=FORMATS, default=plain.formats, help="formats of the weights")
+    what.add_argument(
+        "--concurrency", nargs="+", type=count, metavar="N", default=plain.concurrency, help="requests at once"
+    )
+    helps = {
+        "prompt_len": "prompt tokens of each request",
+        "output_len": "output tokens of each request",
+        "ttft_prompt_len": "prompt tokens of the lone request whose first token is timed; 0 leaves it out",
+        "seeds": "repetitions, each with prompts of its own; medians count",
+    }
+    for name, text in helps.items():
+        flag = "--" + name.replace("_", "-")
+        what.add_argument(
+            flag, type=count, metavar="N", default=getattr(plain, name), help=f"{text} (default: %(default)s)"
+        )
+    what.add_argument(
+        "--wanted",
+        nargs="+",
+        default=(),
+        metavar="FORMAT:LOAD=RATIO",
+        help="ratios to the best rival to hold the result against: int8:32=2.0, or int4:ttft=0.7 for the first token",
+    )
+    _add_places(parser, plain)
+    add_settings(parser, EngineConfig, skip=frozenset(_OURS))
+    parser.set_defaults(run=_run, prog=parser.prog)
+
+
+def _add_places(parser: argparse.ArgumentParser, plain: RivalOptions) -> None:
+    where = parser.add_argument_group("where things are")
+    where.add_argument("--llama-server", metavar="PATH", help="llama.cpp's server (default: llama-server on the PATH)")
+    where.add_argument("--llama-args", metavar="WORDS", default="", help="more words for llama-server, as in a shell")
+    for name in ("openvino", "vllm", "transformers"):
+        where.add_argument(
+            f"--{name}-python", metavar="PATH", default=sys.executable, help="Python that has it (default: this one)"
+        )
+    where.add_argument(
+        "--models",
+        type=Path,
+        metavar="DIR",
+        help="make the model and its other forms here, and use again what is here (default: a temporary directory)",
+    )
+    where.add_argument(
+        "--patience",
+        type=number,
+        metavar="X",
+        default=plain.patience,
+        help="seconds for a server to get ready, and for a request (default: %(default)g)",
+    )
+
+
+def rival_options(args: argparse.Namespace) -> RivalOptions:
+    """What was asked for. Raises `ConfigError`."""
+    names = {item.name for item in dataclasses.fields(RivalOptions)} - {"only"}
+    values = {name: value for name, value in vars(args).items() if name in names}
+    values |= {name: tuple(dict.fromkeys(values[name])) for name in ("formats", "concurrency")}
+    only = RIVALS if args.only is None else tuple(dict.fromkeys(args.only.split(",")))
+    return RivalOptions(only=only, **values)
+
+
+def _run(args: argparse.Namespace) -> int:
+    options = rival_options(args)
+    wanted = parse_wanted(tuple(args.wanted), options)
+    resolve_model(args)
+    from_args(args, EngineConfig)  # refuses what the servers would refuse
+    places = _places(args)
+    if args.models is not None:
+        args.models.mkdir(parents=True, exist_ok=True)
+        return _compare(args, options, wanted, places, args.models)
+    with tempfile.TemporaryDirectory(prefix="flover-rivals-") as directory:
+        return _compare(args, options, wanted, places, Path(directory))
+
+
+def _places(args: argparse.Namespace) -> Places:
+    from flover.bench.rivals.find import Places
+
+    names = {item.name for item in dataclasses.fields(Places)} - {"llama_args"}
+    try:
+        words = tuple(shlex.split(args.llama_args))
+    except ValueError as error:
+        raise ConfigError(f"--llama-args cannot be read: {error}") from None
+    return Places(llama_args=words, **{name: getattr(args, name) for name in names})
+
+
+def _compare(
+    args: argparse.Namespace,
+    options: RivalOptions,
+    wanted: dict[tuple[str, str], float],
+    places: Places,
+    directory: Path,
+) -> int:
+    from rich.console import Console
+
+    from flover.bench.report import json_line
+    from flover.bench.rivals.engines import Flover, Machine
+    from flover.bench.rivals.find import find_rivals
+    from flover.bench.rivals.results import facts, losses, rows, table
+    from flover.bench.rivals.run import Contest
+
+    machine = Machine(getattr(args, "num_threads", None) or len(usable_cores()), frozenset(cpu_facts()["flags"]))
+    with _bar() as progress:
+        files = _files(getattr(args, "model", None), options, directory, progress)
+        found = find_rivals(places, options, files, machine)
+        for name, why in found.skipped.items():
+            print(f"{name} is left out: {why}", file=sys.stderr)
+        flags = to_flags(EngineConfig, _flover_settings(args, options))
+        contenders = [Flover(files, package_version("flover"), tuple(flags)), *found.rivals]
+        results = Contest(contenders, options, files.config.vocab_size, progress).run()
+    lines = rows(results, wanted)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    lengths = f"{options.prompt_len} in, {options.output_len} out"
+    title = f"{files.source.name}: output tokens per second, {lengths}; medians of {options.seeds}"
+    console.print(table(title, results, lines))
+    for line in losses(lines):
+        print(line)
+    for failure in results.failures:
+        print(f"{failure.name}, {failure.kind}, {failure.load or 'getting ready'}: {failure.message}")
+    for name, why in found.skipped.items():
+        print(f"{name} was left out: {why}")
+    versions = {contender.name: contender.version for contender in contenders}
+    described = {"model": files.source.name, **dataclasses.asdict(options), "threads": machine.threads}
+    told = {"versions": versions, "skipped": found.skipped, **facts(results, lines)}
+    print(json_line("rivals", shlex.join(["flover", *sys.argv[1:]]), options=described, **told))
+    return 1 if any(failure.name == FLOVER for failure in results.failures) else 0
+
+
+def _files(name: str | None, options: RivalOptions, directory: Path, progress: Progress) -> Files:
+    """The model, made or found. Raises `ConfigError` if a request would be longer than it allows."""
+    from flover.bench.rivals.engines import Files
+    from flover.bench.rivals.model import make_model
+    from flover.model.hf_config import read_model_directory
+    from flover.model.locate import locate_model
+
+    source = make_model(PRESET, directory, progress) if name is None else locate_model(name).resolve()
+    _, config = read_model_directory(source)
+    longest = max(load.context for load in options.loads)
+    if longest > config.default_max_len:
+        raise ConfigError(
+            f"prompt and output together have {longest} tokens, and {source.name} takes {config.default_max_len}: "
+            "--prompt-len, --output-len or --ttft-prompt-len is too long"
+        )
+    return Files(source, config, directory)
+
+
+def _flover_settings(args: argparse.Namespace, options: RivalOptions) -> dict[str, Any]:
+    """The engine's settings that were given, with a row for each request where there are more than by default."""
+    settings = {name: value for name, value in given(args, EngineConfig).items() if name not in _OURS}
+    most = max(options.concurrency)
+    if most > EngineConfig().max_num_seqs:
+        settings.setdefault("max_num_seqs", most)
+    return settings
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """A progress bar on stderr; where that is no terminal, nothing. Yields what to call with how far it is."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
