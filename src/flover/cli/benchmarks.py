@@ -13,7 +13,7 @@ from typing import Any
 from flover.bench.options import FusionOptions, InterferenceOptions
 from flover.bench.presets import PRESETS, write_preset
 from flover.bench.server import ServerProcess
-from flover.cli import measures, serving_benchmarks
+from flover.cli import measures, rivals, serving_benchmarks
 from flover.cli.flags import Parser, add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.config import EngineConfig, flag_name
@@ -51,6 +51,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     _add_server_benchmark(interference, InterferenceOptions, _run_interference)
     measures.add_kernels(kinds)
     measures.add_accuracy(kinds)
+    rivals.add_rivals(kinds)
     serving_benchmarks.add_serve(kinds)
     make = kinds.add_parser(
         "make-model",
