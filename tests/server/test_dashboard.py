@@ -127,8 +127,9 @@ def test_lanes_begin_move_and_end_as_requests_do() -> None:
         await browser.until("window.flover.timeline.lastStep === 7")
         assert await lanes(browser) == [["a", 0, 4, "stop"], ["b", 1, 8, "abort"], ["c", 0, 6, "length"]]
         await browser.until("document.getElementById('finished').textContent === '3'")
-        assert "1 row move" in await text(browser, "finished-more")
-        assert await text(browser, "width-more") == "nobody is generating"
+        assert await text(browser, "finished-more") == "stop 1 · length 1"
+        assert "1 row move" in await text(browser, "width-more")
+        assert await text(browser, "state") == "live, nobody is generating"
 
     watching(scenario)
 
@@ -138,14 +139,14 @@ def test_the_numbers_are_those_of_the_feed() -> None:
         feed.put(event(SCRIPT[:4], generation_tokens=6, iterations=4, iteration_rows=6, preemptions=2, waiting=5))
         await browser.until("document.getElementById('width').textContent.startsWith('3')")
         assert await text(browser, "width") == "3 of 8 rows"
-        assert await text(browser, "width-more") == "mean 1.5 so far"
+        assert await text(browser, "width-more") == "mean 1.5 · 0 row moves"
         assert await text(browser, "queue") == "5 waiting"
         assert await text(browser, "queue-more") == "2 preemptions"
         assert await text(browser, "step") == "8.0 ms"
         assert await text(browser, "pages") == "30 of 100"
         assert await text(browser, "pages-more") == "5 cached · 65 free"
         # 8 ms of pre-processing alone; 3 of 4 tokens, 5 of 7, none: (8 + 6 + 40/7) of 32 ms.
-        await browser.until("document.getElementById('step-more').textContent.includes('62%')")
+        await browser.until("document.getElementById('step-more').textContent.includes('62% pre')")
 
     watching(scenario)
 
