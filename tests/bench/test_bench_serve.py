@@ -1,7 +1,9 @@
 """`bench serve`, pure parts: figures from ticks, arrivals, the printed block, the JSON keys, refusals."""
 
+import itertools
 import json
 import math
+import statistics
 from pathlib import Path
 
 import pytest
@@ -97,9 +99,16 @@ def test_rates_without_limits_and_without_chance() -> None:
     assert arrivals(Traffic(request_rate=4.0, burstiness=math.inf), 3, seed=0) == [0.0, 0.25, 0.5]
 
 
-def test_poisson_arrivals_keep_their_rate_and_follow_the_seed() -> None:
+@pytest.mark.parametrize(("burstiness", "spread"), [(1.0, 1.0), (0.25, 2.0), (4.0, 0.5)])
+def test_gaps_spread_as_asked_for_and_their_mean_is_exact(burstiness: float, spread: float) -> None:
+    times = arrivals(Traffic(request_rate=10.0, burstiness=burstiness), 5000, seed=1)
+    gaps = [late - early for early, late in itertools.pairwise(times)]
+    assert statistics.fmean(gaps) == pytest.approx(0.1)
+    assert statistics.pstdev(gaps) == pytest.approx(0.1 * spread, rel=0.05)
+
+
+def test_arrivals_follow_the_seed() -> None:
     times = arrivals(Traffic(request_rate=10.0), 5000, seed=1)
-    assert times[-1] / 4999 == pytest.approx(0.1, rel=0.05)
     assert times == arrivals(Traffic(request_rate=10.0), 5000, seed=1)
     assert times != arrivals(Traffic(request_rate=10.0), 5000, seed=2)
 

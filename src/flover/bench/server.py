@@ -32,14 +32,18 @@ class ServerProcess:
     thread. Raises `EngineError` if it is not ready within `patience` seconds or does not go away when told to.
     """
 
-    def __init__(self, flags: Sequence[str], patience: float = 300.0) -> None:
+    def __init__(self, flags: Sequence[str], patience: float = 300.0, poll: float = 0.05) -> None:
         self.command = [sys.executable, "-m", "flover", "serve", *flags, "--host", "127.0.0.1", "--port", "0"]
         self.url = ""
+        self.started = self.listening = self.ready = 0.0
+        """When the process was started, named its address and was healthy, on `time.perf_counter`, to within `poll`."""
         self._patience = patience
+        self._poll = poll
 
     def __enter__(self) -> ServerProcess:
         self._previous_handler = signal.signal(signal.SIGTERM, _leave)
         self._log = tempfile.TemporaryFile(mode="w+b")
+        self.started = time.perf_counter()
         self._process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True
         )
@@ -82,9 +86,11 @@ class ServerProcess:
                 raise EngineError(f"the server ended with code {self._process.returncode}: {self._tail()}")
             if not self.url:
                 self.url = self._announced_url()
+                self.listening = time.perf_counter()
             if self.url and _answers(self.url + "/health"):
+                self.ready = time.perf_counter()
                 return
-            time.sleep(0.05)
+            time.sleep(self._poll)
         raise EngineError(f"the server was not ready after {self._patience:g} s: {self._tail()}")
 
     def _announced_url(self) -> str:

@@ -133,7 +133,7 @@ def _allocate(model: ModelConfig, ops: Ops, weight_format: WeightFormat, dtype: 
     shapes = parameter_shapes(model)
     try:
         matrices = {
-            name: ops.new_weight((shape[0], shape[1]), _format_of(name, weight_format), _is_gated(name, model))
+            name: ops.new_weight((shape[0], shape[1]), format_of(name, weight_format), is_gated(name, model))
             for name, shape in shapes.items()
             if len(shape) == 2
         }
@@ -145,13 +145,15 @@ def _allocate(model: ModelConfig, ops: Ops, weight_format: WeightFormat, dtype: 
     return Weights(matrices, vectors)
 
 
-def _format_of(name: str, weight_format: WeightFormat) -> WeightFormat:
-    """Embedding and output projection decide single tokens: they keep eight bits where the linears have four."""
+def format_of(name: str, weight_format: WeightFormat) -> WeightFormat:
+    """How one matrix is kept. Embedding and output projection decide single tokens: they keep eight bits where the
+    linears have four."""
     outer = name in ("embed.weight", "positions.weight", "head.weight")
     return "int8" if outer and weight_format == "int4" else weight_format
 
 
-def _is_gated(name: str, model: ModelConfig) -> bool:
+def is_gated(name: str, model: ModelConfig) -> bool:
+    """Does the matrix hold gate and values in one?"""
     return model.gated and name.endswith(".up.weight")
 
 

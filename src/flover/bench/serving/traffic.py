@@ -12,7 +12,9 @@ from flover.bench.workload import fixed_arrivals, random_arrivals
 def arrivals(traffic: Traffic, num_requests: int, seed: int) -> list[float]:
     """Seconds after the start, the first at 0; gaps follow a gamma distribution with mean 1/rate.
 
-    In a ramp the rate grows from request to request. An infinite burstiness makes all gaps of a rate equal.
+    As in vLLM, the gaps of a constant rate are stretched so that their mean is 1/rate exactly: another seed is then
+    another pattern, not another rate. In a ramp the rate grows from request to request. An infinite burstiness makes
+    all gaps of a rate equal.
     """
     rng = random.Random(seed)
     if traffic.ramp_up_strategy is not None:
@@ -23,7 +25,9 @@ def arrivals(traffic: Traffic, num_requests: int, seed: int) -> list[float]:
         return times
     if math.isinf(traffic.burstiness):
         return fixed_arrivals(num_requests, 1 / traffic.request_rate)
-    return random_arrivals(rng, num_requests, traffic.request_rate, traffic.burstiness)
+    times = random_arrivals(rng, num_requests, traffic.request_rate, traffic.burstiness)
+    stretch = (num_requests - 1) / (traffic.request_rate * times[-1]) if times[-1] else 1.0
+    return [stretch * time for time in times]
 
 
 def ramp_rate(traffic: Traffic, index: int, num_requests: int) -> float:

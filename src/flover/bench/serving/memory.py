@@ -1,0 +1,63 @@
+"""What processes hold in memory, read from /proc, and what the weights of a model should take."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from flover.config import EngineConfig
+from flover.errors import EngineError
+from flover.model.config import parameter_shapes
+from flover.model.hf_config import read_model_directory
+from flover.model.load import format_of, is_gated, weight_format_of
+from flover.model.locate import locate_model
+from flover.ops.cpu import PackedWeight
+
+VECTOR_BYTES = 4
+"""Norms and biases are float32, whatever the matrices are."""
+
+
+def peak_memory(pid: int) -> int:
+    """Most bytes that a process has had in memory (VmHWM), files that it maps included. Raises `EngineError`."""
+    return _status(pid, "VmHWM")
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes that a process has in memory now (VmRSS). Raises `EngineError`."""
+    return _status(pid, "VmRSS")
+
+
+def _status(pid: int, name: str) -> int:
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError as error:
+        raise EngineError(f"the memory of process {pid} cannot be read: {error}") from error
+    if found is None:
+        raise EngineError(f"/proc/{pid}/status does not say {name}")
+    return int(found[1]) * 2**10
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started and that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def packed_bytes(config: EngineConfig) -> int:
+    """Bytes of all weights as the kernels keep them. Raises `ModelError`."""
+    _, model = read_model_directory(locate_model(config.model, config.revision, config.download_dir, weights=False))
+    weight_format = weight_format_of(config)
+    total = 0
+    for name, shape in parameter_shapes(model).items():
+        if len(shape) == 2:
+            packed = PackedWeight((shape[0], shape[1]), format_of(name, weight_format), is_gated(name, model))
+            total += packed.num_bytes
+        else:
+            total += VECTOR_BYTES * shape[0]
+    return total

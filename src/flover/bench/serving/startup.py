@@ -1,0 +1,190 @@
+"""`bench startup`: how long a server takes from the start of its process to the first token, and what memory it needs.
+
+A start is measured twice. First `flover serve` as a user runs it: when it listens, when it is healthy, when the first
+token comes, and the peaks of door and engine process. Then the engine process alone, whose messages tell the phases
+apart: until weights are read (process, imports, plan), while they are read and packed, and after that (pool, warm-up).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TypeVar
+
+from flover.bench.client import COMPLETIONS, Client, Send
+from flover.bench.metrics import Record
+from flover.bench.server import ServerProcess
+from flover.bench.serving.memory import children, peak_memory, resident_memory
+from flover.config import EngineConfig
+from flover.engine.client import EngineClient
+from flover.errors import EngineError
+
+POLL_SECONDS = 0.02
+BLOCK_BYTES = 2**22
+PROMPT_LEN = 32
+Timed = TypeVar("Timed", "Start", "Phases")
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Seconds since the process was started, the latencies of the first requests, and bytes at the peak."""
+
+    listening: float
+    ready: float
+    first_token: float
+    first_ttft: float
+    second_ttft: float
+    door_peak: int
+    engine_peak: int
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Seconds of the engine process alone, and the bytes it holds in memory before it reads weights."""
+
+    imports: float
+    weights: float
+    warm_up: float
+    before_weights: int
+
+
+def measure_start(flags: Sequence[str]) -> Start:
+    """Start a server, ask it for two answers, read its peaks and stop it. Raises `EngineError`."""
+    with ServerProcess(flags, poll=POLL_SECONDS) as server:
+        first, second = asyncio.run(_ask_twice(server.url))
+        engines = children(server.pid)
+        if len(engines) != 1:
+            raise EngineError(f"the server has {len(engines)} child processes instead of one")
+        return Start(
+            listening=server.listening - server.started,
+            ready=server.ready - server.started,
+            first_token=first.ticks[0] - server.started,
+            first_ttft=first.ttft,
+            second_ttft=second.ttft,
+            door_peak=peak_memory(server.pid),
+            engine_peak=peak_memory(engines[0]),
+        )
+
+
+async def _ask_twice(url: str) -> list[Record]:
+    """Two greedy requests with prompts of their own, one after the other."""
+    async with Client(url) as client:
+        model = (await client.model())["id"]
+        bodies = [
+            {"model": model, "prompt": [token] * PROMPT_LEN, "max_tokens": 2, "ignore_eos": True, "temperature": 0}
+            for token in (16, 17)
+        ]
+        records = await client.one_after_another([Send(0.0, COMPLETIONS, body) for body in bodies])
+    if failed := [record.error for record in records if not record.ok]:
+        raise EngineError(f"the first requests failed: {failed[0]}")
+    return records
+
+
+def measure_phases(config: EngineConfig) -> Phases:
+    """Start an engine process alone and stop it. Raises `ConfigError`, `ModelError`, `EngineError`."""
+    return asyncio.run(_phases(config))
+
+
+async def _phases(config: EngineConfig) -> Phases:
+    began = done = 0.0
+    before_weights = 0
+
+    def on_loading(part: int, total: int) -> None:
+        nonlocal began, done, before_weights
+        done = time.perf_counter()
+        if not began:
+            began, before_weights = done, sum(map(resident_memory, children(os.getpid())))
+
+    started = time.perf_counter()
+    engine = await EngineClient.start(config, on_loading)
+    ready = time.perf_counter()
+    await engine.close()
+    return Phases(began - started, done - began, ready - done, before_weights)
+
+
+def middle(runs: Sequence[Timed]) -> Timed:
+    """The median of each figure; of an even number the upper one, so that every figure was measured."""
+    kind = type(runs[0])
+    values = {item.name: sorted(getattr(run, item.name) for run in runs) for item in fields(kind)}
+    return kind(**{name: ordered[len(ordered) // 2] for name, ordered in values.items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Startup:
+    """All starts of one kind (cold or warm), and the seconds that plain reading of the files took."""
+
+    starts: Sequence[Start]
+    phases: Sequence[Phases]
+    read: float
+
+    @property
+    def start(self) -> Start:
+        return middle(self.starts)
+
+    @property
+    def phase(self) -> Phases:
+        return middle(self.phases)
+
+
+def measure_startup(
+    config: EngineConfig,
+    flags: Sequence[str],
+    files: Sequence[Path],
+    num: int,
+    *,
+    cold: bool,
+    ended: Callable[[], None],
+) -> Startup:
+    """`num` starts; before each cold one the files leave the page cache, before each warm one they are read."""
+
+    def prepare() -> None:
+        evict(files) if cold else read_seconds(files)
+
+    starts, phases, reads = [], [], []
+    for _ in range(num):
+        prepare()
+        reads.append(read_seconds(files))
+        prepare()
+        starts.append(measure_start(flags))
+        prepare()
+        phases.append(measure_phases(config))
+        ended()
+    return Startup(starts, phases, sorted(reads)[len(reads) // 2])
+
+
+# The files of the weights
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """What a start has to read."""
+    return sorted(directory.glob("*.safetensors"))
+
+
+def read_seconds(files: Sequence[Path]) -> float:
+    """Seconds that plain reading of the files takes, in blocks, one file after another."""
+    start = time.perf_counter()
+    for file in files:
+        with file.open("rb", buffering=0) as source:
+            while source.read(BLOCK_BYTES):
+                pass
+    return time.perf_counter() - start
+
+
+def evict(files: Sequence[Path]) -> None:
+    """Ask the system to drop the files from its page cache. It may not: `read_seconds` tells."""
+    for descriptor in _opened(files):
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _opened(files: Sequence[Path]) -> Iterator[int]:
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)

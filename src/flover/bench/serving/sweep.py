@@ -1,0 +1,87 @@
+"""`bench sweep`: rates of requests over a grid of settings, and the knee up to which requests stay good. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flover.bench.serving.figures import Figures
+from flover.errors import ConfigError
+
+Params = Mapping[str, Any]
+"""Flags without their dashes, and values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One run of the grid: what the server was started with, what the client was told, and the rate."""
+
+    server: str
+    client: str
+    rate: float
+    figures: Figures
+
+    @property
+    def name(self) -> str:
+        """The combination that this point belongs to."""
+        return ", ".join(part for part in (self.server, self.client) if part) or "as given"
+
+
+def read_params(flag: str, source: str | None) -> dict[str, Params]:
+    """Settings by name, from JSON or a file of it; one without a setting when nothing is given. Raises `ConfigError`.
+
+    A list of objects is named after what is in them, an object of objects after its keys.
+    """
+    if source is None:
+        return {"": {}}
+    try:
+        text = source if source.lstrip()[:1] in ("[", "{") else Path(source).expanduser().read_text(encoding="utf-8")
+        value = json.loads(text)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{flag} {source}: {error}") from error
+    if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
+        return value
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return {" ".join(to_words(item)) or "as given": item for item in value}
+    raise ConfigError(f"{flag} must be a list of objects, or an object of named ones")
+
+
+def to_words(params: Params) -> list[str]:
+    """Settings as a command line: true and false are flags with and without "no", null is left out."""
+    words: list[str] = []
+    for name, value in params.items():
+        flag = "--" + name.lstrip("-").replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif value is False:
+            words.append("--no-" + flag.removeprefix("--"))
+        elif isinstance(value, list):
+            words += [flag, *map(str, value)]
+        elif isinstance(value, dict):
+            words.append(f"{flag}={json.dumps(value)}")
+        elif value is not None:
+            words.append(f"{flag}={value}")
+    return words
+
+
+def combinations(points: Sequence[Point]) -> dict[str, list[Point]]:
+    """The points of each combination by rising rate, in the order in which combinations first come."""
+    found: dict[str, list[Point]] = {}
+    for point in points:
+        found.setdefault(point.name, []).append(point)
+    return {name: sorted(some, key=lambda point: point.rate) for name, some in found.items()}
+
+
+def knee(points: Sequence[Point], attainment: float) -> Point | None:
+    """The highest finite rate up to which the part of good requests never falls below `attainment`; None if the first
+    falls below it already."""
+    last = None
+    for point in sorted(points, key=lambda point: point.rate):
+        if math.isinf(point.rate) or point.figures.attainment < attainment:
+            break
+        last = point
+    return last

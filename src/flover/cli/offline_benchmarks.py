@@ -1,0 +1,115 @@
+"""`flover bench latency` and `flover bench throughput`: the engine alone, without a server."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from flover.bench.serving.choose import Data, choose_dataset
+from flover.bench.serving.offline_options import LatencyOptions
+from flover.cli.flags import add_settings, from_args, given
+from flover.cli.models import add_model, resolve_model
+from flover.cli.serving_options import add_dataset_flags, command, counting, given_for_datasets
+from flover.config import EngineConfig
+from flover.errors import ConfigError
+
+_MODEL = frozenset({"model"})
+
+
+def add_latency(kinds: Any) -> None:
+    """The parser of `flover bench latency`."""
+    parser = kinds.add_parser(
+        "latency",
+        help="how long one batch of a fixed size takes, without a server",
+        description="Run batches of one size, one after another, in this process.",
+    )
+    add_model(parser)
+    add_settings(parser, LatencyOptions)
+    add_settings(parser, EngineConfig, skip=_MODEL)
+    parser.set_defaults(run=_run_latency, prog=parser.prog)
+
+
+def add_throughput(kinds: Any) -> None:
+    """The parser of `flover bench throughput`."""
+    parser = kinds.add_parser(
+        "throughput",
+        help="how many requests and tokens a second the engine does, without a server",
+        description="Give all requests to the engine at once, in this process.",
+    )
+    add_model(parser)
+    engine = frozenset(item.name for item in dataclasses.fields(EngineConfig))
+    add_settings(parser, Data, skip=engine | {"self_timed"})
+    add_dataset_flags(parser)
+    group = parser.add_argument_group("requests")
+    group.add_argument("--ignore-eos", action=argparse.BooleanOptionalAction, help="default: on for made prompts")
+    group.add_argument("--disable-tqdm", action="store_true", help="show no progress")
+    group.add_argument("--output-json", metavar="FILE", help="file for the result")
+    add_settings(parser, EngineConfig, skip=_MODEL)
+    parser.set_defaults(run=_run_throughput, prog=parser.prog)
+
+
+def _run_latency(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from flover.bench.serving.offline import measure_latency
+    from flover.bench.serving.offline_report import latency_table
+    from flover.llm import LLM
+
+    resolve_model(args)
+    options = from_args(args, LatencyOptions)
+    settings = _with_rows(args, options.num_rows)
+    config = EngineConfig(**settings)
+    with (
+        LLM(**settings) as llm,
+        counting("batches", options.num_iters_warmup + options.num_iters) as ended,
+    ):
+        latency = measure_latency(llm, options, config.seed or 0, ended)
+    title = f"{config.model}: {options.batch_size} requests, {options.input_len} in, {options.output_len} out"
+    Console(highlight=False).print(latency_table(title, latency))
+    asked = {"model": config.model, **dataclasses.asdict(options)}
+    return finish("latency", asked, latency.result(), options.output_json)
+
+
+def _with_rows(args: argparse.Namespace, num_rows: int) -> dict[str, Any]:
+    """The engine's settings, with as many rows as the batch has. Raises `ConfigError` if fewer were asked for."""
+    settings = given(args, EngineConfig)
+    asked = settings.setdefault("max_num_seqs", max(num_rows, EngineConfig().max_num_seqs))
+    if asked < num_rows:
+        raise ConfigError(f"--max-num-seqs is {asked}, but --batch-size x --n is {num_rows}: not one batch")
+    return settings
+
+
+def _run_throughput(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from flover.bench.serving.offline import measure_throughput
+    from flover.bench.serving.offline_report import throughput_table
+    from flover.bench.serving.prepare import draw_samples, load_tokenizer
+    from flover.llm import LLM
+
+    resolve_model(args)
+    config = from_args(args, EngineConfig)
+    data = Data(**(given(args, Data) | {"seed": config.seed or 0, "tokenizer": None}))
+    dataset = choose_dataset(data, given_for_datasets(args))
+    samples = draw_samples(data, dataset, load_tokenizer(config.tokenizer))
+    ignore_eos = data.is_made if args.ignore_eos is None else args.ignore_eos
+    with LLM(**given(args, EngineConfig)) as llm:
+        done = measure_throughput(llm, samples, ignore_eos=ignore_eos, show=not args.disable_tqdm)
+    Console(highlight=False).print(throughput_table(f"{config.model}: {len(samples)} requests at once", done))
+    asked = {"dataset_name": data.dataset_name, **given_for_datasets(args), "model": config.model}
+    return finish("throughput", asked, done.result(), args.output_json)
+
+
+def finish(benchmark: str, options: dict[str, Any], result: dict[str, Any], file: str | None) -> int:
+    """Write the result where it was asked for, and print it as the last line."""
+    import json
+
+    from flover.bench.report import json_line, tidy
+
+    if file is not None:
+        Path(file).write_text(json.dumps(tidy(result), indent=4) + "\n")
+        print(f"{file} written")
+    print(json_line(benchmark, command(), options=options, **result))
+    return 0

@@ -1,0 +1,149 @@
+"""`flover bench sweep`: request rates over a grid of server and client settings, one table, the goodput knee."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flover.bench.serving.choose import ServeOptions
+from flover.bench.serving.offline_options import SweepOptions
+from flover.cli.flags import Parser, add_settings, from_args
+from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
+from flover.errors import ConfigError
+
+DEFAULT_LIMITS = ("ttft:1000", "tpot:200")
+_SEEDS = 1009
+"""Between the seeds of two points, so that none finds the other's prompts in a prefix cache."""
+_SKIPPED = frozenset(
+    {
+        *("request_rate", "ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps", "self_timed", "plot_timeline"),
+        *("save_result", "save_detailed", "append_result", "result_dir", "result_filename"),
+    }
+)
+"""Flags of `bench serve` that the sweep decides itself."""
+
+
+def add_sweep(kinds: Any) -> None:
+    """The parser of `flover bench sweep`."""
+    parser = kinds.add_parser(
+        "sweep",
+        help="request rates over a grid of settings: throughput, latency and the goodput knee",
+        description="Run bench serve at several rates, for each setting of server and client.",
+    )
+    add_settings(parser, SweepOptions)
+    add_serve_flags(parser, skip=_SKIPPED)
+    parser.set_defaults(run=_run_sweep, prog=parser.prog)
+
+
+def _run_sweep(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from flover.bench.report import json_line
+    from flover.bench.serving.plots import need_matplotlib
+    from flover.bench.serving.sweep_report import knee_facts, knee_lines, plot_sweep, sweep_table
+
+    options = from_args(args, SweepOptions)
+    if options.output_dir is not None:
+        need_matplotlib("--output-dir")
+    if not getattr(args, "goodput", ()):
+        args.goodput = DEFAULT_LIMITS
+    points, results = _measure(args, options)
+    limits = " ".join(args.goodput)
+    Console(highlight=False).print(
+        sweep_table(f"p99 TTFT and TPOT; good is {limits}, in ms", points, options.attainment)
+    )
+    for line in knee_lines(points, options.attainment):
+        print(line)
+    if options.output_dir is None:
+        print("no plot: --output-dir says where to put it")
+    else:
+        path = Path(options.output_dir) / "sweep.png"
+        plot_sweep(points, options.attainment, limits, path)
+        print(f"{path} written")
+    facts = {"knees": knee_facts(points, options.attainment), "points": results}
+    print(json_line("sweep", command(), options=dataclasses.asdict(options), goodput_limits=limits, **facts))
+    return 0 if any(point.figures.completed for point in points) else 1
+
+
+def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any], list[dict[str, Any]]]:
+    """Every point of the grid, and its result as `bench serve` would have it."""
+    from flover.bench.serving.benchmark import measure_serving
+    from flover.bench.serving.files import save
+    from flover.bench.serving.report import result
+    from flover.bench.serving.sweep import Point, read_params
+
+    servers = read_params("--serve-params", options.serve_params)
+    clients = {
+        name: _client(args, params) for name, params in read_params("--bench-params", options.bench_params).items()
+    }
+    if options.output_dir is not None:
+        Path(options.output_dir).mkdir(parents=True, exist_ok=True)
+    points: list[Point] = []
+    results = []
+    with counting("runs", len(servers) * len(clients) * len(options.rates)) as ended:
+        for server, params in servers.items():
+            with _server(options, params) as url:
+                for client, base in clients.items():
+                    for rate in options.rates:
+                        asked = _at(base, url, rate, len(points))
+                        measured = measure_serving(asked)
+                        points.append(Point(server, client, rate, measured.figures))
+                        results.append({"server": server, "client": client, **result(measured.figures, measured.setup)})
+                        if options.output_dir is not None:
+                            save(Path(options.output_dir) / "results.jsonl", results[-1], append=len(points) > 1)
+                        ended()
+    return points, results
+
+
+def _client(args: argparse.Namespace, params: Any) -> ServeOptions:
+    """The client's options with those of one setting over them. Raises `ConfigError` for a flag that there is not."""
+    from flover.bench.serving.sweep import to_words
+
+    parser = _Overrides(prog="--bench-params", add_help=False)
+    add_serve_flags(parser, skip=_SKIPPED)
+    options = read_serve_options(parser.parse_args(to_words(params), copy.copy(args)))
+    if options.data.keeps_time:
+        raise ConfigError("a trace has times of its own, and a sweep tries rates: use another --dataset-name")
+    return options
+
+
+class _Overrides(Parser):
+    """A parser whose complaints are errors of a configuration."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{self.prog}: {message}")
+
+
+def _at(options: ServeOptions, url: str | None, rate: float, place: int) -> ServeOptions:
+    """The options of one point."""
+    target = options.target if url is None else dataclasses.replace(options.target, base_url=url)
+    traffic = dataclasses.replace(options.traffic, request_rate=rate)
+    data = dataclasses.replace(options.data, seed=options.data.seed + _SEEDS * place)
+    percentiles = ",".join(dict.fromkeys([*options.results.metric_percentiles.split(","), "99"]))
+    results = dataclasses.replace(options.results, metric_percentiles=percentiles)
+    return dataclasses.replace(options, target=target, traffic=traffic, data=data, results=results)
+
+
+@contextmanager
+def _server(options: SweepOptions, params: Any) -> Iterator[str | None]:
+    """The server of one setting while it is needed; None if the one that is asked runs anyway."""
+    from flover.bench.server import ServerProcess
+    from flover.bench.serving.sweep import to_words
+
+    if options.serve_cmd is None:
+        yield None
+        return
+    words = shlex.split(options.serve_cmd)
+    if words[:2] != ["flover", "serve"]:
+        raise ConfigError(
+            f"--serve-cmd must begin with 'flover serve', got {options.serve_cmd!r}; other servers are "
+            "started by hand and named by --base-url"
+        )
+    with ServerProcess([*words[2:], *to_words(params)]) as server:
+        yield server.url
