@@ -13,7 +13,7 @@ from typing import Any
 from flover.bench.options import FusionOptions, InterferenceOptions
 from flover.bench.presets import PRESETS, write_preset
 from flover.bench.server import ServerProcess
-from flover.cli import measures, rivals, serving_benchmarks
+from flover.cli import measures, offline_benchmarks, rivals, serving_benchmarks, startup_benchmark, sweep_benchmark
 from flover.cli.flags import Parser, add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.config import EngineConfig, flag_name
@@ -53,6 +53,10 @@ def add(commands: Any) -> argparse.ArgumentParser:
     measures.add_accuracy(kinds)
     rivals.add_rivals(kinds)
     serving_benchmarks.add_serve(kinds)
+    offline_benchmarks.add_latency(kinds)
+    offline_benchmarks.add_throughput(kinds)
+    startup_benchmark.add_startup(kinds)
+    sweep_benchmark.add_sweep(kinds)
     make = kinds.add_parser(
         "make-model",
         help="write the config.json of a benchmark model, to be run with --load-format dummy",
