@@ -73,6 +73,16 @@ class EngineConfig:
         group="scheduler",
         choices=("fcfs", "priority"),
     )
+    strategy: str = setting(
+        "fusion",
+        "how requests share the model; all but fusion are baselines of the Flover paper: one request at a time, "
+        "batches that run to their longest, such batches after a wait for company",
+        group="scheduler",
+        choices=("fusion", "serial", "static", "dynamic-batching"),
+    )
+    batch_window_ms: float = setting(
+        100.0, "milliseconds that a batch waits for company; dynamic-batching only", group="scheduler"
+    )
     reorder: bool = setting(
         True,
         "buffer reordering: keep live rows dense (off is the baseline of the Flover paper)",
@@ -99,6 +109,12 @@ class EngineConfig:
         choices=("auto", "avx512", "avx2", "portable"),
     )
     num_threads: int | None = setting(None, "compute threads; the cores this process may use by default", group="cpu")
+    trace: str | None = setting(
+        None,
+        "write the schedule to this file, for ui.perfetto.dev; and beside it, with the ending .replay, everything that "
+        "flover replay needs, which is the prompts and tokens of all requests",
+        group="trace",
+    )
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -107,7 +123,8 @@ class EngineConfig:
         for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
-        _at_least(self, "target_itl_ms", 0)
+        for name in ("target_itl_ms", "batch_window_ms"):
+            _at_least(self, name, 0)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) must be at least "

@@ -29,9 +29,26 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bos_token_id": 1,
         "eos_token_id": 2,
         "torch_dtype": "bfloat16",
-    }
+    },
+    "gptj-164m": {
+        "architectures": ["GPTJForCausalLM"],
+        "model_type": "gptj",
+        "n_embd": 768,
+        "n_layer": 12,
+        "n_head": 12,
+        "n_inner": 3072,
+        "n_positions": 2048,
+        "rotary_dim": 32,
+        "vocab_size": 50400,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": False,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+        "torch_dtype": "bfloat16",
+    },
 }
-"""By name. `llama-213m` is the shape on which BENCHMARKS.md compares."""
+"""By name. `llama-213m` is the shape on which BENCHMARKS.md compares; the two families are those of the Flover paper."""
 
 
 def write_preset(name: str, directory: Path) -> None:

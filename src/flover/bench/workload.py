@@ -17,6 +17,8 @@ class Job:
     prompt_ids: tuple[int, ...]
     output_len: int
     seed: int
+    samples: int = 1
+    """Continuations of the same prompt."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,15 @@ from typing import Any
 from flover.bench.options import FusionOptions, InterferenceOptions
 from flover.bench.presets import PRESETS, write_preset
 from flover.bench.server import ServerProcess
-from flover.cli import measures, offline_benchmarks, rivals, serving_benchmarks, startup_benchmark, sweep_benchmark
+from flover.cli import (
+    measures,
+    offline_benchmarks,
+    paper,
+    rivals,
+    serving_benchmarks,
+    startup_benchmark,
+    sweep_benchmark,
+)
 from flover.cli.flags import Parser, add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.config import EngineConfig, flag_name
@@ -51,12 +59,13 @@ def add(commands: Any) -> argparse.ArgumentParser:
     _add_server_benchmark(interference, InterferenceOptions, _run_interference)
     measures.add_kernels(kinds)
     measures.add_accuracy(kinds)
-    rivals.add_rivals(kinds)
     serving_benchmarks.add_serve(kinds)
     offline_benchmarks.add_latency(kinds)
     offline_benchmarks.add_throughput(kinds)
     startup_benchmark.add_startup(kinds)
     sweep_benchmark.add_sweep(kinds)
+    rivals.add_rivals(kinds)
+    paper.add(kinds)
     make = kinds.add_parser(
         "make-model",
         help="write the config.json of a benchmark model, to be run with --load-format dummy",
@@ -99,7 +108,7 @@ def _run_fusion(args: argparse.Namespace) -> int:
     title = f"{config.model}: {options.num_requests} requests, {options.prompt_len} in, {options.output_len} out"
     Console().print(fusion_table(title, result))
     halves = {"fused": run_facts(result.fused), "serial": run_facts(result.serial), "ratio": result.ratio}
-    print(json_line("fusion", _command(), options=dataclasses.asdict(options), **halves))
+    print(json_line("fusion", command_line(), options=dataclasses.asdict(options), **halves))
     return 0
 
 
@@ -125,7 +134,7 @@ def _run_interference(args: argparse.Namespace) -> int:
     print("held" if held else "NOT held")
     facts = {"budget_on": interference_facts(on), "budget_off": interference_facts(off)}
     options_facts = {**dataclasses.asdict(options), "target_itl_ms": config.target_itl_ms}
-    print(json_line("interference", _command(), options=options_facts, **facts, limit_ms=limit, held=held))
+    print(json_line("interference", command_line(), options=options_facts, **facts, limit_ms=limit, held=held))
     return 0
 
 
@@ -136,5 +145,6 @@ def _make_model(args: argparse.Namespace) -> int:
     return 0
 
 
-def _command() -> str:
+def command_line() -> str:
+    """The command as it was typed."""
     return shlex.join(["flover", *sys.argv[1:]])

@@ -11,12 +11,12 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from flover.cli import benchmarks, chat, demo, doctor, generate, selftest, serve
+from flover.cli import benchmarks, chat, demo, doctor, generate, replay, selftest, serve, simulate, top
 from flover.cli.flags import Parser
 from flover.config import spin_briefly
 from flover.errors import ConfigError, FloverError, RequestError
 
-COMMANDS = (serve, generate, chat, demo, benchmarks, doctor, selftest)
+COMMANDS = (serve, generate, chat, demo, benchmarks, simulate, doctor, selftest, replay, top)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

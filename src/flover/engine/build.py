@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from flover.config import EngineConfig
 from flover.engine.device import DeviceExecutor
 from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
+from flover.engine.strategy import Strategy
+from flover.engine.trace import Trace
 
 
 def build_engine(
     config: EngineConfig, progress: Callable[[int, int], None], clock: Callable[[], float] = time.perf_counter
 ) -> Engine:
-    """Load the model; `progress(done, total)` is called with bytes of weights. Raises `ModelError`, `ConfigError`."""
+    """Load the model; `progress(done, total)` is called with bytes of weights. With `config.trace` everything that
+    happens is written down. Raises `ModelError`, `ConfigError`."""
+    trace = None if config.trace is None else Trace(Path(config.trace))
+    if trace is not None:
+        clock = trace.clock(clock)
     executor = DeviceExecutor.load(config, progress)
     facts = executor.facts
-    return Engine(
+    engine = Engine(
         executor,
         SchedulerConfig(
             max_num_seqs=config.max_num_seqs,
@@ -28,8 +35,13 @@ def build_engine(
             eos_ids=tuple(facts.eos_ids),
             enable_prefix_caching=config.enable_prefix_caching,
             policy=config.scheduling_policy,
+            strategy=Strategy(config.strategy),
+            batch_window=config.batch_window_ms / 1e3,
             reorder=config.reorder,
             target_itl_ms=config.target_itl_ms,
         ),
         clock,
     )
+    if trace is not None:
+        trace.attach(engine, config)
+    return engine

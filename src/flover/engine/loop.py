@@ -11,6 +11,7 @@ from flover.engine.budget import CostModel
 from flover.engine.commit import commit, match_rows, recover
 from flover.engine.executor import Executor
 from flover.engine.messages import Cancel, EngineStats
+from flover.engine.observer import Observer, Run
 from flover.engine.plan import StepPlan
 from flover.engine.queue import RequestQueue
 from flover.engine.roster import Roster, SchedulerConfig
@@ -36,25 +37,34 @@ class Engine:
         self._last = LastIteration()
         self._faults_in_a_row = 0
         self._trimmed = True
+        self._born = clock()
+        self._observers: tuple[Observer, ...] = ()
 
     # The loop: one thread
 
     def step(self) -> list[Delta]:
         """One iteration: everybody alive advances. Returns the news; empty when nobody is here."""
         deltas = self._take()
-        plan = self.scheduler.plan()
+        plan = self.scheduler.plan(self._clock())
+        for observer in self._observers:
+            observer.planned(self.roster, plan)
         if plan is not None:
             deltas += self._run(plan)
         self._close_ended(deltas)
+        for observer in self._observers:
+            observer.stepped(self.roster, deltas)
         return deltas
 
     def _take(self) -> list[Delta]:
         deltas: list[Delta] = []
-        for item in self._queue.take():
+        items = self._queue.take()
+        for observer in self._observers:
+            observer.took(items)
+        for item in items:
             if isinstance(item, Cancel):
                 deltas += self.roster.cancel(item.request_id, item.index)
             else:
-                self.roster.add(item)
+                self.roster.add(item, self._clock())
         return deltas
 
     def _run(self, plan: StepPlan) -> list[Delta]:
@@ -62,15 +72,19 @@ class Engine:
         try:
             rows = match_rows(plan, self._executor.run(plan))
         except Exception as error:
+            for observer in self._observers:
+                observer.ran(Run(plan, started, (self._clock() - started) * 1e3, {}, _said(error)))
             return self._recover(plan, error)
         self._last = LastIteration.of(plan, milliseconds=(self._clock() - started) * 1e3)
+        for observer in self._observers:
+            observer.ran(Run(plan, started, self._last.milliseconds, rows))
         self._cost.observe(plan.num_tokens, self.roster.attention(plan), self._last.milliseconds)
         self._faults_in_a_row, self._trimmed = 0, False
         return commit(self.roster, plan, rows)
 
     def _recover(self, plan: StepPlan, error: Exception) -> list[Delta]:
         """The iteration raised: start again from the tokens, and find out whose request does this."""
-        message = f"{type(error).__name__}: {error}"
+        message = _said(error)
         self._faults_in_a_row += 1
         if self._faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
             raise EngineDeadError(f"{MAX_FAULTS_IN_A_ROW} iterations in a row failed; the last: {message}") from error
@@ -81,6 +95,16 @@ class Engine:
         ended = {delta.request_id for delta in deltas if delta.finish_reason is not None}
         if ended:
             self._queue.close([request_id for request_id in ended if not self.roster.knows(request_id)])
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` of every step from the next one on. Not while another thread is in `step`."""
+        observer.attached(self.roster, self._born)
+        self._observers += (observer,)
+
+    def unobserve(self, observer: Observer) -> None:
+        """Take an observer away. Not while another thread is in `step`."""
+        self._observers = tuple(other for other in self._observers if other is not observer)
+        observer.close()
 
     # The border: any thread
 
@@ -98,8 +122,12 @@ class Engine:
 
         A wait in vain means idleness: the memory behind free pages goes back to the system.
         """
-        if self.has_work or self._queue.wait(timeout):
+        # A batch may still wait for company.
+        closed_for = self.scheduler.opens_at - self._clock()
+        if closed_for <= 0 or self._queue.wait(min(timeout, closed_for)):
             return True
+        if self.roster:
+            return closed_for <= timeout
         if not self._trimmed:
             self._executor.trim(self.roster.pool.free_pages)
             self._trimmed = True
@@ -107,7 +135,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a call of `step` would do something."""
+        """Whether anybody is here. (A batch that waits for company needs no step before `wait` says so.)"""
         return bool(self.roster) or bool(self._queue)
 
     @property
@@ -120,8 +148,16 @@ class Engine:
 
     def reset_prefix_cache(self) -> None:
         """Forget every prefix. Not while another thread is in `step`."""
+        for observer in self._observers:
+            observer.forgot()
         self.roster.pool.drop_cached()
 
     def close(self) -> None:
         """Free the device. Open requests get no more news."""
+        for observer in self._observers:
+            self.unobserve(observer)
         self._executor.close()
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

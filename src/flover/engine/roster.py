@@ -15,6 +15,7 @@ from flover.engine.plan import StepPlan
 from flover.engine.prefix import Entry, PrefixIndex
 from flover.engine.rows import RowTable
 from flover.engine.sequence import Sequence
+from flover.engine.strategy import Strategy
 from flover.errors import InvariantError
 from flover.request import Delta, FinishReason, Request
 
@@ -32,6 +33,9 @@ class SchedulerConfig:
     eos_ids: tuple[int, ...] = ()
     enable_prefix_caching: bool = True
     policy: str = "fcfs"
+    strategy: Strategy = Strategy.FUSION
+    batch_window: float = 0.0
+    """Seconds that a batch waits for company; dynamic batching only."""
     reorder: bool = True
     target_itl_ms: float = 0.0
 
@@ -43,7 +47,7 @@ class Roster:
         self.config = config
         self.prefix = PrefixIndex(config.page_size)
         self.pool = PagePool(config.num_pages, self.prefix)
-        self.rows = RowTable(config.max_num_seqs, reorder=config.reorder)
+        self.rows = RowTable(config.max_num_seqs, reorder=config.reorder, hold=config.strategy.holds_rows)
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.suspects: list[Sequence] = []
@@ -58,10 +62,10 @@ class Roster:
         """Whether a sequence of this request is still here."""
         return any(sequence.request.id == request_id for sequence in (*self.running, *self.waiting))
 
-    def add(self, request: Request) -> None:
-        """A checked request joins the queue as `n` sequences."""
+    def add(self, request: Request, now: float) -> None:
+        """A checked request joins the queue as `n` sequences at time `now`."""
         for index in range(request.params.n):
-            self._enqueue(Sequence(self._arrivals, request, index, list(request.prompt_ids)))
+            self._enqueue(Sequence(self._arrivals, request, index, list(request.prompt_ids), now))
             self._arrivals += 1
 
     def seat(self, sequence: Sequence) -> bool:
@@ -152,7 +156,9 @@ class Roster:
     def _unseat(self, sequence: Sequence) -> None:
         self.rows.leave(seated(sequence))
         self.running.remove(sequence)
+        used = self.pool.used
         self.pool.release(sequence.pages, keep=self.config.enable_prefix_caching)
+        self.counts["pages_freed"] += used - self.pool.used
         sequence.row, sequence.pages, sequence.chain = None, [], []
 
     def check_invariants(self) -> None:

@@ -5,7 +5,7 @@
 
 Every live row that lies beyond the new number of rows has to move, and no other does; newcomers take the holes
 that are left. The paper's baseline (`reorder=False`) never moves a row: the dead ones stay inside the window, are
-computed with it, and fall off only at its edges.
+computed with it, and fall off only at its edges. A static batch (`hold`) keeps all its rows until the last has ended.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def static_layout(alive: list[bool], entering: int, window: tuple[int, int]) -> 
 class RowTable:
     """Which sequence number sits in which row."""
 
-    def __init__(self, capacity: int, *, reorder: bool) -> None:
-        self.reorder = reorder
+    def __init__(self, capacity: int, *, reorder: bool, hold: bool = False) -> None:
+        self.reorder = reorder and not hold
+        self._hold = hold
         self._occupants: list[int | None] = [None] * capacity
         self._window = (0, 0)
         self._left: list[int] = []
@@ -100,6 +101,9 @@ class RowTable:
 
     def _shrink(self) -> None:
         live = [row for row, occupant in enumerate(self._occupants) if occupant is not None]
+        if self._hold and live:
+            self._window = (0, max(self._window[1], live[-1] + 1))
+            return
         start = 0 if self.reorder or not live else live[0]
         self._window = (start, live[-1] + 1) if live else (0, 0)
 

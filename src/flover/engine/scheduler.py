@@ -5,7 +5,8 @@ One iteration is planned so:
 1. every generating row gets room for its next token; when the pool is empty, the last in the order of service is
    preempted (its pages go, its tokens stay, and it waits at its old place to be computed again);
 2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
-3. waiting sequences enter, the first first and none past it, while there are rows, pages and budget.
+3. waiting sequences enter, the first first and none past it, while there are rows, pages and budget. (Of a strategy
+   other than fusion: only those of the batch; see `strategy.py`.)
 
 Progress: a request that cannot fit the empty pool never gets here, the first in the order of service is never
 preempted for another, and nobody is preempted more than `MAX_PREEMPTIONS` times, since from then on a sequence
@@ -14,10 +15,13 @@ enters only with all the pages it can ever need.
 
 from __future__ import annotations
 
+import math
+
 from flover.engine.budget import Allowance, CostModel
 from flover.engine.plan import Admission, Chunk, Grant, StepPlan
 from flover.engine.roster import Roster, seated
 from flover.engine.sequence import Sequence
+from flover.engine.strategy import Strategy, choose_batch, opens_at
 
 Chunks = dict[Sequence, int]
 """How many of its pending tokens each pre-processing sequence computes in this iteration."""
@@ -31,11 +35,12 @@ class Scheduler:
         self._roster = roster
         self._cost = cost
         self._step = 0
+        self._batch: list[Sequence] = []
 
-    def plan(self) -> StepPlan | None:
-        """The next iteration, or None if nobody is here."""
+    def plan(self, now: float) -> StepPlan | None:
+        """The iteration that begins at `now` (seconds), or None if nobody is here or may enter yet."""
         roster = self._roster
-        if not roster:
+        if not roster or now < self.opens_at:
             return None
         if roster.suspects:
             return self._plan_alone(roster.suspects[0])
@@ -44,8 +49,30 @@ class Scheduler:
         allowance = self._allowance(generating)
         chunks = self._continue_prompts(allowance)
         # Pages that a preemption has just freed are for those who run; an admission would take them right back.
-        admitted = [] if preempted else self._admit(list(roster.waiting), allowance, chunks)
+        admitted = [] if preempted else self._admit(self._invited(), allowance, chunks)
         return self._freeze(generating, chunks, admitted, grants)
+
+    @property
+    def opens_at(self) -> float:
+        """When there is something to plan at the earliest, in seconds; in the past while somebody runs."""
+        roster, config = self._roster, self._roster.config
+        if roster.running or self._waiting_of_batch():
+            return -math.inf
+        return opens_at(config.strategy, roster.waiting, config.max_num_seqs, config.batch_window)
+
+    def _invited(self) -> list[Sequence]:
+        """Who of the queue may enter now: with fusion everybody, else who is left of the batch, or a new batch."""
+        roster = self._roster
+        strategy = roster.config.strategy
+        if strategy is Strategy.FUSION:
+            return list(roster.waiting)
+        if not roster.running and not self._waiting_of_batch():
+            self._batch = choose_batch(strategy, roster.waiting, roster.config.max_num_seqs)
+        return self._waiting_of_batch()
+
+    def _waiting_of_batch(self) -> list[Sequence]:
+        members = set(map(id, self._batch))
+        return [sequence for sequence in self._roster.waiting if id(sequence) in members]
 
     def _plan_alone(self, suspect: Sequence) -> StepPlan:
         """After an iteration that raised: one suspect by itself, until it has a token."""

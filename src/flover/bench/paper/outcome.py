@@ -47,9 +47,7 @@ class Outcome:
 
     records: Sequence[Record]
     iterations: int
-    """Passes over the weights that generated for somebody."""
-    rows: int
-    """Rows that generated, summed over iterations."""
+    """Passes over the weights, of all instances together."""
     row_moves: int
     moments: Sequence[Moment]
 
@@ -70,8 +68,8 @@ class Outcome:
 
     @property
     def overlap(self) -> float:
-        """Requests that generated at once, on average over the iterations (the paper's `avg overlapped requests`)."""
-        return self.rows / self.iterations if self.iterations else 0.0
+        """Tokens per pass over the weights, which is the paper's `avg overlapped requests`."""
+        return self.tokens / self.iterations if self.iterations else 0.0
 
     @property
     def peak_pages(self) -> int:

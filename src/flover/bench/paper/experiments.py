@@ -1,0 +1,31 @@
+"""The experiments by name, and how large they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from flover.bench.paper import arrivals, lengths
+from flover.bench.paper.bench import Bench, Result, Scale
+
+EXPERIMENTS: Mapping[str, Callable[[Bench], Result]] = {
+    "E1": arrivals.fixed_interval,
+    "E2": arrivals.progress,
+    "E3": arrivals.poisson,
+    "E4": arrivals.samples,
+    "E5": lengths.burst,
+    "E6": lengths.interval,
+}
+"""What runs on any runner. E7 needs tensor parallelism, E8 needs other engines."""
+FULL = Scale(output_len=64, gaps=(20, 100, 300, 500, 1000, 2000, 5000))
+QUICK = Scale(output_len=32, gaps=(20, 300, 1000, 5000), samples=(1, 4), instances=2)
+PAPER = Scale(output_len=512, instances=32)
+"""As in the paper; for simulated time."""
+
+
+def run_experiments(bench: Bench, names: Sequence[str], show: Callable[[Result], None]) -> list[Result]:
+    """One after another; `show` is given each result as soon as it is there."""
+    results = []
+    for name in names:
+        results.append(EXPERIMENTS[name](bench))
+        show(results[-1])
+    return results

@@ -1,0 +1,143 @@
+"""Runs workloads for real: engine processes as a server has them, without its HTTP, and requests at their time.
+
+A strategy's engines stay for the runs that follow under the same strategy, so a model is loaded once for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from flover.bench.metrics import Record
+from flover.bench.paper.outcome import Moment, Outcome, Strategy
+from flover.bench.workload import Job
+from flover.config import EngineConfig
+from flover.engine.client import EngineClient
+from flover.engine.messages import EngineStats
+from flover.errors import EngineError
+from flover.memory.machine import usable_cores
+from flover.request import FinishReason, Request, SamplingParams
+
+OnLoading = Callable[[str], None]
+
+
+def engine_config(config: EngineConfig, strategy: Strategy, cores: int) -> EngineConfig:
+    """How one engine of this strategy runs. Concurrent instances share the cores: more threads than cores only hurt
+    them, and the baseline is to be as good as it can."""
+    name = "serial" if strategy.name == "concurrent" else strategy.name
+    threads = max(1, cores // strategy.instances) if config.num_threads is None else config.num_threads
+    return dataclasses.replace(
+        config,
+        strategy=name,
+        reorder=strategy.reorder,
+        batch_window_ms=strategy.window_ms,
+        num_threads=threads,
+        enable_prefix_caching=False,
+    )
+
+
+class ProcessRunner:
+    """A `Runner` on this machine. Use as a context manager, from one thread."""
+
+    def __init__(self, config: EngineConfig, on_loading: OnLoading = lambda label: None) -> None:
+        self._config = config
+        self._on_loading = on_loading
+        self._strategy: Strategy | None = None
+        self._engines: list[EngineClient] = []
+        self._numbers = itertools.count()
+
+    def __enter__(self) -> ProcessRunner:
+        self._asyncio = asyncio.Runner()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._asyncio.run(self._close())
+        self._asyncio.close()
+
+    def run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
+        """One workload. Raises `EngineError` if a request fails."""
+        return self._asyncio.run(self._run(jobs, strategy))
+
+    async def _run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
+        if strategy != self._strategy:
+            await self._close()
+            self._on_loading(strategy.label)
+            cores = usable_cores()
+            self._strategy = strategy
+            for _ in range(strategy.instances):
+                self._engines.append(await EngineClient.start(engine_config(self._config, strategy, cores)))
+        return await _Run(self._engines, self._numbers).run(jobs)
+
+    async def _close(self) -> None:
+        engines, self._engines, self._strategy = self._engines, [], None
+        for engine in engines:
+            await engine.close()
+
+
+class _Run:
+    """One workload on engines that are up. With several of them, a request goes to one that is free."""
+
+    def __init__(self, engines: Sequence[EngineClient], numbers: itertools.count[int]) -> None:
+        self._engines = engines
+        self._numbers = numbers
+        self._moments: list[Moment] = []
+        self._start = 0.0
+
+    async def run(self, jobs: Sequence[Job]) -> Outcome:
+        free: asyncio.Queue[EngineClient] = asyncio.Queue()
+        for engine in self._engines:
+            free.put_nowait(engine)
+            engine.on_stats = self._note
+        before = [engine.stats for engine in self._engines]
+        self._start = time.perf_counter()
+        records = await asyncio.gather(*(self._one(job, free) for job in jobs))
+        after = [engine.stats for engine in self._engines]
+        return Outcome(
+            records=records,
+            iterations=_grown(before, after, lambda stats: stats.iterations),
+            row_moves=_grown(before, after, lambda stats: stats.row_moves),
+            moments=self._moments,
+        )
+
+    def _note(self, _: EngineStats) -> None:
+        """An engine has news: the state of all of them together."""
+        at = time.perf_counter() - self._start
+        pages = sum(engine.stats.pages_used for engine in self._engines)
+        self._moments.append(Moment(at, pages, sum(engine.stats.generating for engine in self._engines)))
+
+    async def _one(self, job: Job, free: asyncio.Queue[EngineClient]) -> Record:
+        await asyncio.sleep(self._start + job.at - time.perf_counter())
+        record = Record(sent=time.perf_counter(), prompt_tokens=len(job.prompt_ids))
+        if len(self._engines) == 1:
+            await self._follow(self._engines[0], job, record)
+        else:
+            engine = await free.get()
+            await self._follow(engine, job, record)
+            free.put_nowait(engine)
+        return record
+
+    async def _follow(self, engine: EngineClient, job: Job, record: Record) -> None:
+        async for delta in engine.submit(as_request(job, f"job-{next(self._numbers)}")):
+            if delta.finish_reason not in (None, FinishReason.LENGTH):
+                raise EngineError(f"a request of the workload ended with {delta.finish_reason}: {delta.error}")
+            record.end = time.perf_counter()
+            record.output_tokens += len(delta.token_ids)
+            if delta.token_ids:
+                record.ticks.append(record.end)
+
+
+def as_request(job: Job, name: str) -> Request:
+    """A job as the engine sees it: so many tokens, whatever they are."""
+    temperature = 0.0 if job.samples == 1 else 1.0
+    params = SamplingParams(temperature=temperature, max_tokens=job.output_len, ignore_eos=True, n=job.samples)
+    return Request(id=name, prompt_ids=list(job.prompt_ids), params=params, seed=job.seed)
+
+
+def _grown(before: Sequence[EngineStats], after: Sequence[EngineStats], counter: Callable[[EngineStats], int]) -> int:
+    return sum(counter(late) - counter(early) for early, late in zip(before, after, strict=True))

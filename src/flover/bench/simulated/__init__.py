@@ -1,0 +1,1 @@
+"""The real engine in simulated time: its scheduler, rows and pages, with a cost model where the device would be."""

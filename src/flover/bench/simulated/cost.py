@@ -1,0 +1,126 @@
+"""What an iteration costs, and an executor that costs so much and computes nothing."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from flover.engine.budget import chunk_attention
+from flover.engine.plan import RowResult, StepPlan, StepResult
+from flover.errors import ConfigError
+from flover.request import ModelFacts
+
+TOKEN = 0
+"""What a simulated row always gets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Milliseconds of an iteration: what its tokens cost, and `per_context` for each token of context that one reads.
+
+    `points` are (tokens, milliseconds) with tokens growing; between two of them, and beyond the outermost two, the
+    cost is a straight line. Two points are the line a + b·tokens.
+    """
+
+    points: tuple[tuple[int, float], ...]
+    per_context: float = 0.0
+
+    def __post_init__(self) -> None:
+        tokens = [point[0] for point in self.points]
+        if len(tokens) < 2 or tokens != sorted(set(tokens)) or tokens[0] < 0:
+            raise ConfigError(f"a cost needs two points or more with growing numbers of tokens, got {self.points}")
+        if self.per_context < 0 or self.of(1, 0) <= 0:
+            raise ConfigError("an iteration must cost more than nothing")
+
+    def of(self, tokens: int, context: int) -> float:
+        """Milliseconds of an iteration with so many tokens that read so much context in all."""
+        index = bisect_right(self.points, (tokens, float("inf"))) - 1
+        (low, low_ms), (high, high_ms) = self.points[min(max(index, 0), len(self.points) - 2) :][:2]
+        return low_ms + (high_ms - low_ms) * (tokens - low) / (high - low) + self.per_context * context
+
+    @property
+    def alone(self) -> float:
+        """Milliseconds of an iteration with one row and no context."""
+        return self.of(1, 0)
+
+
+def line(base: float, per_token: float, per_context: float = 0.0) -> Cost:
+    """base + per_token·tokens + per_context·context, all in milliseconds."""
+    return Cost(((0, base), (1, base + per_token)), per_context)
+
+
+class Clock:
+    """Simulated seconds; whoever lets time pass says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class ContextCounter:
+    """How much context the tokens of each plan read; plans come in order."""
+
+    def __init__(self) -> None:
+        self._lens: dict[int, int] = {}
+
+    def of(self, plan: StepPlan) -> int:
+        """Context of this plan's tokens, summed."""
+        lens = self._lens
+        for row in plan.evictions:
+            lens.pop(row, None)
+        for move in plan.moves:
+            lens[move.dst] = lens.pop(move.src)
+        context = 0
+        for chunk in plan.chunks:
+            context += chunk_attention(chunk.start, len(chunk.token_ids))
+            lens[chunk.row] = chunk.start + len(chunk.token_ids)
+        for row in plan.generating:
+            lens[row] += 1
+            context += lens[row]
+        return context
+
+    def clear(self) -> None:
+        """Every row has gone."""
+        self._lens.clear()
+
+
+class CostExecutor:
+    """An executor whose iterations take `cost` times `slowdown` on `clock`."""
+
+    def __init__(self, facts: ModelFacts, cost: Cost, clock: Clock) -> None:
+        self.facts = facts
+        self.slowdown = 1.0
+        self._cost = cost
+        self._clock = clock
+        self._context = ContextCounter()
+
+    def run(self, plan: StepPlan) -> StepResult:
+        """Let the iteration's time pass; every row that samples gets a token."""
+        self._clock.now += self._cost.of(plan.num_tokens, self._context.of(plan)) * self.slowdown / 1e3
+        sampling = sorted([chunk.row for chunk in plan.chunks if chunk.samples] + plan.generating)
+        return StepResult(step=plan.step, rows=[RowResult(row=row, token_id=TOKEN) for row in sampling])
+
+    def reset(self) -> None:
+        self._context.clear()
+
+    def trim(self, free_pages: list[int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def simulated_facts(name: str, max_model_len: int, page_size: int, num_pages: int) -> ModelFacts:
+    """A model of which nothing is known but its sizes."""
+    return ModelFacts(
+        model=name,
+        architecture="simulated",
+        dtype="none",
+        vocab_size=1 << 20,
+        max_model_len=max_model_len,
+        pool_tokens=num_pages * page_size,
+        page_size=page_size,
+        eos_ids=[],
+    )

@@ -1,0 +1,154 @@
+"""`flover bench paper`: the experiments of the Flover paper on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flover.bench.presets import PRESETS, write_preset
+from flover.cli.flags import add_settings, count, from_args
+from flover.config import BUNDLED_MODEL, EngineConfig
+from flover.errors import ConfigError
+
+NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering")
+MODELS = ("llama-213m", "gptj-164m", BUNDLED_MODEL)
+OUTPUT = Path("flover-paper")
+_FIXED = frozenset({"model", "strategy", "reorder", "batch_window_ms", "enable_prefix_caching"})
+
+
+def add(kinds: Any) -> None:
+    """The parser of `flover bench paper`."""
+    parser: argparse.ArgumentParser = kinds.add_parser(
+        "paper",
+        help="the experiments of the Flover paper, with its numbers beside ours",
+        description="Repeat the paper's experiments: fusion against one request at a time, concurrent instances, "
+        "static and dynamic batching, with and without buffer reordering, on the same kernels. Intervals are in units of the "
+        "time that one request takes alone. Writes tables, figures, a report and JSON lines.",
+    )
+    add_experiment_flags(parser, OUTPUT)
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        help=f"directories, hub names or {', '.join(PRESETS)} (random weights); E1 runs on all of them, the "
+        f"rest on the first (default: {' '.join(MODELS)}; with --quick {BUNDLED_MODEL})",
+    )
+    parser.add_argument("--quick", action="store_true", help="the bundled model, shorter requests: under 3 minutes")
+    parser.add_argument("--all", action="store_true", help="all experiments, all models, full length: the default")
+    add_settings(parser, EngineConfig, skip=_FIXED)
+    parser.set_defaults(run=_run, prog=parser.prog)
+
+
+def add_experiment_flags(parser: argparse.ArgumentParser, output: Path) -> None:
+    """What to run, how large, and where results go."""
+    group = parser.add_argument_group("experiments")
+    group.add_argument("--experiments", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
+    group.add_argument("--output-len", type=count, metavar="N", help="tokens of a request")
+    group.add_argument("--num-requests", type=count, metavar="N", help="most requests of a workload (default: 32)")
+    group.add_argument("--instances", type=count, metavar="K", help="engine processes of the concurrent baseline")
+    group.add_argument("--workload-seed", type=count, default=0, metavar="N", help="seed of lengths and arrivals")
+    group.add_argument("--output-dir", type=Path, default=output, metavar="DIR", help="default: %(default)s")
+    group.add_argument("--no-figures", action="store_true", help="no PNG files; needs no matplotlib")
+
+
+def sized(scale: Any, args: argparse.Namespace) -> Any:
+    """The scale with what the flags say of it. Raises `ConfigError`."""
+    changes: dict[str, Any] = {}
+    for flag, field in (("output_len", "output_len"), ("instances", "instances")):
+        value = getattr(args, flag)
+        if value is not None:
+            changes[field] = value
+    if args.num_requests is not None:
+        changes["nums"] = (*(num for num in scale.nums if num < args.num_requests), args.num_requests)
+    for name, value in changes.items():
+        if value in (0, (0,)):
+            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got 0")
+    if changes.get("output_len", 4) < 4:
+        raise ConfigError(f"--output-len must be at least 4, got {args.output_len}")
+    return dataclasses.replace(scale, **changes)
+
+
+@contextmanager
+def model_config(name: str, config: EngineConfig) -> Iterator[EngineConfig]:
+    """The configuration for a model of the list; a preset is written out for as long as it is needed."""
+    if name not in PRESETS:
+        yield dataclasses.replace(config, model=name)
+        return
+    with tempfile.TemporaryDirectory(prefix="flover-") as directory:
+        path = Path(directory) / name
+        write_preset(name, path)
+        yield dataclasses.replace(config, model=str(path), load_format="dummy", skip_tokenizer_init=True)
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """One line on stderr that says what runs and for how long, where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what: bar.update(task, description=what)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from flover.bench.paper import experiments
+    from flover.bench.paper.bench import Bench
+    from flover.bench.paper.processes import ProcessRunner
+    from flover.bench.paper.reordering import cost
+
+    if args.all and (args.quick or args.experiments):
+        raise ConfigError("--all is everything at full length; leave it out with --quick or --experiments")
+    scale = sized(experiments.QUICK if args.quick else experiments.FULL, args)
+    names = args.experiments or NAMES
+    config = from_args(args, EngineConfig)
+    models = args.models or ((BUNDLED_MODEL,) if args.quick else MODELS)
+    with output(args, "paper", scale) as show, status() as progress:
+        for index, model in enumerate(models):
+            with model_config(model, config) as engine, ProcessRunner(engine, progress) as runner:
+                bench = Bench(runner, scale, progress, Path(model).name, engine.block_size, args.workload_seed)
+                chosen = [name for name in names if index == 0 or name == "E1"]
+                known = [name for name in chosen if name in experiments.EXPERIMENTS]
+                experiments.run_experiments(bench, known, functools.partial(show, bench.model))
+                if "reordering" in chosen:
+                    show(bench.model, cost(bench, scale.output_len * 8, max(scale.nums)))
+    return 0
+
+
+@contextmanager
+def output(args: argparse.Namespace, benchmark: str, scale: Any) -> Iterator[Callable[[str, Any], None]]:
+    """Prints each result as it comes, and writes the report at the end, also of what there is after an error."""
+    from rich.console import Console
+
+    from flover.bench.paper import report
+    from flover.cli.benchmarks import command_line
+
+    figures = not args.no_figures
+    if figures:
+        report.check_can_draw()
+    console, results, lines = Console(highlight=False), [], []
+
+    def show(model: str, result: Any) -> None:
+        for table in result.tables:
+            console.print(report.rich_table(result.title, table))
+        for remark in result.remarks:
+            console.print(remark)
+        results.append(result)
+        lines.append(report.line(benchmark, result, command_line(), model, dataclasses.asdict(scale)))
+
+    try:
+        yield show
+    finally:
+        if results:
+            report.write(results, lines, args.output_dir, command_line(), figures=figures)
+            print(f"Report, figures and JSON lines are in {args.output_dir}")
+            for line in lines:
+                print(line)
