@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _OWN = frozenset(
     {
         *("model", "tokenizer", "skip_tokenizer_init", "seed", "max_num_batched_tokens"),
-        *("target_itl_ms", "scheduling_policy", "reorder", "enable_prefix_caching"),
+        *("target_itl_ms", "scheduling_policy", "reorder", "enable_prefix_caching", "trace"),
     }
 )
 """Settings that mean nothing here, or that the test makes itself."""

@@ -30,8 +30,10 @@ from flover.engine.messages import (
     Stop,
     Submit,
     ToEngine,
+    Watch,
 )
 from flover.engine.streams import DeltaStream, Mailbox
+from flover.engine.timeline import Iteration
 from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
 from flover.request import Delta, ModelFacts, Request
 
@@ -52,6 +54,8 @@ class EngineClient:
         """The newest snapshot of the engine."""
         self.on_stats: Callable[[EngineStats], None] = lambda stats: None
         """Called with every snapshot that comes."""
+        self.on_iteration: Callable[[Iteration], None] = lambda iteration: None
+        """Called with every iteration that comes while `watch` is on."""
         self._process = process
         self._sock = sock
         self._loop = asyncio.get_running_loop()
@@ -152,6 +156,11 @@ class EngineClient:
         if self._death is None:
             self._send(Cancel(request_id, index))
 
+    def watch(self, on: bool) -> None:
+        """Ask the engine to tell of its iterations, or to stop it."""
+        if self._death is None:
+            self._send(Watch(on))
+
     async def close(self) -> None:
         """Cancel what is open, stop the engine and wait until its process is gone. May be called twice."""
         if self._death is None and self._writer is not None:
@@ -195,6 +204,8 @@ class EngineClient:
         if isinstance(message, News):
             self.stats = message.stats
             self.on_stats(message.stats)
+            if message.iteration is not None:
+                self.on_iteration(message.iteration)
             for delta in message.deltas:
                 self._deliver(delta)
         elif isinstance(message, Loading):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from flover.config import EngineConfig
+from flover.engine.timeline import Iteration
 from flover.request import Delta, ModelFacts, Request
 
 MAX_FRAME_BYTES = 64 * 2**20
@@ -31,6 +32,12 @@ class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
 
     request_id: str
     index: int | None = None
+
+
+class Watch(msgspec.Struct, frozen=True, tag="watch"):
+    """Door to engine: from now on news tell of iterations, or no longer do."""
+
+    on: bool
 
 
 class Stop(msgspec.Struct, frozen=True, tag="stop"):
@@ -79,6 +86,7 @@ class News(msgspec.Struct, frozen=True, tag="news"):
 
     deltas: list[Delta]
     stats: EngineStats
+    iteration: Iteration | None = None  # only while somebody watches
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
@@ -97,5 +105,5 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-ToEngine = Start | Submit | Cancel | Stop
+ToEngine = Start | Submit | Cancel | Watch | Stop
 FromEngine = Loading | Ready | News | Refused | Failed

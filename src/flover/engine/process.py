@@ -32,8 +32,11 @@ from flover.engine.messages import (
     Refused,
     Start,
     Stop,
-    Submit,
+    ToEngine,
+    Watch,
 )
+from flover.engine.observer import Observer
+from flover.engine.timeline import Iteration, Timeline
 from flover.errors import ConfigError, EngineError, ModelError, RequestError
 from flover.request import Delta, FinishReason, ModelFacts, Request
 
@@ -62,6 +65,8 @@ class Engine(Protocol):
     def step(self) -> list[Delta]: ...
     def wait(self, timeout: float) -> bool: ...
     def stats(self) -> EngineStats: ...
+    def observe(self, observer: Observer) -> None: ...
+    def unobserve(self, observer: Observer) -> None: ...
     def close(self) -> None: ...
 
 
@@ -81,6 +86,9 @@ class EngineProcess:
         self._stopping = threading.Event()
         self._config: EngineConfig | None = None
         self._engine: Engine | None = None
+        self._watched = False
+        """Whether the door wants to hear of iterations; set by the reader, obeyed between two steps."""
+        self._timeline: Timeline | None = None
 
     def run(self) -> int:
         """Load, serve until told to stop, and return the exit code."""
@@ -122,16 +130,30 @@ class EngineProcess:
             if not busy and not tidy:
                 gc.collect()
             tidy = not busy
+            self._watch(engine)
             self._deliver(engine, engine.step() if busy else [])
         # The door cancels what is open before it says stop: one more iteration boundary ends it all.
         if engine.wait(0):
             self._deliver(engine, engine.step())
 
+    def _watch(self, engine: Engine) -> None:
+        if self._watched and self._timeline is None:
+            self._timeline = Timeline()
+            engine.observe(self._timeline)
+        elif not self._watched and self._timeline is not None:
+            engine.unobserve(self._timeline)
+            self._timeline = None
+
+    def _iteration(self) -> Iteration | None:
+        """The one that has just been, if somebody watches; each is handed out once."""
+        return None if self._timeline is None else self._timeline.take()
+
     def _deliver(self, engine: Engine, deltas: list[Delta]) -> None:
-        stats = engine.stats()
+        stats, iteration = engine.stats(), self._iteration()
         try:
-            self._send(News(deltas, stats))
+            self._send(News(deltas, stats, iteration))
         except wire.WireError:
+            self._send(News([], stats, iteration))
             for delta in deltas:
                 self._deliver_alone(engine, delta, stats)
 
@@ -175,7 +197,7 @@ class EngineProcess:
             if not self._stopping.is_set():
                 self._orphaned()
 
-    def _take(self, message: Start | Submit | Cancel | Stop) -> None:
+    def _take(self, message: ToEngine) -> None:
         engine = self._engine
         if isinstance(message, Stop):
             self._stopping.set()
@@ -184,6 +206,8 @@ class EngineProcess:
         elif isinstance(message, Start):
             self._config = message.config
             self._started.set()
+        elif isinstance(message, Watch):
+            self._watched = message.on
         elif engine is None:
             raise wire.WireError(f"{type(message).__name__} came before the engine was ready")
         elif isinstance(message, Cancel):

@@ -19,6 +19,7 @@ from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.request import ModelFacts, Request, SamplingParams
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
+from flover.server.live import Live
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.text.chat import ChatTemplate
@@ -46,6 +47,7 @@ class Door:
         self.engine: EngineClient | None = None
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None
+        self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
         self._num_open = 0
@@ -60,6 +62,7 @@ class Door:
         """The model is loaded: let requests in."""
         self.tokenizer, self.template = tokenizer, template
         engine.on_stats = self.metrics.on_stats
+        self.live.open(engine)
         self.engine = engine
 
     @property
@@ -203,8 +206,9 @@ class Door:
         return True
 
     def abort_open(self) -> None:
-        """End all open requests with an error that their clients see."""
+        """End all open requests with an error that their clients see, and the watching with them."""
         self.draining = True
+        self.live.close()
         for generation in list(self._generations):
             generation.abort(EngineDeadError("the server is shutting down"))
 

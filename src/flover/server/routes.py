@@ -12,6 +12,7 @@ from flover.errors import RequestError
 from flover.server import chat, completions, metrics
 from flover.server.dashboard import dashboard
 from flover.server.door import Door
+from flover.server.live import watch
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from flover.server.responses import json_response
 from flover.text.tokenizer import Tokenizer
@@ -115,6 +116,12 @@ async def health(request: Request) -> Response:
 async def show_version() -> Response:
     """The version of Flover."""
     return json_response({"version": version("flover")})
+
+
+@router.get("/live")
+async def show_live(request: Request) -> Response:
+    """The engine's iterations as they happen, as a stream of events."""
+    return watch(_door(request).live)
 
 
 @router.get("/dashboard")

@@ -1,0 +1,160 @@
+"""A session of the bundled model, recorded and run again: the same plans and, with any threads and any instruction
+set, the same tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+
+from flover.cli.main import main
+from flover.config import EngineConfig
+from flover.engine.build import build_engine
+from flover.engine.device import DeviceExecutor
+from flover.engine.loop import Engine
+from flover.engine.record import Record, read_record
+from flover.engine.replay import Replay, replay
+from flover.engine.scheduler import Scheduler
+from flover.engine.trace import replay_path
+from flover.ops.cpu import instruction_sets
+from flover.request import Request, SamplingParams
+
+OPENING = list(range(300, 340))
+"""What some prompts begin with: two pages and a half."""
+
+
+def make_request(rng: Random, number: int) -> Request:
+    prompt = [rng.randrange(6, 2000) for _ in range(rng.randrange(1, 60))]
+    params: dict[str, Any] = {"max_tokens": rng.randrange(1, 50), "ignore_eos": True}
+    if number % 3:
+        params |= {"temperature": 0.9, "top_p": 0.9, "n": 1 + number % 2}
+    else:
+        params |= {"temperature": 0.0, "repetition_penalty": 1.1}
+    begin = OPENING if number % 2 else []
+    return Request(id=f"r{number}", prompt_ids=begin + prompt, params=SamplingParams(**params), seed=number)
+
+
+def converse(engine: Engine, seed: int) -> None:
+    """Arrivals at any time, and some are cancelled."""
+    rng = Random(seed)
+    for number in range(24):
+        engine.submit(make_request(rng, number))
+        for _ in range(rng.randrange(12)):
+            engine.step()
+        if rng.random() < 0.2:
+            engine.cancel(f"r{rng.randrange(number + 1)}")
+    while engine.has_work:
+        engine.step()
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The trace of a session with preemptions, prefix hits and cancellations."""
+    path = tmp_path_factory.mktemp("session") / "trace.json"
+    config = EngineConfig(
+        skip_tokenizer_init=True, max_num_seqs=8, kv_cache_memory_bytes=2**20, num_threads=2, trace=str(path)
+    )
+    engine = build_engine(config, lambda done, total: None)
+    converse(engine, seed=1)
+    stats = engine.stats()
+    engine.close()
+    assert stats.preemptions > 0
+    assert stats.cached_tokens > 0
+    assert stats.finished["abort"] > 0
+    assert stats.row_moves > 0
+    yield path
+
+
+@pytest.fixture(scope="module")
+def record(session: Path) -> Record:
+    return read_record(replay_path(session))
+
+
+def again(record: Record, **overrides: Any) -> Replay:
+    config = dataclasses.replace(record.head.engine, trace=None, **overrides)
+    executor = DeviceExecutor.load(config, lambda done, total: None)
+    try:
+        return replay(record, executor)
+    finally:
+        executor.close()
+
+
+def test_a_session_comes_out_the_same(record: Record) -> None:
+    done = again(record)
+    assert done.difference is None
+    assert done.plans == done.plans_equal > 100
+    assert done.tokens == done.tokens_equal > 300
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_on_other_threads_and_instruction_sets_too(record: Record, isa: str) -> None:
+    done = again(record, num_threads=1, cpu_isa=isa)
+    assert done.difference is None
+    assert done.tokens == done.tokens_equal
+
+
+def test_other_weights_are_found(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(record.head.engine, trace=None)
+    executor = DeviceExecutor.load(config, lambda done, total: None)
+    logits = executor._decoder.logits
+    monkeypatch.setattr(executor._decoder, "logits", lambda hidden: logits(torch.roll(hidden, 1, dims=-1)))
+    done = replay(record, executor)
+    executor.close()
+    assert done.difference is not None
+    assert done.difference.what.startswith("tokens")
+    assert done.tokens_equal < done.tokens
+
+
+def test_the_command_says_so(session: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(session), "--num-threads", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "no difference" in out
+    assert main(["replay", str(replay_path(session)), "--schedule-only"]) == 0
+    assert "taken from the record" in capsys.readouterr().out
+
+
+def test_the_command_shows_the_first_difference(
+    session: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scheduler, "_awaits_sibling", lambda self, sequence: False)
+    assert main(["replay", str(session), "--schedule-only"]) == 1
+    out = capsys.readouterr().out
+    assert "first difference: step" in out
+    recorded, replayed = (json.loads(line.split(maxsplit=1)[1]) for line in out.splitlines() if line.startswith("  re"))
+    assert recorded.keys() | replayed.keys() >= {"step", "window", "generating"}
+    assert recorded != replayed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.json"], "missing.json.replay is not there"),
+        (["{session}", "--schedule-only", "--num-threads", "1"], "--schedule-only loads no model"),
+        (["{session}", "--model", "missing"], "missing"),
+    ],
+)
+def test_what_cannot_be_replayed_is_refused(
+    session: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["replay", *(word.format(session=session) for word in words)]) != 0
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+def test_the_picture_is_json(session: Path) -> None:
+    events = json.loads(session.read_text())
+    assert {event["ph"] for event in events} == {"M", "B", "E", "X", "C"}
+    lanes = {event["args"]["name"] for event in events if event.get("name") == "thread_name"}
+    assert lanes >= {"iterations", "row 0", "row 5"}
+    assert {event["args"]["left"] for event in events if event["ph"] == "E" and "args" in event} >= {
+        "length",
+        "abort",
+        "preempted",
+    }
