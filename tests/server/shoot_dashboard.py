@@ -1,6 +1,6 @@
 """The picture of the dashboard in the documentation: `python tests/server/shoot_dashboard.py docs/dashboard.png`.
 
-The bundled model, and requests that arrive as chance has it; the picture is taken while they run.
+The bundled model, and clients that send one request after the other as chance has it.
 """
 
 from __future__ import annotations
@@ -17,40 +17,39 @@ from flover.bench.server import ServerProcess
 from flover.cli.stories import make_stories
 
 FLAGS = ("--max-num-seqs", "16", "--max-num-batched-tokens", "36", "--seed", "1")
-NUM_REQUESTS = 60
-RATE = 16.0
-READY = "timeline.columns.length > 250 && timeline.stats.generating >= 9"
+NUM_CLIENTS = 13
+PAUSE_SECONDS = 0.08
+"""Mean pause of a client between its requests."""
+NUM_ITERATIONS = 400
 STORIES = 5
 """Openings in one prompt: several chunks under the budget of `FLAGS`."""
-SIZE = {"width": 1280, "height": 930}
+SIZE = {"width": 1280, "height": 995}
 
 
 async def shoot(url: str, scheme: str, **size: int) -> bytes:
     """The page when the rows are well filled."""
-    chance = random.Random(4)
     async with Browser(**size) as browser, aiohttp.ClientSession() as session:
         await browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         await browser.open(f"{url}/dashboard")
         await browser.until("document.getElementById('state')?.dataset.state === 'live'")
 
-        async def send(at: float, prompt: str, length: int) -> None:
-            await asyncio.sleep(at)
-            body = {"prompt": prompt, "max_tokens": length, "ignore_eos": True, "temperature": 0.8}
-            async with session.post(f"{url}/v1/completions", json=body) as answer:
-                await answer.read()
+        async def client(number: int) -> None:
+            chance = random.Random(number)
+            stories = [story.text for story in make_stories(number, 100)]
+            while True:
+                await asyncio.sleep(chance.expovariate(1 / PAUSE_SECONDS))
+                prompt = " ".join(chance.sample(stories, STORIES))
+                body = {"prompt": prompt, "max_tokens": chance.randint(20, 160), "ignore_eos": True}
+                async with session.post(f"{url}/v1/completions", json=body) as answer:
+                    await answer.read()
 
-        at, sends = 0.0, []
-        stories = [story.text for story in make_stories(4, NUM_REQUESTS * STORIES)]
-        for i in range(NUM_REQUESTS):
-            at += chance.expovariate(RATE)
-            prompt = " ".join(stories[STORIES * i : STORIES * (i + 1)])
-            sends.append(asyncio.create_task(send(at, prompt, chance.randint(20, 160))))
-        await browser.until(READY)
+        clients = [asyncio.create_task(client(number)) for number in range(NUM_CLIENTS)]
+        await browser.until(f"timeline.columns.length > {NUM_ITERATIONS} && timeline.stats.generating > 8")
         picture = await browser.screenshot()
         assert browser.problems == []
-        for task in sends:
+        for task in clients:
             task.cancel()
-        await asyncio.gather(*sends, return_exceptions=True)
+        await asyncio.gather(*clients, return_exceptions=True)
     return picture
 
 

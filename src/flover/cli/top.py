@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -113,7 +114,7 @@ def _keys(leave: Callable[[], None]) -> Iterator[None]:
     before = termios.tcgetattr(stdin)
 
     def pressed() -> None:
-        if sys.stdin.buffer.raw.read(64) in (b"q", b"Q", b""):  # type: ignore[attr-defined]
+        if os.read(stdin, 64) in (b"q", b"Q", b""):
             leave()
 
     tty.setcbreak(stdin)
