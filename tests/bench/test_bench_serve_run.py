@@ -15,9 +15,12 @@ from aiohttp import web
 
 from flover.bench.client import CHAT, COMPLETIONS, Client, Send
 from flover.bench.metrics import Record
+from flover.bench.server import ServerProcess
+from flover.bench.serving.benchmark import Measured, measure_serving
+from flover.bench.serving.choose import Data, ServeOptions
 from flover.bench.serving.datasets import Draw, RandomPrompts, Sample
 from flover.bench.serving.null_server import answer, null_server
-from flover.bench.serving.options import Target, Traffic
+from flover.bench.serving.options import Results, Sampling, Target, Traffic
 from flover.bench.serving.run import Served, Work, serve_all
 from flover.errors import EngineError
 
@@ -32,7 +35,7 @@ def null_url() -> Iterator[str]:
 
 def work(num: int, output_len: int = 4, **changes: Any) -> Work:
     samples = RandomPrompts(random_input_len=8, random_output_len=output_len).samples(num, Draw(seed=0))
-    values = {"samples": samples, "times": [0.0] * num, "warmups": [], "fields": {}, **changes}
+    values = {"samples": samples, "times": [0.0] * num, "warmups": [], "probe": samples[0], "fields": {}, **changes}
     return Work(**values)
 
 
@@ -177,6 +180,14 @@ def test_a_server_that_is_not_there() -> None:
     assert all("Connect" in record.error for record in served.records)
 
 
+def test_a_refusal_is_not_waited_for() -> None:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        return web.json_response({"error": {"message": "no such field"}}, status=400)
+
+    with pytest.raises(EngineError, match="refuses the first request: 400"):
+        against(refuse, work(1), Traffic(ready_check_timeout_sec=60.0))
+
+
 def test_warm_ups_that_fail_end_the_run() -> None:
     with pytest.raises(EngineError, match="2 of 2 warm-up requests failed: 429"):
         against(full, work(1, warmups=work(2).samples))
@@ -192,6 +203,32 @@ def test_warm_ups_come_first_and_do_not_count() -> None:
     served = against(note, work(2, warmups=work(3, output_len=9).samples))
     assert asked == [9, 9, 9, 4, 4]
     assert len(served.records) == 2
+
+
+def test_neither_warm_ups_nor_the_ready_check_send_a_prompt_that_counts() -> None:
+    prompts: list[tuple[int, ...]] = []
+
+    async def note(request: web.Request) -> web.StreamResponse:
+        prompts.append(tuple((await request.json())["prompt"]))
+        return await whole_answer(request)
+
+    async def act(url: str) -> Measured:
+        return await asyncio.to_thread(measure_serving, options_for(url))
+
+    def options_for(url: str) -> ServeOptions:
+        return ServeOptions(
+            target=Target(base_url=url, model="m"),
+            data=Data(num_prompts=3),
+            dataset=RandomPrompts(random_input_len=8),
+            traffic=Traffic(num_warmups=4, ready_check_timeout_sec=5.0),
+            sampling=Sampling(),
+            results=Results(),
+        )
+
+    measured = asyncio.run(_with_server(note, act))
+    assert measured.figures.completed == 3
+    assert len(prompts) == 1 + 4 + 3
+    assert set(prompts[:5]).isdisjoint(prompts[5:])
 
 
 def test_a_server_without_a_profiler_is_told_on() -> None:
@@ -256,6 +293,27 @@ def test_thoughts_are_tokens() -> None:
 
     record = asyncio.run(_with_server(think, act))
     assert (len(record.ticks), record.text, record.error) == (2, "hmso", None)
+
+
+@pytest.mark.alone
+def test_flover_itself() -> None:
+    flags = ["--num-threads=1", "--kv-cache-memory-bytes=8MiB", "--max-num-seqs=4"]
+    given = work(3, samples=RandomPrompts(random_input_len=40).samples(3, Draw(seed=0)), fields={"ignore_eos": True})
+    chat = work(1, samples=[Sample("Tell me a story.", 6)], fields={"ignore_eos": True})
+    with ServerProcess(flags) as server:
+        runs = [serve(server.url, given, backend=backend) for backend in ("flover", "flover", "openai", "openai")]
+        told = serve(server.url, chat, backend="openai-chat")
+    for served in runs:
+        assert [(record.error, record.prompt_tokens, record.output_tokens) for record in served.records] == [
+            (None, 40, 128)
+        ] * 3
+    assert all(len(record.ticks) == 128 for served in runs[:2] for record in served.records)
+    cached = [sum(record.cached_tokens for record in served.records) for served in runs]
+    assert cached[:3] == [0, 0, 0]  # a salt of its own for each run
+    assert cached[3] >= 3 * 32
+    (record,) = told.records
+    assert (record.error, record.output_tokens) == (None, 6)
+    assert record.text
 
 
 # The command

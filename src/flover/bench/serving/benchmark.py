@@ -42,10 +42,12 @@ def measure_serving(options: ServeOptions, samples: list[Sample] | None = None, 
     tokenizer = load_tokenizer(data.tokenizer)
     if samples is None:
         samples = draw_samples(data, options.dataset, tokenizer)
+    others = _others(options, samples, tokenizer)
     work = Work(
         samples=samples,
         times=_times(options, samples),
-        warmups=_warmups(options, samples, tokenizer),
+        warmups=list(islice(cycle(others), traffic.num_warmups)),
+        probe=others[0],
         fields=_fields(options),
         tokenizer=tokenizer,
     )
@@ -73,12 +75,12 @@ def _times(options: ServeOptions, samples: list[Sample]) -> list[float]:
     return arrivals(options.traffic, len(samples), options.data.seed)
 
 
-def _warmups(options: ServeOptions, samples: list[Sample], tokenizer: Tokenizer | None) -> list[Sample]:
-    """Made prompts warm up with others of their kind; of a file there are no others."""
-    num, data = options.traffic.num_warmups, options.data
-    if num and data.is_made:
-        samples = draw_samples(data, options.dataset, tokenizer, data.seed + WARM_UP_SEED)
-    return list(islice(cycle(samples), num))
+def _others(options: ServeOptions, samples: list[Sample], tokenizer: Tokenizer | None) -> list[Sample]:
+    """What may be sent before the measurement: other made prompts of the same kind; of a file there are no others."""
+    data, traffic = options.data, options.traffic
+    if data.is_made and (traffic.num_warmups or traffic.ready_check_timeout_sec):
+        return draw_samples(data, options.dataset, tokenizer, data.seed + WARM_UP_SEED)
+    return samples
 
 
 def _fields(options: ServeOptions) -> dict[str, Any]:

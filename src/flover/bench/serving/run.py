@@ -23,17 +23,21 @@ from flover.text.tokenizer import Tokenizer
 
 READY_SECONDS = 1.0
 """Between two tries to reach a server that is not ready."""
+REFUSALS = ("400:", "401:", "403:", "422:")
+"""Answers that waiting does not change."""
 Ended = Callable[[Record], None]
 """Told of every request that has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What to send: the samples that count and their times, those that warm up, and fields of every request."""
+    """What to send: the samples that count and their times, those that warm up, one that asks whether the server is
+    ready, and fields of every request."""
 
     samples: Sequence[Sample]
     times: Sequence[float]
     warmups: Sequence[Sample]
+    probe: Sample
     fields: dict[str, Any]
     tokenizer: Tokenizer | None = None
 
@@ -53,9 +57,9 @@ async def serve_all(target: Target, traffic: Traffic, work: Work, ended: Ended |
     """Run everything. Raises `EngineError` if the server cannot be used; requests that fail are in their records."""
     async with Client(target.url, headers=target.headers) as client:
         model = await _find_model(client, target, traffic.ready_check_timeout_sec)
-        first = _sends(work, work.samples[:1], [0.0], target, model, "ready")
         if traffic.ready_check_timeout_sec > 0:
-            await _wait_until_ready(client, first[0], traffic.ready_check_timeout_sec)
+            (probe,) = _sends(work, [work.probe], [0.0], target, model, "ready")
+            await _wait_until_ready(client, probe, traffic.ready_check_timeout_sec)
         if work.warmups:
             sends = _sends(work, work.warmups, [0.0] * len(work.warmups), target, model, "warm-up")
             _check_warm(await send_all(client, sends, traffic.max_concurrency))
@@ -114,6 +118,8 @@ async def _find_model(client: Client, target: Target, patience: float) -> str:
 async def _wait_until_ready(client: Client, send: Send, patience: float) -> None:
     deadline = time.monotonic() + patience
     while not (record := await client.stream(send)).ok:
+        if (record.error or "").startswith(REFUSALS):
+            raise EngineError(f"{client.base_url} refuses the first request: {record.error}")
         if time.monotonic() >= deadline:
             raise EngineError(f"{client.base_url} did not answer within {patience:g} s: {record.error}")
         await asyncio.sleep(READY_SECONDS)
