@@ -251,7 +251,7 @@ def test_a_result_replaces_the_file_or_becomes_its_last_line(tmp_path: Path) -> 
         (lambda: Results(metric_percentiles="101"), "between 0 and 100"),
         (lambda: Results(metadata=("nothing",)), "KEY=VALUE"),
         (lambda: Results(metadata=("command=x",)), "cannot be called command"),
-        (lambda: Results(save_detailed=True), "need --save-result"),
+        (lambda: Results(save_detailed=True), "needs --save-result"),
         (lambda: Sampling(extra_body="[1]"), "JSON object"),
         (lambda: Sampling(extra_body="{"), "not JSON"),
         (lambda: Target(endpoint="v1"), "must begin with /"),

@@ -51,8 +51,8 @@ def _run_serve(args: argparse.Namespace) -> int:
         print(line)
     found = result(figures, setup)
     found |= {"client_cpu_s": measured.served.cpu_seconds, "client_us_per_token": client_us_per_token(measured)}
-    path = result_path(results, setup) if results.save_result or results.plot_timeline else Path()
-    if results.save_result:
+    path = result_path(results, setup) if results.saves or results.plot_timeline else Path()
+    if results.saves:
         save(path, found | (details(records) if results.save_detailed else {}), append=results.append_result)
         print(f"{path} written")
     if results.plot_timeline and figures.completed:

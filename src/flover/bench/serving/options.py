@@ -173,8 +173,13 @@ class Results:
         _ = self.metrics, self.percentiles, self.limits
         if taken := {"benchmark", "command"} & set(pairs("--metadata", self.metadata)):
             raise ConfigError(f"--metadata cannot be called {' or '.join(sorted(taken))}: the result has that already")
-        if (self.save_detailed or self.append_result) and not self.save_result:
-            raise ConfigError("--save-detailed and --append-result need --save-result")
+        if self.save_detailed and not self.saves:
+            raise ConfigError("--save-detailed needs --save-result or --append-result")
+
+    @property
+    def saves(self) -> bool:
+        """Is the result kept in a file?"""
+        return self.save_result or self.append_result
 
     @property
     def metrics(self) -> tuple[str, ...]:
