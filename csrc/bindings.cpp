@@ -45,6 +45,7 @@ NB_MODULE(_cpu, m) {
       .def(nb::init<const std::string&, int>(), "isa"_a, "threads"_a)
       .def_prop_ro("isa", &Engine::isa)
       .def_prop_ro("threads", &Engine::threads)
+      .def_prop_ro("seconds", &Engine::seconds, "Spent in kernels since the start.")
       .def("embed", &Engine::embed, released)
       .def("angles", &Engine::angles, released)
       .def("add", &Engine::add, released)

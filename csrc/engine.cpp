@@ -1,5 +1,7 @@
 #include "engine.h"
 
+#include <chrono>
+
 namespace flover {
 
 std::vector<std::string> instruction_sets() {
@@ -50,9 +52,20 @@ float* place(uintptr_t value, const Run& run) {
   return run.workspace + (int64_t)(value / 2) * ((run.tokens + 15) / 16 * 16);
 }
 
-using Lock = std::lock_guard<std::mutex>;
-
 }  // namespace
+
+// Held around a kernel: it has the pool for itself, and its time counts.
+class Timed {
+ public:
+  explicit Timed(Engine& engine) : engine_(engine), alone_(engine.pool.mutex()), began_(Clock::now()) {}
+  ~Timed() { engine_.seconds_ += std::chrono::duration<double>(Clock::now() - began_).count(); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  Engine& engine_;
+  std::lock_guard<std::mutex> alone_;
+  Clock::time_point began_;
+};
 
 void Engine::embed(const PackedWeight& w, uintptr_t ids, int64_t rows, uintptr_t y) {
   kernels.embed(w.view(), {at<const int64_t>(ids), rows, at<float>(y)});
@@ -70,27 +83,27 @@ void Engine::add(uintptr_t a, uintptr_t b, int64_t rows, int64_t size, uintptr_t
 
 void Engine::norm(uintptr_t x, uintptr_t residual, uintptr_t weight, uintptr_t bias, int64_t rows, int64_t size,
                   float eps, uintptr_t total, uintptr_t normed) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   kernels.norm(pool, {at<const float>(x), at<const float>(residual), at<const float>(weight), at<const float>(bias),
                       rows, size, eps, at<float>(total), at<float>(normed)});
 }
 
 void Engine::head_norm(uintptr_t x, int64_t rows, int64_t stride, int64_t query_heads, int64_t key_heads, int64_t dim,
                        uintptr_t query_weight, uintptr_t key_weight, float eps) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   kernels.head_norm(pool, {at<float>(x), rows, stride, query_heads, key_heads, dim, at<const float>(query_weight),
                            at<const float>(key_weight), eps});
 }
 
 void Engine::linear(const PackedWeight& w, uintptr_t x, int64_t rows, uintptr_t bias, int activation, uintptr_t y) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   kernels.linear(pool, w.view(),
                  {at<const float>(x), rows, at<const float>(bias), (Activation)activation, at<float>(y)});
 }
 
 void Engine::rotary(uintptr_t qkv, int64_t rows, int64_t query_heads, uintptr_t cos, uintptr_t sin, int64_t turning,
                     bool interleaved, uintptr_t slots, const Pages& pages) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   kernels.rotary(pool,
                  {at<float>(qkv), rows, query_heads, at<const float>(cos), at<const float>(sin), turning, interleaved,
                   at<const int64_t>(slots)},
@@ -100,7 +113,7 @@ void Engine::rotary(uintptr_t qkv, int64_t rows, int64_t query_heads, uintptr_t 
 void Engine::attention(uintptr_t queries, int64_t query_stride, int64_t query_heads, int64_t rows,
                        uintptr_t query_starts, uintptr_t context_lens, uintptr_t page_table, int64_t table_stride,
                        float scale, int64_t window, uintptr_t y, const Pages& pages) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   kernels.attention(pool,
                     {at<const float>(queries), query_stride, query_heads, rows, at<const int32_t>(query_starts),
                      at<const int32_t>(context_lens), at<const int32_t>(page_table), table_stride, scale, window,
@@ -109,25 +122,25 @@ void Engine::attention(uintptr_t queries, int64_t query_stride, int64_t query_he
 }
 
 void Engine::largest(uintptr_t logits, int64_t rows, int64_t size, uintptr_t values, uintptr_t ids) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   kernels.largest(pool, {at<const float>(logits), rows, size, at<float>(values), at<int64_t>(ids)});
 }
 
 void Engine::draw(uintptr_t logits, int64_t rows, int64_t size, uintptr_t best, uintptr_t temperature,
                   uintptr_t min_p, uintptr_t top_k, uintptr_t top_p, uintptr_t uniform, uintptr_t ids) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   kernels.draw(pool, {at<const float>(logits), rows, size, at<const float>(best), at<const float>(temperature),
                       at<const double>(min_p), at<const int64_t>(top_k), at<const double>(top_p),
                       at<const double>(uniform), at<int64_t>(ids)});
 }
 
 double Engine::multiply_adds(int64_t rounds) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   return kernels.multiply_adds(pool, rounds);
 }
 
 uint64_t Engine::read(uintptr_t data, int64_t bytes) {
-  Lock alone(pool.mutex());
+  Timed timed(*this);
   return kernels.read(pool, at<const uint8_t>(data), bytes);
 }
 
@@ -195,7 +208,7 @@ void Program::attention(uintptr_t queries, int64_t query_stride, int64_t query_h
 void Program::run(Engine& engine, int64_t tokens, int64_t rows, uintptr_t ids, uintptr_t positions, uintptr_t slots,
                   uintptr_t query_starts, uintptr_t context_lens, uintptr_t page_table, int64_t table_stride,
                   uintptr_t workspace) {
-  Lock alone(engine.pool.mutex());
+  Timed timed(engine);
   const Run run{tokens, rows, at<const int64_t>(ids), at<const int64_t>(positions), at<const int64_t>(slots),
                 at<const int32_t>(query_starts), at<const int32_t>(context_lens), at<const int32_t>(page_table),
                 table_stride, at<float>(workspace)};

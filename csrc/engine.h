@@ -53,8 +53,15 @@ class Engine {
   double multiply_adds(int64_t rounds);
   uint64_t read(uintptr_t data, int64_t bytes);
 
+  // Spent in kernels since the start: what is left of a step is the host's.
+  double seconds() const { return seconds_; }
+
   const Kernels& kernels;
   Pool pool;
+
+ private:
+  friend class Timed;
+  double seconds_ = 0;
 };
 
 // The ragged batch that a program runs on (model/batch.py).

@@ -3,13 +3,12 @@
 import math
 
 import pytest
+from toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy, choose_batch, opens_at
-
-from toy import ToyExecutor, make_engine, request, run, tokens_of
 
 
 def waiting(*arrivals: float, n: int = 1) -> list[Sequence]:

@@ -178,6 +178,27 @@ def parse_metrics(text: str) -> dict[str, float]:
     return samples
 
 
+@dataclass(frozen=True, slots=True)
+class HostTime:
+    """What an iteration cost beside its kernels: milliseconds, and its share of the iteration."""
+
+    milliseconds: float
+    share: float
+
+
+def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | None:
+    """Mean over the iterations between two readings of /metrics; None if there was none or nobody counts kernels."""
+
+    def grown(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    iterations, busy = grown("flover:iteration_rows_count"), grown("flover:busy_seconds_total")
+    kernels = grown("flover:kernel_seconds_total")
+    if not iterations or not busy or not kernels:
+        return None
+    return HostTime((busy - kernels) / iterations * 1e3, (busy - kernels) / busy)
+
+
 def mean_width(before: dict[str, float], after: dict[str, float]) -> float | None:
     """Mean number of requests that one iteration generated for between two readings of /metrics; None if it stood."""
 

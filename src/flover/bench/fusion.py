@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flover.bench.client import COMPLETIONS, Client, Send, Watcher, mean_width
+from flover.bench.client import COMPLETIONS, Client, HostTime, Send, Watcher, host_time, mean_width
 from flover.bench.metrics import Record, Summary, summarise
 from flover.bench.options import FusionOptions
 from flover.bench.workload import Job, fixed, fixed_arrivals, random_jobs
@@ -26,6 +26,8 @@ class Run:
     summary: Summary
     width: float | None
     records: list[Record]
+    host: HostTime | None = None
+    """What iterations cost beside their kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ async def measured(client: Client, sends: list[Send], *, at_once: bool, watch: W
     records = await deliver(sends, watch)
     after = await client.metrics()
     check_all_served(records, sends)
-    return Run(summarise(records), mean_width(before, after), records)
+    return Run(summarise(records), mean_width(before, after), records, host_time(before, after))
 
 
 def check_all_served(records: list[Record], sends: list[Send]) -> None:

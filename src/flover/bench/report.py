@@ -37,6 +37,7 @@ def fusion_table(title: str, result: Fusion, names: tuple[str, str] = ("fused", 
             values = [getattr(getattr(half, spread), quantile) for half in (fused, serial)]
             table.add_row(f"{label}, {quantile}", *(milliseconds(value) for value in values), "")
     table.add_row("mean fused width", _width(result.fused), _width(result.serial), "")
+    table.add_row("iteration beside its kernels", _host(result.fused), _host(result.serial), "")
     return table
 
 
@@ -68,6 +69,8 @@ def run_facts(run: Run) -> dict[str, Any]:
         "ttft_ms": asdict(summary.ttft),
         "itl_ms": asdict(summary.itl),
         "mean_fused_width": run.width,
+        "host_ms": None if run.host is None else run.host.milliseconds,
+        "host_share": None if run.host is None else run.host.share,
     }
 
 
@@ -108,6 +111,10 @@ def tidy(value: Any) -> Any:
 
 def _times(more: float, less: float) -> str:
     return f"{more / less:.2f} x" if less else "-"
+
+
+def _host(run: Run) -> str:
+    return "-" if run.host is None else f"{milliseconds(run.host.milliseconds)} ({run.host.share:.1%})"
 
 
 def _width(run: Run) -> str:

@@ -28,8 +28,8 @@ def add(kinds: Any) -> None:
         "paper",
         help="the experiments of the Flover paper, with its numbers beside ours",
         description="Repeat the paper's experiments: fusion against one request at a time, concurrent instances, "
-        "static and dynamic batching, with and without buffer reordering, on the same kernels. Intervals are in units of the "
-        "time that one request takes alone. Writes tables, figures, a report and JSON lines.",
+        "static and dynamic batching, with and without buffer reordering, on the same kernels. Intervals are in units "
+        "of the time that one request takes alone. Writes tables, figures, a report and JSON lines.",
     )
     add_experiment_flags(parser, OUTPUT)
     parser.add_argument(
@@ -123,18 +123,24 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
+def wide_console() -> Any:
+    """For tables: as wide as the terminal, and wide enough where there is none."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=140)
+
+
 @contextmanager
 def output(args: argparse.Namespace, benchmark: str, scale: Any) -> Iterator[Callable[[str, Any], None]]:
     """Prints each result as it comes, and writes the report at the end, also of what there is after an error."""
-    from rich.console import Console
-
     from flover.bench.paper import report
     from flover.cli.benchmarks import command_line
 
     figures = not args.no_figures
     if figures:
         report.check_can_draw()
-    console, results, lines = Console(highlight=False), [], []
+    console, results, lines = wide_console(), [], []
 
     def show(model: str, result: Any) -> None:
         for table in result.tables:

@@ -10,7 +10,7 @@ from typing import Any
 
 from flover.cli.flags import Parser, add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
-from flover.cli.paper import add_experiment_flags, output, sized, status
+from flover.cli.paper import add_experiment_flags, output, sized, status, wide_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -97,8 +97,6 @@ def _run_paper(args: argparse.Namespace) -> int:
 
 
 def _run_fleet(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from flover.bench.paper.report import rich_table
     from flover.bench.report import json_line
     from flover.bench.simulated import fleets
@@ -122,15 +120,13 @@ def _run_fleet(args: argparse.Namespace) -> int:
             random.Random(args.seed),
             lambda done, total: progress(f"{done:,} of {total:,} requests"),
         )
-    Console(highlight=False).print(rich_table(f"{args.replicas:,} replicas, {args.router}", result.table))
+    wide_console().print(rich_table(f"{args.replicas:,} replicas, {args.router}", result.table))
     options = {"cost": args.cost, "replicas": args.replicas, "router": args.router}
     print(json_line("simulate fleet", command_line(), options=options, **result.facts))
     return 0
 
 
 def _run_check(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from flover.bench.paper.report import rich_table
     from flover.bench.report import json_line
     from flover.bench.simulated.check import check
@@ -143,6 +139,6 @@ def _run_check(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     with status() as progress:
         result = check(config, args.num_requests, args.prompt_len, args.output_len, progress)
-    Console(highlight=False).print(rich_table(config.model, result.table))
+    wide_console().print(rich_table(config.model, result.table))
     print(json_line("simulate check", command_line(), model=config.model, **result.facts))
     return 0

@@ -115,6 +115,7 @@ class DeviceExecutor:
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         """Carry out one plan. If this raises, the rows are void until `reset`."""
+        before = self._ops.kernel_seconds()
         self._change_rows(plan)
         layout = lay_out(plan, self._buffers, self.facts.page_size, self._device)
         if layout is None:
@@ -124,7 +125,8 @@ class DeviceExecutor:
         results = self._sample(layout, hidden)
         for chunk in plan.chunks:
             self._report_prompt(chunk, layout, hidden, results)
-        return StepResult(step=plan.step, rows=[results[row] for row in sorted(results)])
+        rows = [results[row] for row in sorted(results)]
+        return StepResult(step=plan.step, rows=rows, kernel_seconds=self._ops.kernel_seconds() - before)
 
     def reset(self) -> None:
         """Forget all rows; what is in the pages is void."""

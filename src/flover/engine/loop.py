@@ -16,7 +16,7 @@ from flover.engine.plan import StepPlan
 from flover.engine.queue import RequestQueue
 from flover.engine.roster import Roster, SchedulerConfig
 from flover.engine.scheduler import Scheduler
-from flover.engine.stats import LastIteration, snapshot
+from flover.engine.stats import LastIteration, Times, snapshot
 from flover.errors import EngineDeadError
 from flover.request import Delta, ModelFacts, Request, check_request, resolve_max_tokens
 
@@ -35,6 +35,7 @@ class Engine:
         self._clock = clock
         self._queue = RequestQueue()
         self._last = LastIteration()
+        self._times = Times()
         self._faults_in_a_row = 0
         self._trimmed = True
         self._born = clock()
@@ -44,6 +45,7 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """One iteration: everybody alive advances. Returns the news; empty when nobody is here."""
+        self._times.begin(self._clock())
         deltas = self._take()
         plan = self.scheduler.plan(self._clock())
         for observer in self._observers:
@@ -53,6 +55,8 @@ class Engine:
         self._close_ended(deltas)
         for observer in self._observers:
             observer.stepped(self.roster, deltas)
+        if plan is None or not self.has_work:
+            self._times.rest(self._clock())
         return deltas
 
     def _take(self) -> list[Delta]:
@@ -70,12 +74,14 @@ class Engine:
     def _run(self, plan: StepPlan) -> list[Delta]:
         started = self._clock()
         try:
-            rows = match_rows(plan, self._executor.run(plan))
+            result = self._executor.run(plan)
+            rows = match_rows(plan, result)
         except Exception as error:
             for observer in self._observers:
                 observer.ran(Run(plan, started, (self._clock() - started) * 1e3, {}, _said(error)))
             return self._recover(plan, error)
         self._last = LastIteration.of(plan, milliseconds=(self._clock() - started) * 1e3)
+        self._times.kernels += result.kernel_seconds
         for observer in self._observers:
             observer.ran(Run(plan, started, self._last.milliseconds, rows))
         self._cost.observe(plan.num_tokens, self.roster.attention(plan), self._last.milliseconds)
@@ -144,7 +150,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot of counters and gauges."""
-        return snapshot(self.roster, self._last)
+        return snapshot(self.roster, self._last, self._times)
 
     def reset_prefix_cache(self) -> None:
         """Forget every prefix. Not while another thread is in `step`."""

@@ -79,6 +79,8 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     iteration_rows: int = 0  # generating rows, summed over iterations: the mean fused width is the quotient
     finished: dict[str, int] = {}  # sequences ended, by finish reason
     faults: int = 0  # iterations that raised
+    busy_seconds: float = 0.0  # from step to step, as long as somebody was here
+    kernel_seconds: float = 0.0  # of these, spent in kernels; the rest is the host's
 
 
 class News(msgspec.Struct, frozen=True, tag="news"):

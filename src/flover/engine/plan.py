@@ -117,3 +117,5 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
 
     step: int
     rows: list[RowResult]
+    kernel_seconds: float = 0.0
+    """Of the time that the iteration took, the part spent in kernels, as far as the executor knows."""

@@ -24,7 +24,28 @@ class LastIteration:
         return cls(plan.step + 1, len(plan.generating), plan.chunk_tokens, milliseconds)
 
 
-def snapshot(roster: Roster, last: LastIteration) -> EngineStats:
+class Times:
+    """Where the seconds of the loop go. A turn lasts from one step to the next, as long as somebody is here."""
+
+    def __init__(self) -> None:
+        self.busy = 0.0
+        self.kernels = 0.0
+        self._since: float | None = None
+
+    def begin(self, now: float) -> None:
+        """A step begins."""
+        if self._since is not None:
+            self.busy += now - self._since
+        self._since = now
+
+    def rest(self, now: float) -> None:
+        """A step has ended and the next one will not follow at once."""
+        if self._since is not None:
+            self.busy += now - self._since
+        self._since = None
+
+
+def snapshot(roster: Roster, last: LastIteration, times: Times) -> EngineStats:
     """Read everything off the roster."""
     counts = roster.counts
     return EngineStats(
@@ -47,4 +68,6 @@ def snapshot(roster: Roster, last: LastIteration) -> EngineStats:
         iteration_rows=counts["iteration_rows"],
         finished={str(reason): counts[f"finished:{reason}"] for reason in FinishReason},
         faults=counts["faults"],
+        busy_seconds=times.busy,
+        kernel_seconds=times.kernels,
     )

@@ -174,6 +174,8 @@ class Ops:
     """(logits float32 [S, V]) -> (largest of each row [S], first id that has it int64 [S]); a NaN is the largest"""
     draw: Callable[[Tensor, Tensor, DrawParams], Tensor]
     """(logits float32 [R, V], their largest [R], params) -> a random token of each row, int64 [R]"""
+    kernel_seconds: Callable[[], float] = lambda: 0.0
+    """time spent in kernels since the start; 0 where nobody counts"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
 

@@ -272,6 +272,7 @@ def cpu_ops(isa: str, num_threads: int) -> Ops:
         add=made.add,
         largest=made.largest,
         draw=made.draw,
+        kernel_seconds=lambda: made.engine.seconds,
         capture=made.capture,
     )
 

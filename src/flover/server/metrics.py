@@ -114,6 +114,8 @@ _COUNTERS: dict[str, Reading] = {
     "prefix_cache_hits": ("Prompt tokens found in the prefix cache", lambda stats: stats.cached_tokens),
     "row_moves": ("Rows moved by buffer reordering", lambda stats: stats.row_moves),
     "iteration_faults": ("Iterations that raised", lambda stats: stats.faults),
+    "busy_seconds": ("Seconds from step to step while somebody was there", lambda stats: stats.busy_seconds),
+    "kernel_seconds": ("Of the busy seconds, those spent in kernels", lambda stats: stats.kernel_seconds),
 }
 
 

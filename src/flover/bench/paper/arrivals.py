@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Sequence
 
 from flover.bench.metrics import percentile
 from flover.bench.paper import published
@@ -13,6 +14,7 @@ from flover.bench.workload import fixed_arrivals
 E1_GAP_SHARE = published.GAP_SHARE["GPT-J"]
 E1_WINDOW_SHARE = 0.25
 PERCENTILES = (50, 90, 99)
+Line = tuple[float, ...]
 
 
 def fixed_interval(bench: Bench) -> Result:
@@ -153,79 +155,72 @@ def poisson(bench: Bench) -> Result:
     num, lone = max(bench.scale.nums), bench.lone
     gaps = bench.scale.gaps or published.E3_GAPS_MS
     shares = {gap: gap / 1e3 / published.E3_LONE for gap in gaps}
-    workloads = {gap: bench.jobs(bench.poisson(num, share * lone)) for gap, share in shares.items()}
     baseline = bench.concurrent(num)
-    fused = {gap: bench.run(jobs, FUSION, f"E3, gap {shares[gap]:.3f}") for gap, jobs in workloads.items()}
-    serial = {gap: bench.run(jobs, SERIAL, f"E3, gap {shares[gap]:.3f}") for gap, jobs in workloads.items()}
-    other = {gap: bench.run(jobs, baseline, f"E3, gap {shares[gap]:.3f}") for gap, jobs in workloads.items()}
-    table = _overlap_table(bench, shares, fused, serial, other, baseline.label)
-    x = tuple(shares[gap] for gap in gaps)
-    printed = tuple(published.E3_SPEEDUP[published.E3_GAPS_MS.index(int(gap))] for gap in gaps)
-    figure = Figure(
-        "e3-poisson",
-        f"{bench.model}: {num} requests, Poisson arrivals",
-        "mean gap / lone time",
-        "speedup of fusion",
-        (
-            ("against serial", x, tuple(serial[gap].seconds / fused[gap].seconds for gap in gaps)),
-            ("against concurrent instances", x, tuple(other[gap].seconds / fused[gap].seconds for gap in gaps)),
-            ("paper, against FasterTransformer", x, printed),
-        ),
-        log_x=True,
-    )
-    return Result(
-        "E3",
-        f"E3: Poisson arrivals, {bench.model}, {num} requests",
-        (table,),
-        (figure,),
-        facts={
-            "gap_shares": x,
-            "iterations": [fused[gap].iterations for gap in gaps],
-            "overlap": [fused[gap].overlap for gap in gaps],
-            "speedup_serial": [serial[gap].seconds / fused[gap].seconds for gap in gaps],
-            "speedup_concurrent": [other[gap].seconds / fused[gap].seconds for gap in gaps],
-        },
-    )
 
+    def run(gap: float, strategy: Strategy, draw: int = 0) -> Outcome:
+        jobs = bench.jobs(bench.poisson(num, shares[gap] * lone, draw))
+        return bench.run(jobs, strategy, f"E3, gap {shares[gap]:.3f}")
 
-def _overlap_table(
-    bench: Bench,
-    shares: Mapping[float, float],
-    fused: Mapping[float, Outcome],
-    serial: Mapping[float, Outcome],
-    other: Mapping[float, Outcome],
-    label: str,
-) -> Table:
-    """One row for each mean gap; `shares` are the gaps in units of the lone request's time."""
-    num, length = max(bench.scale.nums), bench.scale.output_len
+    fused = {gap: [run(gap, FUSION, draw) for draw in range(bench.scale.draws)] for gap in gaps}
+    over_serial = {gap: run(gap, SERIAL).seconds / fused[gap][0].seconds for gap in gaps}
+    over_other = {gap: run(gap, baseline).seconds / fused[gap][0].seconds for gap in gaps}
+    iterations = {gap: [float(one.iterations) for one in fused[gap]] for gap in gaps}
+    overlap = {gap: statistics.fmean(one.overlap for one in fused[gap]) for gap in gaps}
     rows = []
-    for gap in shares:
+    for gap in gaps:
         place = published.E3_GAPS_MS.index(int(gap))
         rows.append(
             (
                 f"{shares[gap]:.4f}",
                 f"{gap:g} ms",
-                number(fused[gap].iterations / length),
-                number(published.E3_ITERATIONS[place] / published.E3_OUTPUT_LEN),
-                f"{fused[gap].overlap / num:.0%}",
-                f"{published.E3_OVERLAP[place] / 32:.0%}",
-                times(serial[gap].seconds / fused[gap].seconds),
-                times(other[gap].seconds / fused[gap].seconds),
+                *_iteration_cells([one / bench.scale.output_len for one in iterations[gap]], place),
+                f"{overlap[gap] / num:.1%}",
+                f"{published.E3_OVERLAP[place] / 32:.1%}",
+                times(over_serial[gap]),
+                times(over_other[gap]),
                 times(published.E3_SPEEDUP[place]),
             )
         )
     header = (
-        "mean gap / lone time",
+        "gap / lone",
         "paper's gap",
         "iterations / length",
         "paper",
+        "difference",
         "overlap",
         "paper",
-        "against serial",
-        f"against {label}",
-        "paper",
+        "over serial",
     )
-    return Table("Overlap and speedup", header, tuple(rows))
+    table = Table("Overlap and speedup by mean gap", (*header, f"over {baseline.label}", "paper"), tuple(rows))
+    x = tuple(shares[gap] for gap in gaps)
+    printed = tuple(published.E3_SPEEDUP[published.E3_GAPS_MS.index(int(gap))] for gap in gaps)
+    return Result(
+        "E3",
+        f"E3: Poisson arrivals, {bench.model}, {num} requests",
+        (table,),
+        (_speedup_figure(bench, x, tuple(over_serial.values()), tuple(over_other.values()), printed),),
+        facts={
+            "gap_shares": x,
+            "iterations": [statistics.fmean(iterations[gap]) for gap in gaps],
+            "overlap": list(overlap.values()),
+            "speedup_serial": list(over_serial.values()),
+            "speedup_concurrent": list(over_other.values()),
+        },
+    )
+
+
+def _iteration_cells(lengths: Sequence[float], place: int) -> tuple[str, str, str]:
+    """Iterations over the length of a request: the mean of some draws and their spread, the paper's, the difference."""
+    mean = statistics.fmean(lengths)
+    spread = f" (± {statistics.stdev(lengths) / mean:.0%})" if len(lengths) > 1 else ""
+    paper = published.E3_ITERATIONS[place] / published.E3_OUTPUT_LEN
+    return number(mean) + spread, number(paper), f"{mean / paper - 1:+.0%}"
+
+
+def _speedup_figure(bench: Bench, x: Line, serial: Line, concurrent: Line, paper: Line) -> Figure:
+    series = (("over serial", x, serial), ("over concurrent instances", x, concurrent), ("paper", x, paper))
+    title = f"{bench.model}: {max(bench.scale.nums)} requests, Poisson arrivals"
+    return Figure("e3-poisson", title, "mean gap / lone time", "speedup of fusion", series, log_x=True)
 
 
 def samples(bench: Bench) -> Result:

@@ -36,6 +36,8 @@ class Scale:
     """E3: mean gaps between arrivals as they stand in the paper, in milliseconds; empty: all of them."""
     samples: tuple[int, ...] = (1, 2, 4)
     """E4: samples per request."""
+    draws: int = 1
+    """E3: Poisson arrivals are drawn so often, and iterations and overlap are means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +105,9 @@ class Bench:
         drawn = random_jobs(self._seed, arrivals, fixed(PROMPT_LEN), lengths or fixed(self.scale.output_len), TOKEN_IDS)
         return [Job(job.at, job.prompt_ids, job.output_len, job.seed, samples) for job in drawn]
 
-    def poisson(self, num: int, mean_gap: float) -> list[float]:
+    def poisson(self, num: int, mean_gap: float, draw: int = 0) -> list[float]:
         """Arrivals with exponential gaps, in seconds; the same draws for every mean."""
-        rng = random.Random(self._seed)
+        rng = random.Random(f"{self._seed} {draw}")
         times, now = [], 0.0
         for _ in range(num):
             times.append(now)

@@ -61,10 +61,10 @@ def _spread(bench: Bench, name: str, how: str, gap_share: float, paper: Mapping[
     header = (
         "lengths",
         *(f"{strategy.label}, s" for strategy in STRATEGIES),
-        "gain by reordering",
+        "gain",
         "paper",
-        "against static",
-        "against serial",
+        "over static",
+        "over serial",
         "paper",
     )
     x = tuple(float(spread) for spread in paper)
@@ -79,7 +79,7 @@ def _spread(bench: Bench, name: str, how: str, gap_share: float, paper: Mapping[
     return Result(
         name,
         f"{name}: spread of lengths {how}, {bench.model}, {num} requests",
-        (Table("Overall latency", header, rows),),
+        (Table("Overall latency, and the gain by reordering", header, rows),),
         (figure, memory_figure(name, bench, outcomes[FUSION][widest], num, PROMPT_LEN + widest * least)),
         facts={
             "seconds": {strategy.label: [o.seconds for o in outcomes[strategy].values()] for strategy in STRATEGIES},

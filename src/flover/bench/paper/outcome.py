@@ -28,7 +28,7 @@ class Strategy:
         if self.name == "concurrent":
             return f"{self.instances} concurrent"
         if self.name == "dynamic-batching":
-            return f"dynamic batching {self.window_ms / 1e3:g} s"
+            return f"dynamic batching {self.window_ms / 1e3:.2g} s"
         return self.name if self.reorder else f"{self.name}, no reordering"
 
 

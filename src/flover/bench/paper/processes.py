@@ -23,6 +23,8 @@ from flover.memory.machine import usable_cores
 from flover.request import FinishReason, Request, SamplingParams
 
 OnLoading = Callable[[str], None]
+WARM_UP = (Job(0.0, tuple(range(16, 24)), 16, 0),)
+"""What a fresh engine does before anything counts."""
 
 
 def engine_config(config: EngineConfig, strategy: Strategy, cores: int) -> EngineConfig:
@@ -71,7 +73,9 @@ class ProcessRunner:
             cores = usable_cores()
             self._strategy = strategy
             for _ in range(strategy.instances):
-                self._engines.append(await EngineClient.start(engine_config(self._config, strategy, cores)))
+                engine = await EngineClient.start(engine_config(self._config, strategy, cores))
+                self._engines.append(engine)
+                await _Run([engine], self._numbers).run(WARM_UP)
         return await _Run(self._engines, self._numbers).run(jobs)
 
     async def _close(self) -> None:
