@@ -13,12 +13,14 @@ from typing import Any
 
 from flover.bench.presets import PRESETS, write_preset
 from flover.cli.flags import add_settings, count, from_args
+from flover.cli.rivals import add_places, places_of
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError
 
-NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering")
+NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering", "E8")
 MODELS = ("llama-213m", "gptj-164m", BUNDLED_MODEL)
 OUTPUT = Path("flover-paper")
+PRESET, E8_FORMAT = "llama-213m", "bfloat16"
 _FIXED = frozenset({"model", "strategy", "reorder", "batch_window_ms", "enable_prefix_caching"})
 
 
@@ -41,6 +43,7 @@ def add(kinds: Any) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="the bundled model, shorter requests: under 3 minutes")
     parser.add_argument("--all", action="store_true", help="all experiments, all models, full length: the default")
+    add_places(parser)
     add_settings(parser, EngineConfig, skip=_FIXED)
     parser.set_defaults(run=_run, prog=parser.prog)
 
@@ -120,7 +123,32 @@ def _run(args: argparse.Namespace) -> int:
                 experiments.run_experiments(bench, known, functools.partial(show, bench.model))
                 if "reordering" in chosen:
                     show(bench.model, cost(bench, scale.output_len * 8, max(scale.nums)))
+        if "E8" in names and not args.quick:
+            show(PRESET, _other_engines(args, scale, progress))
     return 0
+
+
+def _other_engines(args: argparse.Namespace, scale: Any, progress: Callable[[str], None]) -> Any:
+    """E8 needs weights in files, for engines that are not Flover."""
+    from flover.bench.machine import cpu_facts, package_version, usable_cores
+    from flover.bench.paper.engines import NUMS, other_engines
+    from flover.bench.rivals.engines import Files, Flover, Machine
+    from flover.bench.rivals.find import find_rivals
+    from flover.bench.rivals.model import make_model
+    from flover.bench.rivals.options import RivalOptions
+    from flover.model.hf_config import read_model_directory
+
+    machine = Machine(getattr(args, "num_threads", None) or len(usable_cores()), frozenset(cpu_facts()["flags"]))
+    with tempfile.TemporaryDirectory(prefix="flover-") as directory:
+        source = make_model(PRESET, Path(directory), lambda what, done, total: progress(f"{what} ({done}/{total})"))
+        _, model = read_model_directory(source)
+        files = Files(source, model, Path(directory))
+        options = RivalOptions(formats=(E8_FORMAT,), concurrency=NUMS)
+        found = find_rivals(places_of(args), options, files, machine)
+        contenders = [Flover(files, package_version("flover")), *found.rivals]
+        result = other_engines(contenders, E8_FORMAT, NUMS, scale.output_len, model.vocab_size, progress)
+    skipped = tuple(f"{name} was left out: {why}" for name, why in found.skipped.items())
+    return dataclasses.replace(result, remarks=(*result.remarks, *skipped))
 
 
 def wide_console() -> Any:

@@ -75,19 +75,24 @@ def add_rivals(kinds: Any) -> None:
         metavar="FORMAT:LOAD=RATIO",
         help="ratios to the best rival to hold the result against: int8:32=2.0, or int4:ttft=0.7 for the first token",
     )
-    _add_places(parser, plain)
+    add_places(parser)
+    _add_patience(parser, plain)
     add_settings(parser, EngineConfig, skip=frozenset(_OURS))
     parser.set_defaults(run=_run, prog=parser.prog)
 
 
-def _add_places(parser: argparse.ArgumentParser, plain: RivalOptions) -> None:
-    where = parser.add_argument_group("where things are")
+def add_places(parser: argparse.ArgumentParser) -> None:
+    """Flags that say where rivals are installed."""
+    where = parser.add_argument_group("where rivals are")
     where.add_argument("--llama-server", metavar="PATH", help="llama.cpp's server (default: llama-server on the PATH)")
     where.add_argument("--llama-args", metavar="WORDS", default="", help="more words for llama-server, as in a shell")
     for name in ("openvino", "vllm", "transformers"):
         where.add_argument(
             f"--{name}-python", metavar="PATH", default=sys.executable, help="Python that has it (default: this one)"
         )
+
+
+def _add_patience(where: argparse.ArgumentParser, plain: RivalOptions) -> None:
     where.add_argument(
         "--models",
         type=Path,
@@ -117,7 +122,7 @@ def _run(args: argparse.Namespace) -> int:
     wanted = parse_wanted(tuple(args.wanted), options)
     resolve_model(args)
     from_args(args, EngineConfig)  # refuses what the servers would refuse
-    places = _places(args)
+    places = places_of(args)
     if args.models is not None:
         args.models.mkdir(parents=True, exist_ok=True)
         return _compare(args, options, wanted, places, args.models)
@@ -125,7 +130,8 @@ def _run(args: argparse.Namespace) -> int:
         return _compare(args, options, wanted, places, Path(directory))
 
 
-def _places(args: argparse.Namespace) -> Places:
+def places_of(args: argparse.Namespace) -> Places:
+    """Where the flags of `add_places` say that rivals are. Raises `ConfigError`."""
     from flover.bench.rivals.find import Places
 
     names = {item.name for item in dataclasses.fields(Places)} - {"llama_args"}
