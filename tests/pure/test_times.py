@@ -33,11 +33,13 @@ def test_idle_time_is_not_busy_and_kernels_are_summed() -> None:
     assert stats.kernel_seconds == pytest.approx(0.006)
 
 
-def test_the_time_between_two_steps_counts_while_somebody_is_here() -> None:
+def test_the_time_between_two_plans_counts_while_somebody_is_here() -> None:
     times = Times()
     times.begin(1.0)
+    times.ran(2.0, 0.25)
     times.begin(3.0)
-    times.rest(4.0)
+    times.ran(4.0, 0.25)
+    times.rest()
     times.begin(10.0)
-    times.rest(10.5)
-    assert times.busy == 3.5
+    times.rest()
+    assert (times.busy, times.kernels) == (3.0, 0.5)

@@ -45,9 +45,10 @@ class Engine:
 
     def step(self) -> list[Delta]:
         """One iteration: everybody alive advances. Returns the news; empty when nobody is here."""
-        self._times.begin(self._clock())
         deltas = self._take()
-        plan = self.scheduler.plan(self._clock())
+        now = self._clock()
+        self._times.begin(now)
+        plan = self.scheduler.plan(now)
         for observer in self._observers:
             observer.planned(self.roster, plan)
         if plan is not None:
@@ -56,7 +57,7 @@ class Engine:
         for observer in self._observers:
             observer.stepped(self.roster, deltas)
         if plan is None or not self.has_work:
-            self._times.rest(self._clock())
+            self._times.rest()
         return deltas
 
     def _take(self) -> list[Delta]:
@@ -80,8 +81,9 @@ class Engine:
             for observer in self._observers:
                 observer.ran(Run(plan, started, (self._clock() - started) * 1e3, {}, _said(error)))
             return self._recover(plan, error)
-        self._last = LastIteration.of(plan, milliseconds=(self._clock() - started) * 1e3)
-        self._times.kernels += result.kernel_seconds
+        ended = self._clock()
+        self._last = LastIteration.of(plan, milliseconds=(ended - started) * 1e3)
+        self._times.ran(ended, result.kernel_seconds)
         for observer in self._observers:
             observer.ran(Run(plan, started, self._last.milliseconds, rows))
         self._cost.observe(plan.num_tokens, self.roster.attention(plan), self._last.milliseconds)

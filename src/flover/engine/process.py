@@ -153,7 +153,8 @@ class EngineProcess:
         try:
             self._send(News(deltas, stats, iteration))
         except wire.WireError:
-            self._send(News([], stats, iteration))
+            if iteration is not None:
+                self._send(News([], stats, iteration))
             for delta in deltas:
                 self._deliver_alone(engine, delta, stats)
 

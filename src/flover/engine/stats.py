@@ -25,23 +25,29 @@ class LastIteration:
 
 
 class Times:
-    """Where the seconds of the loop go. A turn lasts from one step to the next, as long as somebody is here."""
+    """Where the seconds of the loop go. A turn lasts from plan to plan, as long as somebody is here."""
 
     def __init__(self) -> None:
         self.busy = 0.0
         self.kernels = 0.0
         self._since: float | None = None
+        self._ended = 0.0
 
     def begin(self, now: float) -> None:
-        """A step begins."""
+        """An iteration is about to be planned."""
         if self._since is not None:
             self.busy += now - self._since
-        self._since = now
+        self._since = self._ended = now
 
-    def rest(self, now: float) -> None:
-        """A step has ended and the next one will not follow at once."""
+    def ran(self, now: float, kernels: float) -> None:
+        """The iteration has been carried out, `kernels` seconds of it in kernels."""
+        self._ended = now
+        self.kernels += kernels
+
+    def rest(self) -> None:
+        """The next iteration will not follow at once."""
         if self._since is not None:
-            self.busy += now - self._since
+            self.busy += self._ended - self._since
         self._since = None
 
 
