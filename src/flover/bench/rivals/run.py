@@ -49,6 +49,7 @@ class Fleet:
         self._servers: dict[str, tuple[Command, Server]] = {}
 
     def __enter__(self) -> Fleet:
+        # A server puts back the handler that it found: whatever the order in which they stop, it is one that leaves.
         self._previous_handler = signal.signal(signal.SIGTERM, _leave)
         return self
 
@@ -79,7 +80,6 @@ class Fleet:
         if name in self._servers:
             _, server = self._servers.pop(name)
             server.__exit__(EngineError, None, None)  # an error is on its way already: add none
-            signal.signal(signal.SIGTERM, _leave)  # servers do not stop in the opposite order of their start
 
     def stop_all(self) -> None:
         """Stop every server."""
