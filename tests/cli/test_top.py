@@ -59,6 +59,7 @@ def test_letters_show_who_sat_where_and_did_what() -> None:
     assert [line.split()[0] for line in lines if re.match(r"\s+(width|queue|gen|pre|pages)\b", line)] == [
         *("width", "queue", "gen.", "pre.", "pages")
     ]
+    assert any(re.fullmatch(r"   width  ▃▅█▅▃▃▅ ≤ 3 *", line) for line in lines), "generating rows: 0 1 2 3 2 1 1 2"
 
 
 def test_dead_rows_idle_rows_and_a_window_that_begins_later() -> None:

@@ -155,7 +155,7 @@ def test_sequences_have_their_colours_on_the_canvas() -> None:
     """Row 0 at the right edge: generating, a solid colour; row 1 too, another one; below them nothing."""
 
     async def scenario(browser: Browser, feed: Feed) -> None:
-        feed.put(event([iteration(0, [0, 1], generating=[0, 1]), iteration(1, [0, 1], generating=[0, 1])]))
+        feed.put(event([iteration(step, [0, 3], generating=[0, 1]) for step in range(2)]))
         await browser.until("window.flover.view.edge === 2")
         await browser.value("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         pixels = await browser.value("""(() => {

@@ -25,6 +25,8 @@ KEPT = 1024
 """Iterations that are remembered: more than a terminal is wide."""
 RATE_SECONDS = 2.0
 _LABEL = 9
+_SCALE = 8
+"""Columns at the right, for what the highest block of a strip stands for."""
 _OTHER_LINES = 13
 """Lines of the picture that are not rows."""
 _GENERATING, _PREPROCESSING, _HELD, _DEAD, _MOVED = "█", "▒", "─", "·", "↑"
@@ -85,10 +87,9 @@ class Lanes:
         """The picture in so many columns and lines."""
         head = Text.assemble(("flover top", "bold"), f"  {self.address}  ", (self._model, "bold"), f"  {self.state}")
         lines = [head, *self._gauges(now), Text()]
-        shown = list(self.iterations)[-max(1, width - _LABEL) :]
+        shown = list(self.iterations)[-max(1, width - _LABEL - _SCALE) :]
         if shown:
-            lines += [*_lanes(shown, max(1, height - _OTHER_LINES), colours), Text(), *_strips(shown, width - _LABEL)]
-            lines += [_legend(colours)]
+            lines += [*_lanes(shown, max(1, height - _OTHER_LINES), colours), Text(), *_strips(shown), _legend(colours)]
         else:
             lines += [Text("Nobody is generating. Try:"), Text(f"  {self._command}", style="cyan", no_wrap=False)]
         return Group(*lines)
@@ -180,8 +181,9 @@ def _lane(shown: list[Iteration], row: int, colours: bool) -> Text:
     return line
 
 
-def _strips(shown: list[Iteration], num_columns: int) -> list[Text]:
-    """One line each for width, queue, the two kinds of work and pages, column by column under the lanes."""
+def _strips(shown: list[Iteration]) -> list[Text]:
+    """One line each for width, queue, the two kinds of work and pages, column by column under the lanes; behind each
+    the value of its highest block."""
     shares = [Shares.of(iteration) for iteration in shown]
     slowest = max(iteration.milliseconds for iteration in shown)
     kinds = (
@@ -195,8 +197,8 @@ def _strips(shown: list[Iteration], num_columns: int) -> list[Text]:
     for name, values, style, highest in kinds:
         top = highest or max(values) or 1.0
         blocks = sparkline(values, top, len(values))
-        tail = f" {top:.3g}" if len(values) + 8 < num_columns else ""
-        lines.append(Text.assemble(f"{name:>{_LABEL - 1}} ", (blocks, style), (tail, "bright_black"), no_wrap=True))
+        scale = f" ≤ {top:.3g}" if top < 100 else f" ≤ {top:.0f}"
+        lines.append(Text.assemble(f"{name:>{_LABEL - 1}} ", (blocks, style), (scale, "bright_black"), no_wrap=True))
     return lines
 
 
