@@ -7,22 +7,35 @@ a traceback means a bug. Nothing here imports torch: `flover --help` answers at 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from flover.cli import benchmarks, chat, demo, doctor, generate, replay, selftest, serve, simulate, top
 from flover.cli.flags import Parser
 from flover.config import spin_briefly
 from flover.errors import ConfigError, FloverError, RequestError
 
-COMMANDS = (serve, generate, chat, demo, benchmarks, simulate, doctor, selftest, replay, top)
+COMMANDS = {
+    "serve": "serve",
+    "generate": "generate",
+    "chat": "chat",
+    "demo": "demo",
+    "bench": "benchmarks",
+    "simulate": "simulate",
+    "doctor": "doctor",
+    "selftest": "selftest",
+    "replay": "replay",
+    "top": "top",
+}
+"""By name, the module of `flover.cli` that brings the command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    parser = make_parser()
-    args = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    parser = make_parser(words[0] if words else None)
+    args = parser.parse_args(words)
     spin_briefly()
     try:
         return int(args.run(args))
@@ -34,13 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of all commands; each command's module brings its own part."""
+def make_parser(named: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, or of the one that is named: a server need not wait for the imports of the others."""
     parser = Parser(prog="flover", description="Serve and run autoregressive language models with temporal fusion.")
     parser.add_argument("--version", action="version", version=f"flover {flover_version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for command in COMMANDS:
-        added = command.add(commands)
+    for name in [named] if named in COMMANDS else COMMANDS:
+        added = importlib.import_module(f"flover.cli.{COMMANDS[name]}").add(commands)
         added.set_defaults(prog=added.prog)
     return parser
 

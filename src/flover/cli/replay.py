@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, given
-from flover.cli.loading import loading_bar
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -81,6 +80,7 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
         if model is not None or overrides:
             raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
+    from flover.cli.loading import loading_bar
     from flover.engine.device import DeviceExecutor
 
     config = dataclasses.replace(head.engine, trace=None, **overrides)

@@ -189,9 +189,13 @@ class DeviceExecutor:
         if not len(places):
             return {}
         rows, last = layout.rows[places], layout.starts[places + 1] - 1
-        logits = self._decoder.logits(hidden.index_select(0, torch.from_numpy(last).to(self._device)))
+        if len(last) < len(hidden):
+            hidden = hidden.index_select(0, torch.from_numpy(last).to(self._device))
+        logits = self._decoder.logits(hidden)
         sampled = sample(logits, self._buffers.view(rows), self._ops)
-        usable = sampled.token_ids != NO_TOKEN
+        usable = slice(None)
+        if sampled.errors:
+            usable = sampled.token_ids != NO_TOKEN
         advance(self._buffers, rows[usable], sampled.token_ids[usable])
         results: dict[int, RowResult] = {}
         for place, (row, token) in enumerate(zip(rows.tolist(), sampled.token_ids.tolist(), strict=True)):

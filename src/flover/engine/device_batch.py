@@ -50,12 +50,15 @@ def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int, device: torch.d
     context_lens = first_positions + lens
     _check(plan, buffers, rows, place_of, first_positions, context_lens, page_size)
 
-    starts = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum(lens, out=starts[1:])
-    token_rows = np.repeat(rows, lens)
-    positions = np.arange(starts[-1]) + np.repeat(first_positions - starts[:-1], lens)
-    pages, offsets = np.divmod(positions, page_size)
-    slots = buffers["page_table"][token_rows, pages].astype(np.int64) * page_size + offsets
+    if chunks:
+        starts = np.zeros(len(rows) + 1, dtype=np.int64)
+        np.cumsum(lens, out=starts[1:])
+        token_rows = np.repeat(rows, lens)
+        positions = np.arange(starts[-1]) + np.repeat(first_positions - starts[:-1], lens)
+    else:  # a token each: at one row of a small model, this is felt
+        starts, token_rows, positions = np.arange(len(rows) + 1), rows, first_positions
+    pages = positions // page_size
+    slots = buffers["page_table"][token_rows, pages] * np.int64(page_size) + (positions - pages * page_size)
     token_ids = buffers["last_id"][token_rows]
     for chunk, place in zip(chunks, place_of[:num_chunks].tolist(), strict=True):
         token_ids[starts[place] : starts[place + 1]] = chunk.token_ids

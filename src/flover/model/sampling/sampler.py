@@ -47,8 +47,10 @@ def sample(logits: torch.Tensor, rows: RowView, ops: Ops) -> Sampled:
     features = rows["features"]
     best, ids = ops.largest(logits)
     top, sampled = best.cpu().numpy(), Sampled(ids.cpu().numpy())
-    for place in np.flatnonzero(~np.isfinite(top)).tolist():
-        _fail(sampled, place, float(top[place]))
+    finite = np.isfinite(top)
+    if not finite.all():
+        for place in np.flatnonzero(~finite).tolist():
+            _fail(sampled, place, float(top[place]))
     if not features.any():
         return sampled
     shaped = np.flatnonzero((features & _SHAPING != 0) & (sampled.token_ids != NO_TOKEN))

@@ -15,6 +15,8 @@ from flover.memory.buffers import RowBuffers
 from flover.memory.columns import Array, Feature
 from flover.request import SamplingParams
 
+_FOLLOWING = int(Feature.PENALTIES | Feature.BAD_WORDS)
+"""Features whose columns change with every token."""
 _LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
 
@@ -143,6 +145,8 @@ def advance(buffers: RowBuffers, rows: Array, token_ids: Array) -> None:
     buffers["last_id"][rows] = token_ids
     buffers["num_outputs"][rows] += 1
     features = buffers["features"][rows]
+    if not (features & _FOLLOWING).any():
+        return
     for feature, column in ((Feature.PENALTIES, "counts"), (Feature.BAD_WORDS, "bad_words")):
         for place in np.flatnonzero(features & feature):
             buffers[column][rows[place]].add(int(token_ids[place]))
