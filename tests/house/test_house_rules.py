@@ -26,6 +26,7 @@ TEXT_READERS = {"llm", "outputs", "server", "bench", "cli", "text"}
 NO_TORCH = [
     *("sequence", "plan", "rows", "pages", "prefix", "budget", "scheduler", "roster", "commit"),
     *("queue", "loop", "messages", "client", "wire", "stats"),
+    *("observer", "timeline", "lanes", "record", "replay", "spool", "trace"),
 ]
 FOR_THE_DOOR_TOO = {"flover.model.locate"}
 """Imports no torch and only finds directories."""

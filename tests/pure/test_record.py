@@ -23,30 +23,17 @@ from flover.errors import ConfigError
 from flover.request import ModelFacts, SamplingParams
 
 
-class Memory:
-    """A file that is none."""
-
-    def __init__(self) -> None:
-        self.data = bytearray()
-
-    def put(self, data: bytes) -> None:
-        self.data += data
-
-    def close(self) -> None: ...
-
-
-def record(engine: Engine) -> Memory:
+def record(engine: Engine) -> Recorder:
     """Everything that this engine is told from now on."""
-    memory = Memory()
-    recorder = Recorder(memory)
+    recorder = Recorder()
     engine._clock = recorder.clock(engine._clock)
     recorder.begin(EngineConfig(), engine.roster.config, engine.facts)
     engine.observe(recorder)
-    return memory
+    return recorder
 
 
-def read(memory: Memory, path: Path) -> Record:
-    path.write_bytes(memory.data)
+def read(recorder: Recorder, path: Path) -> Record:
+    path.write_bytes(b"".join(iter(recorder.read, b"")) + recorder.end())
     return read_record(path)
 
 
@@ -74,11 +61,11 @@ def small_engine(executor: Callable[[ModelFacts], ToyExecutor] = ToyExecutor) ->
 @pytest.fixture
 def session(tmp_path: Path) -> Record:
     engine = small_engine()
-    memory = record(engine)
+    recorder = record(engine)
     mixed(engine)
     assert engine.stats().preemptions > 0
     assert engine.stats().cached_tokens > 0
-    return read(memory, tmp_path / "r")
+    return read(recorder, tmp_path / "r")
 
 
 def test_a_record_is_replayed_without_a_difference(session: Record) -> None:
@@ -102,9 +89,9 @@ def test_words_come_back_as_they_were(session: Record) -> None:
 @pytest.mark.parametrize("seed", range(40))
 def test_any_schedule_is_replayed(seed: int, tmp_path: Path) -> None:
     simulation = Simulation(seed, steps=150)
-    memory = record(simulation.engine)
+    recorder = record(simulation.engine)
     simulation.run()
-    session = read(memory, tmp_path / "r")
+    session = read(recorder, tmp_path / "r")
     done = replay(session, RecordedExecutor(session.head.facts))
     assert done.difference is None
     assert done.plans > 0
@@ -116,9 +103,9 @@ def test_faults_are_replayed(tmp_path: Path) -> None:
             raise RuntimeError("boom")
 
     engine = small_engine(lambda facts: ToyExecutor(facts, fail))
-    memory = record(engine)
+    recorder = record(engine)
     mixed(engine)
-    session = read(memory, tmp_path / "r")
+    session = read(recorder, tmp_path / "r")
     assert sum(told.fault is not None for told in session.steps) == 4
     assert replay(session, RecordedExecutor(session.head.facts)).difference is None
 
@@ -199,13 +186,13 @@ def test_another_clock_would_decide_otherwise(tmp_path: Path) -> None:
         target_itl_ms=5.0,
         executor=lambda facts: ToyExecutor(facts, seconds=lambda plan: 1e-4 * plan.num_tokens),
     )
-    memory = record(engine)
+    recorder = record(engine)
     engine.submit(request("a", 5, 60))
     for _ in range(20):
         engine.step()
     engine.submit(request("b", 200, 5))
     run(engine)
-    session = read(memory, tmp_path / "r")
+    session = read(recorder, tmp_path / "r")
     assert replay(session, RecordedExecutor(session.head.facts)).difference is None
     slow = [msgspec.structs.replace(told, clock=[9 * now for now in told.clock]) for told in session.steps]
     changed = Record(session.head, slow, session.cut)

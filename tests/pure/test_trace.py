@@ -17,7 +17,7 @@ from flover.config import EngineConfig
 from flover.engine import spool
 from flover.engine.loop import Engine
 from flover.engine.record import read_record
-from flover.engine.spool import Spool
+from flover.engine.spool import Backlog, Spool
 from flover.engine.trace import Trace, replay_path
 from flover.errors import ConfigError
 
@@ -146,34 +146,53 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         Trace(tmp_path / "missing" / "t.json")
 
 
+class Numbers:
+    """Ten digits for every number that is put."""
+
+    def __init__(self) -> None:
+        self.backlog: Backlog[int] = Backlog()
+
+    def read(self) -> bytes:
+        return b"".join(b"%010d" % number for number in self.backlog.take(3))
+
+    def end(self) -> bytes:
+        return b"end"
+
+
 def test_a_slow_disk_ends_the_file_and_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     going = threading.Event()
     write = os.write
 
     def slow(file: int, data: bytes) -> int:
         going.wait(10)
-        return write(file, data)
+        return write(file, data[:7])
 
     monkeypatch.setattr(os, "write", slow)
-    monkeypatch.setattr(spool, "MAX_WAITING_BYTES", 100)
-    one = Spool(tmp_path / "f", "--trace")
-    for _ in range(50):
-        one.put(b"0123456789")
-    assert one.broken
+    monkeypatch.setattr(spool, "MAX_WAITING_STEPS", 8)
+    one, numbers = Spool(tmp_path / "f", "--trace"), Numbers()
+    one.start(numbers)
+    for number in range(50):
+        numbers.backlog.put(number)
+    assert numbers.backlog.full
     going.set()
     one.close()
+    numbers.backlog.put(50)
     one.close()
     written = (tmp_path / "f").read_bytes()
-    assert written == b"0123456789" * (len(written) // 10), "all of a piece or none"
-    assert len(written) <= 200
+    count = len(written) // 10
+    assert written == b"".join(b"%010d" % number for number in range(count)) + b"end", "no gaps"
+    assert 8 <= count <= 11
 
 
-def test_a_full_disk_ends_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_ends_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(file: int, data: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
-    one = Spool(tmp_path / "f", "--trace")
-    one.put(b"x")
+    one, numbers = Spool(tmp_path / "f", "--trace"), Numbers()
+    one.start(numbers)
+    numbers.backlog.put(1)
     one.close()
-    assert one.broken
+    assert "ends here: No space left on device" in caplog.text

@@ -204,8 +204,8 @@ class EngineClient:
         if isinstance(message, News):
             self.stats = message.stats
             self.on_stats(message.stats)
-            if message.iteration is not None:
-                self.on_iteration(message.iteration)
+            for iteration in message.iterations:
+                self.on_iteration(iteration)
             for delta in message.deltas:
                 self._deliver(delta)
         elif isinstance(message, Loading):

@@ -22,6 +22,8 @@ _ITERATIONS = 1
 _FIRST_ROW = 2
 """The lane of row 0; the others follow."""
 
+_COUNTERS = {"rows": (GENERATING, PRE_PROCESSING), "queue": ("waiting",), "pages": ("used", "cached")}
+
 Event = dict[str, Any]
 
 
@@ -35,8 +37,10 @@ class Lanes:
         self._rows: dict[int, int] = {}
         """Row by sequence number, of the open slices."""
         self._phases: dict[int, str] = {}
+        self._starting: set[int] = set()
+        """Those of them that pre-process."""
         self._requests: dict[int, str] = {}
-        self._counted: dict[str, dict[str, int]] = {}
+        self._counts: tuple[tuple[int, ...], ...] = ((),) * len(_COUNTERS)
         self._now = 0.0
 
     def opening(self) -> list[Event]:
@@ -62,11 +66,10 @@ class Lanes:
         for row, number, request_id in iteration.entered:
             self._requests[number] = request_id
             self._open(events, row, number, PRE_PROCESSING)
-        for row in iteration.generating:
-            number = iteration.rows[row - iteration.first]
-            if self._phases.get(number) == PRE_PROCESSING:
-                self._close(events, number, "")
-                self._open(events, row, number, GENERATING)
+        for number in self._begun(iteration):
+            row = self._rows[number]
+            self._close(events, number, "")
+            self._open(events, row, number, GENERATING)
         events.append(_slice(iteration, start, length))
         self._count(events, iteration)
         self._now = round(start + length, 3)
@@ -74,6 +77,10 @@ class Lanes:
             if number in computed:
                 self._close(events, number, reason)
         return events
+
+    def _begun(self, iteration: Iteration) -> list[int]:
+        """Who generates for the first time. Looks at those who have not: there are few of them, most of the time."""
+        return sorted(number for number in self._starting if self._rows[number] in iteration.generating)
 
     def closing(self) -> list[Event]:
         """The ends of what is still open."""
@@ -87,6 +94,8 @@ class Lanes:
             self._named.add(row)
             events += _lane(row + _FIRST_ROW, f"row {row}")
         self._rows[number], self._phases[number] = row, phase
+        if phase == PRE_PROCESSING:
+            self._starting.add(number)
         args = {"sequence": number, "request": self._requests.get(number, "")}
         events.append({**self._event("B", row), "name": f"{phase} {number}", "cat": phase, "args": args})
 
@@ -95,6 +104,7 @@ class Lanes:
         if row is None:
             return
         del self._phases[number]
+        self._starting.discard(number)
         if reason:
             del self._requests[number]
         events.append({**self._event("E", row), **({"args": {"left": reason}} if reason else {})})
@@ -109,30 +119,30 @@ class Lanes:
         return {"ph": kind, "pid": _PROCESS, "tid": row + _FIRST_ROW, "ts": self._now}
 
     def _count(self, events: list[Event], iteration: Iteration) -> None:
-        width = len(iteration.generating)
-        counters = {
-            "rows": {GENERATING: width, PRE_PROCESSING: len(iteration.chunks)},
-            "queue": {"waiting": iteration.waiting},
-            "pages": {"used": iteration.pages_used, "cached": iteration.pages_cached},
-        }
-        for name, values in counters.items():
-            if self._counted.get(name) != values:
-                self._counted[name] = values
-                events.append({"name": name, "ph": "C", "pid": _PROCESS, "ts": self._now, "args": values})
+        counts = (
+            (len(iteration.generating), len(iteration.chunks)),
+            (iteration.waiting,),
+            (iteration.pages_used, iteration.pages_cached),
+        )
+        if counts == self._counts:
+            return
+        for (name, parts), values, before in zip(_COUNTERS.items(), counts, self._counts, strict=True):
+            if values != before:
+                args = dict(zip(parts, values, strict=True))
+                events.append({"name": name, "ph": "C", "pid": _PROCESS, "ts": self._now, "args": args})
+        self._counts = counts
 
 
 def _slice(iteration: Iteration, start: float, length: float) -> Event:
-    args: dict[str, Any] = {
-        "step": iteration.step,
-        "generating": len(iteration.generating),
-        "prompt tokens": sum(tokens for _, tokens in iteration.chunks),
-        "pages freed": iteration.pages_freed,
-    }
+    args: dict[str, Any] = {"step": iteration.step, "generating": len(iteration.generating)}
+    if iteration.chunks:
+        args["prompt tokens"] = sum(tokens for _, tokens in iteration.chunks)
+    if iteration.pages_freed:
+        args["pages freed"] = iteration.pages_freed
     if iteration.fault is not None:
         args["fault"] = iteration.fault
     name = "iteration" if iteration.fault is None else "failed iteration"
-    place = {"ph": "X", "pid": _PROCESS, "tid": _ITERATIONS}
-    return {"name": name, **place, "ts": start, "dur": length, "args": args}
+    return {"name": name, "ph": "X", "pid": _PROCESS, "tid": _ITERATIONS, "ts": start, "dur": length, "args": args}
 
 
 def _lane(number: int, name: str) -> list[Event]:

@@ -88,7 +88,7 @@ class News(msgspec.Struct, frozen=True, tag="news"):
 
     deltas: list[Delta]
     stats: EngineStats
-    iteration: Iteration | None = None  # only while somebody watches
+    iterations: list[Iteration] = []  # since the last news that had some; only while somebody watches
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):

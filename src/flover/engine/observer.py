@@ -7,8 +7,9 @@ The loop calls its observers in the thread that steps, in this order: `took`, `p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from flover.engine.plan import RowResult, StepPlan
 from flover.engine.roster import Roster
@@ -18,8 +19,7 @@ if TYPE_CHECKING:
     from flover.engine.messages import Cancel  # which brings iterations itself
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """How the executor fared with a plan. `started` is the engine's clock; a run that raised has no rows."""
 
     plan: StepPlan

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -42,6 +43,8 @@ from flover.request import Delta, FinishReason, ModelFacts, Request
 
 HEARTBEAT_SECONDS = 0.25
 """An idle engine sends its news this often, so that the door can tell idle from stuck."""
+WATCH_SECONDS = 0.05
+"""While somebody watches, news tell of iterations this often: of several at once, which costs less."""
 ORPHAN_GRACE_SECONDS = 0.5
 """Time for the main thread to leave in order after the door died; then the process is ended from the reader."""
 YOUNG_ONLY = (2_000, 10, 2**30)
@@ -89,6 +92,7 @@ class EngineProcess:
         self._watched = False
         """Whether the door wants to hear of iterations; set by the reader, obeyed between two steps."""
         self._timeline: Timeline | None = None
+        self._next_telling = 0.0
 
     def run(self) -> int:
         """Load, serve until told to stop, and return the exit code."""
@@ -144,17 +148,23 @@ class EngineProcess:
             engine.unobserve(self._timeline)
             self._timeline = None
 
-    def _iteration(self) -> Iteration | None:
-        """The one that has just been, if somebody watches; each is handed out once."""
-        return None if self._timeline is None else self._timeline.take()
+    def _iterations(self, stats: EngineStats) -> list[Iteration]:
+        """Those that have been since the last call, when it is time to tell of them."""
+        now = time.monotonic()
+        idle = stats.running + stats.waiting == 0
+        if self._timeline is None or not (idle or now >= self._next_telling):
+            return []
+        self._next_telling = now + WATCH_SECONDS
+        return self._timeline.take()
 
     def _deliver(self, engine: Engine, deltas: list[Delta]) -> None:
-        stats, iteration = engine.stats(), self._iteration()
+        stats = engine.stats()
+        iterations = self._iterations(stats)
         try:
-            self._send(News(deltas, stats, iteration))
+            self._send(News(deltas, stats, iterations))
         except wire.WireError:
-            if iteration is not None:
-                self._send(News([], stats, iteration))
+            if iterations:
+                self._send(News([], stats, iterations))
             for delta in deltas:
                 self._deliver_alone(engine, delta, stats)
 

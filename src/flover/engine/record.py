@@ -19,11 +19,12 @@ from flover.engine.messages import Cancel, Submit
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import Grant, Move, StepPlan
 from flover.engine.roster import Roster, SchedulerConfig
-from flover.engine.spool import Sink
+from flover.engine.spool import Backlog
 from flover.errors import ConfigError
 from flover.request import Delta, ModelFacts, Request
 
 VERSION = 1
+_STEPS_AT_ONCE = 16
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, tag="head"):
@@ -84,11 +85,22 @@ def outline_of(plan: StepPlan) -> Outline:
     )
 
 
-class Recorder(Observer):
-    """Writes a `Told` for every step. The engine must use the clock that `clock` makes."""
+class _Step(msgspec.Struct, frozen=True):
+    """What a line is made of."""
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+    forgot: bool
+    words: Sequence[Request | Cancel]
+    clock: Sequence[float]
+    plan: StepPlan | None
+    run: Run | None
+
+
+class Recorder(Observer):
+    """Notes every step, and makes a `Told` of each when it is read: one thread may note, another read. The engine must
+    use the clock that `clock` makes."""
+
+    def __init__(self) -> None:
+        self._backlog: Backlog[Head | _Step] = Backlog()
         self._encode = msgspec.json.Encoder().encode
         self._readings: list[float] = []
         self._stepping = False
@@ -98,8 +110,7 @@ class Recorder(Observer):
         self._forgot = False
 
     def clock(self, clock: Callable[[], float]) -> Callable[[], float]:
-        """The same clock, with every reading noted that a step makes. Others decide nothing that a step does not see
-        again."""
+        """The same clock, with every reading noted that a step makes once it has its words."""
 
         def read() -> float:
             now = clock()
@@ -111,12 +122,20 @@ class Recorder(Observer):
 
     def begin(self, engine: EngineConfig, scheduler: SchedulerConfig, facts: ModelFacts) -> None:
         """The first line."""
-        self._line(Head(version=VERSION, engine=engine, scheduler=scheduler, facts=facts))
+        self._backlog.put(Head(version=VERSION, engine=engine, scheduler=scheduler, facts=facts))
+
+    def read(self) -> bytes:
+        """The lines of a few steps."""
+        return b"".join(self._line(one) for one in self._backlog.take(_STEPS_AT_ONCE))
+
+    def end(self) -> bytes:
+        """Lines need no end."""
+        return b""
 
     def took(self, words: Sequence[Request | Cancel]) -> None:
         """A new line begins."""
         self._stepping = True
-        self._readings.clear()
+        self._readings = []
         self._words, self._plan, self._run = words, None, None
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
@@ -127,43 +146,42 @@ class Recorder(Observer):
         """Note the outcome. If this fault is the one that ends the engine, there will be no end of the step."""
         self._run = run
         if run.fault is not None:
-            self._told()
+            self._note()
 
     def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
-        """Write the step down."""
+        """Note the step."""
         self._stepping = False
         if self._run is None or self._run.fault is None:
-            self._told()
+            self._note()
 
     def forgot(self) -> None:
         """Note it for the next line."""
         self._forgot = True
 
-    def close(self) -> None:
-        """Write what waits."""
-        self._sink.close()
-
-    def _told(self) -> None:
-        plan, run = self._plan, self._run
-        if plan is None and not self._words:
+    def _note(self) -> None:
+        if self._plan is None and not self._words:
             return
-        forgot, self._forgot = self._forgot, False
-        rows = [] if run is None else run.rows.values()
-        self._line(
-            Told(
-                forgot=forgot,
-                words=[Submit(word) if isinstance(word, Request) else word for word in self._words],
-                clock=self._readings,
-                plan=None if plan is None else outline_of(plan),
-                digest="" if plan is None else digest_of(plan),
-                tokens=[(row.row, row.token_id) for row in rows if row.token_id is not None],
-                errors=[(row.row, row.error) for row in rows if row.error is not None],
-                fault=None if run is None else run.fault,
-            )
-        )
+        self._backlog.put(_Step(self._forgot, self._words, self._readings, self._plan, self._run))
+        self._forgot = False
 
-    def _line(self, record: Head | Told) -> None:
-        self._sink.put(self._encode(record) + b"\n")
+    def _line(self, one: Head | _Step) -> bytes:
+        return self._encode(one if isinstance(one, Head) else _told(one)) + b"\n"
+
+
+def _told(step: _Step) -> Told:
+    plan, run = step.plan, step.run
+    rows = [] if run is None else list(run.rows.values())
+    tokens = [(row.row, row.token_id) for row in rows if row.token_id is not None]
+    return Told(
+        forgot=step.forgot,
+        words=[Submit(word) if isinstance(word, Request) else word for word in step.words],
+        clock=list(step.clock),
+        plan=None if plan is None else outline_of(plan),
+        digest="" if plan is None else digest_of(plan),
+        tokens=tokens,
+        errors=[(row.row, row.error) for row in rows if row.error is not None],
+        fault=None if run is None else run.fault,
+    )
 
 
 @dataclass(frozen=True, slots=True)

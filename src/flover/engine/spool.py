@@ -1,4 +1,5 @@
-"""A file that grows while somebody who must not wait goes on: bytes are kept until a thread of its own writes them.
+"""A file that grows while somebody who must not wait goes on: what is to be written is left in a backlog, and a thread
+of the spool's own turns it into bytes and writes them.
 
 A disk that is slow or full ends the file, never the work: what comes after is not written, and the log says so.
 """
@@ -8,28 +9,57 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections import deque
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from flover.errors import ConfigError
 
-MAX_WAITING_BYTES = 32 * 2**20
-"""Most bytes that may wait for the disk."""
+MAX_WAITING_STEPS = 8192
+"""Most steps that may wait for the disk."""
 WRITE_SECONDS = 0.2
 """The file lags behind by so much: what a crash loses."""
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class Sink(Protocol):
-    """Takes bytes and never keeps anybody waiting."""
+class Backlog(Generic[T]):
+    """Left by one thread, fetched by another. When it is full it takes nothing ever again: no gaps."""
 
-    def put(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
+    def __init__(self) -> None:
+        self._waiting: deque[T] = deque()
+        self.full = False
+
+    def put(self, item: T) -> None:
+        """Leave something, unless the backlog is full."""
+        if self.full:
+            return
+        if len(self._waiting) >= MAX_WAITING_STEPS:
+            self.full = True
+            logger.error("a trace ends here: the disk is so slow that %d steps wait for it", MAX_WAITING_STEPS)
+            return
+        self._waiting.append(item)
+
+    def take(self, most: int) -> list[T]:
+        """Fetch the oldest."""
+        return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+
+
+class Source(Protocol):
+    """Makes the bytes of a file; called in the spool's thread alone."""
+
+    def read(self) -> bytes:
+        """What comes next; empty if there is nothing yet. Short, so that the thread that works is not held up."""
+        ...
+
+    def end(self) -> bytes:
+        """What a complete file ends with."""
+        ...
 
 
 class Spool:
-    """An open file; `put` may be called by one thread. Only the owner may read the file."""
+    """An open file. Only its owner may read it."""
 
     def __init__(self, path: Path, flag: str) -> None:
         """Create or empty the file. Raises `ConfigError` in the name of `flag`."""
@@ -38,50 +68,35 @@ class Spool:
         except OSError as error:
             raise ConfigError(f"{flag}: cannot write {path}: {error.strerror}") from error
         self._path = path
-        self._lock = threading.Lock()
-        self._waiting = bytearray()
-        self._broken = False
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._write_all, name="spool", daemon=True)
+        self._thread: threading.Thread | None = None
+
+    def start(self, source: Source) -> None:
+        """Write what `source` makes from now on."""
+        self._thread = threading.Thread(target=self._write_all, args=(source,), name="spool", daemon=True)
         self._thread.start()
 
-    @property
-    def broken(self) -> bool:
-        """Whether the file has ended early."""
-        return self._broken
-
-    def put(self, data: bytes) -> None:
-        """Add bytes, all of them or none."""
-        if self._broken:
-            return
-        with self._lock:
-            full = len(self._waiting) + len(data) > MAX_WAITING_BYTES
-            if not full:
-                self._waiting += data
-        if full:
-            self._give_up(f"the disk is too slow: {MAX_WAITING_BYTES} bytes wait for it")
-
     def close(self) -> None:
-        """Write what waits, and close the file. May be called twice."""
+        """Write what there still is, and close the file. May be called twice."""
         if not self._closing.is_set():
             self._closing.set()
-            self._thread.join()
+            if self._thread is not None:
+                self._thread.join()
 
-    def _write_all(self) -> None:
+    def _write_all(self, source: Source) -> None:
         closing = False
         try:
             while not closing:
                 closing = self._closing.wait(WRITE_SECONDS)
-                with self._lock:
-                    data, self._waiting = self._waiting, bytearray()
-                left = memoryview(data)
-                while left:
-                    left = left[os.write(self._file, left) :]
+                while data := source.read():
+                    self._write(data)
+            self._write(source.end())
         except OSError as error:
-            self._give_up(str(error.strerror or error))
+            logger.error("%s ends here: %s", self._path, error.strerror or error)
         finally:
             os.close(self._file)
 
-    def _give_up(self, reason: str) -> None:
-        self._broken = True
-        logger.error("%s ends here: %s", self._path, reason)
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._file, left) :]

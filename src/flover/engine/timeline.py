@@ -14,6 +14,7 @@ import msgspec
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import Move, StepPlan
 from flover.engine.roster import Roster, seated
+from flover.engine.spool import MAX_WAITING_STEPS, Backlog
 from flover.request import Delta
 
 DEAD = -1
@@ -63,8 +64,7 @@ class Seats:
     """Sequence numbers of those who have a row and have not ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class House:
+class House(msgspec.Struct, frozen=True):
     """Queue and pages, counted. `pages_freed` only grows."""
 
     waiting: int
@@ -134,16 +134,15 @@ def describe(
     plan = run.plan
     during = reseat(before, plan, names)
     after, left = part(during, deltas)
-    ended = {number for number, _ in left}
-    present = set(before.numbers.values()) - ended
-    left += [(before.rows[row], PREEMPTED) for row in plan.evictions if before.rows[row] in present]
-    if left:
-        out = {number for number, _ in left}
-        after = Seats(after.rows, {name: number for name, number in after.numbers.items() if number not in out})
+    if plan.evictions:
+        preempted = {before.rows[row] for row in plan.evictions} & set(after.numbers.values())
+        left += [(number, PREEMPTED) for number in sorted(preempted)]
+        after = Seats(after.rows, {name: number for name, number in after.numbers.items() if number not in preempted})
     if run.fault is not None:  # everybody is computed again, and the device was reset
         left += [(number, PREEMPTED) for number in after.numbers.values()]
         after = Seats([DEAD] * len(after.rows), {})
     start, end = plan.window
+    sampled = [result.token_id for result in run.rows.values()]
     iteration = Iteration(
         step=plan.step,
         started=run.started - born,
@@ -160,7 +159,7 @@ def describe(
         pages_cached=house.pages_cached,
         pages_total=house.pages_total,
         pages_freed=house.pages_freed - freed_before,
-        tokens=sum(result.token_id is not None for result in run.rows.values()),
+        tokens=len(sampled) - sampled.count(None),
         fault=run.fault,
     )
     return iteration, after
@@ -170,11 +169,24 @@ def _name(delta: Delta) -> Name:
     return delta.request_id, delta.index
 
 
+class _Step(msgspec.Struct, frozen=True):
+    """What is known at the end of a step; described when somebody asks."""
+
+    run: Run | None
+    names: Mapping[int, Name]
+    deltas: Sequence[Delta]
+    house: House
+
+
 class Timeline(Observer):
-    """Describes every iteration of an engine."""
+    """Describes every iteration of an engine.
+
+    While the loop works it only notes what it is handed; iterations are made when they are taken, many at a time. That
+    costs a third: between two iterations of a model the processor forgets this code. One thread may note, another take.
+    """
 
     def __init__(self) -> None:
-        self._latest: Iteration | None = None
+        self._steps: Backlog[_Step] = Backlog()
         self._born = 0.0
         self._freed = 0
         self._seats = Seats([], {})
@@ -182,10 +194,10 @@ class Timeline(Observer):
         self._names: Mapping[int, Name] = {}
         self._run: Run | None = None
 
-    def take(self) -> Iteration | None:
-        """The iteration of the last step, once; None if there was no plan."""
-        latest, self._latest = self._latest, None
-        return latest
+    def take(self, most: int = MAX_WAITING_STEPS) -> list[Iteration]:
+        """The iterations that nobody has taken yet, at most those of so many steps."""
+        described = (self._describe(step) for step in self._steps.take(most))
+        return [iteration for iteration in described if iteration is not None]
 
     def attached(self, roster: Roster, born: float) -> None:
         """Take the seats as they are."""
@@ -202,17 +214,21 @@ class Timeline(Observer):
         self._run = run
 
     def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
-        """Describe the iteration, if there was one; who leaves between two iterations leaves with the second."""
-        self._latest = None
-        if self._run is None:
-            self._seats, left = part(self._seats, deltas)
+        """Note the step. One without a plan matters if somebody left."""
+        if self._run is not None or deltas:
+            self._steps.put(_Step(self._run, self._names, deltas, House.of(roster)))
+
+    def _describe(self, step: _Step) -> Iteration | None:
+        """The iteration of a step, if there was one; who leaves between two iterations leaves with the second."""
+        if step.run is None:
+            self._seats, left = part(self._seats, step.deltas)
             self._left += left
-            return
-        house = House.of(roster)
+            return None
         iteration, self._seats = describe(
-            self._seats, self._run, self._names, deltas, house, born=self._born, freed_before=self._freed
+            self._seats, step.run, step.names, step.deltas, step.house, born=self._born, freed_before=self._freed
         )
+        self._freed = step.house.pages_freed
         if self._left:
             iteration = msgspec.structs.replace(iteration, left=self._left + iteration.left)
             self._left = []
-        self._latest, self._freed = iteration, house.pages_freed
+        return iteration

@@ -6,7 +6,7 @@ anybody's prompt; the record must, to the last token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -14,42 +14,49 @@ import msgspec
 from flover.config import EngineConfig
 from flover.engine.lanes import Event, Lanes
 from flover.engine.loop import Engine
+from flover.engine.observer import Observer
 from flover.engine.record import Recorder
-from flover.engine.roster import Roster
-from flover.engine.spool import Sink, Spool
+from flover.engine.spool import Source, Spool
 from flover.engine.timeline import Timeline
-from flover.request import Delta
 
 REPLAY_SUFFIX = ".replay"
+_STEPS_AT_ONCE = 16
 
 
-class Picture(Timeline):
+class Picture:
     """Draws every iteration: a JSON array of events, which may lack its end, as readers of this format accept."""
 
-    def __init__(self, lanes: Lanes, sink: Sink) -> None:
-        super().__init__()
+    def __init__(self, lanes: Lanes, timeline: Timeline) -> None:
         self._lanes = lanes
-        self._sink = sink
+        self._timeline = timeline
         self._encode = msgspec.json.Encoder().encode
-        first, *others = lanes.opening()
-        sink.put(b"[\n" + self._encode(first))
-        self._draw(others)
+        self._begun = False
 
-    def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
-        """Draw the iteration of this step."""
-        super().stepped(roster, deltas)
-        iteration = self.take()
-        if iteration is not None:
-            self._draw(self._lanes.events(iteration))
+    def read(self) -> bytes:
+        """The events of a few iterations."""
+        if not self._begun:
+            self._begun = True
+            first, *others = self._lanes.opening()
+            return b"[\n" + self._encode(first) + self._events(others)
+        return b"".join(self._events(self._lanes.events(one)) for one in self._timeline.take(_STEPS_AT_ONCE))
+
+    def end(self) -> bytes:
+        """Ends the slices and the array."""
+        return self._events(self._lanes.closing()) + b"\n]\n"
+
+    def _events(self, events: Iterable[Event]) -> bytes:
+        return b"".join(b",\n" + self._encode(event) for event in events)
+
+
+class _End(Observer):
+    """Closes the files when the engine closes."""
+
+    def __init__(self, *spools: Spool) -> None:
+        self._spools = spools
 
     def close(self) -> None:
-        """End the slices and the array."""
-        self._draw(self._lanes.closing())
-        self._sink.put(b"\n]\n")
-        self._sink.close()
-
-    def _draw(self, events: Sequence[Event]) -> None:
-        self._sink.put(b"".join(b",\n" + self._encode(event) for event in events))
+        for spool in self._spools:
+            spool.close()
 
 
 class Trace:
@@ -57,7 +64,8 @@ class Trace:
 
     def __init__(self, path: Path) -> None:
         self._picture = Spool(path, "--trace")
-        self._recorder = Recorder(Spool(replay_path(path), "--trace"))
+        self._record = Spool(replay_path(path), "--trace")
+        self._recorder = Recorder()
 
     def clock(self, clock: Callable[[], float]) -> Callable[[], float]:
         """The clock that the engine has to use, so that its readings are recorded."""
@@ -66,9 +74,13 @@ class Trace:
     def attach(self, engine: Engine, config: EngineConfig) -> None:
         """Trace this engine from now on until it closes."""
         scheduler, facts = engine.roster.config, engine.facts
+        timeline = Timeline()
         self._recorder.begin(config, scheduler, facts)
-        engine.observe(self._recorder)
-        engine.observe(Picture(Lanes(facts, scheduler.max_num_seqs), self._picture))
+        picture: Source = Picture(Lanes(facts, scheduler.max_num_seqs), timeline)
+        for spool, source in ((self._picture, picture), (self._record, self._recorder)):
+            spool.start(source)
+        for observer in (self._recorder, timeline, _End(self._picture, self._record)):
+            engine.observe(observer)
 
 
 def replay_path(path: Path) -> Path:
