@@ -182,7 +182,8 @@ class Timeline(Observer):
     """Describes every iteration of an engine.
 
     While the loop works it only notes what it is handed; iterations are made when they are taken, many at a time. That
-    costs a third: between two iterations of a model the processor forgets this code. One thread may note, another take.
+    halves the cost: between two iterations of a model the processor forgets this code. One thread may note while
+    another takes.
     """
 
     def __init__(self) -> None:
