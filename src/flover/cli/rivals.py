@@ -179,6 +179,9 @@ def _compare(
         print(f"{failure.name}, {failure.kind}, {failure.load or 'getting ready'}: {failure.message}")
     for name, why in found.skipped.items():
         print(f"{name} was left out: {why}")
+    for contender in contenders:
+        if lacks := [kind for kind in options.formats if kind not in contender.forms]:
+            print(f"{contender.name} was left out of {', '.join(lacks)}: it has no such weights by itself")
     versions = {contender.name: contender.version for contender in contenders}
     described = {"model": files.source.name, **dataclasses.asdict(options), "threads": machine.threads}
     told = {"versions": versions, "skipped": found.skipped, **facts(results, lines)}
