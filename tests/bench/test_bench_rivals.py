@@ -14,7 +14,7 @@ from flover.bench.report import tidy
 from flover.bench.rivals.engines import PORT, Files, Flover, LlamaCpp, Machine, OpenVino, Transformers, Vllm
 from flover.bench.rivals.find import Places, find_rivals
 from flover.bench.rivals.options import Load, RivalOptions, parse_wanted
-from flover.bench.rivals.results import Failure, Results, Row, facts, losses, rows, table
+from flover.bench.rivals.results import Failure, Results, Row, facts, losses, noise, rows, table
 from flover.cli.main import make_parser
 from flover.cli.rivals import rival_options
 from flover.errors import ConfigError
@@ -102,6 +102,23 @@ def test_the_table_and_the_facts_say_it_all() -> None:
     assert told["rows"][1]["medians"]["flover"] == 0.5
     assert told["rows"][1]["verdict"] == "short"
     assert told["failures"][0]["message"] == "gone"
+
+
+def test_runs_that_differ_too_much_are_said_to_be_noisy() -> None:
+    found = results(
+        flover=[summary(100), summary(125), summary(110)], llama=[summary(21.2), summary(33.4), summary(130.5)]
+    )
+    found.cells["int8", FIRST, "openvino"] = [summary(ttft_ms=500), summary(ttft_ms=700)]
+    lines = rows(found, {})
+    assert [sorted(row.noisy) for row in lines] == [["llama.cpp"], ["openvino"]]
+    assert noise(lines) == [
+        "noisy, measure again: int8, n = 8: llama.cpp 21.2 to 130.5",
+        "noisy, measure again: int8, TTFT of 512: openvino 500 ms to 700 ms",
+    ]
+    assert [row["noisy"] for row in facts(found, lines)["rows"]] == [["llama.cpp"], ["openvino"]]
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(table("title", found, lines))
+    assert console.export_text().count("noisy") == 2
 
 
 def test_wanted_ratios_are_read_and_checked() -> None:

@@ -154,7 +154,7 @@ def _compare(
     from flover.bench.report import json_line
     from flover.bench.rivals.engines import Flover, Machine
     from flover.bench.rivals.find import find_rivals
-    from flover.bench.rivals.results import facts, losses, rows, table
+    from flover.bench.rivals.results import facts, losses, noise, rows, table
     from flover.bench.rivals.run import Contest
 
     machine = Machine(getattr(args, "num_threads", None) or len(usable_cores()), frozenset(cpu_facts()["flags"]))
@@ -173,7 +173,7 @@ def _compare(
     lengths = f"{options.prompt_len} in, {options.output_len} out"
     title = f"{files.source.name}: output tokens per second, {lengths}; medians of {options.seeds}"
     console.print(table(title, results, lines))
-    for line in losses(lines):
+    for line in [*losses(lines), *noise(lines)]:
         print(line)
     for failure in results.failures:
         print(f"{failure.name}, {failure.kind}, {failure.load or 'getting ready'}: {failure.message}")

@@ -14,6 +14,8 @@ from flover.bench.metrics import Summary
 from flover.bench.report import milliseconds
 from flover.bench.rivals.options import FLOVER, Load
 
+NOISY = 1.25
+"""Where an engine's best run is this many times its worst, the machine was busy and a median says little."""
 Verdict = Literal["", "held", "short", "LOST"]
 
 
@@ -49,6 +51,13 @@ class Row:
     load: Load
     figures: Mapping[str, float]
     wanted: float | None = None
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The least and the largest of every engine's runs."""
+
+    @property
+    def noisy(self) -> dict[str, tuple[float, float]]:
+        """The engines whose runs differ too much to be believed, with their ranges."""
+        return {name: (least, most) for name, (least, most) in self.ranges.items() if most > NOISY * least}
 
     @property
     def best(self) -> str | None:
@@ -79,11 +88,20 @@ class Row:
 
 def rows(results: Results, wanted: Mapping[tuple[str, str], float]) -> list[Row]:
     """The comparison, in the order in which it was measured."""
-    places: dict[tuple[str, Load], dict[str, float]] = {}
+    places: dict[tuple[str, Load], dict[str, list[float]]] = {}
     for (kind, load, name), summaries in results.cells.items():
         if summaries:
-            places.setdefault((kind, load), {})[name] = median(figure(load, summary) for summary in summaries)
-    return [Row(kind, load, found, wanted.get((kind, load.key))) for (kind, load), found in places.items()]
+            places.setdefault((kind, load), {})[name] = [figure(load, summary) for summary in summaries]
+    return [
+        Row(
+            kind,
+            load,
+            {name: median(values) for name, values in found.items()},
+            wanted.get((kind, load.key)),
+            {name: (min(values), max(values)) for name, values in found.items()},
+        )
+        for (kind, load), found in places.items()
+    ]
 
 
 def figure(load: Load, summary: Summary) -> float:
@@ -112,14 +130,17 @@ def table(title: str, results: Results, lines: Sequence[Row]) -> Table:
         wanted = [f"{row.wanted:g}" if row.wanted is not None else ""] if with_wanted else []
         style = {"LOST": "bold red", "short": "yellow"}.get(row.verdict, "")
         verdict = f"[{style}]{row.verdict}[/{style}]" if style else row.verdict
+        verdict = f"{verdict} noisy".strip() if row.noisy else verdict
         drawn.add_row(row.load.label, *(_cell(row, name) for name in results.names), ratio, *wanted, verdict)
     return drawn
 
 
 def _cell(row: Row, name: str) -> str:
     value = row.figures.get(name)
-    if value is None:
-        return "-"
+    return "-" if value is None else _figure(row, value)
+
+
+def _figure(row: Row, value: float) -> str:
     return milliseconds(1e3 * value) if row.load.first_token else f"{value:,.1f}"
 
 
@@ -130,6 +151,18 @@ def losses(lines: Sequence[Row]) -> list[str]:
         if row.verdict in ("LOST", "short"):
             aim = f", wanted {row.wanted:g}" if row.wanted is not None else ""
             said.append(f"{row.verdict}: {row.kind}, {row.load.label}: {row.ratio:.2f} of {row.best}{aim}")
+    return said
+
+
+def noise(lines: Sequence[Row]) -> list[str]:
+    """A sentence for every row whose runs differ too much."""
+    said = []
+    for row in lines:
+        if row.noisy:
+            spans = (
+                f"{name} {_figure(row, least)} to {_figure(row, most)}" for name, (least, most) in row.noisy.items()
+            )
+            said.append(f"noisy, measure again: {row.kind}, {row.load.label}: {', '.join(spans)}")
     return said
 
 
@@ -146,6 +179,7 @@ def facts(results: Results, lines: Sequence[Row]) -> dict[str, Any]:
                 "ratio": row.ratio,
                 "wanted": row.wanted,
                 "verdict": row.verdict,
+                "noisy": sorted(row.noisy),
                 "engines": {
                     name: _summaries(results.cells[row.kind, row.load, name], results.forms[row.kind, name])
                     for name in row.figures
