@@ -17,7 +17,7 @@ EXPERIMENTS: Mapping[str, Callable[[Bench], Result]] = {
 }
 """What runs on any runner. E7 needs tensor parallelism, E8 needs other engines."""
 FULL = Scale(output_len=32, gaps=(20, 100, 300, 1000, 5000))
-QUICK = Scale(output_len=128, gaps=(20, 300, 1000), samples=(1, 4), instances=2)
+QUICK = Scale(output_len=96, gaps=(20, 300, 1000), samples=(1, 4), instances=2)
 PAPER = Scale(output_len=512, instances=32, draws=24)
 """As in the paper; for simulated time."""
 
