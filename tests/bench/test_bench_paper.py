@@ -8,7 +8,7 @@ import pytest
 from flover.bench.metrics import Record
 from flover.bench.paper import engines, published, report
 from flover.bench.paper.arrivals import made_over_time
-from flover.bench.paper.bench import FUSION, SERIAL, STATIC, Bench, Figure, Result, Scale, Table
+from flover.bench.paper.bench import FUSION, SERIAL, Bench, Figure, Result, Scale, Table
 from flover.bench.paper.lengths import memory_figure
 from flover.bench.paper.outcome import Moment, Outcome, Strategy
 from flover.bench.paper.processes import ProcessRunner, engine_config
@@ -17,8 +17,9 @@ from flover.bench.workload import Job
 from flover.cli.main import main
 from flover.config import EngineConfig
 
+WINDOW = Strategy("dynamic-batching", window_ms=100)
 CONFIG = EngineConfig(num_threads=1, kv_cache_memory_bytes=32 * 2**20, max_num_seqs=8)
-JOBS = [Job(0.0, tuple(range(20, 28)), 12, 1), Job(0.0, tuple(range(30, 38)), 24, 2), Job(0.05, (50, 51), 6, 3)]
+JOBS = [Job(0.0, tuple(range(20, 28)), 12, 1), Job(0.0, tuple(range(30, 38)), 24, 2), Job(0.3, (50, 51), 6, 3)]
 
 
 def record(sent: float, *ticks: float) -> Record:
@@ -38,21 +39,23 @@ def test_an_outcome_counts_from_the_first_arrival_to_the_last_token() -> None:
 def test_strategies_in_engine_processes() -> None:
     outcomes: dict[str, Outcome] = {}
     with ProcessRunner(CONFIG) as runner:
-        for strategy in (FUSION, SERIAL, STATIC, Strategy("concurrent", instances=2)):
+        for strategy in (FUSION, SERIAL, WINDOW, Strategy("concurrent", instances=2)):
             outcomes[strategy.label] = runner.run(JOBS, strategy)
     for label, outcome in outcomes.items():
         assert [one.output_tokens for one in outcome.records] == [12, 24, 6], label
         assert all(len(one.ticks) == one.output_tokens for one in outcome.records), label
         assert outcome.moments and outcome.peak_pages > 0
     widest = {label: max(moment.generating for moment in outcome.moments) for label, outcome in outcomes.items()}
-    assert widest["fusion"] >= 2 and widest["static"] == 2
+    assert widest["fusion"] == 2 and widest[WINDOW.label] == 2
     assert widest["serial"] == 1
     assert outcomes["serial"].iterations == 42
     assert outcomes["fusion"].iterations < 42
     ends = [one.end or 0.0 for one in outcomes["serial"].records]
     assert ends == sorted(ends)
-    late, longest = outcomes["static"].records[2], outcomes["static"].records[1]
-    assert late.ticks[0] > (longest.end or 0.0)
+    assert outcomes["serial"].records[1].ticks[0] > ends[0]
+    for one in outcomes[WINDOW.label].records:
+        assert one.ttft > WINDOW.window_ms / 1e3
+    assert outcomes["fusion"].records[2].ttft < WINDOW.window_ms / 1e3
 
 
 def test_concurrent_instances_share_the_cores() -> None:
@@ -110,7 +113,7 @@ def test_other_engines_get_the_same_requests() -> None:
 def test_the_papers_numbers_belong_together() -> None:
     assert len(published.E3_GAPS_MS) == len(published.E3_ITERATIONS) == len(published.E3_SPEEDUP)
     for iterations, overlap in zip(published.E3_ITERATIONS, published.E3_OVERLAP, strict=True):
-        assert 32 * published.E3_OUTPUT_LEN / iterations == pytest.approx(overlap, rel=0.05)
+        assert 32 * published.E3_OUTPUT_LEN / iterations == pytest.approx(overlap, rel=0.08)
     for model, speedups in published.E1_SPEEDUP.items():
         assert len(speedups) == len(published.E1_SECONDS[model]) == len(published.NUMS)
 

@@ -62,18 +62,16 @@ def add_experiment_flags(parser: argparse.ArgumentParser, output: Path) -> None:
 
 def sized(scale: Any, args: argparse.Namespace) -> Any:
     """The scale with what the flags say of it. Raises `ConfigError`."""
-    changes: dict[str, Any] = {}
-    for flag, field in (("output_len", "output_len"), ("instances", "instances")):
+    for flag, least in (("output_len", 4), ("num_requests", 1), ("instances", 1)):
         value = getattr(args, flag)
-        if value is not None:
-            changes[field] = value
+        if value is not None and value < least:
+            raise ConfigError(f"--{flag.replace('_', '-')} must be at least {least}, got {value}")
+    changes: dict[str, Any] = {}
+    for name in ("output_len", "instances"):
+        if getattr(args, name) is not None:
+            changes[name] = getattr(args, name)
     if args.num_requests is not None:
         changes["nums"] = (*(num for num in scale.nums if num < args.num_requests), args.num_requests)
-    for name, value in changes.items():
-        if value in (0, (0,)):
-            raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got 0")
-    if changes.get("output_len", 4) < 4:
-        raise ConfigError(f"--output-len must be at least 4, got {args.output_len}")
     return dataclasses.replace(scale, **changes)
 
 
