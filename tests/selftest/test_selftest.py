@@ -157,8 +157,8 @@ def test_batch_and_chunks_are_as_the_cell_says(monkeypatch: pytest.MonkeyPatch, 
     plans: list[StepPlan] = []
     right = Scheduler.plan
 
-    def plan(scheduler: Scheduler) -> StepPlan | None:
-        made = right(scheduler)
+    def plan(scheduler: Scheduler, now: float) -> StepPlan | None:
+        made = right(scheduler, now)
         if made is not None:
             plans.append(made)
         return made
