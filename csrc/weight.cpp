@@ -95,6 +95,40 @@ FLOVER_CLONES Affine fit(const float* values) {
   return best;
 }
 
+// The step of a row: the largest number in 127 steps, inputs 0, 1, 4, 5 and 2, 3, 6, 7 of every eight in 126.9 together
+// (rounding all four up still leaves 128 at most).
+FLOVER_CLONES float int8_scale(const float* values, int64_t in) {
+  float largest[8] = {}, four[2] = {};
+  auto take = [&](const float* v) {
+    float a[8];
+    for (int i = 0; i < 8; i++) a[i] = std::fabs(v[i]);
+    for (int i = 0; i < 8; i++) largest[i] = largest[i] > a[i] ? largest[i] : a[i];
+    four[0] = std::max(four[0], (a[0] + a[1]) + (a[4] + a[5]));
+    four[1] = std::max(four[1], (a[2] + a[3]) + (a[6] + a[7]));
+  };
+  int64_t k = 0;
+  for (; k + 8 <= in; k += 8) take(values + k);
+  if (k < in) {
+    float rest[8] = {};
+    std::copy(values + k, values + in, rest);
+    take(rest);
+  }
+  return std::max(*std::max_element(largest, largest + 8) / 127, std::max(four[0], four[1]) / 126.9f);
+}
+
+// values / scale, nearest even; returns the sum.
+FLOVER_CLONES int32_t quantize_int8(const float* values, int64_t in, float scale, int8_t* out) {
+  if (!(scale > 0)) return 0;
+  int32_t sum = 0;
+  for (int64_t k = 0; k < in; k++) {
+    const float q = (values[k] / scale + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23
+    const auto rounded = (int32_t)std::min(std::max(q, -127.0f), 127.0f);
+    out[k] = (int8_t)rounded;
+    sum += rounded;
+  }
+  return sum;
+}
+
 void check_finite(const float* values, int64_t count) {
   for (int64_t k = 0; k < count; k++)
     if (!std::isfinite(values[k])) throw std::invalid_argument("weights that are not finite numbers cannot be quantized");
@@ -174,23 +208,10 @@ void PackedWeight::store_row(int64_t row, const float* values) {
       for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = narrow_f16(values[k]);
       break;
     case Format::int8: {
-      float largest = 0, largest_four = 0;
-      for (int64_t k = 0; k < in_; k++) largest = std::max(largest, std::fabs(values[k]));
-      for (int64_t k = 0; k < in_; k += k % 4 ? 6 : 2) {
-        float four = 0;
-        for (const int64_t i : {k, k + 1, k + 4, k + 5})
-          if (i < in_) four += std::fabs(values[i]);
-        largest_four = std::max(largest_four, four);
-      }
-      // 126.9: rounding all four up still leaves 128 at most.
-      const float scale = std::max(largest / 127, largest_four / 126.9f);
-      int32_t sum = 0;
-      for (int64_t k = 0; k < in_; k++) {
-        const float q = scale > 0 ? std::nearbyint(values[k] / scale) : 0.0f;
-        const auto rounded = (int8_t)std::clamp(q, -127.0f, 127.0f);
-        data[(k / 4 * PANEL + lane) * 4 + k % 4] = (uint8_t)rounded;
-        sum += rounded;
-      }
+      const float scale = int8_scale(values, in_);
+      std::vector<int8_t> q((size_t)padded_in(format_, in_));
+      const int32_t sum = quantize_int8(values, in_, scale, q.data());
+      for (size_t k = 0; k < q.size(); k += 4) std::memcpy(data + (k * PANEL) + lane * 4, q.data() + k, 4);
       const Weight mine = view();
       const_cast<float*>(mine.scales)[panel * PANEL + lane] = scale;
       const_cast<int32_t*>(mine.sums)[panel * PANEL + lane] = sum;

@@ -29,6 +29,13 @@ def run(args: argparse.Namespace) -> int:
     engine, server = from_args(args, EngineConfig), from_args(args, ServerConfig)
     if server.api_key is None:
         server = dataclasses.replace(server, api_key=read_environment().api_key)
-    from flover.server.run import serve
+    from flover.engine.spawn import spawn
 
-    return serve(engine, server)
+    # The engine's imports take longest of all: they go on beside those of the door.
+    spawned = spawn()
+    try:
+        from flover.server.run import serve
+
+        return serve(engine, server, engine_command=spawned)
+    finally:
+        spawned.end()

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -32,13 +31,12 @@ from flover.engine.messages import (
     ToEngine,
     Watch,
 )
+from flover.engine.spawn import ENGINE_COMMAND, Spawned, spawn
 from flover.engine.streams import DeltaStream, Mailbox
 from flover.engine.timeline import Iteration
 from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
 from flover.request import Delta, ModelFacts, Request
 
-ENGINE_COMMAND = (sys.executable, "-m", "flover.engine.process")
-"""What to run for an engine; the number of the socket's file descriptor is appended."""
 STOP_SECONDS = 5.0
 """Time that a stopped engine gets to leave before it is killed."""
 DRAIN_SECONDS = 1.0
@@ -74,21 +72,16 @@ class EngineClient:
         cls,
         config: EngineConfig,
         on_loading: Callable[[int, int], None] | None = None,
-        command: Sequence[str] = ENGINE_COMMAND,
+        command: Spawned | Sequence[str] = ENGINE_COMMAND,
     ) -> EngineClient:
-        """Start an engine process and wait until it has loaded; `on_loading(done, total)` is told bytes of weights.
+        """Start an engine process, or take one that is spawned already, and wait until it has loaded.
+
+        `on_loading(done, total)` is told bytes of weights.
 
         Raises `ConfigError`, `ModelError` or `EngineError`, as the engine found.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptor = theirs.fileno()
-            # `ours` is closed on exec, as all of Python's descriptors: no other child of this process can keep the
-            # engine alive by holding it. A process group of its own keeps the terminal's Ctrl-C away from it.
-            process = subprocess.Popen(
-                [*command, str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL, process_group=0
-            )
-        client = cls(process, ours)
+        spawned = command if isinstance(command, Spawned) else spawn(command)
+        client = cls(spawned.process, spawned.sock)
         if on_loading is not None:
             client._on_loading = on_loading
         try:

@@ -5,7 +5,9 @@ Pickled weights are never opened, and no path in an index leads out of the direc
 
 from __future__ import annotations
 
+import ctypes
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,7 @@ MAX_HEADER_BYTES = 100_000_000
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+_libc = ctypes.CDLL(None)
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
@@ -100,6 +103,17 @@ def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, torch.Tens
                 yield name, file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def forget(tensor: torch.Tensor) -> None:
+    """Give back the memory behind a tensor of a file that nobody will read again: a mapped file counts as memory, and
+    a model would be held twice at the end of loading. Only whole pages inside the tensor go."""
+    if not tensor.is_contiguous() or not hasattr(mmap, "MADV_DONTNEED"):
+        return
+    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start:
+        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 
 
 def _check_header_length(path: Path) -> None:

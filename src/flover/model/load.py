@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
-from flover.model.checkpoint import TensorInfo, find_files, list_tensors, read_tensors
+from flover.model.checkpoint import TensorInfo, find_files, forget, list_tensors, read_tensors
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.families import Family, Target
@@ -216,16 +216,18 @@ def _fill_from_files(weights: Weights, reads: list[_Read], progress: Progress) -
         for name, tensor in read_tensors(file, list(mine)):
             read = mine[name]
             for first, rows in read.placement.pieces(tensor):
-                for size in _store(weights, read.placement.parameter, first, rows):
-                    done += size * tensor.itemsize
+                for part in _store(weights, read.placement.parameter, first, rows):
+                    done += part.numel() * tensor.itemsize
+                    forget(part)
                     progress(done, total)
+            forget(tensor)
 
 
-def _store(weights: Weights, name: str, first: int, rows: Tensor) -> Iterator[int]:
-    """Fill rows of a weight; yields the numbers stored, slice after slice."""
+def _store(weights: Weights, name: str, first: int, rows: Tensor) -> Iterator[Tensor]:
+    """Fill rows of a weight; yields what has been stored, slice after slice."""
     if name in weights.vectors:
         weights.vectors[name][first : first + len(rows)] = rows
-        yield rows.numel()
+        yield rows
         return
     step = max(1, SLICE_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
@@ -234,7 +236,7 @@ def _store(weights: Weights, name: str, first: int, rows: Tensor) -> Iterator[in
             weights.matrices[name].store(first + start, part)
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
-        yield part.numel()
+        yield part
 
 
 def _check_tied_head(path: Path, family: Family, model: ModelConfig) -> None:
@@ -270,6 +272,6 @@ def _fill_with_noise(weights: Weights, progress: Progress) -> None:
         step = max(1, SLICE_NUMBERS // in_size)
         for first in range(0, out_size, step):
             rows = torch.empty(min(step, out_size - first), in_size).normal_(0.0, DUMMY_STD, generator=generator)
-            for size in _store(weights, name, first, rows):
-                done += size
+            for part in _store(weights, name, first, rows):
+                done += part.numel()
                 progress(done, total)

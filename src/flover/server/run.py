@@ -20,7 +20,8 @@ import uvloop
 from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
-from flover.engine.client import ENGINE_COMMAND, EngineClient
+from flover.engine.client import EngineClient
+from flover.engine.spawn import ENGINE_COMMAND, Spawned
 from flover.errors import ConfigError
 from flover.server.app import create_app
 from flover.server.door import Door, check_exposure
@@ -33,11 +34,13 @@ KEEP_ALIVE_SECONDS = 15
 T = TypeVar("T")
 
 
-def serve(engine_config: EngineConfig, config: ServerConfig, *, engine_command: Sequence[str] = ENGINE_COMMAND) -> int:
+def serve(
+    engine_config: EngineConfig, config: ServerConfig, *, engine_command: Spawned | Sequence[str] = ENGINE_COMMAND
+) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code.
 
-    `engine_command` is what to run as the engine process. Raises `ConfigError`, `ModelError` or `EngineError` when
-    the server cannot start.
+    `engine_command` is what to run as the engine process, or the process itself. Raises `ConfigError`, `ModelError` or
+    `EngineError` when the server cannot start.
     """
     check_exposure(config)
     level = config.log_level.upper()
@@ -56,7 +59,7 @@ def _listen(config: ServerConfig) -> socket.socket:
 
 
 async def _serve(
-    engine_config: EngineConfig, config: ServerConfig, sock: socket.socket, engine_command: Sequence[str]
+    engine_config: EngineConfig, config: ServerConfig, sock: socket.socket, engine_command: Spawned | Sequence[str]
 ) -> int:
     console = Console(soft_wrap=True, highlight=False)
     url = _url(sock)
