@@ -56,7 +56,7 @@ serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the
 
 test: $(VENV)/.ready-dev ## the whole test suite
 	@$(NEED_BROWSER)
-	$(PYTEST) -n $(JOBS) -m "not alone"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone"
 	$(PYTEST) -m alone
 
 check: $(VENV)/.ready-dev ## format, lint, types
