@@ -100,16 +100,17 @@ FLOVER_INLINE Ahead share_of(const uint8_t* next, int64_t bytes, int64_t ticks, 
 
 constexpr Ahead NOTHING{nullptr, 0};
 
-// Calls step(0), step(1), … and looks ahead now and then.
-template <class Step>
-FLOVER_INLINE void over_steps(int64_t steps, Ahead ahead, Step& step) {
+// Calls step(0), step(AT_ONCE), … as long as so many steps are left, and looks ahead now and then. Returns how far it came.
+template <int AT_ONCE, class Step>
+FLOVER_INLINE int64_t over_steps(int64_t steps, Ahead ahead, Step& step) {
   int64_t s = 0;
   for (; s + STEPS_PER_TICK <= steps; s += STEPS_PER_TICK) {
     fetch(ahead, s / STEPS_PER_TICK);
 #pragma GCC unroll 8
-    for (int i = 0; i < STEPS_PER_TICK; i++) step(s + i);
+    for (int i = 0; i < STEPS_PER_TICK; i += AT_ONCE) step(s + i);
   }
-  for (; s < steps; s++) step(s);
+  for (; s + AT_ONCE <= steps; s += AT_ONCE) step(s);
+  return s;
 }
 
 // R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
@@ -133,7 +134,7 @@ template <int R, int P, Format F>
         for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w[k], acc[r][p]);
     }
   };
-  over_steps(steps, ahead, step);
+  over_steps<1>(steps, ahead, step);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8

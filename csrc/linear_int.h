@@ -213,13 +213,7 @@ template <int R, int P>
       for (int p = 0; p < P; p++) acc[r][p] = dot_two(w[p], w_next[p], a, a_next, acc[r][p]);
     }
   };
-  int64_t s = 0;
-  for (; s + STEPS_PER_TICK <= steps; s += STEPS_PER_TICK) {
-    fetch(ahead, s / STEPS_PER_TICK);
-#pragma GCC unroll 4
-    for (int i = 0; i < STEPS_PER_TICK; i += 2) two(s + i);
-  }
-  for (; s + 2 <= steps; s += 2) two(s);
+  const int64_t s = over_steps<2>(steps, ahead, two);
   if (s < steps)
     for (int r = 0; r < R; r++)
       for (int p = 0; p < P; p++)

@@ -5,13 +5,12 @@ import pytest
 from flover.bench.paper.bench import FUSION, NO_REORDER, SERIAL, STATIC, Bench, Scale
 from flover.bench.paper.experiments import EXPERIMENTS, run_experiments
 from flover.bench.paper.outcome import Strategy
-from flover.bench.simulated.cost import Cost, line, simulated_facts
+from flover.bench.simulated.cost import Cost, line, roomy
 from flover.bench.simulated.fit import Observation, fit, mean_error
 from flover.bench.simulated.fleet import Fleet, least_requests, round_robin
 from flover.bench.simulated.runner import SimulatedRunner
 from flover.bench.workload import Job
 from flover.cli.simulate import parse_cost
-from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError
 
 TEN_MS = line(10.0, 0.0)
@@ -79,9 +78,9 @@ def test_reordering_saves_the_computing_of_dead_rows() -> None:
 
 
 def test_replicas_do_not_slow_each_other_and_the_router_spreads() -> None:
-    config = SchedulerConfig(max_num_seqs=4, max_num_batched_tokens=64, page_size=16, num_pages=65, max_model_len=64)
+    facts, config = roomy(max_num_seqs=4, longest=64)
     for router in (least_requests, round_robin()):
-        fleet = Fleet(simulated_facts("x", 64, 16, 64), config, line(10.0, 1.0), 3)
+        fleet = Fleet(facts, config, line(10.0, 1.0), 3)
         outcome = fleet.run(jobs((0.0, 10), (0.0, 10), (0.0, 10)), router)
         assert [record.e2el for record in outcome.records] == pytest.approx([0.112] * 3, rel=0.05)
 

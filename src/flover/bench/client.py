@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -188,10 +189,7 @@ class HostTime:
 
 def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | None:
     """Mean over the iterations between two readings of /metrics; None if there was none or nobody counts kernels."""
-
-    def grown(name: str) -> float:
-        return after.get(name, 0.0) - before.get(name, 0.0)
-
+    grown = partial(_grown, before, after)
     iterations, busy = grown("flover:iteration_rows_count"), grown("flover:busy_seconds_total")
     kernels = grown("flover:kernel_seconds_total")
     if not iterations or not busy or not kernels:
@@ -201,9 +199,10 @@ def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | N
 
 def mean_width(before: dict[str, float], after: dict[str, float]) -> float | None:
     """Mean number of requests that one iteration generated for between two readings of /metrics; None if it stood."""
-
-    def grown(name: str) -> float:
-        return after.get(name, 0.0) - before.get(name, 0.0)
-
+    grown = partial(_grown, before, after)
     iterations = grown("flover:iteration_rows_count")
     return grown("flover:iteration_rows_sum") / iterations if iterations else None
+
+
+def _grown(before: dict[str, float], after: dict[str, float], name: str) -> float:
+    return after.get(name, 0.0) - before.get(name, 0.0)

@@ -12,11 +12,8 @@ from typing import Any
 from flover.bench.client import COMPLETIONS, Client, HostTime, Send, Watcher, host_time, mean_width
 from flover.bench.metrics import Record, Summary, summarise
 from flover.bench.options import FusionOptions
-from flover.bench.workload import Job, fixed, fixed_arrivals, random_jobs
+from flover.bench.workload import TOKEN_IDS, Job, fixed, fixed_arrivals, random_jobs
 from flover.errors import EngineError
-
-TOKEN_IDS = (16, 255)
-"""Range of the random prompt ids: ids that every vocabulary has."""
 
 
 @dataclass(frozen=True, slots=True)

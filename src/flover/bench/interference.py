@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from flover.bench.client import Client, Send
-from flover.bench.fusion import TOKEN_IDS, as_send, check_all_served
+from flover.bench.fusion import as_send, check_all_served
 from flover.bench.metrics import Record, Spread
 from flover.bench.options import InterferenceOptions
-from flover.bench.workload import fixed, fixed_arrivals, random_jobs
+from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.errors import ConfigError
 
 SETTLE = 0.1

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from flover.errors import ConfigError
 
+TOKEN_IDS = (16, 255)
+"""Range of the random prompt ids: ids that every vocabulary has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

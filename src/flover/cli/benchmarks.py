@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import dataclasses
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from flover.cli import (
 )
 from flover.cli.flags import Parser, add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
+from flover.cli.terminal import command_line
 from flover.config import EngineConfig, flag_name
 
 SLACK = 1.5
@@ -143,8 +143,3 @@ def _make_model(args: argparse.Namespace) -> int:
     print(f"{args.directory / 'config.json'} written; run it with")
     print(f"  flover serve {shlex.quote(str(args.directory))} --load-format dummy --skip-tokenizer-init")
     return 0
-
-
-def command_line() -> str:
-    """The command as it was typed."""
-    return shlex.join(["flover", *sys.argv[1:]])

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn
+
+from flover.cli.terminal import stderr_progress
 
 
 @contextmanager
 def loading_bar(name: str) -> Iterator[Callable[[int, int], None]]:
     """Yields a function for (bytes done, bytes in all); draws only on a terminal and leaves nothing behind."""
-    console = Console(stderr=True)
     columns = (TextColumn("Loading {task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with stderr_progress(*columns) as bar:
         task = bar.add_task(name, total=None)
 
         def show(done: int, total: int) -> None:

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from flover.bench.machine import usable_cores
@@ -24,6 +20,7 @@ from flover.bench.options import (
 from flover.bench.presets import PRESETS
 from flover.cli.flags import add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
+from flover.cli.terminal import command_line, progress_bar
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -103,7 +100,7 @@ def _run_kernels(args: argparse.Namespace) -> int:
         _, model = read_config(PRESETS[DEFAULT_PRESET])
     else:
         _, model = read_model_directory(locate_model(name, weights=False))
-    with _bar() as progress:
+    with progress_bar() as progress:
         results = measure_kernels(model, options, progress)
     console = Console(highlight=False)
     for table in tables(results):
@@ -112,7 +109,7 @@ def _run_kernels(args: argparse.Namespace) -> int:
     for line in floor_lines(results):
         print(line)
     described = {"model": name or DEFAULT_PRESET, **dataclasses.asdict(options)}
-    print(json_line("kernels", _command(), options=described, **facts(results)))
+    print(json_line("kernels", command_line(), options=described, **facts(results)))
     return 0
 
 
@@ -134,29 +131,12 @@ def _run_accuracy(args: argparse.Namespace) -> int:
     _, model = read_model_directory(path)
     documents = find_documents(path, options, model.vocab_size, model.default_max_len, dummy)
     num_threads = config.num_threads or len(usable_cores())
-    with _bar() as progress:
+    with progress_bar() as progress:
         results = measure_accuracy(config, documents.ids, num_threads, progress, is_text=documents.is_text)
     source = f"{documents.num_tokens:,} tokens of {documents.source}"
     Console(highlight=False).print(accuracy_table(f"{config.model} against float32: {source}", results))
     for line in limit_lines(results):
         print(line)
     described = {"model": config.model, "load_format": config.load_format, **dataclasses.asdict(options)}
-    print(json_line("accuracy", _command(), options=described, results=accuracy_facts(results)))
+    print(json_line("accuracy", command_line(), options=described, results=accuracy_facts(results)))
     return 0
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A progress bar on stderr, where that is a terminal; yields what to call with a description and how far it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
-
-
-def _command() -> str:
-    return shlex.join(["flover", *sys.argv[1:]])

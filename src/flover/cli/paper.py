@@ -14,6 +14,7 @@ from typing import Any
 from flover.bench.presets import PRESETS, write_preset
 from flover.cli.flags import add_settings, count, from_args
 from flover.cli.rivals import add_places, places_of
+from flover.cli.terminal import command_line, stderr_progress, table_console
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError
 
@@ -21,6 +22,8 @@ NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering", "E8")
 MODELS = ("llama-213m", "gptj-164m", BUNDLED_MODEL)
 OUTPUT = Path("flover-paper")
 PRESET, E8_FORMAT = "llama-213m", "bfloat16"
+PIPE_WIDTH = 140
+"""Columns of the tables where no terminal sets them."""
 _FIXED = frozenset({"model", "strategy", "reorder", "batch_window_ms", "enable_prefix_caching"})
 
 
@@ -90,12 +93,9 @@ def model_config(name: str, config: EngineConfig) -> Iterator[EngineConfig]:
 @contextmanager
 def status() -> Iterator[Callable[[str], None]]:
     """One line on stderr that says what runs and for how long, where stderr is a terminal."""
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with stderr_progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
         task = bar.add_task("", total=None)
         yield lambda what: bar.update(task, description=what)
 
@@ -149,24 +149,15 @@ def _other_engines(args: argparse.Namespace, scale: Any, progress: Callable[[str
     return dataclasses.replace(result, remarks=(*result.remarks, *skipped))
 
 
-def wide_console() -> Any:
-    """For tables: as wide as the terminal, and wide enough where there is none."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=140)
-
-
 @contextmanager
 def output(args: argparse.Namespace, benchmark: str, scale: Any) -> Iterator[Callable[[str, Any], None]]:
     """Prints each result as it comes, and writes the report at the end, also of what there is after an error."""
     from flover.bench.paper import report
-    from flover.cli.benchmarks import command_line
 
     figures = not args.no_figures
     if figures:
         report.check_can_draw()
-    console, results, lines = wide_console(), [], []
+    console, results, lines = table_console(PIPE_WIDTH), [], []
 
     def show(model: str, result: Any) -> None:
         for table in result.tables:

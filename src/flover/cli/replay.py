@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, given
+from flover.cli.terminal import stderr_progress
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -92,12 +93,9 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
 
 @contextmanager
 def _progress(steps: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("Replaying"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with stderr_progress(TextColumn("Replaying"), BarColumn(), MofNCompleteColumn()) as bar:
         task = bar.add_task("", total=steps)
         yield lambda done: bar.update(task, completed=done)
 

@@ -7,8 +7,6 @@ import dataclasses
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from flover.bench.machine import cpu_facts, package_version, usable_cores
 from flover.bench.rivals.options import FLOVER, FORMATS, RIVALS, RivalOptions, parse_wanted
 from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
+from flover.cli.terminal import command_line, progress_bar, table_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -149,7 +148,7 @@ def _compare(
     places: Places,
     directory: Path,
 ) -> int:
-    from rich.console import Console
+    from rich.progress import TimeRemainingColumn
 
     from flover.bench.report import json_line
     from flover.bench.rivals.engines import Flover, Machine
@@ -158,7 +157,7 @@ def _compare(
     from flover.bench.rivals.run import Contest
 
     machine = Machine(getattr(args, "num_threads", None) or len(usable_cores()), frozenset(cpu_facts()["flags"]))
-    with _bar() as progress:
+    with progress_bar(TimeRemainingColumn()) as progress:
         files = _files(getattr(args, "model", None), options, directory, progress)
         found = find_rivals(places, options, files, machine)
         for name, why in found.skipped.items():
@@ -167,9 +166,7 @@ def _compare(
         contenders = [Flover(files, package_version("flover"), tuple(flags)), *found.rivals]
         results = Contest(contenders, options, files.config.vocab_size, progress).run()
     lines = rows(results, wanted)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
+    console = table_console(PIPE_WIDTH)
     lengths = f"{options.prompt_len} in, {options.output_len} out"
     title = f"{files.source.name}: output tokens per second, {lengths}; medians of {options.seeds}"
     console.print(table(title, results, lines))
@@ -185,7 +182,7 @@ def _compare(
     versions = {contender.name: contender.version for contender in contenders}
     described = {"model": files.source.name, **dataclasses.asdict(options), "threads": machine.threads}
     told = {"versions": versions, "skipped": found.skipped, **facts(results, lines)}
-    print(json_line("rivals", shlex.join(["flover", *sys.argv[1:]]), options=described, **told))
+    print(json_line("rivals", command_line(), options=described, **told))
     return 1 if any(failure.name == FLOVER for failure in results.failures) else 0
 
 
@@ -214,16 +211,3 @@ def _flover_settings(args: argparse.Namespace, options: RivalOptions) -> dict[st
     if most > EngineConfig().max_num_seqs:
         settings.setdefault("max_num_seqs", most)
     return settings
-
-
-@contextmanager
-def _bar() -> Iterator[Progress]:
-    """A progress bar on stderr; where that is no terminal, nothing. Yields what to call with how far it is."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import Parser, add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
+from flover.cli.terminal import command_line, stderr_progress
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 from flover.selftest.matrix import FORMATS, Space, all_cells, few_cells
@@ -90,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     unequal = sum(finding.difference is not None for finding in cells)
     verdict = f"{unequal} differ" if unequal else "all of them bit-equal"
     console.print(f"{len(cells)} cells in {seconds:.1f} s: {verdict}", style="red" if unequal else "green")
-    print(json_line(shlex.join(["flover", *sys.argv[1:]]), config.model, results, seconds))
+    print(json_line(command_line(), config.model, results, seconds))
     return 1 if unequal else 0
 
 
@@ -108,16 +107,14 @@ def _formats(config: EngineConfig, names: list[str] | None, asked: frozenset[str
 
 
 def _check(config: EngineConfig, space: Space, full: bool, name: str) -> list[Finding]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
     from flover.selftest.invariance import check_cells
 
     cells = all_cells(space) if full else few_cells(space)
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     findings: list[Finding] = []
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with stderr_progress(*columns) as bar:
         task = bar.add_task(f"Checking {name}", total=len(cells))
         for finding in check_cells(config, space, cells):
             findings.append(finding)

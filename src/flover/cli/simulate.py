@@ -10,7 +10,8 @@ from typing import Any
 
 from flover.cli.flags import Parser, add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
-from flover.cli.paper import add_experiment_flags, output, sized, status, wide_console
+from flover.cli.paper import PIPE_WIDTH, add_experiment_flags, output, sized, status
+from flover.cli.terminal import command_line, table_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -101,7 +102,6 @@ def _run_fleet(args: argparse.Namespace) -> int:
     from flover.bench.report import json_line
     from flover.bench.simulated import fleets
     from flover.bench.simulated.fleet import least_requests, round_robin, two_choices
-    from flover.cli.benchmarks import command_line
 
     routers = {"least-requests": least_requests, "round-robin": round_robin(), "two-choices": two_choices(args.seed)}
     if not args.request_rate > 0 or args.request_rate == float("inf"):
@@ -120,7 +120,7 @@ def _run_fleet(args: argparse.Namespace) -> int:
             random.Random(args.seed),
             lambda done, total: progress(f"{done:,} of {total:,} requests"),
         )
-    wide_console().print(rich_table(f"{args.replicas:,} replicas, {args.router}", result.table))
+    table_console(PIPE_WIDTH).print(rich_table(f"{args.replicas:,} replicas, {args.router}", result.table))
     options = {"cost": args.cost, "replicas": args.replicas, "router": args.router}
     print(json_line("simulate fleet", command_line(), options=options, **result.facts))
     return 0
@@ -130,7 +130,6 @@ def _run_check(args: argparse.Namespace) -> int:
     from flover.bench.paper.report import rich_table
     from flover.bench.report import json_line
     from flover.bench.simulated.check import check
-    from flover.cli.benchmarks import command_line
 
     resolve_model(args)
     config = from_args(args, EngineConfig)
@@ -139,6 +138,6 @@ def _run_check(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
     with status() as progress:
         result = check(config, args.num_requests, args.prompt_len, args.output_len, progress)
-    wide_console().print(rich_table(config.model, result.table))
+    table_console(PIPE_WIDTH).print(rich_table(config.model, result.table))
     print(json_line("simulate check", command_line(), model=config.model, **result.facts))
     return 0

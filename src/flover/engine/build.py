@@ -12,6 +12,7 @@ from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
 from flover.engine.trace import Trace
+from flover.request import ModelFacts
 
 
 def build_engine(
@@ -23,25 +24,25 @@ def build_engine(
     if trace is not None:
         clock = trace.clock(clock)
     executor = DeviceExecutor.load(config, progress)
-    facts = executor.facts
-    engine = Engine(
-        executor,
-        SchedulerConfig(
-            max_num_seqs=config.max_num_seqs,
-            max_num_batched_tokens=config.max_num_batched_tokens,
-            page_size=facts.page_size,
-            num_pages=facts.pool_tokens // facts.page_size + 1,
-            max_model_len=facts.max_model_len,
-            eos_ids=tuple(facts.eos_ids),
-            enable_prefix_caching=config.enable_prefix_caching,
-            policy=config.scheduling_policy,
-            strategy=Strategy(config.strategy),
-            batch_window=config.batch_window_ms / 1e3,
-            reorder=config.reorder,
-            target_itl_ms=config.target_itl_ms,
-        ),
-        clock,
-    )
+    engine = Engine(executor, scheduler_config(config, executor.facts), clock)
     if trace is not None:
         trace.attach(engine, config)
     return engine
+
+
+def scheduler_config(config: EngineConfig, facts: ModelFacts) -> SchedulerConfig:
+    """The limits that the scheduler keeps for a loaded model."""
+    return SchedulerConfig(
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=config.max_num_batched_tokens,
+        page_size=facts.page_size,
+        num_pages=facts.pool_tokens // facts.page_size + 1,
+        max_model_len=facts.max_model_len,
+        eos_ids=tuple(facts.eos_ids),
+        enable_prefix_caching=config.enable_prefix_caching,
+        policy=config.scheduling_policy,
+        strategy=Strategy(config.strategy),
+        batch_window=config.batch_window_ms / 1e3,
+        reorder=config.reorder,
+        target_itl_ms=config.target_itl_ms,
+    )

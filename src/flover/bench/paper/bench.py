@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flover.bench.paper.outcome import Outcome, Runner, Strategy
-from flover.bench.workload import Job, Lengths, fixed, random_jobs
+from flover.bench.workload import TOKEN_IDS, Job, Lengths, fixed, random_jobs
 
 PROMPT_LEN = 8
 """Prompt tokens of every request of the paper."""
-TOKEN_IDS = (16, 255)
-"""Range of the random prompt ids: ids that every vocabulary has."""
 FUSION = Strategy("fusion")
 NO_REORDER = Strategy("fusion", reorder=False)
 SERIAL = Strategy("serial")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from flover.bench.metrics import Spread, summarise
-from flover.bench.paper.bench import FUSION, TOKEN_IDS, Table, number
+from flover.bench.paper.bench import FUSION, Table, number
 from flover.bench.paper.processes import ProcessRunner
 from flover.bench.simulated.fit import fit, mean_error, observe
 from flover.bench.simulated.runner import SimulatedRunner
-from flover.bench.workload import fixed, fixed_arrivals, random_jobs
+from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.config import EngineConfig
+from flover.engine.build import scheduler_config
 from flover.engine.device import DeviceExecutor
-from flover.engine.roster import SchedulerConfig
+from flover.engine.strategy import Strategy
 
 GAP_SHARE = 0.1
 """Interval between arrivals over the time that a lone request takes, as simulated."""
@@ -34,14 +36,13 @@ def check(
     """Fit, simulate, measure. Raises what loading a model raises."""
     progress("loading")
     executor = DeviceExecutor.load(config, lambda done, total: None)
-    facts = executor.facts
-    limits = SchedulerConfig(
-        max_num_seqs=config.max_num_seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens,
-        page_size=facts.page_size,
-        num_pages=facts.pool_tokens // facts.page_size + 1,
-        max_model_len=facts.max_model_len,
+    limits = dataclasses.replace(
+        scheduler_config(config, executor.facts),
         enable_prefix_caching=False,
+        policy="fcfs",
+        strategy=Strategy.FUSION,
+        reorder=True,
+        target_itl_ms=0.0,
     )
     observations = observe(executor, limits, lambda done, total: progress(f"watching: round {done + 1} of {total}"))
     executor.close()

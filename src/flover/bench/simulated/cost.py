@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from flover.engine.budget import chunk_attention
 from flover.engine.plan import RowResult, StepPlan, StepResult
+from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError
 from flover.request import ModelFacts
 
+PAGE_SIZE = 16
 TOKEN = 0
 """What a simulated row always gets."""
 
@@ -37,11 +39,6 @@ class Cost:
         index = bisect_right(self.points, (tokens, float("inf"))) - 1
         (low, low_ms), (high, high_ms) = self.points[min(max(index, 0), len(self.points) - 2) :][:2]
         return low_ms + (high_ms - low_ms) * (tokens - low) / (high - low) + self.per_context * context
-
-    @property
-    def alone(self) -> float:
-        """Milliseconds of an iteration with one row and no context."""
-        return self.of(1, 0)
 
 
 def line(base: float, per_token: float, per_context: float = 0.0) -> Cost:
@@ -112,15 +109,25 @@ class CostExecutor:
         pass
 
 
-def simulated_facts(name: str, max_model_len: int, page_size: int, num_pages: int) -> ModelFacts:
-    """A model of which nothing is known but its sizes."""
-    return ModelFacts(
-        model=name,
+def roomy(max_num_seqs: int, longest: int) -> tuple[ModelFacts, SchedulerConfig]:
+    """A model of which nothing is known but the `longest` sequence, and a pool that is never short of pages for it."""
+    pages = -(-longest // PAGE_SIZE) * max_num_seqs
+    facts = ModelFacts(
+        model="simulated",
         architecture="simulated",
         dtype="none",
         vocab_size=1 << 20,
-        max_model_len=max_model_len,
-        pool_tokens=num_pages * page_size,
-        page_size=page_size,
+        max_model_len=longest,
+        pool_tokens=pages * PAGE_SIZE,
+        page_size=PAGE_SIZE,
         eos_ids=[],
     )
+    config = SchedulerConfig(
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max(2048, max_num_seqs),
+        page_size=PAGE_SIZE,
+        num_pages=pages + 1,
+        max_model_len=longest,
+        enable_prefix_caching=False,
+    )
+    return facts, config

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flover.bench.paper.bench import TOKEN_IDS
 from flover.bench.paper.processes import as_request
 from flover.bench.simulated.cost import ContextCounter, Cost
-from flover.bench.workload import fixed, fixed_arrivals, random_jobs
+from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult

@@ -9,11 +9,9 @@ from typing import Any
 
 from flover.bench.metrics import summarise
 from flover.bench.paper.bench import Table, number
-from flover.bench.simulated.cost import Cost, simulated_facts
+from flover.bench.simulated.cost import Cost, roomy
 from flover.bench.simulated.fleet import Fleet, Router
-from flover.bench.simulated.runner import PAGE_SIZE
 from flover.bench.workload import Job, random_arrivals
-from flover.engine.roster import SchedulerConfig
 
 LONGEST = 8
 """Longest output over the mean: lengths are exponential, cut there."""
@@ -48,16 +46,7 @@ def run(
 ) -> FleetResult:
     """Simulate the stream on the fleet."""
     longest = load.input_len + LONGEST * load.output_len
-    num_pages = -(-longest // PAGE_SIZE) * max_num_seqs
-    config = SchedulerConfig(
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max(2048, max_num_seqs),
-        page_size=PAGE_SIZE,
-        num_pages=num_pages + 1,
-        max_model_len=longest,
-        enable_prefix_caching=False,
-    )
-    facts = simulated_facts("simulated", longest, PAGE_SIZE, num_pages)
+    facts, config = roomy(max_num_seqs, longest)
     prompt = tuple(range(load.input_len))
     jobs = [
         Job(at, prompt, min(1 + round(rng.expovariate(1 / load.output_len)), LONGEST * load.output_len), 0)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from flover.bench.paper.outcome import Outcome, Strategy
-from flover.bench.simulated.cost import Cost, simulated_facts
+from flover.bench.simulated.cost import Cost, roomy
 from flover.bench.simulated.fleet import Fleet, Router, first_free, least_requests
 from flover.bench.workload import Job
 from flover.engine import strategy as strategies
-from flover.engine.roster import SchedulerConfig
-
-PAGE_SIZE = 16
 
 
 class SimulatedRunner:
@@ -25,20 +23,14 @@ class SimulatedRunner:
     def run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
         """One workload, from a fresh start."""
         longest = max(len(job.prompt_ids) + job.output_len for job in jobs)
-        num_pages = -(-longest // PAGE_SIZE) * self._max_num_seqs
         concurrent = strategy.name == "concurrent"
-        config = SchedulerConfig(
-            max_num_seqs=self._max_num_seqs,
-            max_num_batched_tokens=max(2048, self._max_num_seqs),
-            page_size=PAGE_SIZE,
-            num_pages=num_pages + 1,
-            max_model_len=longest,
-            enable_prefix_caching=False,
+        facts, limits = roomy(self._max_num_seqs, longest)
+        config = dataclasses.replace(
+            limits,
             strategy=strategies.Strategy("serial" if concurrent else strategy.name),
             batch_window=strategy.window_ms / 1e3,
             reorder=strategy.reorder,
             target_itl_ms=self._target_itl_ms,
         )
-        facts = simulated_facts("simulated", longest, PAGE_SIZE, num_pages)
         router: Router = first_free if concurrent else least_requests
         return Fleet(facts, config, self._cost, strategy.instances, shared=concurrent).run(jobs, router)
