@@ -111,17 +111,24 @@ static void rotary_of(Pool& pool, const Rotary& a, const Pages& pages) {
 
 // ---- attention ----
 
-// 16 keys: dimension d of all of them is at keys + d * step. Fetching the next block ahead was tried: it took more
-// time in the loads than it saved in waiting.
+// 16 tokens: dimension d of all their keys is at keys + d * step, their values follow each other.
 template <class S>
-struct KeyPanel {
+struct TokenPanel {
   const typename S::Type* keys;
   int64_t step;
+  const typename S::Type* values;
+  const float* key_scales;
+  const float* value_scales;
 };
+
+// Both tiles fetch, 16 numbers for each key and dimension, what the other one reads next: scores the values of their
+// panels, outputs the keys of the next head or block. They lie in other pages, where hardware does not look by itself.
+template <class S>
+constexpr int64_t IN_LINE = 4 / (int64_t)sizeof(typename S::Type);  // how often 16 numbers go into a cache line
 
 // R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R].
 template <int R, int P, class S>
-FLOVER_INLINE void score_tile(const float* x, const KeyPanel<S>* panels, int64_t dim, float* scores) {
+FLOVER_INLINE void score_tile(const float* x, const TokenPanel<S>* panels, int64_t dim, float* scores) {
   F16 acc[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -139,8 +146,16 @@ FLOVER_INLINE void score_tile(const float* x, const KeyPanel<S>* panels, int64_t
       for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[d * R + r]), key, acc[r][p]);
     }
   };
+  int64_t d = 0;
+  for (; d + 4 <= dim; d += 4) {
 #pragma GCC unroll 4
-  for (int64_t d = 0; d < dim; d++) step(d);
+    for (int64_t line = 0; line < 4; line += IN_LINE<S>)
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) prefetch_near(panels[p].values + (d + line) * LANES);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < 4; i++) step(d + i);
+  }
+  for (; d < dim; d++) step(d);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -148,7 +163,7 @@ FLOVER_INLINE void score_tile(const float* x, const KeyPanel<S>* panels, int64_t
 }
 
 template <int R, int P, class S>
-[[gnu::noinline]] static void score_rows(const float* x, const KeyPanel<S>* panels, int64_t count, int64_t dim,
+[[gnu::noinline]] static void score_rows(const float* x, const TokenPanel<S>* panels, int64_t count, int64_t dim,
                                          float* scores) {
   int64_t p = 0;
   for (; p + P <= count; p += P) score_tile<R, P, S>(x, panels + p, dim, scores + p * LANES);
@@ -156,21 +171,29 @@ template <int R, int P, class S>
     for (; p < count; p++) score_tile<R, 1, S>(x, panels + p, dim, scores + p * LANES);
 }
 
-// R queries, C chunks of 16 dimensions: outputs go on over keys first..last of the block.
+// R queries, C chunks of 16 dimensions: outputs go on over keys first..last of the block. `next`: keys of the four
+// panels to come.
 template <int R, int C, class S>
-FLOVER_INLINE void value_tile(const float* weights, const typename S::Type* const* values, int64_t first, int64_t last,
-                              int64_t start, int last_lanes, float* outputs, int64_t stride) {
+FLOVER_INLINE void value_tile(const float* weights, const TokenPanel<S>* panels, const typename S::Type* const* next,
+                              int64_t first, int64_t last, int64_t dim, int64_t start, int last_lanes, float* outputs,
+                              int64_t stride) {
   F16 acc[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) acc[r][c] = load(outputs + r * stride + start + c * LANES);
-#pragma GCC unroll 2
-  for (int64_t j = first; j < last; j++) {
+  const typename S::Type* ahead[C];
+  const int64_t chunks = (dim + LANES - 1) / LANES;
+#pragma GCC unroll 8
+  for (int c = 0; c < C; c++) {
+    const int64_t chunk = start / LANES + c, panel = chunk * BLOCK_PANELS / chunks;
+    ahead[c] = next[panel] + most(0, chunk * BLOCK - panel * dim) * LANES;
+  }
+  auto step = [&](const typename S::Type* values, int64_t j) __attribute__((always_inline)) {
     F16 value[C];
 #pragma GCC unroll 8
     for (int c = 0; c < C; c++) {
-      const auto* p = values[j] + start + c * LANES;
+      const auto* p = values + start + c * LANES;
       value[c] = c == C - 1 && last_lanes < LANES ? S::get_first(p, last_lanes) : S::get(p);
     }
 #pragma GCC unroll 8
@@ -179,6 +202,21 @@ FLOVER_INLINE void value_tile(const float* weights, const typename S::Type* cons
 #pragma GCC unroll 8
       for (int c = 0; c < C; c++) acc[r][c] = fma(weight, value[c], acc[r][c]);
     }
+  };
+  for (int64_t begin = first, end; begin < last; begin = end) {
+    const int64_t panel = begin / LANES;
+    end = least(last, (panel + 1) * LANES);
+    const auto* values = panels[panel].values + begin % LANES * dim;
+    int64_t j = begin;
+    for (; j + 4 <= end; j += 4) {
+#pragma GCC unroll 4
+      for (int64_t line = 0; line < 4; line += IN_LINE<S>)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) prefetch_near(ahead[c] + (j + line) * LANES);
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < 4; i++, values += dim) step(values, j + i);
+    }
+    for (; j < end; j++, values += dim) step(values, j);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -187,55 +225,78 @@ FLOVER_INLINE void value_tile(const float* weights, const typename S::Type* cons
 }
 
 template <int R, int C, class S>
-[[gnu::noinline]] static void value_rows(const float* weights, const typename S::Type* const* values, int64_t first,
-                                         int64_t last, int64_t dim, float* outputs, int64_t stride) {
+[[gnu::noinline]] static void value_rows(const float* weights, const TokenPanel<S>* panels,
+                                         const typename S::Type* const* next, int64_t first, int64_t last, int64_t dim,
+                                         float* outputs, int64_t stride) {
   int64_t start = 0;
   if constexpr (C > 1)
     for (; start + C * LANES <= dim; start += C * LANES)
-      value_tile<R, C, S>(weights, values, first, last, start, LANES, outputs, stride);
+      value_tile<R, C, S>(weights, panels, next, first, last, dim, start, LANES, outputs, stride);
   for (; start + LANES <= dim; start += LANES)
-    value_tile<R, 1, S>(weights, values, first, last, start, LANES, outputs, stride);
-  if (start < dim) value_tile<R, 1, S>(weights, values, first, last, start, (int)(dim - start), outputs, stride);
+    value_tile<R, 1, S>(weights, panels, next, first, last, dim, start, LANES, outputs, stride);
+  if (start < dim)
+    value_tile<R, 1, S>(weights, panels, next, first, last, dim, start, (int)(dim - start), outputs, stride);
 }
 
-// One item: some tokens of a row, with the query heads that share one key head.
+// One item: some tokens of a row, with some key heads and the query heads that share each of them. All the heads go
+// through a block before any goes on: what lies together in a page is read together.
 template <Cache C>
 class Attender {
   using S = Stored<C>;
   using Type = typename S::Type;
 
  public:
-  Attender(const Attention& a, const Pages& pages, int64_t row, int64_t head, int64_t first, int64_t tokens, void* scratch)
-      : a_(a), pages_(pages), table_(a.page_table + row * a.table_stride), head_(head), tokens_(tokens),
-        sharing_(a.query_heads / pages.heads), count_(tokens * sharing_), stride_(round_up(pages.dim, LANES)) {
+  Attender(const Attention& a, const Pages& pages, int64_t row, int64_t head, int64_t heads, int64_t first,
+           int64_t tokens, void* scratch)
+      : a_(a), pages_(pages), table_(a.page_table + row * a.table_stride), first_head_(head), heads_(heads),
+        tokens_(tokens), sharing_(a.query_heads / pages.heads), count_(tokens * sharing_),
+        stride_(round_up(pages.dim, LANES)) {
     const int64_t start = a.query_starts[row], length = a.query_starts[row + 1] - start;
     token_ = start + first;
     position_ = a.context_lens[row] - length + first;
-    auto* floats = static_cast<float*>(scratch);
-    queries_ = floats;
-    scores_ = queries_ + count_ * pages.dim;
-    outputs_ = scores_ + count_ * BLOCK;
-    maxima_ = outputs_ + count_ * stride_;
-    sums_ = maxima_ + count_;
-    gathered_ = reinterpret_cast<Type*>(sums_ + count_);
+    scores_ = static_cast<float*>(scratch);
+    states_ = scores_ + count_ * BLOCK;
+    gathered_scales_ = states_ + heads * state_floats(count_, pages.dim);
+    gathered_ = reinterpret_cast<Type*>(gathered_scales_ + 2 * BLOCK);
   }
 
-  static size_t scratch_bytes(const Attention& a, const Pages& pages, int64_t tokens) {
+  static size_t scratch_bytes(const Attention& a, const Pages& pages, int64_t heads, int64_t tokens) {
     const int64_t count = tokens * a.query_heads / pages.heads;
-    const int64_t floats = count * (pages.dim + BLOCK + round_up(pages.dim, LANES) + 2) + BLOCK * pages.dim;
-    return (size_t)floats * sizeof(float);
+    const int64_t gathered = 2 * BLOCK * (1 + pages.dim);
+    return (size_t)(count * BLOCK + heads * state_floats(count, pages.dim) + gathered) * sizeof(float);
   }
 
   void run() {
-    pack_queries();
-    for (int64_t i = 0; i < count_ * stride_; i++) outputs_[i] = 0.0f;
-    for (int64_t m = 0; m < count_; m++) maxima_[m] = NEVER, sums_[m] = 0.0f;
+    for (int64_t h = 0; h < heads_; h++) {
+      enter(h);
+      pack_queries();
+      for (int64_t i = 0; i < count_ * stride_; i++) outputs_[i] = 0.0f;
+      for (int64_t m = 0; m < count_; m++) maxima_[m] = NEVER, sums_[m] = 0.0f;
+    }
     const int64_t end = position_ + tokens_;
-    for (int64_t block = first_seen(position_) / BLOCK; block * BLOCK < end; block++) see(block * BLOCK, end);
-    write();
+    for (int64_t block = first_seen(position_) / BLOCK; block * BLOCK < end; block++)
+      for (int64_t h = 0; h < heads_; h++) {
+        enter(h);
+        see(block * BLOCK, end);
+      }
+    for (int64_t h = 0; h < heads_; h++) {
+      enter(h);
+      write();
+    }
   }
 
  private:
+  // What is kept of one key head from block to block.
+  static int64_t state_floats(int64_t count, int64_t dim) { return count * (dim + round_up(dim, LANES) + 2); }
+
+  void enter(int64_t h) {
+    head_ = first_head_ + h;
+    queries_ = states_ + h * state_floats(count_, pages_.dim);
+    outputs_ = queries_ + count_ * pages_.dim;
+    maxima_ = outputs_ + count_ * stride_;
+    sums_ = maxima_ + count_;
+  }
+
   int64_t first_seen(int64_t position) const { return a_.window ? most(0, position - a_.window + 1) : 0; }
 
   // [dim][rows of the group], group after group.
@@ -256,17 +317,17 @@ class Attender {
     // What the tokens of this item see of the block, all together.
     const int64_t from = most(start, first_seen(position_)) - start, to = least(BLOCK, end - start);
     const int64_t first_panel = from / LANES, panels = (to + LANES - 1) / LANES - first_panel;
-    KeyPanel<S> keys[BLOCK_PANELS];
-    const Type* values[BLOCK];
-    float key_scales[BLOCK], value_scales[BLOCK];
-    locate(start, from, to, first_panel, keys, values, key_scales, value_scales);
+    TokenPanel<S> block[BLOCK_PANELS];
+    const Type* next[BLOCK_PANELS];
+    locate(start, from, to, block);
+    look_ahead(start, end, next);
     const int64_t groups = (count_ + QUERY_TILE - 1) / QUERY_TILE;
     for (int64_t g = 0; g < groups; g++) {
       const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
       float* scores = scores_ + first * BLOCK;
       const float* x = queries_ + first * pages_.dim;
 #define FLOVER_SCORES(R, P) \
-  case R: score_rows<R, P, S>(x, keys, panels, pages_.dim, scores + first_panel * LANES); break;
+  case R: score_rows<R, P, S>(x, block + first_panel, panels, pages_.dim, scores + first_panel * LANES); break;
       switch (size) {
         FLOVER_SCORES(1, 4)
         FLOVER_SCORES(2, 2)
@@ -281,54 +342,80 @@ class Attender {
         const int64_t position = position_ + (first + r) / sharing_;
         ranges[r][0] = least(BLOCK, most(0, first_seen(position) - start));
         ranges[r][1] = most(ranges[r][0], least(BLOCK, position + 1 - start));
-        if (ranges[r][0] < ranges[r][1]) weigh(first + r, ranges[r][0], ranges[r][1], key_scales, value_scales);
+        if (ranges[r][0] < ranges[r][1]) weigh(first + r, ranges[r][0], ranges[r][1], block);
       }
-      add_values(first, size, ranges, values);
+      add_values(first, size, ranges, block, next);
     }
   }
 
-  // Where the keys and values of the block lie. Keys of pages whose size is not a multiple of 16 are gathered.
-  void locate(int64_t start, int64_t from, int64_t to, int64_t first_panel, KeyPanel<S>* keys,
-              const Type** values, float* key_scales, float* value_scales) {
-    const int64_t size = pages_.page_size, dim = pages_.dim;
-    const auto* all_keys = static_cast<const Type*>(pages_.keys);
-    const auto* all_values = static_cast<const Type*>(pages_.values);
-    const bool direct = size % LANES == 0;
-    int64_t entry = (start + from) / size, offset = (start + from) % size, base = table_[entry] * pages_.heads + head_;
-    for (int64_t j = from; j < to; j++, offset++) {
-      if (offset == size) offset = 0, base = table_[++entry] * pages_.heads + head_;
-      values[j] = all_values + (base * size + offset) * dim;
-      if (C == Cache::int8) {
-        key_scales[j] = pages_.key_scales[base * size + offset];
-        value_scales[j] = pages_.value_scales[base * size + offset];
-      }
-      KeyPanel<S>& panel = keys[j / LANES - first_panel];
-      if (direct) {
-        if (j != from && j % LANES) continue;
-        panel.keys = all_keys + base * dim * size + offset / LANES * LANES;
-        panel.step = size;
-      } else {
-        Type* out = gathered_ + j / LANES * LANES * dim;
-        panel.keys = out;
-        panel.step = LANES;
-        for (int64_t d = 0; d < dim; d++) out[d * LANES + j % LANES] = all_keys[(base * dim + d) * size + offset];
-      }
+  // Where the panels of the block lie that have keys from..to. A page whose size is not a multiple of 16 has none.
+  void locate(int64_t start, int64_t from, int64_t to, TokenPanel<S>* block) {
+    if (pages_.page_size % LANES) return gather(start, from, to, block);
+    const int64_t dim = pages_.dim;
+    for (int64_t j = from / LANES * LANES; j < to; j += LANES) {
+      const int64_t token = token_place(start + j, head_);
+      TokenPanel<S>& panel = block[j / LANES];
+      panel.keys = static_cast<const Type*>(pages_.keys) + key_place(start + j, head_);
+      panel.step = pages_.page_size;
+      panel.values = static_cast<const Type*>(pages_.values) + token * dim;
+      if (C != Cache::int8) continue;
+      panel.key_scales = pages_.key_scales + token;
+      panel.value_scales = pages_.value_scales + token;
     }
+  }
+
+  void gather(int64_t start, int64_t from, int64_t to, TokenPanel<S>* block) {
+    const int64_t dim = pages_.dim;
+    Type *keys = gathered_, *values = gathered_ + BLOCK * dim;
+    float *key_scales = gathered_scales_, *value_scales = gathered_scales_ + BLOCK;
+    for (int64_t p = from / LANES; p * LANES < to; p++)
+      block[p] = {keys + p * LANES * dim, LANES, values + p * LANES * dim, key_scales + p * LANES,
+                  value_scales + p * LANES};
+    for (int64_t j = from; j < to; j++) {
+      const int64_t token = token_place(start + j, head_);
+      const Type* key = static_cast<const Type*>(pages_.keys) + key_place(start + j, head_);
+      Type* out = keys + j / LANES * LANES * dim + j % LANES;
+      for (int64_t d = 0; d < dim; d++) out[d * LANES] = key[d * pages_.page_size];
+      memcpy(values + j * dim, static_cast<const Type*>(pages_.values) + token * dim, (size_t)dim * sizeof(Type));
+      if (C == Cache::int8) key_scales[j] = pages_.key_scales[token], value_scales[j] = pages_.value_scales[token];
+    }
+  }
+
+  // Number of that position's token of a head in the pool; times dim, where its values begin.
+  int64_t token_place(int64_t position, int64_t head) const {
+    const int64_t size = pages_.page_size;
+    return (table_[position / size] * pages_.heads + head) * size + position % size;
+  }
+
+  // Where its key begins in the pool.
+  int64_t key_place(int64_t position, int64_t head) const {
+    const int64_t offset = position % pages_.page_size;
+    return (token_place(position, head) - offset) * pages_.dim + offset;
+  }
+
+  // Keys of the four panels that come after this block of this head. In a page that holds several panels the keys of
+  // one lie scattered: quarters of the page stand for them, all together the same bytes.
+  void look_ahead(int64_t start, int64_t end, const Type** next) const {
+    const bool last = head_ + 1 == first_head_ + heads_;
+    const int64_t position = last ? start + BLOCK : start, head = last ? first_head_ : head_ + 1;
+    for (int64_t p = 0; p < BLOCK_PANELS; p++)
+      next[p] = static_cast<const Type*>(pages_.keys) +
+                token_place(least(position + p * LANES, end - 1), head) * pages_.dim;
   }
 
   // From the scores of keys from..to of query m to weights; what was summed before shrinks if there is a new maximum.
-  void weigh(int64_t m, int64_t from, int64_t to, const float* key_scales, const float* value_scales) {
+  void weigh(int64_t m, int64_t from, int64_t to, const TokenPanel<S>* block) {
     float* scores = scores_ + m * BLOCK;
     F16 parts[BLOCK_PANELS], top;
     const bool whole = from == 0 && to == BLOCK;
     const float before = maxima_[m];
     if (whole)
-      top = scale_scores<true>(scores, from, to, key_scales, parts);
+      top = scale_scores<true>(scores, from, to, block, parts);
     else
-      top = scale_scores<false>(scores, from, to, key_scales, parts);
+      top = scale_scores<false>(scores, from, to, block, parts);
     const float found = largest(top), now = found > before ? found : before;
-    const F16 total = whole ? exponentials<true>(scores, from, to, now, value_scales, parts)
-                            : exponentials<false>(scores, from, to, now, value_scales, parts);
+    const F16 total = whole ? exponentials<true>(scores, from, to, now, block, parts)
+                            : exponentials<false>(scores, from, to, now, block, parts);
     maxima_[m] = now;
     if (before == now) {
       sums_[m] += sum(total);
@@ -344,7 +431,7 @@ class Attender {
 
   // Scores times the scale, those outside from..to never the largest. Returns the largest of each lane.
   template <bool WHOLE>
-  FLOVER_INLINE_MEMBER F16 scale_scores(const float* scores, int64_t from, int64_t to, const float* key_scales,
+  FLOVER_INLINE_MEMBER F16 scale_scores(const float* scores, int64_t from, int64_t to, const TokenPanel<S>* block,
                                         F16* parts) const {
     const F16 scale = all(a_.scale);
     F16 top = all(NEVER);
@@ -354,7 +441,7 @@ class Attender {
       parts[p] = all(NEVER);
       if (!WHOLE && (start >= to || start + LANES <= from)) continue;
       F16 s = mul(load(scores + start), scale);
-      if (C == Cache::int8) s = mul(s, load(key_scales + start));
+      if (C == Cache::int8) s = mul(s, load(block[p].key_scales));
       if (!WHOLE) {
         if (to < start + LANES) s = keep_first(s, (int)(to - start), NEVER);
         if (from > start) s = skip_first(s, (int)(from - start), NEVER);
@@ -368,7 +455,7 @@ class Attender {
   // e^(score - largest), 0 outside from..to, in place of the scores. Returns their sum for each lane.
   template <bool WHOLE>
   FLOVER_INLINE_MEMBER F16 exponentials(float* scores, int64_t from, int64_t to, float largest_score,
-                                        const float* value_scales, const F16* parts) const {
+                                        const TokenPanel<S>* block, const F16* parts) const {
     F16 total = zero();
 #pragma GCC unroll 4
     for (int64_t p = 0; p < BLOCK_PANELS; p++) {
@@ -380,24 +467,25 @@ class Attender {
         if (from > start) weight = skip_first(weight, (int)(from - start), 0.0f);
       }
       total = add(total, weight);
-      if (C == Cache::int8) weight = mul(weight, load(value_scales + start));
+      if (C == Cache::int8) weight = mul(weight, load(block[p].value_scales));
       store(scores + start, weight);
     }
     return total;
   }
 
   // Each query sees its own range of keys in order: what all of the group see together in one tile, the rest alone.
-  void add_values(int64_t first, int64_t size, const int64_t (*ranges)[2], const Type* const* values) {
+  void add_values(int64_t first, int64_t size, const int64_t (*ranges)[2], const TokenPanel<S>* block,
+                  const Type* const* next) {
     int64_t from = 0, to = BLOCK;
     for (int64_t r = 0; r < size; r++) from = most(from, ranges[r][0]), to = least(to, ranges[r][1]);
     if (from >= to) from = to = 0;
     for (int64_t r = 0; r < size; r++)
-      add_alone(first + r, ranges[r][0], to > from ? least(from, ranges[r][1]) : ranges[r][1], values);
+      add_alone(first + r, ranges[r][0], to > from ? least(from, ranges[r][1]) : ranges[r][1], block, next);
     if (to <= from) return;
     float* out = outputs_ + first * stride_;
     const float* weights = scores_ + first * BLOCK;
 #define FLOVER_VALUES(R, N) \
-  case R: value_rows<R, N, S>(weights, values, from, to, pages_.dim, out, stride_); break;
+  case R: value_rows<R, N, S>(weights, block, next, from, to, pages_.dim, out, stride_); break;
     switch (size) {
       FLOVER_VALUES(1, 4)
       FLOVER_VALUES(2, 2)
@@ -407,12 +495,12 @@ class Attender {
       FLOVER_VALUES(6, 1)
     }
 #undef FLOVER_VALUES
-    for (int64_t r = 0; r < size; r++) add_alone(first + r, most(to, ranges[r][0]), ranges[r][1], values);
+    for (int64_t r = 0; r < size; r++) add_alone(first + r, most(to, ranges[r][0]), ranges[r][1], block, next);
   }
 
-  void add_alone(int64_t m, int64_t from, int64_t to, const Type* const* values) {
+  void add_alone(int64_t m, int64_t from, int64_t to, const TokenPanel<S>* block, const Type* const* next) {
     if (from < to)
-      value_rows<1, 4, S>(scores_ + m * BLOCK, values, from, to, pages_.dim, outputs_ + m * stride_, stride_);
+      value_rows<1, 4, S>(scores_ + m * BLOCK, block, next, from, to, pages_.dim, outputs_ + m * stride_, stride_);
   }
 
   void write() {
@@ -426,14 +514,22 @@ class Attender {
   const Attention& a_;
   const Pages& pages_;
   const int32_t* table_;
-  int64_t head_, tokens_, sharing_, count_, stride_, token_, position_;
-  float* queries_;   // packed
+  int64_t first_head_, heads_, tokens_, sharing_, count_, stride_, token_, position_;
   float* scores_;    // [count][BLOCK]: scores, then weights
+  float* states_;    // of every head
+  int64_t head_;     // the one in hand, with its state
+  float* queries_;   // packed
   float* outputs_;   // [count][stride]
   float* maxima_;    // [count]
   float* sums_;      // [count]
-  Type* gathered_;   // [BLOCK / 16][dim][16]
+  float* gathered_scales_;  // of keys, of values: [BLOCK] each
+  Type* gathered_;          // keys [BLOCK / 16][dim][16], values [BLOCK][dim]
 };
+
+// Into how many parts the key heads of a page go: few, as long as every thread has enough to do.
+static int64_t head_groups(int64_t items, int64_t threads, int64_t heads) {
+  return most(1, least(heads, 8 * threads / most(1, items)));
+}
 
 template <Cache C>
 static void attention_of(Pool& pool, const Attention& a, const Pages& pages) {
@@ -445,13 +541,16 @@ static void attention_of(Pool& pool, const Attention& a, const Pages& pages) {
   for (int64_t row = 0; row < a.rows; row++)
     for (int64_t first = 0; first < a.query_starts[row + 1] - a.query_starts[row]; first += tile, item++)
       places[2 * item] = row, places[2 * item + 1] = first;
+  const int64_t groups = head_groups(items, pool.threads(), pages.heads), heads = (pages.heads + groups - 1) / groups;
   auto body = [&](int64_t index, int worker) {
-    const int64_t row = places[2 * (index / pages.heads)], first = places[2 * (index / pages.heads) + 1];
+    const int64_t row = places[2 * (index / groups)], first = places[2 * (index / groups) + 1];
     const int64_t tokens = least(tile, a.query_starts[row + 1] - a.query_starts[row] - first);
-    void* scratch = pool.own_scratch(worker, Attender<C>::scratch_bytes(a, pages, tokens));
-    Attender<C>(a, pages, row, index % pages.heads, first, tokens, scratch).run();
+    const int64_t head = index % groups * heads, count = least(heads, pages.heads - head);
+    if (count <= 0) return;
+    void* scratch = pool.own_scratch(worker, Attender<C>::scratch_bytes(a, pages, count, tokens));
+    Attender<C>(a, pages, row, head, count, first, tokens, scratch).run();
   };
-  parallel(pool, items * pages.heads, body);
+  parallel(pool, items * groups, body);
 }
 
 static void rotary(Pool& pool, const Rotary& a, const Pages& pages) {

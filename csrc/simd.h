@@ -31,6 +31,7 @@ FLOVER_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 FLOVER_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 FLOVER_INLINE int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 FLOVER_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+FLOVER_INLINE void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
 // max(a, b) is a > b ? a : b and min(a, b) is a < b ? a : b: the second operand where one is not a number.
 
 #if defined(FLOVER_AVX512)
