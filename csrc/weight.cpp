@@ -39,35 +39,47 @@ struct Affine {
 #define FLOVER_CLONES
 #endif
 
-constexpr int WIDE = 8;  // sums run in so many chains, so that the compiler can use vectors
+// Nobody outside calls what takes these vectors: which registers pass them does not matter.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+// Eight numbers at once, in the widest registers there are: lane by lane, so that the width changes no bit.
+using Wide = float __attribute__((vector_size(32)));
+constexpr int WIDE = 8;
+
+[[gnu::always_inline]] inline Wide load_wide(const float* p) {
+  Wide v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+[[gnu::always_inline]] inline Wide smaller(Wide a, Wide b) { return a < b ? a : b; }
+[[gnu::always_inline]] inline Wide larger(Wide a, Wide b) { return a > b ? a : b; }
 
 struct Fit {
   float error = 0, q = 0, qq = 0, w = 0, qw = 0;  // sums over a group
 };
 
 // q = round((w - offset) / scale) in 0..15. Adding and taking 2^23 rounds to nearest even.
-inline float quantize(float value, float offset, float inverse) {
-  const float q = std::min(std::max((value - offset) * inverse, 0.0f), 15.0f);
+[[gnu::always_inline]] inline Wide quantize(Wide values, float offset, float inverse) {
+  const Wide q = smaller(larger((values - offset) * inverse, Wide{}), Wide{} + 15.0f);
   return (q + 8388608.0f) - 8388608.0f;
 }
 
 float inverse_of(Affine a) { return a.scale == 0.0f ? 0.0f : 1.0f / a.scale; }
 
-float sum_of(const float* chains) {
+[[gnu::always_inline]] inline float sum_of(Wide lanes) {
   float sum = 0;
-  for (int j = 0; j < WIDE; j++) sum += chains[j];
+  for (int j = 0; j < WIDE; j++) sum += lanes[j];
   return sum;
 }
 
-Fit fit_of(const float* values, Affine a) {
-  float error[WIDE] = {}, q_sum[WIDE] = {}, qq[WIDE] = {}, w[WIDE] = {}, qw[WIDE] = {};
+[[gnu::always_inline]] inline Fit fit_of(const float* values, Affine a) {
+  Wide error{}, q_sum{}, qq{}, w{}, qw{};
   const float inverse = inverse_of(a);
-  for (int i = 0; i < GROUP; i += WIDE)
-    for (int j = 0; j < WIDE; j++) {
-      const float value = values[i + j], q = quantize(value, a.offset, inverse);
-      const float gap = a.scale * q + a.offset - value;
-      error[j] += gap * gap, q_sum[j] += q, qq[j] += q * q, w[j] += value, qw[j] += q * value;
-    }
+  for (int i = 0; i < GROUP; i += WIDE) {
+    const Wide value = load_wide(values + i), q = quantize(value, a.offset, inverse);
+    const Wide gap = a.scale * q + a.offset - value;
+    error += gap * gap, q_sum += q, qq += q * q, w += value, qw += q * value;
+  }
   return {sum_of(error), sum_of(q_sum), sum_of(qq), sum_of(w), sum_of(qw)};
 }
 
@@ -82,10 +94,14 @@ Affine refit(const Fit& f, Affine a) {
 // Scale and offset, both float16, that bring a group of 32 values near: the full range, and what least squares make of
 // its rounding, twice; the smallest squared error wins.
 FLOVER_CLONES Affine fit(const float* values) {
-  const auto [low, high] = std::minmax_element(values, values + GROUP);
-  Affine best{0.0f, widen_f16(narrow_f16((*high + *low) / 2))};
-  if (*high == *low) return best;
-  Affine a{widen_f16(narrow_f16((*high - *low) / 15)), widen_f16(narrow_f16(*low))};
+  Wide lows = load_wide(values), highs = lows;
+  for (int i = WIDE; i < GROUP; i += WIDE)
+    lows = smaller(lows, load_wide(values + i)), highs = larger(highs, load_wide(values + i));
+  float low = lows[0], high = highs[0];
+  for (int j = 1; j < WIDE; j++) low = std::min(low, lows[j]), high = std::max(high, highs[j]);
+  Affine best{0.0f, widen_f16(narrow_f16((high + low) / 2))};
+  if (high == low) return best;
+  Affine a{widen_f16(narrow_f16((high - low) / 15)), widen_f16(narrow_f16(low))};
   float least = std::numeric_limits<float>::infinity();
   for (int turn = 0; turn < 3; turn++) {
     const Fit fit = fit_of(values, a);
@@ -93,6 +109,15 @@ FLOVER_CLONES Affine fit(const float* values) {
     a = refit(fit, a);
   }
   return best;
+}
+
+// The 4-bit numbers of a group, a byte each.
+FLOVER_CLONES void quantize_int4(const float* values, Affine a, uint8_t* out) {
+  const float inverse = inverse_of(a);
+  for (int i = 0; i < GROUP; i += WIDE) {
+    const Wide q = quantize(load_wide(values + i), a.offset, inverse);
+    for (int j = 0; j < WIDE; j++) out[i + j] = (uint8_t)(int)q[j];
+  }
 }
 
 // The step of a row: the largest number in 127 steps, inputs 0, 1, 4, 5 and 2, 3, 6, 7 of every eight in 126.9 together
@@ -222,13 +247,17 @@ void PackedWeight::store_row(int64_t row, const float* values) {
         float group[GROUP] = {};
         std::copy(values + start, values + std::min(start + GROUP, in_), group);
         const Affine a = fit(group);
-        const float inverse = inverse_of(a);
         halves(data)[lane] = narrow_f16(a.scale);
         halves(data)[PANEL + lane] = narrow_f16(a.offset);
-        for (int64_t k = 0; k < GROUP; k++) {
-          uint8_t& byte = data[4 * PANEL + (k / 4 * 8 + lane % 8) * 4 + k % 4];
-          const int q = (int)quantize(group[k], a.offset, inverse);
-          byte = lane < 8 ? (uint8_t)((byte & 0xf0) | q) : (uint8_t)((byte & 0x0f) | q << 4);
+        uint8_t q[GROUP];
+        quantize_int4(group, a, q);
+        for (int64_t k = 0; k < GROUP; k += 4) {  // four numbers of this output, and of the one it shares bytes with
+          uint8_t* bytes = data + 4 * PANEL + (k / 4 * 8 + lane % 8) * 4;
+          uint32_t word, mine;
+          std::memcpy(&word, bytes, 4);
+          std::memcpy(&mine, q + k, 4);
+          word = lane < 8 ? (word & 0xf0f0f0f0) | mine : (word & 0x0f0f0f0f) | mine << 4;
+          std::memcpy(bytes, &word, 4);
         }
       }
       break;
