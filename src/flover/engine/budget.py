@@ -31,15 +31,16 @@ MOST_MARGIN = 3.0
 IDLE_FACTOR = 4.0
 """With nobody generating an iteration may last this many targets: newcomers and cancellations wait for its end."""
 
-_SCALES = (1.0, 64.0, 65536.0)
+_Vector = tuple[float, float, float]
+"""Of the three terms."""
 
 
 class CostModel:
     """Learns the duration of iterations, in milliseconds."""
 
     def __init__(self) -> None:
-        self._theta = [0.0, 0.0, 0.0]
-        self._covariance = [[1e4 if row == column else 0.0 for column in range(3)] for row in range(3)]
+        self._theta: _Vector = (0.0, 0.0, 0.0)
+        self._covariance = (1e4, 0.0, 0.0), (0.0, 1e4, 0.0), (0.0, 0.0, 1e4)
         self._spread: deque[float] = deque(maxlen=SPREAD_WINDOW)
         self._margin = 1.0
         self.largest = FIRST_TOKENS // 2
@@ -60,23 +61,37 @@ class CostModel:
         return self._margin * self._mean(tokens, attention)
 
     def _mean(self, tokens: int, attention: int) -> float:
-        return sum(max(weight, 0.0) * x for weight, x in zip(self._theta, _features(tokens, attention), strict=True))
+        a, b, c = self._theta
+        return _dot((max(a, 0.0), max(b, 0.0), max(c, 0.0)), _features(tokens, attention))
 
-    def _update(self, x: list[float], y: float) -> None:
-        spread = [sum(a * b for a, b in zip(row, x, strict=True)) for row in self._covariance]
-        norm = FORGETTING + sum(a * b for a, b in zip(x, spread, strict=True))
-        gain = [value / norm for value in spread]
-        error = y - sum(a * b for a, b in zip(self._theta, x, strict=True))
-        self._theta = [weight + g * error for weight, g in zip(self._theta, gain, strict=True)]
-        for i in range(3):
-            for j in range(3):
-                grown = (self._covariance[i][j] - gain[i] * spread[j]) / FORGETTING
-                # Directions that are not excited would grow without bound under forgetting.
-                self._covariance[i][j] = max(min(grown, 1e6), -1e6)
+    def _update(self, x: _Vector, y: float) -> None:
+        first, second, third = self._covariance
+        spread = (_dot(first, x), _dot(second, x), _dot(third, x))
+        norm = FORGETTING + _dot(x, spread)
+        gains = [value / norm for value in spread]
+        error = y - _dot(self._theta, x)
+        a, b, c = (weight + gain * error for weight, gain in zip(self._theta, gains, strict=True))
+        self._theta = a, b, c
+        p, q, r = spread
+        first, second, third = (
+            (_forget(i - gain * p), _forget(j - gain * q), _forget(k - gain * r))
+            for (i, j, k), gain in zip(self._covariance, gains, strict=True)
+        )
+        self._covariance = first, second, third
 
 
-def _features(tokens: int, attention: int) -> list[float]:
-    return [value / scale for value, scale in zip((1.0, tokens, attention), _SCALES, strict=True)]
+def _dot(a: _Vector, b: _Vector) -> float:
+    """Written out: every iteration learns, and at one row of a small model a loop is felt."""
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+def _forget(covariance: float) -> float:
+    """Bounded: directions that are not excited would grow for ever."""
+    return max(min(covariance / FORGETTING, 1e6), -1e6)
+
+
+def _features(tokens: int, attention: int) -> _Vector:
+    return 1.0, tokens / 64.0, attention / 65536.0
 
 
 def chunk_attention(start: int, count: int) -> int:

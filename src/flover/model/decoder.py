@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from flover.memory.kvcache import KVCache
@@ -65,11 +64,11 @@ class Decoder:
         if config.rope is not None:
             self._frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
 
-    @torch.inference_mode()
     def forward(self, batch: Batch, kv: KVCache) -> Tensor:
         """Compute all tokens of the batch and write their keys and values to `kv`.
 
-        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
+        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward. Weights want no
+        gradients: no mode of torch needs to be entered.
         """
         if self.ops.capture is None:
             return self._compute(batch, kv)
@@ -98,7 +97,6 @@ class Decoder:
         normed, _ = _norm(ops, self.config, self.weights.vectors, "final_norm", update, hidden)
         return normed
 
-    @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of the vocabulary, float32 [S, vocab], of hidden states [S, hidden] after the final norm."""
         head = "embed.weight" if self.config.tied_embeddings else "head.weight"
