@@ -67,8 +67,8 @@ class Decoder:
     def forward(self, batch: Batch, kv: KVCache) -> Tensor:
         """Compute all tokens of the batch and write their keys and values to `kv`.
 
-        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward. Weights want no
-        gradients: no mode of torch needs to be entered.
+        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward. No weight
+        wants a gradient: no mode of torch needs to be entered.
         """
         if self.ops.capture is None:
             return self._compute(batch, kv)
