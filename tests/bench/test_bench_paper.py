@@ -9,6 +9,7 @@ from flover.bench.metrics import Record
 from flover.bench.paper import engines, published, report
 from flover.bench.paper.arrivals import made_over_time
 from flover.bench.paper.bench import FUSION, SERIAL, Bench, Figure, Result, Scale, Table
+from flover.bench.paper.experiments import run_experiments
 from flover.bench.paper.lengths import memory_figure
 from flover.bench.paper.outcome import Moment, Outcome, Strategy
 from flover.bench.paper.processes import ProcessRunner, engine_config
@@ -16,6 +17,7 @@ from flover.bench.paper.reordering import cost
 from flover.bench.workload import Job
 from flover.cli.main import main
 from flover.config import EngineConfig
+from flover.errors import InvariantError
 
 WINDOW = Strategy("dynamic-batching", window_ms=100)
 CONFIG = EngineConfig(num_threads=1, kv_cache_memory_bytes=32 * 2**20, max_num_seqs=8)
@@ -99,6 +101,22 @@ def test_results_become_tables_figures_and_lines(tmp_path: Path) -> None:
     )
     assert (tmp_path / "e0.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / report.LINES).read_text())["value"] == 1.5
+    with pytest.raises(InvariantError, match="e0, e0"):
+        report.write([result, result], [line], tmp_path, "flover bench paper", figures=True)
+
+
+def test_every_model_has_figures_of_its_own() -> None:
+    names = [
+        figure.name
+        for model in ("a", "b")
+        for result in run_experiments(
+            Bench(Known(), Scale(output_len=16, nums=(1, 4)), lambda what: None, model),  # type: ignore[arg-type]
+            ["E1"],
+            lambda result: None,
+        )
+        for figure in result.figures
+    ]
+    assert len(names) == len(set(names)) == 4
 
 
 def test_other_engines_get_the_same_requests() -> None:

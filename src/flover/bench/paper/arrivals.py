@@ -48,7 +48,7 @@ def fixed_interval(bench: Bench) -> Result:
     most = max(nums)
     series = {"fusion": fused, "serial": serial, "concurrent": concurrent, "dynamic batching": dynamic}
     seconds = Figure(
-        "e1-seconds",
+        f"e1-seconds-{bench.model}",
         f"{bench.model}: overall latency, one request every {E1_GAP_SHARE:.2f} lone times",
         "requests",
         "seconds",
@@ -97,7 +97,9 @@ def _latency_figure(bench: Bench, outcomes: dict[str, Outcome]) -> Figure:
         shares = tuple((index + 1) / len(values) for index in range(len(values)))
         series.append((name, tuple(values), shares))
     title = f"{bench.model}: latency of {max(bench.scale.nums)} requests"
-    return Figure("e1-latency", title, "latency / lone latency", "share of requests", tuple(series), log_x=True)
+    return Figure(
+        f"e1-latency-{bench.model}", title, "latency / lone latency", "share of requests", tuple(series), log_x=True
+    )
 
 
 def progress(bench: Bench) -> Result:

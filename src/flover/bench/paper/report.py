@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from flover.bench.machine import commit, machine_facts
 from flover.bench.paper.bench import Figure, Result, Table
 from flover.bench.report import json_line
-from flover.errors import ConfigError
+from flover.errors import ConfigError, InvariantError
 
 REPORT, LINES = "report.md", "results.jsonl"
 
@@ -86,7 +86,10 @@ def line(benchmark: str, result: Result, command: str, model: str, options: dict
 
 
 def write(results: Sequence[Result], lines: Sequence[str], directory: Path, command: str, *, figures: bool) -> None:
-    """Report, figures and JSON lines into a directory."""
+    """Report, figures and JSON lines into a directory. Raises `InvariantError` if two figures have one name."""
+    names = [figure.name for result in results for figure in result.figures]
+    if len(set(names)) < len(names):
+        raise InvariantError(f"figures would write over each other: {', '.join(sorted(names))}")
     directory.mkdir(parents=True, exist_ok=True)
     if figures:
         for result in results:
