@@ -109,6 +109,12 @@ class EngineConfig:
         choices=("auto", "avx512", "avx2", "portable"),
     )
     num_threads: int | None = setting(None, "compute threads; the cores this process may use by default", group="cpu")
+    tensor_parallel_size: int = setting(
+        1, "processes that share the model, each with a part of every weight", group="parallel", short="-tp"
+    )
+    distributed_timeout_seconds: float = setting(
+        60.0, "time after which a rank that does not answer counts as dead", group="parallel"
+    )
     trace: str | None = setting(
         None,
         "write the schedule to this file, for ui.perfetto.dev; and beside it, with the ending .replay, everything that "
@@ -118,12 +124,12 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "tensor_parallel_size"):
             _at_least(self, name, 1)
         for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
-        for name in ("target_itl_ms", "batch_window_ms"):
+        for name in ("target_itl_ms", "batch_window_ms", "distributed_timeout_seconds"):
             _at_least(self, name, 0)
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(

@@ -19,6 +19,7 @@ LAYERS = ["base", "ops", "memory", "model", "engine", "top", "cli"]
 LAYER_OF = {
     **dict.fromkeys(("request", "config", "errors"), "base"),
     **{name: name for name in ("ops", "memory", "model", "engine", "cli")},
+    "parallel": "engine",
     **dict.fromkeys(("llm", "outputs", "server", "bench", "selftest"), "top"),
     **dict.fromkeys(("__init__", "__main__"), "cli"),
 }

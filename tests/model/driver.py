@@ -71,6 +71,7 @@ class Driver:
         )
         decoder = self.loaded.decoder
         logits = decoder.logits(decoder.forward(batch, self.kv))
+        assert logits is not None
         return {row: logits[starts[i] : starts[i + 1]] for i, row in enumerate(pieces)}
 
     def greedy(self, row: int, prompt_ids: list[int], num_tokens: int) -> list[int]:

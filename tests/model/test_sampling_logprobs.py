@@ -63,7 +63,7 @@ def test_prompt_logprobs_are_the_same_in_slices_that_stay_bounded(
         return torch.stack([weight @ row for row in part])
 
     next_ids = np.arange(17)
-    found = prompt_logprobs(hidden, next_ids, 2, head)
+    found = prompt_logprobs(hidden, next_ids, 2, head, vocab)
     assert found is not None and len(found) == 17
     assert max(widths) <= max(slice_logits, vocab)
     for place in range(17):
@@ -74,11 +74,11 @@ def test_prompt_logits_that_are_not_finite_give_none() -> None:
     def head(part: torch.Tensor) -> torch.Tensor:
         return part * torch.tensor([1.0, math.nan])
 
-    assert prompt_logprobs(torch.ones(3, 2), np.zeros(3, dtype=np.int64), 1, head) is None
+    assert prompt_logprobs(torch.ones(3, 2), np.zeros(3, dtype=np.int64), 1, head, 2) is None
 
 
 def test_an_empty_stretch_of_prompt_needs_no_logits() -> None:
     def head(part: torch.Tensor) -> Any:
         raise AssertionError("called for nothing")
 
-    assert prompt_logprobs(torch.ones(0, 2), np.zeros(0, dtype=np.int64), 1, head) == []
+    assert prompt_logprobs(torch.ones(0, 2), np.zeros(0, dtype=np.int64), 1, head, 2) == []

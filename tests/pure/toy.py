@@ -61,6 +61,9 @@ class ToyExecutor:
     def trim(self, free_pages: list[int]) -> None:
         self.trimmed.append(free_pages)
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

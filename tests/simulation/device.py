@@ -91,6 +91,8 @@ class SimDevice:
     def trim(self, free_pages: list[int]) -> None:
         self.model.trim(free_pages)
 
+    def check(self) -> None: ...
+
     def close(self) -> None:
         self.model.close()
 

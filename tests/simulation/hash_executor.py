@@ -96,6 +96,8 @@ class HashExecutor:
         for page in free_pages:
             self._poison(self._slots_of([page]))
 
+    def check(self) -> None: ...
+
     def close(self) -> None:
         self.rows.clear()
 

@@ -123,7 +123,9 @@ def score(decoder: Decoder, kv: KVCache, document: Sequence[int]) -> Tensor:
     parts = []
     for first in range(0, len(document), CHUNK):
         hidden = decoder.forward(_chunk(document, first, min(first + CHUNK, len(document)), kv.page_size), kv)
-        parts.append(decoder.logits(hidden))
+        logits = decoder.logits(hidden)
+        assert logits is not None  # there is one rank
+        parts.append(logits)
     return torch.cat(parts)
 
 

@@ -21,6 +21,7 @@ GROUPS = {
     "scheduler": "scheduler",
     "cache": "keys and values",
     "cpu": "CPU",
+    "parallel": "several processes",
     "server": "server",
 }
 _COUNT_UNITS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flover.config import EngineConfig
 from flover.engine.device import DeviceExecutor
+from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
@@ -23,11 +24,20 @@ def build_engine(
     trace = None if config.trace is None else Trace(Path(config.trace))
     if trace is not None:
         clock = trace.clock(clock)
-    executor = DeviceExecutor.load(config, progress)
+    executor = load_executor(config, progress)
     engine = Engine(executor, scheduler_config(config, executor.facts), clock)
     if trace is not None:
         trace.attach(engine, config)
     return engine
+
+
+def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) -> Executor:
+    """The model on one device, or shared by as many ranks as `config` says."""
+    if config.tensor_parallel_size == 1:
+        return DeviceExecutor.load(config, progress)
+    from flover.parallel.launch import load_group  # one device needs no torch.distributed
+
+    return load_group(config, progress)
 
 
 def scheduler_config(config: EngineConfig, facts: ModelFacts) -> SchedulerConfig:

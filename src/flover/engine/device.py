@@ -6,7 +6,8 @@ of `memory/columns.py`. Text, queues and clocks are unknown to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,7 +27,7 @@ from flover.model.batch import Batch
 from flover.model.load import kv_dtype_of, load_model
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
-from flover.ops import Ops
+from flover.ops import Alone, Group, Ops
 from flover.ops.cpu import cpu_ops
 from flover.request import ModelFacts, TokenLogprobs
 
@@ -39,7 +40,7 @@ class Computes(Protocol):
 
     def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor: ...
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor | None: ...
 
     @property
     def ops(self) -> Ops: ...
@@ -58,6 +59,7 @@ class DeviceExecutor:
     """Rows, pages and weights on one device. `eos_ids` of the facts are what `min_tokens` bans."""
 
     def __init__(self, decoder: Computes, kv: KVCache, facts: ModelFacts, num_rows: int, device: torch.device) -> None:
+        """For rank 0 or the only one; another rank of the decoder's group chooses no tokens (`take`)."""
         self.facts = facts
         self._decoder = decoder
         self._ops = decoder.ops
@@ -65,26 +67,33 @@ class DeviceExecutor:
         self._device = device
         self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
         self._closed = False
+        self._leads = self._ops.group.rank == 0
+        self._layout: Layout | None = None
 
     @classmethod
-    def load(cls, config: EngineConfig, progress: Callable[[int, int], None]) -> DeviceExecutor:
-        """Load the model that `config` names, size the pool after the memory that is left, and warm up.
+    def load(
+        cls, config: EngineConfig, progress: Callable[[int, int], None], group: Group | None = None
+    ) -> DeviceExecutor:
+        """Load the model that `config` names, or the share of it that this rank of `group` has, size the pool after the
+        memory that is left, and warm up.
 
         `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
         """
+        group = group or Alone()
         # The kernels have threads of their own; torch's would fight them for the cores.
         torch.set_num_threads(1)
-        ops = cpu_ops(config.cpu_isa, config.num_threads or usable_cores())
+        ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // group.local_size), group)
         loaded = load_model(config, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
         size = size_pool(
-            page_bytes=model.kv_bytes_per_token(kv_dtype) * config.block_size,
+            page_bytes=loaded.own.kv_bytes_per_token(kv_dtype) * config.block_size,
             page_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
             max_model_len=loaded.max_len,
-            available_bytes=available_memory(),
+            available_bytes=available_memory() // group.local_size,
             asked_bytes=config.kv_cache_memory_bytes,
         )
+        size = dataclasses.replace(size, num_pages=group.least(size.num_pages))
         facts = ModelFacts(
             model=loaded.name,
             architecture=model.architecture,
@@ -96,7 +105,7 @@ class DeviceExecutor:
             eos_ids=list(model.eos_ids),
             num_parameters=model.num_parameters(),
         )
-        kv = KVCache(model, size.num_pages, config.block_size, kv_dtype, ops.page_shapes)
+        kv = KVCache(loaded.own, size.num_pages, config.block_size, kv_dtype, ops.page_shapes)
         executor = cls(loaded.decoder, kv, facts, config.max_num_seqs, torch.device("cpu"))
         executor.warm_up()
         return executor
@@ -110,14 +119,16 @@ class DeviceExecutor:
             batch = dummy_batch(num_rows, query_len, self.facts.page_size, self._device)
             hidden = self._decoder.forward(batch, self._kv)
             rows = self._buffers.view(np.arange(num_rows))
-            sample(self._decoder.logits(hidden[query_len - 1 :: query_len]), rows, self._ops)
+            logits = self._decoder.logits(hidden[query_len - 1 :: query_len])
+            if logits is not None:
+                sample(logits, rows, self._ops)
 
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         """Carry out one plan. If this raises, the rows are void until `reset`."""
         before = self._ops.kernel_seconds()
         self._change_rows(plan)
-        layout = lay_out(plan, self._buffers, self.facts.page_size, self._device)
+        self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size, self._device)
         if layout is None:
             return StepResult(step=plan.step, rows=[])
         hidden = self._decoder.forward(layout.batch, self._kv)
@@ -127,6 +138,19 @@ class DeviceExecutor:
             self._report_prompt(chunk, layout, hidden, results)
         rows = [results[row] for row in sorted(results)]
         return StepResult(step=plan.step, rows=rows, kernel_seconds=self._ops.kernel_seconds() - before)
+
+    @property
+    def digest(self) -> int:
+        """A checksum of what the last plan was computed on: ranks that ran the same plans have the same."""
+        return 0 if self._layout is None else self._layout.digest()
+
+    def take(self, tokens: Iterable[tuple[int, int]]) -> None:
+        """Rank 0 has chosen these tokens: (row of the plan before, token)."""
+        for row, token in tokens:
+            self._buffers["last_id"][row] = token
+
+    def check(self) -> None:
+        """Nothing can have happened to it."""
 
     def reset(self) -> None:
         """Forget all rows; what is in the pages is void."""
@@ -192,6 +216,8 @@ class DeviceExecutor:
         if len(last) < len(hidden):
             hidden = hidden.index_select(0, torch.from_numpy(last).to(self._device))
         logits = self._decoder.logits(hidden)
+        if logits is None:
+            return {}
         sampled = sample(logits, self._buffers.view(rows), self._ops)
         usable = slice(None)
         if sampled.errors:
@@ -217,11 +243,14 @@ class DeviceExecutor:
         before, predicted = own[:-1], chunk.token_ids[1:]
         if tail.hidden is not None:
             before, predicted = torch.cat([tail.hidden, before]), chunk.token_ids
-        found = prompt_logprobs(before, np.asarray(predicted, dtype=np.int64), tail.num_top, self._decoder.logits)
+        ids = np.asarray(predicted, dtype=np.int64)
+        found = prompt_logprobs(before, ids, tail.num_top, self._decoder.logits, self.facts.vocab_size)
         if chunk.samples:
             column[chunk.row] = None
         else:
             tail.hidden = own[-1:].clone()
+        if not self._leads:
+            return
         result = results.get(chunk.row, RowResult(row=chunk.row))
         if found is None:
             error = "the model's logits for the prompt are not finite numbers"

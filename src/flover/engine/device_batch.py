@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,13 @@ class Layout:
     context_lens: Array  # [R] int64
     alive: Array  # [R] bool: a sequence has the row
     samples: Array  # [R] bool: the row wants a token
+
+    def digest(self) -> int:
+        """A checksum of everything that the forward reads."""
+        batch, value = self.batch, 0
+        for tensor in (batch.token_ids, batch.positions, batch.slots, batch.query_starts, batch.page_table):
+            value = zlib.crc32(tensor.cpu().numpy().tobytes(), value)
+        return zlib.crc32(self.rows.tobytes(), value)
 
 
 def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int, device: torch.device) -> Layout | None:

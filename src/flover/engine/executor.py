@@ -26,6 +26,10 @@ class Executor(Protocol):
         """Called when idle: the memory behind these pages may go back to the operating system."""
         ...
 
+    def check(self) -> None:
+        """Called when idle: raises `EngineDeadError` if it can compute nothing any more."""
+        ...
+
     def close(self) -> None:
         """Free everything. Calling it twice is harmless."""
         ...

@@ -77,6 +77,8 @@ class Engine:
         try:
             result = self._executor.run(plan)
             rows = match_rows(plan, result)
+        except EngineDeadError:
+            raise
         except Exception as error:
             for observer in self._observers:
                 observer.ran(Run(plan, started, (self._clock() - started) * 1e3, {}, _said(error)))
@@ -128,7 +130,8 @@ class Engine:
     def wait(self, timeout: float) -> bool:
         """Block until there is something to do, at most `timeout` seconds; whether there is.
 
-        A wait in vain means idleness: the memory behind free pages goes back to the system.
+        A wait in vain means idleness: the memory behind free pages goes back to the system. Raises `EngineDeadError` if
+        the executor can compute nothing any more.
         """
         # A batch may still wait for company.
         closed_for = self.scheduler.opens_at - self._clock()
@@ -136,6 +139,7 @@ class Engine:
             return True
         if self.roster:
             return closed_for <= timeout
+        self._executor.check()
         if not self._trimmed:
             self._executor.trim(self.roster.pool.free_pages)
             self._trimmed = True

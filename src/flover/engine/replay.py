@@ -71,6 +71,8 @@ class RecordedExecutor:
 
     def trim(self, free_pages: list[int]) -> None: ...
 
+    def check(self) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -217,6 +219,9 @@ class _Faulty:
 
     def trim(self, free_pages: list[int]) -> None:
         self._executor.trim(free_pages)
+
+    def check(self) -> None:
+        self._executor.check()
 
     def close(self) -> None:
         self._executor.close()

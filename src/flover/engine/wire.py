@@ -36,6 +36,11 @@ def encode(message: ToEngine | FromEngine) -> bytes:
     return bytes(frame)
 
 
+def frame(body: bytes) -> bytes:
+    """A body that is encoded already, with its header."""
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
 def body_length(header: bytes) -> int:
     """Bytes that follow this header. Raises `WireError` before anybody allocates what a broken header claims."""
     length = int.from_bytes(header, "big")

@@ -6,15 +6,17 @@ It is written against the op table and knows neither rows nor requests, only a r
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch, one_token_batch
 from flover.model.config import ModelConfig
 from flover.model.rope import inverse_frequencies
+from flover.model.shard import WHOLE, Shard
 from flover.ops import Ops, Pages, RaggedBatch, Weight
 
 
@@ -47,14 +49,25 @@ class Decoder:
     """Weights and the forward through them.
 
     `weights` holds every name of `parameter_shapes(config)`; `max_len` is the longest context that will be served,
-    which some rotary scalings depend on (`rope.py`).
+    which some rotary scalings depend on (`rope.py`). A rank of several has the `shard` of a model with `vocab_size`
+    tokens, and `config` is its share.
     """
 
-    def __init__(self, config: ModelConfig, weights: Weights, ops: Ops, max_len: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Weights,
+        ops: Ops,
+        max_len: int,
+        shard: Shard = WHOLE,
+        vocab_size: int | None = None,
+    ) -> None:
         self.config = config
         self.ops = ops
         self.max_len = max_len
         self.weights = weights
+        self.shard = shard
+        self.vocab_size = vocab_size or config.vocab_size
         self._layers = tuple(_Layer(config, layer, weights, ops) for layer in range(config.num_layers))
         self._windows = frozenset(config.sliding_window)
         self._frequencies: Tensor | None = None
@@ -70,12 +83,22 @@ class Decoder:
         Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward. No weight
         wants a gradient: no mode of torch needs to be entered.
         """
+        batch = self._own_tokens(batch)
         if self.ops.capture is None:
             return self._compute(batch, kv)
         if self._captured is None or self._captured_for is not kv:
             self._captured = self._capture(kv)
             self._captured_for = kv
         return self._captured(batch)
+
+    def _own_tokens(self, batch: Batch) -> Batch:
+        """With the ids of this rank's part of the embedding; its last row, zero, stands for everybody else's."""
+        if self.shard.size == 1:
+            return batch
+        first, end = self.shard.tokens(self.vocab_size)
+        ids = batch.token_ids
+        own = torch.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
+        return replace(batch, token_ids=own)
 
     def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Tensor]:
         assert self.ops.capture is not None
@@ -87,7 +110,7 @@ class Decoder:
 
     def _compute(self, batch: Batch, kv: KVCache) -> Tensor:
         ops, matrices = self.ops, self.weights.matrices
-        hidden = ops.embed(batch.token_ids, matrices["embed.weight"])
+        hidden = ops.sum_ranks(ops.embed(batch.token_ids, matrices["embed.weight"]))
         if self.config.learned_positions:
             hidden = ops.add(hidden, ops.embed(batch.positions, matrices["positions.weight"]))
         step = self._prepare(batch, kv.layers[0])
@@ -97,11 +120,19 @@ class Decoder:
         normed, _ = _norm(ops, self.config, self.weights.vectors, "final_norm", update, hidden)
         return normed
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of the vocabulary, float32 [S, vocab], of hidden states [S, hidden] after the final norm."""
+    def logits(self, hidden: Tensor) -> Tensor | None:
+        """Scores of the vocabulary, float32 [S, vocab], of hidden states [S, hidden] after the final norm; None on all
+        ranks but the first."""
         head = "embed.weight" if self.config.tied_embeddings else "head.weight"
         bias = self.weights.vectors.get("head.bias")
-        return self.ops.linear(hidden, self.weights.matrices[head], bias, None).float()
+        own = self.ops.linear(hidden, self.weights.matrices[head], bias, None).float()
+        if self.shard.size == 1:
+            return own
+        parts = self.ops.group.gather(own)
+        if parts is None:
+            return None
+        spans = (Shard(rank, self.shard.size).tokens(self.vocab_size) for rank in range(self.shard.size))
+        return torch.cat([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], dim=1)
 
     def _prepare(self, batch: Batch, pages: Pages) -> _Step:
         cos = sin = None
@@ -133,15 +164,16 @@ class _Layer:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
         normed, hidden = self._norm("attention_norm", update, hidden)
         attended = self._attention(normed, step, pages)
+        ops = self.ops
         match self.config.residual:
             case "sequential":
-                normed, hidden = self._norm("mlp_norm", attended, hidden)
-                return self._feed_forward(normed), hidden
+                normed, hidden = self._norm("mlp_norm", ops.sum_ranks(attended), hidden)
+                return ops.sum_ranks(self._feed_forward(normed)), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
-                return self.ops.add(self._feed_forward(normed), attended), hidden
+                return ops.sum_ranks(ops.add(self._feed_forward(normed), attended)), hidden
             case "parallel_shared_norm":
-                return self.ops.add(self._feed_forward(normed), attended), hidden
+                return ops.sum_ranks(ops.add(self._feed_forward(normed), attended)), hidden
 
     def _attention(self, x: Tensor, step: _Step, pages: Pages) -> Tensor:
         config, ops, vectors = self.config, self.ops, self.weights.vectors

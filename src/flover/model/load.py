@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from flover.model.families import Family, Target
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model
 from flover.model.placement import Placement, TensorNames, expected_tensors
+from flover.model.shard import Cut, Shard
 from flover.ops import Ops, WeightFormat
 
 Progress = Callable[[int, int], None]
@@ -51,10 +52,11 @@ _NAMED = 5  # tensors to name in one error
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A decoder that is ready to run, and what is known of it. `dtype` is the type that was asked for, `format` how the
-    weights are kept, `max_len` the longest context it serves."""
+    weights are kept, `max_len` the longest context it serves; `own` is what this rank computes of `config`."""
 
     decoder: Decoder
     config: ModelConfig
+    own: ModelConfig
     dtype: torch.dtype
     format: WeightFormat
     path: Path | None
@@ -72,10 +74,11 @@ class _Read:
 
 
 def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedModel:
-    """Load `config.model` in the type and for the context that `config` asks for, packed for `ops`.
+    """Load this rank's share of `config.model` in the type and for the context that `config` asks for, packed for
+    `ops`.
 
     Raises `ModelError` for files that are missing, damaged or not understood, and `ConfigError` if `max_model_len`
-    is more than the model can do.
+    is more than the model can do or the ranks cannot share it.
     """
     dummy = config.load_format == "dummy"
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
@@ -83,17 +86,21 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     max_len = _max_len(config, model)
     dtype = _DTYPES[config.dtype]
     weight_format = weight_format_of(config)
+    shard = Shard(ops.group.rank, ops.group.size)
+    own = shard.config(model)
     reads = [] if dummy else _plan_reads(path, family, model)
-    weights = _allocate(model, ops, weight_format, ops.dtype(dtype))
+    weights = _allocate(own, ops, weight_format, ops.dtype(dtype))
+    cuts = {name: shard.cut(name, shape[0], model) for name, shape in parameter_shapes(model).items()}
     if dummy:
-        _fill_with_noise(weights, progress)
+        _fill_with_noise(weights, cuts, model, progress)
     else:
-        _fill_from_files(weights, reads, progress)
+        _fill_from_files(weights, cuts, reads, progress)
         if model.tied_embeddings:
             _check_tied_head(path, family, model)
     return LoadedModel(
-        decoder=Decoder(model, weights, ops, max_len),
+        decoder=Decoder(own, weights, ops, max_len, shard, model.vocab_size),
         config=model,
+        own=own,
         dtype=dtype,
         format=weight_format,
         path=path,
@@ -137,7 +144,7 @@ def _allocate(model: ModelConfig, ops: Ops, weight_format: WeightFormat, dtype: 
             for name, shape in shapes.items()
             if len(shape) == 2
         }
-        vectors = {name: torch.empty(shape, dtype=dtype) for name, shape in shapes.items() if len(shape) == 1}
+        vectors = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items() if len(shape) == 1}
     except (RuntimeError, MemoryError) as error:
         raise ModelError(
             f"the {model.num_parameters():,} weights do not fit into this machine's memory as {weight_format}"
@@ -206,7 +213,7 @@ def _report(path: Path, *, missing: list[str], left_over: list[str], twice: list
         raise ModelError(f"the weights in {path} do not fit its config.json; " + "; ".join(problems))
 
 
-def _fill_from_files(weights: Weights, reads: list[_Read], progress: Progress) -> None:
+def _fill_from_files(weights: Weights, cuts: Mapping[str, Cut], reads: list[_Read], progress: Progress) -> None:
     """Take each tensor from its file's mapping into its place, slice by slice; nothing is held twice."""
     total = sum(read.info.num_bytes for read in reads)
     done = 0
@@ -216,24 +223,28 @@ def _fill_from_files(weights: Weights, reads: list[_Read], progress: Progress) -
         for name, tensor in read_tensors(file, list(mine)):
             read = mine[name]
             for first, rows in read.placement.pieces(tensor):
-                for part in _store(weights, read.placement.parameter, first, rows):
+                parameter = read.placement.parameter
+                for part in _store(weights, cuts[parameter], parameter, first, rows):
                     done += part.numel() * tensor.itemsize
                     forget(part)
                     progress(done, total)
             forget(tensor)
 
 
-def _store(weights: Weights, name: str, first: int, rows: Tensor) -> Iterator[Tensor]:
-    """Fill rows of a weight; yields what has been stored, slice after slice."""
+def _store(weights: Weights, cut: Cut, name: str, first: int, rows: Tensor) -> Iterator[Tensor]:
+    """Fill a weight with what it keeps of these rows of the whole; yields what has been seen, slice after slice."""
     if name in weights.vectors:
-        weights.vectors[name][first : first + len(rows)] = rows
+        for place, count, own in cut.pieces(first, len(rows)):
+            weights.vectors[name][own : own + count] = rows[place : place + count]
         yield rows
         return
+    columns = slice(None) if cut.columns is None else slice(*cut.columns)
     step = max(1, SLICE_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         try:
-            weights.matrices[name].store(first + start, part)
+            for place, count, own in cut.pieces(first + start, len(part)):
+                weights.matrices[name].store(own, part[place : place + count, columns])
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
         yield part
@@ -259,19 +270,19 @@ def _check_tied_head(path: Path, family: Family, model: ModelConfig) -> None:
         )
 
 
-def _fill_with_noise(weights: Weights, progress: Progress) -> None:
-    """Random matrices, norms of one, biases of zero: always the same for the same config."""
+def _fill_with_noise(weights: Weights, cuts: Mapping[str, Cut], model: ModelConfig, progress: Progress) -> None:
+    """Random matrices, norms of one, biases of zero: always the same for the same config, however it is shared."""
     generator = torch.Generator().manual_seed(DUMMY_SEED)
-    total = sum(weight.shape[0] * weight.shape[1] for weight in weights.matrices.values())
+    shapes = {name: shape for name, shape in parameter_shapes(model).items() if name in weights.matrices}
+    total = sum(shape[0] * shape[1] for shape in shapes.values())
     done = 0
     progress(0, total)
     for name, vector in weights.vectors.items():
         vector.fill_(0.0 if name.endswith("bias") else 1.0)
-    for name, weight in weights.matrices.items():
-        out_size, in_size = weight.shape
+    for name, (out_size, in_size) in shapes.items():
         step = max(1, SLICE_NUMBERS // in_size)
         for first in range(0, out_size, step):
             rows = torch.empty(min(step, out_size - first), in_size).normal_(0.0, DUMMY_STD, generator=generator)
-            for part in _store(weights, name, first, rows):
+            for part in _store(weights, cuts[name], name, first, rows):
                 done += part.numel()
                 progress(done, total)

@@ -8,7 +8,7 @@ here knows of models, rows or requests.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -121,6 +121,48 @@ class DrawParams:
     uniform: npt.NDArray[np.float64]  # the rows' random numbers, in (0, 1)
 
 
+class Group(Protocol):
+    """The ranks that compute one model together (tensor parallel), seen from one of them."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def local_size(self) -> int:
+        """Ranks on this machine, which share its cores and memory."""
+        ...
+
+    def sum(self, x: Tensor) -> None:
+        """Put the sum over all ranks into `x`; every rank gets the same bits."""
+        ...
+
+    def gather(self, x: Tensor) -> list[Tensor] | None:
+        """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
+        ...
+
+    def least(self, value: int) -> int:
+        """The smallest of everybody's values."""
+        ...
+
+
+class Alone:
+    """A single rank: nothing to do."""
+
+    rank, size, local_size = 0, 1, 1
+
+    def sum(self, x: Tensor) -> None:
+        """The sum of one."""
+
+    def gather(self, x: Tensor) -> list[Tensor] | None:
+        """The only one."""
+        return [x]
+
+    def least(self, value: int) -> int:
+        """The only one."""
+        return value
+
+
 class Capture(Protocol):
     """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches.
 
@@ -176,13 +218,19 @@ class Ops:
     """(logits float32 [R, V], their largest [R], params) -> a random token of each row, int64 [R]"""
     kernel_seconds: Callable[[], float] = lambda: 0.0
     """time spent in kernels since the start; 0 where nobody counts"""
+    group: Group = field(default_factory=Alone)
+    """who else computes this model"""
+    sum_ranks: Callable[[Tensor], Tensor] = lambda x: x
+    """(x [T, H]) -> the sum over all ranks, in the place of x"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
 
 
 __all__ = [
+    "Alone",
     "Capture",
     "DrawParams",
+    "Group",
     "Ops",
     "Pages",
     "PlanAttention",

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError, ModelError
-from flover.ops import DrawParams, Ops, Pages, RaggedBatch, WeightFormat
+from flover.ops import Alone, DrawParams, Group, Ops, Pages, RaggedBatch, WeightFormat
 from flover.ops.cpu_program import Recorder
 
 FORMATS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
@@ -77,12 +77,13 @@ class _Plan:
 class CpuOps:
     """The table's functions, for one instruction set and one pool of threads."""
 
-    def __init__(self, isa: str, num_threads: int) -> None:
+    def __init__(self, isa: str, num_threads: int, group: Group | None = None) -> None:
         """Raises `ConfigError` if the machine cannot run `isa` ("auto": the fastest it can)."""
         known = instruction_sets()
         if isa != "auto" and isa not in known:
             raise ConfigError(f"--cpu-isa {isa}: this machine runs {', '.join(known)}")
         self.engine = _cpu.Engine(known[0] if isa == "auto" else isa, num_threads)
+        self.group = group or Alone()
         self._target: _cpu.Engine | Recorder = self.engine  # who takes the calls
 
     def embed(self, ids: Tensor, table: PackedWeight) -> Tensor:
@@ -214,6 +215,16 @@ class CpuOps:
         )
         return ids
 
+    def sum_ranks(self, x: Tensor) -> Tensor:
+        """The sum over all ranks, in place."""
+        if self.group.size == 1:
+            return x
+        if isinstance(self._target, Recorder):
+            self._target.sum_ranks(_floats(x))
+        else:
+            self.group.sum(x)
+        return x
+
     def capture(
         self, compute: Callable[[], Tensor], example: RaggedBatch, constants: Sequence[Tensor]
     ) -> Callable[[RaggedBatch], Tensor]:
@@ -223,7 +234,7 @@ class CpuOps:
             result = compute()
         finally:
             self._target = self.engine
-        return recorder.finish(self.engine, result)
+        return recorder.finish(self.engine, self.group, result)
 
     def _new(self, *shape: int) -> Tensor:
         return self._target.new(shape) if isinstance(self._target, Recorder) else torch.empty(shape)
@@ -252,9 +263,10 @@ def page_shapes(
     return (num_pages, num_kv_heads, head_dim, page_size), (num_pages, num_kv_heads, page_size, head_dim)
 
 
-def cpu_ops(isa: str, num_threads: int) -> Ops:
-    """The table for that instruction set ("auto": the fastest) on so many threads. Raises `ConfigError`."""
-    made = CpuOps(isa, num_threads)
+def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
+    """The table for that instruction set ("auto": the fastest) on so many threads, for a rank of `group`. Raises
+    `ConfigError`."""
+    made = CpuOps(isa, num_threads, group)
     return Ops(
         name=f"cpu ({made.engine.isa})",
         dtype=lambda dtype: torch.float32,
@@ -273,6 +285,8 @@ def cpu_ops(isa: str, num_threads: int) -> Ops:
         largest=made.largest,
         draw=made.draw,
         kernel_seconds=lambda: made.engine.seconds,
+        group=made.group,
+        sum_ranks=made.sum_ranks,
         capture=made.capture,
     )
 

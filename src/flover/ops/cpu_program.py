@@ -2,7 +2,8 @@
 
 Recording runs the decoder on one token with a `Recorder` in the place of the kernels: it notes which kernel reads and
 writes which buffer. A buffer is needed from the call that first touches it to the last one that does; buffers that
-are never needed at the same time share a place in one workspace, which is laid out for the tokens of each run.
+are never needed at the same time share a place in one workspace, which is laid out for the tokens of each run. Where
+ranks add up what they have, one program ends and the next one begins.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from flover import _cpu
 from flover.errors import InvariantError
-from flover.ops import RaggedBatch
+from flover.ops import Group, RaggedBatch
 
 _LINE = 16
 """Tokens that a workspace is rounded up to: whole cache lines of float32."""
@@ -31,6 +32,17 @@ class _Buffer:
     first: int = -1
     last: int = -1
     offset: int = -1
+
+
+_SUM = "sum_ranks"
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """`width` floats per token, `offset` floats per token into the workspace."""
+
+    offset: int
+    width: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +123,23 @@ class Recorder:
     ) -> None:
         self._note("attention", (queries, query_stride, query_heads, scale, window, y, pages), (0, 5))
 
-    def finish(self, engine: _cpu.Engine, result: Tensor) -> ForwardProgram:
+    def sum_ranks(self, x: int) -> None:
+        self._note(_SUM, (x,), (0,))
+
+    def finish(self, engine: _cpu.Engine, group: Group, result: Tensor) -> ForwardProgram:
         """The program whose outcome is `result`, a buffer [1, size]."""
         outcome = self._buffers[result.data_ptr()]
         outcome.last = len(self._calls)
         width = _share_places([buffer for buffer in self._buffers.values() if buffer.first >= 0])
-        program = _cpu.Program()
+        steps: list[_cpu.Program | _Place] = [_cpu.Program()]
         for call in self._calls:
+            if call.kernel == _SUM:
+                buffer = self._buffers[call.args[0]]
+                steps += [_Place(buffer.offset, buffer.width), _cpu.Program()]
+                continue
             args = [self._resolve(arg) if i in call.places else arg for i, arg in enumerate(call.args)]
-            getattr(program, call.kernel)(*args)
-        return ForwardProgram(engine, program, width, outcome.offset, outcome.width)
+            getattr(steps[-1], call.kernel)(*args)
+        return ForwardProgram(engine, group, steps, width, _Place(outcome.offset, outcome.width))
 
     def _note(self, kernel: str, args: tuple[Any, ...], places: tuple[int, ...]) -> None:
         for index in places:
@@ -155,12 +174,19 @@ def _share_places(buffers: list[_Buffer]) -> int:
 class ForwardProgram:
     """Runs the recorded kernels on any batch. The result is valid until the next run."""
 
-    def __init__(self, engine: _cpu.Engine, program: _cpu.Program, width: int, offset: int, size: int) -> None:
+    def __init__(
+        self,
+        engine: _cpu.Engine,
+        group: Group,
+        steps: Sequence[_cpu.Program | _Place],
+        width: int,
+        outcome: _Place,
+    ) -> None:
         self._engine = engine
-        self._program = program
+        self._group = group
+        self._steps = steps
         self._width = width
-        self._offset = offset
-        self._size = size
+        self._outcome = outcome
         self._workspace = torch.empty(0)
 
     def __call__(self, batch: RaggedBatch) -> Tensor:
@@ -170,8 +196,7 @@ class ForwardProgram:
         if self._workspace.numel() < lines * self._width:
             self._workspace = torch.empty(lines * self._width)
         table = batch.page_table
-        self._program.run(
-            self._engine,
+        run = (
             tokens,
             batch.num_rows,
             batch.token_ids.data_ptr(),
@@ -183,5 +208,13 @@ class ForwardProgram:
             table.shape[1],
             self._workspace.data_ptr(),
         )
-        start = self._offset * lines
-        return self._workspace[start : start + tokens * self._size].view(tokens, self._size)
+        for step in self._steps:
+            if isinstance(step, _Place):
+                self._group.sum(self._at(step, tokens, lines))
+            else:
+                step.run(self._engine, *run)
+        return self._at(self._outcome, tokens, lines)
+
+    def _at(self, place: _Place, tokens: int, lines: int) -> Tensor:
+        start = place.offset * lines
+        return self._workspace[start : start + tokens * place.width].view(tokens, place.width)

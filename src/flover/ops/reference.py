@@ -41,7 +41,7 @@ def new_weight(shape: tuple[int, int], weight_format: WeightFormat, gated: bool)
     """Room for a float matrix. Raises `ConfigError` for int8 and int4, which plain torch has no meaning for."""
     if weight_format not in _DTYPES:
         raise ConfigError(f"the reference operations have no {weight_format} weights")
-    return PlainWeight(torch.empty(shape, dtype=_DTYPES[weight_format]), gated)
+    return PlainWeight(torch.zeros(shape, dtype=_DTYPES[weight_format]), gated)
 
 
 def page_shapes(

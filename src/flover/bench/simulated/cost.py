@@ -105,6 +105,9 @@ class CostExecutor:
     def trim(self, free_pages: list[int]) -> None:
         pass
 
+    def check(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

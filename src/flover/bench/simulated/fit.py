@@ -56,6 +56,9 @@ class Watched:
     def trim(self, free_pages: list[int]) -> None:
         self._executor.trim(free_pages)
 
+    def check(self) -> None:
+        self._executor.check()
+
     def close(self) -> None:
         self._executor.close()
 

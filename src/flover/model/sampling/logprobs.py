@@ -34,23 +34,28 @@ def token_logprobs(logits: torch.Tensor, chosen: Array, num_top: Array) -> list[
 
 
 def prompt_logprobs(
-    hidden: torch.Tensor, next_ids: Array, num_top: int, head: Callable[[torch.Tensor], torch.Tensor]
+    hidden: torch.Tensor,
+    next_ids: Array,
+    num_top: int,
+    head: Callable[[torch.Tensor], torch.Tensor | None],
+    vocab_size: int,
 ) -> list[TokenLogprobs] | None:
     """What the prompt's own tokens got: `hidden` [N, H] of the tokens before `next_ids` [N], `head` makes logits.
 
-    At most SLICE_LOGITS logits exist at once (or one row of them). None if any of them is not a number.
+    At most SLICE_LOGITS logits exist at once (or one row of them). None if any of them is not a number, and on a rank
+    to which `head` gives none.
     """
     entries: list[TokenLogprobs] = []
-    step = 1
-    while len(entries) < len(next_ids):
-        first = len(entries)
+    usable = True
+    step = max(1, SLICE_LOGITS // vocab_size)
+    for first in range(0, len(next_ids), step):
+        # Every rank asks for every slice, whatever is in it: the head is computed by all of them together.
         logits = head(hidden[first : first + step])
-        if not bool(torch.isfinite(logits.amax(-1)).all()):
-            return None
-        ids = next_ids[first : first + step]
-        entries += token_logprobs(logits, ids, np.full(len(ids), num_top))
-        step = max(1, SLICE_LOGITS // logits.shape[1])
-    return entries
+        usable = usable and logits is not None and bool(torch.isfinite(logits.amax(-1)).all())
+        if usable and logits is not None:
+            ids = next_ids[first : first + step]
+            entries += token_logprobs(logits, ids, np.full(len(ids), num_top))
+    return entries if usable else None
 
 
 def _rank_rows(logits: torch.Tensor, places: Array, chosen: Array, num_top: int) -> list[TokenLogprobs]:

@@ -1,0 +1,126 @@
+"""How a model is cut for tensor parallel: which rows and columns of every weight one rank keeps. Arithmetic only.
+
+Attention heads and the feed-forward block's inner width are dealt out evenly: the linears that make them are cut by
+rows, those that read them by columns, and what the latter give is summed over the ranks (Shoeybi et al., Megatron-LM,
+arXiv:1909.08053). With fewer key/value heads than ranks, ranks share a head. Embedding and output projection are cut by
+tokens of the vocabulary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flover.errors import ConfigError
+from flover.model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows `start` to `stop` of the whole weight are rows `at`, `at` + 1, … of a rank's."""
+
+    start: int
+    stop: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What of a weight a rank keeps: these rows, and of them these columns (None: all). No rows: it stays zero."""
+
+    rows: tuple[Span, ...]
+    columns: tuple[int, int] | None = None
+
+    def pieces(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
+        """Of rows first, first + 1, … the kept ones: (place among the `count`, how many, row of the rank's weight)."""
+        for span in self.rows:
+            start, stop = max(span.start, first), min(span.stop, first + count)
+            if start < stop:
+                yield start - first, stop - start, span.at + start - span.start
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One rank's share of a model."""
+
+    rank: int = 0
+    size: int = 1
+
+    def config(self, whole: ModelConfig) -> ModelConfig:
+        """The model as this rank computes it. Its vocabulary is its own tokens and one more, whose embedding is zero:
+        everybody else's. Raises `ConfigError` for what cannot be cut evenly."""
+        if self.size == 1:
+            return whole
+        self._check(whole)
+        return dataclasses.replace(
+            whole,
+            num_heads=whole.num_heads // self.size,
+            num_kv_heads=max(1, whole.num_kv_heads // self.size),
+            intermediate_size=whole.intermediate_size // self.size,
+            vocab_size=self.tokens_each(whole.vocab_size) + 1,
+        )
+
+    def _check(self, whole: ModelConfig) -> None:
+        size = f"--tensor-parallel-size {self.size}"
+        for what, count in (("attention heads", whole.num_heads), ("inner width", whole.intermediate_size)):
+            if count % self.size:
+                raise ConfigError(f"{size} does not divide the model's {what}: {count}")
+        heads = whole.num_kv_heads
+        if heads % self.size and self.size % heads:
+            raise ConfigError(f"{size} and the model's {heads} key/value heads: neither divides the other")
+
+    def tokens_each(self, vocab_size: int) -> int:
+        """Tokens of the vocabulary that every rank but the last owns."""
+        return -(-vocab_size // self.size)
+
+    def tokens(self, vocab_size: int) -> tuple[int, int]:
+        """First and last + 1 of the tokens that this rank owns."""
+        each = self.tokens_each(vocab_size)
+        return min(self.rank * each, vocab_size), min((self.rank + 1) * each, vocab_size)
+
+    def cut(self, name: str, num_rows: int, whole: ModelConfig) -> Cut:
+        """What this rank keeps of the weight `name`, which has so many rows (`parameter_shapes`)."""
+        everything = Span(0, num_rows, 0)
+        if self.size == 1:
+            return Cut((everything,))
+        module, _, kind = name.rpartition(".")
+        match module.split(".")[-1]:
+            case "qkv":
+                return Cut(self._heads(whole))
+            case "up":
+                return Cut(self._inner(whole))
+            case "out" | "down" as linear:
+                width = whole.query_size if linear == "out" else whole.intermediate_size
+                if kind == "bias":  # added once
+                    return Cut((everything,) if self.rank == 0 else ())
+                own = width // self.size
+                return Cut((everything,), (self.rank * own, (self.rank + 1) * own))
+            case "embed" | "head":
+                return Cut((Span(*self.tokens(whole.vocab_size), 0),))
+            case _:
+                return Cut((everything,))
+
+    def _heads(self, whole: ModelConfig) -> tuple[Span, ...]:
+        queries = whole.query_size // self.size
+        shared = max(1, self.size // whole.num_kv_heads)  # ranks of one key/value head
+        keys = max(1, whole.num_kv_heads // self.size) * whole.head_dim
+        key = self.rank // shared * keys
+        first, second = whole.query_size, whole.query_size + whole.kv_size
+        return (
+            Span(self.rank * queries, (self.rank + 1) * queries, 0),
+            Span(first + key, first + key + keys, queries),
+            Span(second + key, second + key + keys, queries + keys),
+        )
+
+    def _inner(self, whole: ModelConfig) -> tuple[Span, ...]:
+        own = whole.intermediate_size // self.size
+        halves = range(2) if whole.gated else range(1)
+        return tuple(
+            Span(first + self.rank * own, first + (self.rank + 1) * own, half * own)
+            for half in halves
+            for first in (half * whole.intermediate_size,)
+        )
+
+
+WHOLE = Shard()

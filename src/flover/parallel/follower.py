@@ -1,0 +1,59 @@
+"""A rank that follows: `python -m flover.parallel.follower FD` serves the rank 0 that holds the other end of socket FD.
+
+The process belongs to rank 0: when the socket ends, so does it, at once, whatever its main thread is doing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+
+import msgspec
+
+from flover.engine import wire
+from flover.engine.device import DeviceExecutor
+from flover.errors import FloverError
+from flover.parallel.launch import Join, join
+from flover.parallel.ranks import follow
+
+EXIT_FAILED = 1
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Follow until rank 0 says that it is over; returns the exit code."""
+    # Signals for the terminal reach every process of it; rank 0 decides what they mean.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with socket.socket(fileno=int(arguments[-1])) as sock:
+        os.set_inheritable(sock.fileno(), False)
+        body = wire.receive(sock)
+        if body is None:
+            return EXIT_FAILED
+        message = msgspec.msgpack.decode(body, type=Join)
+        threading.Thread(target=_end_with, args=(sock,), name="rank 0", daemon=True).start()
+        try:
+            group = join(message.config, message.rank, message.rendezvous)
+            own = DeviceExecutor.load(message.config, lambda done, total: None, group)
+            follow(own, group)
+            own.close()
+        except FloverError as error:
+            logger.error("rank %d ends: %s", message.rank, error)
+            return EXIT_FAILED
+    return 0
+
+
+def _end_with(sock: socket.socket) -> None:
+    """Rank 0 says nothing more on the socket: what can be read is its end."""
+    sock.recv(1)
+    os._exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,44 @@
+"""What rank 0 tells the others: one frozen frame per iteration, numbered. Followers decide nothing."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from flover.engine.plan import StepPlan
+
+
+class Run(msgspec.Struct, frozen=True, tag="run"):
+    """Carry out this plan. `tokens` are what rows got in the plan before, numbered as they were then; `digest` is what
+    rank 0 computed on then, and so must everybody have."""
+
+    number: int
+    plan: StepPlan
+    tokens: list[tuple[int, int]]
+    digest: int
+
+
+class Reset(msgspec.Struct, frozen=True, tag="reset"):
+    """Forget all rows."""
+
+    number: int
+
+
+class Trim(msgspec.Struct, frozen=True, tag="trim"):
+    """The memory behind these pages may go."""
+
+    number: int
+    pages: list[int]
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """Leave."""
+
+    number: int
+
+
+Frame: TypeAlias = Run | Reset | Trim | End
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Frame).decode

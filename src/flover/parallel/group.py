@@ -1,0 +1,118 @@
+"""The collectives of one group of ranks, over Gloo: sums and a gather for the model, a broadcast for the plans.
+
+Nothing global of torch.distributed is touched: a program that embeds Flover keeps its own process group.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor
+
+from flover.errors import EngineDeadError
+
+dist: Any = torch.distributed
+"""Its names are bound when it is imported, where no type checker sees them."""
+MEET = timedelta(minutes=5)
+"""Time for everybody to come: processes start, libraries load."""
+NEVER = timedelta(days=365)
+"""Followers wait for the next plan as long as the engine is idle; that rank 0 is gone they hear from its socket."""
+FRAME_BYTES = 4096
+"""Frames up to so many bytes take one broadcast, longer ones two."""
+_LENGTH_BYTES = 8
+
+
+class GlooGroup:
+    """The ranks of one model, seen from rank `rank` of `size`; `local_size` of them are on this machine.
+
+    `address` is where the others reach this rank. A collective that a rank does not join within `timeout` seconds, and
+    one whose rank has died, raise `EngineDeadError`: the group is of no use after it.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, *, local_size: int, address: str, timeout: float) -> None:
+        self.rank = rank
+        self.size = size
+        self.local_size = local_size
+        self.calls = 0
+        """Collectives of the model so far, and the bytes that this rank put into them."""
+        self.bytes = 0
+        self._model = _connect(store, "model", rank, size, address)
+        self._plans = _connect(store, "plans", rank, size, address)
+        # The timeout of a group is for its making; collectives bring their own.
+        patience = timedelta(seconds=timeout)
+        self._sum = _with(dist.AllreduceOptions(), timeout=patience)
+        self._gather = _with(dist.GatherOptions(), timeout=patience)
+        self._least = _with(dist.AllreduceOptions(), timeout=NEVER, reduceOp=dist.ReduceOp.MIN)
+        waits = patience if rank == 0 else NEVER
+        self._broadcast = _with(dist.BroadcastOptions(), timeout=waits, rootRank=0, rootTensor=0)
+
+    def sum(self, x: Tensor) -> None:
+        """Put the sum over all ranks into `x`; every rank gets the same bits."""
+        self._count(x)
+        _wait(self._model.allreduce([x], self._sum))
+
+    def gather(self, x: Tensor) -> list[Tensor] | None:
+        """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
+        self._count(x)
+        parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else []
+        _wait(self._model.gather([parts] if parts else [], [x], self._gather))
+        return parts or None
+
+    def least(self, value: int) -> int:
+        """The smallest of everybody's values, however long somebody takes: it is asked for while models load."""
+        x = torch.tensor([value])
+        _wait(self._plans.allreduce([x], self._least))
+        return int(x)
+
+    def send(self, frame: bytes) -> None:
+        """Rank 0: to all others."""
+        data = len(frame).to_bytes(_LENGTH_BYTES, "big") + frame
+        first = torch.zeros(FRAME_BYTES, dtype=torch.uint8)
+        head = data[:FRAME_BYTES]
+        first[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
+        _wait(self._plans.broadcast([first], self._broadcast))
+        if len(data) > FRAME_BYTES:
+            rest = torch.frombuffer(bytearray(data[FRAME_BYTES:]), dtype=torch.uint8)
+            _wait(self._plans.broadcast([rest], self._broadcast))
+
+    def receive(self) -> bytes:
+        """All others: what rank 0 has sent, however long it takes."""
+        first = torch.zeros(FRAME_BYTES, dtype=torch.uint8)
+        _wait(self._plans.broadcast([first], self._broadcast))
+        head = first.numpy().tobytes()
+        end = _LENGTH_BYTES + int.from_bytes(head[:_LENGTH_BYTES], "big")
+        if end <= FRAME_BYTES:
+            return head[_LENGTH_BYTES:end]
+        rest = torch.zeros(end - FRAME_BYTES, dtype=torch.uint8)
+        _wait(self._plans.broadcast([rest], self._broadcast))
+        return head[_LENGTH_BYTES:] + rest.numpy().tobytes()
+
+    def _count(self, x: Tensor) -> None:
+        self.calls += 1
+        self.bytes += x.nbytes
+
+
+def _connect(store: Any, name: str, rank: int, size: int, address: str) -> Any:
+    options = dist.ProcessGroupGloo._Options()
+    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
+    options._timeout = MEET
+    try:
+        return dist.ProcessGroupGloo(dist.PrefixStore(name, store), rank, size, options)
+    except RuntimeError as error:
+        raise EngineDeadError(f"rank {rank} cannot reach the other ranks: {error}") from error
+
+
+def _with(options: Any, **values: Any) -> Any:
+    for name, value in values.items():
+        setattr(options, name, value)
+    return options
+
+
+def _wait(work: Any) -> None:
+    try:
+        work.wait()
+    except RuntimeError as error:
+        raise EngineDeadError(f"a rank is gone or does not answer: {error}") from error

@@ -1,0 +1,235 @@
+"""Two and four ranks on Gloo give what one gives: every family, several formats, requests coming and going."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_prompt
+
+from flover.config import BUNDLED_MODEL, EngineConfig
+from flover.engine.build import build_engine
+from flover.engine.loop import Engine
+from flover.errors import ConfigError, EngineDeadError
+from flover.parallel.ranks import Leader
+from flover.request import Request, SamplingParams
+
+SMALL: dict[str, Any] = {
+    "num_threads": 1,
+    "kv_cache_memory_bytes": 2**22,
+    "skip_tokenizer_init": True,
+    "block_size": 4,
+    "max_num_seqs": 8,
+    "distributed_timeout_seconds": 30.0,
+}
+TOLERANCE = {"float32": 2e-4, "bfloat16": 2e-3, "int8": 0.5}
+"""On log-probabilities. Sums over ranks are taken in another order; in int8 each rank's part of an input has a scale of
+its own, which in models as tiny as these is coarse."""
+
+
+@contextmanager
+def engine_of(path: Path, ranks: int, **settings: Any) -> Iterator[Engine]:
+    config = EngineConfig(model=str(path), tensor_parallel_size=ranks, **{**SMALL, **settings})
+    engine = build_engine(config, lambda done, total: None)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def request(number: int, **params: Any) -> Request:
+    fields: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8, "ignore_eos": True, "logprobs": 3}
+    return Request(
+        id=f"r{number}",
+        prompt_ids=random_prompt(number, 5 + 7 * number),
+        params=SamplingParams(**{**fields, **params}),
+        seed=number,
+    )
+
+
+def serve(engine: Engine) -> dict[str, list[tuple[int, dict[int, float]]]]:
+    """Requests that come and go while others generate; tokens and log-probabilities of each."""
+    news: dict[str, list[tuple[int, dict[int, float]]]] = {}
+    arrivals = {0: (0, 1), 3: (2,), 5: (3, 4), 9: (5,)}
+    for step in range(60):
+        for number in arrivals.get(step, ()):
+            engine.submit(request(number, **({"prompt_logprobs": 0} if number == 3 else {})))
+        if step == 7:
+            engine.cancel("r1")
+        if not engine.has_work:
+            break
+        for delta in engine.step():
+            for token, entry in zip(delta.token_ids, delta.logprobs or [], strict=False):
+                values = dict(zip(entry.token_ids, entry.logprobs, strict=True))
+                news.setdefault(delta.request_id, []).append((token, values))
+    assert not engine.has_work
+    return news
+
+
+def compare(path: Path, ranks: int, tolerance: float, *, may_tie: bool = False, **settings: Any) -> None:
+    """The same tokens, and log-probabilities within the tolerance. With `may_tie` a sequence may part from the other
+    where two tokens were as likely within the tolerance."""
+    with engine_of(path, 1, **settings) as engine:
+        alone = serve(engine)
+    with engine_of(path, ranks, **settings) as engine:
+        together = serve(engine)
+    assert alone.keys() == together.keys() and len(alone["r5"]) == 8
+    for name, got in alone.items():
+        for (token, one), (chosen, other) in zip(got, together[name], strict=True):
+            for known in one.keys() & other.keys():
+                assert other[known] == pytest.approx(one[known], abs=tolerance), (name, known)
+            if chosen != token:
+                assert may_tie and one[token] - one[chosen] < tolerance, (name, token, chosen)
+                break
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_ranks_give_what_one_gives(tmp_path: Path, family: str, kind: str) -> None:
+    path = make_checkpoint(tmp_path, family)
+    settings = {"quantization": "int8"} if kind == "int8" else {"dtype": kind}
+    compare(path, 2, TOLERANCE[kind], may_tie=kind == "int8", **settings)
+
+
+def test_the_bundled_model_says_the_same_on_two_ranks() -> None:
+    found = []
+    for ranks in (1, 2):
+        with engine_of(Path(BUNDLED_MODEL), ranks, dtype="bfloat16") as engine:
+            for number in range(4):
+                engine.submit(request(number, max_tokens=24))
+            news: dict[str, list[int]] = {}
+            while engine.has_work:
+                for delta in engine.step():
+                    news.setdefault(delta.request_id, []).extend(delta.token_ids)
+            found.append(news)
+    assert found[0] == found[1]
+
+
+def test_four_ranks_share_two_key_heads(tmp_path: Path) -> None:
+    compare(make_checkpoint(tmp_path, "llama"), 4, TOLERANCE["float32"])
+
+
+def test_random_draws_and_penalties_are_rank_0s_alone(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, "llama")
+    found = []
+    for ranks in (1, 2):
+        with engine_of(path, ranks) as engine:
+            engine.submit(request(4, temperature=0.9, repetition_penalty=1.2, top_p=0.9, max_tokens=20))
+            found.append([token for _ in range(30) for delta in engine.step() for token in delta.token_ids])
+    assert found[0] == found[1] and len(found[0]) == 20
+
+
+def test_collectives_are_two_sums_a_layer_one_for_the_embedding_and_a_gather(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, "llama")
+    with engine_of(path, 2) as engine:
+        engine.submit(request(0))
+        engine.step()
+        leader = engine._executor
+        assert isinstance(leader, Leader)
+        group: Any = leader._channel
+        calls, sent = group.calls, group.bytes
+        engine.step()
+        hidden, layers = 48, 2
+        assert group.calls - calls == 2 * layers + 2
+        assert group.bytes - sent == 4 * ((2 * layers + 1) * hidden + VOCAB_SIZE // 2 + 1)
+
+
+def test_a_rank_holds_its_share_of_the_weights_only(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, "llama")
+
+    def packed(ranks: int) -> int:
+        with engine_of(path, ranks) as engine:
+            executor: Any = engine._executor
+            own = executor if ranks == 1 else executor._own
+            return sum(weight.num_bytes for weight in own._decoder.weights.matrices.values())
+
+    assert packed(2) < 0.6 * packed(1)
+
+
+def test_what_cannot_be_cut_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, "llama")
+    with pytest.raises(ConfigError, match="--tensor-parallel-size 3 does not divide the model's attention heads: 4"):
+        build_engine(EngineConfig(model=str(path), tensor_parallel_size=3, **SMALL), lambda done, total: None)
+    assert not psutil.Process().children()
+
+
+def test_a_rank_that_is_killed_ends_the_engine_at_once(tmp_path: Path) -> None:
+    with engine_of(make_checkpoint(tmp_path, "llama"), 2) as engine:
+        engine.submit(request(0, max_tokens=400))
+        engine.step()
+        (follower,) = psutil.Process().children()
+        follower.send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(EngineDeadError, match="rank"):
+            for _ in range(1000):
+                engine.step()
+        assert time.monotonic() - began < 5
+
+
+def test_an_idle_engine_notices_too(tmp_path: Path) -> None:
+    with engine_of(make_checkpoint(tmp_path, "llama"), 2) as engine:
+        (follower,) = psutil.Process().children()
+        follower.kill()
+        with pytest.raises(EngineDeadError, match="rank 1 has ended with exit code -9"):
+            for _ in range(50):
+                engine.wait(0.1)
+
+
+def test_a_rank_that_stands_still_ends_the_engine_after_the_timeout(tmp_path: Path) -> None:
+    with engine_of(make_checkpoint(tmp_path, "llama"), 2, distributed_timeout_seconds=2.0) as engine:
+        engine.submit(request(0, max_tokens=400))
+        engine.step()
+        (follower,) = psutil.Process().children()
+        follower.suspend()
+        began = time.monotonic()
+        with pytest.raises(EngineDeadError, match="does not answer"):
+            for _ in range(1000):
+                engine.step()
+        assert 1 < time.monotonic() - began < 10
+    assert not psutil.pid_exists(follower.pid)
+
+
+def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
+    with engine_of(make_checkpoint(tmp_path, "llama"), 2):
+        processes = [psutil.Process(), *psutil.Process().children()]
+        assert len(processes) == 2
+        listening = [
+            connection.laddr.ip
+            for process in processes
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert listening and set(listening) == {"127.0.0.1"}
+
+
+def test_followers_do_not_outlive_rank_0(tmp_path: Path) -> None:
+    """Rank 0 in a process of its own, killed without a chance to say anything."""
+    path = make_checkpoint(tmp_path, "llama")
+    pid = os.fork()
+    if pid == 0:
+        with engine_of(path, 2):
+            time.sleep(60)
+        os._exit(0)
+    leader = psutil.Process(pid)
+    try:
+        for _ in range(600):
+            if any("follower" in " ".join(child.cmdline()) for child in leader.children()):
+                break
+            time.sleep(0.05)
+        followers = leader.children()
+        assert followers
+        time.sleep(1)
+        leader.kill()
+        leader.wait(5)
+        _, alive = psutil.wait_procs(followers, timeout=10)
+        assert not alive
+    finally:
+        if leader.is_running():
+            leader.kill()
