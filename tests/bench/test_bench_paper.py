@@ -13,6 +13,7 @@ from flover.bench.paper.experiments import run_experiments
 from flover.bench.paper.lengths import memory_figure
 from flover.bench.paper.outcome import Moment, Outcome, Strategy
 from flover.bench.paper.processes import ProcessRunner, engine_config
+from flover.bench.paper.ranks import FULL_CASES, tensor_parallel
 from flover.bench.paper.reordering import cost
 from flover.bench.workload import Job
 from flover.cli.main import main
@@ -72,6 +73,30 @@ class Known:
     def run(self, jobs: list[Job], strategy: Strategy) -> Outcome:
         records = [record(job.at, *(job.at + 1 + i for i in range(job.output_len))) for job in jobs]
         return Outcome(records, 10, 5, [Moment(0.0, 3, 1), Moment(2.0, 1, 1)])
+
+
+def test_ranks_share_the_cores_and_the_model() -> None:
+    config = engine_config(EngineConfig(), Strategy("fusion", ranks=2), cores=4)
+    assert (config.tensor_parallel_size, config.num_threads) == (2, 2)
+    assert engine_config(EngineConfig(), FUSION, cores=4).tensor_parallel_size == 1
+
+
+def test_tensor_parallelism_is_compared_with_and_without_reordering() -> None:
+    bench = Bench(Known(), Scale(output_len=16, nums=(1, 4)), lambda what: None, "known")  # type: ignore[arg-type]
+    result = tensor_parallel(bench, FULL_CASES)
+    assert [row[:3] for row in result.tables[0].rows] == [
+        ("2", "16", "4..31"),
+        ("2", "32", "4..31"),
+        ("4", "16", "4..75"),
+    ]
+    assert {row[6] for row in result.tables[0].rows} == {"1.46 x", "1.59 x", "2.34 x"}
+
+
+@pytest.mark.alone
+def test_two_ranks_in_engine_processes() -> None:
+    with ProcessRunner(CONFIG) as runner:
+        outcome = runner.run(JOBS, Strategy("fusion", ranks=2))
+    assert [one.output_tokens for one in outcome.records] == [12, 24, 6]
 
 
 def test_the_cost_of_reordering_is_measured_on_real_buffers() -> None:

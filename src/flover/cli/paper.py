@@ -18,7 +18,7 @@ from flover.cli.terminal import command_line, stderr_progress, table_console
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError
 
-NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering", "E8")
+NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering", "E7", "E8")
 MODELS = ("llama-213m", "gptj-164m", BUNDLED_MODEL)
 OUTPUT = Path("flover-paper")
 PRESET, E8_FORMAT = "llama-213m", "bfloat16"
@@ -104,6 +104,7 @@ def _run(args: argparse.Namespace) -> int:
     from flover.bench.paper import experiments
     from flover.bench.paper.bench import Bench
     from flover.bench.paper.processes import ProcessRunner
+    from flover.bench.paper.ranks import FULL_CASES, QUICK_CASES, tensor_parallel
     from flover.bench.paper.reordering import cost
 
     if args.all and (args.quick or args.experiments):
@@ -121,6 +122,8 @@ def _run(args: argparse.Namespace) -> int:
                 experiments.run_experiments(bench, known, functools.partial(show, bench.model))
                 if "reordering" in chosen:
                     show(bench.model, cost(bench, scale.output_len * 8, max(scale.nums)))
+                if "E7" in chosen:
+                    show(bench.model, tensor_parallel(bench, QUICK_CASES if args.quick else FULL_CASES))
         if "E8" in names and not args.quick:
             show(PRESET, _other_engines(args, scale, progress))
     return 0

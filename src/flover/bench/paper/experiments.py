@@ -15,7 +15,7 @@ EXPERIMENTS: Mapping[str, Callable[[Bench], Result]] = {
     "E5": lengths.burst,
     "E6": lengths.interval,
 }
-"""What runs on any runner. E7 needs tensor parallelism, E8 needs other engines."""
+"""What runs on any runner. E7 needs several processes (`ranks.py`), E8 other engines (`engines.py`)."""
 FULL = Scale(output_len=32, gaps=(20, 100, 300, 1000, 5000))
 QUICK = Scale(output_len=96, gaps=(20, 300, 1000), samples=(1, 4), instances=2)
 PAPER = Scale(output_len=512, instances=32, draws=24)

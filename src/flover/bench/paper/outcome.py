@@ -21,6 +21,8 @@ class Strategy:
     """How long a batch waits for company; `dynamic-batching` only."""
     instances: int = 1
     """Engine processes, each with weights of its own; `concurrent` only."""
+    ranks: int = 1
+    """Processes that share one model (tensor parallel)."""
 
     @property
     def label(self) -> str:
@@ -29,7 +31,8 @@ class Strategy:
             return f"{self.instances} concurrent"
         if self.name == "dynamic-batching":
             return f"dynamic batching {self.window_ms / 1e3:.2g} s"
-        return self.name if self.reorder else f"{self.name}, no reordering"
+        name = self.name if self.ranks == 1 else f"{self.name} on {self.ranks} ranks"
+        return name if self.reorder else f"{name}, no reordering"
 
 
 @dataclass(frozen=True, slots=True)

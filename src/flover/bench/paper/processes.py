@@ -31,13 +31,16 @@ def engine_config(config: EngineConfig, strategy: Strategy, cores: int) -> Engin
     """How one engine of this strategy runs. Concurrent instances share the cores: more threads than cores only hurt
     them, and the baseline is to be as good as it can."""
     name = "serial" if strategy.name == "concurrent" else strategy.name
-    threads = max(1, cores // strategy.instances) if config.num_threads is None else config.num_threads
+    threads = (
+        max(1, cores // (strategy.instances * strategy.ranks)) if config.num_threads is None else config.num_threads
+    )
     return dataclasses.replace(
         config,
         strategy=name,
         reorder=strategy.reorder,
         batch_window_ms=strategy.window_ms,
         num_threads=threads,
+        tensor_parallel_size=max(strategy.ranks, config.tensor_parallel_size),
         enable_prefix_caching=False,
     )
 

@@ -87,3 +87,20 @@ E6_GAP_SHARE = 0.5 / 9.1
 E6_SPREADS = {4: (8.0, 1.15), 8: (12.6, 1.19), 12: (12.8, 1.21), 16: (13.3, 1.23)}
 """E6: likewise 500 ms apart (13B): speedup and gain by reordering."""
 E6_OUTPUT_LEN, E6_LEAST_LEN = 512, 128
+
+E7_GAP_SHARE = E5_GAP_SHARE
+"""E7: 20 ms; the model is not named."""
+E7_LEAST_LEN = 128
+E7_SECONDS = {
+    # (ranks, longest length, requests): without reordering and with it
+    (2, 1000, 16): (20.94, 14.33),
+    (2, 1000, 32): (40.86, 25.62),
+    (2, 1000, 48): (57.32, 34.39),
+    (4, 2400, 16): (79.94, 34.21),
+    (4, 2400, 32): (138.06, 55.93),
+    (4, 2400, 48): (166.56, 79.79),
+    (4, 3840, 16): (145.96, 49.12),
+    (4, 5120, 16): (214.58, 68.50),
+    (4, 7200, 16): (311.81, 94.49),
+}
+"""E7: tensor parallel, lengths between 128 and the longest (first version of the paper, on one node)."""
