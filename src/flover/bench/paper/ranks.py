@@ -16,7 +16,7 @@ QUICK_CASES: tuple[Case, ...] = ((2, 1000, 16),)
 
 
 def tensor_parallel(bench: Bench, cases: Sequence[Case]) -> Result:
-    """Requests nearly at once, lengths spread as in the paper, each case with and without reordering, and on one rank."""
+    """Requests nearly at once, lengths spread as in the paper, with and without reordering, and on one rank."""
     least = max(1, bench.scale.output_len * published.E6_LEAST_LEN // published.E6_OUTPUT_LEN)
     rows, seconds = [], []
     for ranks, longest, num in cases:
