@@ -31,6 +31,17 @@ if ! command -v g++ >/dev/null; then \
 fi
 endef
 
+define NEED_IP
+if ! command -v ip >/dev/null; then \
+  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+    echo "Installing iproute2"; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2 >/dev/null; \
+  else \
+    echo "Several machines are not tested: they are network namespaces, and need root and iproute2."; \
+  fi; \
+fi
+endef
+
 define NEED_BROWSER
 if ! command -v chromium chromium-browser google-chrome >/dev/null; then \
   if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
@@ -56,6 +67,7 @@ serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the
 
 test: $(VENV)/.ready-dev ## the whole test suite
 	@$(NEED_BROWSER)
+	@$(NEED_IP)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone"
 	$(PYTEST) -m alone
 

@@ -112,6 +112,12 @@ class EngineConfig:
     tensor_parallel_size: int = setting(
         1, "processes that share the model, each with a part of every weight", group="parallel", short="-tp"
     )
+    nnodes: int = setting(1, "machines that share the model, as many of its processes on each", group="parallel")
+    node_rank: int = setting(
+        0, "which of the machines this is; all but 0 serve no requests themselves", group="parallel"
+    )
+    master_addr: str = setting("127.0.0.1", "address of machine 0 that the others reach", group="parallel")
+    master_port: int = setting(29501, "port on it where they meet", group="parallel")
     distributed_timeout_seconds: float = setting(
         60.0, "time after which a rank that does not answer counts as dead", group="parallel"
     )
@@ -124,13 +130,19 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "tensor_parallel_size"):
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "tensor_parallel_size", "nnodes"):
             _at_least(self, name, 1)
         for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
             if getattr(self, name) is not None:
                 _at_least(self, name, 1)
         for name in ("target_itl_ms", "batch_window_ms", "distributed_timeout_seconds"):
             _at_least(self, name, 0)
+        if self.tensor_parallel_size % self.nnodes:
+            raise ConfigError(
+                f"--tensor-parallel-size ({self.tensor_parallel_size}) must be a multiple of --nnodes ({self.nnodes})"
+            )
+        if not 0 <= self.node_rank < self.nnodes:
+            raise ConfigError(f"--node-rank must be from 0 to {self.nnodes - 1} (--nnodes), got {self.node_rank}")
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ConfigError(
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) must be at least "

@@ -27,6 +27,10 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
     resolve_model(args)
     engine, server = from_args(args, EngineConfig), from_args(args, ServerConfig)
+    if engine.node_rank > 0:
+        from flover.parallel.launch import follow_node
+
+        return follow_node(engine)
     if server.api_key is None:
         server = dataclasses.replace(server, api_key=read_environment().api_key)
     from flover.engine.spawn import spawn

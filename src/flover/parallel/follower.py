@@ -18,8 +18,9 @@ import msgspec
 from flover.engine import wire
 from flover.engine.device import DeviceExecutor
 from flover.errors import FloverError
-from flover.parallel.launch import Join, join
+from flover.parallel.launch import Join
 from flover.parallel.ranks import follow
+from flover.parallel.rendezvous import join
 
 EXIT_FAILED = 1
 
