@@ -274,7 +274,7 @@ def test_closing(llm: LLM, engine: FakeEngine) -> None:
 
 
 def test_engine_settings_pass_and_vllms_harmless_ones_are_dropped() -> None:
-    settings = {"max_num_seqs": 3, "trust_remote_code": False, "tensor_parallel_size": 1, "enforce_eager": True}
+    settings = {"max_num_seqs": 3, "trust_remote_code": False, "pipeline_parallel_size": 1, "enforce_eager": True}
     assert engine_settings(settings) == {"max_num_seqs": 3}
 
 
@@ -282,7 +282,7 @@ def test_engine_settings_pass_and_vllms_harmless_ones_are_dropped() -> None:
     ("setting", "message"),
     [
         ({"trust_remote_code": True}, "code from a model repository is never run"),
-        ({"tensor_parallel_size": 2}, "only 1 is supported"),
+        ({"pipeline_parallel_size": 2}, "only 1 is supported"),
         ({"gpu_memory_utilization": 0.9}, "kv_cache_memory_bytes"),
         ({"quantization": "awq"}, "quantization must be one of int8, int4"),
         ({"enable_chunked_prefill": False}, "always join in chunks"),

@@ -15,7 +15,6 @@ _SETTINGS = frozenset(item.name for item in fields(EngineConfig))
 _ANYTHING: tuple[Any, ...] = ()
 _VLLM_HARMLESS: dict[str, tuple[Any, ...]] = {
     "trust_remote_code": (False,),
-    "tensor_parallel_size": (1,),
     "pipeline_parallel_size": (1,),
     "data_parallel_size": (1,),
     "enforce_eager": _ANYTHING,

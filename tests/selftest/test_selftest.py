@@ -98,17 +98,17 @@ def split(ops: Ops, wrong: Callable[[Tensor], bool]) -> Ops:
     return dataclasses.replace(ops, linear=linear, capture=None)  # type: ignore[arg-type]
 
 
-PLANTS: dict[str, tuple[Callable[[str, int], Ops], Callable[[Cell], bool]]] = {
+PLANTS: dict[str, tuple[Callable[..., Ops], Callable[[Cell], bool]]] = {
     "number-of-rows": (
-        lambda isa, threads: split(cpu_ops(isa, threads), lambda x: 4 <= x.shape[0] <= 30),
+        lambda isa, threads, group: split(cpu_ops(isa, threads), lambda x: 4 <= x.shape[0] <= 30),
         lambda cell: cell.batch > 3 or cell.chunk == 5,
     ),
     "threads": (
-        lambda isa, threads: split(cpu_ops(isa, threads), lambda x: threads > 1),
+        lambda isa, threads, group: split(cpu_ops(isa, threads), lambda x: threads > 1),
         lambda cell: cell.threads > 1,
     ),
     "instruction-set": (
-        lambda isa, threads: split(cpu_ops(isa, threads), lambda x: isa != ISAS[0]),
+        lambda isa, threads, group: split(cpu_ops(isa, threads), lambda x: isa != ISAS[0]),
         lambda cell: cell.isa != ISAS[0],
     ),
 }

@@ -60,7 +60,9 @@ async def _feed(lanes: Lanes, api_key: str | None) -> None:
 async def _show(lanes: Lanes, api_key: str | None, console: Console) -> None:
     """Draw until q is pressed or a signal comes; the terminal is then as it was."""
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Not asyncio's own way of a Ctrl-C, a cancellation: Python 3.11's wait_for loses one that meets its timeout.
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
     feeding = asyncio.create_task(_feed(lanes, api_key))
     feeding.add_done_callback(lambda _: ended.set())
     try:
