@@ -39,6 +39,8 @@ def expected_text(tokenizer: Tokenizer, prompt_ids: list[int], ids: list[int], s
     skip=st.booleans(),
 )
 @example(prompt_ids=[0], ids=[265, 270], skip=True)
+@example(prompt_ids=[241, 164], ids=[], skip=False)  # ED A0 where ids are bytes
+@example(prompt_ids=[173, 98], ids=[65], skip=False)
 def test_any_ids(kind: str, prompt_ids: list[int], ids: list[int], skip: bool) -> None:
     tokenizer = samples.load(kind)
     found = pieces(tokenizer, prompt_ids, ids, skip)

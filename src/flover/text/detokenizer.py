@@ -34,7 +34,8 @@ class Detokenizer:
         self._utf8 = _UTF8(errors="replace")
         self._at_start = not any(self._bytes(token) for token in reversed(prompt_ids))
         pending = self._unfinished(prompt_ids)
-        self._prompt_owes = bool(pending)
+        # What the prompt shows of it: usually one U+FFFD; ED A0, which no character begins with, is held back and two.
+        self._prompt_owes = len(pending.decode(errors="replace"))
         self._utf8.decode(pending)
 
     def feed(self, token_id: int) -> str:
@@ -66,8 +67,9 @@ class Detokenizer:
         return decoder.getstate()[0]
 
     def _own(self, text: str) -> str:
-        """Drop the U+FFFD that stands for the prompt's own broken end."""
-        if text and self._prompt_owes:
-            self._prompt_owes = False
-            return text.removeprefix(_REPLACEMENT)
-        return text
+        """Drop every U+FFFD that stands for the prompt's own broken end."""
+        if not text or not self._prompt_owes:
+            return text
+        owed = text[: self._prompt_owes]
+        self._prompt_owes = 0
+        return text[len(owed) - len(owed.lstrip(_REPLACEMENT)) :]
