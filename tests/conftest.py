@@ -7,8 +7,18 @@ os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("FLOVER_API_KEY", None)
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # How long a draw takes says something of the machine's other work, nothing of Flover.
 settings.register_profile("flover", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("flover")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests measured (`record_property`), for whoever runs them: no test fails for it."""
+    measured = [found for report in terminalreporter.getreports("passed") for found in report.user_properties]
+    if measured:
+        terminalreporter.section("measured")
+    for name, value in measured:
+        terminalreporter.write_line(f"{value:10.3g}  {name}" if isinstance(value, float) else f"{value}  {name}")

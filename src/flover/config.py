@@ -112,6 +112,12 @@ class EngineConfig:
     tensor_parallel_size: int = setting(
         1, "processes that share the model, each with a part of every weight", group="parallel", short="-tp"
     )
+    data_parallel_size: int = setting(
+        1,
+        "engines behind one server, each with the whole model; a request goes to one of them",
+        group="parallel",
+        short="-dp",
+    )
     nnodes: int = setting(1, "machines that share the model, as many of its processes on each", group="parallel")
     node_rank: int = setting(
         0, "which of the machines this is; all but 0 serve no requests themselves", group="parallel"
@@ -130,7 +136,7 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "tensor_parallel_size", "nnodes"):
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", *_SIZES):
             _at_least(self, name, 1)
         for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
             if getattr(self, name) is not None:
@@ -141,6 +147,8 @@ class EngineConfig:
             raise ConfigError(
                 f"--tensor-parallel-size ({self.tensor_parallel_size}) must be a multiple of --nnodes ({self.nnodes})"
             )
+        if self.data_parallel_size > 1:
+            _only_one(self)
         if not 0 <= self.node_rank < self.nnodes:
             raise ConfigError(f"--node-rank must be from 0 to {self.nnodes - 1} (--nnodes), got {self.node_rank}")
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -148,6 +156,9 @@ class EngineConfig:
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) must be at least "
                 f"--max-num-seqs ({self.max_num_seqs}): every row advances in every iteration"
             )
+
+
+_SIZES = ("tensor_parallel_size", "data_parallel_size", "nnodes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +176,9 @@ class ServerConfig:
     chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
     max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
     shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
+    stall_timeout: float = setting(
+        600.0, "seconds without a word from an engine after which it is begun again; 0: never", group="server"
+    )
     log_level: str = setting(
         "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")
     )
@@ -175,6 +189,7 @@ class ServerConfig:
             raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
         _at_least(self, "max_num_queued_reqs", 1)
         _at_least(self, "shutdown_timeout", 0)
+        _at_least(self, "stall_timeout", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +226,20 @@ def spin_briefly(environ: MutableMapping[str, str] | None = None) -> None:
 def flag_name(name: str) -> str:
     """The command-line flag of a field."""
     return "--" + name.replace("_", "-")
+
+
+def one_engine(config: EngineConfig) -> None:
+    """For whoever runs an engine without a server. Raises `ConfigError` if `config` asks for several."""
+    if config.data_parallel_size > 1:
+        raise ConfigError(f"--data-parallel-size {config.data_parallel_size}: several engines need a server in front")
+
+
+def _only_one(config: EngineConfig) -> None:
+    size = f"--data-parallel-size {config.data_parallel_size}"
+    if config.trace is not None:
+        raise ConfigError(f"--trace writes down one engine, and {size} asks for several")
+    if config.nnodes > 1:
+        raise ConfigError(f"{size} runs its engines on one machine, and --nnodes is {config.nnodes}")
 
 
 def _check_choices(config: Any) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flover.config import BUNDLED_MODEL, EngineConfig, spin_briefly
+from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.messages import EngineStats
 from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.llm_batch import RunsRequests, run_batch
@@ -61,6 +61,7 @@ class LLM:
             max_model_len=max_model_len,
             **engine_settings({"target_itl_ms": 0.0} | settings),
         )
+        one_engine(config)
         spin_briefly()
         from flover.engine.build import build_engine  # imports torch, which `import flover` does not need
         from flover.model.locate import locate_model

@@ -21,6 +21,7 @@ from toy_engine import EOS, POISON, toy_facts, toy_tokens
 from flover.config import EngineConfig
 from flover.engine import client, streams
 from flover.engine.client import EngineClient
+from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError, RequestError
 from flover.request import FinishReason, Request, SamplingParams
 
@@ -39,6 +40,16 @@ async def toy(*options: str, **arguments: Callable[[int, int], None]) -> AsyncIt
         yield engine
     finally:
         await engine.close()
+
+
+@asynccontextmanager
+async def toys(*options: str, count: int = 1, stall_timeout: float = 0.0) -> AsyncIterator[Supervisor]:
+    config, command = EngineConfig(data_parallel_size=count), (sys.executable, TOY, *options)
+    engines = await Supervisor.start(config, command=command, stall_timeout=stall_timeout)
+    try:
+        yield engines
+    finally:
+        await engines.close()
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
@@ -300,6 +311,7 @@ PARENT = """
 import asyncio, sys
 from flover.config import EngineConfig
 from flover.engine.client import EngineClient
+from flover.engine.supervisor import Supervisor
 
 async def main():
     command = (sys.executable, *sys.argv[1:])

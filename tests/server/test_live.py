@@ -15,7 +15,7 @@ import httpx
 import msgspec
 import pytest
 from conftest import ServerProcess
-from test_engine_process import make_request, run, toy
+from test_engine_process import make_request, read_tokens, run, toy, toys
 
 from flover.engine.messages import EngineStats
 from flover.engine.timeline import Iteration
@@ -85,7 +85,16 @@ def generate(server: ServerProcess, max_tokens: int = 30, prompt: str = "abc") -
 def test_the_form_of_the_feed(server: ServerProcess) -> None:
     with watching(server) as stream:
         assert stream.answer.headers["content-type"].startswith("text/event-stream")
-        assert stream.events[0] == {"facts": {"model": "toy", "max_num_seqs": 64, "pages_total": 256, "page_size": 16}}
+        assert stream.events[0] == {
+            "facts": {
+                "model": "toy",
+                "max_num_seqs": 64,
+                "pages_total": 256,
+                "page_size": 16,
+                "engine": 0,
+                "engines": 1,
+            }
+        }
         generate(server)
         stream.until(lambda: len(stream.iterations) >= 30)
         for event in stream.events[1:]:
@@ -222,7 +231,7 @@ def some_iteration(step: int) -> Iteration:
 
 def test_the_oldest_give_way_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_WAITING_ITERATIONS", 3)
-    watcher = Watcher()
+    watcher = Watcher(0)
     for step in range(5):
         watcher.put(some_iteration(step))
     iterations, dropped = watcher.take()
@@ -257,19 +266,45 @@ def test_the_engine_describes_iterations_only_while_it_is_watched() -> None:
 
 def test_watching_needs_an_engine() -> None:
     with pytest.raises(DoorError) as refused:
-        Live(4).enter()
+        Live(4).enter(0)
     assert refused.value.status == 503
 
 
 def test_a_watcher_sees_at_once_that_the_server_ends() -> None:
     async def scenario() -> None:
-        async with toy() as engine:
+        async with toys() as engines:
             hub = Live(4)
-            hub.open(engine)
-            events: AsyncIterator[dict[str, Any]] = hub.events(hub.enter())
+            hub.open(engines)
+            events: AsyncIterator[dict[str, Any]] = hub.events(hub.enter(0))
             assert "facts" in await anext(events)
             hub.close()
             with pytest.raises(StopAsyncIteration):
                 await asyncio.wait_for(anext(events), 1)
+
+    run(scenario)
+
+
+def test_of_several_engines_one_is_watched() -> None:
+    async def scenario() -> None:
+        async with toys("--delay", "0.002", count=2) as engines:
+            hub = Live(4)
+            hub.open(engines)
+            both = [hub.enter(number) for number in range(2)]
+            streams = [engines.submit(make_request(f"r{number}", "abc"[number:], 30)) for number in range(2)]
+            for stream in streams:
+                await read_tokens(stream)
+            for watcher in both:
+                iterations, _ = watcher.take()
+                assert sum(iteration.tokens for iteration in iterations) == 30
+            hub.leave(both[0])
+            await asyncio.sleep(0.1)
+            streams = [engines.submit(make_request(f"s{number}", "abc"[number:], 5)) for number in range(2)]
+            for stream in streams:
+                await read_tokens(stream)
+            await asyncio.sleep(0.1)
+            assert (both[0].take(), bool(both[1].take()[0])) == (([], 0), True)
+            with pytest.raises(DoorError) as refused:
+                hub.enter(2)
+            assert (refused.value.status, refused.value.message) == (404, "there is no engine 2; there are 2")
 
     run(scenario)

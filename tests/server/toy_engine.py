@@ -2,9 +2,10 @@
 executor that repeats the prompt.
 
 Token i of a sequence is prompt[(shift + i) % len(prompt)], where shift is 0 for greedy requests and the sequence's
-seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row.
+seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row, one with
+DEADLY ends the process. With --once FILE only the first process with that FILE gets as far as loading.
 
-    python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] FD
+    python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] [--once FILE] FD
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from flover.config import EngineConfig
@@ -25,7 +27,7 @@ from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError, ModelError
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
-EOS, POISON, VOCAB_SIZE = 256, 299, 300
+EOS, DEADLY, POISON, VOCAB_SIZE = 256, 298, 299, 300
 MAX_MODEL_LEN = 2048
 PAGE_SIZE = 16
 POOL_TOKENS = 4096
@@ -89,6 +91,8 @@ class ToyExecutor:
 
     def _sample(self, number: int) -> RowResult:
         row = self._rows[number]
+        if DEADLY in row.prompt_ids:
+            os._exit(9)
         if POISON in row.prompt_ids:
             return RowResult(row=number, error="poisoned")
         token = toy_tokens(row.prompt_ids, 1, row.shift + row.made)[0]
@@ -124,6 +128,8 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     time.sleep(options.load_delay)
     if options.fail is not None:
         raise {"model": ModelError, "config": ConfigError, "engine": ZeroDivisionError}[options.fail]("as asked")
+    if options.once is not None:
+        options.once.touch(exist_ok=False)
     progress(100, 100)
     scheduler = SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
@@ -143,6 +149,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--load-delay", type=float, default=0.0)
     parser.add_argument("--fail", choices=("model", "config", "engine"))
     parser.add_argument("--die-after", type=int, default=-1)
+    parser.add_argument("--once", type=Path)
     parser.add_argument("fd")
     options = parser.parse_args(arguments)
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
-from flover.config import EngineConfig
+from flover.config import EngineConfig, one_engine
 from flover.engine.build import build_engine
 from flover.errors import ConfigError, EngineError, ModelError
 from flover.model.locate import locate_model
@@ -23,6 +23,7 @@ class LocalModel:
     """An engine and its tokenizer. Use as a context manager. Raises `ModelError` and `ConfigError`."""
 
     def __init__(self, config: EngineConfig, progress: Callable[[int, int], None]) -> None:
+        one_engine(config)
         if config.skip_tokenizer_init:
             raise ConfigError("--skip-tokenizer-init: this command reads and writes text, which needs a tokenizer")
         self.tokenizer = Tokenizer.load(

@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
     try:
         from flover.server.run import serve
 
-        return serve(engine, server, engine_command=spawned)
+        return serve(engine, server, spawned=spawned)
     finally:
         spawned.end()

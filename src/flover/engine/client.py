@@ -11,7 +11,6 @@ import socket
 import subprocess
 import threading
 import time
-import weakref
 from collections.abc import Callable, Sequence
 
 from flover.config import EngineConfig
@@ -32,6 +31,7 @@ from flover.engine.messages import (
     Watch,
 )
 from flover.engine.spawn import ENGINE_COMMAND, Spawned, spawn
+from flover.engine.standing import Standing, open_stream
 from flover.engine.streams import DeltaStream, Mailbox
 from flover.engine.timeline import Iteration
 from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
@@ -54,12 +54,14 @@ class EngineClient:
         """Called with every snapshot that comes."""
         self.on_iteration: Callable[[Iteration], None] = lambda iteration: None
         """Called with every iteration that comes while `watch` is on."""
+        self.on_death: Callable[[list[Standing], FloverError], None] = _fail_all
+        """Called once when the engine is gone, with what was open in it. By default it fails for its readers."""
         self._process = process
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[ModelFacts] = self._loop.create_future()
         self._exited = asyncio.Event()
-        self._open: dict[str, Mailbox] = {}
+        self._open: dict[str, Standing] = {}
         self._death: FloverError | None = None
         self._last_news = time.monotonic()
         self._decode = wire.from_engine_decoder()
@@ -129,30 +131,48 @@ class EngineClient:
     def submit(self, *requests: Request) -> DeltaStream:
         """Hand over requests; the stream brings the deltas of all their sequences and ends after the last.
 
+        If the stream is closed or forgotten, what is left of it is cancelled in the engine. Raises `EngineDeadError`.
+        """
+        standings, stream = open_stream(requests, self._loop, self.abandon)
+        self.admit(standings)
+        return stream
+
+    def admit(self, standings: Sequence[Standing]) -> None:
+        """Let these requests begin here. Raises `EngineDeadError`.
+
         There is no await between registration and hand-over: a request is either in the engine with somebody to
-        read it, or nowhere. If the stream is closed or forgotten, what is left of it is cancelled in the engine.
-        Raises `EngineDeadError`.
+        read it, or nowhere.
         """
         if self._death is not None:
             raise EngineDeadError(str(self._death))
-        frames = [wire.encode(Submit(request)) for request in requests]
-        mailbox = Mailbox({request.id: request.params.n for request in requests})
-        for request, frame in zip(requests, frames, strict=True):
-            self._open[request.id] = mailbox
+        frames = [wire.encode(Submit(standing.request)) for standing in standings]
+        for standing, frame in zip(standings, frames, strict=True):
+            self._open[standing.request.id] = standing
             self._write(frame)
-        stream = DeltaStream(mailbox, self._abandon)
-        weakref.finalize(stream, _abandon_later, self._loop, self._abandon, mailbox).atexit = False
-        return stream
+            for index in standing.begin():
+                self._send(Cancel(standing.request.id, index))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
-        """End a request or one of its sequences. Its stream brings the last deltas, with `abort`."""
-        if self._death is None:
+        """End a request or one of its sequences. Its stream brings the last deltas, with `abort`. What is not open is
+        ignored."""
+        if self._death is None and request_id in self._open:
+            self._open[request_id].cancel(index)
             self._send(Cancel(request_id, index))
+
+    def abandon(self, mailbox: Mailbox) -> None:
+        """Nobody will read this mailbox again: cancel what is left of it here."""
+        for request_id in mailbox.unfinished:
+            if self._open.pop(request_id, None) is not None and self._death is None:
+                self._send(Cancel(request_id))
 
     def watch(self, on: bool) -> None:
         """Ask the engine to tell of its iterations, or to stop it."""
         if self._death is None:
             self._send(Watch(on))
+
+    def kill(self) -> None:
+        """End the process now: it does not answer."""
+        self._process.kill()
 
     async def close(self) -> None:
         """Cancel what is open, stop the engine and wait until its process is gone. May be called twice."""
@@ -211,26 +231,29 @@ class EngineClient:
             raise _failure(message)
 
     def _deliver(self, delta: Delta) -> None:
-        mailbox = self._open.get(delta.request_id)
-        if mailbox is None:
+        standing = self._open.get(delta.request_id)
+        if standing is None:
             return  # closed by its reader while this delta was under way
-        mailbox.put(delta)
+        mailbox = standing.mailbox
+        try:
+            news = standing.take(delta)
+        except EngineError as error:
+            mailbox.fail(error)
+            self.abandon(mailbox)
+            return
+        if news is None:
+            return
+        mailbox.put(news)
         if mailbox.has_ended(delta.request_id):
             del self._open[delta.request_id]
         if mailbox.overflowed:
-            self._abandon(mailbox)
+            self.abandon(mailbox)
 
     def _refuse(self, refused: Refused) -> None:
-        mailbox = self._open.pop(refused.request_id, None)
-        if mailbox is not None:
-            mailbox.fail(RequestError(refused.message, param=refused.param, code=refused.code))
-            self._abandon(mailbox)
-
-    def _abandon(self, mailbox: Mailbox) -> None:
-        """Nobody will read this mailbox again: cancel what is left of it."""
-        for request_id in mailbox.unfinished:
-            if self._open.pop(request_id, None) is not None:
-                self.cancel(request_id)
+        standing = self._open.pop(refused.request_id, None)
+        if standing is not None:
+            standing.mailbox.fail(RequestError(refused.message, param=refused.param, code=refused.code))
+            self.abandon(standing.mailbox)
 
     def _die(self, reason: FloverError) -> None:
         if self._death is not None:
@@ -239,9 +262,8 @@ class EngineClient:
         if not self._ready.done():
             self._ready.set_exception(reason if not isinstance(reason, EngineDeadError) else EngineError(str(reason)))
             self._ready.exception()  # `start` may have been cancelled: not an error that nobody looked at
-        mailboxes, self._open = list(dict.fromkeys(self._open.values())), {}
-        for mailbox in mailboxes:
-            mailbox.fail(EngineDeadError(str(reason)))
+        standings, self._open = list(self._open.values()), {}
+        self.on_death(standings, reason)
 
     def _send(self, message: ToEngine) -> None:
         self._write(wire.encode(message))
@@ -270,7 +292,6 @@ def _failure(failed: Failed) -> FloverError:
     return _FAILURES.get(failed.kind, EngineDeadError)(failed.message)
 
 
-def _abandon_later(loop: asyncio.AbstractEventLoop, abandon: Callable[[Mailbox], None], mailbox: Mailbox) -> None:
-    """The garbage collector runs in any thread; the client lives in one."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(abandon, mailbox)
+def _fail_all(standings: list[Standing], reason: FloverError) -> None:
+    for standing in standings:
+        standing.mailbox.fail(EngineDeadError(str(reason)))

@@ -80,9 +80,10 @@ class DeviceExecutor:
         `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
         """
         group = group or Alone()
+        sharing = group.local_size * config.data_parallel_size  # processes like this one on this machine
         # The kernels have threads of their own; torch's would fight them for the cores.
         torch.set_num_threads(1)
-        ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // group.local_size), group)
+        ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // sharing), group)
         loaded = load_model(config, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
         size = size_pool(
@@ -90,7 +91,7 @@ class DeviceExecutor:
             page_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
             max_model_len=loaded.max_len,
-            available_bytes=available_memory() // group.local_size,
+            available_bytes=available_memory() // sharing,
             asked_bytes=config.kv_cache_memory_bytes,
         )
         size = dataclasses.replace(size, num_pages=group.least(size.num_pages))

@@ -82,6 +82,21 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     busy_seconds: float = 0.0  # from step to step, as long as somebody was here
     kernel_seconds: float = 0.0  # of these, spent in kernels; the rest is the host's
 
+    def plus(self, other: EngineStats) -> EngineStats:
+        """Two engines as one."""
+        mine, theirs = msgspec.structs.asdict(self), msgspec.structs.asdict(other)
+        both = {name: mine[name] + theirs[name] for name in mine if name not in ("finished", "step_ms")}
+        reasons = self.finished.keys() | other.finished.keys()
+        finished = {reason: self.finished.get(reason, 0) + other.finished.get(reason, 0) for reason in reasons}
+        return EngineStats(**both, finished=finished, step_ms=max(self.step_ms, other.step_ms))
+
+    def past(self) -> EngineStats:
+        """What stays of an engine that is gone: its counters."""
+        return msgspec.structs.replace(self, **dict.fromkeys(_GAUGES, 0))
+
+
+_GAUGES = ("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total")
+
 
 class News(msgspec.Struct, frozen=True, tag="news"):
     """Engine to door: what one iteration brought."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from flover.config import EngineConfig, ServerConfig
-from flover.engine.client import EngineClient
+from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.request import ModelFacts, Request, SamplingParams
 from flover.server.errors import DoorError, Unavailable
@@ -26,12 +26,15 @@ from flover.text.chat import ChatTemplate
 from flover.text.prompts import make_request
 from flover.text.tokenizer import Tokenizer
 
-STALL_SECONDS = 60.0
-"""An engine that says nothing for so long is not healthy; iterations are measured in milliseconds."""
 TEXT_THREADS = 2
 """Threads that tokenize and render: the event loop must stay free to stream."""
 SEED_BITS = 62
 """A drawn seed plus the number of any sequence stays within 64 bits."""
+
+OUT_OF_ENGINES = {
+    "restarting": "the engine has died and is being started again",
+    "dead": "the engine has died",
+}
 
 T = TypeVar("T")
 
@@ -44,7 +47,7 @@ class Door:
         self.model_names: Sequence[str] = config.served_model_name or (engine_config.model,)
         self.created = int(time.time())
         self.metrics = Metrics(self.model_names[0])
-        self.engine: EngineClient | None = None
+        self.engine: Supervisor | None = None
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None
         self.live = Live(engine_config.max_num_seqs)
@@ -58,10 +61,10 @@ class Door:
 
     # State
 
-    def open(self, engine: EngineClient, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
+    def open(self, engine: Supervisor, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
         """The model is loaded: let requests in."""
         self.tokenizer, self.template = tokenizer, template
-        engine.on_stats = self.metrics.on_stats
+        self.metrics.open(engine)
         self.live.open(engine)
         self.engine = engine
 
@@ -72,18 +75,16 @@ class Door:
             return "shutting down"
         if self.engine is None:
             return "loading"
-        if not self.engine.alive:
-            return "dead"
-        return "stalled" if self.engine.last_news_age > STALL_SECONDS else "ok"
+        return self.engine.status
 
-    def ready_engine(self) -> EngineClient:
+    def ready_engine(self) -> Supervisor:
         """The engine, if it takes requests now. Raises `Unavailable`."""
         if self.draining:
             raise Unavailable("the server is shutting down")
         if self.engine is None:
             raise Unavailable("the model is being loaded")
         if not self.engine.alive:
-            raise Unavailable("the engine has stopped")
+            raise Unavailable(OUT_OF_ENGINES[self.engine.status])
         return self.engine
 
     @property

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from flover.engine.client import EngineClient
+from flover.engine.supervisor import Supervisor
 from flover.errors import EngineDeadError, EngineError, FloverError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
 from flover.server.metrics import Metrics
@@ -44,7 +44,7 @@ class Generation:
 
     def __init__(
         self,
-        engine: EngineClient,
+        engine: Supervisor,
         tokenizer: Tokenizer | None,
         metrics: Metrics,
         requests: Sequence[Request],

@@ -1,11 +1,12 @@
 """`/live`: the engine's iterations as server-sent events, for whoever wants to watch fusion at work.
 
-    data: {"facts": {"model": ..., "max_num_seqs": ..., "pages_total": ..., "page_size": ...}}
+    data: {"facts": {"model": ..., "max_num_seqs": ..., "pages_total": ..., "page_size": ..., "engine": 0, ...}}
     data: {"iterations": [...], "stats": {...}, "dropped": 0}
 
 The first event says what does not change; every other one brings the iterations since the one before
-(`engine/timeline.py`) and the newest counters (`EngineStats`). The engine describes its iterations only while somebody
-watches. A watcher that reads too slowly misses the oldest iterations and is told how many; nobody else notices.
+(`engine/timeline.py`) and the newest counters (`EngineStats`). Of several engines, `/live?engine=1` shows the second.
+An engine describes its iterations only while somebody watches. A watcher that reads too slowly misses the oldest
+iterations and is told how many; nobody else notices.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from flover.engine.client import EngineClient
+from flover.engine.supervisor import Supervisor
 from flover.engine.timeline import Iteration
 from flover.server.errors import DoorError, Unavailable
 from flover.server.sse import EventStream
@@ -33,9 +34,10 @@ MAX_WATCHERS = 16
 
 
 class Watcher:
-    """Iterations on their way to one client."""
+    """Iterations of one engine on their way to one client."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: int) -> None:
+        self.engine = engine
         self._waiting: deque[Iteration] = deque()
         self._dropped = 0
 
@@ -55,75 +57,82 @@ class Watcher:
 
 
 class Live:
-    """The watchers of one engine. Lives in one event loop."""
+    """The watchers of all engines. Lives in one event loop."""
 
     def __init__(self, max_num_seqs: int) -> None:
         self._max_num_seqs = max_num_seqs
-        self._engine: EngineClient | None = None
+        self._engines: Supervisor | None = None
         self._watchers: set[Watcher] = set()
         self._closed = False
 
-    def open(self, engine: EngineClient) -> None:
-        """The engine is there."""
-        self._engine = engine
-        engine.on_iteration = self._put
+    def open(self, engines: Supervisor) -> None:
+        """The engines are there."""
+        self._engines = engines
+        engines.on_iteration = self._put
 
     def close(self) -> None:
         """End the streams of all watchers."""
         self._closed = True
 
-    def enter(self) -> Watcher:
-        """Begin to watch. Raises a 429 or 503 as `DoorError`."""
-        engine = self._alive()
+    def enter(self, number: int) -> Watcher:
+        """Begin to watch an engine. Raises a 404, 429 or 503 as `DoorError`."""
+        engines = self._alive(number)
         if len(self._watchers) >= MAX_WATCHERS:
             raise DoorError(429, f"{MAX_WATCHERS} clients watch already", code="rate_limit_exceeded")
-        watcher = Watcher()
+        watcher = Watcher(number)
         self._watchers.add(watcher)
-        if len(self._watchers) == 1:
-            engine.watch(True)
+        engines.watch(number, True)
         return watcher
 
     def leave(self, watcher: Watcher) -> None:
         """Watch no more; the engine is left in peace when it was the last."""
         self._watchers.discard(watcher)
-        if not self._watchers and self._engine is not None:
-            self._engine.watch(False)
+        if self._engines is not None and all(other.engine != watcher.engine for other in self._watchers):
+            self._engines.watch(watcher.engine, False)
 
     async def events(self, watcher: Watcher) -> AsyncIterator[dict[str, Any]]:
         """The events of one watcher, until the server ends. Raises `Unavailable` if the engine dies."""
-        yield {"facts": self._facts(self._alive())}
+        yield {"facts": self._facts(self._alive(watcher.engine), watcher.engine)}
         last = time.monotonic()
         while not self._closed:
             iterations, dropped = watcher.take()
             if iterations or time.monotonic() - last >= IDLE_SECONDS:
                 last = time.monotonic()
-                yield {"iterations": iterations, "stats": self._alive().stats, "dropped": dropped}
+                stats = self._alive(watcher.engine).stats_of(watcher.engine)
+                yield {"iterations": iterations, "stats": stats, "dropped": dropped}
             await asyncio.sleep(EVENT_SECONDS)
 
-    def _alive(self) -> EngineClient:
+    def _alive(self, number: int) -> Supervisor:
+        """The engines, if this one is there."""
         if self._closed:
             raise Unavailable("the server is shutting down")
-        if self._engine is None:
+        if self._engines is None:
             raise Unavailable("the model is being loaded")
-        if not self._engine.alive:
-            raise Unavailable("the engine has stopped")
-        return self._engine
+        replicas = self._engines.replicas
+        if not 0 <= number < len(replicas):
+            raise DoorError(404, f"there is no engine {number}; there are {len(replicas)}", param="engine")
+        if replicas[number].client is None:
+            raise Unavailable("the engine has died")
+        return self._engines
 
-    def _facts(self, engine: EngineClient) -> dict[str, Any]:
-        facts = engine.facts
+    def _facts(self, engines: Supervisor, number: int) -> dict[str, Any]:
+        facts = engines.facts
         return {
             "model": facts.model,
             "max_num_seqs": self._max_num_seqs,
             "pages_total": facts.pool_tokens // facts.page_size,
             "page_size": facts.page_size,
+            "engine": number,
+            "engines": len(engines.replicas),
         }
 
-    def _put(self, iteration: Iteration) -> None:
+    def _put(self, number: int, iteration: Iteration) -> None:
         for watcher in self._watchers:
-            watcher.put(iteration)
+            if watcher.engine == number:
+                watcher.put(iteration)
 
 
-def watch(live: Live) -> Response:
+def watch(live: Live, engine: int) -> Response:
     """The stream of one watcher."""
-    watcher = live.enter()
+    watcher = live.enter(engine)
     return EventStream(live.events(watcher), lambda: live.leave(watcher))

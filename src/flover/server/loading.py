@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flover.config import EngineConfig
-from flover.engine.client import EngineClient
 from flover.engine.spawn import Spawned
+from flover.engine.supervisor import Supervisor
 from flover.model.locate import locate_model
 from flover.server.door import Door
 from flover.text.chat import ChatTemplate
@@ -19,14 +19,20 @@ from flover.text.files import read_template
 from flover.text.tokenizer import Tokenizer
 
 
-async def load(door: Door, config: EngineConfig, spawned: Spawned | Sequence[str], console: Console) -> EngineClient:
-    """Load the text side, then the engine, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
+async def load(
+    door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
+) -> Supervisor:
+    """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
     tokenizer, template = await asyncio.to_thread(_load_text, config, door.config.chat_template)
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(config.model, total=None)
-        engine = await EngineClient.start(
-            config, lambda done, total: progress.update(bar, completed=done, total=total), spawned
+        engine = await Supervisor.start(
+            config,
+            lambda done, total: progress.update(bar, completed=done, total=total),
+            command=command,
+            spawned=spawned,
+            stall_timeout=door.config.stall_timeout,
         )
     door.open(engine, tokenizer, template)
     return engine

@@ -20,6 +20,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from flover.engine.messages import EngineStats
+from flover.engine.supervisor import Supervisor
 from flover.request import FinishReason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -38,7 +39,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._model_name = model_name
-        self._iterations = 0
+        self._iterations: dict[int, int] = {}  # of each engine
         self._engine = _EngineCollector(model_name)
         self._registry.register(self._engine)
         self.time_to_first_token = self._histogram(
@@ -76,11 +77,15 @@ class Metrics:
         metric = Histogram(f"flover:{name}", help, _LABELS, registry=self._registry, buckets=buckets)
         return metric.labels(self._model_name)
 
-    def on_stats(self, stats: EngineStats) -> None:
-        """Take in one snapshot of the engine; there is one after every iteration."""
-        self._engine.stats = stats
-        if stats.iterations != self._iterations:
-            self._iterations = stats.iterations
+    def open(self, engine: Supervisor) -> None:
+        """There is something to measure."""
+        self._engine.engine = engine
+        engine.on_stats = self._on_stats
+
+    def _on_stats(self, number: int, stats: EngineStats) -> None:
+        """Take in one snapshot of an engine; there is one after every iteration."""
+        if stats.iterations != self._iterations.get(number, 0):
+            self._iterations[number] = stats.iterations
             self._iteration_rows.observe(stats.generating)
             self._iteration_tokens.observe(stats.generating + stats.chunk_tokens)
 
@@ -120,26 +125,30 @@ _COUNTERS: dict[str, Reading] = {
 
 
 class _EngineCollector(Collector):
-    """The newest snapshot of the engine as metrics."""
+    """The newest snapshot of the engines as metrics."""
 
     def __init__(self, model_name: str) -> None:
-        self.stats = EngineStats()
+        self.engine: Supervisor | None = None
         self._model_name = model_name
 
     def collect(self) -> Iterator[Metric]:
+        stats = EngineStats() if self.engine is None else self.engine.stats
+        restarts = CounterMetricFamily("flover:engine_restarts", "Engines begun again", labels=_LABELS)
+        restarts.add_metric([self._model_name], 0 if self.engine is None else self.engine.num_restarts)
+        yield restarts
         for name, (help, read) in _GAUGES.items():
             gauge = GaugeMetricFamily(f"flover:{name}", help, labels=_LABELS)
-            gauge.add_metric([self._model_name], read(self.stats))
+            gauge.add_metric([self._model_name], read(stats))
             yield gauge
         for name, (help, read) in _COUNTERS.items():
             counter = CounterMetricFamily(f"flover:{name}", help, labels=_LABELS)
-            counter.add_metric([self._model_name], read(self.stats))
+            counter.add_metric([self._model_name], read(stats))
             yield counter
         ended = CounterMetricFamily(
             "flover:engine_sequences", "Sequences ended in the engine", labels=(*_LABELS, "finished_reason")
         )
         for reason in FinishReason:
-            ended.add_metric([self._model_name, str(reason)], self.stats.finished.get(str(reason), 0))
+            ended.add_metric([self._model_name, str(reason)], stats.finished.get(str(reason), 0))
         yield ended
 
 

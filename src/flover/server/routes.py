@@ -107,9 +107,12 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 @router.get("/health")
 async def health(request: Request) -> Response:
-    """200 while the engine works; 503 while it is loading, dead, stuck, or on its way down."""
-    status = _door(request).status
-    return json_response({"status": status}, 200 if status == "ok" else 503)
+    """200 while an engine works; 503 while all are loading, dead, stuck, or on their way down."""
+    door = _door(request)
+    answer: dict[str, Any] = {"status": door.status}
+    if door.engine is not None and len(door.engine.replicas) > 1:
+        answer["engines"] = [replica.status for replica in door.engine.replicas]
+    return json_response(answer, 200 if door.status == "ok" else 503)
 
 
 @router.get("/version")
@@ -119,9 +122,9 @@ async def show_version() -> Response:
 
 
 @router.get("/live")
-async def show_live(request: Request) -> Response:
-    """The engine's iterations as they happen, as a stream of events."""
-    return watch(_door(request).live)
+async def show_live(request: Request, engine: int = 0) -> Response:
+    """An engine's iterations as they happen, as a stream of events."""
+    return watch(_door(request).live, engine)
 
 
 @router.get("/dashboard")

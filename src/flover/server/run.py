@@ -20,8 +20,8 @@ import uvloop
 from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
-from flover.engine.client import EngineClient
 from flover.engine.spawn import ENGINE_COMMAND, Spawned
+from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError
 from flover.server.app import create_app
 from flover.server.door import Door, check_exposure
@@ -30,23 +30,29 @@ from flover.server.loading import load
 FLUSH_SECONDS = 5
 """Time that connections get to take what was last written to them, when the server ends."""
 KEEP_ALIVE_SECONDS = 15
+EXIT_NO_ENGINE = 70
+"""EX_SOFTWARE of sysexits.h: whoever runs the server may start it again, the server itself has tried."""
 
 T = TypeVar("T")
 
 
 def serve(
-    engine_config: EngineConfig, config: ServerConfig, *, engine_command: Spawned | Sequence[str] = ENGINE_COMMAND
+    engine_config: EngineConfig,
+    config: ServerConfig,
+    *,
+    engine_command: Sequence[str] = ENGINE_COMMAND,
+    spawned: Spawned | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; returns the exit code.
+    """Serve until SIGTERM or SIGINT, or until the engine has died too often; returns the exit code.
 
-    `engine_command` is what to run as the engine process, or the process itself. Raises `ConfigError`, `ModelError` or
-    `EngineError` when the server cannot start.
+    `engine_command` is what to run as an engine process; `spawned` is the first one, if it runs already.
+    Raises `ConfigError`, `ModelError` or `EngineError` when the server cannot start.
     """
     check_exposure(config)
     level = config.log_level.upper()
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     with _listen(config) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(engine_config, config, sock, engine_command))
+        return runner.run(_serve(engine_config, config, sock, engine_command, spawned))
 
 
 def _listen(config: ServerConfig) -> socket.socket:
@@ -59,7 +65,11 @@ def _listen(config: ServerConfig) -> socket.socket:
 
 
 async def _serve(
-    engine_config: EngineConfig, config: ServerConfig, sock: socket.socket, engine_command: Spawned | Sequence[str]
+    engine_config: EngineConfig,
+    config: ServerConfig,
+    sock: socket.socket,
+    engine_command: Sequence[str],
+    spawned: Spawned | None,
 ) -> int:
     console = Console(soft_wrap=True, highlight=False)
     url = _url(sock)
@@ -67,13 +77,16 @@ async def _serve(
     server = _Server(_http_config(door))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
     signals = _Signals()
-    engine: EngineClient | None = None
+    engine: Supervisor | None = None
     try:
         console.print(f"listening on {url}, loading {engine_config.model}", markup=False)
-        engine = await signals.unless_first(load(door, engine_config, engine_command, console))
+        engine = await signals.unless_first(load(door, engine_config, engine_command, spawned, console))
         if engine is not None:
             _announce(console, door, engine_config, url)
-            await signals.first.wait()
+            await signals.unless_first(engine.given_up.wait())
+            if engine.given_up.is_set():
+                console.print("the engine has died too often: shutting down", markup=False)
+                return EXIT_NO_ENGINE
         console.print("shutting down: open requests may finish, a second signal ends them", markup=False)
         await signals.unless_second(door.drain(config.shutdown_timeout))
     finally:

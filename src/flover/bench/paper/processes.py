@@ -15,7 +15,7 @@ from types import TracebackType
 from flover.bench.metrics import Record
 from flover.bench.paper.outcome import Moment, Outcome, Strategy
 from flover.bench.workload import Job
-from flover.config import EngineConfig
+from flover.config import EngineConfig, one_engine
 from flover.engine.client import EngineClient
 from flover.engine.messages import EngineStats
 from flover.errors import EngineError
@@ -49,6 +49,7 @@ class ProcessRunner:
     """A `Runner` on this machine. Use as a context manager, from one thread."""
 
     def __init__(self, config: EngineConfig, on_loading: OnLoading = lambda label: None) -> None:
+        one_engine(config)
         self._config = config
         self._on_loading = on_loading
         self._strategy: Strategy | None = None

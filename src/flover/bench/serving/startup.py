@@ -19,7 +19,7 @@ from flover.bench.client import COMPLETIONS, Client, Send
 from flover.bench.metrics import Record
 from flover.bench.server import ServerProcess
 from flover.bench.serving.memory import children, peak_memory, resident_memory
-from flover.config import EngineConfig
+from flover.config import EngineConfig, one_engine
 from flover.engine.client import EngineClient
 from flover.errors import EngineError
 
@@ -90,6 +90,7 @@ def measure_phases(config: EngineConfig) -> Phases:
 
 
 async def _phases(config: EngineConfig) -> Phases:
+    one_engine(config)
     began = done = 0.0
     before_weights = 0
 

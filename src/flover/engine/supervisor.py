@@ -1,0 +1,291 @@
+"""Keeps the engines of one door alive: routes requests among them, begins a dead one again, and lets what was open in
+it begin again with the next.
+
+Belongs to one asyncio loop, as `EngineClient` does. Knows engines by their clients only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from flover.config import EngineConfig
+from flover.engine.client import EngineClient
+from flover.engine.messages import EngineStats
+from flover.engine.restarts import RestartLimit
+from flover.engine.router import PrefixRouter
+from flover.engine.spawn import ENGINE_COMMAND, Spawned
+from flover.engine.standing import Standing, open_stream
+from flover.engine.streams import DeltaStream, Mailbox
+from flover.engine.timeline import Iteration
+from flover.errors import EngineDeadError, FloverError
+from flover.request import ModelFacts, Request
+
+STALL_SECONDS = 60.0
+"""An engine that says nothing for so long is not healthy; iterations are measured in milliseconds."""
+LOOK_SECONDS = 1.0
+"""So often the supervisor looks for engines that say nothing; also the pause after a restart that failed."""
+
+logger = logging.getLogger(__name__)
+
+
+class Replica:
+    """The place of one engine: who is in it now, and what is known of those before."""
+
+    def __init__(self, number: int, limit: RestartLimit) -> None:
+        self.number = number
+        self.limit = limit
+        self.client: EngineClient | None = None
+        self.restarting: asyncio.Task[None] | None = None
+        self.past = EngineStats()
+
+    @property
+    def status(self) -> str:
+        """ "ok", "stalled", "restarting", or "dead" for good."""
+        if self.client is None:
+            return "dead" if self.restarting is None else "restarting"
+        return "stalled" if self.client.last_news_age > STALL_SECONDS else "ok"
+
+
+class Supervisor:
+    """Engines side by side, `config.data_parallel_size` of them, each with the whole model. Made by `start`."""
+
+    def __init__(self, config: EngineConfig, command: Sequence[str], stall_timeout: float) -> None:
+        self.on_stats: Callable[[int, EngineStats], None] = lambda number, stats: None
+        """Called with the number of an engine and every snapshot that comes from it."""
+        self.on_iteration: Callable[[int, Iteration], None] = lambda number, iteration: None
+        """Called with the number of an engine and every iteration it tells of (`watch`)."""
+        self.given_up = asyncio.Event()
+        """Set when no engine is left and none will be begun again."""
+        self.num_restarts = 0
+        self.replicas = [Replica(number, RestartLimit()) for number in range(config.data_parallel_size)]
+        self._config = config
+        self._command = command
+        self._stall_timeout = stall_timeout
+        self._loop = asyncio.get_running_loop()
+        self._router = PrefixRouter(len(self.replicas))
+        self._held: list[Standing] = []  # open requests that no engine has
+        self._watched: set[int] = set()
+        self._closing = False
+        self._facts: ModelFacts | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(
+        cls,
+        config: EngineConfig,
+        on_loading: Callable[[int, int], None] = lambda done, total: None,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        spawned: Spawned | None = None,
+        stall_timeout: float = 0.0,
+    ) -> Supervisor:
+        """Start all engines and wait until they have loaded; `spawned` is the first one's process, if it is there
+        already. An engine without news for `stall_timeout` seconds is killed and begun again (0: never).
+
+        `on_loading(done, total)` is told bytes of weights, of all engines together. Raises `ConfigError`, `ModelError`
+        or `EngineError` as the first engine that fails does.
+        """
+        supervisor = cls(config, command, stall_timeout)
+        try:
+            await supervisor._start_all(on_loading, spawned)
+        except BaseException as error:
+            await supervisor.close()
+            raise error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error from None
+        supervisor._looking = asyncio.create_task(supervisor._look(), name="supervisor")
+        return supervisor
+
+    async def _start_all(self, on_loading: Callable[[int, int], None], spawned: Spawned | None) -> None:
+        loaded = [(0, 0) for _ in self.replicas]
+
+        def note(number: int, done: int, total: int) -> None:
+            loaded[number] = done, total
+            on_loading(sum(each[0] for each in loaded), sum(each[1] for each in loaded))
+
+        async with asyncio.TaskGroup() as group:
+            for replica in self.replicas:
+                process = spawned if replica.number == 0 else None
+                group.create_task(self._begin(replica, partial(note, replica.number), process))
+
+    # What the door asks for
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What the engines said about the model; the smallest pool that one of them has."""
+        assert self._facts is not None
+        return self._facts
+
+    @property
+    def status(self) -> str:
+        """That of the healthiest engine: "ok", "stalled", "restarting" or "dead"."""
+        states = {replica.status for replica in self.replicas}
+        return next(state for state in ("ok", "stalled", "restarting", "dead") if state in states)
+
+    @property
+    def alive(self) -> bool:
+        """Whether an engine takes requests. A stuck one does."""
+        return any(replica.client is not None for replica in self.replicas)
+
+    @property
+    def stats(self) -> EngineStats:
+        """All engines as one; counters go on over restarts."""
+        total = EngineStats()
+        for replica in self.replicas:
+            total = total.plus(self.stats_of(replica.number))
+        return total
+
+    def stats_of(self, number: int) -> EngineStats:
+        """The newest snapshot of one engine, counters going on over its restarts."""
+        replica = self.replicas[number]
+        return replica.past if replica.client is None else replica.past.plus(replica.client.stats)
+
+    def submit(self, *requests: Request) -> DeltaStream:
+        """Hand over requests; the stream brings the deltas of all their sequences and ends after the last.
+
+        If the stream is closed or forgotten, what is left of it is cancelled. If an engine dies, what it had begins
+        again with another one, and the stream goes on where it was. Raises `EngineDeadError` if there is no engine.
+        """
+        if not self.alive:
+            raise EngineDeadError("there is no engine")
+        standings, stream = open_stream(requests, self._loop, self._abandon)
+        for standing in standings:
+            self._place(standing)
+        return stream
+
+    def cancel(self, request_id: str, index: int | None = None) -> None:
+        """End a request or one of its sequences. Its stream brings the last deltas, with `abort`."""
+        for standing in self._held:
+            if standing.request.id == request_id:
+                standing.cancel(index)
+        for replica in self.replicas:
+            if replica.client is not None:
+                replica.client.cancel(request_id, index)
+
+    def watch(self, number: int, on: bool) -> None:
+        """Ask an engine to tell of its iterations, or to stop it."""
+        (self._watched.add if on else self._watched.discard)(number)
+        client = self.replicas[number].client
+        if client is not None:
+            client.watch(on)
+
+    async def close(self) -> None:
+        """Cancel what is open, stop the engines and wait until their processes are gone. May be called twice."""
+        self._closing = True
+        tasks = [task for task in (self._looking, *(each.restarting for each in self.replicas)) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(each.client.close() for each in self.replicas if each.client is not None))
+        self._fail_held()
+
+    # Who computes what
+
+    def _place(self, standing: Standing) -> None:
+        """Give a request to an engine. There is one."""
+        open_requests = [None if each.client is None else each.client.num_open for each in self.replicas]
+        if any(replica.status == "ok" for replica in self.replicas):
+            for replica in self.replicas:
+                if replica.status == "stalled":
+                    open_requests[replica.number] = None
+        client = self.replicas[self._router.choose(standing.request.prompt_ids, open_requests)].client
+        assert client is not None
+        client.admit([standing])
+
+    def _settle(self) -> None:
+        """After a change: those that wait go on if an engine is there, and end if none will ever be."""
+        if self.alive:
+            held, self._held = self._held, []
+            for standing in held:
+                self._place(standing)
+        elif all(replica.restarting is None for replica in self.replicas):
+            self._fail_held()
+            self.given_up.set()
+
+    def _fail_held(self) -> None:
+        held, self._held = self._held, []
+        for standing in held:
+            standing.mailbox.fail(EngineDeadError("the engine has died and was not begun again"))
+
+    def _abandon(self, mailbox: Mailbox) -> None:
+        self._held = [standing for standing in self._held if standing.mailbox is not mailbox]
+        for replica in self.replicas:
+            if replica.client is not None:
+                replica.client.abandon(mailbox)
+
+    # Life and death
+
+    async def _begin(
+        self, replica: Replica, on_loading: Callable[[int, int], None], spawned: Spawned | None = None
+    ) -> None:
+        client = await EngineClient.start(self._own_config(replica), on_loading, spawned or self._command)
+        replica.client = client
+        client.on_stats = lambda stats: self.on_stats(replica.number, stats)
+        client.on_iteration = lambda iteration: self.on_iteration(replica.number, iteration)
+        client.on_death = partial(self._died, replica)
+        if replica.number in self._watched:
+            client.watch(True)
+        pools = [each.client.facts.pool_tokens for each in self.replicas if each.client is not None]
+        self._facts = client.facts if self._facts is None or client.facts.pool_tokens == min(pools) else self._facts
+
+    def _own_config(self, replica: Replica) -> EngineConfig:
+        """A schedule that an engine has written is not written over by the next one."""
+        trace = self._config.trace
+        if trace is None or self.num_restarts == 0:
+            return self._config
+        path = Path(trace)
+        return dataclasses.replace(self._config, trace=str(path.with_stem(f"{path.stem}.{self.num_restarts}")))
+
+    def _died(self, replica: Replica, standings: list[Standing], reason: FloverError) -> None:
+        client, replica.client = replica.client, None
+        if client is not None:
+            replica.past = replica.past.plus(client.stats.past())
+        if self._closing:
+            for standing in standings:
+                standing.mailbox.fail(EngineDeadError(str(reason)))
+            return
+        logger.error("engine %d has died with %d requests open: %s", replica.number, len(standings), reason)
+        self._router.forget(replica.number)
+        if replica.limit.allow(time.monotonic()):
+            replica.restarting = asyncio.create_task(self._restart(replica, client), name="restart")
+        else:
+            logger.error("engine %d has died too often and stays dead", replica.number)
+        for standing in standings:
+            if standing.may_begin_again:
+                self._held.append(standing)
+            else:
+                standing.mailbox.fail(EngineDeadError(str(reason)))
+        self._settle()
+
+    async def _restart(self, replica: Replica, dead: EngineClient | None) -> None:
+        started = time.monotonic()
+        if dead is not None:
+            await dead.close()  # its process may be stuck
+        while True:
+            try:
+                await self._begin(replica, lambda done, total: None)
+            except FloverError as error:
+                logger.error("engine %d does not start again: %s", replica.number, error)
+            else:
+                self.num_restarts += 1
+                logger.warning("engine %d is there again after %.1f s", replica.number, time.monotonic() - started)
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+            if not replica.limit.allow(time.monotonic()):
+                break
+        replica.restarting = None
+        self._settle()
+
+    async def _look(self) -> None:
+        """An engine that says nothing for too long is as good as dead."""
+        while self._stall_timeout > 0:
+            await asyncio.sleep(LOOK_SECONDS)
+            for replica in self.replicas:
+                client = replica.client
+                if client is not None and client.last_news_age > self._stall_timeout:
+                    logger.error("engine %d has said nothing for %.0f s", replica.number, client.last_news_age)
+                    client.kill()

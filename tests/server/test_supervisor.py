@@ -1,0 +1,263 @@
+"""Engines that die, stand still or do not start again, and what their readers see of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import ServerProcess, read_events
+from test_engine_process import make_request, read_tokens, run, toys, until
+from test_life import LONG, Background, running
+from toy_engine import DEADLY, toy_tokens
+
+from flover.config import EngineConfig
+from flover.engine import supervisor
+from flover.engine.restarts import MOST_RESTARTS
+from flover.engine.supervisor import Supervisor
+from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError
+from flover.request import Request, SamplingParams
+from flover.server.run import EXIT_NO_ENGINE
+
+
+def kill(engines: Supervisor, number: int = 0, how: signal.Signals = signal.SIGKILL) -> None:
+    client = engines.replicas[number].client
+    assert client is not None
+    os.kill(client.pid, how)
+
+
+@asynccontextmanager
+async def watched(engines: Supervisor) -> AsyncIterator[None]:
+    """No process is left when the engines are closed."""
+    pids = _pids(engines)
+    yield
+    pids |= _pids(engines)
+    await engines.close()
+    assert not [pid for pid in pids if psutil.pid_exists(pid)]
+
+
+def _pids(engines: Supervisor) -> set[int]:
+    return {replica.client.pid for replica in engines.replicas if replica.client is not None}
+
+
+def test_streams_go_on_where_a_dead_engine_stopped() -> None:
+    async def scenario() -> None:
+        async with toys("--delay", "0.002") as engines, watched(engines):
+            prompts = {f"r{i}": "abcdefgh"[: i + 1] for i in range(8)}
+            streams = {name: engines.submit(make_request(name, prompt, 100)) for name, prompt in prompts.items()}
+            reading = {name: asyncio.create_task(read_tokens(stream)) for name, stream in streams.items()}
+            await until(lambda: engines.stats.generation_tokens > 200)
+            kill(engines)
+            await until(lambda: not engines.alive)
+            assert engines.status == "restarting"
+            before = engines.stats.generation_tokens
+            for name, prompt in prompts.items():
+                assert await reading[name] == {(name, 0): toy_tokens(list(prompt.encode()), 100)}
+            assert (engines.num_restarts, engines.status) == (1, "ok")
+            assert engines.stats.generation_tokens >= before + 8, "counters do not begin again"
+            assert engines.stats.running == 0
+
+    run(scenario)
+
+
+def test_what_ended_or_was_cancelled_before_a_death_stays_so() -> None:
+    async def scenario() -> None:
+        async with toys("--delay", "0.002") as engines:
+            stream = engines.submit(make_request(n=3, temperature=1.0, max_tokens=200, prompt_logprobs=1))
+            deltas = [await anext(stream) for _ in range(6)]
+            engines.cancel("r", 1)
+            kill(engines)
+            await until(lambda: not engines.alive)
+            engines.cancel("r", 2)
+            deltas += [delta async for delta in stream]
+            tokens = {index: [t for d in deltas if d.index == index for t in d.token_ids] for index in range(3)}
+            assert tokens[0] == toy_tokens(list(b"abc"), 200)
+            for index in (1, 2):
+                assert tokens[index] == toy_tokens(list(b"abc"), len(tokens[index]), shift=index)
+                assert len(tokens[index]) < 100
+            assert sum(delta.prompt_logprobs is not None for delta in deltas) == 1
+            assert sorted(str(delta.finish_reason) for delta in deltas if delta.finish_reason) == [
+                "abort",
+                "abort",
+                "length",
+            ]
+
+    run(scenario)
+
+
+def test_a_reader_that_leaves_while_there_is_no_engine_leaves_nothing() -> None:
+    async def scenario() -> None:
+        async with toys("--load-delay", "0.3") as engines:
+            stream = engines.submit(make_request(max_tokens=1000))
+            kill(engines)
+            await until(lambda: not engines.alive)
+            stream.close()
+            with pytest.raises(EngineDeadError):
+                engines.submit(make_request("late"))
+            await until(lambda: engines.alive)
+            await asyncio.sleep(0.1)
+            assert engines.stats.running == 0
+            assert await read_tokens(engines.submit(make_request("next")))
+
+    run(scenario)
+
+
+def test_a_request_that_kills_engines_is_given_up_before_the_server_is() -> None:
+    async def scenario() -> None:
+        async with toys() as engines:
+            deadly = Request(id="deadly", prompt_ids=[1, DEADLY], params=SamplingParams(temperature=0.0), seed=0)
+            with pytest.raises(EngineDeadError):
+                await read_tokens(engines.submit(deadly))
+            await until(lambda: engines.alive)
+            assert engines.num_restarts == 2
+            assert not engines.given_up.is_set()
+            assert await read_tokens(engines.submit(make_request("next")))
+
+    run(scenario)
+
+
+def test_an_engine_that_dies_too_often_stays_dead() -> None:
+    async def scenario() -> None:
+        async with toys() as engines:
+            for _ in range(MOST_RESTARTS):
+                kill(engines)
+                await until(lambda: not engines.alive)
+                await until(lambda: engines.alive)
+            waiting = asyncio.create_task(read_tokens(engines.submit(make_request(max_tokens=1500))))
+            kill(engines)
+            await asyncio.wait_for(engines.given_up.wait(), 3)
+            assert engines.status == "dead"
+            with pytest.raises(EngineDeadError):
+                await waiting
+            with pytest.raises(EngineDeadError):
+                engines.submit(make_request("late"))
+
+    run(scenario)
+
+
+def test_an_engine_that_does_not_start_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        async with toys("--once", str(tmp_path / "loaded"), "--delay", "0.01") as engines:
+            waiting = asyncio.create_task(read_tokens(engines.submit(make_request(max_tokens=1500))))
+            await until(lambda: engines.stats.running == 1)
+            kill(engines)
+            with pytest.raises(EngineDeadError, match="not begun again"):
+                await waiting
+            assert engines.given_up.is_set()
+            assert engines.num_restarts == 0
+
+    run(scenario)
+
+
+def test_an_engine_that_stands_still_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        async with toys("--delay", "0.005", stall_timeout=1.0) as engines, watched(engines):
+            reading = asyncio.create_task(read_tokens(engines.submit(make_request(max_tokens=100))))
+            await until(lambda: engines.stats.generation_tokens > 10)
+            kill(engines, how=signal.SIGSTOP)
+            assert await reading == {("r", 0): toy_tokens(list(b"abc"), 100)}
+            assert engines.num_restarts == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("model", ModelError), ("config", ConfigError), ("engine", EngineError)])
+def test_engines_that_do_not_load_at_first_fail_the_start(kind: str, error: type[Exception]) -> None:
+    async def scenario() -> None:
+        before = set(psutil.Process().children())
+        with pytest.raises(error, match="as asked"):
+            async with toys("--fail", kind, count=2):
+                pass
+        assert set(psutil.Process().children()) == before
+
+    run(scenario)
+
+
+def test_of_two_engines_the_other_goes_on(record_property: Callable[[str, object], None]) -> None:
+    async def scenario() -> None:
+        async with toys("--delay", "0.002", count=2) as engines, watched(engines):
+            names = [f"r{i}" for i in range(10)]
+            reading = [
+                asyncio.create_task(read_tokens(engines.submit(make_request(name, "abc", 150)))) for name in names
+            ]
+            await until(lambda: engines.stats.generation_tokens > 200)
+            assert [each.client.num_open for each in engines.replicas if each.client is not None] == [5, 5]
+            killed = time.monotonic()
+            kill(engines, 1)
+            await until(lambda: engines.replicas[1].client is None)
+            assert engines.status == "ok"
+            assert await read_tokens(engines.submit(make_request("new", "xyz")))
+            record_property("first answer after the death of one of two engines, s", time.monotonic() - killed)
+            for name, tokens in zip(names, await asyncio.gather(*reading), strict=True):
+                assert tokens == {(name, 0): toy_tokens(list(b"abc"), 150)}
+            await until(lambda: engines.replicas[1].client is not None)
+
+    run(scenario)
+
+
+def test_prompts_that_begin_alike_go_to_one_engine() -> None:
+    async def scenario() -> None:
+        async with toys(count=2) as engines:
+            both = [engines.submit(make_request(letter, letter * 64, 3)) for letter in "ab"]
+            for stream in both:
+                await read_tokens(stream)
+            assert [engines.stats_of(number).generation_tokens for number in range(2)] == [3, 3]
+            for turn in range(1, 4):
+                await read_tokens(engines.submit(make_request(f"b{turn}", "b" * (64 + turn), 3)))
+            assert [engines.stats_of(number).generation_tokens for number in range(2)] == [3, 12]
+            assert engines.stats_of(1).cached_tokens == 3 * 64
+
+    run(scenario)
+
+
+def test_a_process_that_ends_without_a_word_fails_the_start() -> None:
+    async def scenario() -> None:
+        with pytest.raises(EngineError):
+            await Supervisor.start(EngineConfig(), command=(sys.executable, "-c", "raise SystemExit(3)"))
+
+    run(scenario)
+
+
+def test_the_server_goes_on_over_the_death_of_its_engine(
+    start: Callable[..., ServerProcess], record_property: Callable[[str, object], None]
+) -> None:
+    server = start("--delay", "0.005", "--load-delay", "0.5")
+    streams = [Background(server, {**LONG, "max_tokens": 300, "stream": True}) for _ in range(5)]
+    whole = Background(server, {**LONG, "max_tokens": 300})
+    running(server, 6)
+    killed = time.monotonic()
+    server.engine.kill()
+    server.until(lambda: server.http.get("/health").json() == {"status": "restarting"})
+    refused = server.post("/v1/completions", LONG)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["message"] == "the engine has died and is being started again"
+    server.until(lambda: server.http.get("/health").json() == {"status": "ok"}, 10)
+    record_property("healthy after the death of the only engine (loading takes 0.5), s", time.monotonic() - killed)
+    for stream in streams:
+        events = read_events(stream.result().text)
+        assert events[-1] == "[DONE]"
+        assert "".join(event["choices"][0]["text"] for event in events[:-1] if event["choices"]) == "abc" * 100
+    assert whole.result().json()["choices"][0]["text"] == "abc" * 100
+    assert server.metric("engine_restarts_total") == 1
+    assert server.stop() == 0
+
+
+def test_a_server_whose_engine_dies_too_often_ends(start: Callable[..., ServerProcess]) -> None:
+    server = start()
+    for _ in range(MOST_RESTARTS):
+        server.engine.kill()
+        server.until(lambda: server.http.get("/health").json() != {"status": "ok"})
+        server.until(lambda: server.http.get("/health").json() == {"status": "ok"})
+    server.engine.kill()
+    assert server.process.wait(10) == EXIT_NO_ENGINE
