@@ -27,7 +27,7 @@ TEXT_READERS = {"llm", "outputs", "server", "bench", "cli", "text"}
 NO_TORCH = [
     *("sequence", "plan", "rows", "pages", "prefix", "budget", "scheduler", "roster", "commit"),
     *("queue", "loop", "messages", "client", "wire", "stats"),
-    *("observer", "timeline", "lanes", "record", "replay", "spool", "trace"),
+    *("observer", "timeline", "lanes", "record", "replay", "spool", "trace", "router"),
 ]
 FOR_THE_DOOR_TOO = {"flover.model.locate"}
 """Imports no torch and only finds directories."""
