@@ -33,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
         return follow_node(engine)
     if server.api_key is None:
         server = dataclasses.replace(server, api_key=read_environment().api_key)
-    from flover.engine.spawn import spawn
+    from flover.engine.spawn import engine_command, spawn
 
     # The engine's imports take longest of all: they go on beside those of the door.
-    spawned = spawn()
+    spawned = spawn(engine_command(engine.distributed_executor_backend))
     try:
         from flover.server.run import serve
 
