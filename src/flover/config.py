@@ -118,6 +118,14 @@ class EngineConfig:
         group="parallel",
         short="-dp",
     )
+    distributed_executor_backend: str = setting(
+        "mp",
+        "who starts the processes of the model: mp, this machine and those of --nnodes; ray, a Ray cluster (the one at "
+        "RAY_ADDRESS, else the one this machine is in, else a new one on it), each on a node that has --num-threads "
+        "CPUs free, 1 by default; paths must then exist on every node",
+        group="parallel",
+        choices=("mp", "ray"),
+    )
     nnodes: int = setting(1, "machines that share the model, as many of its processes on each", group="parallel")
     node_rank: int = setting(
         0, "which of the machines this is; all but 0 serve no requests themselves", group="parallel"
@@ -149,6 +157,10 @@ class EngineConfig:
             )
         if self.data_parallel_size > 1:
             _only_one(self)
+        if self.distributed_executor_backend == "ray" and self.nnodes > 1:
+            raise ConfigError(
+                f"--distributed-executor-backend ray finds the machines itself: leave --nnodes ({self.nnodes}) out"
+            )
         if not 0 <= self.node_rank < self.nnodes:
             raise ConfigError(f"--node-rank must be from 0 to {self.nnodes - 1} (--nnodes), got {self.node_rank}")
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -199,6 +211,7 @@ class Environment:
     api_key: str | None = None
     hub_offline: bool = False
     hub_token: str | None = None
+    ray_address: str | None = None
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
@@ -208,6 +221,7 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
         api_key=env.get("FLOVER_API_KEY") or None,
         hub_offline=env.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"},
         hub_token=env.get("HF_TOKEN") or None,
+        ray_address=env.get("RAY_ADDRESS") or None,
     )
 
 
@@ -221,6 +235,12 @@ def spin_briefly(environ: MutableMapping[str, str] | None = None) -> None:
     env = os.environ if environ is None else environ
     if "OMP_WAIT_POLICY" not in env:
         env.setdefault("GOMP_SPINCOUNT", "20000")
+
+
+def keep_ray_quiet(environ: MutableMapping[str, str] | None = None) -> None:
+    """A Ray that Flover starts tells its makers nothing of how it is used, unless the environment wants it to."""
+    env = os.environ if environ is None else environ
+    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def flag_name(name: str) -> str:

@@ -117,6 +117,20 @@ def test_an_import_that_points_the_wrong_way_is_seen(path: str, source: str) -> 
     assert breaks_arrows(path, ast.parse(source))
 
 
+def imports_ray(tree: ast.AST) -> bool:
+    return "ray" in {module.split(".")[0] for module in imports(tree)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_ray_is_an_extra_of_its_own_files(path: Path) -> None:
+    assert re.match(r"parallel/ray\w*\.py$", name_of(path)) or not imports_ray(tree_of(path))
+
+
+@pytest.mark.parametrize("source", ["import ray", "def f():\n    from ray.serve import handle", "import ray.util"])
+def test_an_import_of_ray_is_seen(source: str) -> None:
+    assert imports_ray(ast.parse(source))
+
+
 @pytest.mark.parametrize("name", NO_TORCH)
 def test_the_decisions_of_the_engine_import_no_torch(name: str) -> None:
     path = PACKAGE / "engine" / f"{name}.py"

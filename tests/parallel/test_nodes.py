@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -17,6 +18,8 @@ import pytest
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.parallel.group import dist
+from flover.parallel.rendezvous import _count_neighbours
 
 pytestmark = pytest.mark.alone
 needs_namespaces = pytest.mark.skipif(
@@ -168,6 +171,14 @@ def test_settings_that_differ_are_refused(machines: tuple[str, str]) -> None:
     finally:
         errors = made.close()
     assert "--block-size is 32 on machine 1 and 16 on machine 0" in errors[1]
+
+
+@pytest.mark.parametrize(("machines", "counts"), [("aab", [2, 2, 1]), ("aaa", [3, 3, 3]), ("aba", [2, 1, 2])])
+def test_ranks_count_who_shares_their_machine(machines: str, counts: list[int]) -> None:
+    store = dist.HashStore()
+    with ThreadPoolExecutor(3) as threads:
+        found = [threads.submit(_count_neighbours, store, rank, 3, name) for rank, name in enumerate(machines)]
+        assert [one.result(10) for one in found] == counts
 
 
 @pytest.mark.parametrize(

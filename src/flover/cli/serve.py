@@ -33,13 +33,14 @@ def run(args: argparse.Namespace) -> int:
         return follow_node(engine)
     if server.api_key is None:
         server = dataclasses.replace(server, api_key=read_environment().api_key)
-    from flover.engine.spawn import spawn
+    from flover.engine.spawn import engine_command, spawn
 
     # The engine's imports take longest of all: they go on beside those of the door.
-    spawned = spawn()
+    command = engine_command(engine.distributed_executor_backend)
+    spawned = spawn(command)
     try:
         from flover.server.run import serve
 
-        return serve(engine, server, spawned=spawned)
+        return serve(engine, server, engine_command=command, spawned=spawned)
     finally:
         spawned.end()

@@ -13,6 +13,7 @@ from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
 from flover.engine.trace import Trace
+from flover.errors import ConfigError
 from flover.request import ModelFacts
 
 
@@ -32,7 +33,9 @@ def build_engine(
 
 
 def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) -> Executor:
-    """The model on one device, or shared by as many ranks as `config` says."""
+    """The model on one device, or shared by as many ranks as `config` says. Raises `ConfigError`, `ModelError`."""
+    if config.distributed_executor_backend == "ray":
+        raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
     if config.tensor_parallel_size == 1:
         return DeviceExecutor.load(config, progress)
     from flover.parallel.launch import load_group  # one device needs no torch.distributed

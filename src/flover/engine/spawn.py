@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from flover.errors import ConfigError
+
 ENGINE_COMMAND = (sys.executable, "-m", "flover.engine.process")
 """What to run for an engine; the number of the socket's file descriptor is appended."""
+RAY_ENGINE_COMMAND = (sys.executable, "-m", "flover.parallel.ray_engine")
+"""The same for an engine that Ray places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +30,15 @@ class Spawned:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def engine_command(backend: str) -> Sequence[str]:
+    """What to run for an engine with this `--distributed-executor-backend`. Raises `ConfigError` if it is missing."""
+    if backend == "mp":
+        return ENGINE_COMMAND
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError("--distributed-executor-backend ray needs Ray: pip install 'flover[ray]'")
+    return RAY_ENGINE_COMMAND
 
 
 def spawn(command: Sequence[str] = ENGINE_COMMAND) -> Spawned:

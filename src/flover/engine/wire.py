@@ -36,9 +36,9 @@ def encode(message: ToEngine | FromEngine) -> bytes:
     return bytes(frame)
 
 
-def frame(body: bytes) -> bytes:
+def frame(body: bytes | memoryview) -> bytes:
     """A body that is encoded already, with its header."""
-    return len(body).to_bytes(HEADER_BYTES, "big") + body
+    return b"".join((len(body).to_bytes(HEADER_BYTES, "big"), body))
 
 
 def body_length(header: bytes) -> int:

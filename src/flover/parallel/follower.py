@@ -18,7 +18,7 @@ import msgspec
 from flover.engine import wire
 from flover.engine.device import DeviceExecutor
 from flover.errors import FloverError
-from flover.parallel.launch import Join
+from flover.parallel.frames import Join
 from flover.parallel.ranks import follow
 from flover.parallel.rendezvous import join
 

@@ -1,4 +1,5 @@
-"""What rank 0 tells the others: one frozen frame per iteration, numbered. Followers decide nothing."""
+"""What rank 0 tells the others: who they are, and then one frozen frame per iteration, numbered. Followers decide
+nothing."""
 
 from __future__ import annotations
 
@@ -6,7 +7,16 @@ from typing import TypeAlias
 
 import msgspec
 
+from flover.config import EngineConfig
 from flover.engine.plan import StepPlan
+
+
+class Join(msgspec.Struct, frozen=True):
+    """To a new process, on its socket: you are this rank; on one machine the others are found through the file."""
+
+    config: EngineConfig
+    rank: int
+    rendezvous: str
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):

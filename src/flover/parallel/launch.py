@@ -23,19 +23,12 @@ from flover.errors import EngineDeadError
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model
 from flover.model.shard import Shard
+from flover.parallel.frames import Join
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
 
 FOLLOWER_COMMAND = (sys.executable, "-m", "flover.parallel.follower")
 LEAVE_SECONDS = 2.0
-
-
-class Join(msgspec.Struct, frozen=True):
-    """Rank 0 to a new process: you are this rank; the others are found through the file."""
-
-    config: EngineConfig
-    rank: int
-    rendezvous: str
 
 
 def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Leader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from flover.errors import ConfigError, EngineDeadError
 from flover.parallel.group import MEET, GlooGroup, dist
 
 LOOPBACK = "127.0.0.1"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PER_MACHINE = frozenset({"node_rank", "num_threads", "cpu_isa", "download_dir", "model", "tokenizer", "trace"})
 """What need not be the same everywhere."""
 
@@ -24,12 +26,24 @@ def join(config: EngineConfig, rank: int, file: str) -> GlooGroup:
     """
     size = config.tensor_parallel_size
     if config.nnodes == 1:
-        store, address = dist.FileStore(file, size), LOOPBACK
+        store, address, local_size = dist.FileStore(file, size), LOOPBACK, size
     else:
         store, address = _meet_machines(config, rank), _own_address(config)
         _agree(store, config, rank)
+        local_size = _count_neighbours(store, rank, size, this_machine())
     timeout = config.distributed_timeout_seconds
-    return GlooGroup(store, rank, size, local_size=size // config.nnodes, address=address, timeout=timeout)
+    return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout)
+
+
+def this_machine() -> str:
+    """What tells this machine from others, and a container from its neighbours."""
+    return f"{socket.gethostname()} {BOOT_ID.read_text().strip()}"
+
+
+def _count_neighbours(store: Any, rank: int, size: int, machine: str) -> int:
+    """How many ranks are on this machine, which need not be as many as elsewhere."""
+    store.set(f"machine-{rank}", machine)
+    return sum(store.get(f"machine-{other}").decode() == machine for other in range(size))
 
 
 def _meet_machines(config: EngineConfig, rank: int) -> Any:

@@ -1,0 +1,75 @@
+"""A Ray cluster of two nodes on this machine, a core each, and what runs in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+
+NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
+ENGINE, FOLLOWER, RELAY = "flover.engine.process", "flover.parallel.follower", "flover.parallel.ray_engine"
+
+
+class Nodes:
+    """The cluster. Its processes, and those that Ray starts in it, are descendants of this one."""
+
+    def __init__(self, temp_dir: str) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster(initialize_head=True, head_node_args={**NODE, "temp_dir": temp_dir})
+        self.address = self._cluster.address
+        self.second = self.add()
+
+    def add(self) -> Any:
+        """One more node."""
+        return self._cluster.add_node(**NODE)
+
+    def kill(self, node: Any) -> None:
+        """A node goes all of a sudden."""
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@contextmanager
+def two_nodes() -> Iterator[Nodes]:
+    """The paths of sockets have to be short, so the directory is not pytest's."""
+    before = {name: os.environ.get(name) for name in QUIET}
+    os.environ.update(QUIET)
+    folder = tempfile.mkdtemp(prefix="flray")
+    nodes = Nodes(folder)
+    try:
+        yield nodes
+    finally:
+        nodes.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def processes(module: str) -> list[psutil.Process]:
+    """Descendants of this process that run a module."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if module in process.cmdline():
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wait_for_nobody(modules: tuple[str, ...] = (ENGINE, FOLLOWER, RELAY), seconds: float = 10.0) -> None:
+    """No process of an engine is left."""
+    deadline = time.monotonic() + seconds
+    while left := [process for module in modules for process in processes(module)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
