@@ -12,17 +12,17 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import timedelta
 
 import msgspec
 
 from flover.engine import wire
 from flover.engine.device import DeviceExecutor
-from flover.errors import FloverError
-from flover.parallel.frames import Join
+from flover.errors import ConfigError, FloverError, ModelError
+from flover.parallel.beats import beat
+from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
 from flover.parallel.ranks import follow
-from flover.parallel.rendezvous import join
-
-EXIT_FAILED = 1
+from flover.parallel.rendezvous import NotMetError, join
 
 logger = logging.getLogger(__name__)
 
@@ -40,13 +40,16 @@ def main(arguments: Sequence[str]) -> int:
         message = msgspec.msgpack.decode(body, type=Join)
         threading.Thread(target=_end_with, args=(sock,), name="rank 0", daemon=True).start()
         try:
-            group = join(message.config, message.rank, message.rendezvous)
+            patience = timedelta(seconds=message.patience)
+            group, store = join(message.config, message.rank, message.rendezvous, patience)
+            if store is not None:
+                beat(store, message.rank, message.config.distributed_timeout_seconds)
             own = DeviceExecutor.load(message.config, lambda done, total: None, group)
             follow(own, group)
             own.close()
         except FloverError as error:
             logger.error("rank %d ends: %s", message.rank, error)
-            return EXIT_FAILED
+            return EXIT_HOPELESS if isinstance(error, NotMetError | ConfigError | ModelError) else EXIT_FAILED
     return 0
 
 

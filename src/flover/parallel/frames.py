@@ -10,6 +10,10 @@ import msgspec
 from flover.config import EngineConfig
 from flover.engine.plan import StepPlan
 
+EXIT_FAILED = 1
+EXIT_HOPELESS = 2
+"""Exit codes of a follower: another one in its place may do better, or would not."""
+
 
 class Join(msgspec.Struct, frozen=True):
     """To a new process, on its socket: you are this rank; on one machine the others are found through the file."""
@@ -17,6 +21,8 @@ class Join(msgspec.Struct, frozen=True):
     config: EngineConfig
     rank: int
     rendezvous: str
+    patience: float
+    """Seconds for rank 0 to be there."""
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):

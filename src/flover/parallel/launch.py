@@ -4,6 +4,7 @@ of a socket: when whoever started it dies, it hears of that and ends."""
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import signal
 import subprocess
@@ -18,17 +19,25 @@ import msgspec
 from flover.config import EngineConfig
 from flover.engine import wire
 from flover.engine.device import DeviceExecutor
+from flover.engine.restarts import RestartLimit
 from flover.engine.spawn import Spawned, spawn
 from flover.errors import EngineDeadError
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model
 from flover.model.shard import Shard
-from flover.parallel.frames import Join
+from flover.parallel.beats import Beats
+from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
+from flover.parallel.group import MEET
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
 
 FOLLOWER_COMMAND = (sys.executable, "-m", "flover.parallel.follower")
 LEAVE_SECONDS = 2.0
+POLL_SECONDS = 0.1
+RESTART_SECONDS = 60.0
+"""Time for rank 0 to come back after it has noticed that the group has ended."""
+
+logger = logging.getLogger(__name__)
 
 
 def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Leader:
@@ -36,35 +45,56 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
     _, model = read_model_directory(
         locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
     )
-    for rank in range(config.tensor_parallel_size):
-        Shard(rank, config.tensor_parallel_size).config(model)
+    Shard(0, config.tensor_parallel_size).config(model)  # refuses what cannot be cut before anything starts
     folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
     file = str(folder / "store")
     followers = Followers()
     try:
         for rank in range(1, config.tensor_parallel_size // config.nnodes):
-            followers.start(Join(config, rank, file))
-        group = join(config, 0, file)
+            followers.start(Join(config, rank, file, MEET.total_seconds()))
+        group, store = join(config, 0, file)
         own = DeviceExecutor.load(config, progress, group)
     except BaseException:
         followers.end(False)
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return Leader(own, group, followers.check, followers.end)
+    if store is None:
+        return Leader(own, group, followers.check, followers.end)
+    elsewhere = range(config.tensor_parallel_size // config.nnodes, config.tensor_parallel_size)
+    beats = Beats(store, elsewhere, config.distributed_timeout_seconds)
+
+    def check() -> None:
+        followers.check()
+        beats.check()
+
+    return Leader(own, group, check, followers.end)
 
 
 def follow_node(config: EngineConfig) -> int:
-    """The ranks of a machine that is not machine 0, until all of them have left or one has failed; the exit code."""
-    each = config.tensor_parallel_size // config.nnodes
-    followers = Followers()
+    """The ranks of a machine that is not machine 0, until they leave in order; the exit code. When one has failed, all
+    of them begin again, as rank 0's engine does: as often as that may."""
+    limit, patience = RestartLimit(), MEET.total_seconds()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
-        for rank in range(config.node_rank * each, (config.node_rank + 1) * each):
-            followers.start(Join(config, rank, ""))
-        return followers.wait()
+        while True:
+            code = _follow_once(config, patience)
+            if code == 0 or code == EXIT_HOPELESS or not limit.allow(time.monotonic()):
+                return min(code, 1)
+            logger.warning("a rank of machine %d has ended: beginning again", config.node_rank)
+            patience = config.distributed_timeout_seconds + RESTART_SECONDS
     except KeyboardInterrupt:
         return 0
+
+
+def _follow_once(config: EngineConfig, patience: float) -> int:
+    """The exit code of the first rank of this machine that fails, or 0."""
+    each = config.tensor_parallel_size // config.nnodes
+    followers = Followers()
+    try:
+        for rank in range(config.node_rank * each, (config.node_rank + 1) * each):
+            followers.start(Join(config, rank, "", patience))
+        return followers.wait()
     finally:
         followers.end(False)
 
@@ -90,11 +120,14 @@ class Followers:
 
     def wait(self) -> int:
         """Until all have left in order, or one has not; its exit code then."""
-        while any(started.process.poll() is None for started in self._spawned.values()):
-            if any(started.process.poll() not in (None, 0) for started in self._spawned.values()):
-                break
-            time.sleep(0.1)
-        return next((1 for started in self._spawned.values() if started.process.poll() != 0), 0)
+        while True:
+            codes = [started.process.poll() for started in self._spawned.values()]
+            failed = [code for code in codes if code]
+            if failed:
+                return EXIT_HOPELESS if EXIT_HOPELESS in failed else EXIT_FAILED
+            if None not in codes:
+                return 0
+            time.sleep(POLL_SECONDS)
 
     def end(self, they_leave: bool) -> None:
         """Give them a moment if they leave by themselves; then make sure that all of them are gone."""

@@ -34,6 +34,8 @@ from flover.parallel.frames import Join
 from flover.parallel.ray_seat import Seat
 
 CONNECT_SECONDS = 5.0
+MEET_SECONDS = 300.0
+"""Time for rank 0 to be there, once all have their seats."""
 PATIENCE_SECONDS = 10.0
 """So often somebody is told that Ray still looks for room."""
 LAST_WORDS_SECONDS = 2.0
@@ -84,7 +86,7 @@ class Relay:
         )
         starting = [self._seats[0].start.remote("flover.engine.process", wire.encode(Start(config)))]
         for rank in range(1, size):
-            join = Join(dataclasses.replace(config, node_rank=rank), rank, "")
+            join = Join(dataclasses.replace(config, node_rank=rank), rank, "", MEET_SECONDS)
             first = wire.frame(msgspec.msgpack.encode(join))
             starting.append(self._seats[rank].start.remote("flover.parallel.follower", first))
         ray.get(starting)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +16,31 @@ from flover.errors import ConfigError, EngineDeadError
 from flover.parallel.group import MEET, GlooGroup, dist
 
 LOOPBACK = "127.0.0.1"
+AGAIN_SECONDS = 0.2
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _PER_MACHINE = frozenset({"node_rank", "num_threads", "cpu_isa", "download_dir", "model", "tokenizer", "trace"})
 """What need not be the same everywhere."""
 
 
-def join(config: EngineConfig, rank: int, file: str) -> GlooGroup:
-    """Meet the other ranks; `file` is where those of one machine meet.
+class NotMetError(EngineDeadError):
+    """There is no rank 0 where it should be."""
 
-    Raises `EngineDeadError` if they do not come, and `ConfigError` if this machine has other settings than machine 0.
+
+def join(config: EngineConfig, rank: int, file: str, patience: timedelta = MEET) -> tuple[GlooGroup, Any]:
+    """Meet the other ranks; `file` is where those of one machine meet. Returns the group, and the store that rank 0
+    keeps for the ranks of several machines (None on one).
+
+    Raises `EngineDeadError` if rank 0 is not there within `patience` or the others do not come, and `ConfigError` if
+    this machine has other settings than machine 0.
     """
-    size = config.tensor_parallel_size
+    size, timeout = config.tensor_parallel_size, config.distributed_timeout_seconds
     if config.nnodes == 1:
-        store, address, local_size = dist.FileStore(file, size), LOOPBACK, size
-    else:
-        store, address = _meet_machines(config, rank), _own_address(config)
-        _agree(store, config, rank)
-        local_size = _count_neighbours(store, rank, size, this_machine())
-    timeout = config.distributed_timeout_seconds
-    return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout)
+        file_store = dist.FileStore(file, size)
+        return GlooGroup(file_store, rank, size, local_size=size, address=LOOPBACK, timeout=timeout), None
+    store, address = _meet_machines(config, rank, patience), _own_address(config)
+    _agree(store, config, rank)
+    local_size = _count_neighbours(store, rank, size, this_machine())
+    return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout), store
 
 
 def this_machine() -> str:
@@ -46,22 +54,32 @@ def _count_neighbours(store: Any, rank: int, size: int, machine: str) -> int:
     return sum(store.get(f"machine-{other}").decode() == machine for other in range(size))
 
 
-def _meet_machines(config: EngineConfig, rank: int) -> Any:
-    where, leads = (config.master_addr, config.master_port), rank == 0
+def _meet_machines(config: EngineConfig, rank: int, patience: timedelta) -> Any:
+    where, until = (config.master_addr, config.master_port), time.monotonic() + patience.total_seconds()
     try:
-        # Bound here, because torch would listen on every interface there is.
-        listening = socket.create_server(where).detach() if leads else None
-        return dist.TCPStore(
-            *where,
-            config.tensor_parallel_size,
-            is_master=leads,
-            timeout=MEET,
-            wait_for_workers=False,
-            master_listen_fd=listening,
-        )
+        if rank == 0:
+            # Bound here, because torch would listen on every interface there is.
+            listening = socket.create_server(where).detach()
+            return _store(config, timeout=MEET, is_master=True, master_listen_fd=listening)
+        while True:
+            left = until - time.monotonic()
+            store = _store(config, timeout=timedelta(seconds=max(1.0, left)), is_master=False)
+            if store.add(f"here-{rank}", 1) == 1:
+                store.set_timeout(MEET)
+                return store
+            # This rank has been here before: it is the store of a group that is about to end.
+            del store
+            if left <= 0:
+                raise EngineDeadError(f"rank {rank} is at {where[0]}:{where[1]} already")
+            time.sleep(AGAIN_SECONDS)
     except (OSError, RuntimeError) as error:
-        doing = "listen on" if leads else "reach"
-        raise EngineDeadError(f"rank {rank} cannot {doing} {where[0]}:{where[1]}: {error}") from error
+        doing = "reach" if rank else "listen on"
+        raise NotMetError(f"rank {rank} cannot {doing} {where[0]}:{where[1]}: {error}") from error
+
+
+def _store(config: EngineConfig, **options: Any) -> Any:
+    size = config.tensor_parallel_size
+    return dist.TCPStore(config.master_addr, config.master_port, size, wait_for_workers=False, **options)
 
 
 def _own_address(config: EngineConfig) -> str:
