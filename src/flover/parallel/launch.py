@@ -10,9 +10,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -27,7 +30,7 @@ from flover.model.locate import locate_model
 from flover.model.shard import Shard
 from flover.parallel.beats import Beats
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
-from flover.parallel.group import MEET
+from flover.parallel.group import MEET, GlooGroup
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
 
@@ -52,7 +55,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
     try:
         for rank in range(1, config.tensor_parallel_size // config.nnodes):
             followers.start(Join(config, rank, file, MEET.total_seconds()))
-        group, store = join(config, 0, file)
+        group, store = _meet(config, file, followers)
         own = DeviceExecutor.load(config, progress, group)
     except BaseException:
         followers.end(False)
@@ -69,6 +72,22 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         beats.check()
 
     return Leader(own, group, check, followers.end)
+
+
+def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[GlooGroup, Any]:
+    """Join, unless one of those who were started here ends before: the others would wait for it."""
+    meeting: Future[tuple[GlooGroup, Any]] = Future()
+
+    def work() -> None:
+        try:
+            meeting.set_result(join(config, 0, file))
+        except BaseException as error:
+            meeting.set_exception(error)
+
+    threading.Thread(target=work, name="rendezvous", daemon=True).start()
+    while not wait([meeting], POLL_SECONDS).done:
+        followers.check()
+    return meeting.result()
 
 
 def follow_node(config: EngineConfig) -> int:
