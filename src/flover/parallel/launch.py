@@ -21,6 +21,7 @@ from flover.engine.device import DeviceExecutor
 from flover.engine.spawn import Spawned, spawn
 from flover.errors import EngineDeadError
 from flover.model.hf_config import read_model_directory
+from flover.model.load import weight_format_of
 from flover.model.locate import locate_model
 from flover.model.shard import Shard
 from flover.parallel.ranks import Leader
@@ -44,7 +45,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
     )
     for rank in range(config.tensor_parallel_size):
-        Shard(rank, config.tensor_parallel_size).config(model)
+        Shard(rank, config.tensor_parallel_size).config(model, weight_format_of(config))
     folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
     file = str(folder / "store")
     followers = Followers()
