@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from random import Random
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from flover.errors import EngineDeadError
 from flover.parallel.group import GATHER_BYTES, GlooGroup, dist
 
 WIDTH = 257
@@ -23,13 +25,12 @@ MANY = 3 * GATHER_BYTES // (2 * 4 * WIDTH)
 class Ranks:
     """All ranks of a group, each in a thread of this process."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, timeout: float = 30.0) -> None:
         store = dist.HashStore()
         self.threads = ThreadPoolExecutor(size)
 
         def join(rank: int) -> GlooGroup:
-            return GlooGroup(store, rank, size, local_size=size, address="127.0.0.1", timeout=30.0)
+            return GlooGroup(store, rank, size, local_size=size, address="127.0.0.1", timeout=timeout)
 
         self.groups = list(self.threads.map(join, range(size)))
 
@@ -92,3 +93,12 @@ def test_counts_what_a_rank_sends(ranks: dict[int, Ranks]) -> None:
         before = group.calls, group.bytes
         ranks[4].all(GlooGroup.sum, drawn(4, rows, WIDTH, 0))
         assert (group.calls - before[0], group.bytes - before[1]) == (calls, 4 * numbers)
+
+
+@pytest.mark.parametrize("rows", [1, MANY])
+def test_a_rank_that_does_not_come_ends_the_sum_after_the_timeout(rows: int) -> None:
+    ranks = Ranks(3, timeout=0.5)
+    began = time.monotonic()
+    with pytest.raises(EngineDeadError, match="does not answer"):
+        ranks.groups[0].sum(torch.zeros(rows, WIDTH))
+    assert time.monotonic() - began < 5
