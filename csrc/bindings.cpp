@@ -27,9 +27,9 @@ NB_MODULE(_cpu, m) {
            },
            "format"_a, "out"_a, "in_"_a, "gated"_a)
       .def("store",
-           [](PackedWeight& self, int64_t first, int64_t count, uintptr_t values) {
+           [](PackedWeight& self, int64_t first, int64_t count, uintptr_t values, int64_t width, int64_t start) {
              nb::gil_scoped_release released;
-             self.store(first, count, at<const float>(values));
+             self.store(first, count, at<const float>(values), width, start);
            })
       .def("row", [](const PackedWeight& self, int64_t index, uintptr_t values) { self.row(index, at<float>(values)); })
       .def_prop_ro("bytes", &PackedWeight::bytes);
@@ -52,6 +52,7 @@ NB_MODULE(_cpu, m) {
       .def("norm", &Engine::norm, released)
       .def("head_norm", &Engine::head_norm, released)
       .def("linear", &Engine::linear, released)
+      .def("reach", &Engine::reach, released)
       .def("rotary", &Engine::rotary, released)
       .def("attention", &Engine::attention, released)
       .def("largest", &Engine::largest, released)
@@ -67,6 +68,7 @@ NB_MODULE(_cpu, m) {
       .def("norm", &Program::norm)
       .def("head_norm", &Program::head_norm)
       .def("linear", &Program::linear, nb::keep_alive<1, 2>())
+      .def("reach", &Program::reach)
       .def("rotary", &Program::rotary)
       .def("attention", &Program::attention)
       .def("run", &Program::run, released);

@@ -95,10 +95,17 @@ void Engine::head_norm(uintptr_t x, int64_t rows, int64_t stride, int64_t query_
                            at<const float>(key_weight), eps});
 }
 
-void Engine::linear(const PackedWeight& w, uintptr_t x, int64_t rows, uintptr_t bias, int activation, uintptr_t y) {
+void Engine::linear(const PackedWeight& w, uintptr_t x, int64_t rows, uintptr_t reach, uintptr_t bias, int activation,
+                    uintptr_t y) {
   Timed timed(*this);
   kernels.linear(pool, w.view(),
-                 {at<const float>(x), rows, at<const float>(bias), (Activation)activation, at<float>(y)});
+                 {at<const float>(x), rows, at<const float>(reach), at<const float>(bias), (Activation)activation,
+                  at<float>(y)});
+}
+
+void Engine::reach(uintptr_t x, int64_t rows, int64_t size, uintptr_t y) {
+  Timed timed(*this);
+  kernels.reach(pool, {at<const float>(x), rows, size, at<float>(y)});
 }
 
 void Engine::rotary(uintptr_t qkv, int64_t rows, int64_t query_heads, uintptr_t cos, uintptr_t sin, int64_t turning,
@@ -178,10 +185,17 @@ void Program::head_norm(uintptr_t x, int64_t stride, int64_t query_heads, int64_
   });
 }
 
-void Program::linear(const PackedWeight& w, uintptr_t x, uintptr_t bias, int activation, uintptr_t y) {
+void Program::linear(const PackedWeight& w, uintptr_t x, uintptr_t reach, uintptr_t bias, int activation,
+                     uintptr_t y) {
   calls_.emplace_back([=, w = w.view()](Engine& engine, const Run& run) {
-    engine.kernels.linear(engine.pool, w,
-                          {place(x, run), run.tokens, place(bias, run), (Activation)activation, place(y, run)});
+    engine.kernels.linear(engine.pool, w, {place(x, run), run.tokens, place(reach, run), place(bias, run),
+                                           (Activation)activation, place(y, run)});
+  });
+}
+
+void Program::reach(uintptr_t x, int64_t size, uintptr_t y) {
+  calls_.emplace_back([=](Engine& engine, const Run& run) {
+    engine.kernels.reach(engine.pool, {place(x, run), run.tokens, size, place(y, run)});
   });
 }
 

@@ -41,7 +41,9 @@ class Engine {
             uintptr_t total, uintptr_t normed);
   void head_norm(uintptr_t x, int64_t rows, int64_t stride, int64_t query_heads, int64_t key_heads, int64_t dim,
                  uintptr_t query_weight, uintptr_t key_weight, float eps);
-  void linear(const PackedWeight& w, uintptr_t x, int64_t rows, uintptr_t bias, int activation, uintptr_t y);
+  void linear(const PackedWeight& w, uintptr_t x, int64_t rows, uintptr_t reach, uintptr_t bias, int activation,
+              uintptr_t y);
+  void reach(uintptr_t x, int64_t rows, int64_t size, uintptr_t y);
   void rotary(uintptr_t qkv, int64_t rows, int64_t query_heads, uintptr_t cos, uintptr_t sin, int64_t turning,
               bool interleaved, uintptr_t slots, const Pages& pages);
   void attention(uintptr_t queries, int64_t query_stride, int64_t query_heads, int64_t rows, uintptr_t query_starts,
@@ -90,7 +92,8 @@ class Program {
             uintptr_t total, uintptr_t normed);
   void head_norm(uintptr_t x, int64_t stride, int64_t query_heads, int64_t key_heads, int64_t dim,
                  uintptr_t query_weight, uintptr_t key_weight, float eps);
-  void linear(const PackedWeight& w, uintptr_t x, uintptr_t bias, int activation, uintptr_t y);
+  void linear(const PackedWeight& w, uintptr_t x, uintptr_t reach, uintptr_t bias, int activation, uintptr_t y);
+  void reach(uintptr_t x, int64_t size, uintptr_t y);
   void rotary(uintptr_t qkv, int64_t query_heads, uintptr_t cos, uintptr_t sin, int64_t turning, bool interleaved,
               const Pages& pages);
   void attention(uintptr_t queries, int64_t query_stride, int64_t query_heads, float scale, int64_t window,

@@ -16,8 +16,8 @@ namespace flover {
 const Kernels& FLOVER_TABLE(FLOVER_ISA)() {
   using namespace FLOVER_ISA;
   static const Kernels kernels = {
-      FLOVER_NAME(FLOVER_ISA), linear, norm, head_norm, embed, rotary, attention,
-      largest_rows,           draw,   multiply_adds, read_all,
+      FLOVER_NAME(FLOVER_ISA), linear, reach_rows, norm,          head_norm, embed, rotary,
+      attention,              largest_rows, draw, multiply_adds, read_all,
   };
   return kernels;
 }

@@ -25,9 +25,16 @@ struct Weight {
 struct Linear {
   const float* x;  // [rows, in]
   int64_t rows;
-  const float* bias;  // [out] or null
+  const float* reach;  // [rows]: the largest magnitude of the wider row that x is a part of; null: x is all of it
+  const float* bias;   // [out] or null
   Activation activation;
   float* y;  // [rows, out], or [rows, out / 2] if gated: activation(gate) * up
+};
+
+struct Reach {
+  const float* x;  // [rows, size]
+  int64_t rows, size;
+  float* y;  // [rows]: the largest magnitude of each row
 };
 
 struct Norm {
@@ -112,6 +119,7 @@ struct Draw {
 struct Kernels {
   const char* name;
   void (*linear)(Pool&, const Weight&, const Linear&);
+  void (*reach)(Pool&, const Reach&);
   void (*norm)(Pool&, const Norm&);
   void (*head_norm)(Pool&, const HeadNorm&);
   void (*embed)(const Weight&, const Embed&);

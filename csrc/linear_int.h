@@ -3,6 +3,7 @@
 #pragma once
 
 #include "linear.h"
+#include "norm.h"
 
 namespace flover::FLOVER_ISA {
 
@@ -139,7 +140,7 @@ struct Quantized {
 };
 
 static void quantize_row(const float* x, int64_t in, int64_t depth, int64_t group_size, int64_t r, int32_t* out,
-                         uint32_t flip, float* scale, float* block_sums) {
+                         uint32_t flip, const float* reach_of_all, float* scale, float* block_sums) {
   // Numbers that are not finite have no integers: they make the scale, and so the whole row, not a number.
   F16 top = zero(), check = zero();
   for (int64_t k = 0; k < in; k += LANES) {
@@ -147,7 +148,7 @@ static void quantize_row(const float* x, int64_t in, int64_t depth, int64_t grou
     top = max(absolute(part), top);
     check = fma(part, zero(), check);
   }
-  const float reach = largest(top);
+  const float reach = reach_of_all ? *reach_of_all : largest(top);
   const bool finite = sum(check) == 0.0f;
   *scale = finite ? reach / 127.0f : float_of(0x7fc00000);
   const float inverse = finite && reach > 0.0f ? 127.0f / reach : 0.0f;
@@ -173,6 +174,18 @@ static void quantize_row(const float* x, int64_t in, int64_t depth, int64_t grou
   }
 }
 
+static void reach_rows(Pool& pool, const Reach& a) {
+  over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const float* x = a.x + row * a.size;
+      F16 top = zero();
+      for (int64_t k = 0; k < a.size; k += LANES)
+        top = max(absolute(load_first(x + k, (int)least(LANES, a.size - k))), top);
+      a.y[row] = largest(top);
+    }
+  });
+}
+
 static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
   const int64_t depth = padded_in(w.format, w.in), blocks = w.format == Format::int4 ? depth / GROUP : 0;
   const int64_t integers = l.rows * depth / 4;
@@ -183,8 +196,8 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
   over_groups(pool, l.rows, INT_TILE, [&](int64_t first, int64_t rows) {
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
-      quantize_row(l.x + row * w.in, w.in, depth, rows, r, q.x + first * (depth / 4), flip, q.scales + row,
-                   q.block_sums ? q.block_sums + row * blocks : nullptr);
+      quantize_row(l.x + row * w.in, w.in, depth, rows, r, q.x + first * (depth / 4), flip,
+                   l.reach ? l.reach + row : nullptr, q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
   });
   return q;

@@ -199,9 +199,10 @@ void PackedWeight::place(int64_t row, int64_t& panel, int64_t& lane) const {
   lane = within % PANEL;
 }
 
-void PackedWeight::store(int64_t first, int64_t count, const float* values) {
+void PackedWeight::store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start) {
   if (first < 0 || count < 0 || first + count > out_) throw std::out_of_range("these rows are not in the weight");
-  if (format_ == Format::int8 || format_ == Format::int4) check_finite(values, count * in_);
+  if (start < 0 || start + in_ > width) throw std::out_of_range("the weight's columns are not in these rows");
+  if (format_ == Format::int8 || format_ == Format::int4) check_finite(values, count * width);
   // Each thread takes whole panels: rows of one panel share bytes.
   const bool aligned = !gated_ || out_ / 2 % PANEL == 0;
   const int64_t panels = (first + count - 1) / PANEL - first / PANEL + 1;
@@ -211,14 +212,15 @@ void PackedWeight::store(int64_t first, int64_t count, const float* values) {
     const int64_t from = (first / PANEL + panels * thread / threads) * PANEL;
     const int64_t to = (first / PANEL + panels * (thread + 1) / threads) * PANEL;
     for (int64_t row = std::max(first, from); row < std::min(first + count, to); row++)
-      store_row(row, values + (row - first) * in_);
+      store_row(row, values + (row - first) * width, width, start);
   };
   for (int64_t thread = 1; thread < threads; thread++) others.emplace_back(work, thread);
   work(0);
   for (auto& other : others) other.join();
 }
 
-void PackedWeight::store_row(int64_t row, const float* values) {
+void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int64_t start) {
+  const float* values = whole + start;
   int64_t panel, lane;
   place(row, panel, lane);
   uint8_t* data = memory_ + panel * panel_bytes(format_, in_);
@@ -233,7 +235,7 @@ void PackedWeight::store_row(int64_t row, const float* values) {
       for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = narrow_f16(values[k]);
       break;
     case Format::int8: {
-      const float scale = int8_scale(values, in_);
+      const float scale = int8_scale(whole, width);
       std::vector<int8_t> q((size_t)padded_in(format_, in_));
       const int32_t sum = quantize_int8(values, in_, scale, q.data());
       for (size_t k = 0; k < q.size(); k += 4) std::memcpy(data + (k * PANEL) + lane * 4, q.data() + k, 4);

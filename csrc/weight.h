@@ -64,8 +64,9 @@ class PackedWeight {
   PackedWeight(const PackedWeight&) = delete;
   PackedWeight& operator=(const PackedWeight&) = delete;
 
-  // Quantize and pack rows first..first+count of `values` [count, in]. Throws std::out_of_range.
-  void store(int64_t first, int64_t count, const float* values);
+  // Quantize and pack rows first..first+count of `values` [count, width], whose columns start..start+in are kept. int8
+  // takes the scale of the whole row; whoever cuts does it at a multiple of 8 (int4: of 32). Throws std::out_of_range.
+  void store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start);
   // The numbers that the kernels see for one row, [in].
   void row(int64_t index, float* values) const;
 
@@ -74,7 +75,7 @@ class PackedWeight {
 
  private:
   void place(int64_t row, int64_t& panel, int64_t& lane) const;
-  void store_row(int64_t row, const float* values);
+  void store_row(int64_t row, const float* whole, int64_t width, int64_t start);
 
   Format format_;
   int64_t out_, in_;

@@ -19,7 +19,8 @@ from flover.memory.kvcache import KVCache
 from flover.model.load import load_model
 from flover.model.locate import BUNDLED_PATH
 from flover.ops import reference
-from flover.ops.cpu import PackedWeight, cpu_ops
+from flover.ops.cpu import cpu_ops
+from flover.ops.cpu_weight import PackedWeight
 
 BUNDLED = EngineConfig(num_threads=1)
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from flover.errors import ConfigError, InvariantError, ModelError
-from flover.ops import Ops, WeightFormat, reference
-from flover.ops.cpu import FORMATS, PackedWeight, cpu_ops, instruction_sets
+from flover.ops import Ops, Part, WeightFormat, reference
+from flover.ops.cpu import cpu_ops, instruction_sets
+from flover.ops.cpu_weight import FORMATS, PackedWeight
 from flover.ops.spec import SPECS, Inputs
 
 ISAS = instruction_sets()
@@ -245,9 +246,21 @@ def linear_of(weight_format: WeightFormat, gated: bool) -> Compute:
     return compute
 
 
+def part_of(weight_format: WeightFormat) -> Compute:
+    """The last of whose inputs are 300, of 364."""
+
+    def compute(ops: Ops, x: Tensor) -> Tensor:
+        weight = ops.new_weight((33, 300), weight_format, False, Part(64, 364))
+        weight.store(0, normal(5, 33, 364))
+        return ops.linear(x, weight, None, None)
+
+    return compute
+
+
 BY_ROW: dict[str, Compute] = {
     **{f"linear-{name}": linear_of(name, False) for name in FORMATS},
     **{f"gated-{name}": linear_of(name, True) for name in FORMATS},
+    **{f"linear-part-{name}": part_of(name) for name in ("int8", "int4")},
     "gelu_tanh": lambda ops, x: ops.linear(x, packed(ops, normal(7, 33, 300), "float32"), None, "gelu_tanh"),
     "rms_norm": lambda ops, x: torch.cat(ops.rms_norm(x, x.flip(1).contiguous(), normal(8, 300), 1e-6)[:2], 1),
     "layer_norm": lambda ops, x: ops.layer_norm(x, None, normal(8, 300), normal(9, 300), 1e-6)[0],
@@ -327,6 +340,9 @@ WRONG: dict[str, Callable[[Ops], Any]] = {
     "embed: ids": lambda ops: ops.embed(IDS.int(), packed(ops, torch.zeros(8, 4), "float32")),
     "angles: positions": lambda ops: ops.angles(IDS.float(), VECTOR, 1.0),
     "angles: frequencies": lambda ops: ops.angles(IDS, VECTOR.double(), 1.0),
+    "part: int8": lambda ops: ops.new_weight((8, 12), "int8", False, Part(12, 24)),
+    "part: int4": lambda ops: ops.new_weight((8, 48), "int4", False, Part(0, 96)),
+    "part: width": lambda ops: ops.new_weight((8, 8), "int8", False, Part(8, 16)).store(0, torch.zeros(8, 8)),
     "store: width": lambda ops: packed(ops, torch.zeros(8, 4), "float32").store(0, torch.zeros(1, 5)),
 }
 

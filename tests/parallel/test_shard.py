@@ -8,6 +8,7 @@ import pytest
 from flover.errors import ConfigError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.shard import Shard
+from flover.ops import WeightFormat
 
 CONFIG = ModelConfig(
     architecture="x",
@@ -34,13 +35,13 @@ def shares(config: ModelConfig, size: int, name: str, whole: np.ndarray) -> list
     found = []
     for rank in range(size):
         shard = Shard(rank, size)
-        own = np.zeros(parameter_shapes(shard.config(config))[name])
+        own = np.zeros(parameter_shapes(shard.config(config, "float32"))[name])
         cut = shard.cut(name, len(whole), config)
         for first in range(0, len(whole), 5):
             rows = whole[first : first + 5]
             for place, count, at in cut.pieces(first, len(rows)):
                 part = rows[place : place + count]
-                own[at : at + count] = part if cut.columns is None else part[:, slice(*cut.columns)]
+                own[at : at + count] = part if cut.part is None else part[:, cut.part.start :][:, : own.shape[1]]
         found.append(own)
     return found
 
@@ -93,13 +94,25 @@ def test_the_vocabulary_is_dealt_out_with_a_row_of_zeros_for_everybody_elses_tok
 
 
 @pytest.mark.parametrize(
-    ("changes", "size", "message"),
+    ("changes", "size", "kind", "message"),
     [
-        ({}, 3, "attention heads: 8"),
-        ({"intermediate_size": 25}, 2, "inner width: 25"),
-        ({"num_heads": 12, "num_kv_heads": 3}, 2, "3 key/value heads"),
+        ({}, 3, "float32", "attention heads: 8"),
+        ({"intermediate_size": 25}, 2, "float32", "inner width: 25"),
+        ({"num_heads": 12, "num_kv_heads": 3}, 2, "float32", "3 key/value heads"),
+        ({}, 4, "int8", "attention output of 16 into parts of 4, but --quantization int8 .* 8 "),
+        ({}, 2, "int8", "inner width of 24 into parts of 12, but --quantization int8 .* 8 "),
+        ({"head_dim": 8}, 2, "int4", "inner width of 24 into parts of 12, but --quantization int4 .* 32 "),
+        ({"intermediate_size": 64}, 2, "int4", "attention output of 16 into parts of 8, but --quantization int4"),
     ],
 )
-def test_uneven_cuts_are_refused_with_the_numbers(changes: dict[str, int], size: int, message: str) -> None:
+def test_cuts_that_cannot_be_are_refused_with_the_numbers(
+    changes: dict[str, int], size: int, kind: WeightFormat, message: str
+) -> None:
     with pytest.raises(ConfigError, match=f"--tensor-parallel-size {size}.*{message}"):
-        Shard(0, size).config(dataclasses.replace(CONFIG, **changes))
+        Shard(0, size).config(dataclasses.replace(CONFIG, **changes), kind)
+
+
+def test_cuts_between_what_is_quantized_together_are_not_refused() -> None:
+    config = dataclasses.replace(CONFIG, head_dim=8, intermediate_size=64)
+    for kind in ("int8", "int4"):
+        assert Shard(1, 2).config(config, kind).intermediate_size == 32

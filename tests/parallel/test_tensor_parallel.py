@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import psutil
 import pytest
@@ -30,9 +30,12 @@ SMALL: dict[str, Any] = {
     "max_num_seqs": 8,
     "distributed_timeout_seconds": 30.0,
 }
-TOLERANCE = {"float32": 2e-4, "bfloat16": 2e-3, "int8": 0.5}
-"""On log-probabilities. Sums over ranks are taken in another order; in int8 each rank's part of an input has a scale of
-its own, which in models as tiny as these is coarse."""
+TOLERANCE = {"float32": (2e-4, 2e-4), "bfloat16": (2e-3, 2e-3), "int8": (1e-5, 0.1), "int4": (1e-5, 0.1)}
+"""On log-probabilities: half of them are as near as the first, all as the second. Sums over ranks are rounded in other
+places. Now and then that moves what lies between two steps of 8 bits by a whole step, and models as tiny as these feel
+it."""
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
+"""Enough for two ranks in int4 and four in int8."""
 
 
 @contextmanager
@@ -55,9 +58,13 @@ def request(number: int, **params: Any) -> Request:
     )
 
 
-def serve(engine: Engine) -> dict[str, list[tuple[int, dict[int, float]]]]:
-    """Requests that come and go while others generate; tokens and log-probabilities of each."""
-    news: dict[str, list[tuple[int, dict[int, float]]]] = {}
+News: TypeAlias = dict[str, list[tuple[int, dict[int, float]]]]
+"""Tokens and log-probabilities of each request."""
+
+
+def serve(engine: Engine) -> News:
+    """Requests that come and go while others generate."""
+    news: News = {}
     arrivals = {0: (0, 1), 3: (2,), 5: (3, 4), 9: (5,)}
     for step in range(60):
         for number in arrivals.get(step, ()):
@@ -66,37 +73,48 @@ def serve(engine: Engine) -> dict[str, list[tuple[int, dict[int, float]]]]:
             engine.cancel("r1")
         if not engine.has_work:
             break
-        for delta in engine.step():
-            for token, entry in zip(delta.token_ids, delta.logprobs or [], strict=False):
-                values = dict(zip(entry.token_ids, entry.logprobs, strict=True))
-                news.setdefault(delta.request_id, []).append((token, values))
+        collect(engine, news)
     assert not engine.has_work
     return news
 
 
-def compare(path: Path, ranks: int, tolerance: float, *, may_tie: bool = False, **settings: Any) -> None:
-    """The same tokens, and log-probabilities within the tolerance. With `may_tie` a sequence may part from the other
-    where two tokens were as likely within the tolerance."""
+def collect(engine: Engine, news: News) -> None:
+    """One step of everybody's."""
+    for delta in engine.step():
+        for token, entry in zip(delta.token_ids, delta.logprobs or [], strict=False):
+            values = dict(zip(entry.token_ids, entry.logprobs, strict=True))
+            news.setdefault(delta.request_id, []).append((token, values))
+
+
+def settings_of(kind: str) -> dict[str, Any]:
+    return {"quantization": kind} if kind in ("int8", "int4") else {"dtype": kind}
+
+
+def compare(path: Path, ranks: int, kind: str) -> None:
+    """The same tokens, and log-probabilities within the tolerance."""
+    settings = settings_of(kind)
     with engine_of(path, 1, **settings) as engine:
         alone = serve(engine)
     with engine_of(path, ranks, **settings) as engine:
         together = serve(engine)
     assert alone.keys() == together.keys() and len(alone["r5"]) == 8
+    differences = []
     for name, got in alone.items():
-        for (token, one), (chosen, other) in zip(got, together[name], strict=True):
-            for known in one.keys() & other.keys():
-                assert other[known] == pytest.approx(one[known], abs=tolerance), (name, known)
-            if chosen != token:
-                assert may_tie and one[token] - one.get(chosen, -math.inf) < tolerance, (name, token, chosen)
-                break
+        assert [token for token, _ in together[name]] == [token for token, _ in got], name
+        for (_, one), (_, other) in zip(got, together[name], strict=True):
+            differences += [abs(other[known] - one[known]) for known in one.keys() & other.keys()]
+    typical, most = TOLERANCE[kind]
+    assert statistics.median(differences) <= typical and max(differences) <= most
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_ranks_give_what_one_gives(tmp_path: Path, family: str, kind: str) -> None:
-    path = make_checkpoint(tmp_path, family)
-    settings = {"quantization": "int8"} if kind == "int8" else {"dtype": kind}
-    compare(path, 2, TOLERANCE[kind], may_tie=kind == "int8", **settings)
+    compare(make_checkpoint(tmp_path, family), 2, kind)
+
+
+def test_two_ranks_give_what_one_gives_in_int4(tmp_path: Path) -> None:
+    compare(make_checkpoint(tmp_path, "llama", **WIDE), 2, "int4")
 
 
 def test_the_bundled_model_says_the_same_on_two_ranks() -> None:
@@ -113,8 +131,22 @@ def test_the_bundled_model_says_the_same_on_two_ranks() -> None:
     assert found[0] == found[1]
 
 
-def test_four_ranks_share_two_key_heads(tmp_path: Path) -> None:
-    compare(make_checkpoint(tmp_path, "llama"), 4, TOLERANCE["float32"])
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_four_ranks_share_two_key_heads(tmp_path: Path, kind: str) -> None:
+    compare(make_checkpoint(tmp_path, "llama", **WIDE), 4, kind)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int8"])
+def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(tmp_path: Path, kind: str) -> None:
+    path = make_checkpoint(tmp_path, "llama", **WIDE)
+    with engine_of(path, 4, enable_prefix_caching=False, **settings_of(kind)) as engine:
+        crowd = serve(engine)
+        for number in (0, 2, 5):
+            engine.submit(request(number))
+            alone: News = {}
+            while engine.has_work:
+                collect(engine, alone)
+            assert alone == {f"r{number}": crowd[f"r{number}"]}
 
 
 def test_random_draws_and_penalties_are_rank_0s_alone(tmp_path: Path) -> None:
@@ -127,9 +159,14 @@ def test_random_draws_and_penalties_are_rank_0s_alone(tmp_path: Path) -> None:
     assert found[0] == found[1] and len(found[0]) == 20
 
 
-def test_collectives_are_two_sums_a_layer_one_for_the_embedding_and_a_gather(tmp_path: Path) -> None:
-    path = make_checkpoint(tmp_path, "llama")
-    with engine_of(path, 2) as engine:
+@pytest.mark.parametrize(("kind", "scales"), [("float32", 0), ("int8", 2), ("int4", 2)])
+def test_collectives_are_two_sums_a_layer_one_for_the_embedding_and_a_gather(
+    tmp_path: Path, kind: str, scales: int
+) -> None:
+    """And in quantized formats, before each of the layers' sums, the largest input of each token: the scale of its
+    integers is that of all ranks' columns."""
+    path = make_checkpoint(tmp_path, "llama", **WIDE)
+    with engine_of(path, 2, **settings_of(kind)) as engine:
         engine.submit(request(0))
         engine.step()
         leader = engine._executor
@@ -137,9 +174,9 @@ def test_collectives_are_two_sums_a_layer_one_for_the_embedding_and_a_gather(tmp
         group: Any = leader._channel
         calls, sent = group.calls, group.bytes
         engine.step()
-        hidden, layers = 48, 2
-        assert group.calls - calls == 2 * layers + 2
-        assert group.bytes - sent == 4 * ((2 * layers + 1) * hidden + VOCAB_SIZE // 2 + 1)
+        hidden, layers = WIDE["hidden_size"], 2
+        assert group.calls - calls == (2 + scales) * layers + 2
+        assert group.bytes - sent == 4 * ((2 * layers + 1) * hidden + scales * layers + VOCAB_SIZE // 2 + 1)
 
 
 def test_a_rank_holds_its_share_of_the_weights_only(tmp_path: Path) -> None:

@@ -21,7 +21,8 @@ from flover.engine.scheduler import Scheduler
 from flover.errors import InvariantError
 from flover.model.sampling import sampler
 from flover.ops import Ops
-from flover.ops.cpu import PackedWeight, cpu_ops, instruction_sets
+from flover.ops.cpu import cpu_ops, instruction_sets
+from flover.ops.cpu_weight import PackedWeight
 from flover.request import TokenLogprobs
 from flover.selftest.arrange import open_engine, run_cell
 from flover.selftest.invariance import check_cells

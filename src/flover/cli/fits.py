@@ -18,7 +18,8 @@ from flover.model.hf_config import read_model_directory
 from flover.model.load import kv_dtype_of, weight_format_of
 from flover.model.locate import locate_model
 from flover.ops import WeightFormat
-from flover.ops.cpu import BYTES_PER_WEIGHT, CpuOps
+from flover.ops.cpu import CpuOps
+from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 
 PROBE_BYTES = 2**28
 """What the bandwidth probe reads: far larger than any cache."""

@@ -87,10 +87,10 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     dtype = _DTYPES[config.dtype]
     weight_format = weight_format_of(config)
     shard = Shard(ops.group.rank, ops.group.size)
-    own = shard.config(model)
+    own = shard.config(model, weight_format)
     reads = [] if dummy else _plan_reads(path, family, model)
-    weights = _allocate(own, ops, weight_format, ops.dtype(dtype))
     cuts = {name: shard.cut(name, shape[0], model) for name, shape in parameter_shapes(model).items()}
+    weights = _allocate(own, cuts, ops, weight_format, ops.dtype(dtype))
     if dummy:
         _fill_with_noise(weights, cuts, model, progress)
     else:
@@ -136,11 +136,15 @@ def kv_dtype_of(config: EngineConfig) -> torch.dtype:
     return torch.float32 if weight_format_of(config) == "float32" else torch.bfloat16
 
 
-def _allocate(model: ModelConfig, ops: Ops, weight_format: WeightFormat, dtype: torch.dtype) -> Weights:
+def _allocate(
+    model: ModelConfig, cuts: Mapping[str, Cut], ops: Ops, weight_format: WeightFormat, dtype: torch.dtype
+) -> Weights:
     shapes = parameter_shapes(model)
     try:
         matrices = {
-            name: ops.new_weight((shape[0], shape[1]), format_of(name, weight_format), is_gated(name, model))
+            name: ops.new_weight(
+                (shape[0], shape[1]), format_of(name, weight_format), is_gated(name, model), cuts[name].part
+            )
             for name, shape in shapes.items()
             if len(shape) == 2
         }
@@ -238,13 +242,12 @@ def _store(weights: Weights, cut: Cut, name: str, first: int, rows: Tensor) -> I
             weights.vectors[name][own : own + count] = rows[place : place + count]
         yield rows
         return
-    columns = slice(None) if cut.columns is None else slice(*cut.columns)
     step = max(1, SLICE_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         try:
             for place, count, own in cut.pieces(first + start, len(part)):
-                weights.matrices[name].store(own, part[place : place + count, columns])
+                weights.matrices[name].store(own, part[place : place + count])
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
         yield part

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from flover.errors import ConfigError
 from flover.model.config import ModelConfig
+from flover.ops import INPUTS_TOGETHER, Part, WeightFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +28,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What of a weight a rank keeps: these rows, and of them these columns (None: all). No rows: it stays zero."""
+    """What of a weight a rank keeps: these rows, and of them a part of the columns (None: all). No rows: it stays
+    zero."""
 
     rows: tuple[Span, ...]
-    columns: tuple[int, int] | None = None
+    part: Part | None = None
 
     def pieces(self, first: int, count: int) -> Iterator[tuple[int, int, int]]:
         """Of rows first, first + 1, … the kept ones: (place among the `count`, how many, row of the rank's weight)."""
@@ -47,12 +49,13 @@ class Shard:
     rank: int = 0
     size: int = 1
 
-    def config(self, whole: ModelConfig) -> ModelConfig:
+    def config(self, whole: ModelConfig, weight_format: WeightFormat) -> ModelConfig:
         """The model as this rank computes it. Its vocabulary is its own tokens and one more, whose embedding is zero:
-        everybody else's. Raises `ConfigError` for what cannot be cut evenly."""
+        everybody else's. Raises `ConfigError` for what cannot be cut evenly, or not between numbers that the format of
+        the weights quantizes together."""
         if self.size == 1:
             return whole
-        self._check(whole)
+        self._check(whole, weight_format)
         return dataclasses.replace(
             whole,
             num_heads=whole.num_heads // self.size,
@@ -61,7 +64,7 @@ class Shard:
             vocab_size=self.tokens_each(whole.vocab_size) + 1,
         )
 
-    def _check(self, whole: ModelConfig) -> None:
+    def _check(self, whole: ModelConfig, weight_format: WeightFormat) -> None:
         size = f"--tensor-parallel-size {self.size}"
         for what, count in (("attention heads", whole.num_heads), ("inner width", whole.intermediate_size)):
             if count % self.size:
@@ -69,6 +72,13 @@ class Shard:
         heads = whole.num_kv_heads
         if heads % self.size and self.size % heads:
             raise ConfigError(f"{size} and the model's {heads} key/value heads: neither divides the other")
+        together = INPUTS_TOGETHER.get(weight_format, 1)
+        for what, count in (("attention output", whole.query_size), ("inner width", whole.intermediate_size)):
+            if count // self.size % together:
+                raise ConfigError(
+                    f"{size} cuts the model's {what} of {count} into parts of {count // self.size}, but --quantization "
+                    f"{weight_format} quantizes {together} numbers together"
+                )
 
     def tokens_each(self, vocab_size: int) -> int:
         """Tokens of the vocabulary that every rank but the last owns."""
@@ -94,8 +104,7 @@ class Shard:
                 width = whole.query_size if linear == "out" else whole.intermediate_size
                 if kind == "bias":  # added once
                     return Cut((everything,) if self.rank == 0 else ())
-                own = width // self.size
-                return Cut((everything,), (self.rank * own, (self.rank + 1) * own))
+                return Cut((everything,), Part(self.rank * (width // self.size), width))
             case "embed" | "head":
                 return Cut((Span(*self.tokens(whole.vocab_size), 0),))
             case _:

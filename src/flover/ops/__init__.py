@@ -7,7 +7,7 @@ here knows of models, rows or requests.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -19,6 +19,16 @@ from torch import Tensor
 WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 """How the numbers of a matrix are kept. int8 has a scale for each output, int4 a scale and an offset for every 32
 inputs of an output; both are quantized when rows are stored."""
+INPUTS_TOGETHER: Mapping[WeightFormat, int] = {"int8": 8, "int4": 32}
+"""The quantized formats, and how many inputs in a row are quantized together: ranks are not cut there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Where a weight's columns lie in a wider matrix that ranks share: from `start` on, of `whole` in all."""
+
+    start: int
+    whole: int
 
 
 class Weight(Protocol):
@@ -30,9 +40,19 @@ class Weight(Protocol):
     def num_bytes(self) -> int: ...
 
     def store(self, first: int, rows: Tensor) -> None:
-        """Fill rows first, first + 1, … from `rows` [n, in] of any float type. Raises `ModelError` for numbers that
-        cannot be stored (int8 and int4: what is not finite)."""
+        """Fill rows first, first + 1, … from `rows` [n, in] of any float type; a weight that is a part of a wider one
+        gets whole rows and keeps its columns. Raises `ModelError` for numbers that cannot be stored (int8 and int4:
+        what is not finite)."""
         ...
+
+
+class NewWeight(Protocol):
+    """Memory for a matrix of shape [out, in]. A gated one has the gate in its first out / 2 rows. With a `part` it
+    keeps these columns of a wider matrix; quantized, they are the numbers that the whole would have there."""
+
+    def __call__(
+        self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
+    ) -> Weight: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +157,10 @@ class Group(Protocol):
         """Put the sum over all ranks into `x`; every rank gets the same bits."""
         ...
 
+    def largest(self, x: Tensor) -> None:
+        """Put the largest over all ranks of each number into `x`."""
+        ...
+
     def gather(self, x: Tensor) -> list[Tensor] | None:
         """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
         ...
@@ -153,6 +177,9 @@ class Alone:
 
     def sum(self, x: Tensor) -> None:
         """The sum of one."""
+
+    def largest(self, x: Tensor) -> None:
+        """The largest of one."""
 
     def gather(self, x: Tensor) -> list[Tensor] | None:
         """The only one."""
@@ -187,8 +214,7 @@ class Ops:
     """type of the weights -> type of the activations between operations, and of norms and biases"""
     page_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
     """(num_pages, page_size, num_kv_heads, d) -> shapes of a layer's key pages and value pages, page first"""
-    new_weight: Callable[[tuple[int, int], WeightFormat, bool], Weight]
-    """(shape [O, I], format, gated) -> memory for a matrix; a gated one has the gate in its first O / 2 rows"""
+    new_weight: NewWeight
     embed: Callable[[Tensor, Weight], Tensor]
     """(ids int64 [T], table [V, H]) -> [T, H]"""
     rms_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
@@ -200,7 +226,8 @@ class Ops:
     key head; may change qkv"""
     linear: Callable[[Tensor, Weight, Tensor | None, str | None], Tensor]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
-    gelu_tanh, relu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]"""
+    gelu_tanh, relu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]. With a part of a wider weight, x
+    is the same part of wider rows: all ranks join in, and what they get adds up to what the whole weight gives"""
     angles: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
     """(positions int64 [T], frequencies float32 [n], factor) -> (factor * cos, factor * sin) of the angles [T, n]"""
     rotary_write: RotaryWrite
@@ -227,12 +254,15 @@ class Ops:
 
 
 __all__ = [
+    "INPUTS_TOGETHER",
     "Alone",
     "Capture",
     "DrawParams",
     "Group",
+    "NewWeight",
     "Ops",
     "Pages",
+    "Part",
     "PlanAttention",
     "RaggedBatch",
     "RotaryWrite",

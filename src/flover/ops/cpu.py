@@ -17,54 +17,18 @@ import torch
 from torch import Tensor
 
 from flover import _cpu
-from flover.errors import ConfigError, InvariantError, ModelError
-from flover.ops import Alone, DrawParams, Group, Ops, Pages, RaggedBatch, WeightFormat
+from flover.errors import ConfigError, InvariantError
+from flover.ops import INPUTS_TOGETHER, Alone, DrawParams, Group, Ops, Pages, RaggedBatch
 from flover.ops.cpu_program import Recorder
+from flover.ops.cpu_weight import PackedWeight
 
-FORMATS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 ACTIVATIONS: dict[str | None, int] = {None: 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
 CACHES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-BYTES_PER_WEIGHT: dict[WeightFormat, float] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.625}
-"""Of a large matrix; int4 counts its scales and offsets."""
 
 
 def instruction_sets() -> list[str]:
     """What this machine can run, the fastest first."""
     return _cpu.instruction_sets()
-
-
-class PackedWeight:
-    """A matrix in panels of 16 outputs (csrc/weight.h)."""
-
-    __slots__ = ("data", "format", "gated", "shape")
-
-    def __init__(self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool) -> None:
-        """Room for a matrix. Raises `MemoryError`."""
-        self.shape = shape
-        self.format = weight_format
-        self.gated = gated
-        self.data = _cpu.PackedWeight(FORMATS[weight_format], *shape, gated)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.data.bytes
-
-    def store(self, first: int, rows: Tensor) -> None:
-        """Quantize and pack."""
-        if rows.ndim != 2 or rows.shape[1] != self.shape[1]:
-            raise InvariantError(f"rows of shape {list(rows.shape)} do not fit a weight of {list(self.shape)}")
-        wide = rows.to(torch.float32).contiguous()
-        try:
-            self.data.store(first, len(wide), wide.data_ptr())
-        except ValueError as error:
-            raise ModelError(str(error)) from error
-
-    def unpack(self) -> Tensor:
-        """The numbers that the kernels compute with, float32 [out, in]."""
-        plain = torch.empty(self.shape)
-        for index in range(self.shape[0]):
-            self.data.row(index, plain[index].data_ptr())
-        return plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +91,20 @@ class CpuOps:
             raise InvariantError(f"x has {x.shape[1]} columns, the weight {in_size} inputs")
         y = self._new(x.shape[0], out_size // 2 if weight.gated else out_size)
         added = 0 if bias is None else _floats(bias)
-        self._target.linear(weight.data, _floats(x), x.shape[0], added, ACTIVATIONS[kind], y.data_ptr())
+        reach = self._whole_reach(x) if weight.part and weight.format in INPUTS_TOGETHER else None
+        of_whole = 0 if reach is None else reach.data_ptr()
+        self._target.linear(weight.data, _floats(x), x.shape[0], of_whole, added, ACTIVATIONS[kind], y.data_ptr())
         return y
+
+    def _whole_reach(self, x: Tensor) -> Tensor:
+        """The largest magnitude of each of the rows that x is this rank's part of, [T, 1]."""
+        reach = self._new(x.shape[0], 1)
+        self._target.reach(_floats(x), x.shape[0], x.shape[1], reach.data_ptr())
+        if isinstance(self._target, Recorder):
+            self._target.meet("largest", reach.data_ptr())
+        else:
+            self.group.largest(reach)
+        return reach
 
     def angles(self, positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """Cosines and sines of position times frequency."""
@@ -220,7 +196,7 @@ class CpuOps:
         if self.group.size == 1:
             return x
         if isinstance(self._target, Recorder):
-            self._target.sum_ranks(_floats(x))
+            self._target.meet("sum", _floats(x))
         else:
             self.group.sum(x)
         return x

@@ -3,14 +3,14 @@
 Recording runs the decoder on one token with a `Recorder` in the place of the kernels: it notes which kernel reads and
 writes which buffer. A buffer is needed from the call that first touches it to the last one that does; buffers that
 are never needed at the same time share a place in one workspace, which is laid out for the tokens of each run. Where
-ranks add up what they have, one program ends and the next one begins.
+ranks put together what they have, one program ends and the next one begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -34,7 +34,8 @@ class _Buffer:
     offset: int = -1
 
 
-_SUM = "sum_ranks"
+Meeting: TypeAlias = Literal["sum", "largest"]
+"""What ranks make of what each of them has: a collective of `Group`, in place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,16 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
+class _Meet:
+    """A pause between two programs: the collective of the group, on what lies in this place."""
+
+    collective: Callable[[Tensor], None]
+    place: _Place
+
+
+@dataclass(frozen=True, slots=True)
 class _Call:
-    kernel: str
+    kernel: str  # or a `Meeting`
     args: tuple[Any, ...]
     places: tuple[int, ...]  # which of args are buffers, constants or 0
 
@@ -89,8 +98,13 @@ class Recorder:
     def head_norm(self, x: int, rows: int, *args: Any) -> None:
         self._note("head_norm", (x, *args), (0, 5, 6))
 
-    def linear(self, weight: _cpu.PackedWeight, x: int, rows: int, bias: int, activation: int, y: int) -> None:
-        self._note("linear", (weight, x, bias, activation, y), (1, 2, 4))
+    def linear(
+        self, weight: _cpu.PackedWeight, x: int, rows: int, reach: int, bias: int, activation: int, y: int
+    ) -> None:
+        self._note("linear", (weight, x, reach, bias, activation, y), (1, 2, 3, 5))
+
+    def reach(self, x: int, rows: int, size: int, y: int) -> None:
+        self._note("reach", (x, size, y), (0, 2))
 
     def rotary(
         self,
@@ -123,23 +137,25 @@ class Recorder:
     ) -> None:
         self._note("attention", (queries, query_stride, query_heads, scale, window, y, pages), (0, 5))
 
-    def sum_ranks(self, x: int) -> None:
-        self._note(_SUM, (x,), (0,))
+    def meet(self, meeting: Meeting, x: int) -> None:
+        """Not a kernel: all ranks put together what each has in x."""
+        self._note(meeting, (x,), (0,))
 
     def finish(self, engine: _cpu.Engine, group: Group, result: Tensor) -> ForwardProgram:
         """The program whose outcome is `result`, a buffer [1, size]."""
         outcome = self._buffers[result.data_ptr()]
         outcome.last = len(self._calls)
         width = _share_places([buffer for buffer in self._buffers.values() if buffer.first >= 0])
-        steps: list[_cpu.Program | _Place] = [_cpu.Program()]
+        meetings = {"sum": group.sum, "largest": group.largest}
+        steps: list[_cpu.Program | _Meet] = [_cpu.Program()]
         for call in self._calls:
-            if call.kernel == _SUM:
+            if call.kernel in meetings:
                 buffer = self._buffers[call.args[0]]
-                steps += [_Place(buffer.offset, buffer.width), _cpu.Program()]
+                steps += [_Meet(meetings[call.kernel], _Place(buffer.offset, buffer.width)), _cpu.Program()]
                 continue
             args = [self._resolve(arg) if i in call.places else arg for i, arg in enumerate(call.args)]
             getattr(steps[-1], call.kernel)(*args)
-        return ForwardProgram(engine, group, steps, width, _Place(outcome.offset, outcome.width))
+        return ForwardProgram(engine, steps, width, _Place(outcome.offset, outcome.width))
 
     def _note(self, kernel: str, args: tuple[Any, ...], places: tuple[int, ...]) -> None:
         for index in places:
@@ -177,13 +193,11 @@ class ForwardProgram:
     def __init__(
         self,
         engine: _cpu.Engine,
-        group: Group,
-        steps: Sequence[_cpu.Program | _Place],
+        steps: Sequence[_cpu.Program | _Meet],
         width: int,
         outcome: _Place,
     ) -> None:
         self._engine = engine
-        self._group = group
         self._steps = steps
         self._width = width
         self._outcome = outcome
@@ -209,8 +223,8 @@ class ForwardProgram:
             self._workspace.data_ptr(),
         )
         for step in self._steps:
-            if isinstance(step, _Place):
-                self._group.sum(self._at(step, tokens, lines))
+            if isinstance(step, _Meet):
+                step.collective(self._at(step.place, tokens, lines))
             else:
                 step.run(self._engine, *run)
         return self._at(self._outcome, tokens, lines)

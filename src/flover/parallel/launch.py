@@ -26,6 +26,7 @@ from flover.engine.restarts import RestartLimit
 from flover.engine.spawn import Spawned, spawn
 from flover.errors import EngineDeadError
 from flover.model.hf_config import read_model_directory
+from flover.model.load import weight_format_of
 from flover.model.locate import locate_model
 from flover.model.shard import Shard
 from flover.parallel.beats import Beats
@@ -48,7 +49,8 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
     _, model = read_model_directory(
         locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
     )
-    Shard(0, config.tensor_parallel_size).config(model)  # refuses what cannot be cut before anything starts
+    # Refuses what cannot be cut, before anything starts.
+    Shard(0, config.tensor_parallel_size).config(model, weight_format_of(config))
     folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
     file = str(folder / "store")
     followers = Followers()

@@ -17,7 +17,8 @@ from flover.bench.kernels.timing import Named, best_mean, best_means, torch_thre
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
 from flover.ops import WeightFormat
-from flover.ops.cpu import ACTIVATIONS, BYTES_PER_WEIGHT, CpuOps, PackedWeight
+from flover.ops.cpu import ACTIVATIONS, CpuOps
+from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
 
 COLD_BYTES = 2**27
 """Weights of one pass: several times what the last cache of a machine holds."""
@@ -130,7 +131,7 @@ class LinearBench:
             weight, x = self._packed[shape.name][layer].data, inputs[shape.in_size]
 
             def call(weight: object = weight, x: Tensor = x, kind: int = ACTIVATIONS[shape.kind]) -> None:
-                ops.engine.linear(weight, x.data_ptr(), rows, 0, kind, y.data_ptr())  # type: ignore[arg-type]
+                ops.engine.linear(weight, x.data_ptr(), rows, 0, 0, kind, y.data_ptr())  # type: ignore[arg-type]
 
             yield shape.name, call
 

@@ -15,8 +15,9 @@ from flover.bench.kernels.timing import best_mean, torch_threads
 from flover.memory.kvcache import KVCache
 from flover.model.config import ModelConfig
 from flover.ops import WeightFormat
-from flover.ops.cpu import BYTES_PER_WEIGHT, CpuOps, PackedWeight, page_shapes
 from flover.ops.cpu import CACHES as CACHE_KINDS
+from flover.ops.cpu import CpuOps, page_shapes
+from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
 
 ROWS = (1, 32)
 _REPEAT = 100

@@ -12,7 +12,7 @@ from flover.model.config import parameter_shapes
 from flover.model.hf_config import read_model_directory
 from flover.model.load import format_of, is_gated, weight_format_of
 from flover.model.locate import locate_model
-from flover.ops.cpu import PackedWeight
+from flover.ops.cpu_weight import PackedWeight
 
 VECTOR_BYTES = 4
 """Norms and biases are float32, whatever the matrices are."""

@@ -1,0 +1,104 @@
+"""The collectives of the model: what they give, and that a number's sum is the same wherever it stands."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flover.errors import EngineDeadError
+from flover.parallel.group import GATHER_BYTES, GlooGroup, dist
+
+WIDTH = 257
+MANY = 3 * GATHER_BYTES // (2 * 4 * WIDTH)
+"""Rows that are summed slice by slice."""
+
+
+class Ranks:
+    """All ranks of a group, each in a thread of this process."""
+
+    def __init__(self, size: int, timeout: float = 30.0) -> None:
+        store = dist.HashStore()
+        self.threads = ThreadPoolExecutor(size)
+
+        def join(rank: int) -> GlooGroup:
+            return GlooGroup(store, rank, size, local_size=size, address="127.0.0.1", timeout=timeout)
+
+        self.groups = list(self.threads.map(join, range(size)))
+
+    def all(self, collective: Callable[[GlooGroup, Tensor], Any], parts: Tensor) -> list[Tensor]:
+        """What every rank has after the collective; parts[r] is what rank r brings."""
+        mine = [part.clone() for part in parts]
+        list(self.threads.map(collective, self.groups, mine))
+        return mine
+
+
+@pytest.fixture(scope="module")
+def ranks() -> dict[int, Ranks]:
+    return {size: Ranks(size) for size in (2, 3, 4)}
+
+
+def drawn(size: int, rows: int, width: int, seed: int) -> Tensor:
+    """Numbers of very different size: any other order of adding shows."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(size, rows, width, generator=generator) * 10 ** torch.randint(
+        -3, 4, (size, rows, width), generator=generator
+    )
+
+
+@given(size=st.sampled_from([2, 3, 4]), rows=st.integers(1, 40), width=st.integers(1, WIDTH), seed=st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_a_rows_sum_is_the_same_in_any_company(
+    ranks: dict[int, Ranks], size: int, rows: int, width: int, seed: int
+) -> None:
+    parts = drawn(size, rows, width, seed)
+    together = ranks[size].all(GlooGroup.sum, parts)
+    first = Random(seed).randrange(rows)
+    last = Random(seed + 1).randint(first + 1, rows)
+    for some in ranks[size].all(GlooGroup.sum, parts[:, first:last]):
+        assert torch.equal(some, together[0][first:last])
+    assert all(torch.equal(other, together[0]) for other in together)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("rows", [1, MANY])
+def test_sums_are_added_in_the_order_of_ranks(ranks: dict[int, Ranks], size: int, rows: int) -> None:
+    """Both ways of summing give the bits of this one order, so that the row's company may choose the way."""
+    parts = drawn(size, rows, WIDTH, rows)
+    assert (parts[0].nbytes > GATHER_BYTES) == (rows == MANY)
+    wanted = parts[0].clone()
+    for part in parts[1:]:
+        wanted += part
+    assert all(torch.equal(total, wanted) for total in ranks[size].all(GlooGroup.sum, parts))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_largest_of_all_ranks(ranks: dict[int, Ranks], size: int) -> None:
+    parts = drawn(size, 7, 1, 0)
+    assert all(torch.equal(found, parts.amax(0)) for found in ranks[size].all(GlooGroup.largest, parts))
+
+
+def test_counts_what_a_rank_sends(ranks: dict[int, Ranks]) -> None:
+    """One exchange of a small tensor; two of a large one, the second of a slice."""
+    group = ranks[4].groups[0]
+    for rows, calls, numbers in ((1, 1, WIDTH), (MANY, 2, MANY * WIDTH + -(-MANY * WIDTH // 4))):
+        before = group.calls, group.bytes
+        ranks[4].all(GlooGroup.sum, drawn(4, rows, WIDTH, 0))
+        assert (group.calls - before[0], group.bytes - before[1]) == (calls, 4 * numbers)
+
+
+@pytest.mark.parametrize("rows", [1, MANY])
+def test_a_rank_that_does_not_come_ends_the_sum_after_the_timeout(rows: int) -> None:
+    ranks = Ranks(3, timeout=0.5)
+    began = time.monotonic()
+    with pytest.raises(EngineDeadError, match="does not answer"):
+        ranks.groups[0].sum(torch.zeros(rows, WIDTH))
+    assert time.monotonic() - began < 5
