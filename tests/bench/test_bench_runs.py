@@ -107,3 +107,15 @@ def test_half_a_workload_is_no_result() -> None:
     failed = Record(sent=0.0, error="503: loading")
     with pytest.raises(EngineError, match="request 0 failed: 503: loading"):
         check_all_served([failed], [send])
+
+
+@pytest.mark.alone
+def test_ranks_on_random_weights(tiny: Path) -> None:
+    out = flover("bench", "ranks", *dummy(tiny), "--tensor-parallel-size=2", "--rows", "1", "4", "--steps=5")
+    line = json.loads(out.splitlines()[-1])
+    assert [result["rows"] for result in line["results"]] == [1, 4]
+    for result in line["results"]:
+        assert result["calls"] == 2 * 2 + 2, "two sums a layer, one for the embedding, and the gather"
+        assert result["bytes"] == 4 * result["rows"] * (5 * 64 + 300 // 2 + 1)
+        assert 0 < result["collective_seconds"] + result["frame_seconds"] < result["seconds"]
+        assert 50 < result["frame_bytes"] < 1000

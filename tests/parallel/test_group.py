@@ -90,9 +90,9 @@ def test_counts_what_a_rank_sends(ranks: dict[int, Ranks]) -> None:
     """One exchange of a small tensor; two of a large one, the second of a slice."""
     group = ranks[4].groups[0]
     for rows, calls, numbers in ((1, 1, WIDTH), (MANY, 2, MANY * WIDTH + -(-MANY * WIDTH // 4))):
-        before = group.calls, group.bytes
+        before = group.calls, group.num_bytes
         ranks[4].all(GlooGroup.sum, drawn(4, rows, WIDTH, 0))
-        assert (group.calls - before[0], group.bytes - before[1]) == (calls, 4 * numbers)
+        assert (group.calls - before[0], group.num_bytes - before[1]) == (calls, 4 * numbers)
 
 
 @pytest.mark.parametrize("rows", [1, MANY])

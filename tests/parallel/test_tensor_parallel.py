@@ -171,12 +171,12 @@ def test_collectives_are_two_sums_a_layer_one_for_the_embedding_and_a_gather(
         engine.step()
         leader = engine._executor
         assert isinstance(leader, Leader)
-        group: Any = leader._channel
-        calls, sent = group.calls, group.bytes
+        group: Any = leader.group
+        calls, sent = group.calls, group.num_bytes
         engine.step()
         hidden, layers = WIDE["hidden_size"], 2
         assert group.calls - calls == (2 + scales) * layers + 2
-        assert group.bytes - sent == 4 * ((2 * layers + 1) * hidden + scales * layers + VOCAB_SIZE // 2 + 1)
+        assert group.num_bytes - sent == 4 * ((2 * layers + 1) * hidden + scales * layers + VOCAB_SIZE // 2 + 1)
 
 
 def test_a_rank_holds_its_share_of_the_weights_only(tmp_path: Path) -> None:

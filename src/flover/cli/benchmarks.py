@@ -59,6 +59,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     _add_server_benchmark(interference, InterferenceOptions, _run_interference)
     measures.add_kernels(kinds)
     measures.add_accuracy(kinds)
+    measures.add_ranks(kinds)
     serving_benchmarks.add_serve(kinds)
     offline_benchmarks.add_latency(kinds)
     offline_benchmarks.add_throughput(kinds)

@@ -21,10 +21,11 @@ from flover.bench.presets import PRESETS
 from flover.cli.flags import add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
 from flover.cli.terminal import command_line, progress_bar
-from flover.config import EngineConfig
+from flover.config import EngineConfig, one_engine
 from flover.errors import ConfigError
 
 DEFAULT_PRESET = "llama-213m"
+SHARED_ROWS, SHARED_STEPS = (1, 8, 32), 50
 _ACCURACY_SETTINGS = {"revision", "download_dir", "load_format", "cpu_isa", "num_threads"}
 
 
@@ -64,6 +65,44 @@ def add_accuracy(kinds: Any) -> None:
     hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _ACCURACY_SETTINGS
     add_settings(accuracy, EngineConfig, skip=frozenset(hidden))
     accuracy.set_defaults(run=_run_accuracy, prog=accuracy.prog)
+
+
+def add_ranks(kinds: Any) -> None:
+    """The parser of `flover bench ranks`."""
+    ranks = kinds.add_parser(
+        "ranks",
+        help="what it costs to share a model between processes (--tensor-parallel-size)",
+        description="Measure an iteration on one rank and on several of this machine, and what collectives and frames "
+        "take of it.",
+    )
+    add_model(ranks)
+    group = ranks.add_argument_group("what to measure")
+    rows = ", ".join(map(str, SHARED_ROWS))
+    group.add_argument("--rows", nargs="+", type=count, metavar="N", help=f"generating rows (default: {rows})")
+    group.add_argument("--steps", type=count, metavar="N", default=SHARED_STEPS, help="iterations of each width")
+    add_settings(ranks, EngineConfig, skip=frozenset({"model"}))
+    ranks.set_defaults(run=_run_ranks, prog=ranks.prog)
+
+
+def _run_ranks(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from flover.bench.report import json_line
+    from flover.bench.sharing import measure_sharing, sharing_table
+
+    resolve_model(args)
+    config = from_args(args, EngineConfig)
+    one_engine(config)
+    rows, ranks = tuple(args.rows or SHARED_ROWS), config.tensor_parallel_size
+    if ranks == 1 or 0 in rows or not args.steps:
+        raise ConfigError("flover bench ranks needs --tensor-parallel-size above 1, and --rows and --steps above 0")
+    with progress_bar() as progress:
+        results = measure_sharing(config, rows, args.steps, lambda done, total: progress(config.model, done, total))
+    Console(highlight=False).print(sharing_table(f"{config.model} on {ranks} ranks of this machine", results))
+    described = {"model": config.model, "ranks": ranks, "rows": rows, "steps": args.steps}
+    facts = [dataclasses.asdict(result) for result in results]
+    print(json_line("ranks", command_line(), options=described, results=facts))
+    return 0
 
 
 def kernel_options(args: argparse.Namespace) -> KernelOptions:

@@ -5,6 +5,7 @@ Nothing global of torch.distributed is touched: a program that embeds Flover kee
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -39,8 +40,10 @@ class GlooGroup:
         self.size = size
         self.local_size = local_size
         self.calls = 0
-        """Collectives of the model so far, and the bytes that this rank put into them."""
-        self.bytes = 0
+        """Collectives of the model so far, the bytes that this rank put into them, and the seconds it spent in them,
+        waiting for the others included."""
+        self.num_bytes = 0
+        self.seconds = 0.0
         self._model = _connect(store, "model", rank, size, address)
         self._plans = _connect(store, "plans", rank, size, address)
         # The timeout of a group is for its making; collectives bring their own.
@@ -64,7 +67,7 @@ class GlooGroup:
         """
         if self.size == 2:
             self._count(x)
-            _wait(self._model.allreduce([x], self._sum))
+            self._carry_out(self._model.allreduce([x], self._sum))
         elif x.nbytes <= GATHER_BYTES:
             x.copy_(_added(self._everybodys(x)))
         else:
@@ -78,7 +81,7 @@ class GlooGroup:
         """[size, *x.shape], in the order of ranks, on every rank."""
         self._count(x)
         parts = torch.empty(self.size, *x.shape)
-        _wait(self._model.allgather(list(parts), x, self._patience))
+        self._carry_out(self._model.allgather(list(parts), x, self._patience))
         return parts
 
     def _own_slices(self, x: Tensor) -> Tensor:
@@ -87,14 +90,14 @@ class GlooGroup:
         each = -(-x.numel() // self.size)
         filled = torch.nn.functional.pad(x.flatten(), (0, each * self.size - x.numel()))
         slices = torch.empty_like(filled)
-        _wait(self._model.alltoall_base(slices, filled, [], [], self._patience))
+        self._carry_out(self._model.alltoall_base(slices, filled, [], [], self._patience))
         return slices.view(self.size, each)
 
     def gather(self, x: Tensor) -> list[Tensor] | None:
         """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
         self._count(x)
         parts = [torch.empty_like(x) for _ in range(self.size)] if self.rank == 0 else []
-        _wait(self._model.gather([parts] if parts else [], [x], self._gather))
+        self._carry_out(self._model.gather([parts] if parts else [], [x], self._gather))
         return parts or None
 
     def least(self, value: int) -> int:
@@ -128,7 +131,12 @@ class GlooGroup:
 
     def _count(self, x: Tensor) -> None:
         self.calls += 1
-        self.bytes += x.nbytes
+        self.num_bytes += x.nbytes
+
+    def _carry_out(self, work: Any) -> None:
+        began = time.perf_counter()
+        _wait(work)
+        self.seconds += time.perf_counter() - began
 
 
 def _added(parts: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ drift from the other without notice: frames are numbered, and each tells what th
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -30,7 +31,11 @@ class Rank(Executor, Protocol):
 
 
 class Channel(Protocol):
-    """How frames travel (`parallel/group.py`)."""
+    """How frames travel (`parallel/group.py`), and what the model's collectives on the same way have taken so far."""
+
+    calls: int
+    num_bytes: int
+    seconds: float
 
     def send(self, frame: bytes) -> None: ...
     def receive(self) -> bytes: ...
@@ -47,14 +52,15 @@ class Leader:
         self.facts = own.facts
         self.check = check
         self._own = own
-        self._channel = channel
+        self.group = channel
         self._end = end
         self._number = 0
         self._tokens: list[tuple[int, int]] = []
         self._failed = False
         self._closed = False
         self.frame_bytes = 0
-        """Bytes of all frames so far."""
+        """Bytes of all frames so far, and the seconds that it took to make and send them."""
+        self.frame_seconds = 0.0
 
     def run(self, plan: StepPlan) -> StepResult:
         """One plan, on every rank. Raises `EngineDeadError`."""
@@ -97,10 +103,12 @@ class Leader:
         self._own.close()
 
     def _send(self, frame: Frame) -> None:
+        began = time.perf_counter()
         data = encode(frame)
         self.frame_bytes += len(data)
         self._number += 1
-        self._channel.send(data)
+        self.group.send(data)
+        self.frame_seconds += time.perf_counter() - began
 
 
 def follow(own: Rank, channel: Channel) -> None:
