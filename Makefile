@@ -20,38 +20,26 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 JOBS ?= 2
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 
-define NEED_COMPILER
-if ! command -v g++ >/dev/null; then \
+# $(call need,what tells that it is there,Debian package,what to say where it cannot be installed,what to do then)
+define need
+if ! $(1) >/dev/null 2>&1; then \
   if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-    echo "Installing g++"; \
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq g++ >/dev/null; \
+    echo "Installing $(2)"; \
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(2) >/dev/null; \
   else \
-    echo "A C++ compiler is missing. Run this and try again: sudo apt-get install g++"; exit 1; \
+    echo "$(3)"; $(4); \
   fi; \
 fi
 endef
 
-define NEED_IP
-if ! command -v ip >/dev/null; then \
-  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-    echo "Installing iproute2"; \
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends iproute2 >/dev/null; \
-  else \
-    echo "Several machines are not tested: they are network namespaces, and need root and iproute2."; \
-  fi; \
-fi
-endef
-
-define NEED_BROWSER
-if ! command -v chromium chromium-browser google-chrome >/dev/null; then \
-  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-    echo "Installing chromium"; \
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
-  else \
-    echo "The dashboard is not tested: there is no browser. To test it too: sudo apt-get install chromium"; \
-  fi; \
-fi
-endef
+NEED_COMPILER = $(call need,command -v g++,g++,A C++ compiler is missing. Try again after: sudo apt-get install g++,exit 1)
+NEED_VENV = $(call need,$(PYTHON) -c 'import ensurepip$(COMMA) venv',python3-venv,Python's venv module is missing. Try again \
+  after: sudo apt-get install python3-venv,exit 1)
+NEED_IP = $(call need,command -v ip,iproute2,Several machines are not tested: they are network namespaces$(COMMA) and need root \
+  and iproute2.,true)
+NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,chromium,The dashboard is not tested: there is \
+  no browser. To test it too: sudo apt-get install chromium,true)
+COMMA := ,
 
 .DEFAULT_GOAL := help
 .PHONY: help demo serve test check sanitize clean
@@ -92,14 +80,7 @@ $(VENV)/.made:
 	@[ -n "$(PYTHON)" ] || { echo "Python is missing: install Python 3.11 or newer"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version)"; exit 1; }
-	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
-	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    echo "Installing python3-venv"; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
-	  else \
-	    echo "Python's venv module is missing. Run this and try again: sudo apt-get install python3-venv"; exit 1; \
-	  fi; \
-	fi
+	@$(NEED_VENV)
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
