@@ -20,16 +20,9 @@ def cpu_facts() -> dict[str, Any]:
     return {
         "model": info.get("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count() or 1,
-        "usable": usable_cores(),
+        "usable": sorted(os.sched_getaffinity(0)),
         "flags": [flag for flag in FLAGS if flag in present],
     }
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 def memory_facts() -> dict[str, int]:

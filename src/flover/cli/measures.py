@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 from typing import Any
 
-from flover.bench.machine import usable_cores
 from flover.bench.options import (
     FORMATS,
     KERNEL_OPS,
@@ -23,6 +22,7 @@ from flover.cli.models import add_model, resolve_model
 from flover.cli.terminal import command_line, progress_bar
 from flover.config import EngineConfig, one_engine
 from flover.errors import ConfigError
+from flover.memory.machine import usable_cores
 
 DEFAULT_PRESET = "llama-213m"
 SHARED_ROWS, SHARED_STEPS = (1, 8, 32), 50
@@ -117,7 +117,7 @@ def kernel_options(args: argparse.Namespace) -> KernelOptions:
         rows=tuple(args.rows or (QUICK_ROWS if args.quick else ROWS)),
         formats=tuple(args.formats or FORMATS),
         ops=tuple(args.ops or KERNEL_OPS),
-        threads=tuple(args.threads or (len(usable_cores()),)),
+        threads=tuple(args.threads or (usable_cores(),)),
         cpu_isa=args.cpu_isa,
         seconds=seconds,
     )
@@ -169,7 +169,7 @@ def _run_accuracy(args: argparse.Namespace) -> int:
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
     _, model = read_model_directory(path)
     documents = find_documents(path, options, model.vocab_size, model.default_max_len, dummy)
-    num_threads = config.num_threads or len(usable_cores())
+    num_threads = config.num_threads or usable_cores()
     with progress_bar() as progress:
         results = measure_accuracy(config, documents.ids, num_threads, progress, is_text=documents.is_text)
     source = f"{documents.num_tokens:,} tokens of {documents.source}"

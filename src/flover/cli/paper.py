@@ -131,15 +131,16 @@ def _run(args: argparse.Namespace) -> int:
 
 def _other_engines(args: argparse.Namespace, scale: Any, progress: Callable[[str], None]) -> Any:
     """E8 needs weights in files, for engines that are not Flover."""
-    from flover.bench.machine import cpu_facts, package_version, usable_cores
+    from flover.bench.machine import cpu_facts, package_version
     from flover.bench.paper.engines import NUMS, other_engines
     from flover.bench.rivals.engines import Files, Flover, Machine
     from flover.bench.rivals.find import find_rivals
     from flover.bench.rivals.model import make_model
     from flover.bench.rivals.options import RivalOptions
+    from flover.memory.machine import usable_cores
     from flover.model.hf_config import read_model_directory
 
-    machine = Machine(getattr(args, "num_threads", None) or len(usable_cores()), frozenset(cpu_facts()["flags"]))
+    machine = Machine(getattr(args, "num_threads", None) or usable_cores(), frozenset(cpu_facts()["flags"]))
     with tempfile.TemporaryDirectory(prefix="flover-") as directory:
         source = make_model(PRESET, Path(directory), lambda what, done, total: progress(f"{what} ({done}/{total})"))
         _, model = read_model_directory(source)

@@ -10,13 +10,14 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flover.bench.machine import cpu_facts, package_version, usable_cores
+from flover.bench.machine import cpu_facts, package_version
 from flover.bench.rivals.options import FLOVER, FORMATS, RIVALS, RivalOptions, parse_wanted
 from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.cli.terminal import command_line, progress_bar, table_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.memory.machine import usable_cores
 
 if TYPE_CHECKING:
     from flover.bench.rivals.engines import Files
@@ -156,7 +157,7 @@ def _compare(
     from flover.bench.rivals.results import facts, losses, noise, rows, table
     from flover.bench.rivals.run import Contest
 
-    machine = Machine(getattr(args, "num_threads", None) or len(usable_cores()), frozenset(cpu_facts()["flags"]))
+    machine = Machine(getattr(args, "num_threads", None) or usable_cores(), frozenset(cpu_facts()["flags"]))
     with progress_bar(TimeRemainingColumn()) as progress:
         files = _files(getattr(args, "model", None), options, directory, progress)
         found = find_rivals(places, options, files, machine)
