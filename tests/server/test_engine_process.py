@@ -43,8 +43,11 @@ async def toy(*options: str, **arguments: Callable[[int, int], None]) -> AsyncIt
 
 
 @asynccontextmanager
-async def toys(*options: str, count: int = 1, stall_timeout: float = 0.0) -> AsyncIterator[Supervisor]:
-    config, command = EngineConfig(data_parallel_size=count), (sys.executable, TOY, *options)
+async def toys(
+    *options: str, count: int = 1, stall_timeout: float = 0.0, trace: Path | None = None
+) -> AsyncIterator[Supervisor]:
+    config = EngineConfig(data_parallel_size=count, trace=None if trace is None else str(trace))
+    command = (sys.executable, TOY, *options)
     engines = await Supervisor.start(config, command=command, stall_timeout=stall_timeout)
     try:
         yield engines

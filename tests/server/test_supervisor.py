@@ -172,6 +172,20 @@ def test_an_engine_that_stands_still_is_begun_again(monkeypatch: pytest.MonkeyPa
     run(scenario)
 
 
+def test_an_engine_does_not_write_over_the_trace_of_the_one_before(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with toys(trace=tmp_path / "run.json") as engines:
+            for _ in range(2):
+                kill(engines)
+                await until(lambda: not engines.alive)
+                await until(lambda: engines.alive)
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ["run.1.json", "run.2.json", "run.json"]
+        assert len({path.read_text() for path in tmp_path.iterdir()}) == 3
+
+    run(scenario)
+
+
 @pytest.mark.parametrize(("kind", "error"), [("model", ModelError), ("config", ConfigError), ("engine", EngineError)])
 def test_engines_that_do_not_load_at_first_fail_the_start(kind: str, error: type[Exception]) -> None:
     async def scenario() -> None:

@@ -3,7 +3,8 @@ executor that repeats the prompt.
 
 Token i of a sequence is prompt[(shift + i) % len(prompt)], where shift is 0 for greedy requests and the sequence's
 seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row, one with
-DEADLY ends the process. With --once FILE only the first process with that FILE gets as far as loading.
+DEADLY ends the process. Its trace is its process id. With --once FILE only the first process with that FILE gets as far
+as loading.
 
     python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] [--once FILE] FD
 """
@@ -131,6 +132,8 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     if options.once is not None:
         options.once.touch(exist_ok=False)
     progress(100, 100)
+    if config.trace is not None:
+        Path(config.trace).write_text(str(os.getpid()))
     scheduler = SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,

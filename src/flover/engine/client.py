@@ -11,7 +11,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from flover.config import EngineConfig
 from flover.engine import wire
@@ -89,7 +90,7 @@ class EngineClient:
         try:
             await client._connect(config)
         except BaseException:
-            await client.close()
+            await _to_its_end(client.close())
             raise
         return client
 
@@ -286,6 +287,16 @@ class EngineClient:
             self._loop.call_later(
                 DRAIN_SECONDS, self._die, EngineDeadError(f"the engine process ended with code {code}")
             )
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Await it even if this task is cancelled meanwhile: half a close leaves a process behind."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 def _failure(failed: Failed) -> FloverError:

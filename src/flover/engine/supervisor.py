@@ -43,6 +43,7 @@ class Replica:
         self.client: EngineClient | None = None
         self.restarting: asyncio.Task[None] | None = None
         self.past = EngineStats()
+        self.num_begun = 0
 
     @property
     def status(self) -> str:
@@ -223,7 +224,11 @@ class Supervisor:
         self, replica: Replica, on_loading: Callable[[int, int], None], spawned: Spawned | None = None
     ) -> None:
         client = await EngineClient.start(self._own_config(replica), on_loading, spawned or self._command)
+        if not client.alive:  # it died before anybody could hear of it
+            await client.close()
+            raise EngineDeadError("the engine died as soon as it was ready")
         replica.client = client
+        replica.num_begun += 1
         client.on_stats = lambda stats: self.on_stats(replica.number, stats)
         client.on_iteration = lambda iteration: self.on_iteration(replica.number, iteration)
         client.on_death = partial(self._died, replica)
@@ -235,10 +240,10 @@ class Supervisor:
     def _own_config(self, replica: Replica) -> EngineConfig:
         """A schedule that an engine has written is not written over by the next one."""
         trace = self._config.trace
-        if trace is None or self.num_restarts == 0:
+        if trace is None or replica.num_begun == 0:
             return self._config
         path = Path(trace)
-        return dataclasses.replace(self._config, trace=str(path.with_stem(f"{path.stem}.{self.num_restarts}")))
+        return dataclasses.replace(self._config, trace=str(path.with_stem(f"{path.stem}.{replica.num_begun}")))
 
     def _died(self, replica: Replica, standings: list[Standing], reason: FloverError) -> None:
         client, replica.client = replica.client, None
