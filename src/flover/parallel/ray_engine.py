@@ -74,7 +74,7 @@ class Relay:
         address = ray.get(self._seats[0].address.remote())
         config = dataclasses.replace(
             self._config,
-            model=_on_any_node(self._config.model),
+            model=on_any_node(self._config.model),
             distributed_executor_backend="mp",
             nnodes=size,
             master_addr=address,
@@ -181,7 +181,7 @@ def _take_seats(count: int, cpus: int) -> list[Any]:
     ]
 
 
-def _on_any_node(model: str) -> str:
+def on_any_node(model: str) -> str:
     """A directory by its whole path: nodes work elsewhere. Other names are names everywhere."""
     path = Path(model).expanduser()
     return str(path.absolute()) if path.is_dir() else model
