@@ -41,7 +41,8 @@ logger = logging.getLogger("flover.ray")
 
 class Arguments(BaseModel):
     """What `serve run` may be told, as NAME=VALUE: these, and every setting of an engine under the name of its flag
-    (`model`, `tensor_parallel_size`, `num_threads` ...). A key for clients comes from FLOVER_API_KEY alone."""
+    (`model`, `tensor_parallel_size`, `num_threads` ...). A key for clients is taken from FLOVER_API_KEY, where `serve
+    run` runs."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -64,8 +65,9 @@ class Arguments(BaseModel):
         return self
 
     def engine(self) -> EngineConfig:
-        """The settings of each engine. Raises `ConfigError` for one that there is not, `ValueError` for a bad value."""
-        given = dict(self.model_extra or {})
+        """The settings of each engine; one thread where no number is given, as many as CPUs are asked for. Raises
+        `ConfigError` for a setting that there is not, `ValueError` for a bad value."""
+        given = {"num_threads": 1, **(self.model_extra or {})}
         if unknown := given.keys() - EngineConfig.__dataclass_fields__.keys():
             raise ConfigError(f"there is no setting {', '.join(sorted(unknown))}")
         for name in given.keys() & {"kv_cache_memory_bytes"}:
@@ -79,6 +81,7 @@ def app(args: Arguments) -> serve.Application:
     """The application for Ray Serve. Each replica has CPUs for all its threads; the ingress needs next to none."""
     engine = args.engine()
     names = () if args.served_model_name is None else (args.served_model_name,)
+    server = ServerConfig(served_model_name=names, api_key=read_environment().api_key)
     placed_by_us = engine.distributed_executor_backend == "mp"
     cpus = engine.tensor_parallel_size * (engine.num_threads or 1) if placed_by_us else 0
     replicas = serve.deployment(EngineReplica).options(
@@ -99,24 +102,26 @@ def app(args: Arguments) -> serve.Application:
         },
     )
     ingress = serve.deployment(Ingress).options(
-        name="Ingress", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=ServerConfig().max_num_queued_reqs
+        name="Ingress", ray_actor_options={"num_cpus": 0}, max_ongoing_requests=server.max_num_queued_reqs
     )
-    return ingress.bind(replicas.bind(engine, ServerConfig(served_model_name=names)))
+    return ingress.bind(server, replicas.bind(engine, server))
 
 
 class Ingress:
     """Takes HTTP requests, and gives each to a replica. Request ids are the business of Ray's proxy."""
 
-    def __init__(self, engines: DeploymentHandle) -> None:
+    def __init__(self, server: ServerConfig, engines: DeploymentHandle) -> None:
         self._engines = engines.options(stream=True)
-        self._guarded = guard(self._exchange, ServerConfig(api_key=read_environment().api_key))
+        self._guarded = guard(self._exchange, server)
 
     async def __call__(self, request: Request) -> Response:
         """Ray Serve's way in."""
         return _Exchange(self._guarded)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = (await receive()).get("body", b"")
+        if (message := await receive())["type"] != "http.request":
+            return  # the client is gone already
+        body = message["body"]
         plain = {name: scope[name] for name in _SCOPE if name in scope}
         key = prefix_key(body)
         avoid: list[str] = []
