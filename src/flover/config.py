@@ -121,8 +121,8 @@ class EngineConfig:
     distributed_executor_backend: str = setting(
         "mp",
         "who starts the processes of the model: mp, this machine and those of --nnodes; ray, a Ray cluster (the one at "
-        "RAY_ADDRESS, else the one this machine is in, else a new one on it), each on a node that has --num-threads "
-        "CPUs free, 1 by default; paths must then exist on every node",
+        "RAY_ADDRESS, else the one this machine is in, else a new one on it), each where as many CPUs are free as it "
+        "has threads, --num-threads or 1; paths must then exist on every node",
         group="parallel",
         choices=("mp", "ray"),
     )

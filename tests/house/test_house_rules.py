@@ -23,6 +23,7 @@ LAYER_OF = {
     **dict.fromkeys(("llm", "outputs", "server", "bench", "selftest"), "top"),
     **dict.fromkeys(("__init__", "__main__"), "cli"),
 }
+SERVED_BY_RAY = {"parallel/ray.py", "parallel/ray_replica.py"}
 TEXT_READERS = {"llm", "outputs", "server", "bench", "cli", "text"}
 NO_TORCH = [
     *("sequence", "plan", "rows", "pages", "prefix", "budget", "scheduler", "roster", "commit"),
@@ -41,7 +42,9 @@ def name_of(path: Path) -> str:
 
 
 def part_of(path: str) -> str:
-    """The part of the package that a file belongs to; `llm_….py` belong to `llm`."""
+    """The part of the package that a file belongs to; `llm_….py` belong to `llm`, what Ray Serve runs is a server."""
+    if path in SERVED_BY_RAY:
+        return "server"
     return re.sub(r"^llm_\w+", "llm", path.split("/")[0].removesuffix(".py"))
 
 

@@ -1,10 +1,13 @@
-"""Engines that Ray places: two nodes of one core each, and what happens when one goes."""
+"""Two Ray nodes of one core each: an engine whose ranks Ray places, and replicas of engines under Ray Serve."""
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
+import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -23,10 +26,12 @@ from flover.errors import ConfigError
 
 pytestmark = [
     pytest.mark.alone,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
 STORY: dict[str, Any] = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 24}
 LONG = {**STORY, "max_tokens": 800, "ignore_eos": True, "stream": True}
+REPLICA = {"num_threads": 1, "kv_cache_memory_bytes": "32MiB", "served_model_name": "tiny"}
 SERVE = [
     *(sys.executable, "-m", "flover", "serve", "--port=0", "--distributed-executor-backend=ray", "--num-threads=1"),
     *("--kv-cache-memory-bytes=32MiB", "--distributed-timeout-seconds=5"),
@@ -101,6 +106,16 @@ def test_who_waits_when_a_part_goes_gets_an_error_and_nobody_stays(cluster: Node
         cluster.second = cluster.add()
 
 
+def test_a_rank_that_dies_while_nobody_asks_is_noticed(server: Server) -> None:
+    (follower,) = processes(FOLLOWER)
+    follower.kill()
+    deadline = time.monotonic() + 10
+    while server.http.get("/health").status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    wait_for_nobody()
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
@@ -129,3 +144,167 @@ def test_an_engine_in_the_callers_process_cannot_be_placed() -> None:
 def test_ray_finds_the_machines_itself() -> None:
     with pytest.raises(ConfigError, match=r"leave --nnodes \(2\) out"):
         EngineConfig(distributed_executor_backend="ray", tensor_parallel_size=2, nnodes=2)
+
+
+class Application:
+    """The application in a cluster, two replicas of it."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        import ray
+        from ray import serve
+
+        from flover.parallel.ray import Arguments, app
+
+        ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+        serve.run(app(Arguments(min_replicas="2", max_replicas="2", **REPLICA)))
+        self.wait_for(2)
+
+    def wait_for(self, replicas: int) -> None:
+        """Until so many have an engine and take requests."""
+        from ray import serve
+
+        def running() -> int:
+            (application,) = serve.status().applications.values()
+            return application.deployments["Engine"].replica_states.get("RUNNING", 0)
+
+        deadline = time.monotonic() + 60
+        while len(processes(ENGINE)) != replicas or running() != replicas:
+            assert time.monotonic() < deadline, (processes(ENGINE), serve.status())
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        import ray
+
+        self.http.close()
+        ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def application(cluster: Nodes) -> Iterator[Application]:
+    made = Application(cluster)
+    yield made
+    made.close()
+
+
+async def load(url: str, count: int, *, streamed: bool, tokens: int) -> list[tuple[bool, str]]:
+    """That many requests at once: whether the answer was a 200, and the whole of it."""
+
+    async def one(number: int) -> tuple[bool, str]:
+        body = {**STORY, "prompt": f"{number} times", "max_tokens": tokens, "ignore_eos": True, "stream": streamed}
+        answer = await client.post("/v1/completions", json=body)
+        return answer.status_code == 200, answer.text
+
+    limits = httpx.Limits(max_connections=count)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+        return list(await asyncio.gather(*(one(number) for number in range(count))))
+
+
+def test_requests_are_answered_as_our_own_door_answers_them(application: Application) -> None:
+    http = application.http
+    whole = http.post("/v1/completions", json=STORY, headers={"X-Request-Id": "mine"})
+    assert whole.status_code == 200 and whole.headers.get_list("x-request-id") == ["mine"]
+    with http.stream("POST", "/v1/completions", json={**STORY, "stream": True}) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        *events, done = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
+    assert done == "[DONE]" and len(events) > 1
+    text = "".join(json.loads(one)["choices"][0]["text"] for one in events)
+    assert text == whole.json()["choices"][0]["text"]
+    assert http.get("/v1/models").json()["data"][0]["id"] == "tiny"
+    assert http.post("/v1/completions", json={**STORY, "model": "other"}).status_code == 404
+    assert http.post("/v1/completions", json={**STORY, "prompt": "x" * 3_000_000}).status_code == 413
+
+
+def test_a_prompt_goes_where_its_beginning_is_known(application: Application) -> None:
+    """Without affinity, replica after replica is idle and the first of them gets everything."""
+    beginnings = [
+        f"{name} went to the market, where there was all that one could think of, and more: " for name in "AB"
+    ]
+    asyncio.run(_both_at_once(application.url, beginnings))
+    for beginning in beginnings:
+        answer = application.http.post("/v1/completions", json={**STORY, "prompt": beginning + "she"}).json()
+        assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+
+
+async def _both_at_once(url: str, beginnings: list[str]) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        bodies = [{**STORY, "prompt": one + "he", "max_tokens": 300, "ignore_eos": True} for one in beginnings]
+        await asyncio.gather(*(client.post("/v1/completions", json=body) for body in bodies))
+
+
+def test_an_engine_that_dies_under_load_costs_only_what_had_begun(application: Application) -> None:
+    begun = 0
+
+    async def stream(client: httpx.AsyncClient, number: int) -> str:
+        nonlocal begun
+        body = {**STORY, "prompt": f"{number} tales", "max_tokens": 400, "ignore_eos": True, "stream": True}
+        async with client.stream("POST", "/v1/completions", json=body) as answer:
+            assert answer.status_code == 200
+            lines = answer.aiter_lines()
+            text = await anext(lines)
+            begun += 1
+            return text + "".join([line async for line in lines])
+
+    async def run() -> tuple[list[tuple[bool, str]], list[str]]:
+        async with httpx.AsyncClient(base_url=application.url, timeout=60) as client:
+            whole = asyncio.create_task(load(application.url, 8, streamed=False, tokens=400))
+            streams = [asyncio.create_task(stream(client, number)) for number in range(12)]
+            while begun < len(streams):
+                await asyncio.sleep(0.01)
+            processes(ENGINE)[0].kill()
+            assert not whole.done()
+            return await whole, await asyncio.gather(*streams)
+
+    whole, streams = asyncio.run(run())
+    assert all(good and len(json.loads(text)["choices"][0]["text"]) > 100 for good, text in whole)
+    broken = [text for text in streams if not text.endswith("data: [DONE]")]
+    assert 0 < len(broken) < len(streams)
+    assert all('"service_unavailable"' in text and text.startswith("data: ") for text in broken)
+    application.wait_for(2)
+
+
+def test_a_replica_that_dies_costs_only_what_had_begun(application: Application) -> None:
+    """The whole actor goes: nobody is there to say what happened."""
+
+    async def run() -> list[tuple[bool, str]]:
+        whole = asyncio.create_task(load(application.url, 12, streamed=False, tokens=400))
+        streams = asyncio.create_task(load(application.url, 12, streamed=True, tokens=400))
+        await asyncio.sleep(0.5)
+        assert not whole.done()
+        processes(ENGINE)[0].parent().kill()
+        assert all(good for good, _ in await whole)
+        return await streams
+
+    for good, text in asyncio.run(run()):
+        assert good and (text.endswith("data: [DONE]\n\n") or '"service_unavailable"' in text)
+
+
+def test_how_a_prompt_begins() -> None:
+    from flover.parallel.ray import prefix_key
+
+    chat = '{"temperature": 0, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user"'
+    first, second = (prefix_key((chat + f', "content": "{word}"}}]}}').encode()) for word in ("Hello", "Help"))
+    assert first[: first.index("Hel") + 3] == second[: second.index("Hel") + 3]
+    assert prefix_key(b'{"prompt": ["one", "two"]}') == prefix_key(b'{"prompt": "one"}') == "|one"
+    assert prefix_key(b'{"prompt": [[1, 2], [3]]}') == prefix_key(b'{"prompt": [1, 2]}') == "|[1,2]"
+    assert prefix_key(b'{"prompt": "one", "cache_salt": "mine"}') == "mine|one"
+    assert [prefix_key(body) for body in (b"", b"{", b"[1]", b"{}", b'{"prompt": 3, "cache_salt": 4}')] == [""] * 5
+
+
+def test_arguments_are_the_engines_settings() -> None:
+    from flover.parallel.ray import Arguments
+
+    engine = Arguments(tensor_parallel_size="2", kv_cache_memory_bytes="1MiB", reorder="false").engine()
+    assert (engine.tensor_parallel_size, engine.kv_cache_memory_bytes, engine.reorder) == (2, 2**20, False)
+    for wrong, message in [
+        ({"min_replicas": 2}, r"min_replicas \(2\) is more than max_replicas \(1\)"),
+        ({"threads": 2}, "there is no setting threads"),
+        ({"block_size": 0}, "--block-size must be at least 1"),
+        ({"block_size": "many"}, "block_size"),
+    ]:
+        with pytest.raises(Exception, match=message):
+            Arguments(**wrong)

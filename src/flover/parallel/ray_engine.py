@@ -54,6 +54,8 @@ class Relay:
 
     def __init__(self, sock: socket.socket, config: EngineConfig) -> None:
         self._sock = sock
+        # What is asked of Ray is what is used: without a number, one thread and not all of a node's cores.
+        self._threads = config.num_threads or 1
         self._config = config
         self._seats: list[Any] = []
         self._placed = threading.Event()
@@ -64,7 +66,7 @@ class Relay:
         """Serve until the engine ends; the exit code. Raises `ConfigError` and `EngineError` before it begins."""
         threading.Thread(target=self._from_door, name="door", daemon=True).start()
         size = self._config.tensor_parallel_size
-        self._seats = _take_seats(size, self._config.num_threads or 1)
+        self._seats = _take_seats(size, self._threads)
         self._start()
         for rank in range(size):
             threading.Thread(target=self._from_rank, args=(rank,), name=f"rank {rank}", daemon=True).start()
@@ -76,7 +78,8 @@ class Relay:
         address = ray.get(self._seats[0].address.remote())
         config = dataclasses.replace(
             self._config,
-            model=_on_any_node(self._config.model),
+            model=on_any_node(self._config.model),
+            num_threads=self._threads,
             distributed_executor_backend="mp",
             data_parallel_size=1,  # other engines have nodes of their own
             num_threads=self._config.num_threads or 1,  # as many as it has CPUs
@@ -185,7 +188,7 @@ def _take_seats(count: int, cpus: int) -> list[Any]:
     ]
 
 
-def _on_any_node(model: str) -> str:
+def on_any_node(model: str) -> str:
     """A directory by its whole path: nodes work elsewhere. Other names are names everywhere."""
     path = Path(model).expanduser()
     return str(path.absolute()) if path.is_dir() else model
@@ -222,10 +225,10 @@ def main(arguments: Sequence[str]) -> int:
             return EXIT_FAILED
         try:
             return Relay(sock, message.config).run()
-        except (ConfigError, EngineError) as error:
+        except (ConfigError, EngineError, ray.exceptions.RayError) as error:
             kind = "config" if isinstance(error, ConfigError) else "engine"
             with contextlib.suppress(OSError):
-                sock.sendall(wire.encode(Failed(kind, str(error))))
+                sock.sendall(wire.encode(Failed(kind, _first_line(error))))
             return EXIT_FAILED
         finally:
             _end()

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from flover.config import ServerConfig
 from flover.server.door import Door
 from flover.server.errors import add_error_handlers
 from flover.server.middleware import ApiKey, BodyLimit, RequestId
@@ -18,10 +19,13 @@ def create_app(door: Door) -> ASGIApp:
 
     These stand around FastAPI, not in it: its own outermost layer answers to bugs, and that answer needs an id too.
     """
-    app: ASGIApp = BodyLimit(create_api(door))
-    if door.config.api_key is not None:
-        app = ApiKey(app, door.config.api_key)
-    return RequestId(app)
+    return RequestId(guard(create_api(door), door.config))
+
+
+def guard(app: ASGIApp, config: ServerConfig) -> ASGIApp:
+    """What keeps strangers and too long bodies from `app`."""
+    app = BodyLimit(app)
+    return app if config.api_key is None else ApiKey(app, config.api_key)
 
 
 def create_api(door: Door) -> FastAPI:
