@@ -82,7 +82,6 @@ class Relay:
             num_threads=self._threads,
             distributed_executor_backend="mp",
             data_parallel_size=1,  # other engines have nodes of their own
-            num_threads=self._config.num_threads or 1,  # as many as it has CPUs
             nnodes=size,
             master_addr=address,
             master_port=ray.get(self._seats[0].free_port.remote(address)),

@@ -11,7 +11,7 @@ from rich.console import Console
 from starlette.types import Message, Scope
 
 from flover.config import EngineConfig, ServerConfig
-from flover.engine.spawn import engine_command, spawn
+from flover.engine.spawn import engine_command
 from flover.errors import EngineDeadError
 from flover.server.app import create_api
 from flover.server.door import Door
@@ -26,12 +26,8 @@ class EngineReplica:
     async def __init__(self, config: EngineConfig, server: ServerConfig) -> None:  # type: ignore[misc]  # Ray awaits it
         self._door = Door(config, server)
         self._api = create_api(self._door)
-        spawned = spawn(engine_command(config.distributed_executor_backend))
-        try:
-            self._engine = await load(self._door, config, spawned, Console(stderr=True))
-        except BaseException:
-            spawned.end()
-            raise
+        command = engine_command(config.distributed_executor_backend)
+        self._engines = await load(self._door, config, command, None, Console(stderr=True))
 
     def check_health(self) -> None:
         """Raises for an engine that will never answer again; Ray then starts another replica."""
