@@ -222,15 +222,18 @@ def main(arguments: Sequence[str]) -> int:
         message = None if body is None else wire.to_engine_decoder()(body)
         if not isinstance(message, Start):
             return EXIT_FAILED
+        failed = None
         try:
             return Relay(sock, message.config).run()
         except (ConfigError, EngineError, ray.exceptions.RayError) as error:
-            kind = "config" if isinstance(error, ConfigError) else "engine"
-            with contextlib.suppress(OSError):
-                sock.sendall(wire.encode(Failed(kind, _first_line(error))))
+            failed = Failed("config" if isinstance(error, ConfigError) else "engine", _first_line(error))
             return EXIT_FAILED
         finally:
+            # In this order: a door that hears of the failure waits for nothing, and kills this process.
             _end()
+            if failed is not None:
+                with contextlib.suppress(OSError):
+                    sock.sendall(wire.encode(failed))
 
 
 if __name__ == "__main__":
