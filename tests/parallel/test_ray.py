@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
 STORY: dict[str, Any] = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 24}
-LONG = {**STORY, "max_tokens": 800, "ignore_eos": True, "stream": True}
+LONG = {**STORY, "max_tokens": 300, "ignore_eos": True, "stream": True}
 REPLICA = {"num_threads": 1, "kv_cache_memory_bytes": "32MiB", "served_model_name": "tiny"}
 SERVE = [
     *(sys.executable, "-m", "flover", "serve", "--port=0", "--distributed-executor-backend=ray", "--num-threads=1"),
@@ -87,33 +87,44 @@ def test_two_nodes_give_what_one_process_gives_and_nobody_outlives_the_door(serv
 
 
 @pytest.mark.parametrize("victim", ["rank", "relay", "node"])
-def test_who_waits_when_a_part_goes_gets_an_error_and_nobody_stays(cluster: Nodes, server: Server, victim: str) -> None:
+def test_requests_survive_the_loss_of_a_part(
+    cluster: Nodes, server: Server, victim: str, record_property: Callable[[str, object], None]
+) -> None:
+    undisturbed = story_of(server.http.post("/v1/completions", json=LONG).text)
     with server.http.stream("POST", "/v1/completions", json=LONG) as answer:
         lines = answer.iter_lines()
-        assert next(lines).startswith("data:")
-        began = time.monotonic()
+        seen = next(lines)
+        killed = time.monotonic()
         if victim == "node":
             cluster.kill(cluster.second)
+            cluster.second = cluster.add()
         else:
             (process,) = processes(FOLLOWER if victim == "rank" else RELAY)
             process.kill()
-        rest = "\n".join(lines)
-    assert '"error"' in rest and "[DONE]" not in rest
-    assert time.monotonic() - began < 10
-    assert server.http.get("/health").status_code == 503
-    wait_for_nobody()
-    if victim == "node":
-        cluster.second = cluster.add()
+        longest, last = 0.0, killed
+        for line in lines:
+            seen += f"\n{line}"
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    record_property(f"Ray: {victim} killed while generating: longest gap, s", longest)
+    assert story_of(seen) == undisturbed
 
 
-def test_a_rank_that_dies_while_nobody_asks_is_noticed(server: Server) -> None:
+def story_of(answer: str) -> str:
+    """The text of a stream of events."""
+    assert answer.rstrip().endswith("data: [DONE]"), answer[-500:]
+    events = [json.loads(line[6:]) for line in answer.splitlines() if line.startswith("data: {")]
+    return "".join(event["choices"][0]["text"] for event in events)
+
+
+def test_a_rank_that_dies_while_nobody_asks_is_replaced(server: Server) -> None:
     (follower,) = processes(FOLLOWER)
     follower.kill()
-    deadline = time.monotonic() + 10
-    while server.http.get("/health").status_code == 200:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    wait_for_nobody()
+    for wanted in (503, 200):
+        deadline = time.monotonic() + 40
+        while server.http.get("/health").status_code != wanted:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert server.http.post("/v1/completions", json=STORY).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -236,7 +247,7 @@ async def _both_at_once(url: str, beginnings: list[str]) -> None:
         await asyncio.gather(*(client.post("/v1/completions", json=body) for body in bodies))
 
 
-def test_an_engine_that_dies_under_load_costs_only_what_had_begun(application: Application) -> None:
+def test_an_engine_that_dies_under_load_costs_nobody_an_answer(application: Application) -> None:
     begun = 0
 
     async def stream(client: httpx.AsyncClient, number: int) -> str:
@@ -261,9 +272,7 @@ def test_an_engine_that_dies_under_load_costs_only_what_had_begun(application: A
 
     whole, streams = asyncio.run(run())
     assert all(good and len(json.loads(text)["choices"][0]["text"]) > 100 for good, text in whole)
-    broken = [text for text in streams if not text.endswith("data: [DONE]")]
-    assert 0 < len(broken) < len(streams)
-    assert all('"service_unavailable"' in text and text.startswith("data: ") for text in broken)
+    assert all(text.endswith("data: [DONE]") for text in streams)
     application.wait_for(2)
 
 
