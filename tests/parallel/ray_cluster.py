@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -41,11 +42,14 @@ class Nodes:
 
 @contextmanager
 def two_nodes() -> Iterator[Nodes]:
-    """The paths of sockets have to be short, so the directory is not pytest's."""
-    before = {name: os.environ.get(name) for name in QUIET}
-    os.environ.update(QUIET)
-    folder = tempfile.mkdtemp(prefix="flray")
-    nodes = Nodes(folder)
+    """All that Ray writes goes to a directory of its own: what else runs on the machine is not touched. The paths of
+    sockets have to be short, so it is not pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix="flray"))
+    settings = {**QUIET, "RAY_TMPDIR": str(folder)}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    (folder / "ray").mkdir()
+    nodes = Nodes(str(folder / "ray"))
     try:
         yield nodes
     finally:

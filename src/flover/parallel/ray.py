@@ -83,7 +83,8 @@ def app(args: Arguments) -> serve.Application:
     names = () if args.served_model_name is None else (args.served_model_name,)
     server = ServerConfig(served_model_name=names, api_key=read_environment().api_key)
     placed_by_us = engine.distributed_executor_backend == "mp"
-    cpus = engine.tensor_parallel_size * (engine.num_threads or 1) if placed_by_us else 0
+    ranks = engine.tensor_parallel_size * engine.data_parallel_size
+    cpus = ranks * (engine.num_threads or 1) if placed_by_us else 0
     replicas = serve.deployment(EngineReplica).options(
         name="Engine",
         ray_actor_options={"num_cpus": cpus},

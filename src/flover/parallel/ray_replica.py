@@ -21,7 +21,7 @@ logger = logging.getLogger("flover.ray")
 
 
 class EngineReplica:
-    """A door with its engine. Ray starts it, asks for its health, and replaces it."""
+    """A door with its engine, begun again when it dies. Ray starts it, asks for its health, and replaces it."""
 
     async def __init__(self, config: EngineConfig, server: ServerConfig) -> None:  # type: ignore[misc]  # Ray awaits it
         self._door = Door(config, server)
