@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 BLOCK = 32
 MOST_APART = 8
@@ -42,14 +42,13 @@ class PrefixRouter:
         """
         if len(open_requests) != self._num_replicas:
             raise ValueError(f"{len(open_requests)} numbers of open requests for {self._num_replicas} replicas")
-        able = {index: count for index, count in enumerate(open_requests) if count is not None}
+        able = [count for count in open_requests if count is not None]
         if not able:
             raise LookupError(f"none of {self._num_replicas} replicas takes requests")
-        most = min(able.values()) + self._most_apart
-        near = {index: count for index, count in able.items() if count <= most}
+        most = min(able) + self._most_apart
+        near = {index: count for index, count in enumerate(open_requests) if count is not None and count <= most}
         digests = self._digests(prompt)
-        depths = self._depths(digests)
-        chosen = min(near, key=lambda index: (-depths[index], near[index], index))
+        chosen = min(self._best(digests, near), key=lambda index: (near[index], index))
         self._remember(digests, chosen)
         return chosen
 
@@ -78,18 +77,15 @@ class PrefixRouter:
             digests.append(parent)
         return digests
 
-    def _depths(self, digests: Sequence[bytes]) -> list[int]:
-        """For each replica, how many blocks of the prompt's beginning it was sent."""
-        depths = [0] * self._num_replicas
-        still = (1 << self._num_replicas) - 1
-        for depth, digest in enumerate(digests, 1):
+    def _best(self, digests: Sequence[bytes], near: Mapping[int, int]) -> Iterable[int]:
+        """Those of `near` that were sent the longest beginning; all of them if none was sent any."""
+        best, still = 0, sum(1 << index for index in near)
+        for digest in digests:
             still &= self._known.get(digest, 0)
             if not still:
                 break
-            for index in range(self._num_replicas):
-                if still >> index & 1:
-                    depths[index] = depth
-        return depths
+            best = still
+        return list(_bits(best)) or near
 
     def _remember(self, digests: Sequence[bytes], replica: int) -> None:
         # The longest first: as the oldest of a prompt it goes first, and a beginning outlives its continuations.
@@ -98,3 +94,11 @@ class PrefixRouter:
             self._known.move_to_end(digest)
         while len(self._known) > MOST_ENTRIES:
             self._known.popitem(last=False)
+
+
+def _bits(mask: int) -> Iterator[int]:
+    """The places of the ones, the lowest first."""
+    while mask:
+        lowest = mask & -mask
+        yield lowest.bit_length() - 1
+        mask ^= lowest
