@@ -130,7 +130,12 @@ class EngineConfig:
     node_rank: int = setting(
         0, "which of the machines this is; all but 0 serve no requests themselves", group="parallel"
     )
-    master_addr: str = setting("127.0.0.1", "address of machine 0 that the others reach", group="parallel")
+    master_addr: str = setting(
+        "127.0.0.1",
+        "address of machine 0 that the others reach, in a network of their own: nobody is asked for a key there, and "
+        "prompts pass unencrypted",
+        group="parallel",
+    )
     master_port: int = setting(29501, "port on it where they meet", group="parallel")
     distributed_timeout_seconds: float = setting(
         60.0, "time after which a rank that does not answer counts as dead", group="parallel"

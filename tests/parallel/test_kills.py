@@ -80,7 +80,7 @@ def server() -> Iterator[Server]:
         yield made
     finally:
         made.process.kill()
-        _, alive = psutil.wait_procs(list(made.seen), timeout=5)
+        _, alive = psutil.wait_procs(list(made.seen), timeout=15)
         assert not alive, "killing the door ends everybody"
 
 

@@ -118,7 +118,7 @@ class ServerProcess:
                 return float(value)
         raise AssertionError(f"there is no metric {name}")
 
-    def until(self, condition: Callable[[], bool], seconds: float = 3.0) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 15.0) -> None:
         """Wait for a condition to come true."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -164,7 +164,7 @@ def client(server: ServerProcess) -> openai.OpenAI:
     return server.client()
 
 
-def wait_gone(process: psutil.Process, seconds: float = 2.0) -> None:
+def wait_gone(process: psutil.Process, seconds: float = 10.0) -> None:
     """Wait until a process runs no more; whether somebody has collected its exit code is not its affair."""
     deadline = time.monotonic() + seconds
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:

@@ -56,7 +56,7 @@ async def toys(
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 20))  # type: ignore[arg-type]
+    asyncio.run(asyncio.wait_for(scenario(), 60))  # type: ignore[arg-type]
 
 
 async def read_tokens(stream: streams.DeltaStream) -> dict[tuple[str, int], list[int]]:
@@ -66,7 +66,7 @@ async def read_tokens(stream: streams.DeltaStream) -> dict[tuple[str, int], list
     return tokens
 
 
-async def until(condition: Callable[[], bool], seconds: float = 3.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "the condition did not come true in time"

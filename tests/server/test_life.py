@@ -141,7 +141,7 @@ def test_when_the_engine_dies_for_good_streams_end_with_an_error_and_health_says
         assert "[DONE]" not in events
         assert all(event["choices"][0]["finish_reason"] is None for event in events[:-1])
     assert whole.result().status_code == 503
-    assert server.process.wait(10) == EXIT_NO_ENGINE
+    assert server.process.wait(20) == EXIT_NO_ENGINE
 
 
 def test_when_the_door_dies_the_engine_dies(start: Start) -> None:

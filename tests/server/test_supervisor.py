@@ -19,7 +19,7 @@ from test_life import LONG, Background, running
 from toy_engine import DEADLY, toy_tokens
 
 from flover.config import EngineConfig
-from flover.engine import supervisor
+from flover.engine import client, supervisor
 from flover.engine.restarts import MOST_RESTARTS
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError
@@ -28,9 +28,9 @@ from flover.server.run import EXIT_NO_ENGINE
 
 
 def kill(engines: Supervisor, number: int = 0, how: signal.Signals = signal.SIGKILL) -> None:
-    client = engines.replicas[number].client
-    assert client is not None
-    os.kill(client.pid, how)
+    engine = engines.replicas[number].client
+    assert engine is not None
+    os.kill(engine.pid, how)
 
 
 @asynccontextmanager
@@ -132,7 +132,7 @@ def test_an_engine_that_dies_too_often_stays_dead() -> None:
                 await until(lambda: engines.alive)
             waiting = asyncio.create_task(read_tokens(engines.submit(make_request(max_tokens=1500))))
             kill(engines)
-            await asyncio.wait_for(engines.given_up.wait(), 3)
+            await asyncio.wait_for(engines.given_up.wait(), 15)
             assert engines.status == "dead"
             with pytest.raises(EngineDeadError):
                 await waiting
@@ -154,6 +154,59 @@ def test_an_engine_that_does_not_start_again_is_given_up(tmp_path: Path, monkeyp
                 await waiting
             assert engines.given_up.is_set()
             assert engines.num_restarts == 0
+
+    run(scenario)
+
+
+def test_a_machine_that_has_nothing_left_to_start_an_engine_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python raises for it is no error of Flover's."""
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.01)
+
+    def fail(command: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    async def scenario() -> None:
+        async with toys("--delay", "0.01") as engines:
+            waiting = asyncio.create_task(read_tokens(engines.submit(make_request(max_tokens=1500))))
+            await until(lambda: engines.stats.running == 1)
+            monkeypatch.setattr(client, "spawn", fail)
+            kill(engines)
+            with pytest.raises(EngineDeadError, match="not begun again"):
+                await waiting
+            assert engines.given_up.is_set()
+            assert engines.status == "dead"
+
+    run(scenario)
+
+
+def test_engines_that_die_together_have_not_died_of_the_same_requests_twice() -> None:
+    async def scenario() -> None:
+        async with toys("--delay", "0.002", count=2) as engines, watched(engines):
+            names = [f"r{i}" for i in range(10)]
+            reading = [
+                asyncio.create_task(read_tokens(engines.submit(make_request(name, "abc", 150)))) for name in names
+            ]
+            await until(lambda: engines.stats.generation_tokens > 200)
+            for number in range(2):
+                kill(engines, number)
+            for name, tokens in zip(names, await asyncio.gather(*reading), strict=True):
+                assert tokens == {(name, 0): toy_tokens(list(b"abc"), 150)}
+
+    run(scenario)
+
+
+def test_an_engine_that_does_not_get_on_with_loading_again_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(client, "LOOK_SECONDS", 0.05)
+    late = tmp_path / "late"
+
+    async def scenario() -> None:
+        async with toys("--hang-if", str(late), stall_timeout=1.0) as engines, watched(engines):
+            late.touch()
+            kill(engines)
+            await asyncio.wait_for(engines.given_up.wait(), 30)
 
     run(scenario)
 
@@ -256,7 +309,7 @@ def test_the_server_goes_on_over_the_death_of_its_engine(
     refused = server.post("/v1/completions", LONG)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["message"] == "the engine has died and is being started again"
-    server.until(lambda: server.http.get("/health").json() == {"status": "ok"}, 10)
+    server.until(lambda: server.http.get("/health").json() == {"status": "ok"}, 20)
     record_property("healthy after the death of the only engine (loading takes 0.5), s", time.monotonic() - killed)
     for stream in streams:
         events = read_events(stream.result().text)
@@ -274,4 +327,4 @@ def test_a_server_whose_engine_dies_too_often_ends(start: Callable[..., ServerPr
         server.until(lambda: server.http.get("/health").json() != {"status": "ok"})
         server.until(lambda: server.http.get("/health").json() == {"status": "ok"})
     server.engine.kill()
-    assert server.process.wait(10) == EXIT_NO_ENGINE
+    assert server.process.wait(20) == EXIT_NO_ENGINE

@@ -4,9 +4,10 @@ executor that repeats the prompt.
 Token i of a sequence is prompt[(shift + i) % len(prompt)], where shift is 0 for greedy requests and the sequence's
 seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row, one with
 DEADLY ends the process. Its trace is its process id. With --once FILE only the first process with that FILE gets as far
-as loading.
+as loading, with --hang-if FILE none gets further while there is that FILE.
 
-    python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] [--once FILE] FD
+    python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] [--once FILE] [--hang-if FILE]
+                         FD
 """
 
 from __future__ import annotations
@@ -127,6 +128,8 @@ def toy_facts() -> ModelFacts:
 def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[[int, int], None]) -> Engine:
     progress(0, 100)
     time.sleep(options.load_delay)
+    if options.hang_if is not None and options.hang_if.exists():
+        time.sleep(60)
     if options.fail is not None:
         raise {"model": ModelError, "config": ConfigError, "engine": ZeroDivisionError}[options.fail]("as asked")
     if options.once is not None:
@@ -153,6 +156,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--fail", choices=("model", "config", "engine"))
     parser.add_argument("--die-after", type=int, default=-1)
     parser.add_argument("--once", type=Path)
+    parser.add_argument("--hang-if", type=Path)
     parser.add_argument("fd")
     options = parser.parse_args(arguments)
 

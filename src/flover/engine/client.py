@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import subprocess
 import threading
@@ -40,8 +41,12 @@ from flover.request import Delta, ModelFacts, Request
 
 STOP_SECONDS = 5.0
 """Time that a stopped engine gets to leave before it is killed."""
+LOOK_SECONDS = 1.0
+"""So often a loading engine is looked at."""
 DRAIN_SECONDS = 1.0
 """Time to read what a process sent before it ended; its socket may be held open by a child of its own."""
+
+logger = logging.getLogger(__name__)
 _FAILURES: dict[str, type[FloverError]] = {"model": ModelError, "config": ConfigError}
 
 
@@ -76,10 +81,12 @@ class EngineClient:
         config: EngineConfig,
         on_loading: Callable[[int, int], None] | None = None,
         command: Spawned | Sequence[str] = ENGINE_COMMAND,
+        silence: float = 0.0,
     ) -> EngineClient:
         """Start an engine process, or take one that is spawned already, and wait until it has loaded.
 
-        `on_loading(done, total)` is told bytes of weights.
+        `on_loading(done, total)` is told bytes of weights. An engine that says nothing for `silence` seconds is given
+        up (0: never).
 
         Raises `ConfigError`, `ModelError` or `EngineError`, as the engine found.
         """
@@ -88,18 +95,25 @@ class EngineClient:
         if on_loading is not None:
             client._on_loading = on_loading
         try:
-            await client._connect(config)
+            await client._connect(config, silence)
         except BaseException:
             await _to_its_end(client.close())
             raise
         return client
 
-    async def _connect(self, config: EngineConfig) -> None:
-        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+    async def _connect(self, config: EngineConfig, silence: float) -> None:
+        try:
+            threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+        except RuntimeError as error:
+            self._exited.set()  # nobody will say so
+            raise EngineError(f"the engine cannot be watched: {error}") from error
         self._sock.setblocking(False)
         reader, self._writer = await asyncio.open_connection(sock=self._sock)
         self._reading = asyncio.create_task(self._read(reader), name="engine-reader")
         self._send(Start(config))
+        while not (await asyncio.wait({self._ready}, timeout=LOOK_SECONDS))[0]:
+            if self.last_news_age > silence > 0:
+                raise EngineError(f"the engine has said nothing for {self.last_news_age:.0f} s while it loads")
         await self._ready
 
     # What the door asks for
@@ -210,6 +224,9 @@ class EngineClient:
             reason = EngineDeadError(f"the connection to the engine broke: {error}")
         except FloverError as error:
             reason = error
+        except Exception as error:
+            logger.exception("the news of an engine could not be taken in")
+            reason = EngineDeadError(f"the news of the engine could not be taken in: {error}")
         finally:
             self._die(reason)
 
@@ -271,7 +288,9 @@ class EngineClient:
 
     def _write(self, frame: bytes) -> None:
         assert self._writer is not None
-        self._writer.write(frame)
+        # A connection that has broken is heard of by the reader, a moment later.
+        if not self._writer.transport.is_closing():
+            self._writer.write(frame)
 
     # The process
 

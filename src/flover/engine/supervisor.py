@@ -31,6 +31,9 @@ STALL_SECONDS = 60.0
 LOOK_SECONDS = 1.0
 """So often the supervisor looks for engines that say nothing; also the pause after a restart that failed."""
 
+SETTLE_SECONDS = 0.05
+"""From a death to the next engine for what was open."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -199,11 +202,14 @@ class Supervisor:
 
     def _settle(self) -> None:
         """After a change: those that wait go on if an engine is there, and end if none will ever be."""
+        if self._closing:
+            return
+        while self._held and self.alive:
+            self._place(self._held[0])
+            del self._held[0]
         if self.alive:
-            held, self._held = self._held, []
-            for standing in held:
-                self._place(standing)
-        elif all(replica.restarting is None for replica in self.replicas):
+            return
+        if all(replica.restarting is None for replica in self.replicas):
             self._fail_held()
             self.given_up.set()
 
@@ -223,7 +229,10 @@ class Supervisor:
     async def _begin(
         self, replica: Replica, on_loading: Callable[[int, int], None], spawned: Spawned | None = None
     ) -> None:
-        client = await EngineClient.start(self._own_config(replica), on_loading, spawned or self._command)
+        # Only what has loaded once is known to need no long download, of which there are no news.
+        silence = self._stall_timeout if replica.num_begun else 0.0
+        command = spawned or self._command
+        client = await EngineClient.start(self._own_config(replica), on_loading, command, silence)
         if not client.alive:  # it died before anybody could hear of it
             await client.close()
             raise EngineDeadError("the engine died as soon as it was ready")
@@ -255,40 +264,51 @@ class Supervisor:
             return
         logger.error("engine %d has died with %d requests open: %s", replica.number, len(standings), reason)
         self._router.forget(replica.number)
-        if replica.limit.allow(time.monotonic()):
-            replica.restarting = asyncio.create_task(self._restart(replica, client), name="restart")
-        else:
-            logger.error("engine %d has died too often and stays dead", replica.number)
+        if client is not None:
+            client.kill()  # its process may be stuck, or live on for nobody
+        replica.restarting = asyncio.create_task(self._restart(replica, client), name="restart")
         for standing in standings:
             if standing.may_begin_again:
                 self._held.append(standing)
             else:
                 standing.mailbox.fail(EngineDeadError(str(reason)))
-        self._settle()
+        # Engines that die of one cause die together: the others' deaths are to be heard of first.
+        self._loop.call_later(SETTLE_SECONDS, self._settle)
 
     async def _restart(self, replica: Replica, dead: EngineClient | None) -> None:
         started = time.monotonic()
-        if dead is not None:
-            await dead.close()  # its process may be stuck
-        while True:
-            try:
-                await self._begin(replica, lambda done, total: None)
-            except FloverError as error:
-                logger.error("engine %d does not start again: %s", replica.number, error)
-            else:
-                self.num_restarts += 1
-                logger.warning("engine %d is there again after %.1f s", replica.number, time.monotonic() - started)
-                break
-            await asyncio.sleep(LOOK_SECONDS)
-            if not replica.limit.allow(time.monotonic()):
-                break
-        replica.restarting = None
-        self._settle()
+        try:
+            if dead is not None:
+                await dead.close()
+            while replica.limit.allow(time.monotonic()):
+                if await self._try(replica):
+                    self.num_restarts += 1
+                    logger.warning("engine %d is there again after %.1f s", replica.number, time.monotonic() - started)
+                    return
+                await asyncio.sleep(LOOK_SECONDS)
+            logger.error("engine %d has died too often and stays dead", replica.number)
+        finally:
+            replica.restarting = None
+            self._settle()
+
+    async def _try(self, replica: Replica) -> bool:
+        try:
+            await self._begin(replica, lambda done, total: None)
+        except FloverError as error:
+            logger.error("engine %d does not start again: %s", replica.number, error)
+        except Exception:  # no memory, no descriptor, no thread: there may be one later
+            logger.exception("engine %d does not start again", replica.number)
+        else:
+            return True
+        return False
 
     async def _look(self) -> None:
         """An engine that says nothing for too long is as good as dead."""
         while self._stall_timeout > 0:
+            began = time.monotonic()
             await asyncio.sleep(LOOK_SECONDS)
+            if time.monotonic() - began > 2 * LOOK_SECONDS:
+                continue  # it was this process that stood still: let them speak first
             for replica in self.replicas:
                 client = replica.client
                 if client is not None and client.last_news_age > self._stall_timeout:

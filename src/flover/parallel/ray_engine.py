@@ -107,13 +107,14 @@ class Relay:
 
     def _from_door(self) -> None:
         """The end of the socket means that the door is dead, or wants no engine any more."""
-        while data := self._sock.recv(CHUNK_BYTES):
-            if not self._placed.is_set():
-                break  # before the engine is ready, a door says nothing but stop
-            try:
-                ray.get(self._seats[0].write.remote(data))
-            except ray.exceptions.RayError:
-                return  # whoever reads from the rank hears of its end
+        with contextlib.suppress(OSError):
+            while data := self._sock.recv(CHUNK_BYTES):
+                if not self._placed.is_set():
+                    break  # before the engine is ready, a door says nothing but stop
+                try:
+                    ray.get(self._seats[0].write.remote(data))
+                except ray.exceptions.RayError:
+                    return  # whoever reads from the rank hears of its end
         os.kill(os.getpid(), LEAVE)
 
     def _wait(self) -> int:
@@ -204,10 +205,26 @@ def _ignore_signals() -> None:
         signal.signal(number, lambda number, frame: None)
 
 
-def _end() -> None:
-    """Leave the cluster; one that does not let go is left by force."""
-    threading.Timer(SHUTDOWN_SECONDS, os._exit, (EXIT_FAILED,)).start()
+def _end(sock: socket.socket, failed: Failed | None) -> None:
+    """Leave the cluster, then say why, in this order: a door that hears of a failure waits for nothing, and kills this
+    process. A cluster that does not let go is left by force."""
+
+    def leave() -> None:
+        _say(sock, failed)
+        os._exit(EXIT_FAILED)
+
+    forcing = threading.Timer(SHUTDOWN_SECONDS, leave)
+    forcing.daemon = True
+    forcing.start()
     ray.shutdown()
+    forcing.cancel()
+    _say(sock, failed)
+
+
+def _say(sock: socket.socket, failed: Failed | None) -> None:
+    if failed is not None:
+        with contextlib.suppress(OSError):
+            sock.sendall(wire.encode(failed))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -229,11 +246,7 @@ def main(arguments: Sequence[str]) -> int:
             failed = Failed("config" if isinstance(error, ConfigError) else "engine", _first_line(error))
             return EXIT_FAILED
         finally:
-            # In this order: a door that hears of the failure waits for nothing, and kills this process.
-            _end()
-            if failed is not None:
-                with contextlib.suppress(OSError):
-                    sock.sendall(wire.encode(failed))
+            _end(sock, failed)
 
 
 if __name__ == "__main__":

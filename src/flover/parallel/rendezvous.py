@@ -38,8 +38,11 @@ def join(config: EngineConfig, rank: int, file: str, patience: timedelta = MEET)
         file_store = dist.FileStore(file, size)
         return GlooGroup(file_store, rank, size, local_size=size, address=LOOPBACK, timeout=timeout), None
     store, address = _meet_machines(config, rank, patience), _own_address(config)
-    _agree(store, config, rank)
-    local_size = _count_neighbours(store, rank, size, this_machine())
+    try:
+        _agree(store, config, rank)
+        local_size = _count_neighbours(store, rank, size, this_machine())
+    except RuntimeError as error:
+        raise EngineDeadError(f"rank {rank} has lost rank 0 while all of them met: {error}") from error
     return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout), store
 
 
@@ -56,25 +59,28 @@ def _count_neighbours(store: Any, rank: int, size: int, machine: str) -> int:
 
 def _meet_machines(config: EngineConfig, rank: int, patience: timedelta) -> Any:
     where, until = (config.master_addr, config.master_port), time.monotonic() + patience.total_seconds()
-    try:
-        if rank == 0:
+    if rank == 0:
+        try:
             # Bound here, because torch would listen on every interface there is.
             listening = socket.create_server(where).detach()
             return _store(config, timeout=MEET, is_master=True, master_listen_fd=listening)
-        while True:
-            left = until - time.monotonic()
+        except (OSError, RuntimeError) as error:
+            raise NotMetError(f"rank 0 cannot listen on {where[0]}:{where[1]}: {error}") from error
+    while True:
+        left = until - time.monotonic()
+        problem = "it has been there already"
+        try:
             store = _store(config, timeout=timedelta(seconds=max(1.0, left)), is_master=False)
             if store.add(f"here-{rank}", 1) == 1:
                 store.set_timeout(MEET)
                 return store
-            # This rank has been here before: it is the store of a group that is about to end.
+            # It is the store of a group that is about to end.
             del store
-            if left <= 0:
-                raise EngineDeadError(f"rank {rank} is at {where[0]}:{where[1]} already")
-            time.sleep(AGAIN_SECONDS)
-    except (OSError, RuntimeError) as error:
-        doing = "reach" if rank else "listen on"
-        raise NotMetError(f"rank {rank} cannot {doing} {where[0]}:{where[1]}: {error}") from error
+        except RuntimeError as error:  # it has ended just now, or there is none
+            problem = str(error)
+        if left <= 0:
+            raise NotMetError(f"rank {rank} cannot meet rank 0 at {where[0]}:{where[1]}: {problem}")
+        time.sleep(AGAIN_SECONDS)
 
 
 def _store(config: EngineConfig, **options: Any) -> Any:

@@ -84,8 +84,8 @@ class Metrics:
 
     def _on_stats(self, number: int, stats: EngineStats) -> None:
         """Take in one snapshot of an engine; there is one after every iteration."""
-        if stats.iterations != self._iterations.get(number, 0):
-            self._iterations[number] = stats.iterations
+        before, self._iterations[number] = self._iterations.get(number, 0), stats.iterations
+        if stats.iterations not in (0, before):
             self._iteration_rows.observe(stats.generating)
             self._iteration_tokens.observe(stats.generating + stats.chunk_tokens)
 
