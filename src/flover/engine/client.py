@@ -12,8 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from flover.config import EngineConfig
 from flover.engine import wire
@@ -35,6 +34,7 @@ from flover.engine.messages import (
 from flover.engine.spawn import ENGINE_COMMAND, Spawned, spawn
 from flover.engine.standing import Standing, open_stream
 from flover.engine.streams import DeltaStream, Mailbox
+from flover.engine.tasks import to_its_end
 from flover.engine.timeline import Iteration
 from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
 from flover.request import Delta, ModelFacts, Request
@@ -97,7 +97,7 @@ class EngineClient:
         try:
             await client._connect(config, silence)
         except BaseException:
-            await _to_its_end(client.close())
+            await to_its_end(client.close())
             raise
         return client
 
@@ -306,16 +306,6 @@ class EngineClient:
             self._loop.call_later(
                 DRAIN_SECONDS, self._die, EngineDeadError(f"the engine process ended with code {code}")
             )
-
-
-async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await it even if this task is cancelled meanwhile: half a close leaves a process behind."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise
 
 
 def _failure(failed: Failed) -> FloverError:
