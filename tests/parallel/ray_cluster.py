@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
+from rank_processes import ENGINE, FOLLOWER, processes
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
-ENGINE, FOLLOWER, RELAY = "flover.engine.process", "flover.parallel.follower", "flover.parallel.ray_engine"
+RELAY = "flover.parallel.ray_engine"
 
 
 class Nodes:
@@ -57,18 +57,6 @@ def two_nodes() -> Iterator[Nodes]:
         shutil.rmtree(folder, ignore_errors=True)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def processes(module: str) -> list[psutil.Process]:
-    """Descendants of this process that run a module."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if module in process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
 
 
 def wait_for_nobody(modules: tuple[str, ...] = (ENGINE, FOLLOWER, RELAY), seconds: float = 10.0) -> None:

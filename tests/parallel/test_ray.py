@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from ray_cluster import ENGINE, FOLLOWER, RELAY, Nodes, processes, two_nodes, wait_for_nobody
+from rank_processes import ENGINE, FOLLOWER, processes
+from ray_cluster import RELAY, Nodes, two_nodes, wait_for_nobody
 
 from flover import LLM, SamplingParams
 from flover.config import EngineConfig

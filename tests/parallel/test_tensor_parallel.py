@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import psutil
 import pytest
 from checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_prompt
+from rank_processes import FOLLOWER, processes
 
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.engine.build import build_engine
@@ -201,14 +202,14 @@ def test_what_cannot_be_cut_is_refused_before_anything_starts(tmp_path: Path) ->
     path = make_checkpoint(tmp_path, "llama")
     with pytest.raises(ConfigError, match="--tensor-parallel-size 3 does not divide the model's attention heads: 4"):
         build_engine(EngineConfig(model=str(path), tensor_parallel_size=3, **SMALL), lambda done, total: None)
-    assert not psutil.Process().children()
+    assert not processes(FOLLOWER)
 
 
 def test_a_rank_that_is_killed_ends_the_engine_at_once(tmp_path: Path) -> None:
     with engine_of(make_checkpoint(tmp_path, "llama"), 2) as engine:
         engine.submit(request(0, max_tokens=400))
         engine.step()
-        (follower,) = psutil.Process().children()
+        (follower,) = processes(FOLLOWER)
         follower.send_signal(signal.SIGKILL)
         began = time.monotonic()
         with pytest.raises(EngineDeadError, match="rank"):
@@ -219,7 +220,7 @@ def test_a_rank_that_is_killed_ends_the_engine_at_once(tmp_path: Path) -> None:
 
 def test_an_idle_engine_notices_too(tmp_path: Path) -> None:
     with engine_of(make_checkpoint(tmp_path, "llama"), 2) as engine:
-        (follower,) = psutil.Process().children()
+        (follower,) = processes(FOLLOWER)
         follower.kill()
         with pytest.raises(EngineDeadError, match="rank 1 has ended with exit code -9"):
             for _ in range(50):
@@ -230,7 +231,7 @@ def test_a_rank_that_stands_still_ends_the_engine_after_the_timeout(tmp_path: Pa
     with engine_of(make_checkpoint(tmp_path, "llama"), 2, distributed_timeout_seconds=2.0) as engine:
         engine.submit(request(0, max_tokens=400))
         engine.step()
-        (follower,) = psutil.Process().children()
+        (follower,) = processes(FOLLOWER)
         follower.suspend()
         began = time.monotonic()
         with pytest.raises(EngineDeadError, match="does not answer"):
@@ -242,11 +243,11 @@ def test_a_rank_that_stands_still_ends_the_engine_after_the_timeout(tmp_path: Pa
 
 def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
     with engine_of(make_checkpoint(tmp_path, "llama"), 2):
-        processes = [psutil.Process(), *psutil.Process().children()]
-        assert len(processes) == 2
+        ranks = [psutil.Process(), *processes(FOLLOWER)]
+        assert len(ranks) == 2
         listening = [
             connection.laddr.ip
-            for process in processes
+            for process in ranks
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         ]
