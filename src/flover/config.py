@@ -149,7 +149,9 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", *_SIZES):
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+            _at_least(self, name, 1)
+        for name in ("tensor_parallel_size", "data_parallel_size", "nnodes"):
             _at_least(self, name, 1)
         for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
             if getattr(self, name) is not None:
@@ -173,9 +175,6 @@ class EngineConfig:
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) must be at least "
                 f"--max-num-seqs ({self.max_num_seqs}): every row advances in every iteration"
             )
-
-
-_SIZES = ("tensor_parallel_size", "data_parallel_size", "nnodes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,15 @@ async def watched(engines: Supervisor) -> AsyncIterator[None]:
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
+async def ten_readers(engines: Supervisor) -> list[asyncio.Task[dict[tuple[str, int], list[int]]]]:
+    """Of ten requests r0, r1, … that are under way."""
+    reading = [
+        asyncio.create_task(read_tokens(engines.submit(make_request(f"r{number}", "abc", 150)))) for number in range(10)
+    ]
+    await until(lambda: engines.stats.generation_tokens > 200)
+    return reading
+
+
 def _pids(engines: Supervisor) -> set[int]:
     return {replica.client.pid for replica in engines.replicas if replica.client is not None}
 
@@ -182,15 +191,11 @@ def test_a_machine_that_has_nothing_left_to_start_an_engine_with(monkeypatch: py
 def test_engines_that_die_together_have_not_died_of_the_same_requests_twice() -> None:
     async def scenario() -> None:
         async with toys("--delay", "0.002", count=2) as engines, watched(engines):
-            names = [f"r{i}" for i in range(10)]
-            reading = [
-                asyncio.create_task(read_tokens(engines.submit(make_request(name, "abc", 150)))) for name in names
-            ]
-            await until(lambda: engines.stats.generation_tokens > 200)
+            reading = await ten_readers(engines)
             for number in range(2):
                 kill(engines, number)
-            for name, tokens in zip(names, await asyncio.gather(*reading), strict=True):
-                assert tokens == {(name, 0): toy_tokens(list(b"abc"), 150)}
+            for number, tokens in enumerate(await asyncio.gather(*reading)):
+                assert tokens == {(f"r{number}", 0): toy_tokens(list(b"abc"), 150)}
 
     run(scenario)
 
@@ -254,11 +259,7 @@ def test_engines_that_do_not_load_at_first_fail_the_start(kind: str, error: type
 def test_of_two_engines_the_other_goes_on(record_property: Callable[[str, object], None]) -> None:
     async def scenario() -> None:
         async with toys("--delay", "0.002", count=2) as engines, watched(engines):
-            names = [f"r{i}" for i in range(10)]
-            reading = [
-                asyncio.create_task(read_tokens(engines.submit(make_request(name, "abc", 150)))) for name in names
-            ]
-            await until(lambda: engines.stats.generation_tokens > 200)
+            reading = await ten_readers(engines)
             assert [each.client.num_open for each in engines.replicas if each.client is not None] == [5, 5]
             killed = time.monotonic()
             kill(engines, 1)
@@ -266,8 +267,8 @@ def test_of_two_engines_the_other_goes_on(record_property: Callable[[str, object
             assert engines.status == "ok"
             assert await read_tokens(engines.submit(make_request("new", "xyz")))
             record_property("first answer after the death of one of two engines, s", time.monotonic() - killed)
-            for name, tokens in zip(names, await asyncio.gather(*reading), strict=True):
-                assert tokens == {(name, 0): toy_tokens(list(b"abc"), 150)}
+            for number, tokens in enumerate(await asyncio.gather(*reading)):
+                assert tokens == {(f"r{number}", 0): toy_tokens(list(b"abc"), 150)}
             await until(lambda: engines.replicas[1].client is not None)
 
     run(scenario)

@@ -21,7 +21,6 @@ from flover.config import EngineConfig
 from flover.engine.build import load_executor, scheduler_config
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
-from flover.memory.machine import usable_cores
 from flover.parallel.ranks import Leader
 
 PROMPT_LEN = 16
@@ -66,10 +65,8 @@ class _Counts:
 
 def measure_sharing(config: EngineConfig, rows: Sequence[int], steps: int, progress: Progress) -> list[Shared]:
     """One `Shared` for each number of rows, `config.tensor_parallel_size` ranks. Raises what loading raises."""
-    cores, ranks = usable_cores(), config.tensor_parallel_size
-    most = dataclasses.replace(config, max_num_seqs=max(config.max_num_seqs, *rows), target_itl_ms=0.0)
-    one = dataclasses.replace(most, tensor_parallel_size=1, num_threads=config.num_threads or cores)
-    several = dataclasses.replace(most, num_threads=config.num_threads or max(1, cores // ranks))
+    several = dataclasses.replace(config, max_num_seqs=max(config.max_num_seqs, *rows), target_itl_ms=0.0)
+    one = dataclasses.replace(several, tensor_parallel_size=1)
     total = 2 * len(rows)
     alone = _iterations(one, rows, steps, lambda done: progress(done, total))
     shared = _iterations(several, rows, steps, lambda done: progress(len(rows) + done, total))

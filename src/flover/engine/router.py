@@ -45,6 +45,8 @@ class PrefixRouter:
         able = [count for count in open_requests if count is not None]
         if not able:
             raise LookupError(f"none of {self._num_replicas} replicas takes requests")
+        if self._num_replicas == 1:
+            return 0
         most = min(able) + self._most_apart
         near = {index: count for index, count in enumerate(open_requests) if count is not None and count <= most}
         digests = self._digests(prompt)

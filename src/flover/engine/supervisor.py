@@ -30,7 +30,6 @@ STALL_SECONDS = 60.0
 """An engine that says nothing for so long is not healthy; iterations are measured in milliseconds."""
 LOOK_SECONDS = 1.0
 """So often the supervisor looks for engines that say nothing; also the pause after a restart that failed."""
-
 SETTLE_SECONDS = 0.05
 """From a death to the next engine for what was open."""
 
@@ -191,11 +190,13 @@ class Supervisor:
 
     def _place(self, standing: Standing) -> None:
         """Give a request to an engine. There is one."""
-        open_requests = [None if each.client is None else each.client.num_open for each in self.replicas]
-        if any(replica.status == "ok" for replica in self.replicas):
-            for replica in self.replicas:
-                if replica.status == "stalled":
-                    open_requests[replica.number] = None
+        # Looked at once: time goes on. A stalled engine gets something only if there is no better one.
+        states = [replica.status for replica in self.replicas]
+        best = "ok" if "ok" in states else "stalled"
+        open_requests = [
+            replica.client.num_open if replica.client is not None and state == best else None
+            for replica, state in zip(self.replicas, states, strict=True)
+        ]
         client = self.replicas[self._router.choose(standing.request.prompt_ids, open_requests)].client
         assert client is not None
         client.admit([standing])
@@ -207,9 +208,7 @@ class Supervisor:
         while self._held and self.alive:
             self._place(self._held[0])
             del self._held[0]
-        if self.alive:
-            return
-        if all(replica.restarting is None for replica in self.replicas):
+        if not self.alive and all(replica.restarting is None for replica in self.replicas):
             self._fail_held()
             self.given_up.set()
 

@@ -68,11 +68,10 @@ class Leader:
             self.check()
             self._send(Run(self._number, plan, self._tokens, self._own.digest))
             result = self._own.run(plan)
-        except EngineDeadError:
-            self._failed = True
-            raise
         except Exception as error:
             self._failed = True
+            if isinstance(error, EngineDeadError):
+                raise
             raise EngineDeadError(f"an iteration failed on rank 0: {type(error).__name__}: {error}") from error
         self._tokens = [(row.row, row.token_id) for row in result.rows if row.token_id is not None]
         return result
