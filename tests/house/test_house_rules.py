@@ -192,7 +192,7 @@ def dangers(tree: ast.AST) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_only_the_configuration_reads_the_environment(path: Path) -> None:
-    assert name_of(path) == "config.py" or not reads_environment(tree_of(path))
+    assert name_of(path) == "config/environment.py" or not reads_environment(tree_of(path))
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

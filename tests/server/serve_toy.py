@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from flover.config import EngineConfig, ServerConfig
+from flover.config import EngineConfig, Limits, ServerConfig
 from flover.server.run import serve
 
 TOY = Path(__file__).parent / "toy_engine.py"
@@ -14,7 +14,8 @@ TOY = Path(__file__).parent / "toy_engine.py"
 
 def main() -> int:
     settings = json.loads(sys.argv[1])
-    server = ServerConfig(**{"port": 0, **settings["server"]})
+    own = {"port": 0, **settings["server"]}
+    server = ServerConfig(**own | {"limits": Limits(**own.get("limits", {}))})
     return serve(EngineConfig(**settings["engine"]), server, engine_command=(sys.executable, str(TOY), *sys.argv[2:]))
 
 

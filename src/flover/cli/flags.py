@@ -1,4 +1,4 @@
-"""Flags made from the fields of a configuration: the name, help, group and choices stand in `config.py` alone.
+"""Flags made from the fields of a configuration: the name, help, group and choices stand in `config/` alone.
 
 Only flags that were given end up in the namespace, so every default is the configuration's own. This module knows
 nothing of single settings, except that what ends in `_bytes` is a number of bytes and `max_...` is a size.
@@ -23,6 +23,7 @@ GROUPS = {
     "cpu": "CPU",
     "parallel": "several processes",
     "server": "server",
+    "limits": "limits of what one client may cost",
 }
 _COUNT_UNITS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
 _BYTE_UNITS = {f"{unit}{end}": size for unit, size in _COUNT_UNITS.items() for end in ("", "B")} | {
@@ -96,11 +97,11 @@ def number(text: str) -> float:
 
 
 def add_settings(parser: argparse.ArgumentParser, config: type[Any], *, skip: frozenset[str] = frozenset()) -> None:
-    """One flag for each field of the dataclass `config`, in the groups that the fields name."""
+    """One flag for each setting of the dataclass `config`, in the groups that the fields name."""
     hints = typing.get_type_hints(config)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in dataclasses.fields(config):
-        if item.name in skip:
+        if item.name in skip or "group" not in item.metadata:
             continue
         group = item.metadata["group"]
         if group not in groups:

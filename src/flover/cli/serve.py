@@ -8,7 +8,7 @@ from typing import Any
 
 from flover.cli.flags import add_settings, from_args
 from flover.cli.models import add_model, resolve_model
-from flover.config import EngineConfig, ServerConfig, read_environment
+from flover.config import EngineConfig, Limits, ServerConfig, read_environment
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -19,6 +19,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     add_model(parser)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
     add_settings(parser, ServerConfig)
+    add_settings(parser, Limits)
     parser.set_defaults(run=run)
     return parser
 
@@ -26,7 +27,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop; returns the exit code."""
     resolve_model(args)
-    engine, server = from_args(args, EngineConfig), from_args(args, ServerConfig)
+    engine = from_args(args, EngineConfig)
+    server = dataclasses.replace(from_args(args, ServerConfig), limits=from_args(args, Limits))
     if engine.node_rank > 0:
         from flover.parallel.launch import follow_node
 

@@ -1,25 +1,14 @@
-"""Every setting of Flover, once: name, type, default, unit and meaning. The command line is made from these fields.
-
-Configurations are frozen and sit side by side: `EngineConfig` for whoever runs the engine, `ServerConfig` for the
-door. The environment is read here and nowhere else.
-"""
+"""The settings of an engine: what to load and how to run it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
+from flover.config.setting import at_least, check_choices, setting
 from flover.errors import ConfigError
 
 BUNDLED_MODEL = "flover-tiny"
 """The model that ships inside the package and is used when no model is named."""
-
-
-def setting(default: Any, help: str, *, group: str, choices: tuple[str | None, ...] = (), short: str = "") -> Any:
-    """A field of a configuration with what the command line needs to know of it."""
-    return field(default=default, metadata={"help": help, "group": group, "choices": choices, "short": short})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,16 +137,16 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
-        _check_choices(self)
+        check_choices(self)
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
-            _at_least(self, name, 1)
+            at_least(self, name, 1)
         for name in ("tensor_parallel_size", "data_parallel_size", "nnodes"):
-            _at_least(self, name, 1)
+            at_least(self, name, 1)
         for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
             if getattr(self, name) is not None:
-                _at_least(self, name, 1)
+                at_least(self, name, 1)
         for name in ("target_itl_ms", "batch_window_ms", "distributed_timeout_seconds"):
-            _at_least(self, name, 0)
+            at_least(self, name, 0)
         if self.tensor_parallel_size % self.nnodes:
             raise ConfigError(
                 f"--tensor-parallel-size ({self.tensor_parallel_size}) must be a multiple of --nnodes ({self.nnodes})"
@@ -177,81 +166,6 @@ class EngineConfig:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerConfig:
-    """How the door listens and what it lets in."""
-
-    host: str = setting("127.0.0.1", "address to listen on", group="server")
-    port: int = setting(8000, "port to listen on; 0 picks a free one", group="server")
-    served_model_name: tuple[str, ...] = setting(
-        (), "names the API answers to; the model's own name by default", group="server"
-    )
-    api_key: str | None = setting(
-        None, "key that clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
-    )
-    chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
-    max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
-    shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
-    stall_timeout: float = setting(
-        600.0, "seconds without a word from an engine after which it is begun again; 0: never", group="server"
-    )
-    log_level: str = setting(
-        "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")
-    )
-
-    def __post_init__(self) -> None:
-        _check_choices(self)
-        if not 0 <= self.port <= 65535:
-            raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
-        _at_least(self, "max_num_queued_reqs", 1)
-        _at_least(self, "shutdown_timeout", 0)
-        _at_least(self, "stall_timeout", 0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Environment:
-    """What Flover takes from the environment."""
-
-    api_key: str | None = None
-    hub_offline: bool = False
-    hub_token: str | None = None
-    ray_address: str | None = None
-
-
-def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
-    """The one place that reads environment variables."""
-    env = os.environ if environ is None else environ
-    return Environment(
-        api_key=env.get("FLOVER_API_KEY") or None,
-        hub_offline=env.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"},
-        hub_token=env.get("HF_TOKEN") or None,
-        ray_address=env.get("RAY_ADDRESS") or None,
-    )
-
-
-def spin_briefly(environ: MutableMapping[str, str] | None = None) -> None:
-    """Let compute threads that wait spin for some microseconds and then sleep, unless the environment has decided.
-
-    OpenMP's threads spin for milliseconds by default, and starve the very threads that they wait for as soon as
-    anything else wants the cores: an iteration then takes seconds. Sleeping at once costs a small model half its
-    speed. Works only before torch is loaded; child processes inherit it.
-    """
-    env = os.environ if environ is None else environ
-    if "OMP_WAIT_POLICY" not in env:
-        env.setdefault("GOMP_SPINCOUNT", "20000")
-
-
-def keep_ray_quiet(environ: MutableMapping[str, str] | None = None) -> None:
-    """A Ray that Flover starts tells its makers nothing of how it is used, unless the environment wants it to."""
-    env = os.environ if environ is None else environ
-    env.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-
-
-def flag_name(name: str) -> str:
-    """The command-line flag of a field."""
-    return "--" + name.replace("_", "-")
-
-
 def one_engine(config: EngineConfig) -> None:
     """For whoever runs an engine without a server. Raises `ConfigError` if `config` asks for several."""
     if config.data_parallel_size > 1:
@@ -264,17 +178,3 @@ def _only_one(config: EngineConfig) -> None:
         raise ConfigError(f"--trace writes down one engine, and {size} asks for several")
     if config.nnodes > 1:
         raise ConfigError(f"{size} runs its engines on one machine, and --nnodes is {config.nnodes}")
-
-
-def _check_choices(config: Any) -> None:
-    for item in fields(config):
-        choices, value = item.metadata["choices"], getattr(config, item.name)
-        if choices and value not in choices:
-            names = ", ".join(choice for choice in choices if choice is not None)
-            raise ConfigError(f"{flag_name(item.name)} must be one of {names}, got {value!r}")
-
-
-def _at_least(config: Any, name: str, least: float) -> None:
-    value = getattr(config, name)
-    if not value >= least:
-        raise ConfigError(f"{flag_name(name)} must be at least {least:g}, got {value!r}")

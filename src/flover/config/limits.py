@@ -1,0 +1,48 @@
+"""The settings of a server that bound what one client can cost: each a size, a number or a time with a default.
+
+What exceeds a limit is refused before it has cost anything, with an error that names the field, the limit and the
+flag that changes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from flover.config.setting import at_least, setting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client may ask of a server. Every limit is at least 1."""
+
+    # Connections
+    max_connections: int = setting(
+        1024, "connections at once; a further one is answered only on /livez and /health", group="limits"
+    )
+    max_header_bytes: int = setting(
+        64 * 2**10, "request line and headers of one request; more get a 431", group="limits"
+    )
+    max_header_count: int = setting(128, "header lines of one request; more get a 431", group="limits")
+    header_timeout: float = setting(10.0, "seconds to receive the request line and headers", group="limits")
+    max_body_bytes: int = setting(2 * 2**20, "body of one request; a longer one gets a 413", group="limits")
+    max_pending_body_bytes: int = setting(
+        64 * 2**20, "bodies of all requests that are still being received; more get a 503", group="limits"
+    )
+    body_timeout: float = setting(60.0, "seconds to receive the body; a slower one gets a 408", group="limits")
+    timeout_keep_alive: float = setting(15.0, "seconds that an idle connection is kept", group="limits")
+
+    # Bodies
+    max_json_depth: int = setting(64, "objects and lists inside each other in a body", group="limits")
+    max_json_values: int = setting(300_000, "values in a body: numbers, strings, lists, objects", group="limits")
+    max_messages: int = setting(1024, "messages of one conversation", group="limits")
+    max_request_seqs: int = setting(128, "sequences of one request: its prompts times n", group="limits")
+
+    # Strings that generated text is searched for
+    max_stop_strings: int = setting(16, "stop strings of one request", group="limits")
+    max_stop_bytes: int = setting(1024, "one stop string, in UTF-8", group="limits")
+    max_bad_words: int = setting(64, "bad words of one request", group="limits")
+    max_bad_word_bytes: int = setting(1024, "one bad word, in UTF-8", group="limits")
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            at_least(self, item.name, 0.001 if item.type == "float" else 1)

@@ -1,0 +1,43 @@
+"""The settings of a server: where it listens and whom it lets in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from flover.config.limits import Limits
+from flover.config.setting import at_least, check_choices, setting
+from flover.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """How the door listens and what it lets in."""
+
+    host: str = setting("127.0.0.1", "address to listen on", group="server")
+    port: int = setting(8000, "port to listen on; 0 picks a free one", group="server")
+    served_model_name: tuple[str, ...] = setting(
+        (), "names the API answers to; the model's own name by default", group="server"
+    )
+    api_key: str | None = setting(
+        None, "key that clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
+    )
+    chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
+    max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
+    shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
+    stall_timeout: float = setting(
+        600.0, "seconds without a word from an engine after which it is begun again; 0: never", group="server"
+    )
+    log_level: str = setting(
+        "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")
+    )
+
+    limits: Limits = field(default_factory=Limits)
+    """What one client may cost; flags of its own."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
+        at_least(self, "max_num_queued_reqs", 1)
+        at_least(self, "shutdown_timeout", 0)
+        at_least(self, "stall_timeout", 0)
