@@ -9,10 +9,15 @@ import pytest
 
 from flover.cli.flags import count, from_args, given, num_bytes, to_flags
 from flover.cli.main import main, make_parser
-from flover.config import EngineConfig, ServerConfig, flag_name
+from flover.config import EngineConfig, Limits, ServerConfig, flag_name
 from flover.errors import ConfigError
 
-FIELDS = [(config, item) for config in (EngineConfig, ServerConfig) for item in dataclasses.fields(config)]
+FIELDS = [
+    (config, item)
+    for config in (EngineConfig, ServerConfig, Limits)
+    for item in dataclasses.fields(config)
+    if "group" in item.metadata
+]
 OTHER: dict[str, tuple[list[str], Any]] = {
     "model": (["dir"], "dir"),
     "served_model_name": (["a", "b"], ("a", "b")),
@@ -59,7 +64,7 @@ def test_every_field_is_reached_by_its_flag(config: type[Any], item: dataclasses
     assert getattr(from_args(parse(flag, *words), config), item.name) == value
 
 
-def test_the_two_configurations_share_no_field() -> None:
+def test_the_configurations_share_no_field() -> None:
     names = [item.name for _, item in FIELDS]
     assert len(names) == len(set(names))
 
