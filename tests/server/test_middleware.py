@@ -19,6 +19,7 @@ from flover.server.app import create_api, create_app
 from flover.server.door import Door
 from flover.server.http_body import BodyLimit
 from flover.server.http_keys import OPEN_PATHS
+from flover.server.metrics import Metrics
 
 KEY = "sk-a-long-secret"
 METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PROPFIND")
@@ -122,13 +123,13 @@ def test_every_answer_has_a_request_id() -> None:
 
 
 def test_an_unexpected_failure_does_not_show_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Door, name: str | None) -> str:
+    def broken(self: Metrics) -> bytes:
         raise ZeroDivisionError("secret thing at 0x7f00")
 
-    monkeypatch.setattr(Door, "check_model", broken)
+    monkeypatch.setattr(Metrics, "exposition", broken)
 
     async def scenario(client: httpx.AsyncClient, api: FastAPI) -> None:
-        answer = await client.post("/v1/completions", json={"prompt": "a"})
+        answer = await client.get("/metrics")
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
         assert "secret" not in answer.text
