@@ -68,6 +68,8 @@ def health_checked(server: ServerProcess, path: str = "/health") -> Iterator[lis
 
     thread = threading.Thread(target=check)
     thread.start()
+    while not took:
+        time.sleep(0.001)
     try:
         yield took
     finally:
@@ -95,11 +97,12 @@ def test_a_head_without_end_costs_nothing(start: Start, parts: list[bytes]) -> N
     before = memory(server)
     with health_checked(server) as took:
         begun = time.monotonic()
-        answer = say(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n", *parts)
+        answers = [say(server, b"GET /health HTTP/1.1\r\nHost: localhost\r\n", *parts) for _ in range(3)]
         seconds = time.monotonic() - begun
-    assert answer.startswith(b"HTTP/1.1 431 "), answer[:100]
-    assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
-    assert seconds < 3
+    for answer in answers:
+        assert b"HTTP/1.1 431 " in answer, answer[:100]
+        assert json.loads(answer.rpartition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+    assert seconds < 5
     assert max(took) < CEILING
     assert memory(server) - before < 32 * 2**20
 

@@ -27,7 +27,7 @@ CROWDED_HEADER_SECONDS = 2.0
 """Time for the head on a connection beyond `max_connections`."""
 LINGER_SECONDS = 5.0
 """Time for which input is thrown away after an answer that came before the end of its request."""
-LINGER_BYTES = 64 * 2**20
+LINGER_BYTES = 128 * 2**20
 """As much is thrown away at most."""
 MAX_PIPELINED = 16
 """Requests that may wait on a connection for the answer to the one before."""
