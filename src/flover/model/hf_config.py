@@ -8,27 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError
+from flover.files import is_there, read_object
+from flover.generation_config import read_eos_ids
 from flover.model.config import ModelConfig, Residual, RopeConfig
 from flover.model.families import ACTIVATIONS, FAMILIES, Family, Flag
-from flover.model.fields import Fields, read_json
+from flover.model.fields import Fields
 from flover.model.rope import read_rope
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
 
 
-def read_model_directory(path: Path) -> tuple[Family, ModelConfig]:
-    """Family and config of the model in a directory, from config.json and generation_config.json.
+def read_model_directory(path: Path, tokenizer: Path | None = None) -> tuple[Family, ModelConfig]:
+    """Family and config of the model in a directory; what ends a sequence is also in generation_config.json and in the
+    directory of its `tokenizer`, if there is one.
 
     Raises `ModelError` if the files are missing or damaged, or say something that Flover does not run.
     """
-    family, config = read_config(read_json(path / "config.json"), str(path / "config.json"))
-    generation = path / "generation_config.json"
-    if generation.exists():
-        fields = Fields(read_json(generation), str(generation))
-        if fields.has("eos_token_id"):
-            config = replace(config, eos_ids=_possible_ids(fields.ids("eos_token_id"), config.vocab_size))
-    return family, config
+    file = path / "config.json"
+    if not is_there(file):
+        raise ModelError(f"{path} has no config.json: it is not the directory of a model")
+    family, config = read_config(read_object(file), str(file))
+    return family, replace(config, eos_ids=read_eos_ids(path, tokenizer, config.vocab_size))
 
 
 def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:

@@ -17,7 +17,7 @@ from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.families import Family, Target
 from flover.model.hf_config import read_model_directory
-from flover.model.locate import locate_model
+from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.placement import Placement, TensorNames, expected_tensors
 from flover.model.shard import Cut, Shard
 from flover.ops import Ops, WeightFormat
@@ -82,7 +82,7 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     """
     dummy = config.load_format == "dummy"
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
-    family, model = read_model_directory(path)
+    family, model = read_model_directory(path, locate_tokenizer(config))
     max_len = _max_len(config, model)
     dtype = _DTYPES[config.dtype]
     weight_format = weight_format_of(config)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from flover.config import BUNDLED_MODEL
+from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ModelError
 
 BUNDLED_PATH = Path(__file__).resolve().parent.parent / "assets" / BUNDLED_MODEL
@@ -31,14 +31,34 @@ def locate_model(
         if not BUNDLED_PATH.is_dir():
             raise ModelError(f"the bundled model is not in this installation: {BUNDLED_PATH} is missing")
         return BUNDLED_PATH
-    path = Path(name).expanduser()
-    if name and path.is_dir():
+    path = _local(name)
+    if path is not None:
         return path
-    if name and path.exists():
-        raise ModelError(f"{name} is a file; a model is a directory with config.json and safetensors files")
     if not _HUB_NAME.fullmatch(name) or name.startswith((".", "-", "/")) or ".." in name:
-        raise ModelError(f"there is no directory {name}, and it is not a hub name (owner/model)")
+        raise ModelError(f"there is no directory {name[:300]}, and it is not a hub name (owner/model)")
     return _download(name, revision, download_dir, ["*.safetensors", *_SMALL_FILES] if weights else _SMALL_FILES)
+
+
+def locate_tokenizer(config: EngineConfig) -> Path | None:
+    """The directory of the tokenizer that `config` asks for; None if it asks for none. Raises `ModelError`."""
+    if config.skip_tokenizer_init:
+        return None
+    if config.tokenizer is None or config.tokenizer == config.model:
+        return locate_model(config.model, config.revision, config.download_dir, weights=False)
+    return locate_model(config.tokenizer, None, config.download_dir, weights=False)
+
+
+def _local(name: str) -> Path | None:
+    """The directory of this name. Raises `ModelError` if there is something else."""
+    try:
+        path = Path(name).expanduser()
+        if not name or not path.exists():
+            return None
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+        return None
+    if not path.is_dir():
+        raise ModelError(f"{name} is a file; a model is a directory with config.json and safetensors files")
+    return path
 
 
 def _download(name: str, revision: str | None, download_dir: str | None, patterns: list[str]) -> Path:
