@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +12,12 @@ from torch import Tensor
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
-from flover.model.checkpoint import TensorInfo, find_files, forget, list_tensors, read_tensors
+from flover.model.checkpoint import forget, read_tensors
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
-from flover.model.families import Family, Target
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model, locate_tokenizer
-from flover.model.placement import Placement, TensorNames, expected_tensors
+from flover.model.reads import Read, plan_reads
 from flover.model.shard import Cut, Shard
 from flover.ops import Ops, WeightFormat
 
@@ -41,12 +40,12 @@ _DTYPES = {
     "half": torch.float16,
 }
 _KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+_KEPT_AS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _FORMATS: dict[torch.dtype, WeightFormat] = {
     torch.float32: "float32",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_NAMED = 5  # tensors to name in one error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +63,6 @@ class LoadedModel:
     max_len: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """One tensor to read: where it is, and where it goes."""
-
-    file: Path
-    info: TensorInfo
-    placement: Placement
-
-
 def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedModel:
     """Load this rank's share of `config.model` in the type and for the context that `config` asks for, packed for
     `ops`.
@@ -88,15 +78,13 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     weight_format = weight_format_of(config)
     shard = Shard(ops.group.rank, ops.group.size)
     own = shard.config(model, weight_format)
-    reads = [] if dummy else _plan_reads(path, family, model)
+    reads = [] if dummy else plan_reads(path, family, model)
     cuts = {name: shard.cut(name, shape[0], model) for name, shape in parameter_shapes(model).items()}
     weights = _allocate(own, cuts, ops, weight_format, ops.dtype(dtype))
     if dummy:
         _fill_with_noise(weights, cuts, model, progress)
     else:
-        _fill_from_files(weights, cuts, reads, progress)
-        if model.tied_embeddings:
-            _check_tied_head(path, family, model)
+        _fill_from_files(weights, cuts, reads, weight_format, progress)
     return LoadedModel(
         decoder=Decoder(own, weights, ops, max_len, shard, model.vocab_size),
         config=model,
@@ -168,56 +156,13 @@ def is_gated(name: str, model: ModelConfig) -> bool:
     return model.gated and name.endswith(".up.weight")
 
 
-def _plan_reads(path: Path, family: Family, model: ModelConfig) -> list[_Read]:
-    """Match what the files hold with what the model needs, before any weight is read."""
-    expected, names = expected_tensors(family, model), TensorNames(family)
-    head = f"{family.heads[0]}.weight"
-    reads: list[_Read] = []
-    left_over: list[str] = []
-    wrong: list[str] = []
-    found: Counter[str] = Counter()
-    for file in find_files(path):
-        for info in list_tensors(file):
-            plain = names.plain(info.name)
-            placement = expected.get(plain)
-            if placement is None:
-                if not names.is_dropped(plain) and not (model.tied_embeddings and plain == head):
-                    left_over.append(info.name)
-                continue
-            found[plain] += 1
-            wrong += _problems(info, placement)
-            reads.append(_Read(file, info, placement))
-    twice = [name for name, count in found.items() if count > 1]
-    missing = [name for name in expected if name not in found]
-    _report(path, missing=missing, left_over=left_over, twice=twice, wrong=wrong)
-    return reads
-
-
-def _problems(info: TensorInfo, placement: Placement) -> list[str]:
-    if info.shape != placement.shape:
-        return [f"{info.name} has shape {list(info.shape)} but the config asks for {list(placement.shape)}"]
-    if not info.is_float:
-        return [f"{info.name} has type {info.dtype}, but only F32, F16, BF16 and F64 are supported"]
-    return []
-
-
-def _report(path: Path, *, missing: list[str], left_over: list[str], twice: list[str], wrong: list[str]) -> None:
-    problems = [
-        f"{label}: {', '.join(sorted(names)[:_NAMED])}"
-        + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-        for label, names in (
-            ("missing", missing),
-            ("left over (the model has no place for them)", left_over),
-            ("there more than once", twice),
-            ("not usable", wrong),
-        )
-        if names
-    ]
-    if problems:
-        raise ModelError(f"the weights in {path} do not fit its config.json; " + "; ".join(problems))
-
-
-def _fill_from_files(weights: Weights, cuts: Mapping[str, Cut], reads: list[_Read], progress: Progress) -> None:
+def _fill_from_files(
+    weights: Weights,
+    cuts: Mapping[str, Cut],
+    reads: list[Read],
+    weight_format: WeightFormat,
+    progress: Progress,
+) -> None:
     """Take each tensor from its file's mapping into its place, slice by slice; nothing is held twice."""
     total = sum(read.info.num_bytes for read in reads)
     done = 0
@@ -226,51 +171,48 @@ def _fill_from_files(weights: Weights, cuts: Mapping[str, Cut], reads: list[_Rea
         mine = {read.info.name: read for read in reads if read.file == file}
         for name, tensor in read_tensors(file, list(mine)):
             read = mine[name]
+            parameter = read.placement.parameter
+            kept = format_of(parameter, weight_format) if parameter in weights.matrices else "float32"
             for first, rows in read.placement.pieces(tensor):
-                parameter = read.placement.parameter
-                for part in _store(weights, cuts[parameter], parameter, first, rows):
+                for start, part in _slices(rows):
+                    check_numbers(part, kept, f"{file}: {name}")
+                    _store(weights, cuts[parameter], parameter, first + start, part)
                     done += part.numel() * tensor.itemsize
                     forget(part)
                     progress(done, total)
             forget(tensor)
 
 
-def _store(weights: Weights, cut: Cut, name: str, first: int, rows: Tensor) -> Iterator[Tensor]:
-    """Fill a weight with what it keeps of these rows of the whole; yields what has been seen, slice after slice."""
-    if name in weights.vectors:
-        for place, count, own in cut.pieces(first, len(rows)):
-            weights.vectors[name][own : own + count] = rows[place : place + count]
-        yield rows
-        return
-    step = max(1, SLICE_NUMBERS // rows.shape[1])
+def _slices(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Rows in slices that are converted at once, each with the place of its first."""
+    step = len(rows) if rows.ndim == 1 else max(1, SLICE_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
-        part = rows[start : start + step]
-        try:
-            for place, count, own in cut.pieces(first + start, len(part)):
-                weights.matrices[name].store(own, part[place : place + count])
-        except ModelError as error:
-            raise ModelError(f"{name}: {error}") from error
-        yield part
+        yield start, rows[start : start + step]
 
 
-def _check_tied_head(path: Path, family: Family, model: ModelConfig) -> None:
-    """A head that is stored although it is tied must be the embedding, or the config is wrong about it."""
-    names, stored = TensorNames(family), {}
-    for file in find_files(path):
-        for info in list_tensors(file):
-            plain = names.plain(info.name)
-            if plain == f"{family.heads[0]}.weight":
-                stored["head"] = (file, info.name)
-            elif family.modules.get(plain.removesuffix(".weight")) == Target("embed"):
-                stored["embedding"] = (file, info.name)
-    if "head" not in stored:
+def check_numbers(part: Tensor, kept: WeightFormat, where: str) -> None:
+    """Raises `ModelError` for a number that is not finite, or not as it will be kept: every answer would be void."""
+    low, high = torch.aminmax(part)
+    most = torch.finfo(_KEPT_AS.get(kept, torch.float32)).max
+    if -most <= low.item() and high.item() <= most:
         return
-    head, embedding = (next(read_tensors(file, [name]))[1] for file, name in (stored["head"], stored["embedding"]))
-    if head.shape != embedding.shape or not torch.equal(head, embedding):
-        raise ModelError(
-            f"{path} stores {stored['head'][1]} with other numbers than the embedding, but its config.json ties the "
-            "two (tie_word_embeddings)"
-        )
+    wide = part.double()
+    at = int((~(wide.abs() <= most)).flatten().nonzero()[0])
+    value = float(wide.flatten()[at])
+    if math.isfinite(value):
+        remedy = "--dtype bfloat16 or float32" if kept == "float16" else "--dtype float32"
+        raise ModelError(f"{where} holds {value:g}, but {kept} holds at most {most:g}: use {remedy}")
+    raise ModelError(f"{where} holds {value:g}, which is not a finite number: the file is damaged")
+
+
+def _store(weights: Weights, cut: Cut, name: str, first: int, part: Tensor) -> None:
+    """Fill a weight with what it keeps of these rows of the whole."""
+    for place, count, own in cut.pieces(first, len(part)):
+        rows = part[place : place + count]
+        if name in weights.vectors:
+            weights.vectors[name][own : own + count] = rows
+        else:
+            weights.matrices[name].store(own, rows)
 
 
 def _fill_with_noise(weights: Weights, cuts: Mapping[str, Cut], model: ModelConfig, progress: Progress) -> None:
@@ -286,6 +228,6 @@ def _fill_with_noise(weights: Weights, cuts: Mapping[str, Cut], model: ModelConf
         step = max(1, SLICE_NUMBERS // in_size)
         for first in range(0, out_size, step):
             rows = torch.empty(min(step, out_size - first), in_size).normal_(0.0, DUMMY_STD, generator=generator)
-            for part in _store(weights, cuts[name], name, first, rows):
-                done += part.numel()
-                progress(done, total)
+            _store(weights, cuts[name], name, first, rows)
+            done += rows.numel()
+            progress(done, total)

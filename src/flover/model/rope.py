@@ -20,6 +20,7 @@ import torch
 from flover.model.config import RopeConfig, RopeScaling
 from flover.model.fields import Fields
 
+MAX_THETA = 1e15
 _OLD_NAMES = {"su": "longrope"}  # what Phi-3's first configs called it
 
 
@@ -39,7 +40,7 @@ def read_rope(
     is that part where the file has none; None says that the family turns whole heads only.
     """
     parameters = Fields(_parameters(config), f"{config.where}, rotary parameters")
-    theta = parameters.positive("rope_theta", config.positive(theta_name, 10_000.0))
+    theta = parameters.positive("rope_theta", config.positive(theta_name, 10_000.0, most=MAX_THETA), most=MAX_THETA)
     if theta <= 1:
         raise parameters.error("rope_theta", f"must be above 1, got {theta}")
     part = parameters.positive("partial_rotary_factor", config.positive(share_name, 1.0 if share is None else share))

@@ -184,8 +184,8 @@ def _read_tokenizer_json(folder: Path) -> str:
     others = [name for name in _OTHER_FORMATS if is_there(folder / name)]
     if others:
         raise ModelError(
-            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json is supported: make it "
-            "with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json is supported: "
+            "make it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
     if not is_there(folder / "config.json"):
         raise ModelError(f"{folder} has no config.json: it is not the directory of a model")
