@@ -11,7 +11,7 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,6 +22,16 @@ from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.messages import EngineStats
 from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.generation_config import default_params, read_sampling_defaults
+from flover.llm_arguments import (
+    check_kind,
+    check_messages,
+    check_priority,
+    check_prompts,
+    is_conversation,
+    kind_of,
+    naming,
+    one_each,
+)
 from flover.llm_batch import RunsRequests, run_batch
 from flover.llm_progress import GenerationBar, loading_bar
 from flover.llm_settings import engine_settings
@@ -133,6 +143,9 @@ class LLM:
         a progress bar when a batch takes long. All prompts are checked before the first is run: a `RequestError`
         names the prompt's index. Whatever interrupts the call also ends its requests in the engine.
         """
+        check_prompts(prompts)
+        check_kind("use_tqdm", use_tqdm, "true or false")
+        check_priority(priority)
         return self._generate(
             prompt_list(prompts), sampling_params, use_tqdm=use_tqdm, defaults=self._defaults, priority=priority
         )
@@ -153,15 +166,25 @@ class LLM:
 
         Without `sampling_params` an answer may fill the context, as on the server, unless the model recommends less.
         """
+        check_messages(messages)
+        for name, flag in (
+            ("use_tqdm", use_tqdm),
+            ("add_generation_prompt", add_generation_prompt),
+            ("continue_final_message", continue_final_message),
+        ):
+            check_kind(name, flag, "true or false")
+        check_kind("chat_template", chat_template, "a string", optional=True)
+        check_kind("tools", tools, "a list", optional=True)
+        check_kind("chat_template_kwargs", chat_template_kwargs, "a dictionary", optional=True)
         tokenizer = self.get_tokenizer()
         source = chat_template if chat_template is not None else tokenizer.chat_template
         if source is None:
             raise RequestError("the model has no chat template: pass one as chat_template", param="chat_template")
         template = ChatTemplate(source, special_tokens=tokenizer.special_tokens)
-        conversations: Sequence[Any] = [messages] if _is_conversation(messages) else messages
+        conversations: Sequence[Any] = [messages] if is_conversation(messages) else messages
         prompts: list[Prompt] = []
         for index, conversation in enumerate(conversations):
-            with _naming(index, len(conversations), "messages"):
+            with naming(index, len(conversations), "messages"):
                 prompts.append(
                     template.render(
                         conversation,
@@ -186,18 +209,19 @@ class LLM:
         add_special_tokens: bool = True,
     ) -> list[RequestOutput]:
         asked = sampling_params is not None
-        all_params = _one_each("sampling_params", sampling_params if asked else defaults, len(prompts))
+        all_params = one_each("sampling_params", sampling_params if asked else defaults, len(prompts))
         for params in all_params:
             if not isinstance(params, SamplingParams):
-                raise RequestError(f"sampling_params must be SamplingParams, got {params!r}", param="sampling_params")
+                kind = kind_of(params)
+                raise RequestError(f"sampling_params must be SamplingParams, got {kind}", param="sampling_params")
         if priority is not None and not self._by_priority:
             raise RequestError("priority needs LLM(scheduling_policy='priority')", param="priority")
-        priorities = _one_each("priority", 0 if priority is None else priority, len(prompts))
+        priorities = one_each("priority", 0 if priority is None else priority, len(prompts))
         with self._lock:
             engine = self._running_engine()
             builders: list[OutputBuilder] = []
             for index, prompt in enumerate(prompts):
-                with _naming(index, len(prompts), "prompts"):
+                with naming(index, len(prompts), "prompts"):
                     builder = self._builder(prompt, all_params[index], asked, priorities[index], add_special_tokens)
                 builders.append(builder)
             run_batch(engine, builders, GenerationBar(enabled=use_tqdm, total=len(builders)))
@@ -277,28 +301,3 @@ def _return_freed_memory() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _is_conversation(messages: Sequence[Any]) -> bool:
-    """One conversation is a list of messages; several are a list of those."""
-    return not messages or isinstance(messages[0], Mapping) or not isinstance(messages[0], Sequence)
-
-
-def _one_each(name: str, value: Any, count: int) -> list[Any]:
-    """`value` for every prompt, or the values, if it is a list of the right length."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * count
-    if len(value) != count:
-        raise RequestError(f"{name}: {len(value)} given for {count} prompts", param=name)
-    return list(value)
-
-
-@contextlib.contextmanager
-def _naming(index: int, count: int, what: str) -> Iterator[None]:
-    """Put the index of the prompt at fault before the message, where there are several."""
-    try:
-        yield
-    except RequestError as error:
-        if count == 1:
-            raise
-        raise RequestError(f"{what}[{index}]: {error.message}", param=error.param, code=error.code) from error
