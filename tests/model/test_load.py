@@ -314,7 +314,7 @@ def test_unknown_places_are_refused(tmp_path: Path) -> None:
             locate_model(name)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(ModelError, match="is a file"):
+    with pytest.raises(ModelError, match="is a file;"):
         locate_model(str(file))
 
 

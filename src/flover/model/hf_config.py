@@ -33,7 +33,9 @@ def read_model_directory(path: Path, tokenizer: Path | None = None) -> tuple[Fam
     """
     file = path / "config.json"
     if not is_there(file):
-        raise ModelError(f"{path} has no config.json: it is not the directory of a model")
+        adapter = is_there(path / "adapter_config.json")
+        why = "it holds an adapter; merge it into its base model" if adapter else "it is not the directory of a model"
+        raise ModelError(f"{path} has no config.json: {why}")
     family, config = read_config(read_object(file), str(file))
     return family, replace(config, eos_ids=read_eos_ids(path, tokenizer, config.vocab_size))
 
