@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from flover.config import EngineConfig
-from flover.errors import ConfigError, ModelError
+from flover.errors import ModelError
+from flover.memory.machine import available_memory
 from flover.model.checkpoint import forget, read_tensors
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
-from flover.model.hf_config import read_model_directory
-from flover.model.locate import locate_model, locate_tokenizer
-from flover.model.reads import Read, plan_reads
+from flover.model.describe import Description, describe_model
+from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
 from flover.ops import Ops, WeightFormat
 
@@ -31,36 +30,41 @@ DUMMY_STD = 0.02
 SLICE_NUMBERS = 2**20
 """Numbers that are converted at once on their way into a weight: 4 MiB of float32."""
 
-_DTYPES = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "float": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "half": torch.float16,
-}
-_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 _KEPT_AS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_FORMATS: dict[torch.dtype, WeightFormat] = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A decoder that is ready to run, and what is known of it. `dtype` is the type that was asked for, `format` how the
-    weights are kept, `max_len` the longest context it serves; `own` is what this rank computes of `config`."""
+    """A decoder that is ready to run, and what is known of the model."""
 
     decoder: Decoder
-    config: ModelConfig
-    own: ModelConfig
-    dtype: torch.dtype
-    format: WeightFormat
-    path: Path | None
+    description: Description
     name: str
-    max_len: int
+
+    @property
+    def config(self) -> ModelConfig:
+        """The whole model."""
+        return self.description.config
+
+    @property
+    def own(self) -> ModelConfig:
+        """What this rank computes of it."""
+        return self.description.own
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that was asked for."""
+        return self.description.dtype
+
+    @property
+    def format(self) -> WeightFormat:
+        """How the weights are kept."""
+        return self.description.format
+
+    @property
+    def max_len(self) -> int:
+        """The longest context that it serves."""
+        return self.description.max_len
 
 
 def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedModel:
@@ -70,58 +74,20 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     Raises `ModelError` for files that are missing, damaged or not understood, and `ConfigError` if `max_model_len`
     is more than the model can do or the ranks cannot share it.
     """
-    dummy = config.load_format == "dummy"
-    path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
-    family, model = read_model_directory(path, locate_tokenizer(config))
-    max_len = _max_len(config, model)
-    dtype = _DTYPES[config.dtype]
-    weight_format = weight_format_of(config)
-    shard = Shard(ops.group.rank, ops.group.size)
-    own = shard.config(model, weight_format)
-    reads = [] if dummy else plan_reads(path, family, model)
-    cuts = {name: shard.cut(name, shape[0], model) for name, shape in parameter_shapes(model).items()}
-    weights = _allocate(own, cuts, ops, weight_format, ops.dtype(dtype))
-    if dummy:
-        _fill_with_noise(weights, cuts, model, progress)
+    model = describe_model(config, Shard(ops.group.rank, ops.group.size))
+    model.check_weights(available_memory())
+    whole, own = model.config, model.own
+    cuts = {name: model.shard.cut(name, shape[0], whole) for name, shape in parameter_shapes(whole).items()}
+    weights = _allocate(own, cuts, ops, model.format, ops.dtype(model.dtype))
+    if model.reads is None:
+        _fill_with_noise(weights, cuts, whole, progress)
     else:
-        _fill_from_files(weights, cuts, reads, weight_format, progress)
+        _fill_from_files(weights, cuts, model.reads, model.format, progress)
     return LoadedModel(
-        decoder=Decoder(own, weights, ops, max_len, shard, model.vocab_size),
-        config=model,
-        own=own,
-        dtype=dtype,
-        format=weight_format,
-        path=path,
+        decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
+        description=model,
         name=config.model,
-        max_len=max_len,
     )
-
-
-def weight_format_of(config: EngineConfig) -> WeightFormat:
-    """How the linears' weights are kept: quantized if that was asked for, else in the type of the model."""
-    match config.quantization:
-        case "int8" | "int4":
-            return config.quantization
-        case _:
-            return _FORMATS[_DTYPES[config.dtype]]
-
-
-def _max_len(config: EngineConfig, model: ModelConfig) -> int:
-    if config.max_model_len is None:
-        return model.default_max_len
-    if config.max_model_len > model.longest_max_len:
-        raise ConfigError(
-            f"--max-model-len is {config.max_model_len}, but {config.model} handles at most "
-            f"{model.longest_max_len} tokens"
-        )
-    return config.max_model_len
-
-
-def kv_dtype_of(config: EngineConfig) -> torch.dtype:
-    """Type of keys and values: by default 16 bits where the weights have no more."""
-    if config.kv_cache_dtype != "auto":
-        return _KV_DTYPES[config.kv_cache_dtype]
-    return torch.float32 if weight_format_of(config) == "float32" else torch.bfloat16
 
 
 def _allocate(

@@ -24,7 +24,7 @@ async def load(
     door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
     """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
-    tokenizer, template, defaults = await asyncio.to_thread(_load_text, config, door.config.chat_template)
+    tokenizer, template, defaults = await asyncio.to_thread(load_text, config, door.config.chat_template)
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(config.model, total=None)
@@ -39,7 +39,7 @@ async def load(
     return engine
 
 
-def _load_text(
+def load_text(
     config: EngineConfig, template_path: str | None
 ) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
     """The tokenizer, the template, and the sampling parameters that the model recommends."""
