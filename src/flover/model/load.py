@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from flover.model.describe import Description, describe_model
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
 from flover.ops import Ops, WeightFormat
+
+logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -83,10 +86,21 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
         _fill_with_noise(weights, cuts, whole, progress)
     else:
         _fill_from_files(weights, cuts, model.reads, model.format, progress)
+    switch_len = whole.switch_len(model.max_len)
+    if switch_len is not None and model.shard.rank == 0:
+        logger.info("%s", rotary_rule(switch_len))
     return LoadedModel(
         decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
         description=model,
         name=config.model,
+    )
+
+
+def rotary_rule(switch_len: int) -> str:
+    """How requests choose between a model's two rotary embeddings, in a sentence."""
+    return (
+        f"requests of up to {switch_len} tokens (prompt and max_tokens together; without max_tokens the whole context "
+        "counts) use the rotary embedding of the model's training, longer ones that for long contexts"
     )
 
 
