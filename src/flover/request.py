@@ -241,6 +241,14 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int
     eos_ids: list[int]
     num_parameters: int = 0
+    switch_len: int | None = None
+    """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that
+    for short ones; None if there is but one."""
+
+
+def is_long(num_prompt: int, params: SamplingParams, switch_len: int | None) -> bool:
+    """Whether a request can come to more tokens than `switch_len` (None: no request is long)."""
+    return switch_len is not None and (params.max_tokens is None or num_prompt + params.max_tokens > switch_len)
 
 
 def check_request(request: Request, facts: ModelFacts) -> None:
