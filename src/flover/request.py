@@ -157,11 +157,6 @@ def check_request(request: Request, facts: ModelFacts) -> None:
     room = max_total_tokens(facts)
     if length >= room:
         raise too_long(length, None, facts)
-    if params.min_tokens > room - length:
-        raise RequestError(
-            f"min_tokens ({params.min_tokens}) exceeds the room left by the prompt ({room - length})",
-            param="min_tokens",
-        )
     named = {
         "logit_bias": list(params.logit_bias or ()),
         "allowed_token_ids": params.allowed_token_ids or [],
@@ -216,11 +211,19 @@ def too_long(length: int, max_tokens: int | None, facts: ModelFacts) -> RequestE
     )
 
 
+def check_fits(request: Request, max_tokens: int | None, facts: ModelFacts) -> None:
+    """Refuse a request whose prompt does not leave `max_tokens`, instead of cutting them to what fits."""
+    length = len(request.prompt_ids)
+    if max_tokens is not None and max_tokens > max_total_tokens(facts) - length:
+        raise too_long(length, max_tokens, facts)
+
+
 def resolve_max_tokens(request: Request, facts: ModelFacts) -> Request:
     """The request with a `max_tokens` that fits: where it is None or more, all the room that the prompt leaves. The
-    sequence then ends there with the reason "length"."""
+    sequence then ends there with the reason "length", also before `min_tokens`."""
     room = max_total_tokens(facts) - len(request.prompt_ids)
-    wanted = request.params.max_tokens
-    if wanted is not None and wanted <= room:
+    params = request.params
+    if params.max_tokens is not None and params.max_tokens <= room:
         return request
-    return msgspec.structs.replace(request, params=request.params.replace(max_tokens=room))
+    fitting = params.replace(max_tokens=room, min_tokens=min(params.min_tokens, room))
+    return msgspec.structs.replace(request, params=fitting)

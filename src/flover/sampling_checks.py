@@ -3,7 +3,6 @@ description of its API too."""
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -99,7 +98,7 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
     """That a number is in its range. Raises `RequestError` that names `where`."""
     kinds = int if allowed.integer else int | float
     number = isinstance(value, kinds) and not isinstance(value, bool)
-    if not number or not allowed.low <= value <= allowed.high or (isinstance(value, float) and not math.isfinite(value)):
+    if not number or not allowed.low <= value <= allowed.high:  # true of NaN too
         raise wrong_value(where, allowed.wanted, value)
 
 
@@ -142,10 +141,6 @@ def _check_bias(bias: Any) -> None:
 
 
 def _check_combinations(params: SamplingParams) -> None:
-    if params.greedy and params.n > 1:
-        raise RequestError(
-            f"n must be 1 when temperature is 0, since all answers would be alike, got {params.n}", param="n"
-        )
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         raise RequestError(
             f"min_tokens ({params.min_tokens}) must not exceed max_tokens ({params.max_tokens})",

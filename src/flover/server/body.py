@@ -53,16 +53,18 @@ _MARK = b"\x7f-----"
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-def read_body(data: bytes, kind: type[B], limits: Limits, *, strict: bool = False, facts: ModelFacts | None = None) -> B:
+def read_body(
+    data: bytes, kind: type[B], limits: Limits, *, strict: bool = False, facts: ModelFacts | None = None
+) -> B:
     """The body as a `kind`. `facts` are those of the loaded model, for what they bound. With `strict` nothing is
     accepted that is not honoured, but for what OpenAI's own clients send. Raises `RequestError`."""
     members = _members(data, limits)
-    types = _types(kind)
+    types = field_types(kind)
     for name, raw in members.items():
         if name not in types:
             _check_other(name, raw, types.keys(), strict=strict)
     given = {name: raw for name, raw in members.items() if name in types and not is_null(raw)}
-    for name in _required(kind):
+    for name in required_fields(kind):
         if name not in given:
             raise RequestError(f"{name} is required", param=name)
     bounds = _Bounds(limits, None if "truncate_prompt_tokens" in given else facts, strict)
@@ -227,13 +229,14 @@ _READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
 
 
 @cache
-def _types(kind: type[msgspec.Struct]) -> dict[str, Any]:
+def field_types(kind: type[msgspec.Struct]) -> dict[str, Any]:
     """The type of each field, without the None that stands for a field that was not sent."""
     return {field.name: _without_none(field.type) for field in msgspec.structs.fields(kind)}
 
 
 @cache
-def _required(kind: type[msgspec.Struct]) -> list[str]:
+def required_fields(kind: type[msgspec.Struct]) -> list[str]:
+    """The fields that every body of this type has."""
     return [field.name for field in msgspec.structs.fields(kind) if field.required]
 
 

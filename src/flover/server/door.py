@@ -17,7 +17,7 @@ from flover.config import EngineConfig, ServerConfig
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.generation_config import SamplingDefaults
-from flover.request import ModelFacts, Request, SamplingParams
+from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
 from flover.server.http_hosts import is_loopback
@@ -156,7 +156,7 @@ class Door:
         salt = combine_salts(key_salt, body.cache_salt or "")
 
         def make_requests() -> list[Request]:
-            return [
+            requests = [
                 make_request(
                     prompt,
                     params,
@@ -170,6 +170,10 @@ class Door:
                 )
                 for i, prompt in enumerate(make_prompts())
             ]
+            if self.config.strict:
+                for request in requests:
+                    check_fits(request, body.wanted_tokens, facts)
+            return requests
 
         with self._admission(count) as keep:
             # Drawn here, in order of arrival, and not by threads that overtake each other.

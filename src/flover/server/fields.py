@@ -23,17 +23,42 @@ MAX_NEUTRAL_BYTES = 256
 """No neutral value is longer."""
 
 INFORMATION = frozenset(
-    """
-    user metadata store service_tier safety_identifier prompt_cache_key prompt_cache_retention prediction verbosity
-    web_search_options parallel_tool_calls include_reasoning separate_reasoning stream_reasoning reasoning_format
-    cache_prompt keep_alive rid session_id id_slot slot_id mirostat_tau mirostat_eta dry_base dry_allowed_length
-    dry_penalty_last_n dry_sequence_breakers xtc_threshold dynatemp_exponent
-    """.split()
+    [
+        "user",
+        "metadata",
+        "store",
+        "service_tier",
+        "safety_identifier",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "prediction",
+        "verbosity",
+        "web_search_options",
+        "parallel_tool_calls",
+        "include_reasoning",
+        "separate_reasoning",
+        "stream_reasoning",
+        "reasoning_format",
+        "cache_prompt",
+        "keep_alive",
+        "rid",
+        "session_id",
+        "id_slot",
+        "slot_id",
+        "mirostat_tau",
+        "mirostat_eta",
+        "dry_base",
+        "dry_allowed_length",
+        "dry_penalty_last_n",
+        "dry_sequence_breakers",
+        "xtc_threshold",
+        "dynatemp_exponent",
+    ]
 )
 """Only information; also the parameters of samplers that are off, since their switches are neutral below."""
 
 OFF = (False,)
-NONE = ([],)
+NONE: tuple[list[Any], ...] = ([],)
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # OpenAI
     "suffix": ("",),
@@ -125,7 +150,7 @@ STRICT: Mapping[str, Any] = {
     "prompt_cache_key": str,
     "parallel_tool_calls": bool,
     "include_reasoning": bool,
-    **{name: None for name in ("suffix", "modalities", "functions", "function_call", "documents", "chat_template")},
+    **dict.fromkeys(("suffix", "modalities", "functions", "function_call", "documents", "chat_template")),
 }
 """What `--strict` accepts of the above; a type where it wants one."""
 

@@ -42,6 +42,8 @@ def read_prompts(raw: Raw, limits: Limits, facts: ModelFacts | None) -> Prompts:
     flag = flag_name("max_request_seqs")
     start = _FIRST_MEMBER.match(bytes(raw)[:4096]) if begins(raw, "[") else None
     first = start.group(1) if start else b""
+    if first == b"]":
+        raise RequestError("prompt is an empty list: at least one token is needed", param="prompt")
     if first not in (b'"', b"["):
         return [read_token_ids(raw, "prompt", facts, A_PROMPT)]
     items = read_items(raw, "prompt", A_PROMPT, limits.max_request_seqs, "prompts", flag)
@@ -58,8 +60,6 @@ def read_token_ids(raw: Raw, where: str, facts: ModelFacts | None, wanted: str =
     if not begins(raw, "["):
         raise wrong_value(where, wanted, raw)
     text = bytes(raw)
-    if not text.strip(b"[] \t\r\n"):
-        raise RequestError(f"{where} is empty: at least one token is needed", param=first_name(where))
     if len(text) > 4096 and (text.translate(None, b"-0123456789, \t\r\n[]") or text.count(b"[") > 1):
         raise RequestError(f"{where} must be {wanted}: not all its members are whole numbers", param=first_name(where))
     count = text.count(b",") + 1
