@@ -14,7 +14,7 @@ from typing import Any
 from flover.errors import ModelError
 
 MAX_CONFIG_BYTES = 16 * 2**20
-MAX_TEMPLATE_BYTES = 64 * 2**10
+MAX_TEMPLATE_BYTES = 128 * 2**10
 """Most bytes of a chat template, from the model or from the operator."""
 
 _SAMPLING_DEFAULTS = ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")

@@ -8,7 +8,7 @@ Knows nothing of chats.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import nodes
@@ -68,15 +68,12 @@ class _ChargingGenerator(CodeGenerator):
     Jinja's sandbox sends calls, attributes and the operators of arithmetic to the environment by itself.
     """
 
-    def blockvisit(self, nodes: Sequence[nodes.Node], frame: Frame) -> None:
+    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
         """A block of statements pays for its own expressions when it is entered."""
+        nodes = list(nodes)
         units = STEP_UNITS + _NODE_UNITS * sum(_count_expressions(node) for node in nodes)
         self.writeline(f"environment.step(context, {units})")
         super().blockvisit(nodes, frame)
-
-    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802 - Jinja's name
-        node.iter = nodes.Filter(node.iter, _STEPS, [], [], None, None, lineno=node.lineno)
-        super().visit_For(node, frame)
 
     def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
         self._made(lambda: super(_ChargingGenerator, self).visit_List(node, frame))
@@ -118,8 +115,15 @@ class _ChargingGenerator(CodeGenerator):
         self.write("))")
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
-        if not isinstance(node.arg, nodes.Slice):
+        if isinstance(node.arg, nodes.Const):
             super().visit_Getitem(node, frame)
+            return
+        if not isinstance(node.arg, nodes.Slice):
+            self.write("environment.item(context, ")
+            self.visit(node.node, frame)
+            self.write(", ")
+            self.visit(node.arg, frame)
+            self.write(")")
             return
         self.write("environment.cut(context, ")
         self.visit(node.node, frame)
@@ -135,11 +139,9 @@ class _ChargingGenerator(CodeGenerator):
 
 def _count_expressions(node: nodes.Node) -> int:
     """Expressions that a statement evaluates itself; blocks inside it count when they are entered."""
-    count = 1
-    for child in node.iter_child_nodes():
-        if not isinstance(child, nodes.Stmt) or isinstance(child, nodes.Output):
-            count += _count_expressions(child)
-    return count
+    tests = node.elif_ if isinstance(node, nodes.If) else ()
+    own = [child for child in node.iter_child_nodes() if not isinstance(child, nodes.Stmt)]
+    return 1 + sum(map(_count_expressions, own)) + sum(map(_count_expressions, tests))
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -157,8 +159,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=charged_output,
             cache_size=0,
         )
-        self.filters = {**make_filters(), _STEPS: charged_steps}
-        self.tests = make_tests()
+        self.filters.clear()
+        self.filters.update(make_filters(), **{_STEPS: charged_steps})
+        self.tests.update(make_tests())
         self.globals.clear()
         self.globals.update(make_globals())
 
@@ -167,7 +170,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return {**variables, BUDGET_KEY: budget}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Refuses by name what no chat template may use. Raises `TemplateAssertionError`."""
+        """Refuses by name what is not supported (`TemplateAssertionError`) and makes loops charge each step."""
         template = super()._parse(source, name, filename)
         for node in template.find_all(tuple(_REFUSED)):
             raise TemplateAssertionError(f"it {_REFUSED[type(node)]}, which is not supported", node.lineno)
@@ -175,6 +178,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if item.name in REFUSED_FILTERS:
                 reason = REFUSED_FILTERS[item.name]
                 raise TemplateAssertionError(f"the filter {item.name} is not supported: {reason}", item.lineno)
+        for loop in list(template.find_all(nodes.For)):
+            loop.iter = nodes.Filter(loop.iter, _STEPS, [], [], None, None, lineno=loop.lineno)
         return template
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
@@ -218,11 +223,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return part
         return budget.made(part)
 
-    def getitem(self, obj: Any, argument: Any) -> Any:
-        """`obj[argument]`; an argument that is a list or tuple is no key of anything that a template can hold."""
-        if isinstance(argument, tuple) and len(argument) > 100:
-            raise SecurityError("the template looks up a long tuple")
-        return super().getitem(obj, argument)
+    def item(self, context: Context, obj: Any, argument: Any) -> Any:
+        """`obj[argument]`; a tuple is walked through to look it up."""
+        if isinstance(argument, tuple):
+            budget_of(context).walk(argument)
+        return self.getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """The operators of arithmetic: on texts and lists they make values, on whole numbers huge ones."""
@@ -243,9 +248,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         result = super().call_binop(context, operator, left, right)
         budget.spend(8 * len(result))
         one, other = budget.measure(left), budget.measure(right)
-        budget.remember(
-            result, Size(one.units + other.units, max(one.depth, other.depth), one.plain and other.plain)
-        )
+        budget.remember(result, Size(one.units + other.units, max(one.depth, other.depth), one.plain and other.plain))
         return result
 
     def _repeat(self, budget: Budget, value: Any, times: int) -> Any:

@@ -33,7 +33,7 @@ STEP_UNITS = 500
 _CLOCK_UNITS = 1_000_000
 _COLLISION_UNITS = 10
 
-_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
 _CONTAINERS = (list, tuple, dict, *_VIEWS)
 _ATOMS = (int, float, complex, type(None), range, Undefined)
 
@@ -132,8 +132,7 @@ class Budget:
             self.room(len(value))
             self.spend(3 * len(value))
         elif isinstance(value, _CONTAINERS):
-            self.measure(value)
-            self.spend(16 * len(value))
+            self.spend(self.measure(value).units // 8)
         return value
 
     def text(self, value: Any) -> str:

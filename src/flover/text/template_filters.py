@@ -68,18 +68,20 @@ def make_filters() -> dict[str, Callable[..., Any]]:
 
 def make_tests() -> dict[str, Callable[..., Any]]:
     """All tests, by name; those that only look at the kind of a value are Jinja's own."""
-    own = {name: _comparing_test(operator) for name, operator in _COMPARING_TESTS.items()}
+    own: dict[str, Any] = dict(TESTS.items())
+    own |= {name: _comparing_test(operator) for name, operator in _COMPARING_TESTS.items()}
     own |= {name: _remainder_test(TESTS[name]) for name in _REMAINDER_TESTS}
     own |= {name: _text_test(TESTS[name]) for name in ("lower", "upper")}
-    return TESTS | own
+    return own
 
 
 def make_globals() -> dict[str, Any]:
-    """All functions, by name."""
+    """All functions, by name. `dict.fromkeys` is there as in transformers."""
+    setattr(_make_dict, "fromkeys", _dict_fromkeys)  # noqa: B010 - functions have no declared attributes
     return {
         "range": safe_range,
         "namespace": SafeNamespace,
-        "dict": _DictFunction(),
+        "dict": _make_dict,
         "cycler": _make_cycler,
         "joiner": _make_joiner,
         "lipsum": _refuse_lipsum,
@@ -104,18 +106,16 @@ def _refuse_private(name: Any) -> None:
         raise SecurityError(f"a namespace cannot have an attribute {str(name)[:64]!r}")
 
 
-class _DictFunction:
-    """`dict` as transformers offers it: a function, with `fromkeys`, whose own attributes stay out of reach."""
+@pass_context
+def _make_dict(context: Context, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+    """`dict` as a function: the type's own attributes stay out of reach."""
+    pairs = tuple(_keyed(budget_of(context), value) for value in args)
+    return dict(*pairs, **kwargs)
 
-    @pass_context
-    def __call__(self, context: Context, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-        pairs = tuple(_keyed(budget_of(context), value) for value in args)
-        return dict(*pairs, **kwargs)
 
-    @pass_context
-    def fromkeys(self, context: Context, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
-        """An object with these keys and one value."""
-        return dict.fromkeys(_keyed(budget_of(context), keys), value)
+@pass_context
+def _dict_fromkeys(context: Context, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
+    return dict.fromkeys(_keyed(budget_of(context), keys), value)
 
 
 def _keyed(budget: Budget, values: Any) -> Any:
@@ -318,19 +318,19 @@ def _comparing_test(operator: str) -> Callable[..., bool]:
     return test
 
 
-def _remainder_test(plain: Callable[..., bool]) -> Callable[..., bool]:
+def _remainder_test(plain: Any) -> Callable[..., bool]:
     def test(value: Any, *args: Any) -> bool:
         if isinstance(value, str):  # % would format it
             raise TypeError("a text cannot be divided")
-        return plain(value, *args)
+        return bool(plain(value, *args))
 
     return test
 
 
-def _text_test(plain: Callable[..., bool]) -> Callable[..., bool]:
+def _text_test(plain: Any) -> Callable[..., bool]:
     @pass_context
     def test(context: Context, value: Any) -> bool:
-        return plain(budget_of(context).text(value))
+        return bool(plain(budget_of(context).text(value)))
 
     return test
 
