@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic_core import PydanticCustomError
 
 from flover.request import MAX_LOGPROBS
-from flover.text.chat import MAX_MESSAGES
+from flover.text.messages import MAX_MESSAGES
 
 MAX_PROMPTS = 256
 """Most prompts in one completion request; each counts as an open request."""

@@ -24,6 +24,8 @@ MAX_PROMPT_CHARS = 2**22
 MAX_TEMPLATE_KWARGS = 32
 _MAX_KWARG_CHARS = 1000
 _PROBE_UNITS = BASE_UNITS // 10
+_PAIR_UNITS = 5000
+"""Work allowed for each two messages: some templates look at all later messages for each message."""
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
 """What marks the end of a final message that is to be continued; transformers uses the same."""
 # fmt: off
@@ -100,7 +102,7 @@ class ChatTemplate:
             "documents": plain_json(documents, "documents") if documents else None,
             "add_generation_prompt": add_generation_prompt,
         }
-        text = self._run(variables)
+        text = self._run(variables, BASE_UNITS + _PAIR_UNITS * len(checked) ** 2)
         if not _is_unicode(text):
             _refuse_surrogates(variables)
         return _cut_at_tag(text, final) if continue_final_message else text
@@ -109,7 +111,7 @@ class ChatTemplate:
         variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": False}
         return self._run({**self._special_tokens, **variables}, _PROBE_UNITS)
 
-    def _run(self, variables: Mapping[str, Any], base_units: int = BASE_UNITS) -> str:
+    def _run(self, variables: Mapping[str, Any], base_units: int) -> str:
         pieces: list[str] = []
         total = 0
         try:

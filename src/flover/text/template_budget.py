@@ -29,7 +29,7 @@ MAX_SECONDS = 1.0
 """Processor time of one rendering, whatever its units say."""
 ITEM_SIZE = 100
 """Size of a value beside its text: about what one more leaf costs whoever walks through it."""
-STEP_UNITS = 500
+STEP_UNITS = 800
 _CLOCK_UNITS = 1_000_000
 _COLLISION_UNITS = 10
 
