@@ -89,7 +89,9 @@ WALKERS = [
 ]
 """Each looks at all of `ns.x`."""
 
-TIMES = "{% set ns = namespace(x='X') %}{% for i in range(9999) %}{% for j in range(9999) %}BODY{% endfor %}{% endfor %}"
+TIMES = (
+    "{% set ns = namespace(x='X') %}{% for i in range(9999) %}{% for j in range(9999) %}BODY{% endfor %}{% endfor %}"
+)
 _LONG = "{% set x = 'a' * 2000000 %}"
 REPEATED = [
     "{% set y = x|upper %}",
