@@ -23,6 +23,7 @@ MAX_PROMPT_CHARS = 2**22
 """Most characters that a template may make of one conversation."""
 MAX_TEMPLATE_KWARGS = 32
 _MAX_KWARG_CHARS = 1000
+_MAX_KWARG_NAME_CHARS = 64
 _PROBE_UNITS = BASE_UNITS // 10
 _PAIR_UNITS = 5000
 """Work allowed for each two messages: some templates look at all later messages for each message."""
@@ -139,7 +140,7 @@ class ChatTemplate:
         if not isinstance(name, str):
             refuse(f"{where} must have names that are strings, got {type(name).__name__}", where)
         reserved = name in _RESERVED_KWARGS or name in self._sandbox.globals or name.endswith("_token")
-        if reserved or not name.isidentifier() or name.startswith("_"):
+        if reserved or not name.isidentifier() or name.startswith("_") or len(name) > _MAX_KWARG_NAME_CHARS:
             refuse(f"{where}.{shown(name)} cannot be set", where)
         if value is not None and type(value) not in (str, int, float, bool):
             kind = type(value).__name__

@@ -25,9 +25,8 @@ from flover.text.template_filters import (
     charged_output,
     charged_steps,
     make_filters,
-    make_globals,
-    make_tests,
 )
+from flover.text.template_functions import make_globals, make_tests
 from flover.text.template_methods import (
     LOOKUPS,
     STRING_METHODS,

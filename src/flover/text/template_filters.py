@@ -1,21 +1,19 @@
-"""Jinja's filters, tests and functions, each charged to the rendering's budget.
+"""Jinja's filters, each charged to the rendering's budget.
 
-Results are Jinja's own, `tojson` and `dict` those of transformers. The few that are left out are refused by name when
+Results are Jinja's own, those of `tojson` transformers'. The few that are left out are refused by name when
 a template is loaded (`REFUSED_FILTERS`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS
 from jinja2.runtime import Context
-from jinja2.sandbox import safe_range
-from jinja2.tests import TESTS
-from jinja2.utils import Cycler, Joiner, Namespace, pass_context
+from jinja2.utils import pass_context
 
 from flover.text.template_budget import ITEM_SIZE, STEP_UNITS, Budget, budget_of
 from flover.text.template_methods import (
@@ -24,7 +22,6 @@ from flover.text.template_methods import (
     charge_replace,
     charge_strip,
     charge_width,
-    compare,
     format_percent,
 )
 
@@ -46,13 +43,11 @@ _EACH = frozenset((
 ))
 """Filters that do something with each item of a value."""
 _SORTING = frozenset(("dictsort", "groupby", "sort"))
-_TEXT_ONLY = frozenset(("escape", "e", "forceescape", "safe", "string", "striptags", "urlencode"))
+_TEXT_ONLY = frozenset((
+    "capitalize", "center", "e", "escape", "forceescape", "lower", "safe", "string", "striptags", "title", "trim",
+    "upper", "wordcount",
+))
 """Filters that write whatever they get as text."""
-_COMPARING_TESTS = {
-    "==": "eq", "eq": "eq", "equalto": "eq", "!=": "ne", "ne": "ne", ">": "gt", "gt": "gt", "greaterthan": "gt",
-    ">=": "gteq", "ge": "gteq", "<": "lt", "lt": "lt", "lessthan": "lt", "<=": "lteq", "le": "lteq", "in": "in",
-}
-_REMAINDER_TESTS = ("odd", "even", "divisibleby")
 # fmt: on
 _MAX_PRECISION = 300
 _MAX_PATH_LEN = 256
@@ -64,81 +59,6 @@ def make_filters() -> dict[str, Callable[..., Any]]:
     """All filters, by name."""
     own = {name: _charged(name, plain) for name, plain in FILTERS.items() if name not in REFUSED_FILTERS}
     return own | {"join": _join, "tojson": _tojson, "sum": _sum, "format": _format}
-
-
-def make_tests() -> dict[str, Callable[..., Any]]:
-    """All tests, by name; those that only look at the kind of a value are Jinja's own."""
-    own: dict[str, Any] = dict(TESTS.items())
-    own |= {name: _comparing_test(operator) for name, operator in _COMPARING_TESTS.items()}
-    own |= {name: _remainder_test(TESTS[name]) for name in _REMAINDER_TESTS}
-    own |= {name: _text_test(TESTS[name]) for name in ("lower", "upper")}
-    return own
-
-
-def make_globals() -> dict[str, Any]:
-    """All functions, by name. `dict.fromkeys` is there as in transformers."""
-    setattr(_make_dict, "fromkeys", _dict_fromkeys)  # noqa: B010 - functions have no declared attributes
-    return {
-        "range": safe_range,
-        "namespace": SafeNamespace,
-        "dict": _make_dict,
-        "cycler": _make_cycler,
-        "joiner": _make_joiner,
-        "lipsum": _refuse_lipsum,
-    }
-
-
-class SafeNamespace(Namespace):
-    """`namespace()` without names that begin with an underscore."""
-
-    def __init__(*args: Any, **kwargs: Any) -> None:
-        for name in dict(*args[1:], **kwargs):
-            _refuse_private(name)
-        Namespace.__init__(*args, **kwargs)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        _refuse_private(name)
-        super().__setitem__(name, value)
-
-
-def _refuse_private(name: Any) -> None:
-    if not isinstance(name, str) or name.startswith("_"):
-        raise SecurityError(f"a namespace cannot have an attribute {str(name)[:64]!r}")
-
-
-@pass_context
-def _make_dict(context: Context, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-    """`dict` as a function: the type's own attributes stay out of reach."""
-    pairs = tuple(_keyed(budget_of(context), value) for value in args)
-    return dict(*pairs, **kwargs)
-
-
-@pass_context
-def _dict_fromkeys(context: Context, keys: Iterable[Any], value: Any = None) -> dict[Any, Any]:
-    return dict.fromkeys(_keyed(budget_of(context), keys), value)
-
-
-def _keyed(budget: Budget, values: Any) -> Any:
-    """Values that become keys: numbers can be chosen so that finding a place for each compares it with all others."""
-    if isinstance(values, Mapping) or not isinstance(values, Iterable):
-        budget.walk(values)
-        return values
-    pairs = list(values)
-    budget.walk(pairs)
-    budget.spend(10 * len(pairs) ** 2)
-    return pairs
-
-
-def _make_cycler(*items: Any) -> Cycler:
-    return Cycler(*items)
-
-
-def _make_joiner(sep: str = ", ") -> Joiner:
-    return Joiner(sep)
-
-
-def _refuse_lipsum(*_: Any, **__: Any) -> str:
-    raise SecurityError("the template calls lipsum, which writes random text")
 
 
 def _charged(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -222,6 +142,12 @@ def _check_batch(budget: Budget, values: Any, linecount: Any, fill_with: Any = N
         budget.room(linecount * ITEM_SIZE)
 
 
+def _check_plain(budget: Budget, value: Any, *_: Any) -> None:
+    """Whatever is in it is written as text."""
+    if not isinstance(value, Iterator) and not budget.measure(value).plain:
+        raise SecurityError(f"the template writes as text what is none: {type(value).__name__}")
+
+
 def _check_striptags(budget: Budget, text: Any) -> None:
     """Each tag is cut out of a copy of the text."""
     budget.spend(len(text) * (1 + text.count("<") // 4))
@@ -250,6 +176,8 @@ _CHECKS: dict[str, Callable[..., None]] = {
     "round": _check_round,
     "striptags": _check_striptags,
     "trim": _check_trim,
+    "urlencode": _check_plain,
+    "xmlattr": _check_plain,
 }
 
 
@@ -308,31 +236,6 @@ def _format(context: Context, value: Any, *args: Any, **kwargs: Any) -> str:
         raise TypeError("can't handle positional and keyword arguments at the same time")
     budget = budget_of(context)
     return format_percent(budget, budget.text(value), kwargs or args)
-
-
-def _comparing_test(operator: str) -> Callable[..., bool]:
-    @pass_context
-    def test(context: Context, value: Any, other: Any) -> bool:
-        return compare(budget_of(context), operator, value, other)
-
-    return test
-
-
-def _remainder_test(plain: Any) -> Callable[..., bool]:
-    def test(value: Any, *args: Any) -> bool:
-        if isinstance(value, str):  # % would format it
-            raise TypeError("a text cannot be divided")
-        return bool(plain(value, *args))
-
-    return test
-
-
-def _text_test(plain: Any) -> Callable[..., bool]:
-    @pass_context
-    def test(context: Context, value: Any) -> bool:
-        return bool(plain(budget_of(context).text(value)))
-
-    return test
 
 
 @pass_context
