@@ -23,7 +23,9 @@ async def load(
     door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
     """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
-    tokenizer, template = await asyncio.to_thread(_load_text, config, door.config.chat_template)
+    tokenizer, template = await asyncio.to_thread(
+        _load_text, config, door.config.chat_template, door.config.limits.max_messages
+    )
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(config.model, total=None)
@@ -38,7 +40,9 @@ async def load(
     return engine
 
 
-def _load_text(config: EngineConfig, template_path: str | None) -> tuple[Tokenizer | None, ChatTemplate | None]:
+def _load_text(
+    config: EngineConfig, template_path: str | None, max_messages: int
+) -> tuple[Tokenizer | None, ChatTemplate | None]:
     if config.skip_tokenizer_init:
         return None, None
     own = config.tokenizer is None or config.tokenizer == config.model
@@ -47,4 +51,4 @@ def _load_text(config: EngineConfig, template_path: str | None) -> tuple[Tokeniz
     source = tokenizer.chat_template if template_path is None else read_template(Path(template_path))
     if source is None:
         return tokenizer, None
-    return tokenizer, ChatTemplate(source, special_tokens=tokenizer.special_tokens)
+    return tokenizer, ChatTemplate(source, special_tokens=tokenizer.special_tokens, max_messages=max_messages)
