@@ -145,3 +145,9 @@ def test_long_texts_with_many_operations_are_rendered() -> None:
     )
     chat = [{"role": "user", "content": "wörds and more " * 130_000}]
     assert len(ChatTemplate(source).render(chat)) > 1_900_000
+
+
+def test_values_nested_too_deep_are_refused_before_python_walks_them() -> None:
+    source = "{% set ns = namespace(x=()) %}{% for i in range(200) %}{% set ns.x = (ns.x,) %}{% endfor %}"
+    with pytest.raises(RequestError, match="nests lists and objects more than 100 deep"):
+        ChatTemplate(source).render(CHAT)
