@@ -31,7 +31,7 @@ from flover.server.protocol import (
     TextFormat,
     TokenizeBody,
 )
-from flover.text.chat import FIXED_ARGUMENTS
+from flover.text.chat import RESERVED_KWARGS
 
 Schema = dict[str, Any]
 
@@ -67,6 +67,7 @@ _MESSAGE: Schema = {
         "tool_call_id": TEXT,
         "reasoning": TEXT,
         "reasoning_content": TEXT,
+        "refusal": TEXT,
         "audio": NULL,
         "function_call": NULL,
     },
@@ -79,7 +80,7 @@ _STREAM_OPTIONS: Schema = {
 _FORMAT: Schema = {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"const": "text"}}}
 _ARGUMENTS: Schema = {
     "type": ["object", "null"],
-    "propertyNames": {"pattern": "^[a-z][a-z_]{0,30}$", "not": {"enum": sorted(FIXED_ARGUMENTS)}},
+    "propertyNames": {"pattern": "^[a-z][a-z_]{0,30}$", "not": {"enum": sorted(RESERVED_KWARGS)}},
     "additionalProperties": {"type": ["string", "number", "boolean", "null"], "maxLength": 1000},
     "maxProperties": MAX_TEMPLATE_ARGUMENTS - 1,
 }

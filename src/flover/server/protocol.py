@@ -127,6 +127,7 @@ class Message(msgspec.Struct, kw_only=True):
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
 
     def as_template_input(self) -> dict[str, Any]:
         """The message as chat templates want it: absent fields absent."""

@@ -84,7 +84,7 @@ def _read_message(raw: Raw, where: str, limits: Limits, strict: bool) -> Message
     for name, reason in _REFUSED_IN_MESSAGES.items():
         if name in given:
             _refuse(f"{where}.{reason}")
-    if strict and (unknown := members.keys() - _MESSAGE_FIELDS - {"refusal", "annotations", *_REFUSED_IN_MESSAGES}):
+    if strict and (unknown := members.keys() - _MESSAGE_FIELDS - {"annotations", *_REFUSED_IN_MESSAGES}):
         error = unknown_field(min(unknown), _MESSAGE_FIELDS, f"{where}.")
         raise RequestError(error.message, param="messages")
     if "role" not in given:
@@ -96,7 +96,7 @@ def _read_message(raw: Raw, where: str, limits: Limits, strict: bool) -> Message
         tool_calls=_read_tool_calls(given["tool_calls"], f"{where}.tool_calls") if "tool_calls" in given else None,
         **{
             name: read_value(given[name], str, f"{where}.{name}")
-            for name in ("name", "tool_call_id", "reasoning", "reasoning_content")
+            for name in ("name", "tool_call_id", "reasoning", "reasoning_content", "refusal")
             if name in given
         },
     )
