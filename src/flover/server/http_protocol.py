@@ -68,6 +68,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._most_headers = config.limits.max_header_count
+        # On the wire: chunks of a body need bytes around them, and trailers may follow.
+        self._most_body_bytes = 2 * config.limits.max_body_bytes + config.limits.max_header_bytes
         self._places = config.connections
         self._crowded = False
         self._in_body = False  # the head of a request is complete, the request is not
@@ -124,7 +126,10 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         while data and not self._deaf:
-            most = PIECE_BYTES if self._in_body else self._limits.max_header_bytes - self._head_bytes
+            if self._in_body:
+                most = min(PIECE_BYTES, self._most_body_bytes - self._body_bytes + 1)
+            else:
+                most = self._limits.max_header_bytes - self._head_bytes
             self._take(data[:most])
             data = data[most:]
         if self._deaf:
@@ -136,7 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._cancel_head_timer()
 
     def _take(self, piece: bytes) -> None:
-        """Parse a piece, which is no longer than what is left of the limit for a head."""
+        """Parse a piece, which is no longer than what is left of a limit, and one byte of a body."""
         num_heads, in_body = self._num_heads, self._in_body
         try:
             self.parser.feed_data(piece)
@@ -150,7 +155,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._head_bytes = 0
         elif in_body:
             self._body_bytes += len(piece)
-            if self._body_bytes > 2 * self._limits.max_body_bytes + self._limits.max_header_bytes:
+            if self._body_bytes > self._most_body_bytes:
                 self._refuse(DoorError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}"))
         else:
             self._head_bytes += len(piece)
