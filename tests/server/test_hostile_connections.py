@@ -68,7 +68,7 @@ def health_checked(server: ServerProcess, path: str = "/health") -> Iterator[lis
 
     thread = threading.Thread(target=check)
     thread.start()
-    while not took:
+    while thread.is_alive() and not took:
         time.sleep(0.001)
     try:
         yield took

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -117,6 +118,19 @@ def test_each_key_opens_and_two_credentials_must_agree(headers: list[tuple[str, 
         assert (await client.get("/metrics", headers=headers)).status_code == (200 if lets_in else 401)
 
     with_app(scenario, api_key=("one", "two"))
+
+
+def test_a_key_in_the_trailers_is_no_key(start: Start) -> None:
+    server = start(server={"api_key": ["one"]})
+    host, port = httpx.URL(server.url).netloc.decode().split(":")
+    body = b'{"prompt": "a", "max_tokens": 1}'
+    request = (
+        b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\nAuthorization: Bearer one\r\n\r\n" % (len(body), body)
+    )
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(request)
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 401 ")
 
 
 def salts(*keys: str, share: bool = False) -> dict[str, str]:

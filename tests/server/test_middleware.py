@@ -60,7 +60,8 @@ def paths_of(api: FastAPI) -> list[str]:
     """Every path that the application answers to, asked of its own OpenAPI page, and some that it does not."""
     known = [path.replace("{name}", "toy") for path in api.openapi()["paths"]]
     assert len(known) >= 9
-    others = ["/openapi.json", "/docs", "/nothing", "/", "//health", "/health/", "/HEALTH", "/health/../metrics"]
+    others = ["/livez", "/readyz", "/healthz", "/ping", "/v1", "/models", "/chat/completions", "/completions"]
+    others += ["/openapi.json", "/docs", "/nothing", "/", "//health", "/health/", "/HEALTH", "/health/../metrics"]
     return known + others
 
 

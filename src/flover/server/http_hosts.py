@@ -30,8 +30,12 @@ class Hosts:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in LIVENESS_PATHS:
-            hosts = [value for name, value in scope["headers"] if name == b"host"]
-            origins = [value for name, value in scope["headers"] if name == b"origin"]
+            hosts, origins = [], []
+            for name, value in scope["headers"]:
+                if name == b"host":
+                    hosts.append(value)
+                elif name == b"origin":
+                    origins.append(value)
             error = self._wrong(hosts, origins, scope["http_version"])
             if error is not None:
                 await refuse(error, scope, receive, send)
@@ -41,6 +45,8 @@ class Hosts:
     def _wrong(self, hosts: Sequence[bytes], origins: Sequence[bytes], version: str) -> DoorError | None:
         if len(hosts) > 1 or (not hosts and version != "1.0"):
             return DoorError(400, f"a request has one Host header, this one has {len(hosts)}")
+        if self._any_host and self._any_origin:
+            return None
         host = hosts[0].decode("latin-1").strip().lower() if hosts else ""
         if not self._any_host and not self._is_ours(host):
             return DoorError(

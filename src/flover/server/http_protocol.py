@@ -9,19 +9,19 @@ answer is not lost with the connection. Bodies as such are measured in `http_bod
 from __future__ import annotations
 
 import asyncio
-import uuid
 from typing import Any
 
 import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from flover.config import Limits, flag_name
 from flover.server.errors import DoorError, error_response
 from flover.server.http_connections import Connections
 from flover.server.http_paths import LIVENESS_PATHS
+from flover.server.http_refusals import Refusal, answer_bytes, reason_of
 
 CROWDED_HEADER_SECONDS = 2.0
 """Time for the head on a connection beyond `max_connections`."""
@@ -68,10 +68,11 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._most_headers = config.limits.max_header_count
+        # On the wire: chunks of a body need bytes around them, and trailers may follow.
+        self._most_body_bytes = 2 * config.limits.max_body_bytes + config.limits.max_header_bytes
         self._places = config.connections
         self._crowded = False
-        self._begun = False  # within a head
-        self._in_body = False  # its head is complete, it is not
+        self._in_body = False  # the head of a request is complete, the request is not
         self._num_heads = 0
         self._num_trailers = 0
         self._head_bytes = 0
@@ -125,7 +126,10 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
         while data and not self._deaf:
-            most = PIECE_BYTES if self._in_body else self._limits.max_header_bytes - self._head_bytes
+            if self._in_body:
+                most = min(PIECE_BYTES, self._most_body_bytes - self._body_bytes + 1)
+            else:
+                most = self._limits.max_header_bytes - self._head_bytes
             self._take(data[:most])
             data = data[most:]
         if self._deaf:
@@ -137,7 +141,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._cancel_head_timer()
 
     def _take(self, piece: bytes) -> None:
-        """Parse a piece, which is no longer than what is left of the limit for a head."""
+        """Parse a piece, which is no longer than what is left of a limit, and one byte of a body."""
         num_heads, in_body = self._num_heads, self._in_body
         try:
             self.parser.feed_data(piece)
@@ -145,13 +149,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._go_on_without_upgrade(piece[upgrade.args[0] :])
             return
         except httptools.HttpParserError as error:
-            self._refuse(_reason(error))
+            self._refuse(reason_of(error))
             return
         if num_heads != self._num_heads:
             self._head_bytes = 0
         elif in_body:
             self._body_bytes += len(piece)
-            if self._body_bytes > 2 * self._limits.max_body_bytes + self._limits.max_header_bytes:
+            if self._body_bytes > self._most_body_bytes:
                 self._refuse(DoorError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}"))
         else:
             self._head_bytes += len(piece)
@@ -171,42 +175,37 @@ class HttpProtocol(HttpToolsProtocol):
         if rest and not self._deaf:
             self._take(rest)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._begun = True
-        self._num_trailers = 0
-
-    def on_url(self, url: bytes) -> None:
-        if len(self.url) + len(url) > self._limits.max_url_bytes:
-            raise _Refusal(DoorError(414, f"path and query exceed --max-url-bytes {self._limits.max_url_bytes}"))
-        super().on_url(url)
-
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_body:  # a trailer
             self._num_trailers += 1
             num = self._num_trailers
         else:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
             num = len(self.headers)
         if num > self._most_headers:
-            raise _Refusal(DoorError(431, f"there are more header lines than --max-header-count {self._most_headers}"))
+            raise Refusal(DoorError(431, f"there are more header lines than --max-header-count {self._most_headers}"))
 
     def on_headers_complete(self) -> None:
-        if self.parser.get_method() == b"CONNECT":
-            raise _Refusal(DoorError(405, "CONNECT is not answered here"))
         if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                raise Refusal(DoorError(405, "CONNECT is not answered here"))
             return  # read again without that wish
+        if len(self.url) > self._limits.max_url_bytes:
+            raise Refusal(DoorError(414, f"path and query exceed --max-url-bytes {self._limits.max_url_bytes}"))
         if self.parser.get_http_version() not in ("1.1", "1.0"):
-            raise _Refusal(DoorError(505, f"HTTP {self.parser.get_http_version()} is not spoken here, HTTP/1.1 is"))
+            raise Refusal(DoorError(505, f"HTTP {self.parser.get_http_version()} is not spoken here, HTTP/1.1 is"))
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise _Refusal(DoorError(429, f"more than {MAX_PIPELINED} requests wait on this connection"))
+            raise Refusal(DoorError(429, f"more than {MAX_PIPELINED} requests wait on this connection"))
         if self._crowded and not self._has_place():
             message = f"all {self._places.most} connections are in use (--max-connections)"
-            raise _Refusal(DoorError(503, message))
+            raise Refusal(DoorError(503, message))
         super().on_headers_complete()
         self.cycle.transport = self._output  # type: ignore[assignment]  # what a response needs of a transport
         self._num_heads += 1
-        self._begun, self._in_body, self._body_bytes = False, True, 0
+        self._in_body, self._body_bytes, self._num_trailers = True, 0, 0
 
     def _has_place(self) -> bool:
         """Whether this request is served, on a connection that came when all were taken."""
@@ -214,6 +213,12 @@ class HttpProtocol(HttpToolsProtocol):
             return True
         self._crowded = not self._places.make_room(self)
         return not self._crowded
+
+    def on_body(self, body: bytes) -> None:
+        super().on_body(body)
+        most = self._limits.max_body_bytes
+        if self.pipeline and sum(len(cycle.body) for cycle, _ in self.pipeline) > most:
+            raise Refusal(DoorError(413, f"bodies that wait on this connection exceed --max-body-bytes {most}"))
 
     def on_message_complete(self) -> None:
         if self._in_body:
@@ -249,6 +254,7 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.keep_alive = False
         elif self.pipeline:
             cycle.keep_alive = False
+            cycle.body.clear()
             self.pipeline[0] = (cycle, error_response(error))  # type: ignore[assignment]  # an application, too
         elif cycle.response_started:
             self._end()
@@ -258,9 +264,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._answer(error)
 
     def _answer(self, error: DoorError) -> None:
-        response = error_response(error, {"Connection": "close", "X-Request-Id": uuid.uuid4().hex})
-        lines = [name + b": " + value for name, value in self.server_state.default_headers + response.raw_headers]
-        self.transport.write(STATUS_LINE[error.status] + b"\r\n".join(lines) + b"\r\n\r\n" + bytes(response.body))
+        self.transport.write(answer_bytes(error, self.server_state.default_headers))
         self._linger()
 
     def _linger(self) -> None:
@@ -289,7 +293,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _head_is_late(self) -> None:
         self._head_timer = None
-        if self._begun:
+        if self.scope is not None and "method" not in self.scope:  # within a head
             self._refuse(DoorError(408, f"request line and headers took longer than {self._seconds('header_timeout')}"))
         else:
             self._end()
@@ -301,22 +305,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-
-class _Refusal(Exception):  # noqa: N818  # it is an answer
-    """Ends the parsing of a connection. httptools passes it on as the context of its own error."""
-
-    def __init__(self, error: DoorError) -> None:
-        super().__init__(error.message)
-        self.error = error
-
-
-def _reason(error: httptools.HttpParserError) -> DoorError:
-    """Why the parser has stopped."""
-    if isinstance(error.__context__, _Refusal):
-        return error.__context__.error
-    told = str(error) if error.__context__ is None else "the address is not one of HTTP"
-    return DoorError(400, f"this is not HTTP/1.1: {told[:200]}")
 
 
 class _Output:
