@@ -82,7 +82,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 def _number(name: str, value: Any, low: float, high: float, *, integer: bool = False) -> None:
     number = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
+    if not number or (isinstance(value, float) and not math.isfinite(value)):  # a whole number may be beyond any float
         kind = "an integer" if integer else "a finite number"
         raise RequestError(f"{name} must be {kind}, got {value!r}", param=name)
     if not low <= value <= high:

@@ -18,6 +18,7 @@ from flover.errors import ModelError, RequestError
 from flover.files import is_there, read_text
 from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.text.files import TokenizerFiles, read_tokenizer_files
+from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
 
 _OTHER_FORMATS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
@@ -41,7 +42,9 @@ class Tokenizer:
         files = read_tokenizer_files(folder)
         path = folder / "tokenizer.json"
         try:
-            rule = read_decoder(json.loads(source).get("decoder"))
+            described = json.loads(source)
+            check_growth(described)
+            rule = read_decoder(described.get("decoder"))
             backend = _guarded(lambda: _make_backend(source, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
             raise ModelError(f"{path} is damaged or not supported: {error}") from error
