@@ -162,16 +162,14 @@ VALUES = st.one_of(
     st.integers(-(2**70), 2**70),
     st.floats(),
 )
+ROPE_FIELDS = (
+    *("rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
+    *("mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor"),
+    *("partial_rotary_factor", "truncate", "type"),
+)
 ROPE = st.fixed_dictionaries(
     {"rope_type": st.sampled_from(["default", "linear", "dynamic", "yarn", "longrope", "llama3", "su", "x", None])},
-    optional=dict.fromkeys(
-        (
-            *("rope_theta", "factor", "original_max_position_embeddings", "attention_factor", "beta_fast", "beta_slow"),
-            *("mscale", "mscale_all_dim", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor"),
-            *("partial_rotary_factor", "truncate", "type"),
-        ),
-        VALUES,
-    ),
+    optional=dict.fromkeys(ROPE_FIELDS, VALUES),
 )
 CONFIG_FIELDS = (
     *("architectures", "model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),

@@ -21,9 +21,8 @@ MAX_ADDED_TOKENS = 64
 def check_growth(tokenizer: Mapping[str, Any]) -> None:
     """Raises `ModelError` naming the section of a tokenizer.json that can make a text grow without bound."""
     for section in ("normalizer", "pre_tokenizer", "decoder"):
-        growth, added, count = 1.0, 0, 0
-        for step in _steps(tokenizer.get(section), section):
-            count += 1
+        growth, added = 1.0, 0
+        for count, step in enumerate(_steps(tokenizer.get(section), section), 1):
             kind = step.get("type")
             if kind == "Replace":
                 growth *= _replacement_growth(step)
