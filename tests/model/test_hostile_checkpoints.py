@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from flover import SamplingParams
 from flover.errors import ConfigError, ModelError
 from flover.generation_config import read_sampling_defaults
 from flover.model.locate import locate_model
@@ -186,7 +187,23 @@ CONFIG_FIELDS = (
     ),
     *("is_causal", "clip_qkv", "query_pre_attn_scalar", "num_local_experts", "attn_logit_softcapping", "rotary_pct"),
 )
-CONFIG_CHANGES = st.dictionaries(st.sampled_from(CONFIG_FIELDS), VALUES, min_size=1, max_size=3)
+LIKELY: dict[str, list[Any]] = {
+    "model_type": ["granite", "helium", "smollm3", "olmo2", "mistral", "qwen2", "gemma"],
+    "layer_types": [["sliding_attention", "full_attention"], ["full_attention"] * 2, ["sliding_attention"] * 2],
+    "scale_attn_weights": [False],
+    "scale_attn_by_inverse_layer_idx": [True],
+    "is_causal": [False, None],
+    "hidden_act": ["relu", "gelu_accurate", "quick_gelu", "relu2"],
+    "sliding_window": [5, None],
+    "use_sliding_window": [True, False],
+    "max_window_layers": [0, 1],
+    "rms_norm_eps": [1e-2, 0.5],
+}
+ANY_CHANGES = st.dictionaries(st.sampled_from(CONFIG_FIELDS), VALUES, min_size=1, max_size=3)
+LIKELY_CHANGES = st.lists(
+    st.sampled_from([(name, value) for name, values in LIKELY.items() for value in values]), min_size=1, max_size=3
+).map(dict)
+CONFIG_CHANGES = ANY_CHANGES | LIKELY_CHANGES
 
 
 def agrees_with_transformers(path: Path) -> bool:
@@ -199,13 +216,17 @@ def agrees_with_transformers(path: Path) -> bool:
     return torch.allclose(ours, theirs, atol=TOLERANCE, rtol=TOLERANCE, equal_nan=True)
 
 
-@settings(max_examples=150)
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3"])
+@settings(max_examples=80)
 @given(changes=CONFIG_CHANGES, rope=st.none() | ROPE)
-def test_a_config_of_any_content_is_right_or_refused(good: Path, changes: dict[str, Any], rope: Any) -> None:
-    path = good.parent / "mutated"
+def test_a_config_of_any_content_is_right_or_refused(
+    good: Path, family: str, changes: dict[str, Any], rope: Any
+) -> None:
+    path = good.parent / f"mutated {family}"
     if not path.exists():
-        shutil.copytree(good, path)
-    data = json.loads((good / "config.json").read_text()) | changes
+        make_checkpoint(path, family)
+        shutil.copy(path / "config.json", path / "saved.json")
+    data = json.loads((path / "saved.json").read_text()) | changes
     if rope is not None:
         data["rope_parameters"] = rope
     (path / "config.json").write_text(json.dumps(data))
@@ -284,5 +305,6 @@ def test_a_generation_config_of_any_content_gives_usable_values_or_is_refused(
         assert "generation_config.json" in str(error)
         assert any(name in str(error) for name in generation)
         return
+    SamplingParams(**defaults)  # type: ignore[arg-type]
     given = {name for name, value in generation.items() if value is not None} - {"eos_token_id"}
     assert set(defaults) == {"max_tokens" if name == "max_new_tokens" else name for name in given}
