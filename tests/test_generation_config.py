@@ -204,3 +204,9 @@ def test_wrong_types_of_chat_are_request_errors_too(arguments: dict[str, Any], n
 def test_settings_that_cannot_be_are_refused_by_their_flag(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="--" + next(iter(settings)).replace("_", "-")):
         EngineConfig(**settings)
+
+
+@pytest.mark.parametrize(("name", "value"), [("model", None), ("model", 5), ("tokenizer", 5)])
+def test_a_model_that_is_no_name_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"--{name} must be a string"):
+        LLM(**{name: value})
