@@ -65,8 +65,8 @@ class LLM:
         **settings: Any,
     ) -> None:
         config = EngineConfig(
-            model=str(model),
-            tokenizer=None if tokenizer is None else str(tokenizer),
+            model=str(model) if isinstance(model, Path) else model,
+            tokenizer=str(tokenizer) if isinstance(tokenizer, Path) else tokenizer,
             skip_tokenizer_init=skip_tokenizer_init,
             dtype=dtype,
             seed=seed,

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from flover.config import EngineConfig
 from flover.errors import ModelError
+from flover.generation_config import FILE as GENERATION_CONFIG
+from flover.generation_config import ignored_fields
 from flover.memory.machine import available_memory
 from flover.model.checkpoint import forget, read_tensors
 from flover.model.config import ModelConfig, parameter_shapes
@@ -86,14 +88,23 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
         _fill_with_noise(weights, cuts, whole, progress)
     else:
         _fill_from_files(weights, cuts, model.reads, model.format, progress)
-    switch_len = whole.switch_len(model.max_len)
-    if switch_len is not None and model.shard.rank == 0:
-        logger.info("%s", rotary_rule(switch_len))
+    if model.shard.rank == 0:
+        _tell(model)
     return LoadedModel(
         decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
         description=model,
         name=config.model,
     )
+
+
+def _tell(model: Description) -> None:
+    """Into the log what is computed otherwise than a reader of the model's files may expect."""
+    switch_len = model.config.switch_len(model.max_len)
+    if switch_len is not None:
+        logger.info("%s", rotary_rule(switch_len))
+    ignored = ignored_fields(model.path)
+    if ignored:
+        logger.warning("not used of %s: %s", model.path / GENERATION_CONFIG, ", ".join(ignored))
 
 
 def rotary_rule(switch_len: int) -> str:

@@ -18,6 +18,7 @@ from flover.errors import ModelError, RequestError
 from flover.files import is_there, read_text
 from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.text.files import TokenizerFiles, read_tokenizer_files
+from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
 
 _OTHER_FORMATS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
@@ -41,7 +42,9 @@ class Tokenizer:
         files = read_tokenizer_files(folder)
         path = folder / "tokenizer.json"
         try:
-            rule = read_decoder(json.loads(source).get("decoder"))
+            described = json.loads(source)
+            check_growth(described)
+            rule = read_decoder(described.get("decoder"))
             backend = _guarded(lambda: _make_backend(source, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
             raise ModelError(f"{path} is damaged or not supported: {error}") from error
@@ -50,7 +53,8 @@ class Tokenizer:
     # Text to ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end).
+        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end),
+        which its tokenizer.json alone decides, as in transformers 5 (`add_bos_token` is for files that have none).
 
         Raises `RequestError` if the text is not valid Unicode.
         """
@@ -58,17 +62,7 @@ class Tokenizer:
             ids: list[int] = _guarded(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
         except _LibraryError as error:
             raise RequestError(f"text cannot be tokenized: {_reason(text, error)}", param="prompt") from error
-        return self._with_bos(text, ids) if add_special_tokens else ids
-
-    def _with_bos(self, text: str, ids: list[int]) -> list[int]:
-        """tokenizer_config.json may overrule tokenizer.json about the first token."""
-        bos = self.bos_id
-        if self._files.add_bos is None or bos is None:
-            return ids
-        begins = ids[:1] == [bos]
-        if self._files.add_bos:
-            return ids if begins else [bos, *ids]
-        return self.encode(text, add_special_tokens=False) if begins else ids
+        return ids
 
     # Ids to text
 
