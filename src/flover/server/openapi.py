@@ -91,8 +91,8 @@ def openapi(config: ServerConfig, names: Iterable[str], facts: ModelFacts | None
     components |= body_schemas(config, list(names), facts) | {"Error": _ERROR}
     components["ChatChunk"]["description"] = "One event of a streamed answer."
     paths = {
-        "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {"type": "string"}}),
-        "/v1/chat/completions": _post("Continue a conversation", "ChatBody", {JSON: chat, EVENTS: {"type": "string"}}),
+        "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {}}),
+        "/v1/chat/completions": _post("Continue a conversation", "ChatBody", {JSON: chat, EVENTS: {}}),
         "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
         "/v1/models": _get("The models that are served", {JSON: _MODELS}),
@@ -143,7 +143,9 @@ def _responses(answers: dict[str, Any], own: dict[int, dict[str, Any]]) -> dict[
     error = {"$ref": _REF.format(name="Error")}
     found: dict[str, Any] = {
         "200": {
-            "description": "The answer.",
+            "description": "The answer; with stream: true, events of chunks of it."
+            if EVENTS in answers
+            else "The answer.",
             "content": {media_type: {"schema": schema} for media_type, schema in answers.items()},
         }
     }

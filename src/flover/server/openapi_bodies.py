@@ -90,14 +90,14 @@ def body_schemas(config: ServerConfig, names: list[str], facts: ModelFacts | Non
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, names, facts)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
-    completion["allOf"] = [*_TOGETHER, _when("prompt", {"type": "array"}, n={"enum": [1, None]})]
-    chat["allOf"] = [*_TOGETHER, *_TOGETHER_IN_CHATS]
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _PROMPTS])
+    chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
         {"required": [name], "properties": {name: {"not": NULL}, other: NULL}}
         for name, other in (("prompt", "messages"), ("messages", "prompt"))
     ]
-    tokenize["allOf"] = [_TOGETHER_IN_CHATS[0]]
+    tokenize["anyOf"] = _apart([_CONTINUING])
     return {
         "Message": _MESSAGE | ({"additionalProperties": False} if config.strict else {}),
         "CompletionBody": completion,
@@ -107,29 +107,35 @@ def body_schemas(config: ServerConfig, names: list[str], facts: ModelFacts | Non
     }
 
 
-def _when(name: str, value: Schema, **others: Schema) -> Schema:
-    """If a field has a value, then the others have these."""
-    needed = [other for other, schema in others.items() if "enum" not in schema and schema != NULL]
-    return {
-        "if": {"required": [name], "properties": {name: value}},
-        "then": {"properties": others, "required": needed},
-    }
-
-
-_NOT_NULL: Schema = {"not": NULL}
+_ONLY_ONE: Schema = {"enum": [1, None]}
+_OFF: Schema = {"enum": [False, None]}
 _ON: Schema = {"const": True}
-_TOGETHER = [
-    _when("stream_options", _NOT_NULL, stream=_ON),
-    _when("stream", _ON, prompt_logprobs=NULL),
-    _when("min_tokens", _NOT_NULL, max_tokens=NULL, max_completion_tokens=NULL, allowed_token_ids=NULL),
-    _when("allowed_token_ids", _NOT_NULL, bad_words=NULL),
-    _when("skip_special_tokens", {"const": False}, spaces_between_special_tokens={"enum": [True, None]}),
+_ON_BY_DEFAULT: Schema = {"enum": [True, None]}
+_Pair = tuple[dict[str, Schema], dict[str, Schema]]
+_NOT_TOGETHER: list[_Pair] = [
+    ({"stream_options": NULL}, {"stream": _ON}),
+    ({"prompt_logprobs": NULL}, {"stream": _OFF}),
+    ({"min_tokens": NULL}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
+    ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": NULL}),
 ]
-_TOGETHER_IN_CHATS = [
-    _when("continue_final_message", _ON, add_generation_prompt={"enum": [False, None]}),
-    _when("top_logprobs", {"type": "integer", "minimum": 1}, logprobs=_ON),
-    _when("tools", {"type": "array", "minItems": 1}, tool_choice={"const": "none"}),
-]
+"""Fields that exclude each other: what most requests have of the one, and what the other must be where they do not."""
+_SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
+_PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
+_CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
+_TOP: _Pair = ({"top_logprobs": {"enum": [0, None]}}, {"logprobs": _ON})
+_TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
+
+
+def _apart(pairs: list[_Pair]) -> list[Schema]:
+    """Alternatives: of the first fields of all pairs at most one is other than in most requests. Up to eight: tools
+    that make requests from the document do not take more."""
+    usual = {name: schema for first, _ in pairs for name, schema in first.items()}
+    alternatives: list[Schema] = [{"properties": usual}]
+    for first, second in pairs:
+        rest = {name: schema for name, schema in usual.items() if name not in first}
+        needed = [name for name, schema in second.items() if "const" in schema]
+        alternatives.append({"properties": rest | second, "required": needed})
+    return alternatives
 
 
 class _Maker:
@@ -162,7 +168,7 @@ class _Maker:
     def _field(self, name: str, kind: Any) -> Schema:
         named: dict[str, Callable[[], Schema]] = {
             "model": lambda: {"enum": [*self._names, None]},
-            "best_of": lambda: {"enum": [1, None]},
+            "best_of": lambda: _ONLY_ONE,
             "max_tokens": self._max_tokens,
             "max_completion_tokens": self._max_tokens,
             "prompt_logprobs": lambda: _number(LOGPROBS),

@@ -112,7 +112,9 @@ def _read_content(raw: Raw, where: str, limits: Limits, strict: bool) -> str | l
 
 def _read_part(raw: Raw, where: str, strict: bool) -> TextPart:
     members = read_members(raw, where, "an object with type and text", MAX_MESSAGE_FIELDS)
-    kind = read_value(members["type"], str, f"{where}.type") if "type" in members else "text"
+    if "type" not in members:
+        _refuse(f"{where}.type is required")
+    kind = read_value(members["type"], str, f"{where}.type")
     if kind != "text":
         _refuse(f"{where} has type {kind if kind.isidentifier() else shown(kind)}: only text is supported")
     if strict and (unknown := members.keys() - {"type", "text"}):
@@ -125,6 +127,10 @@ def _read_part(raw: Raw, where: str, strict: bool) -> TextPart:
 def _read_tool_calls(raw: Raw, where: str) -> Raw | None:
     check_list(raw, where, "a list of tool calls", MAX_TOOLS, "tool calls")
     calls: list[ToolCall] = read_value(raw, list[ToolCall], where, "a list of tool calls")
+    for i, call in enumerate(calls):
+        arguments = call.function.arguments
+        if not (begins(arguments, '"') or begins(arguments, "{") or is_null(arguments)):
+            raise wrong_value(f"{where}[{i}].function.arguments", "a string of JSON or an object", arguments)
     return raw if calls else None
 
 

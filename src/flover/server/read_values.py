@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from flover.errors import RequestError, first_name, shown, too_many, wrong_value
+from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
 from flover.server.json_bounds import has_more_members
 from flover.server.protocol import Effort, Name, Priority, Salt, Scalar
 
@@ -64,7 +64,10 @@ def read_value(raw: Raw, kind: Any, where: str, wanted: str | None = None) -> An
     try:
         return _decoder(kind).decode(raw)
     except msgspec.ValidationError as error:
-        raise _explain(error, raw, kind, where, wanted) from None
+        whole = _read_whole(raw, kind)
+        if whole is None:
+            raise _explain(error, raw, kind, where, wanted) from None
+        return whole
 
 
 def read_members(raw: Raw, where: str, wanted: str, most: int = MAX_MEMBERS) -> dict[str, Raw]:
@@ -106,6 +109,20 @@ def is_null(raw: Raw) -> bool:
     return len(memoryview(raw)) == 4 and bytes(raw) == b"null"
 
 
+def _read_whole(raw: Raw, kind: Any) -> Any:
+    """Whole numbers that are written with a point, as in 5.0, which some clients cannot help; else None."""
+    if kind not in (int, list[int]) or len(memoryview(raw)) > MAX_SHOWN_BYTES:
+        return None
+    try:
+        found = _decoder(list[float] if kind == list[int] else float).decode(raw)
+    except msgspec.ValidationError:
+        return None
+    numbers = found if isinstance(found, list) else [found]
+    if not all(number.is_integer() and abs(number) < 2**53 for number in numbers):
+        return None
+    return [int(number) for number in found] if isinstance(found, list) else int(found)
+
+
 def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wanted: str | None) -> RequestError:
     message = str(error)
     found = _PLACE.search(message)
@@ -133,7 +150,7 @@ def _expected(message: str) -> str:
 def _at(raw: Raw, place: str) -> Raw | None:
     """The member of a short list at `[index]`."""
     index = re.fullmatch(r"\[(\d+)\]", place)
-    if index is None or len(memoryview(raw)) > 4096:
+    if index is None or len(memoryview(raw)) > MAX_SHOWN_BYTES:
         return None
     items: list[Raw] = _decoder(list[Raw]).decode(raw)
     return items[int(index.group(1))]
