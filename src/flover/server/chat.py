@@ -31,7 +31,7 @@ from flover.text.chat import ChatTemplate
 from flover.text.stream import TextPiece
 
 
-async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -> Response:
+async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, key_salt: str) -> Response:
     """Answer one request, as a stream or whole."""
     model = door.check_model(body.model)
     door.ready_engine()
@@ -48,6 +48,7 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -
                 lambda: [render(template, body)],
                 name=f"chatcmpl-{uuid.uuid4().hex}",
                 add_special_tokens=bool(body.add_special_tokens),
+                key_salt=key_salt,
             )
 
     return await answer(reply, generate, stream=bool(body.stream), receive=receive)

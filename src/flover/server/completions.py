@@ -22,7 +22,7 @@ from flover.server.shaping import completion_logprobs, prompt_logprobs, usage_of
 from flover.text.stream import TextPiece
 
 
-async def create_completion(door: Door, body: CompletionBody, receive: Receive) -> Response:
+async def create_completion(door: Door, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
     """Answer one request, as a stream or whole."""
     model = door.check_model(body.model)
     door.ready_engine()
@@ -38,6 +38,7 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive) 
             lambda: body.prompt,
             name=f"cmpl-{uuid.uuid4().hex}",
             add_special_tokens=body.add_special_tokens is not False,
+            key_salt=key_salt,
         )
 
     return await answer(reply, generate, stream=bool(body.stream), receive=receive)

@@ -20,6 +20,8 @@ from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
+from flover.server.http_hosts import is_loopback
+from flover.server.http_keys import combine_salts
 from flover.server.live import Live
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
@@ -141,14 +143,17 @@ class Door:
         *,
         name: str,
         add_special_tokens: bool,
+        key_salt: str,
     ) -> Generation:
         """Admit, tokenize and submit the `count` prompts of one HTTP request; they are made off the event loop.
+        `key_salt` is that of the request's API key (`http_keys.salt_of`).
 
         The caller must close what it gets. Raises `RequestError`, or a 429 or 503 as `DoorError`.
         """
         arrival = time.monotonic()
         self.ready_engine()
         facts, tokenizer = self.facts, self.tokenizer
+        salt = combine_salts(key_salt, body.cache_salt or "")
 
         def make_requests() -> list[Request]:
             return [
@@ -161,7 +166,7 @@ class Door:
                     draw_seed=seeds.pop,
                     add_special_tokens=add_special_tokens,
                     priority=body.priority or 0,
-                    salt=body.cache_salt or "",
+                    salt=salt,
                 )
                 for i, prompt in enumerate(make_prompts())
             ]
@@ -228,7 +233,8 @@ class Door:
 
 def check_exposure(config: ServerConfig) -> None:
     """Refuse to listen for strangers without a key. Raises `ConfigError`."""
-    if config.api_key is None and config.host not in {"localhost", "::1"} and not config.host.startswith("127."):
+    if not config.api_key and not config.allow_unauthenticated and not is_loopback(config.host):
         raise ConfigError(
-            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY"
+            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY, or say "
+            "--allow-unauthenticated"
         )

@@ -12,6 +12,7 @@ from flover.errors import RequestError
 from flover.server import chat, completions, metrics
 from flover.server.dashboard import dashboard
 from flover.server.door import Door
+from flover.server.http_keys import salt_of
 from flover.server.live import watch
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from flover.server.responses import json_response
@@ -28,13 +29,13 @@ def _door(request: Request) -> Door:
 @router.post("/v1/completions")
 async def create_completion(body: CompletionBody, request: Request) -> Response:
     """Continue a text."""
-    return await completions.create_completion(_door(request), body, request.receive)
+    return await completions.create_completion(_door(request), body, request.receive, salt_of(request.scope))
 
 
 @router.post("/v1/chat/completions")
 async def create_chat_completion(body: ChatBody, request: Request) -> Response:
     """Continue a conversation."""
-    return await chat.create_chat_completion(_door(request), body, request.receive)
+    return await chat.create_chat_completion(_door(request), body, request.receive, salt_of(request.scope))
 
 
 @router.get("/v1/models")
