@@ -15,6 +15,7 @@ from flover.text.tokenizer import Tokenizer
 
 MAX_TRUNCATED_CHARS = 2**20
 """Most characters of a prompt that `truncate_prompt_tokens` may cut."""
+_BEFORE_A_WORD = "\n"
 
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
@@ -48,6 +49,12 @@ def make_request(
         prompt_ids = prompt_ids[-params.truncate_prompt_tokens :]
     if params.stop_strings and tokenizer is None:
         raise RequestError("stop strings need a tokenizer, and none is loaded", param="stop")
+    if not params.spaces_between_special_tokens and tokenizer is not None and tokenizer.adds_spaces:
+        raise RequestError(
+            "spaces_between_special_tokens: false is not supported with this model's tokenizer, which puts a space "
+            "between any two tokens",
+            param="spaces_between_special_tokens",
+        )
     request = Request(
         id=request_id,
         prompt_ids=prompt_ids,
@@ -72,13 +79,19 @@ def encode_prompt(
     """Token ids of a prompt, after a look at its length: text that cannot fit is refused before it costs anything."""
     if tokenizer is None:
         raise RequestError("the prompt is text, but no tokenizer is loaded: give token ids", param="prompt")
+    cut = params.truncate_prompt_tokens is not None
+    return encode_text(text, tokenizer, facts, add_special_tokens=add_special_tokens, cut=cut)
+
+
+def encode_text(
+    text: str, tokenizer: Tokenizer, facts: ModelFacts, *, add_special_tokens: bool, cut: bool = False
+) -> list[int]:
+    """Token ids of a text that no context can be too short for, or that will be `cut`. Raises `RequestError`."""
     most = facts.max_model_len * tokenizer.longest_token_len
-    if params.truncate_prompt_tokens is not None:
-        most = max(most, MAX_TRUNCATED_CHARS)
-    if len(text) > most:
+    if len(text) > (max(most, MAX_TRUNCATED_CHARS) if cut else most):
         raise RequestError(
-            f"prompt of {len(text)} characters is too long: {most} characters is the most that is accepted "
-            f"for a context of {facts.max_model_len} tokens",
+            f"This model's maximum context length is {facts.max_model_len} tokens. However, your prompt has {len(text)} "
+            f"characters, and so many tokens hold at most {most}. Please reduce the length of the prompt.",
             param="prompt",
             code="context_length_exceeded",
         )
@@ -86,11 +99,8 @@ def encode_prompt(
 
 
 def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[list[int]]:
-    """Token sequences that must not be generated, as vLLM makes them from words.
-
-    Each word counts as written at the beginning of a text, and with a space before it where that makes another first
-    token and no more tokens.
-    """
+    """Token sequences that must not be generated: each word as tokens at the beginning of a text, after a space, and
+    after another character, whatever their numbers of tokens."""
     if not words:
         return []
     if tokenizer is None:
@@ -99,15 +109,23 @@ def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[lis
     for position, word in enumerate(words):
         bare = word.lstrip() or word
         try:
-            plain, spaced = (tokenizer.encode(text, add_special_tokens=False) for text in (bare, " " + bare))
+            forms = _forms_of(bare, tokenizer)
         except RequestError as error:
             raise RequestError(f"bad_words[{position}]: {error.message}", param="bad_words") from error
-        if not plain:
-            raise RequestError(f"bad_words[{position}] ({word!r}) has no tokens", param="bad_words")
-        sequences.append(plain)
-        if len(spaced) == len(plain) and spaced[0] != plain[0]:
-            sequences.append(spaced)
+        if not forms:
+            raise RequestError(f"bad_words[{position}] ({word[:50]!r}) has no tokens", param="bad_words")
+        sequences += forms
     return sequences
+
+
+def _forms_of(word: str, tokenizer: Tokenizer) -> list[list[int]]:
+    """The different token sequences of a word."""
+    plain, spaced, before, after = (
+        tokenizer.encode(text, add_special_tokens=False)
+        for text in (word, " " + word, _BEFORE_A_WORD, _BEFORE_A_WORD + word)
+    )
+    inside = after[len(before) :] if after[: len(before)] == before else []
+    return [list(form) for form in dict.fromkeys(map(tuple, (plain, spaced, inside))) if form]
 
 
 def _check_ids(prompt: Sequence[int]) -> list[int]:
