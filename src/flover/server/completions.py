@@ -38,6 +38,7 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive, 
             lambda: body.prompt,
             name=f"cmpl-{uuid.uuid4().hex}",
             add_special_tokens=body.add_special_tokens is not False,
+            num_chars=sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str)),
             key_salt=key_salt,
         )
 

@@ -47,10 +47,10 @@ def _bytes_of(tokenizer: Tokenizer, token_id: int, skip_special_tokens: bool) ->
 class Detokenizer:
     """The text that `ids` add to a prompt, piece by piece.
 
-    `prompt` is the end of a prompt `prompt_ids`. Law: the pieces joined are `tokenizer.decode(prompt_ids + ids)` without its longest common beginning with
-    `tokenizer.decode(prompt_ids)`. So the prompt never shows; if it ends inside a character, the whole character
-    appears with the token that completes it. An incomplete character is held back until it is complete or cannot
-    become so, and comes out as U+FFFD at the end.
+    `prompt` is the end of a prompt `prompt_ids`. Law: the pieces joined are `tokenizer.decode(prompt_ids + ids)` without
+    its longest common beginning with `tokenizer.decode(prompt_ids)`. So the prompt never shows; if it ends inside a
+    character, the whole character appears with the token that completes it. An incomplete character is held back until
+    it is complete or cannot become so, and comes out as U+FFFD at the end.
     """
 
     def __init__(

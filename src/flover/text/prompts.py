@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from flover.config import Limits
 from flover.errors import RequestError
 from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
 from flover.text.tokenizer import Tokenizer
@@ -22,6 +23,31 @@ Prompt = str | Mapping[str, Any] | Sequence[int]
 """Text, {"prompt": text}, {"prompt_token_ids": ids} (both with an optional "cache_salt"), or a list of token ids."""
 
 _PROMPT_FIELDS = frozenset(("prompt", "prompt_token_ids", "cache_salt"))
+
+
+def check_text_limits(params: SamplingParams, limits: Limits) -> None:
+    """Refuse stop strings and bad words that are longer, or more, than a server allows. Raises `RequestError`."""
+    for name, texts, most, most_bytes, flags in (
+        ("stop", params.stop_strings, limits.max_stop_strings, limits.max_stop_bytes, ("stop-strings", "stop-bytes")),
+        (
+            "bad_words",
+            params.bad_words or [],
+            limits.max_bad_words,
+            limits.max_bad_word_bytes,
+            ("bad-words", "bad-word-bytes"),
+        ),
+    ):
+        if len(texts) > most:
+            raise RequestError(
+                f"{name} may hold at most {most} strings (--max-{flags[0]}), got {len(texts)}", param=name
+            )
+        for index, text in enumerate(texts):
+            if len(text) > most_bytes or len(text.encode(errors="replace")) > most_bytes:
+                where = f"{name}[{index}]" if len(texts) > 1 else name
+                raise RequestError(
+                    f"{where} is {len(text.encode(errors='replace'))} bytes long; at most {most_bytes} are allowed (--max-{flags[1]})",
+                    param=name,
+                )
 
 
 def make_request(
@@ -90,8 +116,8 @@ def encode_text(
     most = facts.max_model_len * tokenizer.longest_token_len
     if len(text) > (max(most, MAX_TRUNCATED_CHARS) if cut else most):
         raise RequestError(
-            f"This model's maximum context length is {facts.max_model_len} tokens. However, your prompt has {len(text)} "
-            f"characters, and so many tokens hold at most {most}. Please reduce the length of the prompt.",
+            f"This model's maximum context length is {facts.max_model_len} tokens, which hold at most {most} characters. "
+            f"However, your prompt has {len(text)} characters. Please reduce the length of the prompt.",
             param="prompt",
             code="context_length_exceeded",
         )

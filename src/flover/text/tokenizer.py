@@ -68,7 +68,7 @@ class Tokenizer:
         return ids[1:] if self._begins_twice(text, ids) else ids
 
     def _begins_twice(self, text: str, ids: list[int]) -> bool:
-        """Whether a text that begins with the beginning-of-sequence token's text was given another one: one is meant."""
+        """Whether a text that begins with the text of the beginning-of-sequence token was given another one."""
         bos = self.bos_id
         return bos is not None and ids[:2] == [bos, bos] and text.startswith(self._files.special_tokens["bos_token"])
 
