@@ -35,6 +35,9 @@ class ServerConfig:
         (), "origins (https://name:port) whose pages in a browser may use the API; * is any", group="server"
     )
     chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
+    strict: bool = setting(
+        False, "refuse fields of a request that have no effect, instead of ignoring them", group="server"
+    )
     max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
     shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
     stall_timeout: float = setting(

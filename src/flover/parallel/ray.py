@@ -28,7 +28,7 @@ from flover.parallel.ray_router import TEXT_BLOCK, PrefixAffinityRouter
 from flover.server.app import guard
 from flover.server.errors import Unavailable, envelope, error_response
 from flover.server.http_keys import KEY_SALT
-from flover.server.sse import event
+from flover.server.sse import DONE, event
 
 TRIES = 3
 """Replicas that a request is sent to, as long as none of them has begun to answer."""
@@ -227,4 +227,4 @@ async def _break_off(start: Message, send: Send) -> None:
     kinds: Sequence[bytes] = [value for name, value in start["headers"] if name.lower() == b"content-type"]
     if not kinds or not kinds[0].startswith(b"text/event-stream"):
         raise error
-    await send({"type": "http.response.body", "body": event(envelope(error)), "more_body": False})
+    await send({"type": "http.response.body", "body": event(envelope(error)) + DONE, "more_body": False})

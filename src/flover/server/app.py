@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
-
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from flover.config import ServerConfig
+from flover.server import liveness
 from flover.server.door import Door
-from flover.server.errors import add_error_handlers
+from flover.server.errors import error_handlers
 from flover.server.http_body import BodyLimit
 from flover.server.http_hosts import Hosts
 from flover.server.http_keys import ApiKey
 from flover.server.http_paths import Aliases
-from flover.server.liveness import ROUTES, LoadingGate
+from flover.server.liveness import LoadingGate
 from flover.server.middleware import Head, RequestId
-from flover.server.routes import router
+from flover.server.routes import ROUTES
 
 
 def create_app(door: Door) -> ASGIApp:
     """All that answers HTTP. The order of an exchange: request id, CORS, path, HEAD, host, key, body limits, whether
     the model is loaded, route.
 
-    These stand around FastAPI, not in it: its own outermost layer answers to bugs, and that answer needs an id too.
+    These stand around the routes' application, not in it: its outermost layer answers to bugs, and that answer needs
+    an id too.
     """
     return RequestId(guard(LoadingGate(create_api(door), door), door.config))
 
@@ -47,17 +47,9 @@ def guard(app: ASGIApp, config: ServerConfig) -> ASGIApp:
     )
 
 
-def create_api(door: Door) -> FastAPI:
+def create_api(door: Door) -> Starlette:
     """The routes and their errors, with nothing before them."""
-    api = FastAPI(
-        title="Flover",
-        version=version("flover"),
-        docs_url=None,  # these two pages load scripts from elsewhere; /openapi.json is there
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    api = Starlette(routes=[*ROUTES, *liveness.ROUTES], exception_handlers=error_handlers())
+    api.router.redirect_slashes = False
     api.state.door = door
-    api.include_router(router)
-    api.router.routes.extend(ROUTES)
-    add_error_handlers(api)
     return api

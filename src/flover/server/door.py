@@ -15,7 +15,7 @@ from flover.config import EngineConfig, ServerConfig
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.generation_config import SamplingDefaults
-from flover.request import ModelFacts, Request, SamplingParams
+from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.admission import Admission, Size
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
@@ -165,7 +165,9 @@ class Door:
                 priority=body.priority or 0,
                 salt=salt,
             )
-            return request, text_start(tokenizer, params, request.prompt_ids)
+            if self.config.strict:
+                check_fits(request, body.wanted_tokens, facts)
+            return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo))
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
             return [prepare(prompt, number) for number, prompt in enumerate(make_prompts())]

@@ -34,6 +34,8 @@ class Prompt:
     """What the engine reported about one prompt."""
 
     request: Request
+    texts: Sequence[str]
+    """What each of its tokens adds to its text, where the answer repeats the prompt."""
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
     choices: list[Choice] = field(default_factory=list)
@@ -51,7 +53,7 @@ class Generation:
         arrival: float,
     ) -> None:
         self.tokenizer = tokenizer
-        self.prompts = [Prompt(request) for request, _ in requests]
+        self.prompts = [Prompt(request, start.prompt_texts) for request, start in requests]
         self.choices: list[Choice] = []
         for prompt, (request, start) in zip(self.prompts, requests, strict=True):
             for _ in range(request.params.n):

@@ -47,10 +47,10 @@ def _bytes_of(tokenizer: Tokenizer, token_id: int, skip_special_tokens: bool) ->
 class Detokenizer:
     """The text that `ids` add to a prompt, piece by piece.
 
-    `prompt` is the end of a prompt `prompt_ids`. Law: the pieces joined are `tokenizer.decode(prompt_ids + ids)` without
-    its longest common beginning with `tokenizer.decode(prompt_ids)`. So the prompt never shows; if it ends inside a
-    character, the whole character appears with the token that completes it. An incomplete character is held back until
-    it is complete or cannot become so, and comes out as U+FFFD at the end.
+    `prompt` is the end of a prompt `prompt_ids`. Law: the pieces joined are `tokenizer.decode(prompt_ids + ids)`
+    without its longest common beginning with `tokenizer.decode(prompt_ids)`. So the prompt never shows; if it ends
+    inside a character, the whole character appears with the token that completes it. An incomplete character is held
+    back until it is complete or cannot become so, and comes out as U+FFFD at the end.
     """
 
     def __init__(
@@ -87,3 +87,13 @@ class Detokenizer:
         owed = text[: self._prompt_owes]
         self._prompt_owes = 0
         return text[len(owed) - len(owed.lstrip(_REPLACEMENT)) :]
+
+
+def token_texts(tokenizer: Tokenizer, ids: Sequence[int], *, skip_special_tokens: bool = True) -> list[str]:
+    """What each of these tokens adds to their text, which is all of it joined: the text of a character goes to the
+    token that completes it."""
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip_special_tokens)
+    texts = [detokenizer.feed(token) for token in ids]
+    if texts:
+        texts[-1] += detokenizer.finish()
+    return texts

@@ -15,7 +15,7 @@ from flover.files import is_there, read_optional_object, read_text
 from flover.generation_config import token_text
 
 MAX_CONFIG_BYTES = 16 * 2**20
-MAX_TEMPLATE_BYTES = 64 * 2**10
+MAX_TEMPLATE_BYTES = 128 * 2**10
 """Most bytes of a chat template, from the model or from the operator."""
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from flover.config import Limits
+from flover.config import Limits, flag_name
 from flover.errors import RequestError
 from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
 from flover.text.tokenizer import Tokenizer
 
 MAX_TRUNCATED_CHARS = 2**20
 """Most characters of a prompt that `truncate_prompt_tokens` may cut."""
-_BEFORE_A_WORD = "\n"
+_BEFORE_A_WORD = ("\n", ".", "a")
+"""Characters after which a word begins without a space: a SentencePiece tokenizer writes it in another way there."""
 
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
@@ -27,27 +28,21 @@ _PROMPT_FIELDS = frozenset(("prompt", "prompt_token_ids", "cache_salt"))
 
 def check_text_limits(params: SamplingParams, limits: Limits) -> None:
     """Refuse stop strings and bad words that are longer, or more, than a server allows. Raises `RequestError`."""
-    for name, texts, most, most_bytes, flags in (
-        ("stop", params.stop_strings, limits.max_stop_strings, limits.max_stop_bytes, ("stop-strings", "stop-bytes")),
-        (
-            "bad_words",
-            params.bad_words or [],
-            limits.max_bad_words,
-            limits.max_bad_word_bytes,
-            ("bad-words", "bad-word-bytes"),
-        ),
-    ):
-        if len(texts) > most:
-            raise RequestError(
-                f"{name} may hold at most {most} strings (--max-{flags[0]}), got {len(texts)}", param=name
-            )
-        for index, text in enumerate(texts):
-            if len(text) > most_bytes or len(text.encode(errors="replace")) > most_bytes:
-                where = f"{name}[{index}]" if len(texts) > 1 else name
-                raise RequestError(
-                    f"{where} is {len(text.encode(errors='replace'))} bytes long; at most {most_bytes} are allowed (--max-{flags[1]})",
-                    param=name,
-                )
+    _check_texts("stop", params.stop_strings, limits, "max_stop_strings", "max_stop_bytes")
+    _check_texts("bad_words", params.bad_words or [], limits, "max_bad_words", "max_bad_word_bytes")
+
+
+def _check_texts(name: str, texts: Sequence[str], limits: Limits, count_limit: str, size_limit: str) -> None:
+    most, most_bytes = getattr(limits, count_limit), getattr(limits, size_limit)
+    if len(texts) > most:
+        flag = flag_name(count_limit)
+        raise RequestError(f"{name} may hold at most {most} strings ({flag}), got {len(texts)}", param=name)
+    for index, text in enumerate(texts):
+        size = len(text.encode(errors="replace"))
+        if size > most_bytes:
+            where = f"{name}[{index}]" if len(texts) > 1 else name
+            flag = flag_name(size_limit)
+            raise RequestError(f"{where} is {size} bytes long, at most {most_bytes} are allowed ({flag})", param=name)
 
 
 def make_request(
@@ -116,8 +111,8 @@ def encode_text(
     most = facts.max_model_len * tokenizer.longest_token_len
     if len(text) > (max(most, MAX_TRUNCATED_CHARS) if cut else most):
         raise RequestError(
-            f"This model's maximum context length is {facts.max_model_len} tokens, which hold at most {most} characters. "
-            f"However, your prompt has {len(text)} characters. Please reduce the length of the prompt.",
+            f"This model's maximum context length is {facts.max_model_len} tokens, at most {most} characters. However, "
+            f"your prompt has {len(text)} characters. Please reduce its length.",
             param="prompt",
             code="context_length_exceeded",
         )
@@ -126,7 +121,7 @@ def encode_text(
 
 def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[list[int]]:
     """Token sequences that must not be generated: each word as tokens at the beginning of a text, after a space, and
-    after another character, whatever their numbers of tokens."""
+    after other characters, whatever their numbers of tokens."""
     if not words:
         return []
     if tokenizer is None:
@@ -145,13 +140,17 @@ def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[lis
 
 
 def _forms_of(word: str, tokenizer: Tokenizer) -> list[list[int]]:
-    """The different token sequences of a word."""
-    plain, spaced, before, after = (
-        tokenizer.encode(text, add_special_tokens=False)
-        for text in (word, " " + word, _BEFORE_A_WORD, _BEFORE_A_WORD + word)
-    )
-    inside = after[len(before) :] if after[: len(before)] == before else []
-    return [list(form) for form in dict.fromkeys(map(tuple, (plain, spaced, inside))) if form]
+    """The different token sequences that a word has in texts."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    forms = [encode(word), encode(" " + word)]
+    for before in _BEFORE_A_WORD:
+        prefix, whole = encode(before), encode(before + word)
+        if whole[: len(prefix)] == prefix:
+            forms.append(whole[len(prefix) :])
+    return [list(form) for form in dict.fromkeys(map(tuple, forms)) if form]
 
 
 def _check_ids(prompt: Sequence[int]) -> list[int]:

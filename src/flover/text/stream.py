@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flover.request import Delta, FinishReason, SamplingParams, TokenLogprobs
-from flover.text.detokenizer import Detokenizer, PromptEnd, prompt_end
+from flover.text.detokenizer import Detokenizer, PromptEnd, prompt_end, token_texts
 from flover.text.stops import StopMatcher, StopTable
 from flover.text.tokenizer import Tokenizer
 
@@ -44,16 +44,23 @@ class TextStart:
     stops: StopTable
     special_stops: bool
     """Whether a stop string holds the text of a special token, which is searched for even where it is not shown."""
+    prompt_texts: tuple[str, ...] = ()
+    """What each token of the prompt adds to its text, where an answer repeats the prompt."""
 
 
-def text_start(tokenizer: Tokenizer | None, params: SamplingParams, prompt_ids: Sequence[int]) -> TextStart:
-    """Made once for a prompt, off the event loop: its cost grows with the prompt and the stop strings."""
+def text_start(
+    tokenizer: Tokenizer | None, params: SamplingParams, prompt_ids: Sequence[int], *, echo: bool = False
+) -> TextStart:
+    """Made once for a prompt, off the event loop: its cost grows with the prompt and the stop strings. `echo` says
+    that answers repeat the prompt."""
     stops = StopTable(params.stop_strings)
     if tokenizer is None or not params.detokenize:
         return TextStart(PromptEnd(False, b""), stops, False)
-    end = prompt_end(tokenizer, prompt_ids, skip_special_tokens=params.skip_special_tokens)
-    hidden = params.skip_special_tokens and any(map(tokenizer.holds_special, stops.strings))
-    return TextStart(end, stops, hidden)
+    skip = params.skip_special_tokens
+    end = prompt_end(tokenizer, prompt_ids, skip_special_tokens=skip)
+    hidden = skip and any(map(tokenizer.holds_special, stops.strings))
+    texts = token_texts(tokenizer, prompt_ids, skip_special_tokens=skip) if echo else []
+    return TextStart(end, stops, hidden, tuple(texts))
 
 
 class TextStream:
