@@ -15,7 +15,7 @@ from flover.model.locate import locate_model
 from flover.request import FinishReason, SamplingParams
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import make_request
-from flover.text.stream import TextPiece, TextStream
+from flover.text.stream import TextPiece, TextStream, text_start
 from flover.text.tokenizer import Tokenizer
 
 
@@ -64,8 +64,9 @@ class LocalModel:
         streams: dict[tuple[str, int], tuple[int, TextStream]] = {}
         for place, request in enumerate(requests):
             self._engine.submit(request)
+            start = text_start(self.tokenizer, request.params, request.prompt_ids)
             for index in range(params.n):
-                streams[request.id, index] = (place, TextStream(self.tokenizer, request.params, request.prompt_ids))
+                streams[request.id, index] = (place, TextStream(self.tokenizer, request.params, start))
         try:
             yield from self._follow(streams)
         finally:

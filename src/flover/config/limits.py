@@ -41,6 +41,10 @@ class Limits:
     max_messages: int = setting(1024, "messages of one conversation", group="limits")
     max_request_seqs: int = setting(128, "sequences of one request: its prompts times n", group="limits")
 
+    max_open_seqs: int = setting(
+        4096, "sequences of all requests that are open at once; more get a 429", group="limits"
+    )
+
     # Strings that generated text is searched for
     max_stop_strings: int = setting(16, "stop strings of one request", group="limits")
     max_stop_bytes: int = setting(1024, "one stop string, in UTF-8", group="limits")

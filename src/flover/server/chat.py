@@ -49,9 +49,10 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, k
                 name=f"chatcmpl-{uuid.uuid4().hex}",
                 add_special_tokens=bool(body.add_special_tokens),
                 key_salt=key_salt,
+                num_chars=sum(message.num_chars for message in body.messages),
             )
 
-    return await answer(reply, generate, stream=bool(body.stream), receive=receive)
+    return await answer(reply, generate, door.threads, stream=bool(body.stream), receive=receive)
 
 
 def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
@@ -83,14 +84,14 @@ class Reply:
         self._created = created
         self._model = model
 
-    def whole(self, generation: Generation) -> ChatCompletion:
+    def whole(self, generation: Generation, choices: list[ChatChoice]) -> ChatCompletion:
         """The complete answer."""
         prompt = generation.prompts[0]
         answer = ChatCompletion(
             id=self._id,
             created=self._created,
             model=self._model,
-            choices=[self._choice(choice) for choice in generation.choices],
+            choices=choices,
             usage=usage_of(generation),
         )
         if self._body.return_token_ids:
@@ -99,7 +100,8 @@ class Reply:
             answer.prompt_logprobs = prompt_logprobs(prompt.logprobs, self._tokenizer)
         return answer
 
-    def _choice(self, choice: Choice) -> ChatChoice:
+    def choice(self, generation: Generation, choice: Choice) -> ChatChoice:
+        """One complete sequence."""
         stream = choice.text
         return ChatChoice(
             index=choice.index,

@@ -13,7 +13,7 @@ from flover.engine.supervisor import Supervisor
 from flover.errors import EngineDeadError, EngineError, FloverError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
 from flover.server.metrics import Metrics
-from flover.text.stream import TextPiece, TextStream
+from flover.text.stream import TextPiece, TextStart, TextStream
 from flover.text.tokenizer import Tokenizer
 
 
@@ -34,6 +34,8 @@ class Prompt:
     """What the engine reported about one prompt."""
 
     request: Request
+    texts: Sequence[str]
+    """What each of its tokens adds to its text, where the answer repeats the prompt."""
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
     choices: list[Choice] = field(default_factory=list)
@@ -47,16 +49,15 @@ class Generation:
         engine: Supervisor,
         tokenizer: Tokenizer | None,
         metrics: Metrics,
-        requests: Sequence[Request],
+        requests: Sequence[tuple[Request, TextStart]],
         arrival: float,
     ) -> None:
         self.tokenizer = tokenizer
-        self.prompts = [Prompt(request) for request in requests]
+        self.prompts = [Prompt(request, start.prompt_texts) for request, start in requests]
         self.choices: list[Choice] = []
-        for prompt in self.prompts:
-            params, ids = prompt.request.params, prompt.request.prompt_ids
-            for _ in range(params.n):
-                choice = Choice(len(self.choices), prompt.request, TextStream(tokenizer, params, ids))
+        for prompt, (request, start) in zip(self.prompts, requests, strict=True):
+            for _ in range(request.params.n):
+                choice = Choice(len(self.choices), request, TextStream(tokenizer, request.params, start))
                 prompt.choices.append(choice)
                 self.choices.append(choice)
         self.on_close: Callable[[], None] = lambda: None
@@ -66,7 +67,7 @@ class Generation:
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
         self._closed = False
         self._reason_of_unfinished = FinishReason.ABORT
-        self._stream = engine.submit(*requests)
+        self._stream = engine.submit(*(request for request, _ in requests))
 
     def prompt_of(self, choice: Choice) -> Prompt:
         """The prompt that this choice continues."""

@@ -129,6 +129,12 @@ class Message(msgspec.Struct, kw_only=True):
     reasoning_content: str | None = None
     refusal: str | None = None
 
+    @property
+    def num_chars(self) -> int:
+        """Characters of its content."""
+        content = self.content or ""
+        return len(content) if isinstance(content, str) else sum(len(part.text) for part in content)
+
     def as_template_input(self) -> dict[str, Any]:
         """The message as chat templates want it: absent fields absent."""
         found: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}

@@ -21,8 +21,11 @@ from flover.server.live import watch
 from flover.server.openapi import openapi
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from flover.server.responses import json_response
+from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
 
+CHARS_PER_TOKEN = 4
+"""About so many are decoded from a token."""
 B = TypeVar("B", bound=msgspec.Struct)
 
 
@@ -99,12 +102,17 @@ async def tokenize(request: Request) -> Response:
 
 
 async def _encode(door: Door, body: TokenizeBody) -> list[int]:
-    tokenizer = door.need_tokenizer("prompt" if body.messages is None else "messages")
+    tokenizer, facts = door.need_tokenizer("prompt" if body.messages is None else "messages"), door.facts
     if body.messages is None:
         text, special = body.prompt or "", body.add_special_tokens is not False
-        return await door.in_thread(lambda: tokenizer.encode(text, add_special_tokens=special))
+        return await door.in_thread(
+            lambda: encode_text(text, tokenizer, facts, add_special_tokens=special), num_chars=len(text)
+        )
     template, special = door.need_template(), bool(body.add_special_tokens)
-    return await door.in_thread(lambda: tokenizer.encode(chat.render(template, body), add_special_tokens=special))
+    return await door.in_thread(
+        lambda: encode_text(chat.render(template, body), tokenizer, facts, add_special_tokens=special),
+        num_chars=sum(message.num_chars for message in body.messages or ()),
+    )
 
 
 async def detokenize(request: Request) -> Response:
@@ -113,10 +121,11 @@ async def detokenize(request: Request) -> Response:
     door.check_model(body.model)
     vocab_size = door.facts.vocab_size
     tokenizer = door.need_tokenizer("tokens")
-    for token_id in body.tokens:
-        if not 0 <= token_id < vocab_size:
-            raise RequestError(f"token id {token_id} is out of range 0..{vocab_size - 1}", param="tokens")
-    return json_response({"prompt": await door.in_thread(lambda: _decode(tokenizer, body.tokens))})
+    low, high = min(body.tokens, default=0), max(body.tokens, default=0)
+    if low < 0 or high >= vocab_size:
+        raise RequestError(f"token id {low if low < 0 else high} is out of range 0..{vocab_size - 1}", param="tokens")
+    num_chars = CHARS_PER_TOKEN * len(body.tokens)
+    return json_response({"prompt": await door.in_thread(lambda: _decode(tokenizer, body.tokens), num_chars)})
 
 
 def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
