@@ -9,7 +9,9 @@ from typing import Any
 
 from flover.cli.flags import add_settings, from_args
 from flover.cli.models import add_model, resolve_model
+from flover.cli.parser import Parser
 from flover.cli.sampling import add_sampling, sampling_from
+from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig, read_environment
 from flover.errors import RequestError
 from flover.request import SamplingParams
@@ -19,11 +21,10 @@ Answer = Callable[[Sequence[Message]], Iterator[str]]
 """From a conversation to the pieces of the answer."""
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "chat",
-        help="talk to a model",
         description="Talk to a model in this process, or to a running server with --url. "
         "/reset forgets the conversation, /exit or Ctrl-D ends it.",
     )
@@ -35,6 +36,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     group.add_argument("-q", "--quick", metavar="TEXT", help="send this one message, print the answer and end")
     add_sampling(parser, max_tokens=None, temperature=0.7)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
+    add_vllm_flags(parser)
     parser.set_defaults(run=run)
     return parser
 

@@ -15,7 +15,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
-        help="see it work: requests fused, then one after another",
         description="Start a server, send streaming requests that arrive at random, show them live, then send the "
         "same ones one after another and compare.",
     )

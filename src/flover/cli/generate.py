@@ -8,16 +8,17 @@ from typing import Any
 
 from flover.cli.flags import add_settings, count, from_args
 from flover.cli.models import add_model, resolve_model
+from flover.cli.parser import Parser
 from flover.cli.sampling import add_sampling, sampling_from
+from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "generate",
-        help="text for one or several prompts",
         description="Generate text. One prompt is streamed; several are fused and printed when all are done. "
         "Without --prompt the prompt is read from standard input.",
     )
@@ -29,6 +30,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     group.add_argument("--n", type=count, default=1, metavar="N", help="answers to each prompt (default: 1)")
     add_sampling(parser, max_tokens=128)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
+    add_vllm_flags(parser)
     parser.set_defaults(run=run)
     return parser
 

@@ -12,6 +12,7 @@ from flover.bench.serving.offline_options import LatencyOptions
 from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
 from flover.cli.serving_options import add_dataset_flags, command, counting, given_for_datasets
+from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -28,7 +29,8 @@ def add_latency(kinds: Any) -> None:
     add_model(parser)
     add_settings(parser, LatencyOptions)
     add_settings(parser, EngineConfig, skip=_MODEL)
-    parser.set_defaults(run=_run_latency, prog=parser.prog)
+    add_vllm_flags(parser)
+    parser.set_defaults(run=_run_latency)
 
 
 def add_throughput(kinds: Any) -> None:
@@ -47,7 +49,8 @@ def add_throughput(kinds: Any) -> None:
     group.add_argument("--disable-tqdm", action="store_true", help="show no progress")
     group.add_argument("--output-json", metavar="FILE", help="file for the result")
     add_settings(parser, EngineConfig, skip=_MODEL)
-    parser.set_defaults(run=_run_throughput, prog=parser.prog)
+    add_vllm_flags(parser)
+    parser.set_defaults(run=_run_throughput)
 
 
 def _run_latency(args: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ def add(kinds: Any) -> None:
     parser.add_argument("--all", action="store_true", help="all experiments, all models, full length: the default")
     add_places(parser)
     add_settings(parser, EngineConfig, skip=_FIXED)
-    parser.set_defaults(run=_run, prog=parser.prog)
+    parser.set_defaults(run=_run)
 
 
 def add_experiment_flags(parser: argparse.ArgumentParser, output: Path) -> None:

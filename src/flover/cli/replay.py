@@ -27,7 +27,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "replay",
-        help="run a recorded schedule again and compare",
         description="Run a schedule that --trace recorded again: the same requests at the same steps, with the costs "
         "that were measured then. Every decision has to be the same, and every token. Exit code 0 if all are equal, "
         "1 if not.",

@@ -78,7 +78,7 @@ def add_rivals(kinds: Any) -> None:
     add_places(parser)
     _add_patience(parser, plain)
     add_settings(parser, EngineConfig, skip=frozenset(_OURS))
-    parser.set_defaults(run=_run, prog=parser.prog)
+    parser.set_defaults(run=_run)
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

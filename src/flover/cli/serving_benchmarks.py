@@ -29,7 +29,7 @@ def add_serve(kinds: Any) -> None:
     group.add_argument(
         "--null-gap-ms", type=number, default=0.0, metavar="X", help="between tokens of that server (default: 0)"
     )
-    serve.set_defaults(run=_run_serve, prog=serve.prog)
+    serve.set_defaults(run=_run_serve)
 
 
 def _run_serve(args: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ def add_startup(kinds: Any) -> None:
     add_model(parser)
     add_settings(parser, StartupOptions)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
-    parser.set_defaults(run=_run_startup, prog=parser.prog)
+    parser.set_defaults(run=_run_startup)
 
 
 def _run_startup(args: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ from typing import Any
 
 from flover.bench.serving.choose import ServeOptions
 from flover.bench.serving.offline_options import SweepOptions
-from flover.cli.flags import Parser, add_settings, from_args
+from flover.cli.flags import add_settings, from_args
+from flover.cli.parser import Parser
 from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
 from flover.errors import ConfigError
 
@@ -38,7 +39,7 @@ def add_sweep(kinds: Any) -> None:
     )
     add_settings(parser, SweepOptions)
     add_serve_flags(parser, skip=_SKIPPED)
-    parser.set_defaults(run=_run_sweep, prog=parser.prog)
+    parser.set_defaults(run=_run_sweep)
 
 
 def _run_sweep(args: argparse.Namespace) -> int:
