@@ -20,7 +20,8 @@ import pytest
 from live_script import SCRIPT, event, facts_event, iteration
 from rich.console import Console
 
-from flover.cli.follow import LiveEvent, read_event, server_address
+from flover.cli.address import server_address
+from flover.cli.follow import LiveEvent, read_event
 from flover.cli.lanes import Lanes, LiveLanes, Shares, cell, colour
 from flover.cli.main import main
 from flover.engine.timeline import DEAD
@@ -201,7 +202,7 @@ def test_what_goes_wrong_is_one_line(
 
 def test_a_server_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "http://127.0.0.1:1", "--once"]) == 1
-    assert "no answer from http://127.0.0.1:1" in capsys.readouterr().err
+    assert "cannot connect to http://127.0.0.1:1: connection refused" in capsys.readouterr().err
 
 
 class Terminal:
