@@ -68,6 +68,12 @@ def _run_latency(args: argparse.Namespace) -> int:
         LLM(**settings) as llm,
         counting("batches", options.num_iters_warmup + options.num_iters) as ended,
     ):
+        most, asked_len = llm.max_model_len, options.input_len + options.output_len
+        if asked_len > most:
+            raise ConfigError(
+                f"--input-len {options.input_len} and --output-len {options.output_len} are {asked_len} tokens, more "
+                f"than the model's context of {most} (max_model_len)"
+            )
         latency = measure_latency(llm, options, config.seed or 0, ended)
     title = f"{config.model}: {options.batch_size} requests, {options.input_len} in, {options.output_len} out"
     Console(highlight=False).print(latency_table(title, latency))
@@ -87,6 +93,7 @@ def _with_rows(args: argparse.Namespace, num_rows: int) -> dict[str, Any]:
 def _run_throughput(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from flover.bench.serving.fit import check_lengths, fit_lengths
     from flover.bench.serving.offline import measure_throughput
     from flover.bench.serving.offline_report import throughput_table
     from flover.bench.serving.prepare import draw_samples, load_tokenizer
@@ -95,10 +102,15 @@ def _run_throughput(args: argparse.Namespace) -> int:
     resolve_model(args)
     config = from_args(args, EngineConfig)
     data = Data(**(given(args, Data) | {"seed": config.seed or 0, "tokenizer": None}))
-    dataset = choose_dataset(data, given_for_datasets(args))
-    samples = draw_samples(data, dataset, load_tokenizer(config.tokenizer))
+    own = given_for_datasets(args)
+    dataset = choose_dataset(data, own)
     ignore_eos = data.is_made if args.ignore_eos is None else args.ignore_eos
     with LLM(**given(args, EngineConfig)) as llm:
+        dataset, note = fit_lengths(dataset, llm.max_model_len, own)
+        if note is not None:
+            print(note)
+        samples = draw_samples(data, dataset, load_tokenizer(config.tokenizer))
+        check_lengths(samples, llm.max_model_len)
         done = measure_throughput(llm, samples, ignore_eos=ignore_eos, show=not args.disable_tqdm)
     Console(highlight=False).print(throughput_table(f"{config.model}: {len(samples)} requests at once", done))
     asked = {"dataset_name": data.dataset_name, **given_for_datasets(args), "model": config.model}
