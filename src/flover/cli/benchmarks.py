@@ -21,11 +21,13 @@ from flover.cli import (
     startup_benchmark,
     sweep_benchmark,
 )
+from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.cli.parser import Parser
 from flover.cli.terminal import command_line
 from flover.config import EngineConfig, flag_name
+from flover.errors import ConfigError
 
 SLACK = 1.5
 """How far the p99 gap may exceed the target."""
@@ -94,7 +96,13 @@ def _add_server_benchmark(parser: argparse.ArgumentParser, options: type[Any], r
 
 
 def _options(args: argparse.Namespace, options: type[Any]) -> Any:
-    return options(**{item.name: getattr(args, f"workload_{item.name}") for item in dataclasses.fields(options)})
+    """The workload that was asked for. Raises `ConfigError`."""
+    values = {item.name: getattr(args, f"workload_{item.name}") for item in dataclasses.fields(options)}
+    for name, value in values.items():
+        least = 0 if name in ("seed", "pause") else 1
+        if not least <= value < float("inf"):
+            raise ConfigError(f"{flag_name(name)} must be at least {least}, got {value:g}")
+    return options(**values)
 
 
 def _run_fusion(args: argparse.Namespace) -> int:
@@ -141,6 +149,7 @@ def _run_interference(args: argparse.Namespace) -> int:
 
 
 def _make_model(args: argparse.Namespace) -> int:
+    check_output_dir("OUT", args.directory)
     write_preset(args.preset, args.directory)
     print(f"{args.directory / 'config.json'} written; run it with")
     print(f"  flover serve {shlex.quote(str(args.directory))} --load-format dummy --skip-tokenizer-init")

@@ -35,7 +35,9 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Run both halves and print the comparison."""
     if args.num_requests < 1:
-        raise ConfigError("--num-requests must be at least 1")
+        raise ConfigError(f"--num-requests must be at least 1, got {args.num_requests}")
+    if not 0 < args.rate < float("inf"):
+        raise ConfigError(f"--rate must be a finite number above 0, got {args.rate:g}")
     resolve_model(args)
     from flover.cli.performance import perform
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from flover.bench.serving.choose import Data, choose_dataset
 from flover.bench.serving.offline_options import LatencyOptions
+from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
 from flover.cli.serving_options import add_dataset_flags, command, counting, given_for_datasets
@@ -62,6 +63,7 @@ def _run_latency(args: argparse.Namespace) -> int:
 
     resolve_model(args)
     options = from_args(args, LatencyOptions)
+    check_output("--output-json", options.output_json)
     settings = _with_rows(args, options.num_rows)
     config = EngineConfig(**settings)
     with (
@@ -100,6 +102,7 @@ def _run_throughput(args: argparse.Namespace) -> int:
     from flover.llm import LLM
 
     resolve_model(args)
+    check_output("--output-json", args.output_json)
     config = from_args(args, EngineConfig)
     data = Data(**(given(args, Data) | {"seed": config.seed or 0, "tokenizer": None}))
     own = given_for_datasets(args)

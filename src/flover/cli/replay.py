@@ -66,6 +66,8 @@ def _record_path(path: Path) -> Path:
 
     if path.name.endswith(REPLAY_SUFFIX):
         return path
+    if not path.name or path.is_dir():
+        raise ConfigError(f"{path} is a directory: FILE is what --trace wrote")
     if not replay_path(path).exists():
         raise ConfigError(f"{replay_path(path)} is not there: flover replay needs the record that lies beside a trace")
     return replay_path(path)

@@ -8,6 +8,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from flover.cli.files import check_output_dir
 from flover.cli.flags import number
 from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
 from flover.errors import ConfigError, EngineError
@@ -44,6 +45,8 @@ def _run_serve(args: argparse.Namespace) -> int:
     results = options.results
     if results.plot_timeline:
         need_matplotlib("--plot-timeline")
+    if results.saves or results.plot_timeline:
+        check_output_dir("--result-dir", results.result_dir)
     measured = _measure(args, options)
     figures, setup, records = measured.figures, measured.setup, measured.served.records
     if not figures.completed:

@@ -13,6 +13,7 @@ from typing import Any
 
 from flover.bench.serving.choose import ServeOptions
 from flover.bench.serving.offline_options import SweepOptions
+from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, from_args
 from flover.cli.parser import Parser
 from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
@@ -52,6 +53,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
     options = from_args(args, SweepOptions)
     if options.output_dir is not None:
         need_matplotlib("--output-dir")
+        check_output_dir("--output-dir", options.output_dir)
     if not getattr(args, "goodput", ()):
         args.goodput = DEFAULT_LIMITS
     points, results = _measure(args, options)

@@ -87,12 +87,14 @@ def prepare(options: ServeOptions) -> Prepared:
     Raises `ConfigError` if what was asked for does not fit, `EngineError` if the server names no model.
     """
     tokenizer = load_tokenizer(options.data.tokenizer)
+    samples = draw_samples(options.data, options.dataset, tokenizer)  # a wrong file is seen before a missing server
     reserved = CHAT_TEMPLATE_TOKENS if options.target.is_chat else 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         most = runner.run(find_max_model_len(options.target, options.traffic.ready_check_timeout_sec))
     dataset, note = fit_lengths(options.dataset, most, options.asked, reserved)
-    options = dataclasses.replace(options, dataset=dataset)
-    samples = draw_samples(options.data, dataset, tokenizer)
+    if note is not None:
+        options = dataclasses.replace(options, dataset=dataset)
+        samples = draw_samples(options.data, dataset, tokenizer)
     check_lengths(samples, most, reserved)
     return Prepared(options, samples, note)
 
