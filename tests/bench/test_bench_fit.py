@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flover.bench.serving.datasets import Draw, RandomPrompts, Sample
-from flover.bench.serving.fit import check_lengths, fit_lengths
+from flover.bench.serving.fit import chat_tokens, check_lengths, fit_lengths
+from flover.bench.serving.prepare import load_tokenizer, usable_ids
 from flover.cli.main import main
 from flover.errors import ConfigError
 
@@ -66,6 +67,17 @@ def test_too_long_requests_are_counted_with_their_lengths() -> None:
         check_lengths(samples, 100)
     check_lengths(samples, None)
     check_lengths(samples[:1], 100)
+
+
+def test_a_prompt_that_is_sent_as_text_may_come_back_longer() -> None:
+    tokenizer = load_tokenizer("flover-tiny")
+    assert tokenizer is not None
+    samples = RandomPrompts(random_input_len=300).samples(5, Draw(seed=0, ids=usable_ids(tokenizer)))
+    reserved = chat_tokens(samples, tokenizer)
+    for sample in samples:
+        text = tokenizer.decode(list(sample.prompt), skip_special_tokens=False)
+        assert len(tokenizer.encode(text, add_special_tokens=False)) <= 300 + reserved - 64
+    assert chat_tokens(samples, None) == 64
 
 
 class Small(http.server.BaseHTTPRequestHandler):

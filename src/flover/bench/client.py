@@ -212,7 +212,7 @@ class HostTime:
 
 
 def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | None:
-    """Mean over the iterations between two readings of /metrics; None if there was none or nobody counts kernels."""
+    """Mean over the iterations between two readings of /metrics; None if there was none or kernels are not counted."""
     grown = partial(_grown, before, after)
     iterations, busy = grown("flover:iteration_rows_count"), grown("flover:busy_seconds_total")
     kernels = grown("flover:kernel_seconds_total")

@@ -146,7 +146,7 @@ def _finished(counts: Mapping[str, int]) -> str:
 
 
 def cell(iteration: Iteration, row: int) -> tuple[str, int]:
-    """What row `row` did in an iteration, and its sequence; a blank where nobody sat."""
+    """What row `row` did in an iteration, and its sequence; a blank where there was none."""
     if not 0 <= row - iteration.first < len(iteration.rows):
         return " ", -1
     number = iteration.rows[row - iteration.first]

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     path = _record_path(args.file)
     record = read_record(path)
     if record.cut:
-        print(f"{path} ends in the middle of a step: whoever wrote it was interrupted")
+        print(f"{path} ends in the middle of a step: its recording was interrupted")
     executor = _executor(args, record.head)
     try:
         with _progress(len(record.steps)) as progress:

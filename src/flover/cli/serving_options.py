@@ -31,7 +31,9 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     for dataset in DATASETS.values():
         add_settings(parser, dataset)
     parser.add_argument(
-        "--skip-chat-template", action="store_true", help="always so: a server renders chats, nobody else"
+        "--skip-chat-template",
+        action="store_true",
+        help="changes nothing: the client never renders chats, the server does",
     )
 
 

@@ -15,7 +15,7 @@ import uvloop
 from flover.bench.serving.choose import ServeOptions
 from flover.bench.serving.datasets import Sample
 from flover.bench.serving.figures import DEFINITIONS, Figures, make_figures
-from flover.bench.serving.fit import CHAT_TEMPLATE_TOKENS, check_lengths, fit_lengths
+from flover.bench.serving.fit import chat_tokens, check_lengths, fit_lengths
 from flover.bench.serving.options import pairs
 from flover.bench.serving.prepare import draw_samples, load_tokenizer
 from flover.bench.serving.report import Setup
@@ -88,7 +88,7 @@ def prepare(options: ServeOptions) -> Prepared:
     """
     tokenizer = load_tokenizer(options.data.tokenizer)
     samples = draw_samples(options.data, options.dataset, tokenizer)  # a wrong file is seen before a missing server
-    reserved = CHAT_TEMPLATE_TOKENS if options.target.is_chat else 0
+    reserved = chat_tokens(samples, tokenizer) if options.target.is_chat else 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         most = runner.run(find_max_model_len(options.target, options.traffic.ready_check_timeout_sec))
     dataset, note = fit_lengths(options.dataset, most, options.asked, reserved)

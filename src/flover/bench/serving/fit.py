@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 from flover.bench.serving.datasets import Dataset, RandomPrompts, Sample
 from flover.errors import ConfigError
+from flover.text.tokenizer import Tokenizer
 
 CHAT_TEMPLATE_TOKENS = 64
 """Room that is left in a chat for what a chat template puts around a prompt."""
@@ -50,6 +51,18 @@ def fit_lengths(
     )
 
 
+def chat_tokens(samples: Sequence[Sample], tokenizer: Tokenizer | None) -> int:
+    """Most tokens that a made prompt may have beyond its own length when it is sent as the text of a chat message:
+    its text may not come back as the same ids, and a template is put around it."""
+    grown = [0]
+    for sample in samples if tokenizer is not None else ():
+        ids = [token for token in sample.prompt if isinstance(token, int)]
+        if ids and tokenizer is not None:
+            text = tokenizer.decode(ids, skip_special_tokens=False)
+            grown.append(len(tokenizer.encode(text, add_special_tokens=False)) - len(ids))
+    return max(grown) + CHAT_TEMPLATE_TOKENS
+
+
 def check_lengths(samples: Sequence[Sample], max_model_len: int | None, reserved: int = 0) -> None:
     """Raises `ConfigError` with the numbers if a sample of known length cannot fit the context."""
     if max_model_len is None:
@@ -58,7 +71,7 @@ def check_lengths(samples: Sequence[Sample], max_model_len: int | None, reserved
     too_long = [lengths for lengths in known if sum(lengths) + reserved > max_model_len]
     if too_long:
         prompt_len, output_len = max(too_long, key=sum)
-        chat = f" and {reserved} for the chat template" if reserved else ""
+        chat = f" and up to {reserved} more as a chat message" if reserved else ""
         raise ConfigError(
             f"{len(too_long)} of {len(samples)} requests do not fit the model's context of {max_model_len} tokens "
             f"(max_model_len): the longest has {prompt_len} prompt tokens, {output_len} output tokens{chat}; "
