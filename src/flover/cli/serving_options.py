@@ -33,7 +33,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-chat-template",
         action="store_true",
-        help="changes nothing: the client never renders chats, the server does",
+        help="changes nothing: the server renders chats",
     )
 
 
