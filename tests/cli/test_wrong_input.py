@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -193,18 +195,36 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("command", "code", "err"),
     [
-        ("flover serve --help | head -1", 141, ""),
-        ("flover --help | true", None, ""),
+        ("flover serve --help | (exec 0<&-; sleep 1)", 141, ""),
+        ("flover version | (exec 0<&-; sleep 1)", 141, ""),
         ("flover serve --help > /dev/full", 1, "flover: error: No space left on device\n"),
         ("flover version > /dev/full", 1, "flover version: error: No space left on device\n"),
         ("flover version >&-", 0, ""),
         ("PYTHONIOENCODING=ascii flover serve --help > /dev/null", 0, ""),
     ],
 )
-def test_output_that_cannot_be_written_is_no_traceback(command: str, code: int | None, err: str) -> None:
+def test_output_that_cannot_be_written_is_no_traceback(command: str, code: int, err: str) -> None:
     done = shell(command)
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
-    if code is not None:
-        assert done.returncode in (code, 0) if code == 141 else done.returncode == code
-        assert done.stderr == err
+    assert (done.returncode, done.stderr) == (code, err)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "words", [["generate", "-p", "Once", "--ignore-eos", "--max-tokens", "900"], ["bench", "fusion"]]
+)
+def test_ctrl_c_ends_a_command_at_once_and_without_a_traceback(words: list[str], seconds: float) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flover", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == 130
