@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from flover.config import EngineConfig, one_engine
 from flover.engine.build import build_engine
 from flover.errors import ConfigError, EngineError, ModelError
+from flover.llm_batch import deferred_interrupt
 from flover.model.locate import locate_model
 from flover.request import FinishReason, SamplingParams
 from flover.text.chat import ChatTemplate
@@ -91,11 +92,19 @@ class LocalModel:
                     raise EngineError(delta.error or "the engine failed on this request")
                 yield place, delta.index, piece
 
-    def chat(self, messages: Sequence[Mapping[str, str]], params: SamplingParams) -> Iterator[str]:
-        """The answer to a conversation, in pieces. Raises `ModelError` if the model has no chat template."""
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], params: SamplingParams
+    ) -> Generator[tuple[str, int], None, None]:
+        """The answer to a conversation, in pieces: text and number of tokens. Ctrl-C takes effect between iterations.
+
+        Raises `ModelError` if the model has no chat template.
+        """
         if self.tokenizer.chat_template is None:
             raise ModelError("the model has no chat template; use flover generate")
         template = ChatTemplate(self.tokenizer.chat_template, special_tokens=self.tokenizer.special_tokens)
         prompt = template.render(list(messages))
-        for _, _, piece in self.generate([prompt], params, add_special_tokens=False):
-            yield piece.text
+        with deferred_interrupt() as interrupted:
+            for _, _, piece in self.generate([prompt], params, add_special_tokens=False):
+                yield piece.text, len(piece.token_ids)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
