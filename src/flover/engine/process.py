@@ -38,7 +38,7 @@ from flover.engine.messages import (
 )
 from flover.engine.observer import Observer
 from flover.engine.timeline import Iteration, Timeline
-from flover.errors import ConfigError, EngineError, ModelError, RequestError
+from flover.errors import ConfigError, EngineError, ModelError, OutOfResourcesError, RequestError
 from flover.request import Delta, FinishReason, ModelFacts, Request
 
 HEARTBEAT_SECONDS = 0.25
@@ -243,7 +243,9 @@ class EngineProcess:
 def _kind(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return "config"
-    return "model" if isinstance(error, ModelError) else "engine"
+    if isinstance(error, ModelError):
+        return "model"
+    return "resources" if isinstance(error, OutOfResourcesError) else "engine"
 
 
 def _default_factory() -> EngineFactory:
