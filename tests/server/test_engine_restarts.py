@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import resource
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
-from conftest import ServerProcess
 from test_engine_process import TOY, make_request, read_tokens, run, toys, until
 from test_supervisor import kill
 from toy_engine import toy_tokens
@@ -165,30 +161,6 @@ def test_a_reserve_has_room_for_a_process_when_nothing_else_has(full_table: list
     for each in started:
         each.end()
     reserve.close()
-
-
-def test_connections_that_take_all_descriptors_do_not_keep_an_engine_from_starting(
-    start: Callable[..., ServerProcess],
-) -> None:
-    server = start()
-    assert server.http.get("/health").status_code == 200  # this connection stays open
-    used = psutil.Process(server.process.pid).num_fds()
-    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (used + 20, used + 20))
-    host, port = re.findall(r"//([^:]+):(\d+)", server.url)[0]
-    idle = [socket.create_connection((host, int(port))) for _ in range(80)]
-    server.until(lambda: psutil.Process(server.process.pid).num_fds() >= used + 19)
-    for count in (1, 2):
-        server.engine.kill()
-        server.until(lambda count=count: server.metric("engine_restarts_total") == count)
-        assert server.http.get("/health").json() == {"status": "ok"}
-    for connection in idle:
-        connection.close()
-    server.until(lambda: psutil.Process(server.process.pid).num_fds() <= used + 2)
-    with httpx.Client(base_url=server.url) as other:
-        assert other.get("/health").json() == {"status": "ok"}, "there is room for new connections"
-    assert server.post("/v1/completions", {"prompt": "abc", "max_tokens": 3}).json()["choices"][0]["text"] == "abc"
-    assert server.stop() == 0
-    assert len(server.errors) < 100, "a full table of descriptors does not flood the log"
 
 
 def test_a_loading_engine_has_time_of_its_own() -> None:
