@@ -11,15 +11,17 @@ from flover.config import ServerConfig
 from flover.server.door import Door
 from flover.server.errors import add_error_handlers
 from flover.server.middleware import ApiKey, BodyLimit, RequestId
+from flover.server.request_log import RequestLog
 from flover.server.routes import router
 
 
 def create_app(door: Door) -> ASGIApp:
-    """All that answers HTTP. The order of an exchange: request id, key, body limit, route.
+    """All that answers HTTP. The order of an exchange: log, request id, key, body limit, route.
 
     These stand around FastAPI, not in it: its own outermost layer answers to bugs, and that answer needs an id too.
     """
-    return RequestId(guard(create_api(door), door.config))
+    app = RequestId(guard(create_api(door), door.config))
+    return RequestLog(app, door.metrics.answered, lines=door.config.log_requests)
 
 
 def guard(app: ASGIApp, config: ServerConfig) -> ASGIApp:
