@@ -20,6 +20,7 @@ from flover.request import ModelFacts, Request, SamplingParams
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
 from flover.server.live import Live
+from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.text.chat import ChatTemplate
@@ -158,10 +159,16 @@ class Door:
                 for i, prompt in enumerate(make_prompts())
             ]
 
+        def make_and_check() -> list[Request]:
+            requests = make_requests()
+            for request in requests:
+                check_logprobs(request, facts, self.config.limits)
+            return requests
+
         with self._admission(count) as keep:
             # Drawn here, in order of arrival, and not by threads that overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
-            requests = await self.in_thread(make_requests)
+            requests = await self.in_thread(make_and_check)
             generation = Generation(self.ready_engine(), tokenizer, self.metrics, requests, arrival)
             keep()
         self._generations.add(generation)
