@@ -45,7 +45,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "one stop string of the size of a body": (
         COMPLETIONS,
-        lambda: {"prompt": "a", "n": 64, "stop": "ab" * (BODY // 2)},
+        lambda: {"prompt": "a", "n": 64, "temperature": 1, "stop": "ab" * (BODY // 2 - 50)},
     ),
     "a list of numbers as stop": (COMPLETIONS, lambda: {"prompt": "a", "stop": [1] * 600_000}),
     "a list of numbers as tool calls": (CHAT, lambda: {"messages": [{"role": "user", "tool_calls": [1] * 600_000}]}),
