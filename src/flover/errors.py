@@ -53,6 +53,10 @@ class EngineDeadError(EngineError):
     """The engine has stopped and takes no more requests."""
 
 
+class OutOfResourcesError(EngineError):
+    """The machine has no descriptor, memory or process left to start an engine with; later there may be one."""
+
+
 class InvariantError(FloverError, AssertionError):
     """A law of the engine was found broken: a bug, reported loudly and never repaired in silence."""
 

@@ -171,7 +171,7 @@ def test_all_metrics_have_our_prefix_and_closed_labels(server: ServerProcess) ->
     assert all(line.startswith("flover:") for line in lines)
     assert all('model_name="toy"' in line for line in lines)
     labels = {label for line in lines for label in re.findall(r'(\w+)="', line)}
-    assert labels == {"model_name", "finished_reason", "le"}
+    assert labels == {"model_name", "finished_reason", "le", "status"}
     assert "-3" not in text
     count = len(lines)
     server.post("/v1/completions", {"prompt": "abc", "stop": "b"})

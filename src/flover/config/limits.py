@@ -45,6 +45,14 @@ class Limits:
         4096, "sequences of all requests that are open at once; more get a 429", group="limits"
     )
 
+    # Log-probabilities
+    max_logprobs_values: int = setting(
+        2**20, "log-probabilities of one answer: its tokens times one more than logprobs", group="limits"
+    )
+    max_prompt_logprobs_values: int = setting(
+        2**17, "log-probabilities of one prompt: its tokens times one more than prompt_logprobs", group="limits"
+    )
+
     # Strings that generated text is searched for
     max_stop_strings: int = setting(16, "stop strings of one request", group="limits")
     max_stop_bytes: int = setting(1024, "one stop string, in UTF-8", group="limits")

@@ -46,6 +46,10 @@ class ServerConfig:
     log_level: str = setting(
         "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")
     )
+    log_requests: bool = setting(True, "write a line for every request, at level info", group="server")
+    log_stats: bool = setting(
+        True, "write a line of throughput every 10 seconds while there is work, at level info", group="server"
+    )
 
     limits: Limits = field(default_factory=Limits)
     """What one client may cost; flags of its own."""

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.server.generation import Choice, Generation
+from flover.server.request_log import WithGeneration
 from flover.server.responses import json_response
-from flover.server.sse import EventStream, until_disconnect
+from flover.server.sse import CLIENT_LEFT, ClientGone, EventStream, until_disconnect
 from flover.server.text_threads import TextThreads
 
 C = TypeVar("C")
@@ -38,18 +39,21 @@ async def answer(
     """Start a generation and answer with it. It is closed in the end, and as soon as the client goes away."""
     if stream:
         generation = await generate()
-        return EventStream(reply.chunks(generation), generation.close)
+        return WithGeneration(EventStream(reply.chunks(generation), generation.close), generation)
 
     async def whole() -> Response:
         generation = await generate()
         try:
             await generation.finish()
             choices = [await _encoded(reply, generation, choice, threads) for choice in generation.choices]
-            return json_response(reply.whole(generation, cast(list[C], choices)))
+            return WithGeneration(json_response(reply.whole(generation, cast(list[C], choices))), generation)
         finally:
             generation.close()
 
-    return await until_disconnect(receive, whole())
+    try:
+        return await until_disconnect(receive, whole())
+    except ClientGone:
+        return Response(status_code=CLIENT_LEFT)
 
 
 async def _encoded(reply: Reply[C], generation: Generation, choice: Choice, threads: TextThreads) -> msgspec.Raw:

@@ -16,17 +16,19 @@ from flover.server.http_keys import ApiKey
 from flover.server.http_paths import Aliases
 from flover.server.liveness import LoadingGate
 from flover.server.middleware import Head, RequestId
+from flover.server.request_log import RequestLog
 from flover.server.routes import ROUTES
 
 
 def create_app(door: Door) -> ASGIApp:
-    """All that answers HTTP. The order of an exchange: request id, CORS, path, HEAD, host, key, body limits, whether
-    the model is loaded, route.
+    """All that answers HTTP. The order of an exchange: log, request id, CORS, path, HEAD, host, key, body limits,
+    whether the model is loaded, route.
 
     These stand around the routes' application, not in it: its outermost layer answers to bugs, and that answer needs
     an id too.
     """
-    return RequestId(guard(LoadingGate(create_api(door), door), door.config))
+    app = RequestId(guard(LoadingGate(create_api(door), door), door.config))
+    return RequestLog(app, door.metrics.answered, lines=door.config.log_requests)
 
 
 def guard(app: ASGIApp, config: ServerConfig) -> ASGIApp:

@@ -22,6 +22,7 @@ from flover.server.generation import Generation
 from flover.server.http_hosts import is_loopback
 from flover.server.http_keys import combine_salts
 from flover.server.live import Live
+from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.server.text_threads import TextThreads
@@ -167,6 +168,7 @@ class Door:
             )
             if self.config.strict:
                 check_fits(request, body.wanted_tokens, facts)
+            check_logprobs(request, facts, self.config.limits)
             return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo))
 
         def prepare_all() -> list[tuple[Request, TextStart]]:

@@ -66,6 +66,8 @@ class Generation:
         self._arrival = arrival
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
         self._closed = False
+        self.time_to_first_token: float | None = None
+        """Seconds from the arrival to the first token of all."""
         self._reason_of_unfinished = FinishReason.ABORT
         self._stream = engine.submit(*(request for request, _ in requests))
 
@@ -87,6 +89,11 @@ class Generation:
     def completion_tokens(self) -> int:
         """Tokens generated so far, for all choices."""
         return sum(len(choice.text.token_ids) for choice in self.choices)
+
+    @property
+    def finish_reasons(self) -> list[FinishReason]:
+        """Of every choice; of one that has not ended, what will be said of it if it is closed now."""
+        return [choice.text.finish_reason or self._reason_of_unfinished for choice in self.choices]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
         """News of the choices as they come, until all have ended.
@@ -150,6 +157,8 @@ class Generation:
             return
         if choice.last_token == 0.0:
             self._metrics.time_to_first_token.observe(now - self._arrival)
+            if self.time_to_first_token is None:
+                self.time_to_first_token = now - self._arrival
         else:
             gap = (now - choice.last_token) / len(delta.token_ids)
             for _ in delta.token_ids:

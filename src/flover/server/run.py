@@ -7,6 +7,7 @@ requests finish, for a while; the second one ends them.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import signal
@@ -20,6 +21,7 @@ import uvloop
 from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
+from flover.config.setting import flag_name
 from flover.engine.spawn import ENGINE_COMMAND, Spawned
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError
@@ -28,12 +30,15 @@ from flover.server.door import Door, check_exposure
 from flover.server.http_connections import OTHER_DESCRIPTORS, SPARE_CONNECTIONS, Connections, allow_descriptors
 from flover.server.http_protocol import HttpConfig
 from flover.server.loading import load
+from flover.server.log import log_to_stderr
+from flover.server.throughput import log_throughput
 
 FLUSH_SECONDS = 5
 """Time that connections get to take what was last written to them, when the server ends."""
 EXIT_NO_ENGINE = 70
 """EX_SOFTWARE of sysexits.h: whoever runs the server may start it again, the server itself has tried."""
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -50,9 +55,11 @@ def serve(
     Raises `ConfigError`, `ModelError` or `EngineError` when the server cannot start.
     """
     check_exposure(config)
-    level = config.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with _listen(config) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        log_to_stderr(config.log_level),
+        _listen(config) as sock,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         return runner.run(_serve(engine_config, config, sock, engine_command, spawned))
 
 
@@ -79,14 +86,16 @@ async def _serve(
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
     signals = _Signals()
     engine: Supervisor | None = None
+    reporting: asyncio.Task[None] | None = None
     try:
         console.print(f"listening on {url}, loading {engine_config.model}", markup=False)
         engine = await signals.unless_first(load(door, engine_config, engine_command, spawned, console))
         if engine is not None:
             _announce(console, door, engine_config, url)
+            reporting = asyncio.create_task(log_throughput(engine)) if config.log_stats else None
             await signals.unless_first(engine.given_up.wait())
             if engine.given_up.is_set():
-                console.print("the engine has died too often: shutting down", markup=False)
+                console.print(f"the engine is not started again: {engine.last_failure}: shutting down", markup=False)
                 return EXIT_NO_ENGINE
         console.print("shutting down: open requests may finish, a second signal ends them", markup=False)
         await signals.unless_second(door.drain(config.shutdown_timeout))
@@ -96,6 +105,8 @@ async def _serve(
         await signals.unless_second(asyncio.wait({serving}))
         server.force_exit = True
         await serving
+        if reporting is not None:
+            reporting.cancel()
         if engine is not None:
             await engine.close()
         door.close()
@@ -170,6 +181,9 @@ def _announce(console: Console, door: Door, config: EngineConfig, url: str) -> N
     console.print(
         f"ready: {url}  model {name} ({facts.architecture}{size}), {facts.dtype}, "
         f"pool of {facts.pool_tokens} tokens, context {facts.max_model_len}, {config.max_num_seqs} rows\n"
-        f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'",
+        f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'\n"
+        f"  watch it: {url}/dashboard in a browser, or flover top {url}",
         markup=False,
     )
+    limits = dataclasses.asdict(door.config.limits)
+    logger.debug("limits: %s", ", ".join(f"{flag_name(name)} {value}" for name, value in limits.items()))

@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from flover.server.errors import as_door_error, envelope
 
 T = TypeVar("T")
+CLIENT_LEFT = 499
+"""Status of an answer that nobody reads, as nginx has it."""
 DONE = b"data: [DONE]\n\n"
 
 
