@@ -146,8 +146,13 @@ script = st.lists(st.one_of(head, chunked, small, small.map(lambda one: one * 40
 
 
 @settings(max_examples=400, deadline=None)
-@given(script=script, cuts=st.lists(st.integers(1, 3000), max_size=20), pause=st.sampled_from([0.0, 0.0, 1.0, 7.0]))
-def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int], pause: float) -> None:
+@given(
+    script=script,
+    cuts=st.lists(st.integers(1, 3000), max_size=20),
+    pause=st.sampled_from([0.0, 0.0, 1.0, 7.0]),
+    apart=st.booleans(),
+)
+def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int], pause: float, apart: bool) -> None:
     problems: list[Any] = []
 
     async def scenario() -> None:
@@ -160,7 +165,7 @@ def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int]
         transport = Transport(protocol)
         protocol.connection_made(transport)  # type: ignore[arg-type]
         data = b"".join(script)
-        for cut in [*cuts, len(data)]:
+        for cut in map(len, script) if apart else [*cuts, len(data)]:
             if data and not transport.closed:
                 protocol.data_received(data[:cut])
                 check_what_is_held(protocol)

@@ -25,18 +25,14 @@ class BodyLimit:
             return
         try:
             self._check_headers(scope)
-            body = await receive()
-            if body["type"] == "http.request":
-                if len(body.get("body", b"")) > self._limits.max_body_bytes:
-                    raise self._too_long()
-                if body.get("more_body", False):
-                    body = await self._read_on(body["body"], receive)
+            body = await self._read(receive)
         except DoorError as error:
             await refuse(error, scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
+        """Raises `DoorError` for a body that is not to be read."""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 if value.isdigit() and int(value[:20]) > self._limits.max_body_bytes:
@@ -47,14 +43,13 @@ class BodyLimit:
             elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                 raise DoorError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
 
-    async def _read_on(self, start: bytes, receive: Receive) -> Message:
+    async def _read(self, receive: Receive) -> Message:
         """The whole body as one message, or the news that the client is gone."""
-        body = bytearray(start)
+        body = bytearray()
         timeout = asyncio.timeout(self._limits.body_timeout)
         self._pending.add(timeout)
         try:
             async with timeout:
-                self._pending.grow(timeout, len(start))
                 more = True
                 while more:
                     message = await receive()
