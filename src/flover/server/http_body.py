@@ -25,7 +25,12 @@ class BodyLimit:
             return
         try:
             self._check_headers(scope)
-            body = await self._read(receive)
+            body = await receive()
+            if body["type"] == "http.request":
+                if len(body.get("body", b"")) > self._limits.max_body_bytes:
+                    raise self._too_long()
+                if body.get("more_body", False):
+                    body = await self._read_on(body["body"], receive)
         except DoorError as error:
             await refuse(error, scope, receive, send)
             return
@@ -43,13 +48,15 @@ class BodyLimit:
             elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
                 raise DoorError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
 
-    async def _read(self, receive: Receive) -> Message:
-        """The whole body as one message, or the news that the client is gone."""
-        body = bytearray()
+    async def _read_on(self, start: bytes, receive: Receive) -> Message:
+        """The whole body as one message, or the news that the client is gone. Only from the second part on is there
+        anything to bound: until the first has come, it is the connection that is timed."""
+        body = bytearray(start)
         timeout = asyncio.timeout(self._limits.body_timeout)
         self._pending.add(timeout)
         try:
             async with timeout:
+                self._pending.grow(timeout, len(start))
                 more = True
                 while more:
                     message = await receive()
