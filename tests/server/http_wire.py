@@ -15,8 +15,9 @@ from uvicorn.server import ServerState
 
 from flover.config import Limits
 from flover.server.http_body import BodyLimit
+from flover.server.http_config import HttpConfig
 from flover.server.http_connections import Connections
-from flover.server.http_protocol import HttpConfig, HttpProtocol
+from flover.server.http_protocol import HttpProtocol
 
 HEAD = b"POST /v1/x HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -67,7 +68,7 @@ async def wire(app: ASGIApp = echo, *, descriptors: int = 4096, **limits: Any) -
     """A server with these limits."""
     bounds = Limits(**limits)
     connections = Connections(bounds.max_connections, descriptors)
-    config = HttpConfig(BodyLimit(app, bounds), bounds, connections)
+    config = HttpConfig(BodyLimit(app, bounds), bounds, connections, HttpProtocol)
     config.load()
     state = ServerState()
     loop = asyncio.get_running_loop()

@@ -43,6 +43,8 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n"
         ([HEAD + b"Content-Encoding: gzip\r\nContent-Length: 1\r\n\r\na"], 415, "gzip"),
         ([HEAD[:40]], 408, "--header-timeout 0.3"),
         ([HEAD + b"Content-Length: 9\r\n\r\nab"], 408, "--body-timeout 0.3"),
+        ([HEAD + b"Content-Length: 9\r\n\r\n"], 408, "--body-timeout 0.3"),
+        ([CHUNKED + b"\r\n"], 408, "--body-timeout 0.3"),
         ([CHUNKED + b"\r\n4\r\nab"], 408, "--body-timeout 0.3"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, str) else "",

@@ -37,6 +37,7 @@ class BodyLimit:
         await self._app(scope, _replay(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
+        """Raises `DoorError` for a body that is not to be read."""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 if value.isdigit() and int(value[:20]) > self._limits.max_body_bytes:
@@ -48,7 +49,8 @@ class BodyLimit:
                 raise DoorError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
 
     async def _read_on(self, start: bytes, receive: Receive) -> Message:
-        """The whole body as one message, or the news that the client is gone."""
+        """The whole body as one message, or the news that the client is gone. Only from the second part on is there
+        anything to bound: until the first has come, it is the connection that is timed."""
         body = bytearray(start)
         timeout = asyncio.timeout(self._limits.body_timeout)
         self._pending.add(timeout)

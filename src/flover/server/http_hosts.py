@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -26,6 +27,7 @@ class Hosts:
         self._any_origin = bool(config.api_key) or "*" in config.allowed_origins
         self._allowed = {_name(host) for host in config.allowed_hosts} | {_name(config.host)}
         self._any_address = _address(config.host) is not None and not is_loopback(config.host)
+        self._is_ours = lru_cache(maxsize=256)(self._is_name_of_ours)
         self._origins = {origin.lower().rstrip("/") for origin in config.allowed_origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,7 +50,7 @@ class Hosts:
         if self._any_host and self._any_origin:
             return None
         host = hosts[0].decode("latin-1").strip().lower() if hosts else ""
-        if not self._any_host and not self._is_ours(host):
+        if not self._any_host and not self._is_ours(host[:300]):
             return DoorError(
                 403,
                 f"Host {host[:100]!r} is not a name of this server: without an API key it answers to those of its own "
@@ -64,7 +66,7 @@ class Hosts:
                     )
         return None
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_name_of_ours(self, host: str) -> bool:
         name = _name(host)
         return is_loopback(name) or name in self._allowed or (self._any_address and _address(name) is not None)
 

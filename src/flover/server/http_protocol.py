@@ -12,14 +12,11 @@ import asyncio
 from typing import Any
 
 import httptools
-import uvicorn
-from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from flover.config import Limits, flag_name
 from flover.server.errors import DoorError, error_response
-from flover.server.http_connections import Connections
+from flover.server.http_config import HttpConfig
 from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.http_refusals import Refusal, answer_bytes, reason_of
 
@@ -33,24 +30,6 @@ MAX_PIPELINED = 16
 """Requests that may wait on a connection for the answer to the one before."""
 PIECE_BYTES = 64 * 2**10
 """A body goes to the parser in pieces of this size, and is measured after each."""
-
-
-class HttpConfig(uvicorn.Config):
-    """uvicorn's settings, with the limits of connections and the connections of the server."""
-
-    def __init__(self, app: ASGIApp, limits: Limits, connections: Connections, **settings: Any) -> None:
-        super().__init__(
-            app,
-            http=HttpProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            server_header=False,
-            timeout_keep_alive=limits.timeout_keep_alive,  # type: ignore[arg-type]  # seconds for call_later
-            **settings,
-        )
-        self.limits = limits
-        self.connections = connections
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -79,7 +58,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._deaf = False  # input is thrown away
         self._ignored_bytes = 0
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._input_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
@@ -92,11 +71,12 @@ class HttpProtocol(HttpToolsProtocol):
         if self._crowded:
             seconds = min(seconds, CROWDED_HEADER_SECONDS)
         self._output = _Output(self)
-        self._head_timer = self.loop.call_later(seconds, self._head_is_late)
+        self._input_timer = self.loop.call_later(seconds, self._input_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._places.remove(self)
-        for timer in (self._head_timer, self._end_timer, self._send_timer, self.timeout_keep_alive_task):
+        self._unset_keepalive_if_required()
+        for timer in (self._input_timer, self._end_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
         self._deaf = True
@@ -133,12 +113,15 @@ class HttpProtocol(HttpToolsProtocol):
             self._take(data[:most])
             data = data[most:]
         if self._deaf:
-            self._ignore(len(data))
-        elif self._head_bytes:
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(self._limits.header_timeout, self._head_is_late)
-        elif self._head_timer is not None:
-            self._cancel_head_timer()
+            self._ignored_bytes += len(data)
+            if self._ignored_bytes > LINGER_BYTES:
+                self.transport.abort()
+        elif self._in_body or self._head_bytes:
+            if self._input_timer is None:
+                seconds = self._limits.body_timeout if self._in_body else self._limits.header_timeout
+                self._input_timer = self.loop.call_later(seconds, self._input_is_late)
+        elif self._input_timer is not None:
+            self._cancel_input_timer()
 
     def _take(self, piece: bytes) -> None:
         """Parse a piece, which is no longer than what is left of a limit, and one byte of a body."""
@@ -205,6 +188,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.cycle.transport = self._output  # type: ignore[assignment]  # what a response needs of a transport
         self._num_heads += 1
+        if self._input_timer is not None:
+            self._cancel_input_timer()
         self._in_body, self._body_bytes, self._num_trailers = True, 0, 0
 
     def _has_place(self) -> bool:
@@ -246,7 +231,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _refuse(self, error: DoorError) -> None:
         """Read no more of this connection, and answer; while an earlier request is being answered, after that."""
         self._deaf = True
-        self._cancel_head_timer()
+        self._cancel_input_timer()
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
             self._answer(error)
@@ -279,11 +264,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def _ignore(self, num_bytes: int) -> None:
-        self._ignored_bytes += num_bytes
-        if self._ignored_bytes > LINGER_BYTES:
-            self.transport.abort()
-
     def _end(self) -> None:
         """Close, when what was written has been sent, or not for too long."""
         self._deaf = True
@@ -291,20 +271,24 @@ class HttpProtocol(HttpToolsProtocol):
         if self._end_timer is None and self.transport.get_write_buffer_size():
             self._end_timer = self.loop.call_later(self._limits.send_timeout, self.transport.abort)
 
-    def _head_is_late(self) -> None:
-        self._head_timer = None
-        if self.scope is not None and "method" not in self.scope:  # within a head
-            self._refuse(DoorError(408, f"request line and headers took longer than {self._seconds('header_timeout')}"))
+    def _input_is_late(self) -> None:
+        self._input_timer = None
+        if self._deaf:
+            return
+        if self._in_body:
+            self._refuse(
+                DoorError(408, f"the body took longer than --body-timeout {self._limits.body_timeout:g} seconds")
+            )
+        elif self.scope is not None and "method" not in self.scope:  # within a head
+            seconds = f"{self._limits.header_timeout:g} seconds"
+            self._refuse(DoorError(408, f"request line and headers took longer than --header-timeout {seconds}"))
         else:
             self._end()
 
-    def _seconds(self, name: str) -> str:
-        return f"{flag_name(name)} {getattr(self._limits, name):g} seconds"
-
-    def _cancel_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+    def _cancel_input_timer(self) -> None:
+        if self._input_timer is not None:
+            self._input_timer.cancel()
+            self._input_timer = None
 
 
 class _Output:

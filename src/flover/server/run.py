@@ -27,8 +27,9 @@ from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError
 from flover.server.app import create_app
 from flover.server.door import Door, check_exposure
+from flover.server.http_config import HttpConfig
 from flover.server.http_connections import OTHER_DESCRIPTORS, SPARE_CONNECTIONS, Connections, allow_descriptors
-from flover.server.http_protocol import HttpConfig
+from flover.server.http_protocol import HttpProtocol
 from flover.server.loading import load
 from flover.server.log import log_to_stderr
 from flover.server.throughput import log_throughput
@@ -120,6 +121,7 @@ def _http_config(door: Door) -> HttpConfig:
         create_app(door),
         limits,
         Connections(limits.max_connections, descriptors),
+        HttpProtocol,
         log_level="debug" if debug else "warning",
         access_log=debug,
         timeout_graceful_shutdown=FLUSH_SECONDS,
