@@ -109,7 +109,7 @@ def test_a_value_of_the_wrong_kind_is_one_line(
         assert any(option in err for option in action.option_strings)
 
 
-@pytest.mark.parametrize("words", [(), *{words[:-1] for words in LEAVES if len(words) > 1}], ids=" ".join)
+@pytest.mark.parametrize("words", [(), *sorted({words[:-1] for words in LEAVES if len(words) > 1})], ids=" ".join)
 def test_a_command_that_only_has_commands_prints_its_help(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
