@@ -142,7 +142,7 @@ WRONG_COMMANDS = [
     (["serve", "one", "two"], 2, "flover serve: error: ", "unexpected argument 'two'"),
     (["generate", "hi"], 2, "flover generate: error: ", "flover generate -p hi"),
     (["generate", "hi there"], 2, "flover generate: error: ", "flover generate -p 'hi there'"),
-    (["generate", "-p", "x", "--n", "0"], 2, "flover generate: error: ", "n must be between 1 and 64"),
+    (["generate", "-p", "x", "--n", "0"], 2, "flover generate: error: ", "n must be a whole number between 1 and 64"),
     (["bench", "make-model", "/etc/passwd/x"], 2, "flover bench make-model: error: ", "/etc/passwd is no dir"),
     (["bench", "serve", "--dataset-name", "custom", "--dataset-path", "/"], 2, "flover bench serve: error: ", "/"),
     (["bench", "serve", "--result-dir", "/etc/passwd", "--save-result"], 2, "flover bench serve: error: ", "is no dir"),
