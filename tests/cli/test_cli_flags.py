@@ -44,7 +44,7 @@ def example(item: dataclasses.Field[Any]) -> tuple[list[str], Any]:
         return ["7"], 7
     if "float" in str(item.type):
         return ["7.5"], 7.5
-    return ["word"], "word"
+    return (["word"], ("word",)) if "tuple" in str(item.type) else (["word"], "word")
 
 
 def parse(*words: str) -> Any:

@@ -23,7 +23,7 @@ from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan
 from flover.engine.sequence import MAX_PREEMPTIONS
 from flover.errors import InvariantError
-from flover.request import Delta, FinishReason, Request
+from flover.request import Delta, FinishReason, Request, resolve_max_tokens
 
 from .broken import LawBroken, require
 from .device import Witness, planned_rows
@@ -88,6 +88,7 @@ class Laws(Witness):
 
     def submitted(self, request: Request) -> list[Tracked]:
         """The engine accepted a request."""
+        request = resolve_max_tokens(request, self.scenario.facts)
         tracked = []
         for index in range(request.params.n):
             one = Tracked(request, index, self._arrivals, alone(request, index, self.scenario.facts))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import text_samples as samples
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -52,7 +53,7 @@ def test_broken_byte_tokens_do_not_spoil_their_valid_neighbours() -> None:
 
 def test_facts_of_a_tokenizer() -> None:
     tokenizer = samples.load("byte_level")
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.eos_ids) == (0, 1, (1,))
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (0, 1)
     assert tokenizer.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
     assert tokenizer.special_ids == {0, 1, 2, 3}
     assert tokenizer.vocab_size == samples.backend("byte_level").get_vocab_size()
@@ -69,18 +70,16 @@ def test_ids_outside_the_vocabulary_have_no_text(token: int) -> None:
     assert tokenizer.decode([token, *tokenizer.encode("hi"), token]) == "hi"
 
 
-@pytest.mark.parametrize(("add_bos", "begins"), [(None, False), (False, False), (True, True)])
-def test_tokenizer_config_may_ask_for_a_bos_token(tmp_path: Path, add_bos: bool | None, begins: bool) -> None:
-    samples.write_tokenizer(tmp_path, samples.backend("byte_level"), add_bos_token=add_bos)
-    tokenizer = Tokenizer.load(tmp_path)
-    plain = tokenizer.encode("a fox", add_special_tokens=False)
-    assert tokenizer.encode("a fox") == ([0, *plain] if begins else plain)
-
-
-def test_tokenizer_config_may_switch_the_bos_token_off(tmp_path: Path) -> None:
-    samples.write_tokenizer(tmp_path, samples.backend("sentencepiece"), add_bos_token=False)
-    assert 0 not in Tokenizer.load(tmp_path).encode("a fox")
-    assert samples.load("sentencepiece").encode("a fox")[0] == 0
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+@pytest.mark.parametrize("add_bos", [None, False, True])
+def test_the_post_processor_alone_decides_about_the_first_token(
+    tmp_path: Path, kind: str, add_bos: bool | None
+) -> None:
+    """As in transformers 5: `add_bos_token` does not overrule a tokenizer.json."""
+    samples.write_tokenizer(tmp_path, samples.backend(kind), add_bos_token=add_bos)
+    expected = samples.backend(kind).encode("Hello").ids
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)("Hello").input_ids
+    assert Tokenizer.load(tmp_path).encode("Hello") == expected == theirs
 
 
 def test_tokens_are_special_if_any_file_says_so(tmp_path: Path) -> None:
@@ -103,22 +102,6 @@ def test_truncation_and_padding_in_the_file_are_ignored(tmp_path: Path) -> None:
     assert tokenizer.encode(samples.SAMPLE[0]) == samples.load("byte_level").encode(samples.SAMPLE[0])
 
 
-def test_generation_config_gives_sampling_defaults_and_ends(tmp_path: Path) -> None:
-    samples.write_tokenizer(tmp_path, samples.backend("byte_level"))
-    generation = {
-        "temperature": 0.6,
-        "top_k": 20,
-        "do_sample": True,
-        "max_new_tokens": 77,
-        "eos_token_id": [1, 3],
-        "top_p": None,
-    }
-    (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-    tokenizer = Tokenizer.load(tmp_path)
-    assert tokenizer.sampling_defaults == {"temperature": 0.6, "top_k": 20, "max_tokens": 77}
-    assert tokenizer.eos_ids == (1, 3)
-
-
 def test_the_templates_own_file_wins(tmp_path: Path) -> None:
     named = [{"name": "rag", "template": "no"}, {"name": "default", "template": "listed"}]
     samples.write_tokenizer(tmp_path, samples.backend("byte_level"), chat_template=named)
@@ -130,14 +113,14 @@ def test_the_templates_own_file_wins(tmp_path: Path) -> None:
 
 
 def test_only_tokenizer_json_is_read(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"no tokenizer\.json in"):
+    with pytest.raises(ModelError, match=r"it is not the directory of a model"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
     with pytest.raises(ModelError, match=r"tokenizer\.model is there, but only tokenizer\.json is supported"):
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json", "generation_config.json"])
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "special_tokens_map.json"])
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff\xfe", b"[" * 100_000])
 def test_damaged_small_files_are_named(tmp_path: Path, name: str, content: bytes) -> None:
     samples.write_tokenizer(tmp_path, samples.backend("byte_level"))

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
         from flover.parallel.launch import follow_node
 
         return follow_node(engine)
-    if server.api_key is None:
-        server = dataclasses.replace(server, api_key=read_environment().api_key)
+    if not server.api_key:
+        server = dataclasses.replace(server, api_key=read_environment().server_keys())
     from flover.engine.spawn import engine_command, spawn
 
     # The engine's imports take longest of all: they go on beside those of the door.

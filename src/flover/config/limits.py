@@ -17,11 +17,12 @@ class Limits:
 
     # Connections
     max_connections: int = setting(
-        1024, "connections at once; a further one is answered only on /livez and /health", group="limits"
+        1024, "connections at once; a further one is answered only on /livez, /readyz and /health", group="limits"
     )
     max_header_bytes: int = setting(
         64 * 2**10, "request line and headers of one request; more get a 431", group="limits"
     )
+    max_url_bytes: int = setting(8 * 2**10, "path and query of one request; longer ones get a 414", group="limits")
     max_header_count: int = setting(128, "header lines of one request; more get a 431", group="limits")
     header_timeout: float = setting(10.0, "seconds to receive the request line and headers", group="limits")
     max_body_bytes: int = setting(2 * 2**20, "body of one request; a longer one gets a 413", group="limits")
@@ -30,6 +31,9 @@ class Limits:
     )
     body_timeout: float = setting(60.0, "seconds to receive the body; a slower one gets a 408", group="limits")
     timeout_keep_alive: float = setting(15.0, "seconds that an idle connection is kept", group="limits")
+    send_timeout: float = setting(
+        60.0, "seconds that a client may read nothing of an answer that waits for it", group="limits"
+    )
 
     # Bodies
     max_json_depth: int = setting(64, "objects and lists inside each other in a body", group="limits")

@@ -22,14 +22,15 @@ from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache
 from flover.memory.machine import available_memory, usable_cores
-from flover.memory.sizing import num_pages_for, size_pool
+from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
-from flover.model.load import kv_dtype_of, load_model
+from flover.model.describe import kv_dtype_of
+from flover.model.load import load_model
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
 from flover.ops import Alone, Group, Ops
 from flover.ops.cpu import cpu_ops
-from flover.request import ModelFacts, TokenLogprobs
+from flover.request import ModelFacts, TokenLogprobs, is_long
 
 _WARM_UP_TOKENS = 64
 _WARM_UP_ROWS = 8
@@ -86,14 +87,7 @@ class DeviceExecutor:
         ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // sharing), group)
         loaded = load_model(config, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
-        size = size_pool(
-            page_bytes=loaded.own.kv_bytes_per_token(kv_dtype) * config.block_size,
-            page_size=config.block_size,
-            max_num_seqs=config.max_num_seqs,
-            max_model_len=loaded.max_len,
-            available_bytes=available_memory() // sharing,
-            asked_bytes=config.kv_cache_memory_bytes,
-        )
+        size = loaded.description.pool(available_memory() // sharing)
         size = dataclasses.replace(size, num_pages=group.least(size.num_pages))
         facts = ModelFacts(
             model=loaded.name,
@@ -105,6 +99,7 @@ class DeviceExecutor:
             page_size=config.block_size,
             eos_ids=list(model.eos_ids),
             num_parameters=model.num_parameters(),
+            switch_len=model.switch_len(loaded.max_len),
         )
         kv = KVCache(loaded.own, size.num_pages, config.block_size, kv_dtype, ops.page_shapes)
         executor = cls(loaded.decoder, kv, facts, config.max_num_seqs, torch.device("cpu"))
@@ -192,8 +187,11 @@ class DeviceExecutor:
                     f"row {admission.row} reports on its prompt, but {admission.computed} tokens of it are not computed"
                 )
             values["prompt_hidden"] = PromptTail(params.prompt_logprobs)
+        switch = self.facts.switch_len
+        short = switch is not None and not is_long(len(admission.prompt_ids), params, switch)
         self._buffers.insert(
             admission.row,
+            rotary_start=self.facts.max_model_len if short else 0,
             page_table=admission.pages,
             num_pages=len(admission.pages),
             context_len=admission.computed,

@@ -77,7 +77,7 @@ def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int, device: torch.d
 
     batch = Batch(
         token_ids=send(token_ids),
-        positions=send(positions),
+        positions=send(positions + buffers["rotary_start"][token_rows]),
         slots=send(slots),
         query_starts=send(starts.astype(np.int32)),
         context_lens=send(context_lens.astype(np.int32)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import math
 import mmap
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from flover.errors import ModelError
-from flover.model.fields import Fields, read_json
+from flover.files import check_regular, is_there, open_regular, read_object, shown
+from flover.model.fields import Fields
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header of a safetensors file, as the format's own library has it."""
@@ -25,7 +27,23 @@ INDEX_FILE = "model.safetensors.index.json"
 
 _libc = ctypes.CDLL(None)
 _ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_FILE_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}\.safetensors")
+_NAMED = 5  # files to name in one error
+_OTHER_WEIGHTS = {
+    ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl"): (
+        "has its weights only as pickles ({name}), which can run code and are never read; convert them to safetensors, "
+        "with transformers: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
+    ),
+    ("*.gguf",): (
+        "has its weights only as GGUF ({name}), which is not read; use the model's safetensors, and --quantization "
+        "int8 or int4 for small weights"
+    ),
+    ("adapter_model.safetensors",): (
+        "has only an adapter ({name}); merge it into its base model and save the whole, with peft: "
+        "merge_and_unload().save_pretrained(…)"
+    ),
+    ("*.h5", "*.msgpack", "*.onnx"): "has its weights only as {name}; they are read from safetensors alone",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,39 +66,45 @@ class TensorInfo:
 
 def find_files(directory: Path) -> list[Path]:
     """The weight files of a model directory: the one file, the files of the index, or the only one there is."""
-    if (directory / SINGLE_FILE).is_file():
+    if is_there(directory / SINGLE_FILE):
         return [directory / SINGLE_FILE]
-    if (directory / INDEX_FILE).is_file():
+    if is_there(directory / INDEX_FILE):
         return _indexed_files(directory)
-    found = sorted(directory.glob("*.safetensors"))
+    found = [path for path in sorted(directory.glob("*.safetensors")) if not path.name.startswith("adapter_")]
     if len(found) == 1:
         return found
     if found:
-        names = ", ".join(path.name for path in found)
+        names = ", ".join(path.name for path in found[:_NAMED])
         raise ModelError(f"{directory} has several weight files ({names}) but no {INDEX_FILE} that says which belong")
-    pickles = sorted(path.name for pattern in _PICKLES for path in directory.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"{directory} has its weights only as pickles ({pickles[0]}), which can run code and are never read; "
-            "convert them to safetensors"
-        )
-    raise ModelError(f"{directory} has no weights: {SINGLE_FILE} or {INDEX_FILE} is needed")
+    raise ModelError(f"{directory} {_what_instead(directory)}")
+
+
+def _what_instead(directory: Path) -> str:
+    """Why a directory has no weights that can be read, and what to do."""
+    for patterns, answer in _OTHER_WEIGHTS.items():
+        names = sorted(path.name for pattern in patterns for path in directory.glob(pattern))
+        if names:
+            return answer.format(name=names[0])
+    return f"has no weights: {SINGLE_FILE} or {INDEX_FILE} is needed"
 
 
 def _indexed_files(directory: Path) -> list[Path]:
     path = directory / INDEX_FILE
-    index = Fields(read_json(path), str(path))
+    index = Fields(read_object(path), str(path))
     weight_map = index.section("weight_map")
     if not weight_map:
         raise index.error("weight_map", "is missing or empty")
     names = set()
     for tensor, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(".safetensors"):
-            raise index.error("weight_map", f"puts {tensor} into {name!r}, which is not a plain .safetensors file name")
+        if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
+            raise index.error(
+                "weight_map", f"puts {shown(tensor)} into {shown(name)}, which is not a plain .safetensors file name"
+            )
         names.add(name)
-    missing = sorted(name for name in names if not (directory / name).is_file())
+    missing = sorted(name for name in names if not is_there(directory / name))
     if missing:
-        raise ModelError(f"{path} names files that are not there: {', '.join(missing)}")
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise ModelError(f"{path} names files that are not there: {', '.join(missing[:_NAMED])}{more}")
     return [directory / name for name in sorted(names)]
 
 
@@ -118,12 +142,9 @@ def forget(tensor: torch.Tensor) -> None:
 
 def _check_header_length(path: Path) -> None:
     """Compare the header's length with the file's before anything is mapped or allocated."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    size = check_regular(path)
+    with open_regular(path, size) as file:
+        length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
         raise ModelError(f"{path} is cut short: it has {size} bytes and announces a header of {length}")
     if length > MAX_HEADER_BYTES:

@@ -4,9 +4,11 @@ The formulas follow transformers' `modeling_rope_utils` to the order of operatio
 Positions are not known here.
 
 Two scalings depend on the length of the text: dynamic NTK and LongRoPE. A key is rotated once, when it enters its
-page, so the length must not change afterwards: it is the longest context the engine serves (`max_len`). The tokens
-of a request then do not depend on how it was chunked, preempted or who shared its pages. Transformers, which looks
-at the text at hand, agrees as soon as both lengths fall on the same side of the trained context.
+page, so the length must not change afterwards. It is therefore decided by the most tokens that a request can come to
+(prompt and max_tokens): up to the trained context (`RopeConfig.switch_len`) it turns as in the training, beyond it as
+for the longest context the engine serves (`max_len`). The tokens of a request then do not depend on how it was
+chunked, preempted or who shared its pages. Transformers, which looks at the text at hand, agrees as soon as both
+lengths fall on the same side of the trained context.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from flover.model.config import RopeConfig, RopeScaling
 from flover.model.fields import Fields
 
+MAX_THETA = 1e15
 _OLD_NAMES = {"su": "longrope"}  # what Phi-3's first configs called it
 
 
@@ -39,7 +42,7 @@ def read_rope(
     is that part where the file has none; None says that the family turns whole heads only.
     """
     parameters = Fields(_parameters(config), f"{config.where}, rotary parameters")
-    theta = parameters.positive("rope_theta", config.positive(theta_name, 10_000.0))
+    theta = parameters.positive("rope_theta", config.positive(theta_name, 10_000.0, most=MAX_THETA), most=MAX_THETA)
     if theta <= 1:
         raise parameters.error("rope_theta", f"must be above 1, got {theta}")
     part = parameters.positive("partial_rotary_factor", config.positive(share_name, 1.0 if share is None else share))
@@ -103,7 +106,7 @@ def _scaling_fields(kind: str, parameters: Fields, config: Fields, dim: int, max
 def inverse_frequencies(rope: RopeConfig, max_len: int) -> tuple[torch.Tensor, float]:
     """Angle per position of every pair of dimensions, float32 [dim / 2], and the factor on cos and sin.
 
-    `max_len` is the longest context that will be served; see the module's text.
+    `max_len` is the longest context that they are for; see the module's text.
     """
     exponents = torch.arange(0, rope.dim, 2, dtype=torch.int64).float() / rope.dim
     match rope.scaling:

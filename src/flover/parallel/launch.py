@@ -26,8 +26,8 @@ from flover.engine.exits import describe_exit
 from flover.engine.restarts import MOST_RESTARTS, RestartLimit, Restarts
 from flover.engine.spawn import Spawned, spawn
 from flover.errors import EngineDeadError, OutOfResourcesError
+from flover.model.describe import weight_format_of
 from flover.model.hf_config import read_model_directory
-from flover.model.load import weight_format_of
 from flover.model.locate import locate_model
 from flover.model.shard import Shard
 from flover.parallel.beats import Beats

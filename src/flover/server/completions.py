@@ -15,31 +15,33 @@ from flover.request import FinishReason, TokenLogprobs
 from flover.server.answer import answer
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
-from flover.server.params import completion_params, scores_prompt_only
+from flover.server.params import completion_params, own_names, scores_prompt_only
 from flover.server.protocol import CompletionBody, StreamOptions
 from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs
 from flover.server.shaping import completion_logprobs, prompt_logprobs, usage_of
 from flover.text.stream import TextPiece
 
 
-async def create_completion(door: Door, body: CompletionBody, receive: Receive) -> Response:
+async def create_completion(door: Door, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
     """Answer one request, as a stream or whole."""
     model = door.check_model(body.model)
     door.ready_engine()
-    defaults = {} if door.tokenizer is None else door.tokenizer.sampling_defaults
-    params = completion_params(body, defaults, detokenize=door.tokenizer is not None)
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
     reply = Reply(door, body, id=name, created=int(time.time()), model=model)
 
     async def generate() -> Generation:
-        return await door.generate(
-            body,
-            params,
-            len(body.prompt),
-            lambda: body.prompt,
-            name=f"cmpl-{uuid.uuid4().hex}",
-            add_special_tokens=body.add_special_tokens is not False,
-        )
+        with own_names(body):
+            return await door.generate(
+                body,
+                completion_params(
+                    body, door.sampling_defaults, detokenize=door.tokenizer is not None, strict=door.config.strict
+                ),
+                len(body.prompt),
+                lambda: body.prompt,
+                name=f"cmpl-{uuid.uuid4().hex}",
+                add_special_tokens=body.add_special_tokens is not False,
+                key_salt=key_salt,
+            )
 
     return await answer(reply, generate, stream=bool(body.stream), receive=receive)
 
@@ -84,6 +86,9 @@ class Reply:
             stop_reason=stream.stop_reason,
         )
         shaped = self._choice(generation, choice, part, first=True)
+        shaped.prompt_logprobs = None
+        if not self._body.return_token_ids:
+            shaped.token_ids = shaped.prompt_token_ids = None
         reported = generation.prompt_of(choice).logprobs
         if self._body.prompt_logprobs is not None and reported is not None:
             shaped.prompt_logprobs = prompt_logprobs(reported, self._tokenizer)
@@ -108,7 +113,7 @@ class Reply:
             shaped = self._choice(generation, choice, part, first=first)
             if shaped.logprobs is not None and shaped.logprobs.tokens:
                 offsets[choice.index] = shaped.logprobs.text_offset[-1] + len(shaped.logprobs.tokens[-1])
-            chunk = self._completion([shaped], generation, with_usage=bool(options.continuous_usage_stats))
+            chunk = self._completion([shaped], generation, with_usage=options.usage_in_chunks)
             if options.include_usage and chunk.usage is UNSET:
                 chunk.usage = None
             yield chunk

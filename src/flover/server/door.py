@@ -16,9 +16,12 @@ from typing import TypeVar
 from flover.config import EngineConfig, ServerConfig
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, RequestError
-from flover.request import ModelFacts, Request, SamplingParams
+from flover.generation_config import SamplingDefaults
+from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
+from flover.server.http_hosts import is_loopback
+from flover.server.http_keys import combine_salts
 from flover.server.live import Live
 from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
@@ -51,6 +54,7 @@ class Door:
         self.engine: Supervisor | None = None
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None
+        self.sampling_defaults: SamplingDefaults = {}
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
@@ -62,9 +66,15 @@ class Door:
 
     # State
 
-    def open(self, engine: Supervisor, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
-        """The model is loaded: let requests in."""
-        self.tokenizer, self.template = tokenizer, template
+    def open(
+        self,
+        engine: Supervisor,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        sampling_defaults: SamplingDefaults,
+    ) -> None:
+        """The model is loaded: let requests in. `sampling_defaults` is what its files recommend."""
+        self.tokenizer, self.template, self.sampling_defaults = tokenizer, template, sampling_defaults
         self.metrics.open(engine)
         self.live.open(engine)
         self.engine = engine
@@ -134,17 +144,20 @@ class Door:
         *,
         name: str,
         add_special_tokens: bool,
+        key_salt: str,
     ) -> Generation:
         """Admit, tokenize and submit the `count` prompts of one HTTP request; they are made off the event loop.
+        `key_salt` is that of the request's API key (`http_keys.salt_of`).
 
         The caller must close what it gets. Raises `RequestError`, or a 429 or 503 as `DoorError`.
         """
         arrival = time.monotonic()
         self.ready_engine()
         facts, tokenizer = self.facts, self.tokenizer
+        salt = combine_salts(key_salt, body.cache_salt or "")
 
         def make_requests() -> list[Request]:
-            return [
+            requests = [
                 make_request(
                     prompt,
                     params,
@@ -154,10 +167,14 @@ class Door:
                     draw_seed=seeds.pop,
                     add_special_tokens=add_special_tokens,
                     priority=body.priority or 0,
-                    salt=body.cache_salt or "",
+                    salt=salt,
                 )
                 for i, prompt in enumerate(make_prompts())
             ]
+            if self.config.strict:
+                for request in requests:
+                    check_fits(request, body.wanted_tokens, facts)
+            return requests
 
         def make_and_check() -> list[Request]:
             requests = make_requests()
@@ -227,7 +244,8 @@ class Door:
 
 def check_exposure(config: ServerConfig) -> None:
     """Refuse to listen for strangers without a key. Raises `ConfigError`."""
-    if config.api_key is None and config.host not in {"localhost", "::1"} and not config.host.startswith("127."):
+    if not config.api_key and not config.allow_unauthenticated and not is_loopback(config.host):
         raise ConfigError(
-            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY"
+            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY, or say "
+            "--allow-unauthenticated"
         )

@@ -27,13 +27,14 @@ from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError
 from flover.server.app import create_app
 from flover.server.door import Door, check_exposure
+from flover.server.http_connections import OTHER_DESCRIPTORS, SPARE_CONNECTIONS, Connections, allow_descriptors
+from flover.server.http_protocol import HttpConfig
 from flover.server.loading import load
 from flover.server.log import log_to_stderr
 from flover.server.throughput import log_throughput
 
 FLUSH_SECONDS = 5
 """Time that connections get to take what was last written to them, when the server ends."""
-KEEP_ALIVE_SECONDS = 15
 EXIT_NO_ENGINE = 70
 """EX_SOFTWARE of sysexits.h: whoever runs the server may start it again, the server itself has tried."""
 
@@ -112,18 +113,15 @@ async def _serve(
     return 0
 
 
-def _http_config(door: Door) -> uvicorn.Config:
-    debug = door.config.log_level == "debug"
-    return uvicorn.Config(
+def _http_config(door: Door) -> HttpConfig:
+    debug, limits = door.config.log_level == "debug", door.config.limits
+    descriptors = allow_descriptors(limits.max_connections + SPARE_CONNECTIONS + OTHER_DESCRIPTORS)
+    return HttpConfig(
         create_app(door),
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
+        limits,
+        Connections(limits.max_connections, descriptors),
         log_level="debug" if debug else "warning",
         access_log=debug,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
 
@@ -179,7 +177,7 @@ def _announce(console: Console, door: Door, config: EngineConfig, url: str) -> N
     size = f", {facts.num_parameters / 1e6:.1f}M parameters" if facts.num_parameters else ""
     prompt = "Once upon a time" if door.tokenizer is not None else [1, 2, 3]
     body = json.dumps({"model": name, "prompt": prompt, "max_tokens": 50}).replace("'", "'\\''")
-    key = "" if door.config.api_key is None else ' -H "Authorization: Bearer $FLOVER_API_KEY"'
+    key = "" if not door.config.api_key else ' -H "Authorization: Bearer $FLOVER_API_KEY"'
     console.print(
         f"ready: {url}  model {name} ({facts.architecture}{size}), {facts.dtype}, "
         f"pool of {facts.pool_tokens} tokens, context {facts.max_model_len}, {config.max_num_seqs} rows\n"

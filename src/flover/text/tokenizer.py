@@ -15,10 +15,12 @@ from typing import Any, TypeVar
 import tokenizers
 
 from flover.errors import ModelError, RequestError
+from flover.files import is_there, read_text
+from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.text.files import TokenizerFiles, read_tokenizer_files
+from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
 
-MAX_TOKENIZER_BYTES = 256 * 2**20
 _OTHER_FORMATS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
 _T = TypeVar("_T")
 
@@ -40,7 +42,9 @@ class Tokenizer:
         files = read_tokenizer_files(folder)
         path = folder / "tokenizer.json"
         try:
-            rule = read_decoder(json.loads(source).get("decoder"))
+            described = json.loads(source)
+            check_growth(described)
+            rule = read_decoder(described.get("decoder"))
             backend = _guarded(lambda: _make_backend(source, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
             raise ModelError(f"{path} is damaged or not supported: {error}") from error
@@ -49,7 +53,8 @@ class Tokenizer:
     # Text to ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end).
+        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end),
+        which its tokenizer.json alone decides, as in transformers 5 (`add_bos_token` is for files that have none).
 
         Raises `RequestError` if the text is not valid Unicode.
         """
@@ -57,17 +62,7 @@ class Tokenizer:
             ids: list[int] = _guarded(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
         except _LibraryError as error:
             raise RequestError(f"text cannot be tokenized: {_reason(text, error)}", param="prompt") from error
-        return self._with_bos(text, ids) if add_special_tokens else ids
-
-    def _with_bos(self, text: str, ids: list[int]) -> list[int]:
-        """tokenizer_config.json may overrule tokenizer.json about the first token."""
-        bos = self.bos_id
-        if self._files.add_bos is None or bos is None:
-            return ids
-        begins = ids[:1] == [bos]
-        if self._files.add_bos:
-            return ids if begins else [bos, *ids]
-        return self.encode(text, add_special_tokens=False) if begins else ids
+        return ids
 
     # Ids to text
 
@@ -136,20 +131,9 @@ class Tokenizer:
         return None if name is None else self.token_id(name)
 
     @property
-    def eos_ids(self) -> tuple[int, ...]:
-        """Ids that generation_config.json names as ends of a sequence, or the tokenizer's own one."""
-        own = () if self.eos_id is None else (self.eos_id,)
-        return self._files.eos_ids or own
-
-    @property
     def chat_template(self) -> str | None:
         """Source of the model's chat template; None if it has none."""
         return self._files.chat_template
-
-    @property
-    def sampling_defaults(self) -> dict[str, float | int]:
-        """Sampling parameters that the model's generation_config.json recommends."""
-        return dict(self._files.sampling_defaults)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -189,16 +173,17 @@ def _reason(text: str, error: Exception) -> str:
 
 def _read_tokenizer_json(folder: Path) -> str:
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        others = [name for name in _OTHER_FORMATS if (folder / name).is_file()]
-        found = f"; {', '.join(others)} is there, but only tokenizer.json is supported" if others else ""
-        raise ModelError(f"no tokenizer.json in {folder}{found}")
-    try:
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise ModelError(f"{path} is larger than {MAX_TOKENIZER_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
+    if is_there(path):
+        return read_text(path, MAX_TOKENIZER_BYTES)
+    others = [name for name in _OTHER_FORMATS if is_there(folder / name)]
+    if others:
+        raise ModelError(
+            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json is supported: "
+            "make it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    if not is_there(folder / "config.json"):
+        raise ModelError(f"{folder} has no config.json: it is not the directory of a model")
+    raise ModelError(f"no tokenizer.json in {folder}")
 
 
 def _make_backend(source: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
