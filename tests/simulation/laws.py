@@ -88,6 +88,7 @@ class Laws(Witness):
 
     def submitted(self, request: Request) -> list[Tracked]:
         """The engine accepted a request."""
+        request = resolve_max_tokens(request, self.scenario.facts)
         tracked = []
         fitting = resolve_max_tokens(request, self.scenario.facts)
         for index in range(request.params.n):
