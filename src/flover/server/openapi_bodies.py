@@ -5,7 +5,8 @@ Where a schema cannot compare two fields, it allows them only apart, and the ser
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -60,7 +61,6 @@ _MESSAGE: Schema = {
     "type": "object",
     "required": ["role", "content"],
     "properties": {
-        "role": {"enum": list(get_args(Role))},
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]},
         "name": TEXT,
         "tool_calls": {"type": ["array", "null"], "items": _TOOL_CALL, "maxItems": MAX_TOOLS},
@@ -86,9 +86,22 @@ _ARGUMENTS: Schema = {
 }
 
 
-def body_schemas(config: ServerConfig, names: list[str], facts: ModelFacts | None) -> dict[str, Schema]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What bodies depend on: the names that a server answers to, and what it knows of the loaded model. `facts` are
+    None before it is loaded."""
+
+    names: Sequence[str]
+    facts: ModelFacts | None = None
+    roles: frozenset[str] = frozenset(get_args(Role))
+    """Roles whose messages the chat template takes."""
+    empty_prompt: bool = False
+    """Whether a prompt without text has a token, that of its beginning."""
+
+
+def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
-    make = _Maker(config, names, facts)
+    make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
     completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _PROMPTS])
     chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
@@ -99,7 +112,7 @@ def body_schemas(config: ServerConfig, names: list[str], facts: ModelFacts | Non
     ]
     tokenize["anyOf"] = _apart([_CONTINUING])
     return {
-        "Message": _MESSAGE | ({"additionalProperties": False} if config.strict else {}),
+        "Message": _message(served.roles) | ({"additionalProperties": False} if config.strict else {}),
         "CompletionBody": completion,
         "ChatBody": chat,
         "TokenizeBody": tokenize,
@@ -141,10 +154,12 @@ def _apart(pairs: list[_Pair]) -> list[Schema]:
 class _Maker:
     """Makes the schema of each field from its type and the limits in force."""
 
-    def __init__(self, config: ServerConfig, names: list[str], facts: ModelFacts | None) -> None:
+    def __init__(self, config: ServerConfig, served: Served) -> None:
+        facts = served.facts
         self._strict = config.strict
         self._limits: Limits = config.limits
-        self._names = names
+        self._names = served.names
+        self._shortest = 0 if served.empty_prompt else 1
         last = MAX_ID if facts is None else facts.vocab_size - 1
         self._token: Schema = {"type": "integer", "minimum": 0, "maximum": last}
         self._bias_names = "^[0-9]{1,10}$" if facts is None else number_pattern(last)
@@ -222,13 +237,17 @@ class _Maker:
         ids: Schema = {"type": "array", "items": self._token, "minItems": 1}
         if self._room is not None:
             ids["maxItems"] = self._room
-        text = {"type": "string", "minLength": 1}
+        text = {"type": "string", "minLength": self._shortest}
         several = {"type": "array", "minItems": 1, "maxItems": self._limits.max_request_seqs}
         return {"anyOf": [text, ids, {**several, "items": text}, {**several, "items": ids}]}
 
     def _list(self, items: Schema, most: int | None) -> Schema:
         schema: Schema = {"type": ["array", "null"], "items": items}
         return schema if most is None else {**schema, "maxItems": most}
+
+
+def _message(roles: frozenset[str]) -> Schema:
+    return {**_MESSAGE, "properties": {"role": {"enum": sorted(roles)}, **_MESSAGE["properties"]}}
 
 
 _A_WORD: Schema = {"type": "string", "minLength": 1}
