@@ -26,13 +26,19 @@ from flover.engine import process
 from flover.engine.loop import Engine
 from flover.engine.plan import Admission, RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
-from flover.errors import ConfigError, ModelError
+from flover.errors import ConfigError, ModelError, OutOfResourcesError
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 EOS, DEADLY, POISON, VOCAB_SIZE = 256, 298, 299, 300
 MAX_MODEL_LEN = 2048
 PAGE_SIZE = 16
 POOL_TOKENS = 4096
+FAILURES = {
+    "model": ModelError,
+    "config": ConfigError,
+    "engine": ZeroDivisionError,
+    "resources": OutOfResourcesError,
+}
 
 
 def toy_tokens(prompt_ids: list[int], count: int, shift: int = 0) -> list[int]:
@@ -133,7 +139,7 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     if options.fail_if is not None and options.fail_if.exists():
         raise ModelError("the model is gone")
     if options.fail is not None:
-        raise {"model": ModelError, "config": ConfigError, "engine": ZeroDivisionError}[options.fail]("as asked")
+        raise FAILURES[options.fail]("as asked")
     if options.once is not None:
         options.once.touch(exist_ok=False)
     progress(100, 100)
@@ -155,7 +161,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--load-delay", type=float, default=0.0)
-    parser.add_argument("--fail", choices=("model", "config", "engine"))
+    parser.add_argument("--fail", choices=tuple(FAILURES))
     parser.add_argument("--die-after", type=int, default=-1)
     parser.add_argument("--once", type=Path)
     parser.add_argument("--hang-if", type=Path)
