@@ -209,6 +209,11 @@ def test_more_tokens_than_fit_are_cut_to_what_fits(server: ServerProcess) -> Non
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
+def test_the_old_name_of_max_tokens_is_checked_beside_the_new_one(server: ServerProcess) -> None:
+    answer = server.post("/v1/completions", {**COMPLETION, "max_tokens": 0, "max_completion_tokens": 2})
+    assert refused(answer)["param"] in ("max_tokens", "max_completion_tokens")
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 def test_the_new_name_of_max_tokens_comes_before_the_old_one(server: ServerProcess, path: str) -> None:
     body = COMPLETION if path == "/v1/completions" else CHAT

@@ -103,7 +103,7 @@ def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
-    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _PROMPTS])
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS])
     chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
@@ -134,6 +134,7 @@ _NOT_TOGETHER: list[_Pair] = [
 """Fields that exclude each other: what most requests have of the one, and what the other must be where they do not."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
+_SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"type": "string", "minLength": 1}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
 _TOP: _Pair = ({"top_logprobs": {"enum": [0, None]}}, {"logprobs": _ON})
 _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
