@@ -118,14 +118,16 @@ class ToyExecutor:
     def close(self) -> None: ...
 
 
-def toy_facts() -> ModelFacts:
+def toy_facts(
+    vocab_size: int = VOCAB_SIZE, max_model_len: int = MAX_MODEL_LEN, pool_tokens: int = POOL_TOKENS
+) -> ModelFacts:
     return ModelFacts(
         model="toy",
         architecture="Toy",
         dtype="int",
-        vocab_size=VOCAB_SIZE,
-        max_model_len=MAX_MODEL_LEN,
-        pool_tokens=POOL_TOKENS,
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
+        pool_tokens=pool_tokens,
         page_size=PAGE_SIZE,
         eos_ids=[EOS],
     )
@@ -145,22 +147,25 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     progress(100, 100)
     if config.trace is not None:
         Path(config.trace).write_text(str(os.getpid()))
+    facts = toy_facts(options.vocab_size, config.max_model_len or MAX_MODEL_LEN, options.pool_tokens)
     scheduler = SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         page_size=PAGE_SIZE,
-        num_pages=POOL_TOKENS // PAGE_SIZE + 1,
-        max_model_len=MAX_MODEL_LEN,
+        num_pages=options.pool_tokens // PAGE_SIZE + 1,
+        max_model_len=facts.max_model_len,
         eos_ids=(EOS,),
         target_itl_ms=0.0,
     )
-    return Engine(ToyExecutor(toy_facts(), options.delay, options.die_after), scheduler, time.perf_counter)
+    return Engine(ToyExecutor(facts, options.delay, options.die_after), scheduler, time.perf_counter)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--load-delay", type=float, default=0.0)
+    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
+    parser.add_argument("--pool-tokens", type=int, default=POOL_TOKENS)
     parser.add_argument("--fail", choices=tuple(FAILURES))
     parser.add_argument("--die-after", type=int, default=-1)
     parser.add_argument("--once", type=Path)

@@ -103,7 +103,8 @@ def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
-    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS])
+    some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS, (some, {"echo": _ON})])
     chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
@@ -172,7 +173,7 @@ class _Maker:
         others |= {name: {"enum": [*neutral, None]} for name, neutral in NEUTRAL.items()}
         if self._strict:
             others = {name: schema for name, schema in others.items() if name in STRICT}
-        own = {name: self._field(name, kind) for name, kind in field_types(kind).items()}
+        own = {name: self._field(name, field, kind) for name, field in field_types(kind).items()}
         return {
             "type": "object",
             "description": kind.__doc__,
@@ -181,12 +182,12 @@ class _Maker:
             "additionalProperties": False if self._strict else NULL,
         }
 
-    def _field(self, name: str, kind: Any) -> Schema:
+    def _field(self, name: str, kind: Any, body: type[msgspec.Struct]) -> Schema:
         named: dict[str, Callable[[], Schema]] = {
             "model": lambda: {"enum": [*self._names, None]},
             "best_of": lambda: _ONLY_ONE,
-            "max_tokens": self._max_tokens,
-            "max_completion_tokens": self._max_tokens,
+            "max_tokens": lambda: _max_tokens(0 if body is CompletionBody else 1),
+            "max_completion_tokens": lambda: _max_tokens(0 if body is CompletionBody else 1),
             "prompt_logprobs": lambda: _number(LOGPROBS),
             "top_logprobs": lambda: _number(LOGPROBS),
             "stop_token_ids": lambda: self._list(self._token, MAX_STOP_IDS),
@@ -223,9 +224,6 @@ class _Maker:
             return {"enum": [*get_args(kind), None]}
         return {"anyOf": [msgspec.json.schema(kind), NULL]}
 
-    def _max_tokens(self) -> Schema:
-        return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_ID}, {"const": -1}, NULL]}
-
     def _bias(self) -> Schema:
         return {
             "type": ["object", "null"],
@@ -252,6 +250,11 @@ def _message(roles: frozenset[str]) -> Schema:
 
 
 _A_WORD: Schema = {"type": "string", "minLength": 1}
+
+
+def _max_tokens(least: int) -> Schema:
+    """Also -1, for all that fits."""
+    return {"anyOf": [{"type": "integer", "minimum": least, "maximum": MAX_ID}, {"const": -1}, NULL]}
 
 
 def _number(allowed: Range) -> Schema:

@@ -97,6 +97,10 @@ def own_names(body: GenerationBody) -> Iterator[None]:
 
 def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
+    for name, value in (("max_tokens", old), ("max_completion_tokens", new)):
+        scores = value == 0 and body.echo and isinstance(body, CompletionBody)
+        if value is not None and not scores and (strict or value != TO_THE_END):
+            check_number(name, value, RANGES["max_tokens"])
     if strict and None not in (old, new) and old != new:
         raise RequestError(
             f"max_completion_tokens ({new}) and its old name max_tokens ({old}) differ", param="max_completion_tokens"
@@ -106,7 +110,7 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
     wanted = body.wanted_tokens
     if wanted is None:  # a default gives way to what was asked for
         return default if default is None or not body.min_tokens else max(default, body.min_tokens)
-    return None if wanted == TO_THE_END and not strict else wanted
+    return None if wanted == TO_THE_END else wanted
 
 
 def _common(body: GenerationBody, defaults: SamplingDefaults, *, strict: bool) -> dict[str, Any]:
