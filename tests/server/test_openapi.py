@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import ServerProcess
+from toy_engine import DEADLY
 
 pytestmark = pytest.mark.alone
 NUM_EXAMPLES = 20
@@ -16,6 +17,7 @@ NUM_EXAMPLES = 20
 def test_schemathesis_finds_no_deviation(start: Callable[..., ServerProcess]) -> None:
     """Random requests and sequences of them. Its other phase, every field at every border, takes minutes: see
     CONTRIBUTING.md."""
+    server = start("--vocab-size", str(DEADLY), "--pool-tokens", "4096")
     command = [
         sys.executable,
         "-m",

@@ -103,8 +103,9 @@ def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
+    spaces = _SPACES[0] | _SPECIAL[0], _SPACES[1] | _SPECIAL[1]
     some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
-    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS, (some, {"echo": _ON})])
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, spaces, _PROMPTS, (some, {"echo": _ON})])
     chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
