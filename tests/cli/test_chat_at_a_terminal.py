@@ -191,7 +191,7 @@ def test_the_commands(server: Server, terminal: Terminal, tmp_path: Path) -> Non
     terminal.type("/set top_k many\r")
     terminal.until("top_k: 'many' is not a whole number.*?> ")
     terminal.type("/set temperature -9\r")
-    terminal.until("temperature must be between 0.*?> ")
+    terminal.until("temperature must be a number between 0.*?> ")
     terminal.type("/set\r")
     terminal.until('system "Be brief.".*top_k 7.*?> ')
     terminal.type("hello\r")
