@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from flover.config import EngineConfig, ServerConfig
 from flover.engine.supervisor import Supervisor
-from flover.errors import ConfigError, EngineDeadError, RequestError
+from flover.errors import ConfigError, EngineDeadError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.admission import Admission, Size
@@ -27,7 +27,8 @@ from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.server.text_threads import TextThreads
 from flover.text.chat import ChatTemplate
-from flover.text.prompts import check_text_limits, make_request
+from flover.text.prompts import bad_words_ids, check_text_limits, make_request
+from flover.text.stops import StopTable
 from flover.text.stream import TextStart, text_start
 from flover.text.tokenizer import Tokenizer
 
@@ -107,7 +108,7 @@ class Door:
         if name is None:
             return self.model_names[0]
         if name not in self.model_names:
-            message = f"the model {name[:200]!r} is not served here; there is {', '.join(self.model_names)}"
+            message = f"the model {quoted(name)} is not served here; there is {', '.join(self.model_names)}"
             raise DoorError(404, message, param="model", code="model_not_found")
         return name
 
@@ -154,7 +155,9 @@ class Door:
         facts, tokenizer = self.facts, self.tokenizer
         salt = combine_salts(key_salt, body.cache_salt or "")
 
-        def prepare(prompt: str | list[int], number: int) -> tuple[Request, TextStart]:
+        def prepare(
+            prompt: str | list[int], number: int, stops: StopTable, banned: list[list[int]]
+        ) -> tuple[Request, TextStart]:
             request = make_request(
                 prompt,
                 params,
@@ -165,14 +168,16 @@ class Door:
                 add_special_tokens=add_special_tokens,
                 priority=body.priority or 0,
                 salt=salt,
+                banned=banned,
             )
             if self.config.strict:
                 check_fits(request, body.wanted_tokens, facts)
             check_logprobs(request, facts, self.config.limits)
-            return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo))
+            return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo), stops=stops)
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
-            return [prepare(prompt, number) for number, prompt in enumerate(make_prompts())]
+            stops, banned = StopTable(params.stop_strings), bad_words_ids(params.bad_words or [], tokenizer)
+            return [prepare(prompt, number, stops, banned) for number, prompt in enumerate(make_prompts())]
 
         size = Size(count, count * params.n)
         with self.admission.enter(size) as keep:
