@@ -58,6 +58,7 @@ class Door:
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
+        self._turn = asyncio.Lock()
         self.admission = Admission(config, self.metrics.rejected.inc)
         self.threads = TextThreads()
         self._seeds = random.Random(engine_config.seed)
@@ -113,6 +114,12 @@ class Door:
         return name
 
     # Text
+
+    async def turn(self) -> None:
+        """Wait for one's turn to work in the event loop: of a thousand requests that come at once, one in each round,
+        so that streams and `/health` come in between."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     async def in_thread(self, work: Callable[[], T], num_chars: int = 0) -> T:
         """Run work on a text of about so many characters off the event loop."""
@@ -185,6 +192,7 @@ class Door:
             # Drawn here, in order of arrival, and not by threads that overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
             requests = await self.threads.run(prepare_all, num_chars)
+            await self.turn()
             generation = Generation(self.ready_engine(), tokenizer, self.metrics, requests, arrival)
             keep()
         self._generations.add(generation)

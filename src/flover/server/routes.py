@@ -45,6 +45,7 @@ async def _read(request: Request, kind: type[B]) -> B:
     door = _door(request)
     facts = None if door.engine is None else door.facts
     data = await request.body()
+    await door.turn()
 
     def read() -> B:
         return read_body(data, kind, door.config.limits, strict=door.config.strict, facts=facts)
