@@ -48,3 +48,11 @@ def test_what_the_arguments_of_tool_calls_spell_is_counted(server: ServerProcess
         assert "names and values" in error["message"]
     code = {"code": "[{,:" * 20_000}
     assert server.post("/v1/chat/completions", conversation(code, 2)).status_code == 200
+
+
+def test_bad_words_are_not_sent_to_the_engine_with_each_of_many_prompts_without_end(server: ServerProcess) -> None:
+    words = [f"{i:02}" * 500 for i in range(64)]
+    error = refused(server.post("/v1/completions", {"prompt": ["a"] * 128, "bad_words": words}))
+    assert error["param"] == "bad_words"
+    assert "128 prompts" in error["message"]
+    assert server.post("/v1/completions", {"prompt": "a", "bad_words": words, "max_tokens": 1}).status_code == 200

@@ -32,6 +32,8 @@ from flover.text.stops import StopTable
 from flover.text.stream import TextStart, text_start
 from flover.text.tokenizer import Tokenizer
 
+MAX_SHARED_IDS = 2**20
+"""Token ids of `bad_words`, or of `allowed_token_ids`, times the prompts of one HTTP request."""
 SEED_BITS = 62
 """A drawn seed plus the number of any sequence stays within 64 bits."""
 
@@ -184,6 +186,7 @@ class Door:
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
             stops, banned = StopTable(params.stop_strings), bad_words_ids(params.bad_words or [], tokenizer)
+            _check_shared_ids(params, banned, count)
             return [prepare(prompt, number, stops, banned) for number, prompt in enumerate(make_prompts())]
 
         size = Size(count, count * params.n)
@@ -224,6 +227,18 @@ class Door:
     def close(self) -> None:
         """Stop the threads."""
         self.threads.close()
+
+
+def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: int) -> None:
+    """Refuse lists of token ids that are too much to be sent to the engine with each of the prompts."""
+    sizes = {"bad_words": sum(map(len, banned)), "allowed_token_ids": len(params.allowed_token_ids or ())}
+    for name, size in sizes.items():
+        if count > 1 and size * count > MAX_SHARED_IDS:
+            raise RequestError(
+                f"{name} come to {size} token ids for each of {count} prompts, at most {MAX_SHARED_IDS} in all are "
+                "allowed: send fewer prompts at once",
+                param=name,
+            )
 
 
 def check_exposure(config: ServerConfig) -> None:
