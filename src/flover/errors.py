@@ -82,6 +82,11 @@ def first_name(where: str) -> str:
     return where.partition(".")[0].partition("[")[0]
 
 
+def quoted(text: str, most: int = 200) -> str:
+    """A client's text in a sentence: cut, and between the quotation marks of JSON."""
+    return json.dumps(text[:most], ensure_ascii=not text[:most].isprintable())
+
+
 def shown(value: Any) -> str:
     """A value in an error, in JSON's words: short ones as they are, long ones by kind and size. JSON that has not been
     read is given as `msgspec.Raw`."""
@@ -97,7 +102,7 @@ def shown(value: Any) -> str:
     if isinstance(value, str):
         if len(value) > MAX_SHOWN_CHARACTERS:
             return f"a string of {len(value)} characters"
-        return f"the string {json.dumps(value, ensure_ascii=not value.isprintable())}"
+        return f"the string {quoted(value)}"
     if isinstance(value, Mapping):
         return f"an object with {len(value)} {'field' if len(value) == 1 else 'fields'}"
     if isinstance(value, list | tuple):

@@ -69,8 +69,35 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
     "token ids without end": (COMPLETIONS, lambda: {"prompt": [1] * 600_000}),
     "prompts without end": (COMPLETIONS, lambda: {"prompt": ["a"] * 300_000, "max_tokens": 1}),
     "a bias of everything": (COMPLETIONS, lambda: {"prompt": "a", "logit_bias": {str(i): 1 for i in range(150_000)}}),
+    "text parts without end": (
+        CHAT,
+        lambda: {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 58}] * 1000},
+    ),
+    "tool calls without end": (CHAT, lambda: _calls([{"function": {"name": "f"}}] * 64, 700)),
+    "lists in the arguments of a tool call": (
+        CHAT,
+        lambda: _calls([{"function": {"name": "f", "arguments": '{"a":[' + "[]," * 630_000 + "1]}"}}], 1),
+    ),
+    "allowed tokens without end, for many prompts": (
+        COMPLETIONS,
+        lambda: {"prompt": ["a"] * 128, "max_tokens": 2, "allowed_token_ids": [97] * 290_000},
+    ),
+    "bad words and stop strings for many prompts": (
+        COMPLETIONS,
+        lambda: {
+            "prompt": ["a"] * 128,
+            "max_tokens": 2,
+            "bad_words": [f"{i:02}" * 500 for i in range(64)],
+            "stop": [f"{i:02}" * 500 for i in range(16)],
+        },
+    ),
     "ids to detokenize": ("/detokenize", lambda: {"tokens": [97] * 600_000}),
 }
+
+
+def _calls(calls: list[Any], messages: int) -> dict[str, Any]:
+    turns = [{"role": "assistant", "tool_calls": calls}] * messages
+    return {"messages": [{"role": "user", "content": "a"}, *turns]}
 
 
 def _deep(levels: int) -> Any:

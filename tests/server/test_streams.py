@@ -132,3 +132,27 @@ def test_without_a_tokenizer_token_ids_are_served(start: Callable[..., ServerPro
     ):
         answer = server.post(path, wrong)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("echo", [False, True])
+def test_offsets_in_a_stream_that_a_stop_string_cuts_are_those_of_the_whole_answer(
+    server: ServerProcess, include: bool, echo: bool
+) -> None:
+    body = {
+        "prompt": "abcdef",
+        "max_tokens": 30,
+        "logprobs": 1,
+        "echo": echo,
+        "stop": ["cdeX", "fab"],
+        "include_stop_str_in_output": include,
+    }
+    (whole,) = server.post("/v1/completions", body).json()["choices"]
+    assert whole["stop_reason"] == "fab"
+    events = read_events(server.post("/v1/completions", {**body, "stream": True}).text)[:-1]
+    parts = [event["choices"][0] for event in events]
+    assert "".join(part["text"] for part in parts) == whole["text"]
+    for name in ("tokens", "text_offset", "token_logprobs"):
+        assert [value for part in parts for value in part["logprobs"][name]] == whole["logprobs"][name]
+    for token, offset in zip(whole["logprobs"]["tokens"], whole["logprobs"]["text_offset"], strict=True):
+        assert whole["text"][offset:].startswith(token)

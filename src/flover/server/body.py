@@ -67,7 +67,7 @@ def read_body(
     for name in required_fields(kind):
         if name not in given:
             raise RequestError(f"{name} is required", param=name)
-    bounds = _Bounds(limits, None if "truncate_prompt_tokens" in given else facts, strict)
+    bounds = _Bounds(limits, facts, strict, cut="truncate_prompt_tokens" in given)
     values: dict[str, Any] = {}
     for name in sorted(given, key=lambda name: len(memoryview(given[name]))):
         read, raw = _READERS.get(types[name]), given[name]
@@ -142,7 +142,7 @@ def _check_other(name: str, raw: Raw, known: Collection[str], *, strict: bool) -
     neutral = NEUTRAL.get(name)
     if neutral is None:
         raise unknown_field(name, [*known, *INFORMATION, *NEUTRAL])
-    if size > MAX_NEUTRAL_BYTES or not is_neutral(read_value(raw, Any, name, "another value"), neutral):
+    if size > MAX_NEUTRAL_BYTES or not is_neutral(raw, neutral):
         raise refused_field(name, raw)
 
 
@@ -153,6 +153,8 @@ class _Bounds:
     limits: Limits
     facts: ModelFacts | None
     strict: bool
+    cut: bool
+    """Whether prompts may be longer than the context, since they will be cut."""
 
 
 def _read_strings(raw: Raw, name: str, bounds: _Bounds) -> list[str] | None:
@@ -170,6 +172,8 @@ def _read_ids(raw: Raw, name: str, bounds: _Bounds) -> list[int] | None:
     if name == "stop_token_ids":
         check_list(raw, name, "a list of token ids", MAX_STOP_IDS, "token ids")
         return read_value(raw, list[int], name) or None
+    if name == "allowed_token_ids" and bounds.facts is not None:
+        check_list(raw, name, "a list of token ids", bounds.facts.vocab_size, "token ids")
     return read_token_ids(raw, name, None)
 
 
@@ -213,7 +217,7 @@ def _read_tool_choice(raw: Raw, name: str, bounds: _Bounds) -> str:
 
 
 _READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
-    Prompts: lambda raw, name, bounds: read_prompts(raw, bounds.limits, bounds.facts),
+    Prompts: lambda raw, name, bounds: read_prompts(raw, bounds.limits, None if bounds.cut else bounds.facts),
     list[Message]: lambda raw, name, bounds: read_messages(raw, bounds.limits, strict=bounds.strict),
     list[int]: _read_ids,
     list[str]: _read_strings,

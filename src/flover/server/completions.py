@@ -15,6 +15,7 @@ from flover.request import FinishReason, TokenLogprobs
 from flover.server.answer import answer
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
+from flover.server.held_tokens import HeldTokens
 from flover.server.params import completion_params, own_names, scores_prompt_only
 from flover.server.protocol import CompletionBody, StreamOptions
 from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs
@@ -58,8 +59,8 @@ class Part:
     """With log-probabilities: what each token adds to the text."""
     offset: int
     """Characters of the choice that came before."""
-    whole: bool = False
-    """Whether this is all of the choice."""
+    length: int | None
+    """Characters of all of the choice; None before its end."""
     finish_reason: FinishReason | None
     stop_reason: int | str | None
 
@@ -88,7 +89,7 @@ class Reply:
             logprobs=stream.logprobs,
             token_texts=stream.token_texts,
             offset=0,
-            whole=True,
+            length=len(stream.text),
             finish_reason=stream.finish_reason,
             stop_reason=stream.stop_reason,
         )
@@ -105,8 +106,11 @@ class Reply:
         """The answer as it comes."""
         options = self._body.stream_options or StreamOptions()
         offsets = [0] * len(generation.choices)
+        held = [HeldTokens() for _ in generation.choices]
         async for choice, piece in generation.pieces():
             first = not choice.started
+            if self._body.stop:
+                piece = held[choice.index].feed(piece)
             if not (first or self._is_news(piece)):
                 continue
             part = Part(
@@ -115,6 +119,7 @@ class Reply:
                 logprobs=piece.logprobs,
                 token_texts=piece.token_texts,
                 offset=offsets[choice.index],
+                length=None if piece.finish_reason is None else len(choice.text.text),
                 finish_reason=piece.finish_reason,
                 stop_reason=piece.stop_reason,
             )
@@ -165,8 +170,8 @@ class Reply:
             )
         elif echo:
             start += len("".join(prompt.texts))
-        if part.whole:
-            end = len(part.text) + (len("".join(prompt.texts)) if echo else 0)
+        if part.length is not None:
+            end = part.length + len("".join(prompt.texts))
         if self._tokenizer is None:
             texts, end = [token_text(None, token_id) for token_id in ids], None
         return completion_logprobs(texts, entries, self._tokenizer, start, end)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from flover.config import EngineConfig, ServerConfig
 from flover.engine.supervisor import Supervisor
-from flover.errors import ConfigError, EngineDeadError, RequestError
+from flover.errors import ConfigError, EngineDeadError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.admission import Admission, Size
@@ -27,10 +27,13 @@ from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.server.text_threads import TextThreads
 from flover.text.chat import ChatTemplate
-from flover.text.prompts import check_text_limits, make_request
+from flover.text.prompts import bad_words_ids, check_text_limits, make_request
+from flover.text.stops import StopTable
 from flover.text.stream import TextStart, text_start
 from flover.text.tokenizer import Tokenizer
 
+MAX_SHARED_IDS = 2**20
+"""Token ids of `bad_words`, or of `allowed_token_ids`, times the prompts of one HTTP request."""
 SEED_BITS = 62
 """A drawn seed plus the number of any sequence stays within 64 bits."""
 
@@ -57,6 +60,7 @@ class Door:
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
+        self._turn = asyncio.Lock()
         self.admission = Admission(config, self.metrics.rejected.inc)
         self.threads = TextThreads()
         self._seeds = random.Random(engine_config.seed)
@@ -107,11 +111,17 @@ class Door:
         if name is None:
             return self.model_names[0]
         if name not in self.model_names:
-            message = f"the model {name[:200]!r} is not served here; there is {', '.join(self.model_names)}"
+            message = f"the model {quoted(name)} is not served here; there is {', '.join(self.model_names)}"
             raise DoorError(404, message, param="model", code="model_not_found")
         return name
 
     # Text
+
+    async def turn(self) -> None:
+        """Wait for one's turn to work in the event loop: of a thousand requests that come at once, one in each round,
+        so that streams and `/health` come in between."""
+        async with self._turn:
+            await asyncio.sleep(0)
 
     async def in_thread(self, work: Callable[[], T], num_chars: int = 0) -> T:
         """Run work on a text of about so many characters off the event loop."""
@@ -154,7 +164,9 @@ class Door:
         facts, tokenizer = self.facts, self.tokenizer
         salt = combine_salts(key_salt, body.cache_salt or "")
 
-        def prepare(prompt: str | list[int], number: int) -> tuple[Request, TextStart]:
+        def prepare(
+            prompt: str | list[int], number: int, stops: StopTable, banned: list[list[int]]
+        ) -> tuple[Request, TextStart]:
             request = make_request(
                 prompt,
                 params,
@@ -165,14 +177,17 @@ class Door:
                 add_special_tokens=add_special_tokens,
                 priority=body.priority or 0,
                 salt=salt,
+                banned=banned,
             )
             if self.config.strict:
                 check_fits(request, body.wanted_tokens, facts)
             check_logprobs(request, facts, self.config.limits)
-            return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo))
+            return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo), stops=stops)
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
-            return [prepare(prompt, number) for number, prompt in enumerate(make_prompts())]
+            stops, banned = StopTable(params.stop_strings), bad_words_ids(params.bad_words or [], tokenizer)
+            _check_shared_ids(params, banned, count)
+            return [prepare(prompt, number, stops, banned) for number, prompt in enumerate(make_prompts())]
 
         size = Size(count, count * params.n)
         with self.admission.enter(size) as keep:
@@ -180,6 +195,7 @@ class Door:
             # Drawn here, in order of arrival, and not by threads that overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
             requests = await self.threads.run(prepare_all, num_chars)
+            await self.turn()
             generation = Generation(self.ready_engine(), tokenizer, self.metrics, requests, arrival)
             keep()
         self._generations.add(generation)
@@ -211,6 +227,18 @@ class Door:
     def close(self) -> None:
         """Stop the threads."""
         self.threads.close()
+
+
+def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: int) -> None:
+    """Refuse lists of token ids that are too much to be sent to the engine with each of the prompts."""
+    sizes = {"bad_words": sum(map(len, banned)), "allowed_token_ids": len(params.allowed_token_ids or ())}
+    for name, size in sizes.items():
+        if count > 1 and size * count > MAX_SHARED_IDS:
+            raise RequestError(
+                f"{name} come to {size} token ids for each of {count} prompts, at most {MAX_SHARED_IDS} in all are "
+                "allowed: send fewer prompts at once",
+                param=name,
+            )
 
 
 def check_exposure(config: ServerConfig) -> None:

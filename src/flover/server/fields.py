@@ -15,6 +15,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
+import msgspec
+
 from flover.errors import RequestError, shown
 
 MAX_INFORMATION_BYTES = 16 * 2**10
@@ -199,6 +201,10 @@ def refused_field(name: str, value: Any) -> RequestError:
     return RequestError(f"{reason}, got {shown(value)}", param=name)
 
 
-def is_neutral(value: Any, neutral: tuple[Any, ...]) -> bool:
-    """Whether a value is one of these, as JSON has it: 1 is 1.0 and not true."""
+def is_neutral(raw: msgspec.Raw, neutral: tuple[Any, ...]) -> bool:
+    """Whether a short value is one of these, as JSON has it: 1 is 1.0 and not true."""
+    try:
+        value = msgspec.json.decode(raw)
+    except msgspec.ValidationError:  # a number that no type holds
+        return False
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral)

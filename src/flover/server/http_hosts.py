@@ -13,6 +13,7 @@ from functools import lru_cache
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flover.config import ServerConfig
+from flover.errors import quoted
 from flover.server.errors import DoorError
 from flover.server.http_body import refuse
 from flover.server.http_paths import LIVENESS_PATHS
@@ -53,16 +54,16 @@ class Hosts:
         if not self._any_host and not self._is_ours(host[:300]):
             return DoorError(
                 403,
-                f"Host {host[:100]!r} is not a name of this server: without an API key it answers to those of its own "
-                "machine and of --allowed-hosts",
+                f"Host {quoted(host, 100)} is not a name of this server: without an API key it answers to those of its "
+                "own machine and of --allowed-hosts",
             )
         if not self._any_origin:
             for origin in origins:
                 if not self._may_ask(origin.decode("latin-1").strip().lower(), host):
                     return DoorError(
                         403,
-                        f"pages of {origin[:100].decode('latin-1')!r} may not use this server: without an API key it "
-                        "answers to its own and to those of --allowed-origins",
+                        f"pages of {quoted(origin.decode('latin-1'), 100)} may not use this server: without an API key "
+                        "it answers to its own and to those of --allowed-origins",
                     )
         return None
 

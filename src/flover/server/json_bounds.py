@@ -52,6 +52,12 @@ def outside_strings(data: bytes, most_strings: int) -> bytearray | None:
     return kept
 
 
+def num_values(data: bytes, most: int) -> int:
+    """At least as many as a text of JSON has names and values; more than `most` where it has more strings."""
+    marks = outside_strings(data, most)
+    return most + 1 if marks is None else _num_values(marks)
+
+
 def has_more_members(raw: bytes, most: int) -> bool:
     """Whether a list or an object has more than `most` members. `raw` is within the limits of a whole body."""
     if raw.count(b",") < most:

@@ -131,9 +131,11 @@ class Message(msgspec.Struct, kw_only=True):
 
     @property
     def num_chars(self) -> int:
-        """Characters of its content."""
+        """About how many characters there are in it for a template to work on."""
         content = self.content or ""
-        return len(content) if isinstance(content, str) else sum(len(part.text) for part in content)
+        text = len(content) if isinstance(content, str) else sum(len(part.text) for part in content)
+        others = (self.name, self.tool_calls, self.tool_call_id, self.reasoning, self.reasoning_content, self.refusal)
+        return text + sum(len(memoryview(other) if isinstance(other, Raw) else other) for other in others if other)
 
     def as_template_input(self) -> dict[str, Any]:
         """The message as chat templates want it: absent fields absent."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import NoReturn
 
+import msgspec
 from msgspec import Raw
 
 from flover.config import Limits, flag_name
 from flover.errors import RequestError, first_name, shown, wrong_value
 from flover.request import ModelFacts, max_total_tokens, too_long
 from flover.server.fields import unknown_field
+from flover.server.json_bounds import num_values
 from flover.server.protocol import (
     MAX_TOOLS,
     MAX_TOOLS_BYTES,
@@ -27,6 +29,8 @@ A_MESSAGE = "an object with role and content"
 A_CONVERSATION = "a list of messages"
 A_CONTENT = "a string or a list of text parts"
 MAX_MESSAGE_FIELDS = 64
+MAX_ARGUMENT_VALUES = 2**15
+"""Names and values in the arguments of all tool calls of a conversation that are given as strings of JSON."""
 _MESSAGE_FIELDS = frozenset(Message.__struct_fields__)
 _REFUSED_IN_MESSAGES = {
     "audio": "audio is not supported",
@@ -75,7 +79,9 @@ def read_messages(raw: Raw, limits: Limits, *, strict: bool) -> list[Message]:
     items = read_items(raw, "messages", A_CONVERSATION, limits.max_messages, "messages", flag)
     if not items:
         raise RequestError("messages is an empty list: at least one message is needed", param="messages")
-    return [_read_message(item, f"messages[{i}]", limits, strict) for i, item in enumerate(items)]
+    messages = [_read_message(item, f"messages[{i}]", limits, strict) for i, item in enumerate(items)]
+    _check_arguments(messages)
+    return messages
 
 
 def _read_message(raw: Raw, where: str, limits: Limits, strict: bool) -> Message:
@@ -132,6 +138,31 @@ def _read_tool_calls(raw: Raw, where: str) -> Raw | None:
         if not (begins(arguments, '"') or begins(arguments, "{") or is_null(arguments)):
             raise wrong_value(f"{where}[{i}].function.arguments", "a string of JSON or an object", arguments)
     return raw if calls else None
+
+
+def _check_arguments(messages: list[Message]) -> None:
+    """The arguments of tool calls are JSON in strings, in which the decoder of the body has counted nothing; the
+    template gets what they spell. Raises `RequestError`."""
+    left = MAX_ARGUMENT_VALUES
+    for i, message in enumerate(messages):
+        data = b"" if message.tool_calls is None else bytes(message.tool_calls)
+        most = sum(data.count(mark) for mark in (b",", b":", b"[", b"{"))
+        left -= most if most <= left else _num_argument_values(data)
+        if left < 0:
+            _refuse(
+                f"messages[{i}].tool_calls: the arguments of a conversation's tool calls may hold at most "
+                f"{MAX_ARGUMENT_VALUES} names and values"
+            )
+
+
+def _num_argument_values(calls: bytes) -> int:
+    """Names and values in those arguments that are strings."""
+    strings = (call.function.arguments for call in msgspec.json.decode(calls, type=list[ToolCall]))
+    return sum(
+        num_values(msgspec.json.decode(raw, type=str).encode(), MAX_ARGUMENT_VALUES)
+        for raw in strings
+        if begins(raw, '"')
+    )
 
 
 def read_tools(raw: Raw) -> Raw | None:

@@ -134,12 +134,15 @@ def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wa
     if not place:
         return wrong_value(where, wanted or _WANTED[kind], raw)
     got = _GOT.search(message)
-    sort = "" if got is None else f", got {_KINDS.get(got.group(1), got.group(1))}"
+    sort = ", got a number out of range" if "out of range" in message else ""
+    if got is not None:
+        sort = f", got {_KINDS.get(got.group(1), got.group(1))}"
     inner = _at(raw, place)
     if inner is not None:
         sort = f", got {shown(inner)}"
     wanted = _MEMBER_WANTED.get(kind) or _expected(message)
-    return RequestError(f"{where}{place} must be {wanted}{sort}", param=first_name(where))
+    what = f"each value of {where}" if place == "[...]" else f"{where}{place}"
+    return RequestError(f"{what} must be {wanted}{sort}", param=first_name(where))
 
 
 def _expected(message: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from flover.config import Limits, flag_name
-from flover.errors import RequestError
+from flover.errors import RequestError, quoted, wrong_value
 from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
 from flover.text.tokenizer import Tokenizer
 
@@ -56,11 +56,13 @@ def make_request(
     add_special_tokens: bool = True,
     priority: int = 0,
     salt: str = "",
+    banned: list[list[int]] | None = None,
 ) -> Request:
     """The request for one prompt, given as text or as token ids.
 
     `draw_seed` is called if `params` bring no seed. `add_special_tokens` concerns text only; a rendered chat brings
-    its own special tokens and wants False. Raises `RequestError` for all that the engine can never serve.
+    its own special tokens and wants False. `banned` is what `bad_words_ids` has made of the `bad_words`, where several
+    prompts share them. Raises `RequestError` for all that the engine can never serve.
     """
     if isinstance(prompt, str):
         prompt_ids = encode_prompt(prompt, params, tokenizer, facts, add_special_tokens=add_special_tokens)
@@ -83,7 +85,7 @@ def make_request(
         seed=params.seed if params.seed is not None else draw_seed(),
         priority=priority,
         salt=salt,
-        bad_words_ids=bad_words_ids(params.bad_words or [], tokenizer),
+        bad_words_ids=bad_words_ids(params.bad_words or [], tokenizer) if banned is None else banned,
     )
     check_request(request, facts)
     return resolve_max_tokens(request, facts)
@@ -134,7 +136,7 @@ def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[lis
         except RequestError as error:
             raise RequestError(f"bad_words[{position}]: {error.message}", param="bad_words") from error
         if not forms:
-            raise RequestError(f"bad_words[{position}] ({word[:50]!r}) has no tokens", param="bad_words")
+            raise RequestError(f"bad_words[{position}] ({quoted(word, 50)}) has no tokens", param="bad_words")
         sequences += forms
     return sequences
 
@@ -157,7 +159,7 @@ def _check_ids(prompt: Sequence[int]) -> list[int]:
     ids = list(prompt)
     for position, token in enumerate(ids):
         if not isinstance(token, int) or isinstance(token, bool):
-            raise RequestError(f"prompt[{position}] must be a token id, got {token!r}", param="prompt")
+            raise wrong_value(f"prompt[{position}]", "a token id", token)
     return ids
 
 
@@ -180,14 +182,16 @@ def read_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None, str]:
         return None, [*cast(Sequence[int], prompt)], ""
     unknown = sorted(set(prompt) - _PROMPT_FIELDS)
     if unknown:
-        raise RequestError(f"a prompt has no field {unknown[0]!r}: {', '.join(sorted(_PROMPT_FIELDS))}", param="prompt")
+        raise RequestError(
+            f"a prompt has no field {quoted(str(unknown[0]))}: {', '.join(sorted(_PROMPT_FIELDS))}", param="prompt"
+        )
     text, ids, salt = prompt.get("prompt"), prompt.get("prompt_token_ids"), prompt.get("cache_salt") or ""
     if text is None and ids is None:
         raise RequestError("a prompt needs prompt or prompt_token_ids", param="prompt")
     if text is not None and not isinstance(text, str):
         raise RequestError(f"prompt must be text, got {type(text).__name__}", param="prompt")
     if ids is not None and (isinstance(ids, str | bytes) or not isinstance(ids, Sequence)):
-        raise RequestError(f"prompt_token_ids must be a list of token ids, got {ids!r}", param="prompt_token_ids")
+        raise wrong_value("prompt_token_ids", "a list of token ids", ids)
     if not isinstance(salt, str):
         raise RequestError(f"cache_salt must be text, got {type(salt).__name__}", param="cache_salt")
     return text, None if ids is None else list(ids), salt

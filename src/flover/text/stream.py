@@ -49,11 +49,16 @@ class TextStart:
 
 
 def text_start(
-    tokenizer: Tokenizer | None, params: SamplingParams, prompt_ids: Sequence[int], *, echo: bool = False
+    tokenizer: Tokenizer | None,
+    params: SamplingParams,
+    prompt_ids: Sequence[int],
+    *,
+    echo: bool = False,
+    stops: StopTable | None = None,
 ) -> TextStart:
     """Made once for a prompt, off the event loop: its cost grows with the prompt and the stop strings. `echo` says
-    that answers repeat the prompt."""
-    stops = StopTable(params.stop_strings)
+    that answers repeat the prompt; `stops` is the table of the stop strings, where several prompts share it."""
+    stops = stops or StopTable(params.stop_strings)
     if tokenizer is None or not params.detokenize:
         return TextStart(PromptEnd(False, b""), stops, False)
     skip = params.skip_special_tokens
