@@ -1,4 +1,4 @@
-// The largest logit of rows, and draws from their distributions.
+// The largest logit of rows, and samples of their distributions.
 #pragma once
 
 #include "choose.h"
@@ -10,7 +10,7 @@ namespace flover::FLOVER_ISA {
 // A token less than e^-70 times as likely as the likeliest counts as impossible.
 constexpr float LEAST_EXPONENT = -70.0f;
 
-static void largest_row(const float* x, int64_t size, float* value, int64_t* id) {
+static void argmax_row(const float* x, int64_t size, float* value, int64_t* id) {
   F16 top = all(-__builtin_inff()), check = zero();
   for (int64_t i = 0; i < size; i += LANES) {
     const int n = (int)least(LANES, size - i);
@@ -27,14 +27,14 @@ static void largest_row(const float* x, int64_t size, float* value, int64_t* id)
     if (x[i] == *value) return void(*id = i);
 }
 
-static void largest_rows(Pool& pool, const Largest& a) {
+static void run(Pool& pool, const ArgMax& a) {
   over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-      largest_row(a.logits + row * a.size, a.size, a.values + row, a.ids + row);
+      argmax_row(a.logits + row * a.size, a.size, a.values + row, a.ids + row);
   });
 }
 
-static void draw(Pool& pool, const Draw& a) {
+static void run(Pool& pool, const Sample& a) {
   auto body = [&](int64_t row, int worker) {
     const float* logits = a.logits + row * a.size;
     auto* weights = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(a.size, LANES) * sizeof(float)));

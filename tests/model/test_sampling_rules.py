@@ -27,11 +27,11 @@ def test_the_largest_is_found_in_any_vocabulary(ops: Ops, vocab: int) -> None:
     logits = torch.randn(60, vocab, generator=torch.Generator().manual_seed(vocab)).mul(2).round()
     logits[0, -1] = 99
     logits[1] = -math.inf
-    values, ids = ops.largest(logits)
+    values, ids = ops.argmax(logits)
     assert torch.equal(values, logits.amax(-1))
     assert ids.tolist() == [row.index(max(row)) for row in logits.tolist()]
     logits[:, vocab // 2] = math.nan
-    assert ops.largest(logits)[0].isnan().all()
+    assert ops.argmax(logits)[0].isnan().all()
 
 
 def test_the_number_of_threads_changes_nothing(ops: Ops) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from flover.errors import InvariantError
 from flover.ops import Ops, Pages
-from flover.ops.cpu import cpu_ops, instruction_sets, page_shapes
+from flover.ops.cpu import cpu_ops, instruction_sets
+from flover.ops.cpu_layout import page_shapes
 
 ISAS = instruction_sets()
 CACHES = (torch.float32, torch.bfloat16, torch.int8)

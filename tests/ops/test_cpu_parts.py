@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from flover.ops import Alone, Part, WeightFormat
+from flover.ops import Alone, Part, Reduction, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import FORMATS, PackedWeight
 
@@ -18,12 +18,13 @@ CUTS = (0, 64, 96, 301)
 
 
 class OneOf(Alone):
-    """A rank that hears what the largest of all is."""
+    """A rank that is told the maximum over all ranks."""
 
-    def __init__(self, largest: Tensor) -> None:
-        self.found = largest
+    def __init__(self, maximum: Tensor) -> None:
+        self.found = maximum
 
-    def largest(self, x: Tensor) -> None:
+    def all_reduce(self, reduction: Reduction, x: Tensor) -> None:
+        assert reduction == "max"
         assert (x <= self.found).all()
         x.copy_(self.found)
 

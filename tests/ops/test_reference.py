@@ -155,8 +155,8 @@ NAIVE = Ops(
     plan_attention=naive_plan,
     attention=naive_attention,
     add=lambda x, y: x + y,
-    largest=REFERENCE.largest,
-    draw=REFERENCE.draw,
+    argmax=REFERENCE.argmax,
+    sample=REFERENCE.sample,
 )
 
 
@@ -186,8 +186,8 @@ def test_reference_agrees_with_the_naive_formula(name: str, dtype: torch.dtype) 
 def test_every_operation_has_a_spec() -> None:
     """Planning and pages are part of attention's spec, and packing of linear's; draws are held to plain Python by
     `tests/model/test_sampling.py`."""
-    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention", "capture", "largest", "draw"}
-    others |= {"kernel_seconds", "group", "sum_ranks"}  # the last two: `tests/parallel`
+    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention", "capture", "argmax", "sample"}
+    others |= {"kernel_seconds", "group", "all_reduce"}  # the last two: `tests/parallel`
     operations = {field.name for field in fields(Ops)} - others
     assert operations == set(SPECS)
 

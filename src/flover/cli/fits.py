@@ -99,6 +99,6 @@ def _speed_facts(model: ModelConfig, weight_format: WeightFormat, config: Engine
 
 def measure_bandwidth(threads: int) -> float:
     """Bytes per second at which memory larger than the caches is read by the kernels' threads; the best round."""
-    engine = CpuOps("auto", threads).engine
+    runner = CpuOps("auto", threads).runner
     probe = torch.ones(PROBE_BYTES // 4)
-    return probe.nbytes / best_mean(lambda: engine.read(probe.data_ptr(), probe.nbytes), PROBE_SECONDS)
+    return probe.nbytes / best_mean(lambda: runner.read(probe.data_ptr(), probe.nbytes), PROBE_SECONDS)

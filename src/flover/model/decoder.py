@@ -110,7 +110,7 @@ class Decoder:
 
     def _compute(self, batch: Batch, kv: KVCache) -> Tensor:
         ops, matrices = self.ops, self.weights.matrices
-        hidden = ops.sum_ranks(ops.embed(batch.token_ids, matrices["embed.weight"]))
+        hidden = ops.all_reduce(ops.embed(batch.token_ids, matrices["embed.weight"]))
         if self.config.learned_positions:
             hidden = ops.add(hidden, ops.embed(batch.positions, matrices["positions.weight"]))
         step = self._prepare(batch, kv.layers[0])
@@ -167,13 +167,13 @@ class _Layer:
         ops = self.ops
         match self.config.residual:
             case "sequential":
-                normed, hidden = self._norm("mlp_norm", ops.sum_ranks(attended), hidden)
-                return ops.sum_ranks(self._feed_forward(normed)), hidden
+                normed, hidden = self._norm("mlp_norm", ops.all_reduce(attended), hidden)
+                return ops.all_reduce(self._feed_forward(normed)), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
-                return ops.sum_ranks(ops.add(self._feed_forward(normed), attended)), hidden
+                return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
             case "parallel_shared_norm":
-                return ops.sum_ranks(ops.add(self._feed_forward(normed), attended)), hidden
+                return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
 
     def _attention(self, x: Tensor, step: _Step, pages: Pages) -> Tensor:
         config, ops, vectors = self.config, self.ops, self.weights.vectors

@@ -131,14 +131,17 @@ class RotaryWrite(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DrawParams:
-    """How R rows draw; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
+class SampleParams:
+    """How R rows sample; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
 
     temperature: npt.NDArray[np.float32]
     min_p: npt.NDArray[np.float64]
     top_k: npt.NDArray[np.int64]
     top_p: npt.NDArray[np.float64]
     uniform: npt.NDArray[np.float64]  # the rows' random numbers, in (0, 1)
+
+
+Reduction = Literal["sum", "max"]
 
 
 class Group(Protocol):
@@ -153,12 +156,8 @@ class Group(Protocol):
         """Ranks on this machine, which share its cores and memory."""
         ...
 
-    def sum(self, x: Tensor) -> None:
-        """Put the sum over all ranks into `x`; every rank gets the same bits."""
-        ...
-
-    def largest(self, x: Tensor) -> None:
-        """Put the largest over all ranks of each number into `x`."""
+    def all_reduce(self, reduction: Reduction, x: Tensor) -> None:
+        """Put the sum or the maximum over all ranks of each number into `x`; every rank gets the same bits."""
         ...
 
     def gather(self, x: Tensor) -> list[Tensor] | None:
@@ -175,11 +174,8 @@ class Alone:
 
     rank, size, local_size = 0, 1, 1
 
-    def sum(self, x: Tensor) -> None:
-        """The sum of one."""
-
-    def largest(self, x: Tensor) -> None:
-        """The largest of one."""
+    def all_reduce(self, reduction: Reduction, x: Tensor) -> None:
+        """Of one rank: nothing to do."""
 
     def gather(self, x: Tensor) -> list[Tensor] | None:
         """The only one."""
@@ -239,15 +235,15 @@ class Ops:
     """
     add: Callable[[Tensor, Tensor], Tensor]
     """(x [T, H], y [T, H]) -> x + y"""
-    largest: Callable[[Tensor], tuple[Tensor, Tensor]]
+    argmax: Callable[[Tensor], tuple[Tensor, Tensor]]
     """(logits float32 [S, V]) -> (largest of each row [S], first id that has it int64 [S]); a NaN is the largest"""
-    draw: Callable[[Tensor, Tensor, DrawParams], Tensor]
+    sample: Callable[[Tensor, Tensor, SampleParams], Tensor]
     """(logits float32 [R, V], their largest [R], params) -> a random token of each row, int64 [R]"""
     kernel_seconds: Callable[[], float] = lambda: 0.0
     """time spent in kernels since the start; 0 where nobody counts"""
     group: Group = field(default_factory=Alone)
     """who else computes this model"""
-    sum_ranks: Callable[[Tensor], Tensor] = lambda x: x
+    all_reduce: Callable[[Tensor], Tensor] = lambda x: x
     """(x [T, H]) -> the sum over all ranks, in the place of x"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
@@ -257,7 +253,6 @@ __all__ = [
     "INPUTS_TOGETHER",
     "Alone",
     "Capture",
-    "DrawParams",
     "Group",
     "NewWeight",
     "Ops",
@@ -265,7 +260,9 @@ __all__ = [
     "Part",
     "PlanAttention",
     "RaggedBatch",
+    "Reduction",
     "RotaryWrite",
+    "SampleParams",
     "Weight",
     "WeightFormat",
 ]

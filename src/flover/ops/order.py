@@ -14,7 +14,7 @@ CACHED_LOGITS = 2**18
 _BLOCK = 128
 
 
-def largest(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def argmax(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest of each row of `logits` [R, V] and the first id that has it; a NaN counts as the largest.
 
     Looks for the largest of each block first: finding a value is several times faster than finding its place.

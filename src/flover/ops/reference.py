@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from flover.errors import ConfigError
 from flover.ops import Ops, Pages, Part, WeightFormat
-from flover.ops.draw import draw
-from flover.ops.order import largest
+from flover.ops.order import argmax
 from flover.ops.paged_attention import attention, plan_attention
+from flover.ops.sampling import sample
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -162,6 +162,6 @@ OPS = Ops(
     plan_attention=plan_attention,
     attention=attention,
     add=torch.add,
-    largest=largest,
-    draw=draw,
+    argmax=argmax,
+    sample=sample,
 )

@@ -18,6 +18,7 @@ import torch.distributed
 from torch import Tensor
 
 from flover.errors import EngineDeadError
+from flover.ops import Reduction
 
 dist: Any = torch.distributed
 """Its names are bound when it is imported, where no type checker sees them."""
@@ -28,7 +29,7 @@ NEVER = timedelta(days=365)
 FRAME_BYTES = 4096
 """Frames up to so many bytes are sent in one piece, longer ones in two."""
 GATHER_BYTES = 2**18
-"""Up to so much is summed with everybody's numbers everywhere (`GlooGroup.sum`)."""
+"""Up to so much is summed with everybody's numbers everywhere (`GlooGroup._sum`)."""
 TAG = 0
 GLOO_THREAD = "gloo_tcp_loop"
 _LENGTH_BYTES = 8
@@ -55,12 +56,20 @@ class GlooGroup:
         # The timeout of a group is for its making; collectives bring their own.
         patience = timedelta(seconds=timeout)
         self._patience = patience
-        self._sum = _with(dist.AllreduceOptions(), timeout=patience)
+        self._sum_options = _with(dist.AllreduceOptions(), timeout=patience)
         self._least = _with(dist.AllreduceOptions(), timeout=NEVER, reduceOp=dist.ReduceOp.MIN)
         _let_gloo_wait()
 
-    def sum(self, x: Tensor) -> None:
-        """Put the sum over all ranks into `x`, contiguous; every rank gets the same bits, and a number's bits depend
+    def all_reduce(self, reduction: Reduction, x: Tensor) -> None:
+        """Put each number's sum or maximum over all ranks into `x`, contiguous; every rank gets the same bits."""
+        with self._counted(x):
+            if reduction == "sum":
+                self._sum(x)
+            else:
+                x.copy_(self._everybodys(x).amax(0))  # of a few numbers: one exchange, as in a small sum
+
+    def _sum(self, x: Tensor) -> None:
+        """The sum over all ranks, into `x`; every rank gets the same bits, and a number's bits depend
         on what the ranks have in its place alone.
 
         Gloo's reduction of more than two ranks starts at another rank in each part of `x`, so there everybody's numbers
@@ -70,24 +79,18 @@ class GlooGroup:
         loopback, two and four ranks: 4 KiB in 0.16 and 0.5 ms (Gloo's reduction: 0.36 and 1.8), 1 MiB in 0.7 and 2.3
         ms (0.7 and 2.4).
         """
-        with self._counted(x):
-            if self.size == 2 and x.nbytes > GATHER_BYTES:
-                _wait([self._model.allreduce([x], self._sum)], self._patience)
-            elif self.size == 2:
-                other = torch.empty_like(x)
-                self._exchange([x, x], [other, other])
-                x += other
-            elif x.nbytes <= GATHER_BYTES:
-                x.copy_(_added(self._everybodys(x)))
-            else:
-                own = _added(self._own_slices(x))
-                self._count(own)
-                x.copy_(self._everybodys(own).flatten()[: x.numel()].view_as(x))
-
-    def largest(self, x: Tensor) -> None:
-        """Put the largest over all ranks of each number into `x`, a few numbers: one exchange, as in a small sum."""
-        with self._counted(x):
-            x.copy_(self._everybodys(x).amax(0))
+        if self.size == 2 and x.nbytes > GATHER_BYTES:
+            _wait([self._model.allreduce([x], self._sum_options)], self._patience)
+        elif self.size == 2:
+            other = torch.empty_like(x)
+            self._exchange([x, x], [other, other])
+            x += other
+        elif x.nbytes <= GATHER_BYTES:
+            x.copy_(_added(self._everybodys(x)))
+        else:
+            own = _added(self._own_slices(x))
+            self._count(own)
+            x.copy_(self._everybodys(own).flatten()[: x.numel()].view_as(x))
 
     def _everybodys(self, x: Tensor) -> Tensor:
         """[size, *x.shape], in the order of ranks, on every rank."""

@@ -17,7 +17,8 @@ from flover.bench.kernels.timing import best_means, torch_threads
 from flover.memory.kvcache import KVCache
 from flover.model.config import ModelConfig
 from flover.ops import Pages
-from flover.ops.cpu import CpuOps, page_shapes, plan_attention
+from flover.ops.cpu import CpuOps
+from flover.ops.cpu_layout import page_shapes, plan_attention
 
 CACHES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 PAGE_SIZE = 16
@@ -94,13 +95,13 @@ class AttentionBench:
         ours = best_means(calls, seconds)[""]
         theirs = None
         if self._plain:
-            with torch_threads(ops.engine.threads), torch.inference_mode():
+            with torch_threads(ops.runner.threads), torch.inference_mode():
                 theirs = self._measure_torch(seconds)
         return Cell(
             op="attention",
             name=load.label,
             kind=self.cache,
-            threads=ops.engine.threads,
+            threads=ops.runner.threads,
             rows=load.rows,
             reads=load.generates,
             seconds=ours,

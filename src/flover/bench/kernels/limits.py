@@ -39,7 +39,7 @@ class LimitMeter:
         """The best slice of a memory that no cache holds."""
         address, size = self._memory.data_ptr(), min(SLICE_BYTES, self._memory.nbytes)
         starts = range(0, self._memory.nbytes - size + 1, size)
-        calls = [(str(start), partial(ops.engine.read, address + start, size)) for start in starts]
+        calls = [(str(start), partial(ops.runner.read, address + start, size)) for start in starts]
         return size / min(best_means(calls, seconds).values())
 
 
@@ -49,6 +49,6 @@ def _peak(ops: CpuOps, seconds: float) -> float:
     while spent < _ROUND_SECONDS:
         rounds *= 2
         began = time.perf_counter()
-        flop = ops.engine.multiply_adds(rounds)
+        flop = ops.runner.multiply_adds(rounds)
         spent = time.perf_counter() - began
-    return flop / best_mean(lambda: ops.engine.multiply_adds(rounds), seconds)
+    return flop / best_mean(lambda: ops.runner.multiply_adds(rounds), seconds)

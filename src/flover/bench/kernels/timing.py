@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 import torch
 
+Call = Callable[[], object]
 Clock = Callable[[], float]
-Named = tuple[str, Callable[[], object]]
+Named = tuple[str, Call]
 
 
 def best_means(calls: Sequence[Named], seconds: float, clock: Clock = time.perf_counter) -> dict[str, float]:
@@ -48,3 +49,12 @@ def torch_threads(num_threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def keeping(owners: object, call: Call) -> Call:
+    """`call` works on addresses: the tensors that own them must live as long as it."""
+
+    def kept(owners: object = owners) -> object:
+        return call()
+
+    return kept

@@ -21,7 +21,7 @@ from flover.memory.columns import Array, Feature
 from flover.model.sampling.edit import edit_logits
 from flover.model.sampling.logprobs import token_logprobs
 from flover.model.sampling.philox import uniforms
-from flover.ops import DrawParams, Ops
+from flover.ops import Ops, SampleParams
 from flover.ops.order import CACHED_LOGITS
 from flover.request import TokenLogprobs
 
@@ -45,7 +45,7 @@ class Sampled:
 def sample(logits: torch.Tensor, rows: RowView, ops: Ops) -> Sampled:
     """Choose a token for each row of `logits` [S, V] float32, which are left as they are; rows[s] has logits[s]."""
     features = rows["features"]
-    best, ids = ops.largest(logits)
+    best, ids = ops.argmax(logits)
     top, sampled = best.cpu().numpy(), Sampled(ids.cpu().numpy())
     finite = np.isfinite(top)
     if not finite.all():
@@ -73,7 +73,7 @@ def _choose(logits: torch.Tensor, best: torch.Tensor, rows: RowView, places: Arr
     features = rows["features"]
     if (features & _EDITS).any():
         edit_logits(logits, rows, features)
-        best, ids = ops.largest(logits)
+        best, ids = ops.argmax(logits)
         sampled.token_ids[places] = ids.cpu().numpy()
     top = best.cpu().numpy()
     usable = np.isfinite(top)
@@ -82,13 +82,13 @@ def _choose(logits: torch.Tensor, best: torch.Tensor, rows: RowView, places: Arr
     random = np.flatnonzero(usable & (features & Feature.RANDOM != 0))
     if len(random):
         index = torch.from_numpy(random).to(logits.device)
-        drawn = ops.draw(logits[index], best[index], _draw_params(rows.select(random)))
+        drawn = ops.sample(logits[index], best[index], _sample_params(rows.select(random)))
         sampled.token_ids[places[random]] = drawn.cpu().numpy()
 
 
-def _draw_params(rows: RowView) -> DrawParams:
+def _sample_params(rows: RowView) -> SampleParams:
     uniform = uniforms(rows["seed"], rows["num_outputs"])
-    return DrawParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
+    return SampleParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
 
 
 def _fail(sampled: Sampled, place: int, largest: float) -> None:

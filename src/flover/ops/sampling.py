@@ -1,4 +1,4 @@
-"""Drawing a token for each row, in plain torch: min_p, top_k and top_p, in this order as vLLM has them, then the draw.
+"""Sampling a token for each row, in plain torch: min_p, top_k and top_p, in this order as vLLM has them, then the draw.
 
 Where tokens tie at the border of top_k or top_p, the lower ids stay (`order.py`), so exactly k tokens are left and
 top_k=1 is the greedy choice. No vocabulary is sorted unless a row asks for top_p and its nucleus is wider than
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from flover.ops import DrawParams
+from flover.ops import SampleParams
 from flover.ops.order import beyond_first
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -27,7 +27,7 @@ _LEAST_EXPONENT = -70.0
 can hold at full precision are many times slower to compute with."""
 
 
-def draw(logits: torch.Tensor, best: torch.Tensor, params: DrawParams) -> torch.Tensor:
+def sample(logits: torch.Tensor, best: torch.Tensor, params: SampleParams) -> torch.Tensor:
     """Random tokens [R] for `logits` [R, V] with largest `best` [R]: by inverting the cumulative distribution, in the
     order of the ids and in float64. A token of probability 0 is never drawn."""
     scaled = (logits - best[:, None]).div_(_column(params.temperature, logits))
@@ -39,7 +39,7 @@ def draw(logits: torch.Tensor, best: torch.Tensor, params: DrawParams) -> torch.
     return torch.searchsorted(mass, goal, right=True)[:, 0]
 
 
-def _truncate(weights: torch.Tensor, logits: torch.Tensor, params: DrawParams) -> None:
+def _truncate(weights: torch.Tensor, logits: torch.Tensor, params: SampleParams) -> None:
     """Put 0 on the tokens that must not be drawn, in place.
 
     `weights` [R, V] are the probabilities at the rows' temperatures; `logits` [R, V] give the order of the tokens.
