@@ -165,6 +165,14 @@ struct ArgMax {
   FLOVER_FIELDS(ArgMax, logits, rows, size, values, ids)
 };
 
+struct LogSumExp {
+  const float* logits;  // [rows, size]
+  Tokens rows;
+  int64_t size;
+  double* y;  // [rows]: log(sum(exp(logits)))
+  FLOVER_FIELDS(LogSumExp, logits, rows, size, y)
+};
+
 struct Sample {
   const float* logits;  // [rows, size]
   Tokens rows;
@@ -180,7 +188,7 @@ struct Sample {
 };
 
 template <template <class...> class List>
-using ForAllOps = List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, Sample>;
+using ForAllOps = List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, LogSumExp, Sample>;
 
 template <class Op>
 using Kernel = void (*)(Pool&, const Op&);

@@ -1,6 +1,8 @@
 // The largest logit of rows, and samples of their distributions.
 #pragma once
 
+#include <cmath>
+
 #include "choose.h"
 #include "norm.h"
 #include "vmath.h"
@@ -31,6 +33,25 @@ static void run(Pool& pool, const ArgMax& a) {
   over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
       argmax_row(a.logits + row * a.size, a.size, a.values + row, a.ids + row);
+  });
+}
+
+static void run(Pool& pool, const LogSumExp& a) {
+  over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const float* x = a.logits + row * a.size;
+      F16 top = all(-__builtin_inff()), total = zero();
+      for (int64_t i = 0; i < a.size; i += LANES) {
+        const int n = (int)least(LANES, a.size - i);
+        top = max(keep_first(load_first(x + i, n), n, -__builtin_inff()), top);
+      }
+      const float most = largest(top);
+      for (int64_t i = 0; i < a.size; i += LANES) {
+        const int n = (int)least(LANES, a.size - i);
+        total = add(total, keep_first(exponential(sub(load_first(x + i, n), all(most))), n, 0.0f));
+      }
+      a.y[row] = (double)most + std::log((double)sum(total));
+    }
   });
 }
 

@@ -9,33 +9,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch, one_token_batch
 from flover.model.config import ModelConfig
 from flover.model.rope import inverse_frequencies
 from flover.model.shard import WHOLE, Shard
-from flover.ops import Ops, Pages, RaggedBatch, Weight
+from flover.ops import Array, Ops, Pages, RaggedBatch, Weight
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     """What all layers of one forward share."""
 
-    cos: Tensor | None  # float32 [T, rotary dim / 2]
-    sin: Tensor | None
-    slots: Tensor
+    cos: Array | None  # float32 [T, rotary dim / 2]
+    sin: Array | None
+    slots: Array
     attention: Any  # the op table's plan
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All weights by name (`parameter_shapes`): matrices as the operations keep them, norms and biases as tensors."""
+    """All weights by name (`parameter_shapes`): matrices as the operations keep them, norms and biases as arrays."""
 
     matrices: Mapping[str, Weight]
-    vectors: Mapping[str, Tensor]
+    vectors: Mapping[str, Array]
 
     def under(self, prefix: str) -> Weights:
         """Those whose name begins so, without the beginning."""
@@ -70,18 +69,18 @@ class Decoder:
         self.vocab_size = vocab_size or config.vocab_size
         self._layers = tuple(_Layer(config, layer, weights, ops) for layer in range(config.num_layers))
         self._windows = frozenset(config.sliding_window)
-        self._frequencies: Tensor | None = None
+        self._frequencies: Array | None = None
         self._rotary_scale = 1.0
-        self._captured: Callable[[RaggedBatch], Tensor] | None = None
+        self._captured: Callable[[RaggedBatch], Array] | None = None
         self._captured_for: KVCache | None = None
         if config.rope is not None:
-            self._frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
+            frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
+            self._frequencies = ops.vector(frequencies)
 
-    def forward(self, batch: Batch, kv: KVCache) -> Tensor:
+    def forward(self, batch: Batch, kv: KVCache) -> Array:
         """Compute all tokens of the batch and write their keys and values to `kv`.
 
-        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward. No weight
-        wants a gradient: no mode of torch needs to be entered.
+        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
         """
         batch = self._own_tokens(batch)
         if self.ops.capture is None:
@@ -97,10 +96,10 @@ class Decoder:
             return batch
         first, end = self.shard.tokens(self.vocab_size)
         ids = batch.token_ids
-        own = torch.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
+        own = np.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
         return replace(batch, token_ids=own)
 
-    def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Tensor]:
+    def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Array]:
         assert self.ops.capture is not None
         example = one_token_batch()
         constants = list(self.weights.vectors.values())
@@ -108,31 +107,31 @@ class Decoder:
             constants.append(self._frequencies)
         return self.ops.capture(lambda: self._compute(example, kv), example, constants)
 
-    def _compute(self, batch: Batch, kv: KVCache) -> Tensor:
+    def _compute(self, batch: Batch, kv: KVCache) -> Array:
         ops, matrices = self.ops, self.weights.matrices
         hidden = ops.all_reduce(ops.embed(batch.token_ids, matrices["embed.weight"]))
         if self.config.learned_positions:
             hidden = ops.add(hidden, ops.embed(batch.positions, matrices["positions.weight"]))
         step = self._prepare(batch, kv.layers[0])
-        update: Tensor | None = None
+        update: Array | None = None
         for layer, pages in zip(self._layers, kv.layers, strict=True):
             update, hidden = layer.forward(update, hidden, step, pages)
         normed, _ = _norm(ops, self.config, self.weights.vectors, "final_norm", update, hidden)
         return normed
 
-    def logits(self, hidden: Tensor) -> Tensor | None:
+    def logits(self, hidden: Array) -> Array | None:
         """Scores of the vocabulary, float32 [S, vocab], of hidden states [S, hidden] after the final norm; None on all
         ranks but the first."""
         head = "embed.weight" if self.config.tied_embeddings else "head.weight"
         bias = self.weights.vectors.get("head.bias")
-        own = self.ops.linear(hidden, self.weights.matrices[head], bias, None).float()
+        own = self.ops.linear(hidden, self.weights.matrices[head], bias, None)
         if self.shard.size == 1:
             return own
         parts = self.ops.group.gather(own)
         if parts is None:
             return None
         spans = (Shard(rank, self.shard.size).tokens(self.vocab_size) for rank in range(self.shard.size))
-        return torch.cat([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], dim=1)
+        return np.concatenate([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], axis=1)
 
     def _prepare(self, batch: Batch, pages: Pages) -> _Step:
         cos = sin = None
@@ -160,7 +159,7 @@ class _Layer:
         self.window = config.sliding_window[layer]
         self.weights = weights.under(f"layers.{layer}.")
 
-    def forward(self, update: Tensor | None, hidden: Tensor, step: _Step, pages: Pages) -> tuple[Tensor, Tensor]:
+    def forward(self, update: Array | None, hidden: Array, step: _Step, pages: Pages) -> tuple[Array, Array]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
         normed, hidden = self._norm("attention_norm", update, hidden)
         attended = self._attention(normed, step, pages)
@@ -175,9 +174,9 @@ class _Layer:
             case "parallel_shared_norm":
                 return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
 
-    def _attention(self, x: Tensor, step: _Step, pages: Pages) -> Tensor:
+    def _attention(self, x: Array, step: _Step, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors
-        qkv = self._linear("qkv", x).view(x.shape[0], -1, config.head_dim)
+        qkv = self._linear("qkv", x).reshape(x.shape[0], -1, config.head_dim)
         heads = config.num_heads, config.num_kv_heads
         if config.qk_norm:
             weights = vectors["query_norm.weight"], vectors["key_norm.weight"]
@@ -186,20 +185,20 @@ class _Layer:
         queries = ops.rotary_write(qkv, config.num_heads, step.cos, step.sin, interleaved, pages, step.slots)
         return self._linear("out", ops.attention(queries, pages, step.attention, self.scale, self.window))
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Array) -> Array:
         return self._linear("down", self._linear("up", x, self.config.activation))
 
-    def _linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
+    def _linear(self, name: str, x: Array, activation: str | None = None) -> Array:
         weights = self.weights
         return self.ops.linear(x, weights.matrices[f"{name}.weight"], weights.vectors.get(f"{name}.bias"), activation)
 
-    def _norm(self, name: str, update: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _norm(self, name: str, update: Array | None, hidden: Array) -> tuple[Array, Array]:
         return _norm(self.ops, self.config, self.weights.vectors, name, update, hidden)
 
 
 def _norm(
-    ops: Ops, config: ModelConfig, vectors: Mapping[str, Tensor], name: str, update: Tensor | None, hidden: Tensor
-) -> tuple[Tensor, Tensor]:
+    ops: Ops, config: ModelConfig, vectors: Mapping[str, Array], name: str, update: Array | None, hidden: Array
+) -> tuple[Array, Array]:
     """Norm of hidden + update, and that sum."""
     weight = vectors[f"{name}.weight"]
     if config.norm == "rms":

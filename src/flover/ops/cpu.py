@@ -2,7 +2,7 @@
 
 What a token gets depends on that token and its own context alone, bit for bit: not on the other rows, the chunks,
 the page size, the number of threads or the instruction set. The kernels are built so (ARCHITECTURE.md, "CPU
-kernels"); here is only the passage from tensors to addresses.
+kernels"); here is only the passage from numpy's arrays to addresses.
 
 Activations are float32 whatever the weights are kept in.
 """
@@ -12,13 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError
-from flover.ops import INPUTS_TOGETHER, Alone, Group, Ops, Pages, RaggedBatch, Reduction, SampleParams
-from flover.ops.cpu_layout import AttentionPlan, floats, ids_of, native_pages, page_shapes, plan_attention
+from flover.ops import INPUTS_TOGETHER, Alone, Array, Group, HostArray, Ops, Pages, RaggedBatch, Reduction, SampleParams
+from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
 from flover.ops.cpu_program import Recorder
 from flover.ops.cpu_weight import PackedWeight
 
@@ -49,25 +47,25 @@ class CpuOps:
         self.group = group or Alone()
         self._recorder: Recorder | None = None  # takes the operations instead of the runner
 
-    def embed(self, ids: Tensor, table: PackedWeight) -> Tensor:
+    def embed(self, ids: Array, table: PackedWeight) -> Array:
         """Rows of the table."""
         y = self._new(len(ids), table.shape[1])
         self._run(_cpu.Embed(weight=table.data, ids=ids_of(ids), rows=len(ids), y=floats(y)))
         return y
 
-    def rms_norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def rms_norm(self, x: Array, residual: Array | None, weight: Array, eps: float) -> tuple[Array, Array]:
         """Root mean square norm, after adding the residual."""
         return self._norm(x, residual, weight, None, eps)
 
     def layer_norm(
-        self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Array, residual: Array | None, weight: Array, bias: Array, eps: float
+    ) -> tuple[Array, Array]:
         """Layer norm, after adding the residual."""
         return self._norm(x, residual, weight, bias, eps)
 
     def _norm(
-        self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Array, residual: Array | None, weight: Array, bias: Array | None, eps: float
+    ) -> tuple[Array, Array]:
         rows, size = x.shape
         normed = self._new(rows, size)
         total = x if residual is None else self._new(rows, size)
@@ -87,8 +85,8 @@ class CpuOps:
         return normed, total
 
     def head_norm(
-        self, qkv: Tensor, num_heads: int, num_kv_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float
-    ) -> Tensor:
+        self, qkv: Array, num_heads: int, num_kv_heads: int, query_weight: Array, key_weight: Array, eps: float
+    ) -> Array:
         """RMS norm over each query and key head by itself, in place."""
         rows, heads, dim = qkv.shape
         self._run(
@@ -106,7 +104,7 @@ class CpuOps:
         )
         return qkv
 
-    def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None, kind: str | None) -> Tensor:
+    def linear(self, x: Array, weight: PackedWeight, bias: Array | None, kind: str | None) -> Array:
         """x times the weight's transpose, plus the bias, activated and gated."""
         out_size, in_size = weight.shape
         if x.shape[1] != in_size:
@@ -126,7 +124,7 @@ class CpuOps:
         )
         return y
 
-    def _absmax_of_all(self, x: Tensor) -> Tensor:
+    def _absmax_of_all(self, x: Array) -> Array:
         """The largest magnitude of each of the rows that x is this rank's shard of, [T, 1]."""
         rows, size = x.shape
         absmax = self._new(rows, 1)
@@ -134,7 +132,7 @@ class CpuOps:
         self._all_reduce("max", absmax)
         return absmax
 
-    def angles(self, positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    def angles(self, positions: Array, frequencies: Array, factor: float) -> tuple[Array, Array]:
         """Cosines and sines of position times frequency."""
         rows, count = len(positions), len(frequencies)
         cos, sin = self._new(rows, count), self._new(rows, count)
@@ -153,14 +151,14 @@ class CpuOps:
 
     def rotary_write(
         self,
-        qkv: Tensor,
+        qkv: Array,
         num_heads: int,
-        cos: Tensor | None,
-        sin: Tensor | None,
+        cos: Array | None,
+        sin: Array | None,
         interleaved: bool,
         pages: Pages,
-        slots: Tensor,
-    ) -> Tensor:
+        slots: Array,
+    ) -> Array:
         """Rotate queries and keys in place, write keys and values."""
         self._run(
             _cpu.Rotary(
@@ -177,22 +175,22 @@ class CpuOps:
         )
         return qkv[:, :num_heads]
 
-    def attention(self, queries: Tensor, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Tensor:
+    def attention(self, queries: Array, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Array:
         """Attention of every token over its row's pages."""
         tokens, heads, dim = queries.shape
-        if queries.dtype != torch.float32 or queries.stride()[1:] != (dim, 1):
+        if queries.dtype != np.float32 or queries.strides[1:] != (4 * dim, 4):
             raise InvariantError("queries must be float32 with their heads one after another")
         y = self._new(tokens, heads * dim)
         table = plan.page_table
         self._run(
             _cpu.Attention(
-                queries=queries.data_ptr(),
-                query_stride=queries.stride(0),
+                queries=address(queries),
+                query_stride=queries.strides[0] // 4,
                 query_heads=heads,
                 rows=table.shape[0],
-                query_starts=plan.query_starts.data_ptr(),
-                context_lens=plan.context_lens.data_ptr(),
-                page_table=table.data_ptr(),
+                query_starts=address(plan.query_starts),
+                context_lens=address(plan.context_lens),
+                page_table=address(table),
                 table_stride=table.shape[1],
                 scale=scale,
                 window=window or 0,
@@ -202,24 +200,31 @@ class CpuOps:
         )
         return y
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
+    def add(self, x: Array, y: Array) -> Array:
         """x + y."""
         rows, size = x.shape
         total = self._new(rows, size)
         self._run(_cpu.Add(a=floats(x), b=floats(y), rows=rows, size=size, y=floats(total)))
         return total
 
-    def argmax(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def argmax(self, logits: HostArray) -> tuple[HostArray, HostArray]:
         """The largest of each row and the first id that has it."""
         rows, size = logits.shape
-        values, ids = torch.empty(rows), torch.empty(rows, dtype=torch.int64)
+        values, ids = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.int64)
         self._run(_cpu.ArgMax(logits=floats(logits), rows=rows, size=size, values=floats(values), ids=ids_of(ids)))
         return values, ids
 
-    def sample(self, logits: Tensor, best: Tensor, params: SampleParams) -> Tensor:
+    def logsumexp(self, logits: HostArray) -> HostArray:
+        """The logarithm of the sum of exponentials of each row."""
+        rows, size = logits.shape
+        y = np.empty(rows, dtype=np.float64)
+        self._run(_cpu.LogSumExp(logits=floats(logits), rows=rows, size=size, y=address(y)))
+        return y
+
+    def sample(self, logits: HostArray, best: HostArray, params: SampleParams) -> HostArray:
         """A random token of each row."""
         rows, size = logits.shape
-        ids = torch.empty(rows, dtype=torch.int64)
+        ids = np.empty(rows, dtype=np.int64)
         columns = {name: np.ascontiguousarray(getattr(params, name), dtype=kind) for name, kind in _SAMPLE_COLUMNS}
         self._run(
             _cpu.Sample(
@@ -228,20 +233,20 @@ class CpuOps:
                 size=size,
                 best=floats(best),
                 ids=ids_of(ids),
-                **{name: column.ctypes.data for name, column in columns.items()},
+                **{name: address(column) for name, column in columns.items()},
             )
         )
         return ids
 
-    def all_reduce(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Array) -> Array:
         """The sum over all ranks, in place."""
         if self.group.size > 1:
             self._all_reduce("sum", x)
         return x
 
     def capture(
-        self, compute: Callable[[], Tensor], example: RaggedBatch, constants: Sequence[Tensor]
-    ) -> Callable[[RaggedBatch], Tensor]:
+        self, compute: Callable[[], Array], example: RaggedBatch, constants: Sequence[Array]
+    ) -> Callable[[RaggedBatch], Array]:
         """Record a forward; see `cpu_program.py`."""
         self._recorder = recorder = Recorder(example, constants)
         try:
@@ -253,14 +258,14 @@ class CpuOps:
     def _run(self, op: _cpu.Op) -> None:
         (self._recorder or self.runner).run(op)
 
-    def _all_reduce(self, reduction: Reduction, x: Tensor) -> None:
+    def _all_reduce(self, reduction: Reduction, x: Array) -> None:
         if self._recorder is not None:
-            self._recorder.all_reduce(reduction, floats(x))
+            self._recorder.all_reduce(reduction, x)
         else:
             self.group.all_reduce(reduction, x)
 
-    def _new(self, *shape: int) -> Tensor:
-        return torch.empty(shape) if self._recorder is None else self._recorder.new(shape)
+    def _new(self, *shape: int) -> Array:
+        return np.empty(shape, dtype=np.float32) if self._recorder is None else self._recorder.new(shape)
 
 
 def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
@@ -269,7 +274,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
     made = CpuOps(isa, num_threads, group)
     return Ops(
         name=f"cpu ({made.runner.isa})",
-        dtype=lambda dtype: torch.float32,
+        vector=np.ascontiguousarray,
         page_shapes=page_shapes,
         new_weight=PackedWeight,
         embed=made.embed,  # type: ignore[arg-type]  # weights are this module's own
@@ -283,6 +288,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         attention=made.attention,
         add=made.add,
         argmax=made.argmax,
+        logsumexp=made.logsumexp,
         sample=made.sample,
         kernel_seconds=lambda: made.runner.seconds,
         group=made.group,

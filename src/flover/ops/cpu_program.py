@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from flover import _cpu
 from flover.errors import InvariantError
-from flover.ops import Group, RaggedBatch, Reduction
+from flover.ops import Array, Group, RaggedBatch, Reduction
+from flover.ops.cpu_layout import address
 
 _LINE = 16
 """Tokens that a workspace is rounded up to: whole cache lines of float32."""
@@ -27,7 +27,7 @@ class _Buffer:
     """`width` floats per token, used from the operation `first` to the operation `last`; from `finish` on it lies
     `offset` floats per token into the workspace."""
 
-    tensor: Tensor  # kept, so that its address stays its own
+    array: Array  # kept, so that its address stays its own
     width: int
     first: int = -1
     last: int = -1
@@ -49,43 +49,43 @@ class _AllReduce:
 class Recorder:
     """Takes the operations of a forward on one token instead of `_cpu.KernelRunner`, and computes nothing."""
 
-    def __init__(self, example: RaggedBatch, constants: Sequence[Tensor]) -> None:
+    def __init__(self, example: RaggedBatch, constants: Sequence[Array]) -> None:
         self._inputs = {
-            getattr(example, name).data_ptr(): _cpu.input(index)
+            address(getattr(example, name)): _cpu.input(index)
             for index, name in enumerate(_cpu.Batch.pointers)
             if name != "workspace"
         }
-        self._constants = {0, *(tensor.data_ptr() for tensor in constants)}
+        self._constants = {0, *(address(array) for array in constants)}
         self._buffers: dict[int, _Buffer] = {}
         self._recorded: list[_cpu.Op | _AllReduce] = []
 
-    def new(self, shape: tuple[int, ...]) -> Tensor:
+    def new(self, shape: tuple[int, ...]) -> Array:
         """A buffer for one token."""
-        tensor = torch.zeros(shape)
-        self._buffers[tensor.data_ptr()] = _Buffer(tensor, tensor.numel())
-        return tensor
+        array = np.zeros(shape, dtype=np.float32)
+        self._buffers[address(array)] = _Buffer(array, array.size)
+        return array
 
     def run(self, op: _cpu.Op) -> None:
         """Note an operation; what comes from the batch becomes a reference to the batch of each run."""
         for name in op.pointers:
-            address = op.get(name)
-            if address in self._buffers:
-                self._buffers[address].used(len(self._recorded))
-            elif address in self._inputs:
-                op.set(name, self._inputs[address])
-            elif address not in self._constants:
-                raise InvariantError(f"{type(op).__name__}.{name} is a tensor that no recorded operation has made")
+            value = op.get(name)
+            if value in self._buffers:
+                self._buffers[value].used(len(self._recorded))
+            elif value in self._inputs:
+                op.set(name, self._inputs[value])
+            elif value not in self._constants:
+                raise InvariantError(f"{type(op).__name__}.{name} is an array that no recorded operation has made")
         self._recorded.append(op)
 
-    def all_reduce(self, reduction: Reduction, address: int) -> None:
+    def all_reduce(self, reduction: Reduction, x: Array) -> None:
         """Note that all ranks reduce what each has in this buffer."""
-        buffer = self._buffers[address]
+        buffer = self._buffers[address(x)]
         buffer.used(len(self._recorded))
         self._recorded.append(_AllReduce(reduction, buffer))
 
-    def finish(self, runner: _cpu.KernelRunner, group: Group, result: Tensor) -> ForwardProgram:
+    def finish(self, runner: _cpu.KernelRunner, group: Group, result: Array) -> ForwardProgram:
         """The program whose outcome is `result`, a buffer [1, size]."""
-        outcome = self._buffers[result.data_ptr()]
+        outcome = self._buffers[address(result)]
         outcome.used(len(self._recorded))
         width = _share_places([buffer for buffer in self._buffers.values() if buffer.first >= 0])
         steps: list[_cpu.Program | _AllReduce] = [program := _cpu.Program()]
@@ -131,25 +131,25 @@ class ForwardProgram:
         self._steps = steps
         self._width = width
         self._outcome = outcome
-        self._workspace = torch.empty(0)
+        self._workspace = np.empty(0, dtype=np.float32)
 
-    def __call__(self, batch: RaggedBatch) -> Tensor:
+    def __call__(self, batch: RaggedBatch) -> Array:
         """The outcome for the batch, [tokens, size]."""
         tokens = batch.num_tokens
         lines = -(-tokens // _LINE) * _LINE
-        if self._workspace.numel() < lines * self._width:
-            self._workspace = torch.empty(lines * self._width)
+        if self._workspace.size < lines * self._width:
+            self._workspace = np.empty(lines * self._width, dtype=np.float32)
         native = _cpu.Batch(
             tokens=tokens,
             rows=batch.num_rows,
-            token_ids=batch.token_ids.data_ptr(),
-            positions=batch.positions.data_ptr(),
-            slots=batch.slots.data_ptr(),
-            query_starts=batch.query_starts.data_ptr(),
-            context_lens=batch.context_lens.data_ptr(),
-            page_table=batch.page_table.data_ptr(),
+            token_ids=address(batch.token_ids),
+            positions=address(batch.positions),
+            slots=address(batch.slots),
+            query_starts=address(batch.query_starts),
+            context_lens=address(batch.context_lens),
+            page_table=address(batch.page_table),
             table_stride=batch.page_table.shape[1],
-            workspace=self._workspace.data_ptr(),
+            workspace=address(self._workspace),
         )
         for step in self._steps:
             if isinstance(step, _AllReduce):
@@ -158,6 +158,6 @@ class ForwardProgram:
                 step.run(self._runner, native)
         return self._at(self._outcome, tokens, lines)
 
-    def _at(self, buffer: _Buffer, tokens: int, lines: int) -> Tensor:
+    def _at(self, buffer: _Buffer, tokens: int, lines: int) -> Array:
         start = buffer.offset * lines
-        return self._workspace[start : start + tokens * buffer.width].view(tokens, buffer.width)
+        return self._workspace[start : start + tokens * buffer.width].reshape(tokens, buffer.width)

@@ -1,16 +1,18 @@
-"""What every operation means, in plain torch. It is also what runs where no faster implementation does."""
+"""What every operation means, in plain torch; sampling in plain numpy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flover.errors import ConfigError
 from flover.ops import Ops, Pages, Part, WeightFormat
-from flover.ops.order import argmax
+from flover.ops.order import argmax, logsumexp
 from flover.ops.paged_attention import attention, plan_attention
 from flover.ops.sampling import sample
 
@@ -33,10 +35,10 @@ class PlainWeight:
     def num_bytes(self) -> int:
         return self.data.nbytes
 
-    def store(self, first: int, rows: Tensor) -> None:
+    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Copy."""
         start = self.part.start if self.part else 0
-        self.data[first : first + len(rows)] = rows[:, start : start + self.shape[1]]
+        self.data[first : first + len(rows)] = torch.from_numpy(rows[:, start : start + self.shape[1]])
 
 
 def new_weight(
@@ -149,7 +151,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 OPS = Ops(
     name="reference",
-    dtype=lambda dtype: dtype,
+    vector=torch.from_numpy,
     page_shapes=page_shapes,
     new_weight=new_weight,
     embed=embed,  # type: ignore[arg-type]  # weights are this module's own
@@ -163,5 +165,6 @@ OPS = Ops(
     attention=attention,
     add=torch.add,
     argmax=argmax,
+    logsumexp=logsumexp,
     sample=sample,
 )
