@@ -11,21 +11,33 @@ import gc
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import msgspec
+
 from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.messages import EngineStats
 from flover.errors import ConfigError, EngineDeadError, RequestError
+from flover.generation_config import default_params, read_sampling_defaults
+from flover.llm_arguments import (
+    check_kind,
+    check_messages,
+    check_priority,
+    check_prompts,
+    is_conversation,
+    kind_of,
+    naming,
+    one_each,
+)
 from flover.llm_batch import RunsRequests, run_batch
 from flover.llm_progress import GenerationBar, loading_bar
 from flover.llm_settings import engine_settings
 from flover.outputs import OutputBuilder, RequestOutput
 from flover.request import SamplingParams
 from flover.text.chat import ChatTemplate
-from flover.text.files import read_sampling_defaults
 from flover.text.prompts import Prompt, make_request, prompt_list, read_prompt
 from flover.text.tokenizer import Tokenizer
 
@@ -64,18 +76,22 @@ class LLM:
         one_engine(config)
         spin_briefly()
         from flover.engine.build import build_engine  # imports torch, which `import flover` does not need
-        from flover.model.locate import locate_model
+        from flover.model.locate import locate_model, locate_tokenizer
 
         folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
-        own = config.tokenizer is None or config.tokenizer == config.model
-        tokenizer_folder = (
-            folder if own else locate_model(str(config.tokenizer), None, config.download_dir, weights=False)
-        )
-        loaded = None if config.skip_tokenizer_init else Tokenizer.load(tokenizer_folder)
-        defaults = _default_params(read_sampling_defaults(folder))
+        tokenizer_folder = locate_tokenizer(config)
+        loaded = None if tokenizer_folder is None else Tokenizer.load(tokenizer_folder)
+        defaults = read_sampling_defaults(folder)
         with loading_bar(config.model) as progress:
             engine = build_engine(config, progress, time.perf_counter)
-        self._setup(engine, loaded, defaults, seed, config.scheduling_policy == "priority")
+        self._setup(
+            engine,
+            loaded,
+            default_params(defaults, chat=False),
+            default_params(defaults, chat=True),
+            seed,
+            config.scheduling_policy == "priority",
+        )
 
     @classmethod
     def from_engine(
@@ -89,7 +105,8 @@ class LLM:
     ) -> Self:
         """An `LLM` over an engine that is already there; it takes over closing it."""
         llm = cls.__new__(cls)
-        llm._setup(engine, tokenizer, defaults or SamplingParams(), seed, by_priority)
+        own = defaults or SamplingParams()
+        llm._setup(engine, tokenizer, own, own, seed, by_priority)
         return llm
 
     def _setup(
@@ -97,12 +114,14 @@ class LLM:
         engine: RunsRequests,
         tokenizer: Tokenizer | None,
         defaults: SamplingParams,
+        chat_defaults: SamplingParams,
         seed: int | None,
         by_priority: bool,
     ) -> None:
         self._engine: RunsRequests | None = engine
         self._tokenizer = tokenizer
         self._defaults = defaults
+        self._chat_defaults = chat_defaults
         self._seeds = random.Random(seed) if seed is not None else random.SystemRandom()
         self._by_priority = by_priority
         self._num_requests = 0
@@ -124,7 +143,12 @@ class LLM:
         a progress bar when a batch takes long. All prompts are checked before the first is run: a `RequestError`
         names the prompt's index. Whatever interrupts the call also ends its requests in the engine.
         """
-        return self._generate(prompt_list(prompts), sampling_params, use_tqdm=use_tqdm, priority=priority)
+        check_prompts(prompts)
+        check_kind("use_tqdm", use_tqdm, "true or false")
+        check_priority(priority)
+        return self._generate(
+            prompt_list(prompts), sampling_params, use_tqdm=use_tqdm, defaults=self._defaults, priority=priority
+        )
 
     def chat(
         self,
@@ -138,16 +162,29 @@ class LLM:
         tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or many, rendered with the model's chat template or the one given."""
+        """Answer one conversation or many, rendered with the model's chat template or the one given.
+
+        Without `sampling_params` an answer may fill the context, as on the server, unless the model recommends less.
+        """
+        check_messages(messages)
+        for name, flag in (
+            ("use_tqdm", use_tqdm),
+            ("add_generation_prompt", add_generation_prompt),
+            ("continue_final_message", continue_final_message),
+        ):
+            check_kind(name, flag, "true or false")
+        check_kind("chat_template", chat_template, "a string", optional=True)
+        check_kind("tools", tools, "a list", optional=True)
+        check_kind("chat_template_kwargs", chat_template_kwargs, "a dictionary", optional=True)
         tokenizer = self.get_tokenizer()
         source = chat_template if chat_template is not None else tokenizer.chat_template
         if source is None:
             raise RequestError("the model has no chat template: pass one as chat_template", param="chat_template")
         template = ChatTemplate(source, special_tokens=tokenizer.special_tokens)
-        conversations: Sequence[Any] = [messages] if _is_conversation(messages) else messages
+        conversations: Sequence[Any] = [messages] if is_conversation(messages) else messages
         prompts: list[Prompt] = []
         for index, conversation in enumerate(conversations):
-            with _naming(index, len(conversations), "messages"):
+            with naming(index, len(conversations), "messages"):
                 prompts.append(
                     template.render(
                         conversation,
@@ -157,7 +194,9 @@ class LLM:
                         template_kwargs=chat_template_kwargs,
                     )
                 )
-        return self._generate(prompts, sampling_params, use_tqdm=use_tqdm, add_special_tokens=False)
+        return self._generate(
+            prompts, sampling_params, use_tqdm=use_tqdm, defaults=self._chat_defaults, add_special_tokens=False
+        )
 
     def _generate(
         self,
@@ -165,35 +204,37 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         *,
         use_tqdm: bool,
+        defaults: SamplingParams,
         priority: int | Sequence[int] | None = None,
         add_special_tokens: bool = True,
     ) -> list[RequestOutput]:
-        all_params = _one_each(
-            "sampling_params", self._defaults if sampling_params is None else sampling_params, len(prompts)
-        )
+        asked = sampling_params is not None
+        all_params = one_each("sampling_params", sampling_params if asked else defaults, len(prompts))
         for params in all_params:
             if not isinstance(params, SamplingParams):
-                raise RequestError(f"sampling_params must be SamplingParams, got {params!r}", param="sampling_params")
+                kind = kind_of(params)
+                raise RequestError(f"sampling_params must be SamplingParams, got {kind}", param="sampling_params")
         if priority is not None and not self._by_priority:
             raise RequestError("priority needs LLM(scheduling_policy='priority')", param="priority")
-        priorities = _one_each("priority", 0 if priority is None else priority, len(prompts))
+        priorities = one_each("priority", 0 if priority is None else priority, len(prompts))
         with self._lock:
             engine = self._running_engine()
             builders: list[OutputBuilder] = []
             for index, prompt in enumerate(prompts):
-                with _naming(index, len(prompts), "prompts"):
-                    builder = self._builder(prompt, all_params[index], priorities[index], add_special_tokens)
+                with naming(index, len(prompts), "prompts"):
+                    builder = self._builder(prompt, all_params[index], asked, priorities[index], add_special_tokens)
                 builders.append(builder)
             run_batch(engine, builders, GenerationBar(enabled=use_tqdm, total=len(builders)))
         return [builder.output() for builder in builders]
 
     def _builder(
-        self, prompt: Prompt, params: SamplingParams, priority: int, add_special_tokens: bool
+        self, prompt: Prompt, params: SamplingParams, asked: bool, priority: int, add_special_tokens: bool
     ) -> OutputBuilder:
+        """`asked` says that the caller gave `params`: a limit that only the model recommends is cut to what fits."""
         text, ids, salt = read_prompt(prompt)
         request = make_request(
             ids if ids is not None else text or "",
-            params,
+            params if asked else params.replace(max_tokens=None),
             request_id=str(self._num_requests),
             tokenizer=self._tokenizer,
             facts=self._running_engine().facts,
@@ -202,6 +243,10 @@ class LLM:
             priority=priority,
             salt=salt,
         )
+        if not asked and params.max_tokens is not None:
+            room = request.params.max_tokens or params.max_tokens
+            fitting = request.params.replace(max_tokens=min(params.max_tokens, room))
+            request = msgspec.structs.replace(request, params=fitting)
         self._num_requests += 1
         return OutputBuilder(request, text, self._tokenizer, time.perf_counter())
 
@@ -256,35 +301,3 @@ def _return_freed_memory() -> None:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _default_params(recommended: Mapping[str, float | int]) -> SamplingParams:
-    try:
-        return SamplingParams(**recommended)  # type: ignore[arg-type]
-    except RequestError as error:
-        raise ConfigError(f"generation_config.json of the model: {error.message}") from error
-
-
-def _is_conversation(messages: Sequence[Any]) -> bool:
-    """One conversation is a list of messages; several are a list of those."""
-    return not messages or isinstance(messages[0], Mapping) or not isinstance(messages[0], Sequence)
-
-
-def _one_each(name: str, value: Any, count: int) -> list[Any]:
-    """`value` for every prompt, or the values, if it is a list of the right length."""
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        return [value] * count
-    if len(value) != count:
-        raise RequestError(f"{name}: {len(value)} given for {count} prompts", param=name)
-    return list(value)
-
-
-@contextlib.contextmanager
-def _naming(index: int, count: int, what: str) -> Iterator[None]:
-    """Put the index of the prompt at fault before the message, where there are several."""
-    try:
-        yield
-    except RequestError as error:
-        if count == 1:
-            raise
-        raise RequestError(f"{what}[{index}]: {error.message}", param=error.param, code=error.code) from error

@@ -265,12 +265,35 @@ def test_weights_are_kept_as_asked(path: Path, settings: dict[str, str], kept: s
     assert whole_logits(loaded, PROMPT).isfinite().all()
 
 
-def test_weights_that_are_not_finite_cannot_be_quantized(path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"dtype": "float16"}, {"dtype": "bfloat16"}, {"quantization": "int8"}])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf, torch.nan])
+@pytest.mark.parametrize("name", ["model.layers.0.mlp.down_proj.weight", "model.norm.weight"])
+def test_weights_that_are_not_finite_are_named(path: Path, settings: dict[str, str], value: float, name: str) -> None:
     stored = load_file(path / "model.safetensors")
-    stored["model.layers.0.mlp.down_proj.weight"][3, 5] = torch.inf
+    stored[name].view(-1)[7] = value
+    save_file(stored, path / "model.safetensors")
+    assert f"{name} holds {value:g}, which is not a finite number" in failure(path, **settings)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("float16", 1e5), ("float16", -65_600.0), ("bfloat16", 3.4e38)])
+def test_weights_that_do_not_fit_their_type_are_named(path: Path, dtype: str, value: float) -> None:
+    stored = load_file(path / "model.safetensors")
+    stored["model.layers.1.self_attn.q_proj.weight"][3, 5] = value
     save_file(stored, path / "model.safetensors")
     load(path)
-    assert "down.weight" in failure(path, quantization="int8")
+    message = failure(path, dtype=dtype)
+    assert f"model.layers.1.self_attn.q_proj.weight holds {value:g}" in message
+    assert "float32" in message
+    stored["model.layers.1.self_attn.q_proj.weight"][3, 5] = torch.finfo(getattr(torch, dtype)).max
+    save_file(stored, path / "model.safetensors")
+    load(path, dtype=dtype)
+
+
+def test_float64_weights_that_float32_cannot_hold_are_named(path: Path) -> None:
+    stored = {name: tensor.double() for name, tensor in load_file(path / "model.safetensors").items()}
+    stored["model.norm.weight"][0] = 1e300
+    save_file(stored, path / "model.safetensors")
+    assert "model.norm.weight holds 1e+300" in failure(path)
 
 
 def test_max_model_len_beyond_the_model_is_refused_with_both_numbers(path: Path) -> None:
@@ -291,7 +314,7 @@ def test_unknown_places_are_refused(tmp_path: Path) -> None:
             locate_model(name)
     file = tmp_path / "file"
     file.write_text("")
-    with pytest.raises(ModelError, match="is a file"):
+    with pytest.raises(ModelError, match="is a file;"):
         locate_model(str(file))
 
 

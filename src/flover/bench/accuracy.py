@@ -19,7 +19,8 @@ from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.model.decoder import Decoder
-from flover.model.load import kv_dtype_of, load_model
+from flover.model.describe import kv_dtype_of
+from flover.model.load import load_model
 from flover.ops import Ops, reference
 from flover.ops.cpu import cpu_ops
 

@@ -1,28 +1,30 @@
-"""Does a model fit this machine, and how fast can it be? From its config.json alone; no weight is read."""
+"""Does a model fit this machine, and how fast can it be? No weight is read; everything that `flover serve` would refuse
+before it reads them is refused here, by the same functions."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from flover.bench.kernels.timing import best_mean
 from flover.cli.doctor import gib
 from flover.config import EngineConfig
+from flover.engine.spawn import engine_command
 from flover.errors import ConfigError, ModelError
 from flover.memory.machine import available_memory, usable_cores
-from flover.memory.sizing import PoolSize, size_pool
-from flover.model.config import ModelConfig, parameter_shapes
-from flover.model.hf_config import read_model_directory
-from flover.model.load import kv_dtype_of, weight_format_of
-from flover.model.locate import locate_model
-from flover.ops import WeightFormat
-from flover.ops.cpu import CpuOps
+from flover.memory.sizing import PoolSize
+from flover.model.config import parameter_shapes
+from flover.model.describe import Description, describe_model, kv_dtype_of
+from flover.model.shard import Shard
+from flover.ops.cpu import CpuOps, cpu_ops
+from flover.ops.cpu_layout import address
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
+from flover.server.loading import load_text
 
 PROBE_BYTES = 2**28
-"""What the bandwidth probe reads: far larger than any cache."""
+"""Most that the bandwidth probe reads: far larger than any cache."""
 PROBE_SECONDS = 0.1
 
 
@@ -38,67 +40,73 @@ class Fit:
 def find_fit(config: EngineConfig) -> Fit:
     """Look at the model that `config` names and at this machine. A model that cannot be read does not fit."""
     try:
-        path = locate_model(config.model, config.revision, config.download_dir, weights=False)
-        _, model = read_model_directory(path)
-    except ModelError as error:
+        engine_command(config.distributed_executor_backend)
+        load_text(config, None)
+        model = describe_model(config, Shard(0, config.tensor_parallel_size), weights=False)
+        cpu_ops(config.cpu_isa, 1)
+    except (ModelError, ConfigError) as error:
         return Fit(False, "The model cannot be used.", {"error": str(error)})
-    weight_format = weight_format_of(config)
-    weight_bytes = int(model.num_parameters() * BYTES_PER_WEIGHT[weight_format])
-    token_bytes = model.kv_bytes_per_token(kv_dtype_of(config))
-    max_len = config.max_model_len or model.default_max_len
-    facts = {
-        "directory": str(path),
-        "architecture": f"{model.architecture}, {model.num_layers} layers, hidden size {model.hidden_size}",
-        "parameters": f"{model.num_parameters() / 1e6:,.1f} million",
-        "weights": f"{gib(weight_bytes)} as {weight_format}",
-        "context": f"{max_len:,} tokens",
-        "keys and values": f"{gib(token_bytes)} per token, {gib(token_bytes * max_len)} for a full context",
-    }
+    facts = _model_facts(model)
     try:
-        pool = _size(config, token_bytes, max_len, available_memory() - weight_bytes)
-    except ConfigError as error:
+        pool = plan_memory(model, available_memory())
+    except (ModelError, ConfigError) as error:
         return Fit(False, f"The model does not fit: {error}", facts)
-    return Fit(
-        True, "The model fits.", facts | _pool_facts(pool, max_len, config) | _speed_facts(model, weight_format, config)
-    )
+    return Fit(True, "The model fits.", facts | _pool_facts(pool, model) | _speed_facts(model))
 
 
-def _size(config: EngineConfig, token_bytes: int, max_len: int, room: int) -> PoolSize:
-    if room <= 0:
-        raise ConfigError(f"the weights alone need {gib(-room)} more than there is")
-    return size_pool(
-        page_bytes=token_bytes * config.block_size,
-        page_size=config.block_size,
-        max_num_seqs=config.max_num_seqs,
-        max_model_len=max_len,
-        available_bytes=room,
-        asked_bytes=config.kv_cache_memory_bytes,
-    )
+def plan_memory(model: Description, available: int) -> PoolSize:
+    """The pool of keys and values of one engine process, when `available` bytes are shared by all that run on this
+    machine: ranks and replicas. Raises what an engine raises that has loaded its weights there."""
+    config = model.settings
+    sharing = config.tensor_parallel_size // config.nnodes * config.data_parallel_size
+    model.check_weights(available // sharing)
+    return model.pool(available // sharing - model.weight_bytes)
 
 
-def _pool_facts(pool: PoolSize, max_len: int, config: EngineConfig) -> dict[str, str]:
-    full = pool.pool_tokens // max_len
+def _model_facts(model: Description) -> dict[str, str]:
+    config = model.config
+    token_bytes = config.kv_bytes_per_token(kv_dtype_of(model.settings))
+    facts = {
+        "directory": str(model.path),
+        "architecture": f"{config.architecture}, {config.num_layers} layers, hidden size {config.hidden_size}",
+        "parameters": f"{config.num_parameters() / 1e6:,.1f} million",
+        "weights": f"{gib(config.num_parameters() * BYTES_PER_WEIGHT[model.format])} as {model.format}",
+        "context": f"{model.max_len:,} tokens",
+        "keys and values": f"{gib(token_bytes)} per token, {gib(token_bytes * model.max_len)} for a full context",
+    }
+    if model.reads is None and model.settings.load_format != "dummy":
+        facts["weight files"] = "not fetched yet, so not looked at"
+    return facts
+
+
+def _pool_facts(pool: PoolSize, model: Description) -> dict[str, str]:
+    full, most = pool.pool_tokens // model.max_len, model.settings.max_num_seqs
     return {
         "pool": f"{gib(pool.total_bytes)}, {pool.pool_tokens:,} tokens in pages of {pool.page_size}",
-        "requests": f"{min(full, config.max_num_seqs)} of full context at once, {config.max_num_seqs} at most",
+        "requests": f"{min(full, most)} of full context at once, {most} at most",
     }
 
 
-def _speed_facts(model: ModelConfig, weight_format: WeightFormat, config: EngineConfig) -> dict[str, str]:
-    """One iteration reads every weight once (of an untied embedding only the rows it looks up)."""
-    threads = config.num_threads or usable_cores()
-    bandwidth = measure_bandwidth(threads)
-    shapes = parameter_shapes(model)
-    numbers = model.num_parameters() - (0 if model.tied_embeddings else math.prod(shapes["embed.weight"]))
-    weight_bytes = numbers * BYTES_PER_WEIGHT[weight_format]
+def _speed_facts(model: Description) -> dict[str, str]:
+    """One iteration reads every weight once (of an untied embedding only the rows it looks up). Weights that fit the
+    caches are read from there: the probe is as large as they are."""
+    threads = model.settings.num_threads or usable_cores()
+    whole = model.config
+    numbers = whole.num_parameters()
+    if not whole.tied_embeddings:
+        numbers -= math.prod(parameter_shapes(whole)["embed.weight"])
+    weight_bytes = max(1, int(numbers * BYTES_PER_WEIGHT[model.format]))
+    probe_bytes = max(2**12, min(PROBE_BYTES, weight_bytes))
+    bandwidth = measure_bandwidth(threads, probe_bytes)
     return {
-        "memory bandwidth": f"{bandwidth / 1e9:.1f} GB/s read, measured with {threads} threads",
-        "upper bound": f"{bandwidth / weight_bytes:,.0f} tokens/s for one request, if only reading weights took time",
+        "memory bandwidth": f"{bandwidth / 1e9:.1f} GB/s read, {gib(probe_bytes)} again and again by {threads} threads",
+        "upper bound": f"{bandwidth / weight_bytes:,.0f} iterations/s, if only reading weights took time; each gives "
+        "a token to every request that is generating",
     }
 
 
-def measure_bandwidth(threads: int) -> float:
-    """Bytes per second at which memory larger than the caches is read by the kernels' threads; the best round."""
+def measure_bandwidth(threads: int, probe_bytes: int = PROBE_BYTES) -> float:
+    """Bytes per second at which so many bytes are read by the kernels' threads; the best round."""
     runner = CpuOps("auto", threads).runner
-    probe = torch.ones(PROBE_BYTES // 4)
-    return probe.nbytes / best_mean(lambda: runner.read(probe.data_ptr(), probe.nbytes), PROBE_SECONDS)
+    probe = np.ones(probe_bytes // 4, dtype=np.float32)
+    return probe.nbytes / best_mean(lambda: runner.read(address(probe), probe.nbytes), PROBE_SECONDS)

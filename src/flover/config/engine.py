@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flover.config.setting import at_least, check_choices, setting
+from flover.config.setting import at_least, at_most, check_choices, check_types, setting
 from flover.errors import ConfigError
 
 BUNDLED_MODEL = "flover-tiny"
 """The model that ships inside the package and is used when no model is named."""
+
+_THREADS = "more threads than a machine has cores only wait for each other"
+_ROWS = "every row has columns that are kept for it"
+_PROCESSES = "each is a process of its own"
+_MOST: dict[str, tuple[int, str]] = {
+    "num_threads": (1024, _THREADS),
+    "max_num_seqs": (2**16, _ROWS),
+    "max_num_batched_tokens": (2**24, "an iteration keeps the activations of all its tokens"),
+    "max_model_len": (2**24, "a row has a page table for the longest context"),
+    "block_size": (2**16, "a sequence owns whole pages"),
+    "tensor_parallel_size": (1024, _PROCESSES),
+    "data_parallel_size": (1024, _PROCESSES),
+    "nnodes": (1024, _PROCESSES),
+    "master_port": (65535, "it is a port"),
+}
+"""Largest values, and why: beyond them a start would fail later and without a reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +153,10 @@ class EngineConfig:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_choices(self)
+        for name, (most, why) in _MOST.items():
+            at_most(self, name, most, why)
         for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
             at_least(self, name, 1)
         for name in ("tensor_parallel_size", "data_parallel_size", "nnodes"):

@@ -21,9 +21,10 @@ from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache
 from flover.memory.machine import available_memory, usable_cores
-from flover.memory.sizing import num_pages_for, size_pool
+from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
-from flover.model.load import kv_dtype_of, load_model
+from flover.model.describe import kv_dtype_of
+from flover.model.load import load_model
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
 from flover.ops import Alone, Array, Group, Ops
@@ -82,14 +83,7 @@ class DeviceExecutor:
         ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // sharing), group)
         loaded = load_model(config, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
-        size = size_pool(
-            page_bytes=loaded.own.kv_bytes_per_token(kv_dtype) * config.block_size,
-            page_size=config.block_size,
-            max_num_seqs=config.max_num_seqs,
-            max_model_len=loaded.max_len,
-            available_bytes=available_memory() // sharing,
-            asked_bytes=config.kv_cache_memory_bytes,
-        )
+        size = loaded.description.pool(available_memory() // sharing)
         size = dataclasses.replace(size, num_pages=group.least(size.num_pages))
         facts = ModelFacts(
             model=loaded.name,

@@ -50,9 +50,7 @@ class KVCache:
     back in `trim`. Fresh and trimmed pages read as zeros. Page 0 is the null page and is never trimmed.
     """
 
-    def __init__(
-        self, config: KVShape, num_pages: int, page_size: int, dtype: DType, page_shapes: PageShapes
-    ) -> None:
+    def __init__(self, config: KVShape, num_pages: int, page_size: int, dtype: DType, page_shapes: PageShapes) -> None:
         """Reserve the pool. Raises `ConfigError` if the system will not map that much."""
         self.num_pages = num_pages
         self.page_size = page_size
@@ -60,7 +58,8 @@ class KVCache:
         shapes = page_shapes(num_pages, page_size, config.num_kv_heads, config.head_dim)
         parts: list[tuple[tuple[int, ...], DType]] = [(shape, dtype) for shape in shapes]
         if dtype == "int8":
-            parts += 2 * [((num_pages, config.num_kv_heads, page_size), "float32")]
+            scales: tuple[tuple[int, ...], DType] = (num_pages, config.num_kv_heads, page_size), "float32"
+            parts += [scales, scales]
         sizes = [_round_up(math.prod(shape) * DTYPE_BYTES[kind], mmap.PAGESIZE) for shape, kind in parts]
         total = config.num_layers * sum(sizes)
         try:

@@ -56,16 +56,24 @@ class FieldNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One row. Defaults (`default_…`) are transformers' own for fields that a file leaves out."""
+    """One row. Defaults (`default_…`) are transformers' own for fields that a file leaves out.
 
+    `model_types` are the values of `model_type` that this row computes; the first is the family's own, others are
+    checkpoints that are saved under its architecture. `aliases` are further names of the architecture.
+    """
+
+    model_types: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
     names: FieldNames = FieldNames()
+    other_names: Mapping[str, str] = field(default_factory=dict)  # what transformers reads as well, and its own name
     norm: NormKind = "rms"
     gated: bool = True
     residual: Residual | Flag = "sequential"  # a flag chooses "parallel" or "sequential"
     positions: Literal["rotary", "rotary_interleaved", "learned"] = "rotary"
     rotary_share: float | None = None  # part of a head that turns by default; None: whole heads only
     rotary_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # v4 names of base and share
-    window: Literal["none", "all", "by_layer"] = "none"
+    window: Literal["none", "all", "by_layer"] = "none"  # "all": unless layer_types says which layers have it
+    scale_switches: bool = False  # the file may switch the factor on query · key off, or divide it by the layer
     qk_norm: bool = False
     qkv_bias: bool | Flag = False
     attention_out_bias: bool | Flag = False
@@ -77,7 +85,7 @@ class Family:
     default_max_len: int = 2048
     default_head_dim: int | None = None  # None: hidden size divided by heads
     default_window: int | None = None
-    refused: tuple[str, ...] = ()  # flags that must not be set
+    neutral: tuple[str, ...] = ()  # keys of `config_keys.py` that say here what is computed anyway
     prefix: str = "model."  # most tensors have it; checkpoints of the bare model do not
     heads: tuple[str, ...] = ("lm_head",)  # names the output projection goes by
     modules: Mapping[str, Target] = field(default_factory=dict)  # under the prefix
@@ -93,6 +101,8 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
         "gelu_new": "gelu_tanh",
         "gelu_fast": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
+        "gelu_python_tanh": "gelu_tanh",
+        "gelu_accurate": "gelu_tanh",
         "relu": "relu",
     }
 )
@@ -112,7 +122,11 @@ _LLAMA_MODULES = {
     "layers.{}.mlp.down_proj": Target("layers.{}.down"),
     "norm": Target("final_norm"),
 }
-_LLAMA_DROPPED = ("layers.{}.self_attn.rotary_emb.inv_freq",)
+_ROTARY_TABLES = tuple(
+    f"{module}rotary_emb.{table}"
+    for module in ("", "layers.{}.self_attn.", "layers.{}.attention.")
+    for table in ("inv_freq", "cos_cached", "sin_cached")
+)
 
 _GPT_NAMES = FieldNames(
     hidden_size="n_embd",
@@ -124,6 +138,15 @@ _GPT_NAMES = FieldNames(
     max_len="n_positions",
     norm_eps="layer_norm_epsilon",
     activation="activation_function",
+)
+
+_GPT_OTHER_NAMES = MappingProxyType(
+    {
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+    }
 )
 
 _GPT2_MODULES = {
@@ -164,28 +187,37 @@ _NEOX_MODULES = {
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "LlamaForCausalLM": Family(
+            model_types=("llama", "internlm3", "iquestcoder", "exaone"),
+            aliases=("LLaMAForCausalLM", "LlamaModel"),
             qkv_bias=Flag("attention_bias", False),
             attention_out_bias=Flag("attention_bias", False),
             mlp_bias=Flag("mlp_bias", False),
             modules=_LLAMA_MODULES,
-            dropped=_LLAMA_DROPPED,
+            dropped=_ROTARY_TABLES,
         ),
         "MistralForCausalLM": Family(
+            model_types=("mistral", "ministral"),
+            aliases=("MistralModel", "MinistralForCausalLM", "MinistralModel"),
             window="all",
             default_window=4096,
             default_max_len=4096 * 32,
             modules=_LLAMA_MODULES,
-            dropped=_LLAMA_DROPPED,
+            dropped=_ROTARY_TABLES,
         ),
         "Qwen2ForCausalLM": Family(
+            model_types=("qwen2",),
+            aliases=("Qwen2Model",),
             qkv_bias=True,
             window="by_layer",
             default_window=4096,
             default_max_len=32768,
             modules=_LLAMA_MODULES,
-            dropped=_LLAMA_DROPPED,
+            dropped=_ROTARY_TABLES,
         ),
         "Qwen3ForCausalLM": Family(
+            neutral=("qk_norm", "use_qk_norm"),
+            model_types=("qwen3",),
+            aliases=("Qwen3Model",),
             qk_norm=True,
             qkv_bias=Flag("attention_bias", False),
             attention_out_bias=Flag("attention_bias", False),
@@ -194,9 +226,12 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_max_len=32768,
             default_head_dim=128,
             modules=_LLAMA_MODULES,
-            dropped=_LLAMA_DROPPED,
+            dropped=_ROTARY_TABLES,
         ),
         "GPT2LMHeadModel": Family(
+            model_types=("gpt2",),
+            aliases=("GPT2Model",),
+            other_names=_GPT_OTHER_NAMES,
             names=_GPT_NAMES,
             norm="layer",
             gated=False,
@@ -208,12 +243,16 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_activation="gelu_new",
             default_norm_eps=1e-5,
             default_max_len=1024,
-            refused=("add_cross_attention",),
+            scale_switches=True,
+            neutral=("rotary", "rotary_dim"),
             prefix="transformer.",
             modules=_GPT2_MODULES,
             dropped=("h.{}.attn.bias", "h.{}.attn.masked_bias"),
         ),
         "GPTJForCausalLM": Family(
+            model_types=("gptj",),
+            aliases=("GPTJModel",),
+            other_names=_GPT_OTHER_NAMES,
             names=_GPT_NAMES,
             norm="layer",
             gated=False,
@@ -228,6 +267,8 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             dropped=("h.{}.attn.bias", "h.{}.attn.masked_bias", "h.{}.attn.embed_positions"),
         ),
         "GPTNeoXForCausalLM": Family(
+            model_types=("gpt_neox",),
+            aliases=("GPTNeoXModel",),
             names=FieldNames(num_kv_heads=None, head_dim=None, norm_eps="layer_norm_eps"),
             norm="layer",
             gated=False,
@@ -245,7 +286,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             dropped=(
                 "layers.{}.attention.bias",
                 "layers.{}.attention.masked_bias",
-                "layers.{}.attention.rotary_emb.inv_freq",
+                *_ROTARY_TABLES,
             ),
         ),
     }

@@ -8,45 +8,51 @@ from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError
+from flover.files import is_there, read_object, shown
+from flover.generation_config import read_eos_ids
 from flover.model.config import ModelConfig, Residual, RopeConfig
+from flover.model.config_keys import check_keys
 from flover.model.families import ACTIVATIONS, FAMILIES, Family, Flag
-from flover.model.fields import Fields, read_json
+from flover.model.fields import Fields
 from flover.model.rope import read_rope
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
+MAX_HEADS = 2**16
+MAX_HEAD_DIM = 2**14
+MAX_WIDTH = 2**24
+MAX_CONTEXT = 2**24
+"""Tokens of the longest context: a row has a page table for all of it."""
 
 
-def read_model_directory(path: Path) -> tuple[Family, ModelConfig]:
-    """Family and config of the model in a directory, from config.json and generation_config.json.
+def read_model_directory(path: Path, tokenizer: Path | None = None) -> tuple[Family, ModelConfig]:
+    """Family and config of the model in a directory; what ends a sequence is also in generation_config.json and in the
+    directory of its `tokenizer`, if there is one.
 
     Raises `ModelError` if the files are missing or damaged, or say something that Flover does not run.
     """
-    family, config = read_config(read_json(path / "config.json"), str(path / "config.json"))
-    generation = path / "generation_config.json"
-    if generation.exists():
-        fields = Fields(read_json(generation), str(generation))
-        if fields.has("eos_token_id"):
-            config = replace(config, eos_ids=_possible_ids(fields.ids("eos_token_id"), config.vocab_size))
-    return family, config
+    file = path / "config.json"
+    if not is_there(file):
+        adapter = is_there(path / "adapter_config.json")
+        why = "it holds an adapter; merge it into its base model" if adapter else "it is not the directory of a model"
+        raise ModelError(f"{path} has no config.json: {why}")
+    family, config = read_config(read_object(file), str(file))
+    return family, replace(config, eos_ids=read_eos_ids(path, tokenizer, config.vocab_size))
 
 
 def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
     """Family and config of a config dict, as transformers 4 or 5 writes it. `where` names it in errors."""
-    fields = Fields(data, where)
-    architecture, family = _find_family(fields)
-    for name in ("quantization_config", "compression_config"):
-        if fields.has(name):
-            raise fields.error(name, "is present: quantized checkpoints are not supported; float ones are")
-    for name in family.refused:
-        if fields.flag(name, False):
-            raise fields.error(name, f"must not be true: {architecture} is supported without it")
+    architecture, family = find_family(Fields(data, where))
+    fields = Fields(_own_names(data, family, where), where)
+    _check_format(fields)
     names = family.names
-    num_layers, num_heads = fields.integer(names.num_layers, most=MAX_LAYERS), fields.integer(names.num_heads)
-    hidden_size = fields.integer(names.hidden_size)
+    num_layers = fields.integer(names.num_layers, most=MAX_LAYERS)
+    num_heads = fields.integer(names.num_heads, most=MAX_HEADS)
+    hidden_size = fields.integer(names.hidden_size, most=MAX_WIDTH)
     head_dim = _head_dim(fields, family, hidden_size, num_heads)
-    max_len = fields.integer(names.max_len, family.default_max_len)
+    max_len = fields.integer(names.max_len, family.default_max_len, most=MAX_CONTEXT)
     vocab_size = fields.integer("vocab_size")
+    check_keys(fields, _read_keys(family), num_layers, guest=fields.data.get("model_type") in family.model_types[1:])
     config = ModelConfig(
         architecture=architecture,
         hidden_size=hidden_size,
@@ -58,7 +64,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         vocab_size=vocab_size,
         max_position_embeddings=max_len,
         norm=family.norm,
-        norm_eps=fields.positive(names.norm_eps, family.default_norm_eps),
+        norm_eps=fields.positive(names.norm_eps, family.default_norm_eps, most=1),
         gated=family.gated,
         residual=_residual(fields, family),
         qkv_bias=_switch(fields, family.qkv_bias),
@@ -69,10 +75,10 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         qk_norm=family.qk_norm,
         learned_positions=family.positions == "learned",
         rope=_rope(fields, family, head_dim, max_len),
-        sliding_window=_windows(fields, family, num_layers),
-        attention_scale=_scales(fields, head_dim, num_layers),
+        sliding_window=_windows(fields, family, num_layers, max_len),
+        attention_scale=_scales(fields, family, head_dim, num_layers),
         eos_ids=_possible_ids(fields.ids("eos_token_id"), vocab_size),
-        checkpoint_dtype=fields.text("dtype", fields.text("torch_dtype", "float32")),
+        checkpoint_dtype=_dtype(fields),
     )
     activation = fields.text(names.activation, family.default_activation)
     if activation not in ACTIVATIONS:
@@ -81,15 +87,78 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
     return family, replace(config, activation=ACTIVATIONS[activation])
 
 
-def _find_family(fields: Fields) -> tuple[str, Family]:
+def find_family(fields: Fields) -> tuple[str, Family]:
+    """The row of a config and the name of its architecture, by `architectures` and `model_type`, which must agree.
+
+    Without `architectures` the type decides, as in transformers. Raises `ModelError` for what no row computes.
+    """
     named = fields.data.get("architectures")
     supported = f"supported: {', '.join(FAMILIES)}"
-    if not isinstance(named, list) or not named or not all(isinstance(name, str) for name in named):
-        raise fields.error("architectures", f"must name the architecture, got {named!r}; {supported}")
-    for name in named:
-        if name in FAMILIES:
-            return name, FAMILIES[name]
-    raise ModelError(f"{fields.where}: architecture {', '.join(named)} is not supported; {supported}")
+    if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
+        raise fields.error("architectures", f"must name the architecture, got {shown(named)}; {supported}")
+    kind = fields.text("model_type") if fields.has("model_type") else None
+    if not named:
+        for architecture, family in FAMILIES.items():
+            if kind in family.model_types:
+                return architecture, family
+        said = f"and model_type {shown(kind)} is none that is supported" if kind else "and there is no model_type"
+        raise fields.error("architectures", f"must name the architecture, got {shown(named)}, {said}; {supported}")
+    for architecture, family in FAMILIES.items():
+        if architecture in named or set(family.aliases) & set(named):
+            if kind is not None and kind not in family.model_types:
+                raise fields.error(
+                    "model_type", f"{shown(kind)} is another computation than that of {architecture}, and not supported"
+                )
+            return architecture, family
+    raise ModelError(f"{fields.where}: architecture {shown(', '.join(named))} is not supported; {supported}")
+
+
+def _own_names(data: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
+    """The config with the family's own names where it uses others that transformers reads too."""
+    own = dict(data)
+    for other, name in family.other_names.items():
+        value = own.pop(other, None)
+        if value is None:
+            continue
+        if own.get(name) is not None and own[name] != value:
+            raise ModelError(f"{where}: {other} and {name} are the same number, but they differ")
+        own[name] = value
+    return own
+
+
+def _check_format(fields: Fields) -> None:
+    for name in ("quantization_config", "compression_config"):
+        if fields.has(name):
+            method = (fields.section(name) or {}).get("quant_method", "an unknown method")
+            raise fields.error(
+                name,
+                f"is present: checkpoints that are quantized already ({shown(method)}) are not supported; load the "
+                "model's float weights, with --quantization int8 or int4 to have them small",
+            )
+
+
+def _read_keys(family: Family) -> frozenset[str]:
+    """The keys among those of `config_keys.py` that the family's row reads, or that say what it computes anyway."""
+    names = family.names
+    keys = {names.norm_eps, names.activation, names.max_len, *family.rotary_names, *family.neutral}
+    keys |= {name for name in (names.num_kv_heads, names.head_dim) if name is not None}
+    if isinstance(family.residual, Flag):
+        keys.add(family.residual.name)
+    if family.positions == "rotary_interleaved":
+        keys.add("rotary_dim")
+    if family.window != "none":
+        keys.add("layer_types")
+    return frozenset(keys)
+
+
+def _dtype(fields: Fields) -> str:
+    """The type that the file announces; one for each part of a model is a mapping."""
+    value = fields.data.get("dtype", fields.data.get("torch_dtype"))
+    if isinstance(value, dict):
+        value = next(iter(value.values()), None)
+    if value is not None and not isinstance(value, str):
+        raise fields.error("dtype", f"must be the name of a type, got {shown(value)}")
+    return value or "float32"
 
 
 def _switch(fields: Fields, switch: bool | Flag) -> bool:
@@ -105,7 +174,7 @@ def _residual(fields: Fields, family: Family) -> Residual:
 def _head_dim(fields: Fields, family: Family, hidden_size: int, num_heads: int) -> int:
     name = family.names.head_dim
     if name is not None and fields.has(name):
-        return fields.integer(name)
+        return fields.integer(name, most=MAX_HEAD_DIM)
     if family.default_head_dim is not None:
         return family.default_head_dim
     if hidden_size % num_heads:
@@ -119,7 +188,7 @@ def _num_kv_heads(fields: Fields, family: Family, num_heads: int) -> int:
     name = family.names.num_kv_heads
     if name is None:
         return num_heads
-    num_kv_heads = fields.integer(name, num_heads)
+    num_kv_heads = fields.integer(name, num_heads, most=MAX_HEADS)
     if num_heads % num_kv_heads:
         raise fields.error(name, f"({num_kv_heads}) must divide {family.names.num_heads} ({num_heads})")
     return num_kv_heads
@@ -127,13 +196,19 @@ def _num_kv_heads(fields: Fields, family: Family, num_heads: int) -> int:
 
 def _intermediate_size(fields: Fields, family: Family, hidden_size: int) -> int:
     name = family.names.intermediate_size
-    return fields.integer(name, 4 * hidden_size if name == "n_inner" else None)
+    return fields.integer(name, 4 * hidden_size if name == "n_inner" else None, most=MAX_WIDTH)
 
 
 def _rope(fields: Fields, family: Family, head_dim: int, max_len: int) -> RopeConfig | None:
+    if family.positions != "rotary":
+        for name in ("rope_scaling", "rope_parameters"):
+            if fields.has(name):
+                raise fields.error(name, "is there, but this architecture has no such positions")
     if family.positions == "learned":
         return None
     if family.positions == "rotary_interleaved":
+        if "rotary_dim" in fields.data and not fields.has("rotary_dim"):
+            raise fields.error("rotary_dim", "must be a number, got null")
         dim = fields.integer("rotary_dim", 64)
         if dim % 2 or dim > head_dim:
             raise fields.error("rotary_dim", f"must be even and at most the head size {head_dim}, got {dim}")
@@ -149,29 +224,51 @@ def _rope(fields: Fields, family: Family, head_dim: int, max_len: int) -> RopeCo
     )
 
 
-def _windows(fields: Fields, family: Family, num_layers: int) -> tuple[int | None, ...]:
+def _windows(fields: Fields, family: Family, num_layers: int, max_len: int) -> tuple[int | None, ...]:
     """The sliding window of every layer. A window that is null in the file is no window."""
     everywhere: tuple[int | None, ...] = (None,) * num_layers
-    if family.window == "none" or (family.window == "by_layer" and not fields.flag("use_sliding_window", False)):
+    used = fields.flag("use_sliding_window", family.window == "all")
+    if family.window == "none":
+        window = fields.data.get("sliding_window")
+        if used or (window is not None and "use_sliding_window" not in fields.data and _narrow(window, max_len)):
+            raise fields.error("sliding_window", f"is {shown(window)}: this architecture is not computed with one")
         return everywhere
-    if "sliding_window" in fields.data and not fields.has("sliding_window"):
+    kinds = _layer_types(fields, num_layers)
+    null = "sliding_window" in fields.data and not fields.has("sliding_window")
+    if null or (family.window == "by_layer" and not used):
+        if kinds is not None and "sliding_attention" in kinds:
+            raise fields.error("layer_types", "names sliding_attention, but there is no sliding_window in use")
         return everywhere
     window = fields.integer("sliding_window", family.default_window)
+    if kinds is not None:
+        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
     if family.window == "all":
         return (window,) * num_layers
+    first = fields.number("max_window_layers", 28)
+    return tuple(window if layer >= first else None for layer in range(num_layers))
+
+
+def _narrow(window: Any, max_len: int) -> bool:
+    return not isinstance(window, int) or window < max_len
+
+
+def _layer_types(fields: Fields, num_layers: int) -> list[str] | None:
     kinds = fields.data.get("layer_types")
+    known = ("full_attention", "sliding_attention")
     if kinds is None:
-        first = fields.number("max_window_layers", 28)
-        return tuple(window if layer >= first else None for layer in range(num_layers))
-    known = {"full_attention": None, "sliding_attention": window}
-    if not isinstance(kinds, list) or len(kinds) != num_layers or any(str(kind) not in known for kind in kinds):
-        raise fields.error("layer_types", f"must hold {num_layers} of {', '.join(known)}, got {kinds!r}")
-    return tuple(known[str(kind)] for kind in kinds)
+        return None
+    if not isinstance(kinds, list) or len(kinds) != num_layers or any(kind not in known for kind in kinds):
+        raise fields.error("layer_types", f"must hold {num_layers} of {', '.join(known)}, got {shown(kinds)}")
+    return kinds
 
 
-def _scales(fields: Fields, head_dim: int, num_layers: int) -> tuple[float, ...]:
-    """1/sqrt(head_dim), with GPT-2's two switches; no other family has them in its file."""
-    scale = head_dim**-0.5 if fields.flag("scale_attn_weights", True) else 1.0
+def _scales(fields: Fields, family: Family, head_dim: int, num_layers: int) -> tuple[float, ...]:
+    """1/sqrt(head_dim), with GPT-2's two switches; other families have them in their files and ignore them."""
+    scale = head_dim**-0.5
+    if not family.scale_switches:
+        return (scale,) * num_layers
+    if not fields.flag("scale_attn_weights", True):
+        scale = 1.0
     if fields.flag("scale_attn_by_inverse_layer_idx", False):
         return tuple(scale / (layer + 1) for layer in range(num_layers))
     return (scale,) * num_layers

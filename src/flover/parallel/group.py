@@ -18,7 +18,7 @@ import torch.distributed
 from torch import Tensor
 
 from flover.errors import EngineDeadError
-from flover.ops import Reduction
+from flover.ops import HostArray, Reduction
 
 dist: Any = torch.distributed
 """Its names are bound when it is imported, where no type checker sees them."""
@@ -60,13 +60,14 @@ class GlooGroup:
         self._least = _with(dist.AllreduceOptions(), timeout=NEVER, reduceOp=dist.ReduceOp.MIN)
         _let_gloo_wait()
 
-    def all_reduce(self, reduction: Reduction, x: Tensor) -> None:
+    def all_reduce(self, reduction: Reduction, x: HostArray) -> None:
         """Put each number's sum or maximum over all ranks into `x`, contiguous; every rank gets the same bits."""
-        with self._counted(x):
+        own = torch.from_numpy(x)  # the same memory
+        with self._counted(own):
             if reduction == "sum":
-                self._sum(x)
+                self._sum(own)
             else:
-                x.copy_(self._everybodys(x).amax(0))  # of a few numbers: one exchange, as in a small sum
+                own.copy_(self._everybodys(own).amax(0))  # of a few numbers: one exchange, as in a small sum
 
     def _sum(self, x: Tensor) -> None:
         """The sum over all ranks, into `x`; every rank gets the same bits, and a number's bits depend
@@ -119,15 +120,16 @@ class GlooGroup:
         going = [self._model.send([outgoing[rank]], rank, TAG) for rank in others]
         _wait(coming + going, self._patience)
 
-    def gather(self, x: Tensor) -> list[Tensor] | None:
+    def gather(self, x: HostArray) -> list[HostArray] | None:
         """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
-        with self._counted(x):
+        own = torch.from_numpy(x)
+        with self._counted(own):
             if self.rank > 0:
-                _wait([self._model.send([x], 0, TAG)], self._patience)
+                _wait([self._model.send([own], 0, TAG)], self._patience)
                 return None
-            parts = [x, *(torch.empty_like(x) for _ in range(1, self.size))]
+            parts = [own, *(torch.empty_like(own) for _ in range(1, self.size))]
             _wait([self._model.recv([parts[rank]], rank, TAG) for rank in range(1, self.size)], self._patience)
-            return parts
+            return [part.numpy() for part in parts]
 
     def least(self, value: int) -> int:
         """The smallest of everybody's values, however long somebody takes: it is asked for while models load."""

@@ -25,8 +25,8 @@ from flover.engine.device import DeviceExecutor
 from flover.engine.restarts import RestartLimit
 from flover.engine.spawn import Spawned, spawn
 from flover.errors import EngineDeadError
+from flover.model.describe import weight_format_of
 from flover.model.hf_config import read_model_directory
-from flover.model.load import weight_format_of
 from flover.model.locate import locate_model
 from flover.model.shard import Shard
 from flover.parallel.beats import Beats

@@ -36,7 +36,6 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -
     model = door.check_model(body.model)
     door.ready_engine()
     template = door.need_template()
-    defaults = door.need_tokenizer("messages").sampling_defaults
     name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
     reply = Reply(door, body, id=name, created=int(time.time()), model=model)
 
@@ -44,7 +43,7 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -
         with chat_names(body):
             return await door.generate(
                 body,
-                chat_params(body, defaults),
+                chat_params(body, door.sampling_defaults),
                 1,
                 lambda: [render(template, body)],
                 name=f"chatcmpl-{uuid.uuid4().hex}",

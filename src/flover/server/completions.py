@@ -26,8 +26,7 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive) 
     """Answer one request, as a stream or whole."""
     model = door.check_model(body.model)
     door.ready_engine()
-    defaults = {} if door.tokenizer is None else door.tokenizer.sampling_defaults
-    params = completion_params(body, defaults, detokenize=door.tokenizer is not None)
+    params = completion_params(body, door.sampling_defaults, detokenize=door.tokenizer is not None)
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
     reply = Reply(door, body, id=name, created=int(time.time()), model=model)
 

@@ -16,6 +16,7 @@ from typing import TypeVar
 from flover.config import EngineConfig, ServerConfig
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, RequestError
+from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
@@ -50,6 +51,7 @@ class Door:
         self.engine: Supervisor | None = None
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None
+        self.sampling_defaults: SamplingDefaults = {}
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
@@ -61,9 +63,15 @@ class Door:
 
     # State
 
-    def open(self, engine: Supervisor, tokenizer: Tokenizer | None, template: ChatTemplate | None) -> None:
-        """The model is loaded: let requests in."""
-        self.tokenizer, self.template = tokenizer, template
+    def open(
+        self,
+        engine: Supervisor,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        sampling_defaults: SamplingDefaults,
+    ) -> None:
+        """The model is loaded: let requests in. `sampling_defaults` is what its files recommend."""
+        self.tokenizer, self.template, self.sampling_defaults = tokenizer, template, sampling_defaults
         self.metrics.open(engine)
         self.live.open(engine)
         self.engine = engine

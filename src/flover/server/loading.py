@@ -12,7 +12,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from flover.config import EngineConfig
 from flover.engine.spawn import Spawned
 from flover.engine.supervisor import Supervisor
-from flover.model.locate import locate_model
+from flover.generation_config import SamplingDefaults, read_sampling_defaults
+from flover.model.locate import locate_model, locate_tokenizer
 from flover.server.door import Door
 from flover.text.chat import ChatTemplate
 from flover.text.files import read_template
@@ -23,7 +24,7 @@ async def load(
     door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
     """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
-    tokenizer, template = await asyncio.to_thread(_load_text, config, door.config.chat_template)
+    tokenizer, template, defaults = await asyncio.to_thread(load_text, config, door.config.chat_template)
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(config.model, total=None)
@@ -34,17 +35,21 @@ async def load(
             spawned=spawned,
             stall_timeout=door.config.stall_timeout,
         )
-    door.open(engine, tokenizer, template)
+    door.open(engine, tokenizer, template, defaults)
     return engine
 
 
-def _load_text(config: EngineConfig, template_path: str | None) -> tuple[Tokenizer | None, ChatTemplate | None]:
-    if config.skip_tokenizer_init:
-        return None, None
-    own = config.tokenizer is None or config.tokenizer == config.model
-    name, revision = (config.model, config.revision) if own else (str(config.tokenizer), None)
-    tokenizer = Tokenizer.load(locate_model(name, revision, config.download_dir, weights=False))
+def load_text(
+    config: EngineConfig, template_path: str | None
+) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
+    """The tokenizer, the template, and the sampling parameters that the model recommends."""
+    folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
+    defaults = read_sampling_defaults(folder)
+    tokenizer_folder = locate_tokenizer(config)
+    if tokenizer_folder is None:
+        return None, None, defaults
+    tokenizer = Tokenizer.load(tokenizer_folder)
     source = tokenizer.chat_template if template_path is None else read_template(Path(template_path))
     if source is None:
-        return tokenizer, None
-    return tokenizer, ChatTemplate(source, special_tokens=tokenizer.special_tokens)
+        return tokenizer, None, defaults
+    return tokenizer, ChatTemplate(source, special_tokens=tokenizer.special_tokens), defaults

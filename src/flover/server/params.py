@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from flover.errors import RequestError
+from flover.generation_config import SamplingDefaults, default_max_tokens
 from flover.request import SamplingParams
 from flover.server.protocol import ChatBody, CompletionBody, GenerationBody
 
-COMPLETION_MAX_TOKENS = 16
 _SAME = (
     "n",
     "temperature",
@@ -35,15 +35,13 @@ _SAME = (
 )
 """Fields whose name and meaning are the same in the body and in `SamplingParams`."""
 
-Defaults = Mapping[str, float | int]
 
-
-def completion_params(body: CompletionBody, defaults: Defaults, *, detokenize: bool) -> SamplingParams:
+def completion_params(body: CompletionBody, defaults: SamplingDefaults, *, detokenize: bool) -> SamplingParams:
     """What a text completion asks for. Raises `RequestError`."""
     fields = _common(body, defaults)
     if body.best_of is not None and body.best_of != fields.get("n", 1):
         raise RequestError(f"best_of must be equal to n ({fields.get('n', 1)}), got {body.best_of}", param="best_of")
-    wanted = COMPLETION_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    wanted = default_max_tokens(defaults, chat=False) if body.max_tokens is None else body.max_tokens
     if scores_prompt_only(body):
         wanted = 1  # the engine scores a prompt on the way to its first token; the door throws that one away
     fields |= {"max_tokens": wanted, "logprobs": body.logprobs, "detokenize": detokenize}
@@ -57,14 +55,15 @@ def scores_prompt_only(body: CompletionBody) -> bool:
     return body.max_tokens == 0 and bool(body.echo)
 
 
-def chat_params(body: ChatBody, defaults: Defaults) -> SamplingParams:
+def chat_params(body: ChatBody, defaults: SamplingDefaults) -> SamplingParams:
     """What a chat completion asks for; without a limit the answer may fill the context. Raises `RequestError`."""
     fields = _common(body, defaults)
     if body.top_logprobs is not None and not body.logprobs:
         raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     if body.logprobs:
         fields["logprobs"] = body.top_logprobs or 0
-    fields["max_tokens"] = _chat_max_tokens(body)
+    wanted = _chat_max_tokens(body)
+    fields["max_tokens"] = default_max_tokens(defaults, chat=True) if wanted is None else wanted
     return SamplingParams(**fields)
 
 
@@ -93,7 +92,7 @@ def _chat_max_tokens(body: ChatBody) -> int | None:
     return old if new is None else new
 
 
-def _common(body: GenerationBody, defaults: Defaults) -> dict[str, Any]:
+def _common(body: GenerationBody, defaults: SamplingDefaults) -> dict[str, Any]:
     _check_combinations(body)
     given = {name: getattr(body, name) for name in _SAME if getattr(body, name) is not None}
     fields = {**defaults, **given}

@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import tokenizers
 
 from flover.errors import ModelError, RequestError
+from flover.files import is_there, read_text
+from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.text.files import TokenizerFiles, read_tokenizer_files
 from flover.text.pieces import PieceRule, read_decoder
 
-MAX_TOKENIZER_BYTES = 256 * 2**20
 _OTHER_FORMATS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
 _T = TypeVar("_T")
 
@@ -136,20 +137,9 @@ class Tokenizer:
         return None if name is None else self.token_id(name)
 
     @property
-    def eos_ids(self) -> tuple[int, ...]:
-        """Ids that generation_config.json names as ends of a sequence, or the tokenizer's own one."""
-        own = () if self.eos_id is None else (self.eos_id,)
-        return self._files.eos_ids or own
-
-    @property
     def chat_template(self) -> str | None:
         """Source of the model's chat template; None if it has none."""
         return self._files.chat_template
-
-    @property
-    def sampling_defaults(self) -> dict[str, float | int]:
-        """Sampling parameters that the model's generation_config.json recommends."""
-        return dict(self._files.sampling_defaults)
 
     @cached_property
     def vocab_size(self) -> int:
@@ -189,16 +179,17 @@ def _reason(text: str, error: Exception) -> str:
 
 def _read_tokenizer_json(folder: Path) -> str:
     path = folder / "tokenizer.json"
-    if not path.is_file():
-        others = [name for name in _OTHER_FORMATS if (folder / name).is_file()]
-        found = f"; {', '.join(others)} is there, but only tokenizer.json is supported" if others else ""
-        raise ModelError(f"no tokenizer.json in {folder}{found}")
-    try:
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise ModelError(f"{path} is larger than {MAX_TOKENIZER_BYTES} bytes")
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
+    if is_there(path):
+        return read_text(path, MAX_TOKENIZER_BYTES)
+    others = [name for name in _OTHER_FORMATS if is_there(folder / name)]
+    if others:
+        raise ModelError(
+            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json is supported: "
+            "make it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    if not is_there(folder / "config.json"):
+        raise ModelError(f"{folder} has no config.json: it is not the directory of a model")
+    raise ModelError(f"no tokenizer.json in {folder}")
 
 
 def _make_backend(source: str, files: TokenizerFiles) -> tokenizers.Tokenizer:

@@ -9,8 +9,9 @@ from pathlib import Path
 from flover.config import EngineConfig
 from flover.errors import EngineError
 from flover.model.config import parameter_shapes
+from flover.model.describe import weight_format_of
 from flover.model.hf_config import read_model_directory
-from flover.model.load import format_of, is_gated, weight_format_of
+from flover.model.load import format_of, is_gated
 from flover.model.locate import locate_model
 from flover.ops.cpu_weight import PackedWeight
 

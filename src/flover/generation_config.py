@@ -1,0 +1,166 @@
+"""What a model's own files say about generating: which tokens end a sequence, and how to choose tokens by default.
+
+The engine, the server and `LLM` all ask here, so that they cannot come to different answers. Everything is read from
+files of strangers: an unusable value is a `ModelError` that names file and field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flover.errors import ModelError, RequestError
+from flover.files import read_object, read_optional_object, shown
+from flover.request import SamplingParams
+
+FILE = "generation_config.json"
+MAX_TOKENIZER_BYTES = 256 * 2**20
+COMPLETION_MAX_TOKENS = 16
+"""Tokens of a text completion that says nothing, as OpenAI's API and vLLM have it."""
+
+SamplingDefaults = Mapping[str, float | int]
+"""Sampling parameters that a model recommends, under the names of `SamplingParams`."""
+
+_RECOMMENDED = {
+    **{name: name for name in ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")},
+    "max_new_tokens": "max_tokens",
+}
+_WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
+    "do_sample": (True,),
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "num_return_sequences": (1,),
+    "penalty_alpha": (0, 0.0),
+    "max_length": (20,),
+    "min_length": (0,),
+    "min_new_tokens": (0,),
+    "no_repeat_ngram_size": (0,),
+    "encoder_repetition_penalty": (1, 1.0),
+    "encoder_no_repeat_ngram_size": (0,),
+    "typical_p": (1, 1.0),
+    "epsilon_cutoff": (0, 0.0),
+    "eta_cutoff": (0, 0.0),
+    "top_h": (),
+    "exponential_decay_length_penalty": (),
+    "forced_bos_token_id": (),
+    "forced_eos_token_id": (),
+    "suppress_tokens": ([],),
+    "begin_suppress_tokens": ([],),
+    "bad_words_ids": ([],),
+    "sequence_bias": ({}, []),
+    "stop_strings": ([],),
+    "guidance_scale": (1, 1.0),
+    "constraints": ([],),
+    "force_words_ids": ([],),
+    "dola_layers": (),
+    "watermarking_config": (),
+}
+"""Fields of transformers' generation config that would change its answers and are no defaults here, and the values
+with which they change nothing."""
+
+
+def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
+    """Sampling parameters that generation_config.json recommends; `max_new_tokens` is called `max_tokens` here.
+
+    Raises `ModelError` for a value that no request could have: every request that leaves the field out would fail.
+    """
+    path = folder / FILE
+    found: dict[str, float | int] = {}
+    generation = read_optional_object(path)
+    for theirs, ours in _RECOMMENDED.items():
+        value = generation.get(theirs)
+        if value is None:
+            continue
+        try:
+            SamplingParams(**{ours: value})
+        except RequestError as error:
+            raise ModelError(f"{path}: {error.message.replace(ours, theirs)}") from error
+        found[ours] = value
+    return found
+
+
+def ignored_fields(folder: Path) -> list[str]:
+    """Fields of generation_config.json that would change transformers' answers and do not change ours."""
+    generation = read_optional_object(folder / FILE)
+    return [
+        name
+        for name, neutral in _WITHOUT_EFFECT.items()
+        if generation.get(name) is not None and not any(generation[name] == value for value in neutral)
+    ]
+
+
+def default_max_tokens(defaults: SamplingDefaults, *, chat: bool) -> int | None:
+    """Most tokens of an answer to a request that does not say: what the model recommends, else 16 for a completion and
+    all the room that the prompt leaves (None) for a chat. A recommendation is cut to that room (`make_request`)."""
+    recommended = defaults.get("max_tokens")
+    if recommended is not None:
+        return int(recommended)
+    return None if chat else COMPLETION_MAX_TOKENS
+
+
+def default_params(defaults: SamplingDefaults, *, chat: bool) -> SamplingParams:
+    """What a request gets that says nothing at all."""
+    fields: dict[str, Any] = {**defaults, "max_tokens": default_max_tokens(defaults, chat=chat)}
+    return SamplingParams(**fields)
+
+
+def read_eos_ids(folder: Path, tokenizer_folder: Path | None, vocab_size: int) -> tuple[int, ...]:
+    """The tokens that end a sequence: those of config.json, of generation_config.json and of the tokenizer together.
+
+    Ids outside the vocabulary can never be generated and are left out: small test models keep GPT-2's default.
+    `tokenizer_folder` is None where no tokenizer is loaded. Raises `ModelError`.
+    """
+    ids: list[int] = []
+    for path in (folder / "config.json", folder / FILE):
+        ids += token_ids(read_optional_object(path).get("eos_token_id"), f"{path}: eos_token_id")
+    if tokenizer_folder is not None:
+        ids += _tokenizer_eos(tokenizer_folder)
+    return tuple(dict.fromkeys(token for token in ids if 0 <= token < vocab_size))
+
+
+def token_ids(value: Any, where: str) -> list[int]:
+    """One token id or a list of them, as the files write them; null is none. Raises `ModelError`."""
+    items = value if isinstance(value, list) else [value]
+    items = [item for item in items if item is not None]
+    if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
+        raise ModelError(f"{where} must be a token id or a list of them, got {shown(value)}")
+    return items
+
+
+def token_text(value: Any) -> str | None:
+    """A special token is written as its text or as an object with `content`."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) and value else None
+
+
+def _tokenizer_eos(folder: Path) -> list[int]:
+    """The id of the tokenizer's `eos_token`. Its text is in the small files; the id often only in tokenizer.json."""
+    config = read_optional_object(folder / "tokenizer_config.json")
+    text = token_text(config.get("eos_token"))
+    if text is None:
+        text = token_text(read_optional_object(folder / "special_tokens_map.json").get("eos_token"))
+    if text is None:
+        return []
+    added = config.get("added_tokens_decoder")
+    if isinstance(added, dict):
+        for token, entry in added.items():
+            if token_text(entry) == text and token.isascii() and token.isdigit() and len(token) < 11:
+                return [int(token)]
+    path = folder / "tokenizer.json"
+    return _vocabulary_id(read_object(path, MAX_TOKENIZER_BYTES), text) if path.is_file() else []
+
+
+def _vocabulary_id(tokenizer: Mapping[str, Any], text: str) -> list[int]:
+    added = tokenizer.get("added_tokens")
+    for entry in added if isinstance(added, list) else []:
+        if token_text(entry) == text and isinstance(entry.get("id"), int):
+            return [entry["id"]]
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict) and isinstance(vocabulary.get(text), int):
+        return [vocabulary[text]]
+    if isinstance(vocabulary, list):  # Unigram: [text, score], in the order of ids
+        return [index for index, entry in enumerate(vocabulary) if isinstance(entry, list) and entry[:1] == [text]][:1]
+    return []
