@@ -178,7 +178,7 @@ class CpuOps:
     def attention(self, queries: Array, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Array:
         """Attention of every token over its row's pages."""
         tokens, heads, dim = queries.shape
-        if queries.dtype != np.float32 or queries.strides[1:] != (4 * dim, 4):
+        if queries.dtype != np.float32 or (tokens and queries.strides[1:] != (4 * dim, 4)):
             raise InvariantError("queries must be float32 with their heads one after another")
         y = self._new(tokens, heads * dim)
         table = plan.page_table
