@@ -12,7 +12,6 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 
 from flover.engine.device import DeviceExecutor
 from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
@@ -58,7 +57,7 @@ class EchoDecoder:
 
     def logits(self, hidden: HostArray) -> HostArray:
         self.logit_rows.append(len(hidden))
-        logits = np.concatenate([echo_logits(int(value)).numpy() for value in hidden[:, 0]])
+        logits = np.concatenate([echo_logits(int(value)) for value in hidden[:, 0]])
         if self.poison is not None:
             logits[hidden[:, 0] == self.poison] = np.nan
         return logits
@@ -73,9 +72,9 @@ def echo_digests(token_ids: list[int]) -> list[float]:
     return digests
 
 
-def echo_logits(digest: int) -> torch.Tensor:
+def echo_logits(digest: int) -> HostArray:
     """[1, VOCAB]"""
-    return torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(digest)) * 3
+    return np.random.default_rng(digest).normal(0, 3, (1, VOCAB)).astype(np.float32)
 
 
 def echo_executor(num_rows: int = 6, num_pages: int = 80, page_size: int = 4) -> tuple[DeviceExecutor, EchoDecoder]:

@@ -49,7 +49,9 @@ def pages_of(ops: Ops, keys: Tensor, values: Tensor) -> Pages:
     """Pages [num_pages, page_size, num_kv_heads, d] in the layout of `ops`."""
     num_pages, page_size, heads, dim = keys.shape
     key_shape, value_shape = ops.page_shapes(num_pages, page_size, heads, dim)
-    pages = Pages(keys.new_empty(key_shape), values.new_empty(value_shape), page_size, DTYPES[keys.dtype])
+    pages = Pages(
+        keys.new_empty(key_shape), values.new_empty(value_shape), page_size, DTYPES.get(keys.dtype, "float32")
+    )
     _fitting(pages.keys, keys.shape).copy_(keys)
     _fitting(pages.values, values.shape).copy_(values)
     return pages

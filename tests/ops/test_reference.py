@@ -144,7 +144,7 @@ def naive_attention(
 
 NAIVE = Ops(
     name="naive",
-    vector=REFERENCE.vector,
+    array=REFERENCE.array,
     page_shapes=reference.page_shapes,
     new_weight=NaiveWeight,  # type: ignore[arg-type]
     embed=lambda ids, table: torch.stack([table.data[token] for token in ids.tolist()]),
@@ -189,7 +189,7 @@ def test_reference_agrees_with_the_naive_formula(name: str, dtype: torch.dtype) 
 def test_every_operation_has_a_spec() -> None:
     """Planning and pages are part of attention's spec, and packing of linear's; draws are held to plain Python by
     `tests/model/test_sampling.py`."""
-    others = {"name", "vector", "page_shapes", "new_weight", "plan_attention", "capture"}
+    others = {"name", "array", "page_shapes", "new_weight", "plan_attention", "capture"}
     others |= {"argmax", "logsumexp", "sample"}
     others |= {"kernel_seconds", "group", "all_reduce"}  # the last two: `tests/parallel`
     operations = {field.name for field in fields(Ops)} - others

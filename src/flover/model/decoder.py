@@ -75,7 +75,7 @@ class Decoder:
         self._captured_for: KVCache | None = None
         if config.rope is not None:
             frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
-            self._frequencies = ops.vector(frequencies)
+            self._frequencies = ops.array(frequencies)
 
     def forward(self, batch: Batch, kv: KVCache) -> Array:
         """Compute all tokens of the batch and write their keys and values to `kv`.

@@ -85,6 +85,7 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
         _fill_with_noise(weights, cuts, whole, progress)
     else:
         _fill_from_files(weights, cuts, model.reads, model.format, progress)
+    weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in weights.vectors.items()})
     return LoadedModel(
         decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
         description=model,
@@ -102,9 +103,7 @@ def _allocate(model: ModelConfig, cuts: Mapping[str, Cut], ops: Ops, weight_form
             for name, shape in shapes.items()
             if len(shape) == 2
         }
-        vectors = {
-            name: ops.vector(np.zeros(shape, dtype=np.float32)) for name, shape in shapes.items() if len(shape) == 1
-        }
+        vectors = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items() if len(shape) == 1}
     except MemoryError as error:
         raise ModelError(
             f"the {model.num_parameters():,} weights do not fit into this machine's memory as {weight_format}"

@@ -157,7 +157,8 @@ def _yarn(rope: RopeConfig, exponents: Floats) -> Floats:
     ramp = ((np.arange(rope.dim // 2, dtype=np.float32) - low) / (high - low)).clip(0, 1)
     stays = 1 - ramp
     periods = _power(rope.theta, exponents)
-    return 1.0 / (rope.factor * periods) * (1 - stays) + 1.0 / periods * stays
+    result: Floats = 1.0 / (rope.factor * periods) * (1 - stays) + 1.0 / periods * stays
+    return result
 
 
 def _yarn_attention_factor(rope: RopeConfig) -> float:
@@ -190,4 +191,5 @@ def _llama3(rope: RopeConfig, frequencies: Floats) -> Floats:
     blended = (1 - blend) * frequencies / rope.factor + blend * frequencies
     scaled = np.where(waves > longest, frequencies / rope.factor, frequencies)
     between = ~(waves < shortest) & ~(waves > longest)
-    return np.where(between, blended, scaled)
+    result: Floats = np.where(between, blended, scaled)
+    return result

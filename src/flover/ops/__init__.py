@@ -212,8 +212,8 @@ class Ops:
     """
 
     name: str
-    vector: Callable[[npt.NDArray[np.float32]], Array]
-    """norm weights, biases and frequencies, as the implementation keeps them"""
+    array: Callable[[HostArray], Array]
+    """an array of the host, such as a norm's weights, as the implementation's own"""
     page_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
     """(num_pages, page_size, num_kv_heads, d) -> shapes of a layer's key pages and value pages, page first"""
     new_weight: NewWeight

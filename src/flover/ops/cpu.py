@@ -274,7 +274,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
     made = CpuOps(isa, num_threads, group)
     return Ops(
         name=f"cpu ({made.runner.isa})",
-        vector=np.ascontiguousarray,
+        array=np.ascontiguousarray,
         page_shapes=page_shapes,
         new_weight=PackedWeight,
         embed=made.embed,  # type: ignore[arg-type]  # weights are this module's own

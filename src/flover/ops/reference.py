@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from flover.errors import ConfigError
 from flover.ops import Ops, Pages, Part, WeightFormat
 from flover.ops.order import argmax, logsumexp
-from flover.ops.paged_attention import attention, plan_attention
+from flover.ops.paged_attention import attention, plan_attention, tensor_pages
 from flover.ops.sampling import sample
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,6 +131,7 @@ def rotary_write(
     slots: Tensor,
 ) -> Tensor:
     """Rotary position embedding (Su et al., 2021), then one scatter of keys and one of values."""
+    pages = tensor_pages(pages)
     num_kv_heads = (qkv.shape[1] - num_heads) // 2
     queries_keys, values = qkv[:, :-num_kv_heads], qkv[:, -num_kv_heads:]
     if cos is not None and sin is not None:
@@ -151,7 +152,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 OPS = Ops(
     name="reference",
-    vector=torch.from_numpy,
+    array=torch.from_numpy,
     page_shapes=page_shapes,
     new_weight=new_weight,
     embed=embed,  # type: ignore[arg-type]  # weights are this module's own

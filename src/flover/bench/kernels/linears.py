@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -157,14 +158,14 @@ def _packed(shape: Shape, weight_format: WeightFormat, values: Tensor, copy: int
     """The first copy as it is; in the others each output repeats one number, which is quantized in no time. The
     kernels take as long for any numbers."""
     weight = PackedWeight((shape.out_size, shape.in_size), weight_format, shape.gated)
-    weight.store(0, values if copy == 0 else values[:, :1].expand_as(values))
+    weight.store(0, (values if copy == 0 else values[:, :1].expand_as(values)).numpy())
     return weight
 
 
 def measure_packing(shape: Shape, weight_format: WeightFormat, seconds: float) -> Cell:
     """Quantize and pack, slice by slice as the loader does; bytes are those of the float32 numbers that come in."""
     count = min(shape.out_size, max(1, SLICE_NUMBERS // shape.in_size))
-    values = torch.randn(count, shape.in_size)
+    values = np.random.default_rng(0).standard_normal((count, shape.in_size), dtype=np.float32)
     weight = PackedWeight((count, shape.in_size), weight_format, False)
     return Cell(
         op="pack",

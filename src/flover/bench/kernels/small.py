@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from flover.memory.kvcache import KVCache
 from flover.model.config import ModelConfig
 from flover.ops import WeightFormat
 from flover.ops.cpu import CpuOps
-from flover.ops.cpu_layout import native_pages, page_shapes
+from flover.ops.cpu_layout import address, native_pages, page_shapes
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
 
 ROWS = (1, 32)
@@ -105,7 +106,7 @@ def _rotary(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Made:
     rotary_dim = 0 if rope is None else rope.dim
     cos, sin = torch.rand(2, rows, max(1, rotary_dim // 2))
     pages = KVCache(config, rows + 1, PAGE_SIZE, dtype, page_shapes).layers[0]
-    slots = (torch.arange(rows) + 1) * PAGE_SIZE
+    slots = (np.arange(rows) + 1) * PAGE_SIZE
     turned = 2.0 * rows * (config.query_size + config.kv_size) * qkv.itemsize
     written = rows * config.kv_bytes_per_token(dtype) / config.num_layers
     op = _cpu.Rotary(
@@ -116,7 +117,7 @@ def _rotary(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Made:
         sin=sin.data_ptr(),
         rotary_dim=rotary_dim,
         interleaved=rope is not None and rope.interleaved,
-        slots=slots.data_ptr(),
+        slots=address(slots),
         pages=native_pages(pages),
     )
     ours = keeping((qkv, cos, sin, slots, pages), lambda: runner.run(op))
@@ -127,7 +128,7 @@ def _embed(config: ModelConfig, runner: _cpu.KernelRunner, weight_format: Weight
     shape = (config.vocab_size, config.hidden_size)
     plain = torch.randn(config.vocab_size, 1).expand(shape).contiguous()
     table = PackedWeight(shape, weight_format, False)
-    table.store(0, plain)
+    table.store(0, plain.numpy())
     ids = torch.randint(config.vocab_size, (rows,), generator=torch.Generator().manual_seed(0))
     y = torch.empty(rows, config.hidden_size)
     op = _cpu.Embed(weight=table.data, ids=ids.data_ptr(), rows=rows, y=y.data_ptr())
