@@ -282,8 +282,8 @@ def test_engine_settings_pass_and_vllms_harmless_ones_are_dropped() -> None:
     ("setting", "message"),
     [
         ({"trust_remote_code": True}, "code from a model repository is never run"),
-        ({"pipeline_parallel_size": 2}, "only 1 is supported"),
-        ({"gpu_memory_utilization": 0.9}, "kv_cache_memory_bytes"),
+        ({"pipeline_parallel_size": 2}, "only 1 is accepted"),
+        ({"num_gpu_blocks_override": 9}, "--kv-cache-memory-bytes"),
         ({"quantization": "awq"}, "quantization must be one of int8, int4"),
         ({"enable_chunked_prefill": False}, "always join in chunks"),
     ],

@@ -75,7 +75,8 @@ def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
         try:
             SamplingParams(**{ours: value})
         except RequestError as error:
-            raise ModelError(f"{path}: {error.message.replace(ours, theirs)}") from error
+            message = error.message.replace(ours, theirs)
+            raise ModelError(f"{path}: {message if len(message) < 300 else message[:300] + '…'}") from error
         found[ours] = value
     return found
 

@@ -65,8 +65,8 @@ class LLM:
         **settings: Any,
     ) -> None:
         config = EngineConfig(
-            model=str(model),
-            tokenizer=None if tokenizer is None else str(tokenizer),
+            model=str(model) if isinstance(model, Path) else model,
+            tokenizer=str(tokenizer) if isinstance(tokenizer, Path) else tokenizer,
             skip_tokenizer_init=skip_tokenizer_init,
             dtype=dtype,
             seed=seed,
@@ -265,6 +265,17 @@ class LLM:
     def get_metrics(self) -> EngineStats:
         """Counters and gauges of the engine."""
         return self._running_engine().stats()
+
+    @property
+    def max_model_len(self) -> int:
+        """Most tokens, prompt and output together, of one sequence."""
+        return self._running_engine().facts.max_model_len
+
+    def __repr__(self) -> str:
+        if self._engine is None:
+            return "LLM(closed)"
+        facts = self._engine.facts
+        return f"LLM(model={facts.model!r}, dtype={facts.dtype!r}, max_model_len={facts.max_model_len})"
 
     def reset_prefix_cache(self) -> None:
         """Forget all reusable prompt beginnings."""

@@ -38,7 +38,7 @@ def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], bar: Gene
     Ctrl-C takes effect between two iterations. Raises `EngineDeadError` if the engine cannot go on.
     """
     running: dict[str, OutputBuilder] = {}
-    with bar, _deferred_interrupt() as interrupted:
+    with bar, deferred_interrupt() as interrupted:
         try:
             for builder in builders:
                 engine.submit(builder.request)
@@ -56,7 +56,7 @@ def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], bar: Gene
 
 
 @contextlib.contextmanager
-def _deferred_interrupt() -> Iterator[threading.Event]:
+def deferred_interrupt() -> Iterator[threading.Event]:
     """Ctrl-C sets an event instead of breaking into an iteration, where it would leave half-done work behind.
 
     Only in the main thread, and only where Python's own handler is in place: others know what they do.

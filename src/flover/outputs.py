@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
-from flover.text.stream import TextStream
+from flover.text.stream import TextStream, text_start
 from flover.text.tokenizer import Tokenizer
 
 
@@ -79,7 +79,8 @@ class OutputBuilder:
         self.request = request
         self._prompt = prompt
         self._tokenizer = tokenizer
-        self._streams = [TextStream(tokenizer, request.params, request.prompt_ids) for _ in range(request.params.n)]
+        start = text_start(tokenizer, request.params, request.prompt_ids)
+        self._streams = [TextStream(tokenizer, request.params, start) for _ in range(request.params.n)]
         self._errors: dict[int, str] = {}
         self._prompt_logprobs: list[TokenLogprobs | None] | None = None
         self._cached_tokens = 0

@@ -7,17 +7,12 @@ honoured at the door; the engine ignores them.
 from __future__ import annotations
 
 import enum
-import math
 from typing import Any
 
 import msgspec
 
-from flover.errors import RequestError
-
-MAX_LOGPROBS = 20
-"""Most alternatives per position that `logprobs` may ask for; -1 asks for the whole vocabulary."""
-MAX_SEQUENCES = 64
-"""Most sequences that one request may ask for with `n`."""
+from flover.errors import RequestError, shown
+from flover.sampling_checks import check_params
 
 
 class FinishReason(enum.StrEnum):
@@ -80,107 +75,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         return msgspec.structs.replace(self, **changes)
 
 
-def _number(name: str, value: Any, low: float, high: float, *, integer: bool = False) -> None:
-    number = isinstance(value, int if integer else int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        kind = "an integer" if integer else "a finite number"
-        raise RequestError(f"{name} must be {kind}, got {value!r}", param=name)
-    if not low <= value <= high:
-        raise RequestError(f"{name} must be between {low:g} and {high:g}, got {value!r}", param=name)
-
-
-def _ids(name: str, value: Any, most: int) -> None:
-    if not isinstance(value, list):
-        raise RequestError(f"{name} must be a list of token ids, got {value!r}", param=name)
-    if len(value) > most:
-        raise RequestError(f"{name} may hold at most {most} token ids, got {len(value)}", param=name)
-    for token in value:
-        _number(name, token, 0, 2**31 - 1, integer=True)
-
-
-def _strings(name: str, value: Any, most: int) -> None:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise RequestError(f"{name} must be a list of strings, got {value!r}", param=name)
-    if len(value) > most:
-        raise RequestError(f"{name} may hold at most {most} strings, got {len(value)}", param=name)
-    if not all(value):
-        raise RequestError(f"{name} must not hold an empty string", param=name)
-
-
-_RANGES: dict[str, tuple[float, float, bool]] = {
-    "n": (1, MAX_SEQUENCES, True),
-    "presence_penalty": (-2, 2, False),
-    "frequency_penalty": (-2, 2, False),
-    "repetition_penalty": (1e-4, 1e4, False),
-    "temperature": (0, 1e4, False),
-    "top_p": (1e-10, 1, False),
-    "top_k": (-1, 2**31 - 1, True),
-    "min_p": (0, 1, False),
-    "min_tokens": (0, 2**31 - 1, True),
-}
-_OPTIONAL_RANGES: dict[str, tuple[float, float]] = {
-    "seed": (-(2**63), 2**63 - 1),
-    "max_tokens": (1, 2**31 - 1),
-    "logprobs": (-1, MAX_LOGPROBS),
-    "prompt_logprobs": (-1, MAX_LOGPROBS),
-    "truncate_prompt_tokens": (1, 2**31 - 1),
-}
-_FLAGS = (
-    "include_stop_str_in_output",
-    "ignore_eos",
-    "detokenize",
-    "skip_special_tokens",
-    "spaces_between_special_tokens",
-)
-
-
-def check_params(params: SamplingParams) -> None:
-    """Check every field alone and then the combinations. Raises `RequestError`."""
-    for name, (low, high, integer) in _RANGES.items():
-        _number(name, getattr(params, name), low, high, integer=integer)
-    for name, (low, high) in _OPTIONAL_RANGES.items():
-        if getattr(params, name) is not None:
-            _number(name, getattr(params, name), low, high, integer=True)
-    for name in _FLAGS:
-        if not isinstance(getattr(params, name), bool):
-            raise RequestError(f"{name} must be true or false, got {getattr(params, name)!r}", param=name)
-    if params.stop is not None:
-        _strings("stop", params.stop_strings, 16)
-    if params.bad_words is not None:
-        _strings("bad_words", params.bad_words, 64)
-    if params.stop_token_ids is not None:
-        _ids("stop_token_ids", params.stop_token_ids, 64)
-    if params.allowed_token_ids is not None:
-        _ids("allowed_token_ids", params.allowed_token_ids, 2**20)
-        if not params.allowed_token_ids:
-            raise RequestError("allowed_token_ids must not be empty", param="allowed_token_ids")
-    if params.logit_bias is not None:
-        _check_bias(params.logit_bias)
-    _check_combinations(params)
-
-
-def _check_bias(bias: Any) -> None:
-    if not isinstance(bias, dict):
-        raise RequestError(f"logit_bias must map token ids to numbers, got {bias!r}", param="logit_bias")
-    if len(bias) > 300:
-        raise RequestError(f"logit_bias may hold at most 300 entries, got {len(bias)}", param="logit_bias")
-    for token, value in bias.items():
-        _number("logit_bias", token, 0, 2**31 - 1, integer=True)
-        _number("logit_bias", value, -100, 100)
-
-
-def _check_combinations(params: SamplingParams) -> None:
-    if params.greedy and params.n > 1:
-        raise RequestError(f"n must be 1 when temperature is 0, got {params.n}", param="n")
-    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
-        raise RequestError(
-            f"min_tokens ({params.min_tokens}) must not exceed max_tokens ({params.max_tokens})",
-            param="min_tokens",
-        )
-    if params.stop_strings and not params.detokenize:
-        raise RequestError("stop strings need detokenize=True", param="stop")
-
-
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request as it crosses from the door to the engine: token ids and resolved parameters.
 
@@ -241,6 +135,14 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int
     eos_ids: list[int]
     num_parameters: int = 0
+    switch_len: int | None = None
+    """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that
+    for short ones; None if there is but one."""
+
+
+def is_long(num_prompt: int, params: SamplingParams, switch_len: int | None) -> bool:
+    """Whether a request can come to more tokens than `switch_len` (None: no request is long)."""
+    return switch_len is not None and (params.max_tokens is None or num_prompt + params.max_tokens > switch_len)
 
 
 def check_request(request: Request, facts: ModelFacts) -> None:
@@ -251,25 +153,10 @@ def check_request(request: Request, facts: ModelFacts) -> None:
     low, high = min(request.prompt_ids), max(request.prompt_ids)
     if low < 0 or high >= facts.vocab_size:
         bad = low if low < 0 else high
-        raise RequestError(f"token id {bad} is out of range 0..{facts.vocab_size - 1}", param="prompt")
-    room = min(facts.max_model_len, facts.pool_tokens)
-    wanted = params.max_tokens if params.max_tokens is not None else 1
-    if length + wanted > room:
-        limit = (
-            f"the model's context of {facts.max_model_len}"
-            if facts.max_model_len <= facts.pool_tokens
-            else f"the key/value pool of {facts.pool_tokens}"
-        )
-        raise RequestError(
-            f"prompt ({length} tokens) plus max_tokens ({wanted}) is {length + wanted}, more than {limit} tokens",
-            param="prompt" if length >= room else "max_tokens",
-            code="context_length_exceeded",
-        )
-    if params.max_tokens is None and params.min_tokens > room - length:
-        raise RequestError(
-            f"min_tokens ({params.min_tokens}) exceeds the room left by the prompt ({room - length})",
-            param="min_tokens",
-        )
+        raise RequestError(f"token id {shown(bad)} is out of range 0..{facts.vocab_size - 1}", param="prompt")
+    room = max_total_tokens(facts)
+    if length >= room:
+        raise too_long(length, None, facts)
     named = {
         "logit_bias": list(params.logit_bias or ()),
         "allowed_token_ids": params.allowed_token_ids or [],
@@ -279,11 +166,64 @@ def check_request(request: Request, facts: ModelFacts) -> None:
     for name, ids in named.items():
         if ids and max(ids) >= facts.vocab_size:
             raise RequestError(f"{name}: token id {max(ids)} is out of range 0..{facts.vocab_size - 1}", param=name)
+    _check_choice(request, facts)
+
+
+def _check_choice(request: Request, facts: ModelFacts) -> None:
+    """Refuse masks that leave no token for the first choice: single tokens of `bad_words` are never chosen, and those
+    that end a sequence not before `min_tokens`."""
+    params = request.params
+    banned = {word[0] for word in request.bad_words_ids if len(word) == 1}
+    if params.min_tokens > 0:
+        banned.update(facts.eos_ids, params.stop_token_ids or ())
+    if params.allowed_token_ids is None:
+        left = len(banned) < facts.vocab_size
+    else:
+        left = not banned.issuperset(params.allowed_token_ids)
+    if not left:
+        names = [name for name in ("allowed_token_ids", "bad_words") if getattr(params, name)]
+        if params.min_tokens > 0:
+            names += [f"min_tokens ({params.min_tokens}, before which no token may end the answer)"]
+        raise RequestError(f"no token is left to choose under {' and '.join(names)}", param=names[0].partition(" ")[0])
+
+
+def max_total_tokens(facts: ModelFacts) -> int:
+    """Most tokens, prompt and output together, that one sequence can have here."""
+    return min(facts.max_model_len, facts.pool_tokens)
+
+
+def too_long(length: int, max_tokens: int | None, facts: ModelFacts) -> RequestError:
+    """The error about a prompt of `length` tokens that leaves no room, or not the `max_tokens` that were asked for; in
+    OpenAI's words, which clients look for."""
+    limit = max_total_tokens(facts)
+    pool = "" if facts.max_model_len <= facts.pool_tokens else f" (the key/value pool of {limit} tokens)"
+    if max_tokens is None:
+        asked = f"your prompt has {length} tokens, which leaves no room for a completion. Please shorten the prompt."
+    else:
+        asked = (
+            f"you requested {length + max_tokens} tokens ({length} in the prompt, {max_tokens} in the completion). "
+            "Please shorten the prompt or the completion."
+        )
+    return RequestError(
+        f"This model's maximum context length is {limit} tokens{pool}. However, {asked}",
+        param="prompt" if length >= limit else "max_tokens",
+        code="context_length_exceeded",
+    )
+
+
+def check_fits(request: Request, max_tokens: int | None, facts: ModelFacts) -> None:
+    """Refuse a request whose prompt does not leave `max_tokens`, instead of cutting them to what fits."""
+    length = len(request.prompt_ids)
+    if max_tokens is not None and max_tokens > max_total_tokens(facts) - length:
+        raise too_long(length, max_tokens, facts)
 
 
 def resolve_max_tokens(request: Request, facts: ModelFacts) -> Request:
-    """Put a number where `max_tokens` is None: all the room that the prompt leaves."""
-    if request.params.max_tokens is not None:
+    """The request with a `max_tokens` that fits: where it is None or more, all the room that the prompt leaves. The
+    sequence then ends there with the reason "length", also before `min_tokens`."""
+    room = max_total_tokens(facts) - len(request.prompt_ids)
+    params = request.params
+    if params.max_tokens is not None and params.max_tokens <= room:
         return request
-    room = min(facts.max_model_len, facts.pool_tokens) - len(request.prompt_ids)
-    return msgspec.structs.replace(request, params=request.params.replace(max_tokens=room))
+    fitting = params.replace(max_tokens=room, min_tokens=min(params.min_tokens, room))
+    return msgspec.structs.replace(request, params=fitting)

@@ -209,7 +209,7 @@ def test_packing_is_measured() -> None:
 
 
 def test_quick_leaves_what_was_asked_for() -> None:
-    parse = parser_of_all().parse_args
+    parse = parser_of_all("bench").parse_args
     quick = kernel_options(parse(["bench", "kernels", "--quick", "--rows", "5", "--threads", "1"]))
     assert (quick.rows, quick.threads, quick.seconds) == ((5,), (1,), 0.04)
     assert kernel_options(parse(["bench", "kernels"])).rows[-1] == 512

@@ -133,7 +133,7 @@ def test_wanted_ratios_are_read_and_checked() -> None:
 
 
 def options_of(*words: str) -> RivalOptions:
-    return rival_options(make_parser().parse_args(["bench", "rivals", *words]))
+    return rival_options(make_parser("bench").parse_args(["bench", "rivals", *words]))
 
 
 def test_the_command_line_asks_for_what_it_says() -> None:

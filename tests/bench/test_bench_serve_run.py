@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import math
 import socket
 import subprocess
 import sys
@@ -172,12 +171,12 @@ def test_requests_that_fail_are_counted_with_their_reason(handler: Handler, word
 def test_a_server_that_is_not_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"
-    with pytest.raises(EngineError, match="names no model"):
+    with pytest.raises(EngineError, match=r"cannot connect to .*: connection refused"):
         serve(url, work(1))
     with pytest.raises(EngineError, match=r"did not answer within 0\.1 s"):
         serve(url, work(1), Traffic(ready_check_timeout_sec=0.1), model="m")
     served = serve(url, work(2), model="m")
-    assert all("Connect" in record.error for record in served.records)
+    assert all("cannot connect" in record.error for record in served.records)
 
 
 def test_a_refusal_is_not_waited_for() -> None:
@@ -345,10 +344,8 @@ def test_a_run_in_which_everything_failed_is_a_failure(tmp_path: Path) -> None:
         port = sock.getsockname()[1]
     done = flover("bench", "serve", f"--port={port}", "--model=m", "--num-prompts=2", "--input-len=4")
     assert done.returncode == 1
-    assert "2 failed: ClientConnectorError" in done.stdout
-    line = json.loads(done.stdout.splitlines()[-1])
-    assert (line["completed"], line["failed"], line["mean_ttft_ms"]) == (0, 2, None)
-    assert not math.isnan(line["duration"])
+    assert done.stdout == "", "no table of zeros"
+    assert done.stderr.startswith("flover bench serve: error: all 2 requests failed; the first: cannot connect to")
 
 
 def test_the_command_refuses_in_one_line() -> None:

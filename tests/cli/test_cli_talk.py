@@ -53,15 +53,14 @@ def test_a_prompt_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture[str
     assert err.count("\n") == 1
 
 
-def test_a_conversation_with_commands(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("Hello.\n/reset\nHello.\n/nonsense\n/exit\nnever read\n"))
-    out = run(capsys, "chat", *GREEDY)
-    turns = [part for part in out.split("> ") if part.strip()]
-    hello, forgotten, again, nonsense = turns[1:5]
+def test_piped_lines_are_answered_and_nothing_else_is_printed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hello.\n/reset\nHello.\n/exit\nnever read\n"))
+    hello, again, rest = run(capsys, "chat", *GREEDY).split("\n")
     assert hello.strip()
-    assert "(forgotten)" in forgotten
-    assert again == hello
-    assert "There is no /nonsense" in nonsense
+    assert again == hello, "/reset forgets what came before"
+    assert rest == ""
 
 
 def test_quick_chat_answers_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,15 +105,14 @@ def server() -> Iterator[http.server.HTTPServer]:
         thread.join()
 
 
+@pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
 def test_chat_with_a_server(
-    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("one\nbreak\ntwo\n"))
-    url = f"http://127.0.0.1:{server.server_port}/v1"
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
+    url = f"http://127.0.0.1:{server.server_port}{path}"
     out = run(capsys, "chat", "--url", url, "--api-key", "key", "--system-prompt", "Be brief.", "--top-k", "5")
-    assert "2 messages" in out
-    assert "the server says 400: no such thing" in out
-    assert "4 messages" in out, "the refused message must not be remembered"
+    assert out == "2 messages\n4 messages\n"
     body, key = server.seen[0]
     assert key == "Bearer key"
     assert body["model"] == "served"
@@ -122,11 +120,43 @@ def test_chat_with_a_server(
     assert "ignore_eos" not in body
 
 
-def test_a_server_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["chat", "--url", "http://127.0.0.1:1", "-q", "x"]) == 1
-    err = capsys.readouterr().err
-    assert "no answer from http://127.0.0.1:1" in err
-    assert err.count("\n") == 1
+def test_a_key_from_the_environment(
+    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOVER_API_KEY", "from outside")
+    run(capsys, "chat", "--url", f"http://127.0.0.1:{server.server_port}", "-q", "Hello.")
+    assert server.seen[0][1] == "Bearer from outside"
+
+
+def test_what_a_server_refuses_ends_a_pipe_with_its_message(
+    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\nbreak\ntwo\n"))
+    assert main(["chat", "--url", f"http://127.0.0.1:{server.server_port}"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "1 messages\n"
+    assert err == "flover chat: error: the server says 400: no such thing\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:1", "cannot connect to http://127.0.0.1:1: connection refused; is the server running?"),
+        ("http://no-such-host.invalid", "cannot connect to http://no-such-host.invalid: no such host"),
+    ],
+)
+@pytest.mark.parametrize("command", [["chat", "-q", "x", "--url"], ["top", "--once"]], ids=["chat", "top"])
+def test_a_server_that_is_not_there_is_one_line(
+    capsys: pytest.CaptureFixture[str], command: list[str], url: str, message: str
+) -> None:
+    assert main([*command, url]) == 1
+    assert capsys.readouterr().err == f"flover {command[0]}: error: {message}\n"
+
+
+@pytest.mark.parametrize("url", ["", "localhost:8000", "http://", "http://a:b", "http://[::1", "http://a b", "ftp://a"])
+def test_an_address_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert main(["chat", "-q", "x", "--url", url]) == 2
+    assert "--url must begin with http:// or https:// and name a host" in capsys.readouterr().err
 
 
 def test_doctor_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ import pytest
 from live_script import SCRIPT, event, facts_event, iteration
 from rich.console import Console
 
-from flover.cli.follow import LiveEvent, read_event, server_address
+from flover.cli.address import server_address
+from flover.cli.follow import LiveEvent, read_event
 from flover.cli.lanes import Lanes, LiveLanes, Shares, cell, colour
 from flover.cli.main import main
 from flover.engine.timeline import DEAD
@@ -74,10 +75,14 @@ def test_the_time_of_a_mixed_iteration_is_shared_out_by_tokens() -> None:
 
 def test_the_gauges() -> None:
     stats = {"generation_tokens": 300, "iterations": 4, "iteration_rows": 6, "preemptions": 2, "row_moves": 1}
-    lanes = seen(facts_event(), event(SCRIPT[:2]), event(SCRIPT[2:4], waiting=5, finished={"stop": 3}, **stats))
+    finished = {"stop": 3, "length": 20, "abort": 1, "error": 0}
+    lanes = seen(facts_event(), event(SCRIPT[:2]), event(SCRIPT[2:4], waiting=5, finished=finished, **stats))
     shown = picture(lanes)
     assert "300 tok/s   fused width 3 of 8 rows, mean 1.5   queue 5   iteration 8.0 ms" in shown
-    assert "pages 30 used, 5 cached, 65 free   finished 3   preemptions 2   row moves 1" in shown
+    assert (
+        "pages 30 used, 5 cached, 65 free   preemptions 2   row moves 1\nfinished 24 (length 20, stop 3, abort 1)"
+        in shown
+    )
     assert lanes.rate(now=5.0) == 0.0, "nothing has come for a while"
 
 
@@ -102,9 +107,18 @@ def test_another_engine_begins_another_picture() -> None:
     assert len(lanes.iterations) == 1
 
 
+def test_a_server_that_is_gone_has_no_reading() -> None:
+    lanes = seen(facts_event(), event(SCRIPT, generation_tokens=300))
+    assert "tok/s" in picture(lanes)
+    lanes.state = "cannot connect, trying again"
+    shown = picture(lanes)
+    assert "no reading: the server does not answer" in shown
+    assert not {"tok/s", "queue 0", "pages 30 used"} & set(shown.split("   "))
+
+
 def test_nobody_generating_shows_how_to_begin() -> None:
     shown = picture(seen(facts_event(), event([])))
-    assert "Nobody is generating" in shown
+    assert "No request is running" in shown
     assert "curl http://toy/v1/completions" in shown.replace("\n", "")
 
 
@@ -201,7 +215,7 @@ def test_what_goes_wrong_is_one_line(
 
 def test_a_server_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "http://127.0.0.1:1", "--once"]) == 1
-    assert "no answer from http://127.0.0.1:1" in capsys.readouterr().err
+    assert "cannot connect to http://127.0.0.1:1: connection refused" in capsys.readouterr().err
 
 
 class Terminal:

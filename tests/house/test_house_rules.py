@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 60
 LAYERS = ["base", "ops", "memory", "model", "engine", "top", "cli"]
 """A part may import its own layer and those before it."""
 LAYER_OF = {
-    **dict.fromkeys(("request", "config", "errors", "files", "generation_config"), "base"),
+    **dict.fromkeys(("request", "config", "errors", "files", "generation_config", "sampling_checks"), "base"),
     **{name: name for name in ("ops", "memory", "model", "engine", "cli")},
     "parallel": "engine",
     **dict.fromkeys(("llm", "outputs", "server", "bench", "selftest"), "top"),

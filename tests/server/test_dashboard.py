@@ -34,6 +34,7 @@ class Feed:
         self.url = ""
         self.open = 0
         self.made = 0
+        self.gone = False
         self._key = key
         self._events: asyncio.Queue[bytes | None] = asyncio.Queue()
 
@@ -49,6 +50,8 @@ class Feed:
     async def live(self, request: web.Request) -> web.StreamResponse:
         if self._key is not None and request.headers.get("Authorization") != f"Bearer {self._key}":
             return web.json_response({"error": {"message": "the API key is missing or wrong"}}, status=401)
+        while self.gone:
+            await asyncio.sleep(0.05)
         answer = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await answer.prepare(request)
         self.open += 1
@@ -127,7 +130,7 @@ def test_lanes_begin_move_and_end_as_requests_do() -> None:
         await browser.until("window.flover.timeline.lastStep === 7")
         assert await lanes(browser) == [["a", 0, 4, "stop"], ["b", 1, 8, "abort"], ["c", 0, 6, "length"]]
         await browser.until("document.getElementById('finished').textContent === '3'")
-        assert await text(browser, "finished-more") == "stop 1 · length 1"
+        assert await text(browser, "finished-more") == "stop 1 · length 1 · abort 1"
         assert "1 row move" in await text(browser, "width-more")
         assert await text(browser, "state") == "live, nobody is generating"
 
@@ -200,6 +203,22 @@ def test_a_stream_that_ends_is_opened_again_and_what_was_missed_is_a_gap() -> No
         assert feed.made == 2
         assert await browser.value("window.flover.timeline.columns.map((column) => column.gap)") == [0, 0, 7, 0]
         await browser.until("document.getElementById('footer').textContent.includes('7 iterations not seen')")
+
+    watching(scenario)
+
+
+def test_a_server_that_is_gone_has_no_reading() -> None:
+    async def scenario(browser: Browser, feed: Feed) -> None:
+        feed.put(event(SCRIPT[:3], generation_tokens=3, iterations=3, iteration_rows=3))
+        await browser.until("document.getElementById('width').textContent.startsWith('3')")
+        feed.gone = True
+        feed.put(None)
+        await browser.until("document.getElementById('state').dataset.state === 'failed'")
+        for name in ("speed", "width", "queue", "step", "pages", "finished"):
+            await browser.until(f"document.getElementById('{name}').textContent === '–'")
+        feed.gone = False
+        feed.put(event(SCRIPT[3:4], generation_tokens=6, iterations=4, iteration_rows=6))
+        await browser.until("document.getElementById('width').textContent !== '–'")
 
     watching(scenario)
 

@@ -17,9 +17,9 @@ from flover.server.door import Door
 
 def page(api_key: str | None = None, method: str = "GET") -> httpx.Response:
     async def get() -> httpx.Response:
-        door = Door(EngineConfig(model="toy"), ServerConfig(api_key=api_key))
+        door = Door(EngineConfig(model="toy"), ServerConfig(api_key=() if api_key is None else (api_key,)))
         transport = httpx.ASGITransport(app=create_app(door))
-        async with httpx.AsyncClient(transport=transport, base_url="http://toy") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, "/dashboard")
 
     return asyncio.run(get())

@@ -34,8 +34,10 @@ def make_request(name: str = "r", prompt: str = "abc", max_tokens: int = 5, **pa
 
 
 @asynccontextmanager
-async def toy(*options: str, **arguments: Callable[[int, int], None]) -> AsyncIterator[EngineClient]:
-    engine = await EngineClient.start(EngineConfig(), command=(sys.executable, TOY, *options), **arguments)
+async def toy(*options: str, before: str = "", **arguments: Callable[[int, int], None]) -> AsyncIterator[EngineClient]:
+    """`before` is code that runs the toy."""
+    command = (sys.executable, *(("-c", before) if before else ()), TOY, *options)
+    engine = await EngineClient.start(EngineConfig(), command=command, **arguments)
     try:
         yield engine
     finally:

@@ -48,17 +48,25 @@ def running(server: ServerProcess, count: int) -> None:
 
 
 def test_health_is_answered_while_the_model_loads(start: Start) -> None:
-    server = start("--load-delay", "0.8", wait=False)
+    server = start("--load-delay", "1.5", wait=False)
     answer = server.http.get("/health")
     assert (answer.status_code, answer.json()) == (503, {"status": "loading"})
     refused = server.post("/v1/completions", {"prompt": "abc", "stop": "x"})
     assert (refused.status_code, refused.json()["error"]["type"]) == (503, "service_unavailable")
     assert refused.headers["retry-after"]
     assert server.post("/tokenize", {"prompt": "abc"}).status_code == 503
-    assert server.http.get("/v1/models").json()["data"][0]["id"] == "toy"
+    for path in ("/v1/models", "/v1/models/toy", "/models", "/version", "/nothing"):
+        refused = server.http.get(path)
+        assert (refused.status_code, refused.json()["error"]["message"]) == (503, "the model is being loaded"), path
+        assert refused.headers["retry-after"]
+    for path in ("/livez", "/metrics", "/dashboard", "/openapi.json"):
+        assert server.http.get(path).status_code == 200, path
+    for path in ("/readyz", "/healthz", "/ping"):
+        assert server.http.get(path).json() == {"status": "loading"}, path
     line = server.expect("ready:")
     assert all(fact in line for fact in (server.url, "toy", "int", "4096"))
     curl = server.expect("curl")
+    assert server.http.get("/v1/models").json()["data"][0]["id"] == "toy"
     assert server.http.get("/health").status_code == 200
     shown = subprocess.run(["bash", "-c", curl.replace("curl", "curl -sS")], capture_output=True, text=True, timeout=10)
     assert '"text_completion"' in shown.stdout, shown

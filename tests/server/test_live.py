@@ -147,7 +147,7 @@ def test_an_idle_engine_still_tells_its_counters(server: ServerProcess) -> None:
 
 
 def test_the_feed_wants_the_key(start: Callable[..., ServerProcess]) -> None:
-    server = start(server={"api_key": "secret"})
+    server = start(server={"api_key": ["secret"]})
     assert server.http.get("/live").status_code == 401
     with watching(server, headers={"Authorization": "Bearer secret"}) as stream:
         assert "facts" in stream.events[0]

@@ -13,11 +13,13 @@ import pytest
 from conftest import ServerProcess
 from fastapi import FastAPI
 
-from flover.config import EngineConfig, ServerConfig
-from flover.server import middleware
+from flover.config import EngineConfig, Limits, ServerConfig
+from flover.server import http_keys
 from flover.server.app import create_api, create_app
 from flover.server.door import Door
-from flover.server.middleware import OPEN_PATHS, BodyLimit
+from flover.server.http_body import BodyLimit
+from flover.server.http_keys import OPEN_PATHS
+from flover.server.metrics import Metrics
 
 KEY = "sk-a-long-secret"
 METHODS = ("GET", "POST", "DELETE", "HEAD", "OPTIONS", "PROPFIND")
@@ -32,7 +34,10 @@ WRONG: tuple[dict[str, str] | list[tuple[str, str]], ...] = (
     {"Authorization": f"Bearer {KEY.upper()}"},
     {"Authorization": f"Basic {KEY}"},
     {"Authorization": KEY},
-    {"X-Api-Key": KEY},
+    {"X-Api-Key": KEY[:-1]},
+    {"X-Api-Key": KEY, "Authorization": "Bearer wrong"},
+    {"X-Api-Key": "wrong", "Authorization": f"Bearer {KEY}"},
+    [("X-Api-Key", KEY), ("X-Api-Key", KEY)],
     [("Authorization", "Bearer wrong"), ("Authorization", f"Bearer {KEY}")],
     {"Host": "a/health?x="},
     {"Host": "x/health#", "X-Forwarded-Path": "/health", "X-Original-URL": "/health"},
@@ -45,7 +50,7 @@ def with_app(scenario: Callable[[httpx.AsyncClient, FastAPI], Coroutine[Any, Any
     async def run() -> None:
         door = Door(EngineConfig(model="toy"), ServerConfig(**settings))
         transport = httpx.ASGITransport(app=create_app(door), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://toy") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await scenario(client, create_api(door))
 
     asyncio.run(run())
@@ -55,7 +60,8 @@ def paths_of(api: FastAPI) -> list[str]:
     """Every path that the application answers to, asked of its own OpenAPI page, and some that it does not."""
     known = [path.replace("{name}", "toy") for path in api.openapi()["paths"]]
     assert len(known) >= 9
-    others = ["/openapi.json", "/docs", "/nothing", "/", "//health", "/health/", "/HEALTH", "/health/../metrics"]
+    others = ["/livez", "/readyz", "/healthz", "/ping", "/v1", "/models", "/chat/completions", "/completions"]
+    others += ["/openapi.json", "/docs", "/nothing", "/", "//health", "/health/", "/HEALTH", "/health/../metrics"]
     return known + others
 
 
@@ -72,7 +78,7 @@ def test_without_the_key_nothing_but_health_answers() -> None:
                     if method != "HEAD":
                         assert answer.json()["error"]["type"] == "authentication_error"
 
-    with_app(scenario, api_key=KEY)
+    with_app(scenario, api_key=(KEY,))
 
 
 def test_with_the_key_every_route_answers() -> None:
@@ -83,7 +89,7 @@ def test_with_the_key_every_route_answers() -> None:
                     answer = await client.request(method, path, headers={"Authorization": f"{scheme} {KEY}"})
                     assert answer.status_code in (200, 400, 404, 405, 503), (method, path)
 
-    with_app(scenario, api_key=KEY)
+    with_app(scenario, api_key=(KEY,))
 
 
 def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,13 +102,13 @@ def test_keys_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> 
     class Watched:
         compare_digest = staticmethod(compare)
 
-    monkeypatch.setattr(middleware, "hmac", Watched)
+    monkeypatch.setattr(http_keys, "hmac", Watched)
 
     async def scenario(client: httpx.AsyncClient, api: FastAPI) -> None:
         await client.get("/metrics", headers={"Authorization": "Bearer x"})
         assert [len(part) for pair in compared for part in pair] == [32, 32]
 
-    with_app(scenario, api_key=KEY)
+    with_app(scenario, api_key=(KEY,))
 
 
 def test_every_answer_has_a_request_id() -> None:
@@ -118,13 +124,13 @@ def test_every_answer_has_a_request_id() -> None:
 
 
 def test_an_unexpected_failure_does_not_show_its_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Door, name: str | None) -> str:
+    def broken(self: Metrics) -> bytes:
         raise ZeroDivisionError("secret thing at 0x7f00")
 
-    monkeypatch.setattr(Door, "check_model", broken)
+    monkeypatch.setattr(Metrics, "exposition", broken)
 
     async def scenario(client: httpx.AsyncClient, api: FastAPI) -> None:
-        answer = await client.post("/v1/completions", json={"prompt": "a"})
+        answer = await client.get("/metrics")
         assert answer.status_code == 500
         assert answer.json()["error"]["type"] == "server_error"
         assert "secret" not in answer.text
@@ -147,7 +153,7 @@ def test_a_body_is_read_to_its_limit_and_no_further() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise AssertionError("the route must not be reached")
 
-    asyncio.run(BodyLimit(app)({"type": "http", "headers": []}, receive, send))
+    asyncio.run(BodyLimit(app, Limits())({"type": "http", "headers": []}, receive, send))
     assert sent[0]["status"] == 413
     assert len(taken) == 2 * 2**20 // 2**16 + 1
 
@@ -165,7 +171,7 @@ def test_all_metrics_have_our_prefix_and_closed_labels(server: ServerProcess) ->
     assert all(line.startswith("flover:") for line in lines)
     assert all('model_name="toy"' in line for line in lines)
     labels = {label for line in lines for label in re.findall(r'(\w+)="', line)}
-    assert labels == {"model_name", "finished_reason", "le"}
+    assert labels == {"model_name", "finished_reason", "le", "status"}
     assert "-3" not in text
     count = len(lines)
     server.post("/v1/completions", {"prompt": "abc", "stop": "b"})

@@ -75,9 +75,8 @@ def test_a_sequence_that_stopped_costs_nothing_while_its_siblings_run(server: Se
 def leave(server: ServerProcess, path: str, body: dict[str, Any], after: Callable[[bytes], bool]) -> None:
     """Send a request over a bare socket and close it as soon as what came satisfies `after`."""
     payload = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
-    )
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(payload)}\r\n\r\n"
     with socket.create_connection(httpx.URL(server.url).netloc.decode().split(":")) as connection:  # type: ignore[arg-type]
         connection.settimeout(0.02)
         connection.sendall(head.encode() + payload)

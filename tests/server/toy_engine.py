@@ -4,10 +4,10 @@ executor that repeats the prompt.
 Token i of a sequence is prompt[(shift + i) % len(prompt)], where shift is 0 for greedy requests and the sequence's
 seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row, one with
 DEADLY ends the process. Its trace is its process id. With --once FILE only the first process with that FILE gets as far
-as loading, with --hang-if FILE none gets further while there is that FILE.
+as loading; while there is that FILE, with --hang-if FILE none gets further and with --fail-if FILE none loads.
 
     python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] [--once FILE] [--hang-if FILE]
-                         FD
+                         [--fail-if FILE] FD
 """
 
 from __future__ import annotations
@@ -130,6 +130,8 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     time.sleep(options.load_delay)
     if options.hang_if is not None and options.hang_if.exists():
         time.sleep(60)
+    if options.fail_if is not None and options.fail_if.exists():
+        raise ModelError("the model is gone")
     if options.fail is not None:
         raise {"model": ModelError, "config": ConfigError, "engine": ZeroDivisionError}[options.fail]("as asked")
     if options.once is not None:
@@ -157,6 +159,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--die-after", type=int, default=-1)
     parser.add_argument("--once", type=Path)
     parser.add_argument("--hang-if", type=Path)
+    parser.add_argument("--fail-if", type=Path)
     parser.add_argument("fd")
     options = parser.parse_args(arguments)
 

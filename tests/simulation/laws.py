@@ -8,6 +8,8 @@ L4  when idle nothing is left
 L5  progress: the most that was ever computed rises, or a sequence ends; preemptions per sequence are bounded
 L6  nobody is admitted past an earlier sequence that waits
 L7  tokens are those of the sequence alone (hence L10: no neighbour changes anything)
+L8  the text of a sequence does not depend on how its deltas are cut: it is that of its tokens, cut at the first stop
+    string (`texts.py`)
 L9  budgets: tokens and rows per iteration, lengths, usage
 """
 
@@ -27,7 +29,11 @@ from .broken import LawBroken, require
 from .device import Witness, planned_rows
 from .hash_executor import HashRow
 from .hash_model import Alone, alone
+from .texts import Text
 from .workload import Scenario
+
+TEXT_EVERY = 4
+"""One sequence in so many is read as text: it is the same for all, and takes time."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +55,7 @@ class Tracked:
     """Its own numbers failed, or it is poisoned."""
     ceiling: int = 0
     cached: int | None = None
+    text: Text | None = None
 
     def __str__(self) -> str:
         return f"{self.request.id}[{self.index}]"
@@ -84,6 +91,8 @@ class Laws(Witness):
         tracked = []
         for index in range(request.params.n):
             one = Tracked(request, index, self._arrivals, alone(request, index, self.scenario.facts))
+            if self._arrivals % TEXT_EVERY == 0:
+                one.text = Text(request, index, self.scenario.facts.eos_ids)
             self._arrivals += 1
             self.open[request.id, index] = one
             self._by_seed[request.seed + index] = one
@@ -192,6 +201,8 @@ class Laws(Witness):
             if one is None:
                 raise LawBroken("L1", f"news of {delta.request_id}[{delta.index}], which is not alive: {delta}")
             self._check_tokens(one, delta)
+            if one.text is not None:
+                one.text.feed(delta)
             if delta.finish_reason is not None:
                 self._check_end(one, delta, delta.finish_reason)
 

@@ -6,6 +6,7 @@ import pytest
 
 from .plants import PLANTS, Plant
 from .simulator import RunFailed, simulate
+from .text_plants import TEXT_PLANTS
 from .workload import FLAVOURS
 
 
@@ -18,3 +19,7 @@ def test_the_right_law_goes_red(plant: Plant, monkeypatch: pytest.MonkeyPatch) -
             simulate(seed, steps=300)
     assert failure.value.law in plant.laws, failure.value.broken
     assert f"python -m tests.simulation {failure.value.seed}" in str(failure.value)
+
+
+def test_the_law_of_texts_has_plants_of_its_own() -> None:
+    assert len(TEXT_PLANTS) >= 3

@@ -9,7 +9,7 @@ import text_samples as samples
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flover.text.detokenizer import Detokenizer
+from flover.text.detokenizer import Detokenizer, prompt_end
 from flover.text.tokenizer import Tokenizer
 
 IDS = st.integers(0, 520)
@@ -18,7 +18,9 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 
 
 def pieces(tokenizer: Tokenizer, prompt_ids: list[int], ids: list[int], skip: bool = True) -> list[str]:
-    detokenizer = Detokenizer(tokenizer, prompt_ids, skip_special_tokens=skip)
+    detokenizer = Detokenizer(
+        tokenizer, prompt_end(tokenizer, prompt_ids, skip_special_tokens=skip), skip_special_tokens=skip
+    )
     return [*map(detokenizer.feed, ids), detokenizer.finish()]
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flover.text.stops import StopMatcher
+from flover.text.stops import StopMatcher, StopTable
 
 SMALL = "ab"
 STOPS = st.lists(st.text(SMALL, min_size=1, max_size=5), min_size=1, max_size=4)
@@ -34,7 +34,7 @@ def pieces(draw: st.DrawFn) -> list[str]:
 def test_pieces_give_what_the_whole_text_gives(
     pieces: list[str], stops: list[str], include: bool, num_unarmed: int
 ) -> None:
-    matcher = StopMatcher(stops, include=include)
+    matcher = StopMatcher(StopTable(stops), include=include)
     shown = [matcher.feed(piece, armed=i >= num_unarmed) for i, piece in enumerate(pieces)]
     shown.append(matcher.finish())
     unarmed_len = len("".join(pieces[:num_unarmed]))
@@ -44,7 +44,7 @@ def test_pieces_give_what_the_whole_text_gives(
 @settings(max_examples=500, deadline=None)
 @given(pieces=pieces(), more=st.text("abc", max_size=8), stops=STOPS)
 def test_what_is_shown_can_never_become_part_of_a_stop_string(pieces: list[str], more: str, stops: list[str]) -> None:
-    matcher = StopMatcher(stops)
+    matcher = StopMatcher(StopTable(stops))
     shown = "".join(matcher.feed(piece) for piece in pieces)
     whole, _ = cut_naively("".join(pieces) + more, stops, include=False)
     assert whole.startswith(shown)
@@ -53,7 +53,7 @@ def test_what_is_shown_can_never_become_part_of_a_stop_string(pieces: list[str],
 @settings(max_examples=500, deadline=None)
 @given(pieces=pieces(), stops=STOPS)
 def test_no_more_is_held_back_than_may_become_a_stop_string(pieces: list[str], stops: list[str]) -> None:
-    matcher = StopMatcher(stops)
+    matcher = StopMatcher(StopTable(stops))
     shown = "".join(matcher.feed(piece) for piece in pieces)
     if matcher.matched is None:
         held = "".join(pieces)[len(shown) :]
@@ -73,27 +73,27 @@ def test_no_more_is_held_back_than_may_become_a_stop_string(pieces: list[str], s
 )
 def test_examples(stops: list[str], text: str, expected: tuple[str, str | None]) -> None:
     for size in (1, 2, 100):
-        matcher = StopMatcher(stops)
+        matcher = StopMatcher(StopTable(stops))
         shown = "".join(matcher.feed(text[i : i + size]) for i in range(0, len(text), size)) + matcher.finish()
         assert (shown, matcher.matched) == expected
 
 
 def test_nothing_is_shown_after_a_match() -> None:
-    matcher = StopMatcher(["b"])
+    matcher = StopMatcher(StopTable(["b"]))
     assert matcher.feed("abc") == "a"
     assert matcher.feed("abc") == ""
     assert matcher.finish() == ""
 
 
 def test_a_stop_string_begun_before_min_tokens_counts_if_it_is_completed_after() -> None:
-    matcher = StopMatcher(["ab"])
+    matcher = StopMatcher(StopTable(["ab"]))
     assert matcher.feed("aba", armed=False) == "ab"
     assert matcher.feed("b") == ""
     assert matcher.matched == "ab"
 
 
 def test_long_stop_strings_cost_linear_time() -> None:
-    matcher = StopMatcher(["a" * 50_000 + "b"])
+    matcher = StopMatcher(StopTable(["a" * 50_000 + "b"]))
     started = time.process_time()
     for _ in range(1000):
         matcher.feed("a" * 100)

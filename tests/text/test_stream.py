@@ -8,14 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flover.request import Delta, FinishReason, SamplingParams, TokenLogprobs
-from flover.text.stream import TextPiece, TextStream
+from flover.text.stream import TextPiece, TextStream, text_start
 
 
 def run(
     ids: list[int], params: SamplingParams, reason: FinishReason = FinishReason.LENGTH, size: int = 1
 ) -> tuple[TextStream, list[TextPiece]]:
     """Feed ids in deltas of `size`; the last delta has the finish reason."""
-    stream = TextStream(samples.load("byte_level"), params, [0])
+    tokenizer = samples.load("byte_level")
+    stream = TextStream(tokenizer, params, text_start(tokenizer, params, [0]))
     chunks = [ids[i : i + size] for i in range(0, len(ids), size)] or [[]]
     pieces = []
     for number, chunk in enumerate(chunks):
@@ -112,7 +113,8 @@ def test_min_tokens_protects_the_first_tokens_from_stop_strings() -> None:
 @pytest.mark.parametrize("detokenize", [True, False])
 def test_without_a_tokenizer_or_detokenization_only_ids_pass(detokenize: bool) -> None:
     tokenizer = None if detokenize else samples.load("byte_level")
-    stream = TextStream(tokenizer, SamplingParams(detokenize=detokenize), [0])
+    params = SamplingParams(detokenize=detokenize)
+    stream = TextStream(tokenizer, params, text_start(tokenizer, params, [0]))
     piece = stream.feed(Delta(request_id="r", token_ids=[5, 6], finish_reason=FinishReason.LENGTH))
     assert (piece.text, piece.token_ids, piece.finish_reason) == ("", (5, 6), "length")
 

@@ -50,6 +50,14 @@ def byte_level() -> tokenizers.Tokenizer:
     return backend
 
 
+def with_added_tokens(texts: list[str]) -> Tokenizer:
+    """The byte-level tokenizer with these tokens as well."""
+    backend = byte_level()
+    backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in texts])
+    with tempfile.TemporaryDirectory() as folder:
+        return Tokenizer.load(write_tokenizer(Path(folder), backend))
+
+
 def sentencepiece() -> tokenizers.Tokenizer:
     """LLaMA 2's kind: byte fallback, a space before the text, <s> in front."""
     backend = _sentencepiece_bpe()

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
+from flover.bench.connection import unreachable
 from flover.bench.metrics import Record
 from flover.bench.routes import CHAT as CHAT
 from flover.bench.routes import COMPLETIONS as COMPLETIONS
@@ -52,12 +53,23 @@ class Client:
     ) -> None:
         await self._session.close()
 
+    async def models(self) -> list[dict[str, Any]]:
+        """The models that the server names: `id`, `max_model_len`, … Raises `EngineError` if it names none."""
+        try:
+            async with self._session.get(self.base_url + "/v1/models") as response:
+                if response.status != 200:
+                    raise EngineError(f"{self.base_url}/v1/models answers {await _refusal(response)}")
+                answer: list[dict[str, Any]] = (await response.json(content_type=None))["data"]
+                answer[0]["id"]
+                return answer
+        except (aiohttp.ClientError, OSError) as error:
+            raise EngineError(unreachable(self.base_url, error)) from error
+        except (ValueError, LookupError, TypeError) as error:
+            raise EngineError(f"{self.base_url}/v1/models names no model") from error
+
     async def model(self) -> dict[str, Any]:
-        """The first model that the server names: `id`, `max_model_len`, …"""
-        async with self._session.get(self.base_url + "/v1/models") as response:
-            response.raise_for_status()
-            answer: dict[str, Any] = (await response.json())["data"][0]
-            return answer
+        """The first model that the server names."""
+        return (await self.models())[0]
 
     async def metrics(self) -> dict[str, float]:
         """Every sample of /metrics by name, summed over its labels."""
@@ -79,7 +91,7 @@ class Client:
         try:
             async with self._session.post(self.base_url + send.path, json=body) as response:
                 if response.status != 200:
-                    record.error = f"{response.status}: {(await response.text())[:300]}"
+                    record.error = await _refusal(response)
                     return record
                 async for line in response.content:
                     if not line.startswith(b"data:"):
@@ -91,7 +103,9 @@ class Client:
                     complete |= _take(record, event, time.perf_counter())
                     if changed is not None:
                         changed(record)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError) as error:
+            record.error = unreachable(self.base_url, error)
+        except ValueError as error:
             record.error = f"{type(error).__name__}: {error}"
         if record.error is None and not complete:
             record.error = "the stream ended early"
@@ -112,6 +126,16 @@ class Client:
     async def one_after_another(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[Record]:
         """Closed loop of one: each request goes out when the one before has ended; arrival times do not count."""
         return [await self.stream(send, _watching(watch, index)) for index, send in enumerate(sends)]
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> str:
+    """Status and message of an answer that is no stream; the beginning of the body where there is no message."""
+    body = await response.text(errors="replace")
+    try:
+        message = str(msgspec.json.decode(body)["error"]["message"])
+    except (msgspec.DecodeError, LookupError, TypeError):
+        message = " ".join(body.split())
+    return f"{response.status}: {message[:300]}"
 
 
 def _watching(watch: Watcher | None, index: int) -> Callable[[Record], None] | None:
@@ -188,7 +212,7 @@ class HostTime:
 
 
 def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | None:
-    """Mean over the iterations between two readings of /metrics; None if there was none or nobody counts kernels."""
+    """Mean over the iterations between two readings of /metrics; None if there was none or kernels are not counted."""
     grown = partial(_grown, before, after)
     iterations, busy = grown("flover:iteration_rows_count"), grown("flover:busy_seconds_total")
     kernels = grown("flover:kernel_seconds_total")

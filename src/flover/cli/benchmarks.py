@@ -21,10 +21,13 @@ from flover.cli import (
     startup_benchmark,
     sweep_benchmark,
 )
-from flover.cli.flags import Parser, add_settings, count, from_args, given, number, to_flags
+from flover.cli.files import check_output_dir
+from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
+from flover.cli.parser import Parser
 from flover.cli.terminal import command_line
 from flover.config import EngineConfig, flag_name
+from flover.errors import ConfigError
 
 SLACK = 1.5
 """How far the p99 gap may exceed the target."""
@@ -41,10 +44,10 @@ _HELP = {
 }
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser("bench", help="measure", description="Measure Flover.")
-    kinds = parser.add_subparsers(title="benchmarks", metavar="BENCHMARK", required=True, parser_class=Parser)
+    parser: Parser = commands.add_parser("bench", description="Measure Flover.")
+    kinds = parser.with_commands("BENCHMARK", "benchmarks")
     fusion = kinds.add_parser(
         "fusion",
         help="requests all at once against the same requests one after another",
@@ -74,7 +77,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     )
     make.add_argument("directory", type=Path, metavar="OUT")
     make.add_argument("--preset", choices=tuple(PRESETS), default="llama-213m")
-    make.set_defaults(run=_make_model, prog=make.prog)
+    make.set_defaults(run=_make_model)
     return parser
 
 
@@ -89,11 +92,17 @@ def _add_server_benchmark(parser: argparse.ArgumentParser, options: type[Any], r
             name, dest=f"workload_{item.name}", type=kind, default=item.default, help=f"{text} (default: %(default)s)"
         )
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
-    parser.set_defaults(run=run, prog=parser.prog)
+    parser.set_defaults(run=run)
 
 
 def _options(args: argparse.Namespace, options: type[Any]) -> Any:
-    return options(**{item.name: getattr(args, f"workload_{item.name}") for item in dataclasses.fields(options)})
+    """The workload that was asked for. Raises `ConfigError`."""
+    values = {item.name: getattr(args, f"workload_{item.name}") for item in dataclasses.fields(options)}
+    for name, value in values.items():
+        least = 0 if name in ("seed", "pause") else 1
+        if not least <= value < float("inf"):
+            raise ConfigError(f"{flag_name(name)} must be at least {least}, got {value:g}")
+    return options(**values)
 
 
 def _run_fusion(args: argparse.Namespace) -> int:
@@ -140,6 +149,7 @@ def _run_interference(args: argparse.Namespace) -> int:
 
 
 def _make_model(args: argparse.Namespace) -> int:
+    check_output_dir("OUT", args.directory)
     write_preset(args.preset, args.directory)
     print(f"{args.directory / 'config.json'} written; run it with")
     print(f"  flover serve {shlex.quote(str(args.directory))} --load-format dummy --skip-tokenizer-init")

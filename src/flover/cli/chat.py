@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, from_args
 from flover.cli.models import add_model, resolve_model
+from flover.cli.parser import Parser
 from flover.cli.sampling import add_sampling, sampling_from
+from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig, read_environment
-from flover.errors import RequestError
-from flover.request import SamplingParams
 
-Message = dict[str, str]
-Answer = Callable[[Sequence[Message]], Iterator[str]]
-"""From a conversation to the pieces of the answer."""
+if TYPE_CHECKING:
+    from flover.cli.conversation import Answer
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "chat",
-        help="talk to a model",
         description="Talk to a model in this process, or to a running server with --url. "
-        "/reset forgets the conversation, /exit or Ctrl-D ends it.",
+        "/help lists the commands of a conversation, /exit or Ctrl-D ends it. Piped input is answered line by line: "
+        "only answers are printed.",
     )
     add_model(parser)
     group = parser.add_argument_group("chat")
@@ -35,6 +34,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     group.add_argument("-q", "--quick", metavar="TEXT", help="send this one message, print the answer and end")
     add_sampling(parser, max_tokens=None, temperature=0.7)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
+    add_vllm_flags(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -43,17 +43,19 @@ def run(args: argparse.Namespace) -> int:
     """Hold one conversation."""
     resolve_model(args)
     params = sampling_from(args)
-    with _remote(args, params) if args.url else _local(args, params) as answer:
-        start: list[Message] = [{"role": "system", "content": args.system_prompt}] if args.system_prompt else []
+    with _remote(args) if args.url is not None else _local(args) as answer:
+        from flover.cli.conversation import Conversation
+
+        conversation = Conversation(answer, params, args.system_prompt)
         if args.quick is not None:
-            _reply(answer, [*start, {"role": "user", "content": args.quick}])
+            conversation.ask(args.quick)
         else:
-            _converse(answer, start)
+            conversation.run()
     return 0
 
 
 @contextmanager
-def _local(args: argparse.Namespace, params: SamplingParams) -> Iterator[Answer]:
+def _local(args: argparse.Namespace) -> Iterator[Answer]:
     config = from_args(args, EngineConfig)
     from flover.cli.loading import loading_bar
     from flover.cli.local import LocalModel
@@ -61,55 +63,12 @@ def _local(args: argparse.Namespace, params: SamplingParams) -> Iterator[Answer]
     with loading_bar(config.model) as progress:
         model = LocalModel(config, progress)
     with model:
-        yield lambda messages: model.chat(messages, params)
+        yield model.chat
 
 
 @contextmanager
-def _remote(args: argparse.Namespace, params: SamplingParams) -> Iterator[Answer]:
+def _remote(args: argparse.Namespace) -> Iterator[Answer]:
     from flover.cli.remote import RemoteModel
 
     key = args.api_key or read_environment().api_key
-    remote = RemoteModel(args.url, key, getattr(args, "model", None))
-    yield lambda messages: remote.chat(messages, params)
-
-
-def _converse(answer: Answer, start: list[Message]) -> None:
-    print("/reset forgets the conversation, /exit ends it.")
-    messages = list(start)
-    while True:
-        try:
-            text = input("> ").strip()
-        except EOFError:
-            print()
-            return
-        if text == "/exit":
-            return
-        if text == "/reset":
-            messages = list(start)
-            print("(forgotten)")
-        elif text.startswith("/"):
-            print(f"There is no {text.split()[0]}; there are /reset and /exit.")
-        elif text:
-            messages = _turn(answer, messages, text)
-
-
-def _turn(answer: Answer, messages: list[Message], text: str) -> list[Message]:
-    """One message and its answer; a message that the model refuses is not remembered."""
-    asked = [*messages, {"role": "user", "content": text}]
-    try:
-        return [*asked, {"role": "assistant", "content": _reply(answer, asked)}]
-    except RequestError as error:
-        print(f"({error})")
-    except KeyboardInterrupt:
-        print("\n(interrupted)")
-    return messages
-
-
-def _reply(answer: Answer, messages: Sequence[Message]) -> str:
-    """Print the answer as it comes; returns it whole."""
-    pieces = []
-    for piece in answer(messages):
-        pieces.append(piece)
-        print(piece, end="", flush=True)
-    print()
-    return "".join(pieces)
+    yield RemoteModel(args.url, key, getattr(args, "model", None)).chat

@@ -15,7 +15,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
-        help="see it work: requests fused, then one after another",
         description="Start a server, send streaming requests that arrive at random, show them live, then send the "
         "same ones one after another and compare.",
     )
@@ -36,7 +35,9 @@ def add(commands: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Run both halves and print the comparison."""
     if args.num_requests < 1:
-        raise ConfigError("--num-requests must be at least 1")
+        raise ConfigError(f"--num-requests must be at least 1, got {args.num_requests}")
+    if not 0 < args.rate < float("inf"):
+        raise ConfigError(f"--rate must be a finite number above 0, got {args.rate:g}")
     resolve_model(args)
     from flover.cli.performance import perform
 

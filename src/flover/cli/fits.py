@@ -17,6 +17,7 @@ from flover.memory.machine import available_memory, usable_cores
 from flover.memory.sizing import PoolSize
 from flover.model.config import parameter_shapes
 from flover.model.describe import Description, describe_model, kv_dtype_of
+from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
 from flover.ops.cpu_layout import address
@@ -74,6 +75,9 @@ def _model_facts(model: Description) -> dict[str, str]:
         "context": f"{model.max_len:,} tokens",
         "keys and values": f"{gib(token_bytes)} per token, {gib(token_bytes * model.max_len)} for a full context",
     }
+    switch_len = config.switch_len(model.max_len)
+    if switch_len is not None:
+        facts["rotary embedding"] = rotary_rule(switch_len)
     if model.reads is None and model.settings.load_format != "dummy":
         facts["weight files"] = "not fetched yet, so not looked at"
     return facts

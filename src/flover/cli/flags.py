@@ -12,8 +12,9 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
+from flover.cli.parser import shorten
 from flover.config import flag_name
 
 GROUPS = {
@@ -40,16 +41,6 @@ _BYTE_UNITS = {f"{unit}{end}": size for unit, size in _COUNT_UNITS.items() for e
 Config = TypeVar("Config")
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one line: what is wrong and where to read more. Exit code 2."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
-
-
 def parse_size(text: str, units: dict[str, int]) -> int:
     """A whole number with an optional unit; `units` says what the units are worth. Raises `ValueError`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
@@ -66,7 +57,7 @@ def count(text: str) -> int:
     try:
         return parse_size(text, _COUNT_UNITS)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number such as 2048, 32k or 32K") from None
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not a whole number such as 2048, 32k or 32K") from None
 
 
 def num_bytes(text: str) -> int:
@@ -74,7 +65,7 @@ def num_bytes(text: str) -> int:
     try:
         return parse_size(text, _BYTE_UNITS)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512MiB, 2GiB or 1000000") from None
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not a size such as 512MiB, 2GiB or 1000000") from None
 
 
 def whole(text: str) -> int:
@@ -82,7 +73,7 @@ def whole(text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not a whole number") from None
 
 
 def number(text: str) -> float:
@@ -92,7 +83,7 @@ def number(text: str) -> float:
     except ValueError:
         value = float("nan")
     if value != value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+        raise argparse.ArgumentTypeError(f"{shorten(text)} is not a number")
     return value
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
 import msgspec
 
+from flover.bench.connection import unreachable
 from flover.engine.messages import EngineStats
 from flover.engine.timeline import Iteration
-from flover.errors import ConfigError, EngineError
+from flover.errors import EngineError
 
 SILENCE_SECONDS = 60.0
 """A connection that cannot be made within this time is no connection."""
@@ -37,15 +37,6 @@ class LiveEvent(msgspec.Struct, frozen=True):
     error: dict[str, Any] | None = None
 
 
-def server_address(url: str) -> str:
-    """The server's own address, without a path of the API. Raises `ConfigError`."""
-    base = url.rstrip("/").removesuffix("/v1").removesuffix("/dashboard")
-    parts = urllib.parse.urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"URL must begin with http:// or https:// and name a host, got {url!r}")
-    return base
-
-
 async def follow(address: str, api_key: str | None) -> AsyncIterator[LiveEvent]:
     """The events of one connection, until the server ends it. Raises `EngineError` when it cannot be made or breaks."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
@@ -65,7 +56,7 @@ async def follow(address: str, api_key: str | None) -> AsyncIterator[LiveEvent]:
                     raise EngineError(f"the server says: {event.error.get('message')}")
                 yield event
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise EngineError(f"no answer from {address}: {error or type(error).__name__}") from error
+        raise EngineError(unreachable(address, error)) from error
 
 
 def read_event(line: bytes) -> LiveEvent | None:

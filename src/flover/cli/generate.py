@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from flover.cli.flags import add_settings, count, from_args
 from flover.cli.models import add_model, resolve_model
+from flover.cli.parser import Parser, shorten
 from flover.cli.sampling import add_sampling, sampling_from
+from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "generate",
-        help="text for one or several prompts",
         description="Generate text. One prompt is streamed; several are fused and printed when all are done. "
         "Without --prompt the prompt is read from standard input.",
     )
@@ -29,6 +32,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     group.add_argument("--n", type=count, default=1, metavar="N", help="answers to each prompt (default: 1)")
     add_sampling(parser, max_tokens=128)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
+    add_vllm_flags(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -37,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Generate and print."""
     resolve_model(args)
     params = sampling_from(args, n=args.n)
-    prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin()]
+    prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin(args.model_argument)]
     config = from_args(args, EngineConfig)
     from flover.cli.loading import loading_bar
     from flover.cli.local import LocalModel
@@ -60,8 +64,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read_stdin() -> str:
-    text = "" if sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
-    if not text:
-        raise ConfigError("--prompt is missing, and there is nothing on standard input")
-    return text
+def _read_stdin(model: str | None) -> str:
+    """The prompt. Raises `ConfigError` if there is none; a MODEL that is no directory may have been meant as one."""
+    text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
+    if text:
+        return text
+    if model is not None and not Path(model).is_dir():
+        raise ConfigError(
+            f"there is no prompt, and {shorten(model)} was read as the model; for a prompt write: "
+            f"flover generate -p {shlex.quote(model)}"
+        )
+    raise ConfigError("there is no prompt: write one after -p, or send one to standard input")

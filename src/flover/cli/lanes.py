@@ -9,6 +9,7 @@ from __future__ import annotations
 import colorsys
 import json
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from string import ascii_lowercase
@@ -24,10 +25,12 @@ from flover.engine.timeline import Iteration
 KEPT = 1024
 """Iterations that are remembered: more than a terminal is wide."""
 RATE_SECONDS = 2.0
+LIVE = "live"
+"""State of a server that is being followed; any other says why it is not."""
 _LABEL = 9
 _SCALE = 8
 """Columns at the right, for what the highest block of a strip stands for."""
-_OTHER_LINES = 13
+_OTHER_LINES = 14
 """Lines of the picture that are not rows."""
 _GENERATING, _PREPROCESSING, _HELD, _DEAD, _MOVED = "█", "▒", "─", "·", "↑"
 _GOLDEN_ANGLE = 137.508 / 360
@@ -64,7 +67,7 @@ class Lanes:
     def take(self, event: LiveEvent, now: float) -> None:
         """One event of the feed."""
         if event.facts is not None:
-            self.facts, self.state = event.facts, "live"
+            self.facts, self.state = event.facts, LIVE
             self._readings.clear()
         for iteration in event.iterations:
             if self.iterations and iteration.step <= self.iterations[-1].step:
@@ -91,7 +94,7 @@ class Lanes:
         if shown:
             lines += [*_lanes(shown, max(1, height - _OTHER_LINES), colours), Text(), *_strips(shown), _legend(colours)]
         else:
-            lines += [Text("Nobody is generating. Try:"), Text(f"  {self._command}", style="cyan", no_wrap=False)]
+            lines += [Text("No request is running. Try:"), Text(f"  {self._command}", style="cyan", no_wrap=False)]
         return Group(*lines)
 
     @property
@@ -106,7 +109,9 @@ class Lanes:
     def _gauges(self, now: float) -> list[Text]:
         stats = self.stats
         if stats is None or self.facts is None:
-            return [Text(), Text()]
+            return [Text(), Text(), Text()]
+        if self.state != LIVE:
+            return [Text("no reading: the server does not answer"), Text(), Text()]
         width, rate = (stats.generating, self.rate(now)) if stats.running else (0, 0.0)
         mean = stats.iteration_rows / stats.iterations if stats.iterations else 0.0
         free = stats.pages_total - stats.pages_used - stats.pages_cached
@@ -116,10 +121,9 @@ class Lanes:
         )
         second = (
             f"pages {stats.pages_used:,} used, {stats.pages_cached:,} cached, {free:,} free   "
-            f"finished {sum(stats.finished.values()):,}   preemptions {stats.preemptions:,}   "
-            f"row moves {stats.row_moves:,}"
+            f"preemptions {stats.preemptions:,}   row moves {stats.row_moves:,}"
         )
-        return [Text(first), Text(second)]
+        return [Text(first), Text(second), Text(f"finished {_finished(stats.finished)}")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +138,15 @@ class LiveLanes:
         return [self.lanes.draw(options.max_width, options.height or console.height, self.now, colours=colours)]
 
 
+def _finished(counts: Mapping[str, int]) -> str:
+    """How many sequences have ended, and how, the most frequent reason first."""
+    reasons = sorted(((count, reason) for reason, count in counts.items() if count), reverse=True)
+    how = ", ".join(f"{reason} {count:,}" for count, reason in reasons)
+    return f"{sum(counts.values()):,}" + (f" ({how})" if how else "")
+
+
 def cell(iteration: Iteration, row: int) -> tuple[str, int]:
-    """What row `row` did in an iteration, and its sequence; a blank where nobody sat."""
+    """What row `row` did in an iteration, and its sequence; a blank where there was none."""
     if not 0 <= row - iteration.first < len(iteration.rows):
         return " ", -1
     number = iteration.rows[row - iteration.first]

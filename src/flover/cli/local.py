@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from flover.config import EngineConfig, one_engine
 from flover.engine.build import build_engine
 from flover.errors import ConfigError, EngineError, ModelError
+from flover.llm_batch import deferred_interrupt
 from flover.model.locate import locate_model
 from flover.request import FinishReason, SamplingParams
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import make_request
-from flover.text.stream import TextPiece, TextStream
+from flover.text.stream import TextPiece, TextStream, text_start
 from flover.text.tokenizer import Tokenizer
 
 
@@ -64,8 +65,9 @@ class LocalModel:
         streams: dict[tuple[str, int], tuple[int, TextStream]] = {}
         for place, request in enumerate(requests):
             self._engine.submit(request)
+            start = text_start(self.tokenizer, request.params, request.prompt_ids)
             for index in range(params.n):
-                streams[request.id, index] = (place, TextStream(self.tokenizer, request.params, request.prompt_ids))
+                streams[request.id, index] = (place, TextStream(self.tokenizer, request.params, start))
         try:
             yield from self._follow(streams)
         finally:
@@ -90,11 +92,19 @@ class LocalModel:
                     raise EngineError(delta.error or "the engine failed on this request")
                 yield place, delta.index, piece
 
-    def chat(self, messages: Sequence[Mapping[str, str]], params: SamplingParams) -> Iterator[str]:
-        """The answer to a conversation, in pieces. Raises `ModelError` if the model has no chat template."""
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], params: SamplingParams
+    ) -> Generator[tuple[str, int], None, None]:
+        """The answer to a conversation, in pieces: text and number of tokens. Ctrl-C takes effect between iterations.
+
+        Raises `ModelError` if the model has no chat template.
+        """
         if self.tokenizer.chat_template is None:
             raise ModelError("the model has no chat template; use flover generate")
         template = ChatTemplate(self.tokenizer.chat_template, special_tokens=self.tokenizer.special_tokens)
         prompt = template.render(list(messages))
-        for _, _, piece in self.generate([prompt], params, add_special_tokens=False):
-            yield piece.text
+        with deferred_interrupt() as interrupted:
+            for _, _, piece in self.generate([prompt], params, add_special_tokens=False):
+                yield piece.text, len(piece.token_ids)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt

@@ -1,72 +1,129 @@
 """The `flover` command: which command runs, and what an error looks like from outside.
 
-Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly, 130 interrupted. A user's mistake is one line on stderr;
-a traceback means a bug. Nothing here imports torch: `flover --help` answers at once.
+Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly, 130 interrupted, 141 the reader of its output has gone. A
+user's mistake is one line on stderr; a traceback means a bug. Nothing here imports torch: `flover --help` answers at
+once.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from typing import IO
 
-from flover.cli.flags import Parser
-from flover.config import spin_briefly
+from flover.cli.parser import Parser
+from flover.cli.version import VersionAction
 from flover.errors import ConfigError, FloverError, RequestError
 
 COMMANDS = {
-    "serve": "serve",
-    "generate": "generate",
-    "chat": "chat",
-    "demo": "demo",
-    "bench": "benchmarks",
-    "simulate": "simulate",
-    "doctor": "doctor",
-    "selftest": "selftest",
-    "replay": "replay",
-    "top": "top",
+    "serve": ("serve", "run the OpenAI-compatible server"),
+    "generate": ("generate", "text for one or several prompts"),
+    "chat": ("chat", "talk to a model"),
+    "demo": ("demo", "see it work: requests fused, then one after another"),
+    "bench": ("benchmarks", "measure"),
+    "simulate": ("simulate", "the scheduler in simulated time: other machines, many replicas"),
+    "doctor": ("doctor", "what this machine has, what a model needs, and whether it fits"),
+    "selftest": ("selftest", "check that results do not depend on how requests are run together"),
+    "replay": ("replay", "run a recorded schedule again and compare"),
+    "top": ("top", "watch a running server: rows over iterations"),
+    "version": ("version", "print the version"),
 }
-"""By name, the module of `flover.cli` that brings the command."""
+"""By name, the module of `flover.cli` that brings the command, and what it does."""
+INTERRUPTED, READER_GONE = 130, 141
+"""128 + SIGINT, 128 + SIGPIPE: what a shell reports of a program that these signals end."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    parser = make_parser(words[0] if words else None)
-    args = parser.parse_args(words)
-    spin_briefly()
     try:
-        return int(args.run(args))
-    except (ConfigError, RequestError) as error:
-        return _complain(args.prog, error, 2)
-    except (FloverError, OSError) as error:
-        return _complain(args.prog, error, 1)
+        _replace_what_cannot_be_encoded()
+        return _flushed(_run(words))
+    except SystemExit as end:  # --help, a wrong argument
+        return _flushed(_exit_code(end))
+    except BrokenPipeError:
+        _forget(sys.stdout)
+        return READER_GONE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+
+
+def _run(words: Sequence[str]) -> int:
+    prog = "flover"
+    try:
+        args = make_parser(words[0] if words else None).parse_args(words)
+        prog = args.prog
+        from flover.config import spin_briefly
+
+        spin_briefly()
+        return int(args.run(args))
+    except BrokenPipeError:
+        raise
+    except (ConfigError, RequestError) as error:
+        return _complain(prog, error, 2)
+    except (FloverError, OSError) as error:
+        return _complain(prog, error, 1)
 
 
 def make_parser(named: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands, or of the one that is named: a server need not wait for the imports of the others."""
+    """The parser with the command `named`, and if that is none of the commands, with the names of all.
+
+    Only the command that runs is imported.
+    """
     parser = Parser(prog="flover", description="Serve and run autoregressive language models with temporal fusion.")
-    parser.add_argument("--version", action="version", version=f"flover {flover_version()}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for name in [named] if named in COMMANDS else COMMANDS:
-        added = importlib.import_module(f"flover.cli.{COMMANDS[name]}").add(commands)
-        added.set_defaults(prog=added.prog)
+    parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
+    commands = parser.with_commands("COMMAND", "commands")
+    if named in COMMANDS:
+        importlib.import_module(f"flover.cli.{COMMANDS[named][0]}").add(commands)
+    else:
+        for name, (_, text) in COMMANDS.items():
+            commands.add_parser(name, help=text)
     return parser
 
 
-def flover_version() -> str:
-    """The installed version; "unknown" when flover runs from files that were never installed."""
-    try:
-        return version("flover")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def _complain(prog: str, error: BaseException, code: int) -> int:
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
+    message = " ".join(message.split()) or type(error).__name__
     print(f"{prog}: error: {message}", file=sys.stderr)
     return code
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """A character that the terminal's encoding lacks, or a byte that is none of it, must not end a command."""
+    for stream in (sys.stdin, sys.stdout):
+        with contextlib.suppress(AttributeError, ValueError):  # closed, or in the place of the process's own
+            stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")  # type: ignore[union-attr]
+
+
+def _exit_code(end: SystemExit) -> int:
+    if isinstance(end.code, str):
+        print(end.code, file=sys.stderr)
+        return 1
+    return end.code or 0
+
+
+def _flushed(code: int) -> int:
+    """`code`, after what was printed has been written; another one if it cannot be."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _forget(sys.stdout)
+        return READER_GONE
+    except OSError as error:
+        _forget(sys.stdout)
+        if code == 0:
+            return _complain("flover", OSError(error.errno, error.strerror, "standard output"), 1)
+    return code
+
+
+def _forget(stream: IO[str]) -> None:
+    """Send the rest of `stream` nowhere: the interpreter flushes once more when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -46,7 +46,7 @@ def add_kernels(kinds: Any) -> None:
     group.add_argument("--cpu-isa", choices=("auto", "avx512", "avx2", "portable"), default="auto")
     group.add_argument("--seconds", type=number, metavar="X", help=f"for each cell of a table (default: {SECONDS})")
     group.add_argument("--quick", action="store_true", help="under a minute: fewer rows, less time for each cell")
-    kernels.set_defaults(run=_run_kernels, prog=kernels.prog)
+    kernels.set_defaults(run=_run_kernels)
 
 
 def add_accuracy(kinds: Any) -> None:
@@ -64,7 +64,7 @@ def add_accuracy(kinds: Any) -> None:
     group.add_argument("--context-len", type=count, metavar="N", default=AccuracyOptions().context_len)
     hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _ACCURACY_SETTINGS
     add_settings(accuracy, EngineConfig, skip=frozenset(hidden))
-    accuracy.set_defaults(run=_run_accuracy, prog=accuracy.prog)
+    accuracy.set_defaults(run=_run_accuracy)
 
 
 def add_ranks(kinds: Any) -> None:
@@ -81,7 +81,7 @@ def add_ranks(kinds: Any) -> None:
     group.add_argument("--rows", nargs="+", type=count, metavar="N", help=f"generating rows (default: {rows})")
     group.add_argument("--steps", type=count, metavar="N", default=SHARED_STEPS, help="iterations of each width")
     add_settings(ranks, EngineConfig, skip=frozenset({"model"}))
-    ranks.set_defaults(run=_run_ranks, prog=ranks.prog)
+    ranks.set_defaults(run=_run_ranks)
 
 
 def _run_ranks(args: argparse.Namespace) -> int:

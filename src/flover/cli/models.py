@@ -19,9 +19,12 @@ def add_model(parser: argparse.ArgumentParser, default: str = f"the bundled {BUN
 def resolve_model(args: argparse.Namespace) -> None:
     """Make one `args.model` of the two ways to name it; leaves it unset when neither is used.
 
-    Raises `ConfigError` if they disagree.
+    Raises `ConfigError` if they disagree or name nothing.
     """
     named = args.model_argument
+    for name, value in (("MODEL", named), ("--model", getattr(args, "model", None))):
+        if value is not None and not value.strip():
+            raise ConfigError(f"{name} is empty: it is a directory or a hub name")
     if named is None:
         return
     if getattr(args, "model", named) != named:

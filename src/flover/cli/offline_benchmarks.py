@@ -9,9 +9,11 @@ from typing import Any
 
 from flover.bench.serving.choose import Data, choose_dataset
 from flover.bench.serving.offline_options import LatencyOptions
+from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
 from flover.cli.serving_options import add_dataset_flags, command, counting, given_for_datasets
+from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 
@@ -28,7 +30,8 @@ def add_latency(kinds: Any) -> None:
     add_model(parser)
     add_settings(parser, LatencyOptions)
     add_settings(parser, EngineConfig, skip=_MODEL)
-    parser.set_defaults(run=_run_latency, prog=parser.prog)
+    add_vllm_flags(parser)
+    parser.set_defaults(run=_run_latency)
 
 
 def add_throughput(kinds: Any) -> None:
@@ -47,7 +50,8 @@ def add_throughput(kinds: Any) -> None:
     group.add_argument("--disable-tqdm", action="store_true", help="show no progress")
     group.add_argument("--output-json", metavar="FILE", help="file for the result")
     add_settings(parser, EngineConfig, skip=_MODEL)
-    parser.set_defaults(run=_run_throughput, prog=parser.prog)
+    add_vllm_flags(parser)
+    parser.set_defaults(run=_run_throughput)
 
 
 def _run_latency(args: argparse.Namespace) -> int:
@@ -59,12 +63,19 @@ def _run_latency(args: argparse.Namespace) -> int:
 
     resolve_model(args)
     options = from_args(args, LatencyOptions)
+    check_output("--output-json", options.output_json)
     settings = _with_rows(args, options.num_rows)
     config = EngineConfig(**settings)
     with (
         LLM(**settings) as llm,
         counting("batches", options.num_iters_warmup + options.num_iters) as ended,
     ):
+        most, asked_len = llm.max_model_len, options.input_len + options.output_len
+        if asked_len > most:
+            raise ConfigError(
+                f"--input-len {options.input_len} and --output-len {options.output_len} are {asked_len} tokens, more "
+                f"than the model's context of {most} (max_model_len)"
+            )
         latency = measure_latency(llm, options, config.seed or 0, ended)
     title = f"{config.model}: {options.batch_size} requests, {options.input_len} in, {options.output_len} out"
     Console(highlight=False).print(latency_table(title, latency))
@@ -84,18 +95,25 @@ def _with_rows(args: argparse.Namespace, num_rows: int) -> dict[str, Any]:
 def _run_throughput(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from flover.bench.serving.fit import check_lengths, fit_lengths
     from flover.bench.serving.offline import measure_throughput
     from flover.bench.serving.offline_report import throughput_table
     from flover.bench.serving.prepare import draw_samples, load_tokenizer
     from flover.llm import LLM
 
     resolve_model(args)
+    check_output("--output-json", args.output_json)
     config = from_args(args, EngineConfig)
     data = Data(**(given(args, Data) | {"seed": config.seed or 0, "tokenizer": None}))
-    dataset = choose_dataset(data, given_for_datasets(args))
-    samples = draw_samples(data, dataset, load_tokenizer(config.tokenizer))
+    own = given_for_datasets(args)
+    dataset = choose_dataset(data, own)
     ignore_eos = data.is_made if args.ignore_eos is None else args.ignore_eos
     with LLM(**given(args, EngineConfig)) as llm:
+        dataset, note = fit_lengths(dataset, llm.max_model_len, own)
+        if note is not None:
+            print(note)
+        samples = draw_samples(data, dataset, load_tokenizer(config.tokenizer))
+        check_lengths(samples, llm.max_model_len)
         done = measure_throughput(llm, samples, ignore_eos=ignore_eos, show=not args.disable_tqdm)
     Console(highlight=False).print(throughput_table(f"{config.model}: {len(samples)} requests at once", done))
     asked = {"dataset_name": data.dataset_name, **given_for_datasets(args), "model": config.model}

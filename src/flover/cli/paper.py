@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from flover.bench.presets import PRESETS, write_preset
+from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, count, from_args
 from flover.cli.rivals import add_places, places_of
 from flover.cli.terminal import command_line, stderr_progress, table_console
@@ -48,7 +49,7 @@ def add(kinds: Any) -> None:
     parser.add_argument("--all", action="store_true", help="all experiments, all models, full length: the default")
     add_places(parser)
     add_settings(parser, EngineConfig, skip=_FIXED)
-    parser.set_defaults(run=_run, prog=parser.prog)
+    parser.set_defaults(run=_run)
 
 
 def add_experiment_flags(parser: argparse.ArgumentParser, output: Path) -> None:
@@ -158,6 +159,7 @@ def output(args: argparse.Namespace, benchmark: str, scale: Any) -> Iterator[Cal
     """Prints each result as it comes, and writes the report at the end, also of what there is after an error."""
     from flover.bench.paper import report
 
+    check_output_dir("--output-dir", args.output_dir)
     figures = not args.no_figures
     if figures:
         report.check_can_draw()

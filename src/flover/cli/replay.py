@@ -27,7 +27,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "replay",
-        help="run a recorded schedule again and compare",
         description="Run a schedule that --trace recorded again: the same requests at the same steps, with the costs "
         "that were measured then. Every decision has to be the same, and every token. Exit code 0 if all are equal, "
         "1 if not.",
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     path = _record_path(args.file)
     record = read_record(path)
     if record.cut:
-        print(f"{path} ends in the middle of a step: whoever wrote it was interrupted")
+        print(f"{path} ends in the middle of a step: its recording was interrupted")
     executor = _executor(args, record.head)
     try:
         with _progress(len(record.steps)) as progress:
@@ -67,6 +66,8 @@ def _record_path(path: Path) -> Path:
 
     if path.name.endswith(REPLAY_SUFFIX):
         return path
+    if not path.name or path.is_dir():
+        raise ConfigError(f"{path} is a directory: FILE is what --trace wrote")
     if not replay_path(path).exists():
         raise ConfigError(f"{replay_path(path)} is not there: flover replay needs the record that lies beside a trace")
     return replay_path(path)

@@ -46,7 +46,7 @@ def add_rivals(kinds: Any) -> None:
         "rivals",
         help="llama.cpp, OpenVINO, vLLM and transformers beside Flover, where they are installed",
         description="Serve one model with every engine that is installed, in every format, and send all of them the "
-        "same requests. What is not installed is left out with a word. Engines in a Python of their own are found "
+        "same requests. What is not installed is named and left out. Engines in a Python of their own are found "
         "through that Python.",
     )
     add_model(parser, default=f"{PRESET} with random weights, made here")
@@ -78,7 +78,7 @@ def add_rivals(kinds: Any) -> None:
     add_places(parser)
     _add_patience(parser, plain)
     add_settings(parser, EngineConfig, skip=frozenset(_OURS))
-    parser.set_defaults(run=_run, prog=parser.prog)
+    parser.set_defaults(run=_run)
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from flover.cli.flags import count, number
+import msgspec
+
+from flover.cli.flags import count, number, whole
 from flover.config import flag_name
+from flover.errors import RequestError
 from flover.request import SamplingParams
 
 _FLAGS: dict[str, tuple[Any, str, str]] = {
@@ -14,7 +17,7 @@ _FLAGS: dict[str, tuple[Any, str, str]] = {
     "min_tokens": (count, "N", "least tokens to generate"),
     "temperature": (number, "X", "0 is the most likely token, always; higher is more random"),
     "top_p": (number, "X", "choose among the most likely tokens that have this probability together"),
-    "top_k": (int, "N", "choose among this many of the most likely tokens; 0 is all"),
+    "top_k": (whole, "N", "choose among this many of the most likely tokens; 0 is all"),
     "min_p": (number, "X", "choose among tokens at least this likely, relative to the most likely one"),
     "repetition_penalty": (number, "X", "above 1 makes tokens that were there less likely"),
     "presence_penalty": (number, "X", "above 0 makes tokens that were generated less likely"),
@@ -40,3 +43,23 @@ def sampling_from(args: argparse.Namespace, **more: Any) -> SamplingParams:
     """The parameters that the command line asks for. Raises `RequestError`."""
     values = {name: getattr(args, name) for name in _FLAGS}
     return SamplingParams(**values, stop=args.stop, ignore_eos=args.ignore_eos, **more)
+
+
+def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
+    """The parameters with another value of one of the flags, by the flag's name with or without dashes.
+
+    Raises `RequestError` naming what is wrong.
+    """
+    field = name.removeprefix("--").replace("-", "_")
+    if field not in _FLAGS:
+        raise RequestError(f"There is no parameter {name}; there are {', '.join(_FLAGS)} and system.")
+    try:
+        value = _FLAGS[field][0](text)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise RequestError(f"{field}: {error}") from None
+    return SamplingParams(**(msgspec.structs.asdict(params) | {field: value}))
+
+
+def described(params: SamplingParams) -> str:
+    """The parameters that flags set, a line for each."""
+    return "\n".join(f"  {name} {getattr(params, name)}" for name in _FLAGS)

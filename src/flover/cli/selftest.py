@@ -7,8 +7,9 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from flover.cli.flags import Parser, add_settings, from_args, given
+from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
+from flover.cli.parser import Parser
 from flover.cli.terminal import command_line, stderr_progress
 from flover.config import EngineConfig
 from flover.errors import ConfigError
@@ -30,12 +31,10 @@ _SHOWN = 10
 """Differences to print; the JSON line has them all."""
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "selftest", help="check the engine's promises", description="Check the engine's promises on this machine."
-    )
-    kinds = parser.add_subparsers(title="tests", metavar="TEST", required=True, parser_class=Parser)
+    parser: Parser = commands.add_parser("selftest", description="Check the engine's promises on this machine.")
+    kinds = parser.with_commands("TEST", "tests")
     invariance = kinds.add_parser(
         "invariance",
         help="the same bits alone and in any crowd, chunking, paging, preemption, thread count, instruction set",
@@ -59,7 +58,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "(default: what --dtype, --quantization and --kv-cache-dtype say)",
     )
     add_settings(invariance, EngineConfig, skip=_OWN)
-    invariance.set_defaults(run=run, prog=invariance.prog)
+    invariance.set_defaults(run=run)
     return parser
 
 

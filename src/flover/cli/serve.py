@@ -8,18 +8,19 @@ from typing import Any
 
 from flover.cli.flags import add_settings, from_args
 from flover.cli.models import add_model, resolve_model
+from flover.cli.parser import Parser
+from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig, Limits, ServerConfig, read_environment
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "serve", help="run the OpenAI-compatible server", description="Serve a model through the OpenAI API."
-    )
+    parser: Parser = commands.add_parser("serve", description="Serve a model through the OpenAI API.")
     add_model(parser)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
     add_settings(parser, ServerConfig)
     add_settings(parser, Limits)
+    add_vllm_flags(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -33,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
         from flover.parallel.launch import follow_node
 
         return follow_node(engine)
-    if server.api_key is None:
-        server = dataclasses.replace(server, api_key=read_environment().api_key)
+    if not server.api_key:
+        server = dataclasses.replace(server, api_key=read_environment().server_keys())
     from flover.engine.spawn import engine_command, spawn
 
     # The engine's imports take longest of all: they go on beside those of the door.

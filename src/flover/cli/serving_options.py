@@ -31,7 +31,9 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     for dataset in DATASETS.values():
         add_settings(parser, dataset)
     parser.add_argument(
-        "--skip-chat-template", action="store_true", help="always so: a server renders chats, nobody else"
+        "--skip-chat-template",
+        action="store_true",
+        help="changes nothing: the server renders chats",
     )
 
 
@@ -40,11 +42,13 @@ def read_serve_options(args: argparse.Namespace) -> ServeOptions:
     target = from_args(args, Target)
     if target.api_key is None:
         target = dataclasses.replace(target, api_key=read_environment().api_key)
-    data = from_args(args, Data)
+    data, own = from_args(args, Data), given_for_datasets(args)
+    dataset = choose_dataset(data, own)  # puts the general lengths into `own`
     return ServeOptions(
         target=target,
         data=data,
-        dataset=choose_dataset(data, given_for_datasets(args)),
+        dataset=dataset,
+        asked=frozenset(own),
         traffic=from_args(args, Traffic),
         sampling=from_args(args, Sampling),
         results=from_args(args, Results),

@@ -8,9 +8,10 @@ import random
 from pathlib import Path
 from typing import Any
 
-from flover.cli.flags import Parser, add_settings, count, from_args, number
+from flover.cli.flags import add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
 from flover.cli.paper import PIPE_WIDTH, add_experiment_flags, output, sized, status
+from flover.cli.parser import Parser
 from flover.cli.terminal import command_line, table_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
@@ -26,18 +27,17 @@ _COST_HELP = (
 )
 
 
-def add(commands: Any) -> argparse.ArgumentParser:
+def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: argparse.ArgumentParser = commands.add_parser(
+    parser: Parser = commands.add_parser(
         "simulate",
-        help="the scheduler in simulated time: other machines, many replicas",
         description="Run the real scheduler, rows and pages with a cost model in the place of a device.",
     )
-    kinds = parser.add_subparsers(title="simulations", metavar="SIMULATION", required=True, parser_class=Parser)
+    kinds = parser.with_commands("SIMULATION", "simulations")
     paper = kinds.add_parser("paper", help="the experiments of the Flover paper, at its size")
     add_experiment_flags(paper, OUTPUT)
     _add_cost(paper, "gpt-j-a100")
-    paper.set_defaults(run=_run_paper, prog=paper.prog)
+    paper.set_defaults(run=_run_paper)
     fleet = kinds.add_parser("fleet", help="replicas behind a router, Poisson arrivals")
     _add_cost(fleet, "gpt-j-a100")
     group = fleet.add_argument_group("fleet")
@@ -49,7 +49,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     group.add_argument("--output-len", type=count, default=128, metavar="N", help="mean (default: %(default)s)")
     group.add_argument("--max-num-seqs", type=count, default=64, metavar="N", help="rows of a replica (default: 64)")
     group.add_argument("--seed", type=count, default=0, metavar="N")
-    fleet.set_defaults(run=_run_fleet, prog=fleet.prog)
+    fleet.set_defaults(run=_run_fleet)
     check = kinds.add_parser(
         "check", help="fit the cost of this machine, and compare simulated with measured times to tokens"
     )
@@ -59,7 +59,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     group.add_argument("--prompt-len", type=count, default=64, metavar="N", help="default: %(default)s")
     group.add_argument("--output-len", type=count, default=64, metavar="N", help="default: %(default)s")
     add_settings(check, EngineConfig, skip=frozenset({"model"}))
-    check.set_defaults(run=_run_check, prog=check.prog)
+    check.set_defaults(run=_run_check)
     return parser
 
 

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from flover.bench.serving.offline_options import StartupOptions
+from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.cli.offline_benchmarks import finish
@@ -26,7 +27,7 @@ def add_startup(kinds: Any) -> None:
     add_model(parser)
     add_settings(parser, StartupOptions)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
-    parser.set_defaults(run=_run_startup, prog=parser.prog)
+    parser.set_defaults(run=_run_startup)
 
 
 def _run_startup(args: argparse.Namespace) -> int:
@@ -41,6 +42,7 @@ def _run_startup(args: argparse.Namespace) -> int:
         raise ConfigError("bench startup needs Linux: /proc and posix_fadvise")
     resolve_model(args)
     config, options = from_args(args, EngineConfig), from_args(args, StartupOptions)
+    check_output("--output-json", options.output_json)
     flags = to_flags(EngineConfig, given(args, EngineConfig))
     dummy = config.load_format == "dummy"
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)

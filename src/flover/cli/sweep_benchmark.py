@@ -13,9 +13,11 @@ from typing import Any
 
 from flover.bench.serving.choose import ServeOptions
 from flover.bench.serving.offline_options import SweepOptions
-from flover.cli.flags import Parser, add_settings, from_args
+from flover.cli.files import check_output_dir
+from flover.cli.flags import add_settings, from_args
+from flover.cli.parser import Parser
 from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
-from flover.errors import ConfigError
+from flover.errors import ConfigError, EngineError
 
 DEFAULT_LIMITS = ("ttft:1000", "tpot:200")
 _SEEDS = 1009
@@ -38,7 +40,7 @@ def add_sweep(kinds: Any) -> None:
     )
     add_settings(parser, SweepOptions)
     add_serve_flags(parser, skip=_SKIPPED)
-    parser.set_defaults(run=_run_sweep, prog=parser.prog)
+    parser.set_defaults(run=_run_sweep)
 
 
 def _run_sweep(args: argparse.Namespace) -> int:
@@ -51,6 +53,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
     options = from_args(args, SweepOptions)
     if options.output_dir is not None:
         need_matplotlib("--output-dir")
+        check_output_dir("--output-dir", options.output_dir)
     if not getattr(args, "goodput", ()):
         args.goodput = DEFAULT_LIMITS
     points, results = _measure(args, options)
@@ -68,12 +71,12 @@ def _run_sweep(args: argparse.Namespace) -> int:
         print(f"{path} written")
     facts = {"knees": knee_facts(points, options.attainment), "points": results}
     print(json_line("sweep", command(), options=dataclasses.asdict(options), goodput_limits=limits, **facts))
-    return 0 if any(point.figures.completed for point in points) else 1
+    return 0
 
 
 def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any], list[dict[str, Any]]]:
     """Every point of the grid, and its result as `bench serve` would have it."""
-    from flover.bench.serving.benchmark import measure_serving
+    from flover.bench.serving.benchmark import first_error, measure_serving, prepare
     from flover.bench.serving.files import save
     from flover.bench.serving.report import result
     from flover.bench.serving.sweep import Point, read_params
@@ -85,19 +88,28 @@ def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any]
     if options.output_dir is not None:
         Path(options.output_dir).mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
-    results = []
+    results, notes, error = [], list[str](), ""
     with counting("runs", len(servers) * len(clients) * len(options.rates)) as ended:
         for server, params in servers.items():
             with _server(options, params) as url:
                 for client, base in clients.items():
                     for rate in options.rates:
                         asked = _at(base, url, rate, len(points))
-                        measured = measure_serving(asked)
+                        prepared = prepare(asked)
+                        if prepared.note is not None and prepared.note not in notes:
+                            notes.append(prepared.note)
+                            print(prepared.note)
+                        measured = measure_serving(prepared.options, prepared.samples)
+                        error = error or first_error(measured.served)
                         points.append(Point(server, client, rate, measured.figures))
                         results.append({"server": server, "client": client, **result(measured.figures, measured.setup)})
                         if options.output_dir is not None:
                             save(Path(options.output_dir) / "results.jsonl", results[-1], append=len(points) > 1)
                         ended()
+    if not any(point.figures.completed for point in points):
+        raise EngineError(f"all requests of all {len(points)} runs failed; the first: {error}")
+    if error:
+        print(f"first of the requests that failed: {error}")
     return points, results
 
 

@@ -16,7 +16,6 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "top",
-        help="watch a running server: lanes of rows over iterations",
         description="Watch a running server: which sequence sits in which row, iteration by iteration, the fused "
         "width, the queue, pages and time. q ends it. /dashboard shows the same in a browser.",
     )

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.live import Live
 
-from flover.cli.follow import follow, server_address
+from flover.cli.address import server_address
+from flover.cli.follow import follow
 from flover.cli.lanes import Lanes, LiveLanes
 from flover.errors import ConfigError, EngineError
 

@@ -6,22 +6,37 @@ import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
+from flover.errors import ConfigError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """What Flover takes from the environment."""
 
-    api_key: str | None = None
+    api_keys: tuple[str, ...] | None = None
+    """The keys in FLOVER_API_KEY, separated by blanks; none of them where it is set and empty, None where it is not."""
     hub_offline: bool = False
     hub_token: str | None = None
     ray_address: str | None = None
+
+    @property
+    def api_key(self) -> str | None:
+        """The key that a client sends: the first."""
+        return self.api_keys[0] if self.api_keys else None
+
+    def server_keys(self) -> tuple[str, ...]:
+        """The keys that a server asks for. Raises `ConfigError` where FLOVER_API_KEY is set and holds none: whoever
+        sets it wants a key."""
+        if self.api_keys == ():
+            raise ConfigError("FLOVER_API_KEY is set and empty: give it a key, or unset it to serve without one")
+        return self.api_keys or ()
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     """The one place that reads environment variables."""
     env = os.environ if environ is None else environ
     return Environment(
-        api_key=env.get("FLOVER_API_KEY") or None,
+        api_keys=None if (keys := env.get("FLOVER_API_KEY")) is None else tuple(keys.split()),
         hub_offline=env.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"},
         hub_token=env.get("HF_TOKEN") or None,
         ray_address=env.get("RAY_ADDRESS") or None,

@@ -17,11 +17,12 @@ class Limits:
 
     # Connections
     max_connections: int = setting(
-        1024, "connections at once; a further one is answered only on /livez and /health", group="limits"
+        1024, "connections at once; a further one is answered only on /livez, /readyz and /health", group="limits"
     )
     max_header_bytes: int = setting(
         64 * 2**10, "request line and headers of one request; more get a 431", group="limits"
     )
+    max_url_bytes: int = setting(8 * 2**10, "path and query of one request; longer ones get a 414", group="limits")
     max_header_count: int = setting(128, "header lines of one request; more get a 431", group="limits")
     header_timeout: float = setting(10.0, "seconds to receive the request line and headers", group="limits")
     max_body_bytes: int = setting(2 * 2**20, "body of one request; a longer one gets a 413", group="limits")
@@ -30,12 +31,27 @@ class Limits:
     )
     body_timeout: float = setting(60.0, "seconds to receive the body; a slower one gets a 408", group="limits")
     timeout_keep_alive: float = setting(15.0, "seconds that an idle connection is kept", group="limits")
+    send_timeout: float = setting(
+        60.0, "seconds that a client may read nothing of an answer that waits for it", group="limits"
+    )
 
     # Bodies
     max_json_depth: int = setting(64, "objects and lists inside each other in a body", group="limits")
     max_json_values: int = setting(300_000, "values in a body: numbers, strings, lists, objects", group="limits")
     max_messages: int = setting(1024, "messages of one conversation", group="limits")
     max_request_seqs: int = setting(128, "sequences of one request: its prompts times n", group="limits")
+
+    max_open_seqs: int = setting(
+        4096, "sequences of all requests that are open at once; more get a 429", group="limits"
+    )
+
+    # Log-probabilities
+    max_logprobs_values: int = setting(
+        2**20, "log-probabilities of one answer: its tokens times one more than logprobs", group="limits"
+    )
+    max_prompt_logprobs_values: int = setting(
+        2**17, "log-probabilities of one prompt: its tokens times one more than prompt_logprobs", group="limits"
+    )
 
     # Strings that generated text is searched for
     max_stop_strings: int = setting(16, "stop strings of one request", group="limits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from flover.config.keys import check_keys
 from flover.config.limits import Limits
 from flover.config.setting import at_least, check_choices, setting
 from flover.errors import ConfigError
@@ -18,10 +19,25 @@ class ServerConfig:
     served_model_name: tuple[str, ...] = setting(
         (), "names the API answers to; the model's own name by default", group="server"
     )
-    api_key: str | None = setting(
-        None, "key that clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
+    api_key: tuple[str, ...] = setting(
+        (), "keys, one of which clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
+    )
+    allow_unauthenticated: bool = setting(
+        False, "let other machines in without a key, where --host is not of this machine alone", group="server"
+    )
+    share_prefixes: bool = setting(
+        False, "let requests with different keys use each other's prompts in the prefix cache", group="server"
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "Host names to answer to without a key, beside those of this machine; * is any", group="server"
+    )
+    allowed_origins: tuple[str, ...] = setting(
+        (), "origins (https://name:port) whose pages in a browser may use the API; * is any", group="server"
     )
     chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
+    strict: bool = setting(
+        False, "refuse fields of a request that have no effect, instead of ignoring them", group="server"
+    )
     max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
     shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
     stall_timeout: float = setting(
@@ -30,12 +46,17 @@ class ServerConfig:
     log_level: str = setting(
         "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")
     )
+    log_requests: bool = setting(True, "write a line for every request, at level info", group="server")
+    log_stats: bool = setting(
+        True, "write a line of throughput every 10 seconds while there is work, at level info", group="server"
+    )
 
     limits: Limits = field(default_factory=Limits)
     """What one client may cost; flags of its own."""
 
     def __post_init__(self) -> None:
         check_choices(self)
+        check_keys(self.api_key)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
         at_least(self, "max_num_queued_reqs", 1)

@@ -52,6 +52,7 @@ def scheduler_config(config: EngineConfig, facts: ModelFacts) -> SchedulerConfig
         num_pages=facts.pool_tokens // facts.page_size + 1,
         max_model_len=facts.max_model_len,
         eos_ids=tuple(facts.eos_ids),
+        switch_len=facts.switch_len,
         enable_prefix_caching=config.enable_prefix_caching,
         policy=config.scheduling_policy,
         strategy=Strategy(config.strategy),

@@ -6,16 +6,15 @@ Belongs to one asyncio loop; every method is called in it. Knows frames and proc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 
 from flover.config import EngineConfig
 from flover.engine import wire
+from flover.engine.exits import WatchedProcess
 from flover.engine.messages import (
     Cancel,
     EngineStats,
@@ -36,7 +35,15 @@ from flover.engine.standing import Standing, open_stream
 from flover.engine.streams import DeltaStream, Mailbox
 from flover.engine.tasks import to_its_end
 from flover.engine.timeline import Iteration
-from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
+from flover.errors import (
+    ConfigError,
+    EngineDeadError,
+    EngineError,
+    FloverError,
+    ModelError,
+    OutOfResourcesError,
+    RequestError,
+)
 from flover.request import Delta, ModelFacts, Request
 
 STOP_SECONDS = 5.0
@@ -47,13 +54,19 @@ DRAIN_SECONDS = 1.0
 """Time to read what a process sent before it ended; its socket may be held open by a child of its own."""
 
 logger = logging.getLogger(__name__)
-_FAILURES: dict[str, type[FloverError]] = {"model": ModelError, "config": ConfigError}
+_FAILURES: dict[str, type[FloverError]] = {
+    "model": ModelError,
+    "config": ConfigError,
+    "resources": OutOfResourcesError,
+}
 
 
 class EngineClient:
     """One engine process and the requests that are open in it. Made by `start`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], sock: socket.socket) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], sock: socket.socket, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self.stats = EngineStats()
         """The newest snapshot of the engine."""
         self.on_stats: Callable[[EngineStats], None] = lambda stats: None
@@ -62,14 +75,15 @@ class EngineClient:
         """Called with every iteration that comes while `watch` is on."""
         self.on_death: Callable[[list[Standing], FloverError], None] = _fail_all
         """Called once when the engine is gone, with what was open in it. By default it fails for its readers."""
-        self._process = process
+        self._process = WatchedProcess(process)
+        self._process.on_exit = self._on_exit
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[ModelFacts] = self._loop.create_future()
-        self._exited = asyncio.Event()
         self._open: dict[str, Standing] = {}
         self._death: FloverError | None = None
-        self._last_news = time.monotonic()
+        self._clock = clock
+        self._last_news = clock()
         self._decode = wire.from_engine_decoder()
         self._on_loading: Callable[[int, int], None] = lambda done, total: None
         self._reading: asyncio.Task[None] | None = None
@@ -82,16 +96,17 @@ class EngineClient:
         on_loading: Callable[[int, int], None] | None = None,
         command: Spawned | Sequence[str] = ENGINE_COMMAND,
         silence: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> EngineClient:
         """Start an engine process, or take one that is spawned already, and wait until it has loaded.
 
         `on_loading(done, total)` is told bytes of weights. An engine that says nothing for `silence` seconds is given
-        up (0: never).
+        up (0: never); `clock` counts them.
 
         Raises `ConfigError`, `ModelError` or `EngineError`, as the engine found.
         """
         spawned = command if isinstance(command, Spawned) else spawn(command)
-        client = cls(spawned.process, spawned.sock)
+        client = cls(spawned.process, spawned.sock, clock)
         if on_loading is not None:
             client._on_loading = on_loading
         try:
@@ -102,11 +117,7 @@ class EngineClient:
         return client
 
     async def _connect(self, config: EngineConfig, silence: float) -> None:
-        try:
-            threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
-        except RuntimeError as error:
-            self._exited.set()  # nobody will say so
-            raise EngineError(f"the engine cannot be watched: {error}") from error
+        self._process.watch()
         self._sock.setblocking(False)
         reader, self._writer = await asyncio.open_connection(sock=self._sock)
         self._reading = asyncio.create_task(self._read(reader), name="engine-reader")
@@ -131,7 +142,7 @@ class EngineClient:
     @property
     def last_news_age(self) -> float:
         """Seconds since the engine last sent anything; it does so all the time, even when idle."""
-        return time.monotonic() - self._last_news
+        return self._clock() - self._last_news
 
     @property
     def num_open(self) -> int:
@@ -185,9 +196,9 @@ class EngineClient:
         if self._death is None:
             self._send(Watch(on))
 
-    def kill(self) -> None:
-        """End the process now: it does not answer."""
-        self._process.kill()
+    def kill(self, reason: str | None = None) -> None:
+        """End the process now; `reason` is what its readers are told."""
+        self._process.kill(reason)
 
     async def close(self) -> None:
         """Cancel what is open, stop the engine and wait until its process is gone. May be called twice."""
@@ -195,13 +206,12 @@ class EngineClient:
             for request_id in self._open:
                 self._send(Cancel(request_id))
             self._send(Stop())
-        elif self._process.poll() is None:
+        elif self._process.running:
             self._process.kill()
-        try:
-            await asyncio.wait_for(self._exited.wait(), STOP_SECONDS)
-        except TimeoutError:
+        await self._process.wait(STOP_SECONDS)
+        if not self._process.exited.is_set():
             self._process.kill()
-            await self._exited.wait()
+            await self._process.exited.wait()
         if self._reading is not None and not (await asyncio.wait({self._reading}, timeout=DRAIN_SECONDS))[0]:
             self._reading.cancel()
         self._die(EngineDeadError("the engine was stopped"))
@@ -218,8 +228,10 @@ class EngineClient:
             while True:
                 length = wire.body_length(await reader.readexactly(wire.HEADER_BYTES))
                 self._take(self._decode(await reader.readexactly(length)))
-        except asyncio.IncompleteReadError:
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            # How its process ended is heard of a moment after the end of its socket.
+            await self._process.wait(DRAIN_SECONDS)
+            reason = EngineDeadError(self._process.reason)
         except (wire.WireError, OSError, asyncio.InvalidStateError) as error:
             reason = EngineDeadError(f"the connection to the engine broke: {error}")
         except FloverError as error:
@@ -231,7 +243,7 @@ class EngineClient:
             self._die(reason)
 
     def _take(self, message: FromEngine) -> None:
-        self._last_news = time.monotonic()
+        self._last_news = self._clock()
         if isinstance(message, News):
             self.stats = message.stats
             self.on_stats(message.stats)
@@ -278,7 +290,7 @@ class EngineClient:
             return
         self._death = reason
         if not self._ready.done():
-            self._ready.set_exception(reason if not isinstance(reason, EngineDeadError) else EngineError(str(reason)))
+            self._ready.set_exception(EngineError(str(reason)) if isinstance(reason, EngineDeadError) else reason)
             self._ready.exception()  # `start` may have been cancelled: not an error that nobody looked at
         standings, self._open = list(self._open.values()), {}
         self.on_death(standings, reason)
@@ -292,20 +304,9 @@ class EngineClient:
         if not self._writer.transport.is_closing():
             self._writer.write(frame)
 
-    # The process
-
-    def _watch(self) -> None:
-        """A thread of its own: wait for the process, whoever may still hold its end of the socket."""
-        code = self._process.wait()
-        with contextlib.suppress(RuntimeError):  # the loop was closed first
-            self._loop.call_soon_threadsafe(self._on_exit, code)
-
-    def _on_exit(self, code: int) -> None:
-        self._exited.set()
+    def _on_exit(self) -> None:
         if self._reading is not None:
-            self._loop.call_later(
-                DRAIN_SECONDS, self._die, EngineDeadError(f"the engine process ended with code {code}")
-            )
+            self._loop.call_later(DRAIN_SECONDS, self._die, EngineDeadError(self._process.reason))
 
 
 def _failure(failed: Failed) -> FloverError:

@@ -29,7 +29,7 @@ from flover.model.sampling import advance, prompt_logprobs, sample, sampling_val
 from flover.model.sampling.sampler import NO_TOKEN
 from flover.ops import Alone, Array, Group, Ops
 from flover.ops.cpu import cpu_ops
-from flover.request import ModelFacts, TokenLogprobs
+from flover.request import ModelFacts, TokenLogprobs, is_long
 
 _WARM_UP_TOKENS = 64
 _WARM_UP_ROWS = 8
@@ -95,6 +95,7 @@ class DeviceExecutor:
             page_size=config.block_size,
             eos_ids=list(model.eos_ids),
             num_parameters=model.num_parameters(),
+            switch_len=model.switch_len(loaded.max_len),
         )
         kv = KVCache(loaded.own, size.num_pages, config.block_size, kv_dtype, ops.page_shapes)
         executor = cls(loaded.decoder, kv, facts, config.max_num_seqs)
@@ -180,8 +181,11 @@ class DeviceExecutor:
                     f"row {admission.row} reports on its prompt, but {admission.computed} tokens of it are not computed"
                 )
             values["prompt_hidden"] = PromptTail(params.prompt_logprobs)
+        switch = self.facts.switch_len
+        short = switch is not None and not is_long(len(admission.prompt_ids), params, switch)
         self._buffers.insert(
             admission.row,
+            rotary_start=self.facts.max_model_len if short else 0,
             page_table=admission.pages,
             num_pages=len(admission.pages),
             context_len=admission.computed,

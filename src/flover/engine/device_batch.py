@@ -73,7 +73,7 @@ def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> Layout | Non
 
     batch = Batch(
         token_ids=token_ids,
-        positions=positions,
+        positions=positions + buffers["rotary_start"][token_rows],
         slots=slots,
         query_starts=starts.astype(np.int32),
         context_lens=context_lens.astype(np.int32),

@@ -116,7 +116,7 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """Engine to door, last frame: loading or running failed; `kind` is "model", "config" or "engine"."""
+    """Engine to door, last frame: loading or running failed; `kind` is "model", "config", "resources" or "engine"."""
 
     kind: str
     message: str

@@ -38,7 +38,7 @@ from flover.engine.messages import (
 )
 from flover.engine.observer import Observer
 from flover.engine.timeline import Iteration, Timeline
-from flover.errors import ConfigError, EngineError, ModelError, RequestError
+from flover.errors import ConfigError, EngineError, ModelError, OutOfResourcesError, RequestError
 from flover.request import Delta, FinishReason, ModelFacts, Request
 
 HEARTBEAT_SECONDS = 0.25
@@ -49,6 +49,8 @@ ORPHAN_GRACE_SECONDS = 0.5
 """Time for the main thread to leave in order after the door died; then the process is ended from the reader."""
 YOUNG_ONLY = (2_000, 10, 2**30)
 """Thresholds of the garbage collector's three generations; the third is never reached."""
+SPLIT_BYTES = 2**20
+"""News that are longer are sent delta by delta: whoever reads them has other things to do in between."""
 EXIT_FAILED = 1
 
 logger = logging.getLogger(__name__)
@@ -161,7 +163,7 @@ class EngineProcess:
         stats = engine.stats()
         iterations = self._iterations(stats)
         try:
-            self._send(News(deltas, stats, iterations))
+            self._send(News(deltas, stats, iterations), SPLIT_BYTES if len(deltas) > 1 else None)
         except wire.WireError:
             if iterations:
                 self._send(News([], stats, iterations))
@@ -174,12 +176,13 @@ class EngineProcess:
             self._send(News([delta], stats))
         except wire.WireError as error:
             engine.cancel(delta.request_id, delta.index)
-            reason = FinishReason.ERROR
-            gone = Delta(request_id=delta.request_id, index=delta.index, finish_reason=reason, error=str(error))
-            self._send(News([gone], stats))
+            self._send(News([_failed(delta.request_id, delta.index, f"its answer is too long: {error}")], stats))
 
-    def _send(self, message: FromEngine) -> None:
+    def _send(self, message: FromEngine, most: int | None = None) -> None:
+        """Raises `WireError`, and sends nothing, if the frame would be longer than `most` bytes."""
         frame = wire.encode(message)
+        if most is not None and len(frame) > most:
+            raise wire.WireError(f"{type(message).__name__} takes {len(frame)} bytes")
         try:
             with self._sending:
                 self._sock.sendall(frame)
@@ -201,12 +204,24 @@ class EngineProcess:
     def _read(self) -> None:
         try:
             while (body := wire.receive(self._sock)) is not None:
-                self._take(self._decode(body))
+                self._take_body(body)
         except (OSError, wire.WireError) as error:
             logger.error("reading from the door failed: %s", error)
         finally:  # whatever ended this thread, an engine that hears nobody must not live on
             if not self._stopping.is_set():
                 self._orphaned()
+
+    def _take_body(self, body: memoryview) -> None:
+        """One frame. A request that cannot be read is refused; frames are as long as they say, so the next one can."""
+        try:
+            message = self._decode(body)
+        except wire.WireError as error:
+            request_id = wire.request_id_of(body)
+            if request_id is None or self._engine is None:
+                raise
+            self._send(Refused(request_id, f"the engine cannot read this request: {error}"))
+        else:
+            self._take(message)
 
     def _take(self, message: ToEngine) -> None:
         engine = self._engine
@@ -231,6 +246,10 @@ class EngineProcess:
             engine.submit(request)
         except RequestError as error:
             self._send(Refused(request.id, error.message, error.param, error.code))
+        except Exception as error:  # a fault of ours: this request's affair, nobody else's
+            logger.error("a request cannot be taken in", exc_info=error)
+            said = f"the engine failed on this request: {type(error).__name__}"
+            self._send(News([_failed(request.id, index, said) for index in range(request.params.n)], engine.stats()))
 
     def _orphaned(self) -> None:
         """Nobody will ever read what this process computes."""
@@ -240,10 +259,16 @@ class EngineProcess:
         os._exit(EXIT_FAILED)
 
 
+def _failed(request_id: str, index: int, error: str) -> Delta:
+    return Delta(request_id=request_id, index=index, finish_reason=FinishReason.ERROR, error=error)
+
+
 def _kind(error: Exception) -> str:
     if isinstance(error, ConfigError):
         return "config"
-    return "model" if isinstance(error, ModelError) else "engine"
+    if isinstance(error, ModelError):
+        return "model"
+    return "resources" if isinstance(error, OutOfResourcesError) else "engine"
 
 
 def _default_factory() -> EngineFactory:

@@ -17,7 +17,7 @@ from flover.engine.rows import RowTable
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy
 from flover.errors import InvariantError
-from flover.request import Delta, FinishReason, Request
+from flover.request import Delta, FinishReason, Request, is_long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ class SchedulerConfig:
     """Pages of the pool, the null page included."""
     max_model_len: int
     eos_ids: tuple[int, ...] = ()
+    switch_len: int | None = None
+    """`ModelFacts.switch_len`."""
     enable_prefix_caching: bool = True
     policy: str = "fcfs"
     strategy: Strategy = Strategy.FUSION
@@ -128,9 +130,12 @@ class Roster:
         return msgspec.structs.replace(last, finish_reason=reason, stop_reason=stop_reason, error=error)
 
     def root(self, request: Request) -> Entry:
-        """Where this request's prefixes begin. Without prefix caching only its own sequences share pages."""
-        caching = self.config.enable_prefix_caching
-        return self.prefix.root(f"shared:{request.salt}" if caching else f"own:{request.id}")
+        """Where this request's prefixes begin. Without prefix caching only its own sequences share pages; keys that are
+        turned by other angles are never shared."""
+        if not self.config.enable_prefix_caching:
+            return self.prefix.root(f"own:{request.id}")
+        long = is_long(len(request.prompt_ids), request.params, self.config.switch_len)
+        return self.prefix.root(f"long:{request.salt}" if long else f"shared:{request.salt}")
 
     def pages_for(self, tokens: int) -> int:
         """Pages that so many tokens fill or begin."""

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib.util
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flover.errors import ConfigError
+from flover.errors import ConfigError, OutOfResourcesError
 
 ENGINE_COMMAND = (sys.executable, "-m", "flover.engine.process")
 """What to run for an engine; the number of the socket's file descriptor is appended."""
 RAY_ENGINE_COMMAND = (sys.executable, "-m", "flover.parallel.ray_engine")
 """The same for an engine that Ray places."""
+RESERVED_DESCRIPTORS = 8
+"""To start a process takes five for a moment and keeps one of them: enough for as many restarts as there may be."""
+_WANTS = {
+    errno.EMFILE: "this process may open no further file (ulimit -n)",
+    errno.ENFILE: "the machine can open no further file",
+    errno.EAGAIN: "no further process or thread may be started (ulimit -u)",
+    errno.ENOMEM: "there is no memory for it",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +52,68 @@ def engine_command(backend: str) -> Sequence[str]:
     return RAY_ENGINE_COMMAND
 
 
+def missing_resource(error: BaseException) -> str | None:
+    """What the machine has run out of, in words, if that is what `error` says."""
+    if isinstance(error, MemoryError):
+        return _WANTS[errno.ENOMEM]
+    return _WANTS.get(error.errno or 0) if isinstance(error, OSError) else None
+
+
 def spawn(command: Sequence[str] = ENGINE_COMMAND) -> Spawned:
-    """Start a process with one end of a new socket pair."""
+    """Start a process with one end of a new socket pair. Raises `OutOfResourcesError` if the machine has no descriptor,
+    memory or process left for it, `OSError` if there is no such program."""
+    try:
+        return _spawn(command)
+    except (OSError, MemoryError) as error:
+        missing = missing_resource(error)
+        if missing is None:
+            raise
+        raise OutOfResourcesError(f"the process of an engine cannot be started: {missing}") from error
+
+
+def _spawn(command: Sequence[str]) -> Spawned:
     ours, theirs = socket.socketpair()
-    with theirs:
+    with contextlib.ExitStack() as unless_started, theirs:
+        unless_started.enter_context(ours)
         descriptor = theirs.fileno()
         # `ours` is closed on exec, as all of Python's descriptors: no other child of this process can keep the
         # engine alive by holding it. A process group of its own keeps the terminal's Ctrl-C away from it.
         process = subprocess.Popen(
             [*command, str(descriptor)], pass_fds=[descriptor], stdin=subprocess.DEVNULL, process_group=0
         )
+        unless_started.pop_all()
     return Spawned(process, ours)
+
+
+Spawner = Callable[[Sequence[str]], Spawned]
+"""Starts a process, as `spawn` does."""
+
+
+class DescriptorReserve:
+    """File descriptors that are kept open for nothing, so that a process can be started although connections have taken
+    all others: they are given back for the moment that it takes."""
+
+    def __init__(self, count: int = RESERVED_DESCRIPTORS) -> None:
+        self._count = count
+        self._kept: list[int] = []
+        self.refill()
+
+    def refill(self) -> None:
+        """Keep as many as there should be, or as many as there are."""
+        with contextlib.suppress(OSError):
+            while len(self._kept) < self._count:
+                self._kept.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, the descriptors are free."""
+        self.close()
+        try:
+            yield
+        finally:
+            self.refill()
+
+    def close(self) -> None:
+        """Keep none. May be called twice."""
+        while self._kept:
+            os.close(self._kept.pop())

@@ -7,58 +7,44 @@ Belongs to one asyncio loop, as `EngineClient` does. Knows engines by their clie
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from flover.config import EngineConfig
 from flover.engine.client import EngineClient
 from flover.engine.messages import EngineStats
-from flover.engine.restarts import RestartLimit
+from flover.engine.replica import Replica
+from flover.engine.restarts import Restarts
 from flover.engine.router import PrefixRouter
-from flover.engine.spawn import ENGINE_COMMAND, Spawned
+from flover.engine.spawn import ENGINE_COMMAND, DescriptorReserve, Spawned, Spawner, missing_resource, spawn
 from flover.engine.standing import Standing, open_stream
 from flover.engine.streams import DeltaStream, Mailbox
 from flover.engine.timeline import Iteration
-from flover.errors import EngineDeadError, FloverError
+from flover.errors import EngineDeadError, FloverError, OutOfResourcesError
 from flover.request import ModelFacts, Request
 
-STALL_SECONDS = 60.0
-"""An engine that says nothing for so long is not healthy; iterations are measured in milliseconds."""
 LOOK_SECONDS = 1.0
-"""So often the supervisor looks for engines that say nothing; also the pause after a restart that failed."""
+"""So often the supervisor looks for engines that say nothing."""
 SETTLE_SECONDS = 0.05
 """From a death to the next engine for what was open."""
 
 logger = logging.getLogger(__name__)
 
 
-class Replica:
-    """The place of one engine: who is in it now, and what is known of those before."""
-
-    def __init__(self, number: int, limit: RestartLimit) -> None:
-        self.number = number
-        self.limit = limit
-        self.client: EngineClient | None = None
-        self.restarting: asyncio.Task[None] | None = None
-        self.past = EngineStats()
-        self.num_begun = 0
-
-    @property
-    def status(self) -> str:
-        """ "ok", "stalled", "restarting", or "dead" for good."""
-        if self.client is None:
-            return "dead" if self.restarting is None else "restarting"
-        return "stalled" if self.client.last_news_age > STALL_SECONDS else "ok"
-
-
 class Supervisor:
     """Engines side by side, `config.data_parallel_size` of them, each with the whole model. Made by `start`."""
 
-    def __init__(self, config: EngineConfig, command: Sequence[str], stall_timeout: float) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        command: Sequence[str],
+        stall_timeout: float,
+        spawner: Spawner,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
         self.on_stats: Callable[[int, EngineStats], None] = lambda number, stats: None
         """Called with the number of an engine and every snapshot that comes from it."""
         self.on_iteration: Callable[[int, Iteration], None] = lambda number, iteration: None
@@ -66,10 +52,16 @@ class Supervisor:
         self.given_up = asyncio.Event()
         """Set when no engine is left and none will be begun again."""
         self.num_restarts = 0
-        self.replicas = [Replica(number, RestartLimit()) for number in range(config.data_parallel_size)]
+        self.last_failure = ""
+        """Why an engine has died or did not start, the newest such reason."""
+        self.replicas = [Replica(number, Restarts()) for number in range(config.data_parallel_size)]
         self._config = config
         self._command = command
         self._stall_timeout = stall_timeout
+        self._spawner = spawner
+        self._clock = clock
+        self._sleep = sleep
+        self._reserve = DescriptorReserve()
         self._loop = asyncio.get_running_loop()
         self._router = PrefixRouter(len(self.replicas))
         self._held: list[Standing] = []  # open requests that no engine has
@@ -87,14 +79,18 @@ class Supervisor:
         command: Sequence[str] = ENGINE_COMMAND,
         spawned: Spawned | None = None,
         stall_timeout: float = 0.0,
+        spawner: Spawner = spawn,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> Supervisor:
         """Start all engines and wait until they have loaded; `spawned` is the first one's process, if it is there
-        already. An engine without news for `stall_timeout` seconds is killed and begun again (0: never).
+        already. An engine without news for `stall_timeout` seconds is killed and begun again (0: never). `spawner`
+        starts processes; `clock` and `sleep` count the same seconds.
 
         `on_loading(done, total)` is told bytes of weights, of all engines together. Raises `ConfigError`, `ModelError`
         or `EngineError` as the first engine that fails does.
         """
-        supervisor = cls(config, command, stall_timeout)
+        supervisor = cls(config, command, stall_timeout, spawner, clock, sleep)
         try:
             await supervisor._start_all(on_loading, spawned)
         except BaseException as error:
@@ -144,8 +140,7 @@ class Supervisor:
 
     def stats_of(self, number: int) -> EngineStats:
         """The newest snapshot of one engine, counters going on over its restarts."""
-        replica = self.replicas[number]
-        return replica.past if replica.client is None else replica.past.plus(replica.client.stats)
+        return self.replicas[number].stats
 
     def submit(self, *requests: Request) -> DeltaStream:
         """Hand over requests; the stream brings the deltas of all their sequences and ends after the last.
@@ -184,6 +179,7 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(each.client.close() for each in self.replicas if each.client is not None))
+        self._reserve.close()
         self._fail_held()
 
     # Who computes what
@@ -215,7 +211,8 @@ class Supervisor:
     def _fail_held(self) -> None:
         held, self._held = self._held, []
         for standing in held:
-            standing.mailbox.fail(EngineDeadError("the engine has died and was not begun again"))
+            message = f"the engine has died and was not begun again: {self.last_failure or 'the server ends'}"
+            standing.mailbox.fail(EngineDeadError(message))
 
     def _abandon(self, mailbox: Mailbox) -> None:
         self._held = [standing for standing in self._held if standing.mailbox is not mailbox]
@@ -228,15 +225,16 @@ class Supervisor:
     async def _begin(
         self, replica: Replica, on_loading: Callable[[int, int], None], spawned: Spawned | None = None
     ) -> None:
-        # Only what has loaded once is known to need no long download, of which there are no news.
-        silence = self._stall_timeout if replica.num_begun else 0.0
-        command = spawned or self._command
-        client = await EngineClient.start(self._own_config(replica), on_loading, command, silence)
+        started = self._clock()
+        if spawned is None:
+            with self._reserve.lent():
+                spawned = self._spawner(self._command)
+        silence = replica.loading_silence(self._stall_timeout)
+        client = await EngineClient.start(replica.own_config(self._config), on_loading, spawned, silence, self._clock)
         if not client.alive:  # it died before anybody could hear of it
             await client.close()
             raise EngineDeadError("the engine died as soon as it was ready")
-        replica.client = client
-        replica.num_begun += 1
+        replica.started(client, self._clock() - started)
         client.on_stats = lambda stats: self.on_stats(replica.number, stats)
         client.on_iteration = lambda iteration: self.on_iteration(replica.number, iteration)
         client.on_death = partial(self._died, replica)
@@ -245,22 +243,13 @@ class Supervisor:
         pools = [each.client.facts.pool_tokens for each in self.replicas if each.client is not None]
         self._facts = client.facts if self._facts is None or client.facts.pool_tokens == min(pools) else self._facts
 
-    def _own_config(self, replica: Replica) -> EngineConfig:
-        """A schedule that an engine has written is not written over by the next one."""
-        trace = self._config.trace
-        if trace is None or replica.num_begun == 0:
-            return self._config
-        path = Path(trace)
-        return dataclasses.replace(self._config, trace=str(path.with_stem(f"{path.stem}.{replica.num_begun}")))
-
     def _died(self, replica: Replica, standings: list[Standing], reason: FloverError) -> None:
-        client, replica.client = replica.client, None
-        if client is not None:
-            replica.past = replica.past.plus(client.stats.past())
+        client = replica.ended()
         if self._closing:
             for standing in standings:
                 standing.mailbox.fail(EngineDeadError(str(reason)))
             return
+        self.last_failure = str(reason)
         logger.error("engine %d has died with %d requests open: %s", replica.number, len(standings), reason)
         self._router.forget(replica.number)
         if client is not None:
@@ -275,41 +264,53 @@ class Supervisor:
         self._loop.call_later(SETTLE_SECONDS, self._settle)
 
     async def _restart(self, replica: Replica, dead: EngineClient | None) -> None:
-        started = time.monotonic()
+        died = self._clock()
         try:
             if dead is not None:
                 await dead.close()
-            while replica.limit.allow(time.monotonic()):
+            while (pause := replica.restarts.pause(self._clock())) is not None:
+                if pause > 0:
+                    logger.warning("engine %d is started again in %.0f s", replica.number, pause)
+                    await self._sleep(pause)
                 if await self._try(replica):
                     self.num_restarts += 1
-                    logger.warning("engine %d is there again after %.1f s", replica.number, time.monotonic() - started)
+                    logger.warning("engine %d is there again after %.1f s", replica.number, self._clock() - died)
                     return
-                await asyncio.sleep(LOOK_SECONDS)
-            logger.error("engine %d has died too often and stays dead", replica.number)
+            logger.error("engine %d is not started again: %s", replica.number, self.last_failure)
         finally:
             replica.restarting = None
             self._settle()
 
     async def _try(self, replica: Replica) -> bool:
+        """Start one engine. What the machine has nothing left for is no failure of the engine."""
+        missing: str | None = None
         try:
             await self._begin(replica, lambda done, total: None)
+        except OutOfResourcesError as error:
+            missing = str(error)
         except FloverError as error:
-            logger.error("engine %d does not start again: %s", replica.number, error)
-        except Exception:  # no memory, no descriptor, no thread: there may be one later
-            logger.exception("engine %d does not start again", replica.number)
+            self.last_failure = str(error)
+        except Exception as error:
+            missing = missing_resource(error)
+            if missing is None:
+                logger.exception("engine %d does not start again", replica.number)
+                self.last_failure = f"{type(error).__name__}: {error}"
         else:
+            replica.restarts.attempted(self._clock())
             return True
+        self.last_failure = missing or self.last_failure
+        logger.error("engine %d does not start again: %s", replica.number, self.last_failure)
+        (replica.restarts.attempted if missing is None else replica.restarts.refused)(self._clock())
         return False
 
     async def _look(self) -> None:
         """An engine that says nothing for too long is as good as dead."""
         while self._stall_timeout > 0:
-            began = time.monotonic()
-            await asyncio.sleep(LOOK_SECONDS)
-            if time.monotonic() - began > 2 * LOOK_SECONDS:
+            began = self._clock()
+            await self._sleep(LOOK_SECONDS)
+            if self._clock() - began > 2 * LOOK_SECONDS:
                 continue  # it was this process that stood still: let them speak first
             for replica in self.replicas:
                 client = replica.client
                 if client is not None and client.last_news_age > self._stall_timeout:
-                    logger.error("engine %d has said nothing for %.0f s", replica.number, client.last_news_age)
-                    client.kill()
+                    client.kill(f"it had said nothing for {client.last_news_age:.0f} s and was killed")

@@ -26,9 +26,13 @@ class WireError(EngineError):
 
 
 def encode(message: ToEngine | FromEngine) -> bytes:
-    """One frame, header included. Raises `WireError` if the body is longer than `MAX_FRAME_BYTES`."""
+    """One frame, header included. Raises `WireError` if the body is longer than `MAX_FRAME_BYTES`, or holds a number or
+    a text that msgpack has no form for."""
     frame = bytearray(HEADER_BYTES)
-    _encoder.encode_into(message, frame, HEADER_BYTES)
+    try:
+        _encoder.encode_into(message, frame, HEADER_BYTES)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise WireError(f"{type(message).__name__} cannot be sent: {error}") from error
     length = len(frame) - HEADER_BYTES
     if length > MAX_FRAME_BYTES:
         raise WireError(f"{type(message).__name__} takes {length} bytes, a frame holds at most {MAX_FRAME_BYTES}")
@@ -49,6 +53,14 @@ def body_length(header: bytes) -> int:
     return length
 
 
+class _Named(msgspec.Struct):
+    id: str
+
+
+class _Submitted(msgspec.Struct):
+    request: _Named
+
+
 class Decoder(Generic[T]):
     """Turns frame bodies into messages of one direction."""
 
@@ -61,6 +73,14 @@ class Decoder(Generic[T]):
             return self._decoder.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise WireError(f"not a message: {error}") from error
+
+
+def request_id_of(body: bytes | memoryview) -> str | None:
+    """The id of the request in a body that is no message but msgpack."""
+    try:
+        return msgspec.msgpack.decode(body, type=_Submitted).request.id
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def to_engine_decoder() -> Decoder[ToEngine]:

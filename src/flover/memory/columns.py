@@ -52,6 +52,7 @@ class Feature(enum.IntFlag):
 POSITION_COLUMNS = (
     Column("last_id", np.int64),  # newest token: the input of a generating row
     Column("context_len", np.int64),  # tokens of the row whose keys and values are in its pages
+    Column("rotary_start", np.int64),  # added to positions where they are looked up: which angles the row turns by
     Column("num_pages", np.int64),  # entries of page_table in use
     Column("prompt_hidden", object, fill=None),  # PromptTail | None: for prompt_logprobs across chunks
 )

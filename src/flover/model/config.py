@@ -43,6 +43,11 @@ class RopeConfig:
     short_factor: tuple[float, ...] = ()  # longrope, one per pair of dimensions
     long_factor: tuple[float, ...] = ()  # longrope
 
+    @property
+    def switch_len(self) -> int | None:
+        """Tokens up to which a request turns otherwise than longer ones (`rope.py`); None if all turn alike."""
+        return self.original_max_len if self.scaling in ("dynamic", "longrope") else None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
@@ -116,6 +121,12 @@ class ModelConfig:
         if rope.scaling == "yarn":
             return max(most, int(rope.original_max_len * rope.factor))
         return most
+
+    def switch_len(self, max_len: int) -> int | None:
+        """Tokens up to which requests turn otherwise than longer ones, when contexts up to `max_len` are served; None
+        if all turn alike."""
+        switch = None if self.rope is None else self.rope.switch_len
+        return None if switch is None or switch >= max_len else switch
 
     def kv_bytes_per_token(self, dtype: DType) -> int:
         """Bytes of keys and values of one token in all layers; int8 has a float32 scale for each head."""

@@ -2,7 +2,7 @@
 
 A config file may hold anything, and most of it is information (dropout, initialisation, versions). What is listed here
 steers the computation of some model in use; read as a family that knows nothing of it, its checkpoint would be
-answered wrongly without a word. Null is neutral for every key.
+answered wrongly without a word. Null is neutral for nearly every key.
 """
 
 from __future__ import annotations
@@ -78,6 +78,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
 )
 """Key, and the values that change nothing."""
 
+_NULL_COUNTS = frozenset({"is_causal"})  # transformers takes null for false
+
 OTHER_NAMES: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
@@ -97,7 +99,8 @@ def check_keys(fields: Fields, read: frozenset[str], num_layers: int, *, guest: 
     A `guest` is a model type that is saved as another's architecture; its own code may read other names.
     """
     for name, neutral in NEUTRAL.items():
-        if name in read or not fields.has(name):
+        there = name in fields.data if name in _NULL_COUNTS else fields.has(name)
+        if name in read or not there:
             continue
         if not any(_same(fields.data[name], value) for value in neutral):
             raise fields.error(name, f"is {shown(fields.data[name])}: this architecture is not computed with it")

@@ -13,10 +13,12 @@ import numpy as np
 
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch, one_token_batch
-from flover.model.config import ModelConfig
+from flover.model.config import ModelConfig, RopeConfig
 from flover.model.rope import inverse_frequencies
 from flover.model.shard import WHOLE, Shard
 from flover.ops import Array, Ops, Pages, RaggedBatch, Weight
+
+_TABLE_ROWS = 4096  # positions whose angles are computed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class Decoder:
     """Weights and the forward through them.
 
     `weights` holds every name of `parameter_shapes(config)`; `max_len` is the longest context that will be served,
-    which some rotary scalings depend on (`rope.py`). A rank of several has the `shard` of a model with `vocab_size`
+    which some rotary scalings depend on (`rope.py`): with one of these, the positions of a short request's tokens begin
+    at `max_len`. A rank of several has the `shard` of a model with `vocab_size`
     tokens, and `config` is its share.
     """
 
@@ -73,9 +76,13 @@ class Decoder:
         self._rotary_scale = 1.0
         self._captured: Callable[[RaggedBatch], Array] | None = None
         self._captured_for: KVCache | None = None
+        self._tables: tuple[Weight, Weight] | None = None
         if config.rope is not None:
             frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
             self._frequencies = ops.array(frequencies)
+            switch_len = config.switch_len(max_len)
+            if switch_len is not None:
+                self._tables = self._angle_tables(config.rope, switch_len)
 
     def forward(self, batch: Batch, kv: KVCache) -> Array:
         """Compute all tokens of the batch and write their keys and values to `kv`.
@@ -133,9 +140,25 @@ class Decoder:
         spans = (Shard(rank, self.shard.size).tokens(self.vocab_size) for rank in range(self.shard.size))
         return np.concatenate([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], axis=1)
 
+    def _angle_tables(self, rope: RopeConfig, switch_len: int) -> tuple[Weight, Weight]:
+        """Cosines and sines by position: `max_len` rows as for long requests, then `switch_len` as for short ones."""
+        rows, size = self.max_len + switch_len, rope.dim // 2
+        cos, sin = (self.ops.new_weight((rows, size), "float32", False) for _ in range(2))
+        for first, count in ((0, self.max_len), (self.max_len, switch_len)):
+            frequencies, scale = inverse_frequencies(rope, count)
+            for start in range(0, count, _TABLE_ROWS):
+                positions = self.ops.array(np.arange(start, min(start + _TABLE_ROWS, count)))
+                for table, values in zip(
+                    (cos, sin), self.ops.angles(positions, self.ops.array(frequencies), scale), strict=True
+                ):
+                    table.store(first + start, np.asarray(values))
+        return cos, sin
+
     def _prepare(self, batch: Batch, pages: Pages) -> _Step:
         cos = sin = None
-        if self._frequencies is not None:
+        if self._tables is not None:
+            cos, sin = (self.ops.embed(batch.positions, table) for table in self._tables)
+        elif self._frequencies is not None:
             cos, sin = self.ops.angles(batch.positions, self._frequencies, self._rotary_scale)
         plan = self.ops.plan_attention(
             batch.page_table,

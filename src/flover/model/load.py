@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import numpy.typing as npt
 
 from flover.config import EngineConfig
 from flover.errors import ModelError
+from flover.generation_config import FILE as GENERATION_CONFIG
+from flover.generation_config import ignored_fields
 from flover.memory.machine import available_memory
 from flover.model.checkpoint import forget, read_tensors, widen
 from flover.model.config import ModelConfig, parameter_shapes
@@ -19,6 +22,8 @@ from flover.model.describe import Description, describe_model
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
 from flover.ops import DType, HostArray, Ops, WeightFormat
+
+logger = logging.getLogger(__name__)
 
 Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -86,10 +91,30 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     else:
         _fill_from_files(weights, cuts, model.reads, model.format, progress)
     weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in weights.vectors.items()})
+    if model.shard.rank == 0:
+        _tell(model)
     return LoadedModel(
         decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
         description=model,
         name=config.model,
+    )
+
+
+def _tell(model: Description) -> None:
+    """Into the log what is computed otherwise than a reader of the model's files may expect."""
+    switch_len = model.config.switch_len(model.max_len)
+    if switch_len is not None:
+        logger.info("%s", rotary_rule(switch_len))
+    ignored = ignored_fields(model.path)
+    if ignored:
+        logger.warning("not used of %s: %s", model.path / GENERATION_CONFIG, ", ".join(ignored))
+
+
+def rotary_rule(switch_len: int) -> str:
+    """How requests choose between a model's two rotary embeddings, in a sentence."""
+    return (
+        f"requests of up to {switch_len} tokens (prompt and max_tokens together; without max_tokens the whole context "
+        "counts) use the rotary embedding of the model's training, longer ones that for long contexts"
     )
 
 

@@ -4,9 +4,11 @@ The formulas follow transformers' `modeling_rope_utils` to the order of operatio
 Positions are not known here.
 
 Two scalings depend on the length of the text: dynamic NTK and LongRoPE. A key is rotated once, when it enters its
-page, so the length must not change afterwards: it is the longest context the engine serves (`max_len`). The tokens
-of a request then do not depend on how it was chunked, preempted or who shared its pages. Transformers, which looks
-at the text at hand, agrees as soon as both lengths fall on the same side of the trained context.
+page, so the length must not change afterwards. It is therefore decided by the most tokens that a request can come to
+(prompt and max_tokens): up to the trained context (`RopeConfig.switch_len`) it turns as in the training, beyond it as
+for the longest context the engine serves (`max_len`). The tokens of a request then do not depend on how it was
+chunked, preempted or who shared its pages. Transformers, which looks at the text at hand, agrees as soon as both
+lengths fall on the same side of the trained context.
 """
 
 from __future__ import annotations
@@ -108,7 +110,7 @@ def _scaling_fields(kind: str, parameters: Fields, config: Fields, dim: int, max
 def inverse_frequencies(rope: RopeConfig, max_len: int) -> tuple[Floats, float]:
     """Angle per position of every pair of dimensions, float32 [dim / 2], and the factor on cos and sin.
 
-    `max_len` is the longest context that will be served; see the module's text.
+    `max_len` is the longest context that they are for; see the module's text.
     """
     exponents = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
     match rope.scaling:

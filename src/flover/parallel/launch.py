@@ -22,9 +22,10 @@ import msgspec
 from flover.config import EngineConfig
 from flover.engine import wire
 from flover.engine.device import DeviceExecutor
-from flover.engine.restarts import RestartLimit
+from flover.engine.exits import describe_exit
+from flover.engine.restarts import MOST_RESTARTS, RestartLimit, Restarts
 from flover.engine.spawn import Spawned, spawn
-from flover.errors import EngineDeadError
+from flover.errors import EngineDeadError, OutOfResourcesError
 from flover.model.describe import weight_format_of
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model
@@ -95,27 +96,36 @@ def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[GlooGr
 def follow_node(config: EngineConfig) -> int:
     """The ranks of a machine that is not machine 0, until they leave in order; the exit code. When one has failed, all
     of them begin again, as rank 0's engine does: as often as that may."""
-    limit, patience = RestartLimit(), MEET.total_seconds()
+    restarts = Restarts(RestartLimit(MOST_RESTARTS + 1))  # the first start counts too
+    patience = MEET.total_seconds()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         while True:
-            code = _follow_once(config, patience)
-            if code == 0 or code == EXIT_HOPELESS or not limit.allow(time.monotonic()):
+            code = _follow_once(config, patience, restarts)
+            pause = restarts.pause(time.monotonic())
+            if code == 0 or code == EXIT_HOPELESS or pause is None:
                 return min(code, 1)
-            logger.warning("a rank of machine %d has ended: beginning again", config.node_rank)
+            logger.warning("a rank of machine %d has ended: beginning again in %.0f s", config.node_rank, pause)
+            time.sleep(pause)
             patience = config.distributed_timeout_seconds + RESTART_SECONDS
     except KeyboardInterrupt:
         return 0
 
 
-def _follow_once(config: EngineConfig, patience: float) -> int:
-    """The exit code of the first rank of this machine that fails, or 0."""
+def _follow_once(config: EngineConfig, patience: float, restarts: Restarts) -> int:
+    """The exit code of the first rank of this machine that fails, or 0. `restarts` is told what became of it."""
     each = config.tensor_parallel_size // config.nnodes
     followers = Followers()
     try:
         for rank in range(config.node_rank * each, (config.node_rank + 1) * each):
             followers.start(Join(config, rank, "", patience))
-        return followers.wait()
+        code = followers.wait()
+        restarts.attempted(time.monotonic())
+        return code
+    except OutOfResourcesError as error:
+        logger.error("the ranks of machine %d cannot be started: %s", config.node_rank, error)
+        restarts.refused(time.monotonic())
+        return EXIT_FAILED
     finally:
         followers.end(False)
 
@@ -137,7 +147,7 @@ class Followers:
         for rank, started in self._spawned.items():
             code = started.process.poll()
             if code is not None:
-                raise EngineDeadError(f"rank {rank} has ended with exit code {code}")
+                raise EngineDeadError(f"rank {rank} {describe_exit(code)}")
 
     def wait(self) -> int:
         """Until all have left in order, or one has not; its exit code then."""

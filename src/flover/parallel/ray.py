@@ -27,14 +27,27 @@ from flover.parallel.ray_replica import EngineReplica
 from flover.parallel.ray_router import TEXT_BLOCK, PrefixAffinityRouter
 from flover.server.app import guard
 from flover.server.errors import Unavailable, envelope, error_response
-from flover.server.sse import event
+from flover.server.http_keys import KEY_SALT
+from flover.server.sse import DONE, event
 
 TRIES = 3
 """Replicas that a request is sent to, as long as none of them has begun to answer."""
 HEALTH_SECONDS = 2.0
 """So often Ray asks replicas for their health."""
 KEY_CHARACTERS = TEXT_BLOCK * MOST_BLOCKS
-_SCOPE = ("type", "asgi", "http_version", "method", "scheme", "path", "raw_path", "query_string", "headers", "client")
+_SCOPE = (
+    "type",
+    "asgi",
+    "http_version",
+    "method",
+    "scheme",
+    "path",
+    "raw_path",
+    "query_string",
+    "headers",
+    "client",
+    KEY_SALT,
+)
 
 logger = logging.getLogger("flover.ray")
 
@@ -56,6 +69,10 @@ class Arguments(BaseModel):
     most_apart: int = Field(MOST_APART, ge=0)
     """Open requests that a replica may have more than the least busy one and still get those it knows a prompt of."""
     served_model_name: str | None = None
+    allowed_hosts: str = ""
+    """Host names to answer to without a key, beside those of this machine, separated by commas; * is any."""
+    allowed_origins: str = ""
+    """Origins whose pages in a browser may use the API, separated by commas; * is any."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -81,7 +98,12 @@ def app(args: Arguments) -> serve.Application:
     """The application for Ray Serve. Each replica has CPUs for all its threads; the ingress needs next to none."""
     engine = args.engine()
     names = () if args.served_model_name is None else (args.served_model_name,)
-    server = ServerConfig(served_model_name=names, api_key=read_environment().api_key)
+    server = ServerConfig(
+        served_model_name=names,
+        api_key=read_environment().server_keys(),
+        allowed_hosts=tuple(args.allowed_hosts.replace(",", " ").split()),
+        allowed_origins=tuple(args.allowed_origins.replace(",", " ").split()),
+    )
     placed_by_us = engine.distributed_executor_backend == "mp"
     ranks = engine.tensor_parallel_size * engine.data_parallel_size
     cpus = ranks * (engine.num_threads or 1) if placed_by_us else 0
@@ -205,4 +227,4 @@ async def _break_off(start: Message, send: Send) -> None:
     kinds: Sequence[bytes] = [value for name, value in start["headers"] if name.lower() == b"content-type"]
     if not kinds or not kinds[0].startswith(b"text/event-stream"):
         raise error
-    await send({"type": "http.response.body", "body": event(envelope(error)), "more_body": False})
+    await send({"type": "http.response.body", "body": event(envelope(error)) + DONE, "more_body": False})

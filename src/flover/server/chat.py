@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Any
 
-from msgspec import UNSET
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive
 
@@ -15,7 +15,7 @@ from flover.request import TokenLogprobs
 from flover.server.answer import answer
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
-from flover.server.params import chat_names, chat_params
+from flover.server.params import chat_params, own_names
 from flover.server.protocol import ChatBody, StreamOptions, TokenizeBody
 from flover.server.responses import (
     ChatChoice,
@@ -31,7 +31,7 @@ from flover.text.chat import ChatTemplate
 from flover.text.stream import TextPiece
 
 
-async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -> Response:
+async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, key_salt: str) -> Response:
     """Answer one request, as a stream or whole."""
     model = door.check_model(body.model)
     door.ready_engine()
@@ -40,29 +40,37 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive) -
     reply = Reply(door, body, id=name, created=int(time.time()), model=model)
 
     async def generate() -> Generation:
-        with chat_names(body):
+        with own_names(body):
             return await door.generate(
                 body,
-                chat_params(body, door.sampling_defaults),
+                chat_params(body, door.sampling_defaults, strict=door.config.strict),
                 1,
                 lambda: [render(template, body)],
                 name=f"chatcmpl-{uuid.uuid4().hex}",
                 add_special_tokens=bool(body.add_special_tokens),
+                key_salt=key_salt,
+                num_chars=sum(message.num_chars for message in body.messages),
             )
 
-    return await answer(reply, generate, stream=bool(body.stream), receive=receive)
+    return await answer(reply, generate, door.threads, stream=bool(body.stream), receive=receive)
 
 
 def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
     """The conversation of a request as one prompt. Raises `RequestError`."""
     messages = [message.as_template_input() for message in body.messages or ()]
     proceed = bool(body.continue_final_message)
-    kwargs: Mapping[str, Any] = body.chat_template_kwargs or {}
+    arguments: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    tools = None
+    if isinstance(body, ChatBody):
+        if body.reasoning_effort is not None:
+            arguments.setdefault("reasoning_effort", body.reasoning_effort)
+        tools = None if body.tools is None else msgspec.json.decode(body.tools)
     return template.render(
         messages,
         add_generation_prompt=not proceed if body.add_generation_prompt is None else body.add_generation_prompt,
         continue_final_message=proceed,
-        template_kwargs=kwargs,
+        tools=tools,
+        template_kwargs=arguments,
     )
 
 
@@ -76,14 +84,14 @@ class Reply:
         self._created = created
         self._model = model
 
-    def whole(self, generation: Generation) -> ChatCompletion:
+    def whole(self, generation: Generation, choices: list[ChatChoice]) -> ChatCompletion:
         """The complete answer."""
         prompt = generation.prompts[0]
         answer = ChatCompletion(
             id=self._id,
             created=self._created,
             model=self._model,
-            choices=[self._choice(choice) for choice in generation.choices],
+            choices=choices,
             usage=usage_of(generation),
         )
         if self._body.return_token_ids:
@@ -92,7 +100,8 @@ class Reply:
             answer.prompt_logprobs = prompt_logprobs(prompt.logprobs, self._tokenizer)
         return answer
 
-    def _choice(self, choice: Choice) -> ChatChoice:
+    def choice(self, generation: Generation, choice: Choice) -> ChatChoice:
+        """One complete sequence."""
         stream = choice.text
         return ChatChoice(
             index=choice.index,
@@ -100,7 +109,7 @@ class Reply:
             logprobs=self._logprobs(stream.logprobs),
             finish_reason=stream.finish_reason,
             stop_reason=stream.stop_reason,
-            token_ids=stream.token_ids if self._body.return_token_ids else UNSET,
+            token_ids=stream.token_ids if self._body.return_token_ids else None,
         )
 
     async def chunks(self, generation: Generation) -> AsyncIterator[ChatChunk]:
@@ -140,7 +149,7 @@ class Reply:
 
     def _chunk(self, generation: Generation, *choices: ChatChunkChoice) -> ChatChunk:
         chunk = ChatChunk(id=self._id, created=self._created, model=self._model, choices=list(choices))
-        if self._options.continuous_usage_stats:
+        if self._options.usage_in_chunks:
             chunk.usage = usage_of(generation)
         elif self._options.include_usage:
             chunk.usage = None

@@ -15,32 +15,36 @@ from flover.request import FinishReason, TokenLogprobs
 from flover.server.answer import answer
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
-from flover.server.params import completion_params, scores_prompt_only
+from flover.server.params import completion_params, own_names, scores_prompt_only
 from flover.server.protocol import CompletionBody, StreamOptions
 from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs
-from flover.server.shaping import completion_logprobs, prompt_logprobs, usage_of
+from flover.server.shaping import completion_logprobs, prompt_logprobs, token_text, usage_of
 from flover.text.stream import TextPiece
 
 
-async def create_completion(door: Door, body: CompletionBody, receive: Receive) -> Response:
+async def create_completion(door: Door, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
     """Answer one request, as a stream or whole."""
     model = door.check_model(body.model)
     door.ready_engine()
-    params = completion_params(body, door.sampling_defaults, detokenize=door.tokenizer is not None)
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
     reply = Reply(door, body, id=name, created=int(time.time()), model=model)
 
     async def generate() -> Generation:
-        return await door.generate(
-            body,
-            params,
-            len(body.prompt),
-            lambda: body.prompt,
-            name=f"cmpl-{uuid.uuid4().hex}",
-            add_special_tokens=body.add_special_tokens is not False,
-        )
+        with own_names(body):
+            return await door.generate(
+                body,
+                completion_params(
+                    body, door.sampling_defaults, detokenize=door.tokenizer is not None, strict=door.config.strict
+                ),
+                len(body.prompt),
+                lambda: body.prompt,
+                name=f"cmpl-{uuid.uuid4().hex}",
+                add_special_tokens=body.add_special_tokens is not False,
+                key_salt=key_salt,
+                num_chars=sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str)),
+            )
 
-    return await answer(reply, generate, stream=bool(body.stream), receive=receive)
+    return await answer(reply, generate, door.threads, stream=bool(body.stream), receive=receive)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -50,8 +54,12 @@ class Part:
     text: str
     token_ids: Sequence[int]
     logprobs: Sequence[TokenLogprobs] | None
+    token_texts: Sequence[str]
+    """With log-probabilities: what each token adds to the text."""
     offset: int
     """Characters of the choice that came before."""
+    whole: bool = False
+    """Whether this is all of the choice."""
     finish_reason: FinishReason | None
     stop_reason: int | str | None
 
@@ -67,22 +75,27 @@ class Reply:
         self._model = model
         self._scores_only = scores_prompt_only(body)
 
-    def whole(self, generation: Generation) -> Completion:
+    def whole(self, generation: Generation, choices: list[CompletionChoice]) -> Completion:
         """The complete answer."""
-        choices = [self._whole_choice(generation, choice) for choice in generation.choices]
         return self._completion(choices, generation, with_usage=True)
 
-    def _whole_choice(self, generation: Generation, choice: Choice) -> CompletionChoice:
+    def choice(self, generation: Generation, choice: Choice) -> CompletionChoice:
+        """One complete sequence."""
         stream = choice.text
         part = Part(
             text=stream.text,
             token_ids=stream.token_ids,
             logprobs=stream.logprobs,
+            token_texts=stream.token_texts,
             offset=0,
+            whole=True,
             finish_reason=stream.finish_reason,
             stop_reason=stream.stop_reason,
         )
         shaped = self._choice(generation, choice, part, first=True)
+        shaped.prompt_logprobs = None
+        if not self._body.return_token_ids:
+            shaped.token_ids = shaped.prompt_token_ids = None
         reported = generation.prompt_of(choice).logprobs
         if self._body.prompt_logprobs is not None and reported is not None:
             shaped.prompt_logprobs = prompt_logprobs(reported, self._tokenizer)
@@ -100,6 +113,7 @@ class Reply:
                 text=piece.text,
                 token_ids=piece.token_ids,
                 logprobs=piece.logprobs,
+                token_texts=piece.token_texts,
                 offset=offsets[choice.index],
                 finish_reason=piece.finish_reason,
                 stop_reason=piece.stop_reason,
@@ -107,7 +121,7 @@ class Reply:
             shaped = self._choice(generation, choice, part, first=first)
             if shaped.logprobs is not None and shaped.logprobs.tokens:
                 offsets[choice.index] = shaped.logprobs.text_offset[-1] + len(shaped.logprobs.tokens[-1])
-            chunk = self._completion([shaped], generation, with_usage=bool(options.continuous_usage_stats))
+            chunk = self._completion([shaped], generation, with_usage=options.usage_in_chunks)
             if options.include_usage and chunk.usage is UNSET:
                 chunk.usage = None
             yield chunk
@@ -120,14 +134,14 @@ class Reply:
 
     def _choice(self, generation: Generation, choice: Choice, part: Part, *, first: bool) -> CompletionChoice:
         if self._scores_only:
-            part.text, part.token_ids = "", []
+            part.text, part.token_ids, part.token_texts = "", [], []
             part.logprobs = None if part.logprobs is None else []
             part.finish_reason, part.stop_reason = part.finish_reason and FinishReason.LENGTH, None
         prompt_ids = choice.request.prompt_ids
         echo = bool(self._body.echo) and first
         shaped = CompletionChoice(
             index=choice.index,
-            text=(self._prompt_text(choice) if echo else "") + part.text,
+            text=("".join(generation.prompt_of(choice).texts) if echo else "") + part.text,
             logprobs=self._logprobs(generation, choice, part, echo=echo),
             finish_reason=part.finish_reason,
             stop_reason=part.stop_reason,
@@ -141,16 +155,21 @@ class Reply:
     def _logprobs(self, generation: Generation, choice: Choice, part: Part, *, echo: bool) -> CompletionLogprobs | None:
         if part.logprobs is None:
             return None
-        token_ids, entries = list(part.token_ids), list[TokenLogprobs | None](part.logprobs)
-        reported = generation.prompt_of(choice).logprobs
-        if echo and reported is not None:
-            token_ids, entries = choice.request.prompt_ids + token_ids, [*reported, *entries]
-        return completion_logprobs(token_ids, entries, self._tokenizer, part.offset)
-
-    def _prompt_text(self, choice: Choice) -> str:
+        prompt, ids = generation.prompt_of(choice), part.token_ids
+        texts, entries, start, end = part.token_texts, list[TokenLogprobs | None](part.logprobs), part.offset, None
+        if echo and prompt.logprobs is not None:
+            ids, texts, entries = (
+                [*choice.request.prompt_ids, *ids],
+                [*prompt.texts, *texts],
+                [*prompt.logprobs, *entries],
+            )
+        elif echo:
+            start += len("".join(prompt.texts))
+        if part.whole:
+            end = len(part.text) + (len("".join(prompt.texts)) if echo else 0)
         if self._tokenizer is None:
-            return ""
-        return self._tokenizer.decode(choice.request.prompt_ids, self._body.skip_special_tokens is not False)
+            texts, end = [token_text(None, token_id) for token_id in ids], None
+        return completion_logprobs(texts, entries, self._tokenizer, start, end)
 
     def _completion(self, choices: list[CompletionChoice], generation: Generation, *, with_usage: bool) -> Completion:
         usage = usage_of(generation, scores_only=self._scores_only) if with_usage else UNSET

@@ -8,27 +8,29 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from flover.config import EngineConfig, ServerConfig
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.generation_config import SamplingDefaults
-from flover.request import ModelFacts, Request, SamplingParams
+from flover.request import ModelFacts, Request, SamplingParams, check_fits
+from flover.server.admission import Admission, Size
 from flover.server.errors import DoorError, Unavailable
 from flover.server.generation import Generation
+from flover.server.http_hosts import is_loopback
+from flover.server.http_keys import combine_salts
 from flover.server.live import Live
+from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
+from flover.server.text_threads import TextThreads
 from flover.text.chat import ChatTemplate
-from flover.text.prompts import make_request
+from flover.text.prompts import check_text_limits, make_request
+from flover.text.stream import TextStart, text_start
 from flover.text.tokenizer import Tokenizer
 
-TEXT_THREADS = 2
-"""Threads that tokenize and render: the event loop must stay free to stream."""
 SEED_BITS = 62
 """A drawn seed plus the number of any sequence stays within 64 bits."""
 
@@ -55,11 +57,9 @@ class Door:
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
-        self._num_open = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.admission = Admission(config, self.metrics.rejected.inc)
+        self.threads = TextThreads()
         self._seeds = random.Random(engine_config.seed)
-        self._threads = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="text")
 
     # State
 
@@ -113,9 +113,9 @@ class Door:
 
     # Text
 
-    async def in_thread(self, work: Callable[[], T]) -> T:
-        """Run work on text off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def in_thread(self, work: Callable[[], T], num_chars: int = 0) -> T:
+        """Run work on a text of about so many characters off the event loop."""
+        return await self.threads.run(work, num_chars)
 
     def need_tokenizer(self, param: str) -> Tokenizer:
         """The tokenizer. Raises `RequestError` if the server runs without one."""
@@ -141,67 +141,54 @@ class Door:
         *,
         name: str,
         add_special_tokens: bool,
+        key_salt: str,
+        num_chars: int = 0,
     ) -> Generation:
         """Admit, tokenize and submit the `count` prompts of one HTTP request; they are made off the event loop.
+        `key_salt` is that of the request's API key (`http_keys.salt_of`), `num_chars` about the length of all texts.
 
         The caller must close what it gets. Raises `RequestError`, or a 429 or 503 as `DoorError`.
         """
         arrival = time.monotonic()
         self.ready_engine()
         facts, tokenizer = self.facts, self.tokenizer
+        salt = combine_salts(key_salt, body.cache_salt or "")
 
-        def make_requests() -> list[Request]:
-            return [
-                make_request(
-                    prompt,
-                    params,
-                    request_id=f"{name}-{i}",
-                    tokenizer=tokenizer,
-                    facts=facts,
-                    draw_seed=seeds.pop,
-                    add_special_tokens=add_special_tokens,
-                    priority=body.priority or 0,
-                    salt=body.cache_salt or "",
-                )
-                for i, prompt in enumerate(make_prompts())
-            ]
+        def prepare(prompt: str | list[int], number: int) -> tuple[Request, TextStart]:
+            request = make_request(
+                prompt,
+                params,
+                request_id=f"{name}-{number}",
+                tokenizer=tokenizer,
+                facts=facts,
+                draw_seed=seeds.pop,
+                add_special_tokens=add_special_tokens,
+                priority=body.priority or 0,
+                salt=salt,
+            )
+            if self.config.strict:
+                check_fits(request, body.wanted_tokens, facts)
+            check_logprobs(request, facts, self.config.limits)
+            return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo))
 
-        with self._admission(count) as keep:
+        def prepare_all() -> list[tuple[Request, TextStart]]:
+            return [prepare(prompt, number) for number, prompt in enumerate(make_prompts())]
+
+        size = Size(count, count * params.n)
+        with self.admission.enter(size) as keep:
+            check_text_limits(params, self.config.limits)
             # Drawn here, in order of arrival, and not by threads that overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
-            requests = await self.in_thread(make_requests)
+            requests = await self.threads.run(prepare_all, num_chars)
             generation = Generation(self.ready_engine(), tokenizer, self.metrics, requests, arrival)
             keep()
         self._generations.add(generation)
-        generation.on_close = lambda: self._forget(generation, count)
+        generation.on_close = lambda: self._forget(generation, size)
         return generation
 
-    @contextmanager
-    def _admission(self, count: int) -> Iterator[Callable[[], None]]:
-        """Count requests as open before they cost anything; give the places back unless `keep` is called."""
-        most = self.config.max_num_queued_reqs
-        if count > most:
-            message = f"{count} prompts are more than may be open at once (--max-num-queued-reqs {most})"
-            raise RequestError(message, param="prompt")
-        if self._num_open + count > most:
-            self.metrics.rejected.inc()
-            message = f"{self._num_open} requests are open and {count} more would exceed --max-num-queued-reqs ({most})"
-            raise DoorError(429, message, code="rate_limit_exceeded")
-        self._change_open(count)
-        kept: list[bool] = []
-        try:
-            yield lambda: kept.append(True)
-        finally:
-            if not kept:
-                self._change_open(-count)
-
-    def _forget(self, generation: Generation, count: int) -> None:
+    def _forget(self, generation: Generation, size: Size) -> None:
         self._generations.discard(generation)
-        self._change_open(-count)
-
-    def _change_open(self, count: int) -> None:
-        self._num_open += count
-        (self._idle.clear if self._num_open else self._idle.set)()
+        self.admission.leave(size)
 
     # The end
 
@@ -209,7 +196,7 @@ class Door:
         """Let nobody in any more and wait for the open requests; whether all ended in time."""
         self.draining = True
         try:
-            await asyncio.wait_for(self._idle.wait(), seconds)
+            await asyncio.wait_for(self.admission.idle.wait(), seconds)
         except TimeoutError:
             return False
         return True
@@ -223,12 +210,13 @@ class Door:
 
     def close(self) -> None:
         """Stop the threads."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.close()
 
 
 def check_exposure(config: ServerConfig) -> None:
     """Refuse to listen for strangers without a key. Raises `ConfigError`."""
-    if config.api_key is None and config.host not in {"localhost", "::1"} and not config.host.startswith("127."):
+    if not config.api_key and not config.allow_unauthenticated and not is_loopback(config.host):
         raise ConfigError(
-            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY"
+            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY, or say "
+            "--allow-unauthenticated"
         )

@@ -8,14 +8,12 @@ What a client reads is written on purpose: the text of an unexpected exception g
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from flover.errors import EngineDeadError, EngineError, RequestError
@@ -28,9 +26,9 @@ logger = logging.getLogger(__name__)
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
+    403: "permission_error",
     404: "not_found_error",
-    405: "invalid_request_error",
-    413: "invalid_request_error",
+    408: "timeout_error",
     429: "rate_limit_error",
     500: "server_error",
     503: "service_unavailable",
@@ -48,11 +46,14 @@ class DoorError(Exception):
         self.code = code
 
 
+_BUG = DoorError(500, "the server failed on this request; its log says why", code="internal_error")
+
+
 class Unavailable(DoorError):  # noqa: N818  # named after the answer
     """503: the engine is loading or dead, or the server is shutting down."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(503, message)
+        super().__init__(503, message, code="service_unavailable")
 
 
 def as_door_error(error: Exception) -> DoorError:
@@ -64,9 +65,9 @@ def as_door_error(error: Exception) -> DoorError:
     if isinstance(error, EngineDeadError):
         return Unavailable(str(error))
     if isinstance(error, EngineError):
-        return DoorError(500, str(error))
+        return DoorError(500, str(error), code="generation_failed")
     logger.error("a request failed unexpectedly", exc_info=error)
-    return DoorError(500, "the server failed on this request; its log says why")
+    return _BUG
 
 
 def envelope(error: DoorError) -> dict[str, Any]:
@@ -88,14 +89,16 @@ def error_response(error: DoorError, headers: Mapping[str, str] | None = None) -
     )
 
 
-def add_error_handlers(app: FastAPI) -> None:
+def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
     """Every way in which a route can fail ends in the envelope."""
-    app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(DoorError, _on_error)
-    app.add_exception_handler(RequestError, _on_error)
-    app.add_exception_handler(EngineError, _on_error)
-    app.add_exception_handler(Exception, _on_bug)
+    return {
+        HTTPException: _on_http,
+        ClientDisconnect: _on_disconnect,
+        DoorError: _on_error,
+        RequestError: _on_error,
+        EngineError: _on_error,
+        Exception: _on_bug,
+    }
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
@@ -104,7 +107,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     """Starlette raises the exception again after this answer, so that the HTTP server logs it."""
-    return error_response(DoorError(500, "the server failed on this request; its log says why"))
+    return error_response(_BUG)
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -115,22 +118,6 @@ async def _on_http(request: Request, error: Exception) -> Response:
     return error_response(DoorError(error.status_code, message), error.headers)
 
 
-async def _on_validation(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return error_response(validation_error(error.errors()[0]))
-
-
-def validation_error(first: Mapping[str, Any]) -> DoorError:
-    """Pydantic's first complaint in one sentence; `param` is the field of the request at fault."""
-    location = [part for part in first["loc"] if part != "body"]
-    if first["type"] == "json_invalid":
-        return DoorError(400, f"the body is not valid JSON: {first.get('ctx', {}).get('error', first['msg'])}")
-    if not location:
-        return DoorError(400, "the body must be a JSON object sent as application/json")
-    param = str(location[0])
-    where = ".".join(map(str, location))
-    if first["type"] == "extra_forbidden":
-        return DoorError(400, f"{where} is not a field that this server knows or honours", param=param)
-    if first["type"] == "missing":
-        return DoorError(400, f"{where} is required", param=param)
-    return DoorError(400, f"{where}: {first['msg']}", param=param)
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """The client left while it sent its body: nothing reads this answer."""
+    return error_response(DoorError(400, "the body ended before its time"))

@@ -13,7 +13,7 @@ from flover.engine.supervisor import Supervisor
 from flover.errors import EngineDeadError, EngineError, FloverError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
 from flover.server.metrics import Metrics
-from flover.text.stream import TextPiece, TextStream
+from flover.text.stream import TextPiece, TextStart, TextStream
 from flover.text.tokenizer import Tokenizer
 
 
@@ -34,6 +34,8 @@ class Prompt:
     """What the engine reported about one prompt."""
 
     request: Request
+    texts: Sequence[str]
+    """What each of its tokens adds to its text, where the answer repeats the prompt."""
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
     choices: list[Choice] = field(default_factory=list)
@@ -47,16 +49,15 @@ class Generation:
         engine: Supervisor,
         tokenizer: Tokenizer | None,
         metrics: Metrics,
-        requests: Sequence[Request],
+        requests: Sequence[tuple[Request, TextStart]],
         arrival: float,
     ) -> None:
         self.tokenizer = tokenizer
-        self.prompts = [Prompt(request) for request in requests]
+        self.prompts = [Prompt(request, start.prompt_texts) for request, start in requests]
         self.choices: list[Choice] = []
-        for prompt in self.prompts:
-            params, ids = prompt.request.params, prompt.request.prompt_ids
-            for _ in range(params.n):
-                choice = Choice(len(self.choices), prompt.request, TextStream(tokenizer, params, ids))
+        for prompt, (request, start) in zip(self.prompts, requests, strict=True):
+            for _ in range(request.params.n):
+                choice = Choice(len(self.choices), request, TextStream(tokenizer, request.params, start))
                 prompt.choices.append(choice)
                 self.choices.append(choice)
         self.on_close: Callable[[], None] = lambda: None
@@ -65,8 +66,10 @@ class Generation:
         self._arrival = arrival
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
         self._closed = False
+        self.time_to_first_token: float | None = None
+        """Seconds from the arrival to the first token of all."""
         self._reason_of_unfinished = FinishReason.ABORT
-        self._stream = engine.submit(*requests)
+        self._stream = engine.submit(*(request for request, _ in requests))
 
     def prompt_of(self, choice: Choice) -> Prompt:
         """The prompt that this choice continues."""
@@ -86,6 +89,11 @@ class Generation:
     def completion_tokens(self) -> int:
         """Tokens generated so far, for all choices."""
         return sum(len(choice.text.token_ids) for choice in self.choices)
+
+    @property
+    def finish_reasons(self) -> list[FinishReason]:
+        """Of every choice; of one that has not ended, what will be said of it if it is closed now."""
+        return [choice.text.finish_reason or self._reason_of_unfinished for choice in self.choices]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
         """News of the choices as they come, until all have ended.
@@ -149,6 +157,8 @@ class Generation:
             return
         if choice.last_token == 0.0:
             self._metrics.time_to_first_token.observe(now - self._arrival)
+            if self.time_to_first_token is None:
+                self.time_to_first_token = now - self._arrival
         else:
             gap = (now - choice.last_token) / len(delta.token_ids)
             for _ in delta.token_ids:

@@ -17,6 +17,7 @@ from flover.model.locate import locate_model, locate_tokenizer
 from flover.server.door import Door
 from flover.text.chat import ChatTemplate
 from flover.text.files import read_template
+from flover.text.messages import MAX_MESSAGES
 from flover.text.tokenizer import Tokenizer
 
 
@@ -24,7 +25,9 @@ async def load(
     door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
     """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
-    tokenizer, template, defaults = await asyncio.to_thread(load_text, config, door.config.chat_template)
+    tokenizer, template, defaults = await asyncio.to_thread(
+        load_text, config, door.config.chat_template, door.config.limits.max_messages
+    )
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(config.model, total=None)
@@ -40,7 +43,7 @@ async def load(
 
 
 def load_text(
-    config: EngineConfig, template_path: str | None
+    config: EngineConfig, template_path: str | None, max_messages: int = MAX_MESSAGES
 ) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
     """The tokenizer, the template, and the sampling parameters that the model recommends."""
     folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
@@ -52,4 +55,5 @@ def load_text(
     source = tokenizer.chat_template if template_path is None else read_template(Path(template_path))
     if source is None:
         return tokenizer, None, defaults
-    return tokenizer, ChatTemplate(source, special_tokens=tokenizer.special_tokens), defaults
+    template = ChatTemplate(source, special_tokens=tokenizer.special_tokens, max_messages=max_messages)
+    return tokenizer, template, defaults

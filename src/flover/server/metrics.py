@@ -25,6 +25,7 @@ from flover.request import FinishReason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LABELS = ("model_name",)
+_STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 _TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5, 10, 20, 40, 80, 160, 640, 2560)
 _ITL_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5, 10, 30, 80)
 _E2E_BUCKETS = (0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680)
@@ -72,6 +73,19 @@ class Metrics:
         self.rejected = Counter(
             "flover:requests_rejected", "Requests answered with 429", _LABELS, registry=self._registry
         ).labels(model_name)
+
+        self._answers = Counter(
+            "flover:http_requests",
+            "HTTP requests answered, by class of status",
+            (*_LABELS, "status"),
+            registry=self._registry,
+        )
+        for kind in _STATUS_CLASSES:
+            self._answers.labels(model_name, kind)
+
+    def answered(self, status: int) -> None:
+        """An HTTP request has been answered."""
+        self._answers.labels(self._model_name, f"{min(max(status // 100, 1), 5)}xx").inc()
 
     def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
         metric = Histogram(f"flover:{name}", help, _LABELS, registry=self._registry, buckets=buckets)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flover.errors import RequestError
+from flover.errors import RequestError, wrong_value
 from flover.generation_config import SamplingDefaults, default_max_tokens
 from flover.request import SamplingParams
+from flover.sampling_checks import MAX_LOGPROBS, Range, check_number
 from flover.server.protocol import ChatBody, CompletionBody, GenerationBody
 
 _SAME = (
@@ -36,14 +37,22 @@ _SAME = (
 """Fields whose name and meaning are the same in the body and in `SamplingParams`."""
 
 
-def completion_params(body: CompletionBody, defaults: SamplingDefaults, *, detokenize: bool) -> SamplingParams:
+LOGPROBS = Range(0, MAX_LOGPROBS, integer=True)
+"""What a client may ask for; a whole vocabulary is for `LLM` alone."""
+TO_THE_END = -1
+"""A `max_tokens` that means all that fits, as with llama.cpp and Ollama."""
+
+
+def completion_params(
+    body: CompletionBody, defaults: SamplingDefaults, *, detokenize: bool, strict: bool = False
+) -> SamplingParams:
     """What a text completion asks for. Raises `RequestError`."""
-    fields = _common(body, defaults)
-    if body.best_of is not None and body.best_of != fields.get("n", 1):
-        raise RequestError(f"best_of must be equal to n ({fields.get('n', 1)}), got {body.best_of}", param="best_of")
-    wanted = default_max_tokens(defaults, chat=False) if body.max_tokens is None else body.max_tokens
+    fields = _common(body, defaults, strict=strict)
+    wanted = _max_tokens(body, default_max_tokens(defaults, chat=False), strict=strict)
     if scores_prompt_only(body):
         wanted = 1  # the engine scores a prompt on the way to its first token; the door throws that one away
+    if body.logprobs is not None:
+        check_number("logprobs", body.logprobs, LOGPROBS)
     fields |= {"max_tokens": wanted, "logprobs": body.logprobs, "detokenize": detokenize}
     if body.echo and body.logprobs is not None and body.prompt_logprobs is None:
         fields["prompt_logprobs"] = body.logprobs
@@ -52,28 +61,31 @@ def completion_params(body: CompletionBody, defaults: SamplingDefaults, *, detok
 
 def scores_prompt_only(body: CompletionBody) -> bool:
     """`echo` with `max_tokens: 0`: the prompt and its log-probabilities, nothing generated."""
-    return body.max_tokens == 0 and bool(body.echo)
+    return body.wanted_tokens == 0 and bool(body.echo)
 
 
-def chat_params(body: ChatBody, defaults: SamplingDefaults) -> SamplingParams:
+def chat_params(body: ChatBody, defaults: SamplingDefaults, *, strict: bool = False) -> SamplingParams:
     """What a chat completion asks for; without a limit the answer may fill the context. Raises `RequestError`."""
-    fields = _common(body, defaults)
-    if body.top_logprobs is not None and not body.logprobs:
-        raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+    fields = _common(body, defaults, strict=strict)
+    if body.top_logprobs is not None:
+        check_number("top_logprobs", body.top_logprobs, LOGPROBS)
+        if not body.logprobs and (strict or body.top_logprobs > 0):
+            raise RequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     if body.logprobs:
         fields["logprobs"] = body.top_logprobs or 0
-    wanted = _chat_max_tokens(body)
-    fields["max_tokens"] = default_max_tokens(defaults, chat=True) if wanted is None else wanted
+    fields["max_tokens"] = _max_tokens(body, default_max_tokens(defaults, chat=True), strict=strict)
     return SamplingParams(**fields)
 
 
 @contextmanager
-def chat_names(body: ChatBody) -> Iterator[None]:
-    """Errors inside name the fields of a chat request, which are not called as in `SamplingParams`."""
+def own_names(body: GenerationBody) -> Iterator[None]:
+    """Errors inside name the fields of the request, where they are not called as in `SamplingParams`."""
     try:
         yield
     except RequestError as error:
-        names = {"prompt": "messages"}
+        names = {}
+        if isinstance(body, ChatBody):
+            names["prompt"] = "messages"
         if body.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
         own = names.get(error.param or "")
@@ -83,32 +95,35 @@ def chat_names(body: ChatBody) -> Iterator[None]:
         raise RequestError(message, param=own, code=error.code) from None
 
 
-def _chat_max_tokens(body: ChatBody) -> int | None:
+def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
-    if None not in (old, new) and old != new:
+    if strict and None not in (old, new) and old != new:
         raise RequestError(
             f"max_completion_tokens ({new}) and its old name max_tokens ({old}) differ", param="max_completion_tokens"
         )
-    return old if new is None else new
+    wanted = body.wanted_tokens
+    if wanted is None:  # a default gives way to what was asked for
+        return default if default is None or not body.min_tokens else max(default, body.min_tokens)
+    return None if wanted == TO_THE_END and not strict else wanted
 
 
-def _common(body: GenerationBody, defaults: SamplingDefaults) -> dict[str, Any]:
-    _check_combinations(body)
-    given = {name: getattr(body, name) for name in _SAME if getattr(body, name) is not None}
-    fields = {**defaults, **given}
-    if body.logit_bias is not None:
+def _common(body: GenerationBody, defaults: SamplingDefaults, *, strict: bool) -> dict[str, Any]:
+    if body.stream_options is not None and not body.stream:
+        raise RequestError("stream_options needs stream: true", param="stream_options")
+    if body.prompt_logprobs is not None:
+        check_number("prompt_logprobs", body.prompt_logprobs, LOGPROBS)
+        if body.stream:
+            raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
+    fields: dict[str, Any] = dict(defaults)
+    fields |= {name: getattr(body, name) for name in _SAME if getattr(body, name) is not None}
+    if body.best_of not in (None, 1, fields.get("n", 1)):
+        raise wrong_value("best_of", "1, or equal to n", body.best_of)
+    if body.logit_bias:
         fields["logit_bias"] = {_token_id(key): value for key, value in body.logit_bias.items()}
     return fields
 
 
 def _token_id(key: str) -> int:
-    if not (key.isascii() and key.isdigit() and len(key) <= 10):
-        raise RequestError(f"logit_bias: {key[:50]!r} is not a token id", param="logit_bias")
+    if not (key.isascii() and key.isdigit() and len(key) <= 10 and key == str(int(key))):
+        raise wrong_value("a name in logit_bias", "a token id", key, param="logit_bias")
     return int(key)
-
-
-def _check_combinations(body: GenerationBody) -> None:
-    if body.stream_options is not None and not body.stream:
-        raise RequestError("stream_options needs stream: true", param="stream_options")
-    if body.stream and body.prompt_logprobs is not None:
-        raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")

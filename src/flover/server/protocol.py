@@ -1,78 +1,52 @@
-"""What clients may send: OpenAI's and vLLM's request bodies. Types only; ranges are `SamplingParams`' business.
-
-Whatever is not here is refused. Fields that Flover does not honour but that clients send by default are here with
-the one value at which ignoring them changes nothing.
+"""What clients may send and Flover honours: OpenAI's and vLLM's request bodies, as types. Ranges of numbers are the
+business of `sampling_checks.py`; fields that are accepted and not honoured are in `fields.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator
-from pydantic_core import PydanticCustomError
+import msgspec
+from msgspec import Meta, Raw
 
-from flover.request import MAX_LOGPROBS
-from flover.text.chat import MAX_MESSAGES
-
-MAX_PROMPTS = 256
-"""Most prompts in one completion request; each counts as an open request."""
-
-
-class Body(BaseModel):
-    """Strict: no unknown fields, no numbers in strings, no true for 1, no NaN."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
+MAX_TEMPLATE_ARGUMENTS = 32
+MAX_TOOLS = 64
+MAX_TOOLS_BYTES = 128 * 2**10
 
 Prompts = list[str] | list[list[int]]
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+Priority = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+Effort = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
+Scalar = str | bool | int | float | None
+ToolChoice = Literal["none", "auto"]
+Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
-def _check_prompt(value: Any) -> Prompts:
-    """Always a list of prompts. By hand, since pydantic would report each of a million wrong items."""
-    if isinstance(value, str):
-        return [value]
-    if not isinstance(value, list) or not value:
-        raise PydanticCustomError(
-            "prompt", "a prompt must be a string, a list of token ids, or a non-empty list of those"
-        )
-    if all(type(item) is int for item in value):
-        return [value]
-    if len(value) > MAX_PROMPTS:
-        raise PydanticCustomError("prompt", "at most {most} prompts in one request", {"most": MAX_PROMPTS})
-    if all(isinstance(item, str) for item in value):
-        return value
-    if all(isinstance(item, list) and all(type(token) is int for token in item) for item in value):
-        return value
-    raise PydanticCustomError("prompt", "all prompts of a list must be strings, or all must be lists of token ids")
-
-
-Prompt = Annotated[
-    Prompts, PlainValidator(_check_prompt, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
-]
-Logprobs = Annotated[int, Field(ge=0, le=MAX_LOGPROBS)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$", max_length=64)]
-Salt = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=128)]
-
-
-class StreamOptions(Body):
+class StreamOptions(msgspec.Struct, kw_only=True, frozen=True):
     """What a stream carries beside text."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
-    include_obfuscation: Literal[False] | None = None
+
+    @property
+    def usage_in_chunks(self) -> bool:
+        """Whether every chunk says how many tokens there are so far."""
+        return bool(self.include_usage and self.continuous_usage_stats)
 
 
-class TextFormat(Body):
+class TextFormat(msgspec.Struct, kw_only=True, frozen=True):
     """The only format there is."""
 
     type: Literal["text"]
 
 
-class GenerationBody(Body):
+class GenerationBody(msgspec.Struct, kw_only=True):
     """What chat and text completions have in common. None means: the model's default, or else OpenAI's."""
 
     model: str | None = None
     n: int | None = None
+    best_of: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     presence_penalty: float | None = None
@@ -83,7 +57,9 @@ class GenerationBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
+    max_completion_tokens: int | None = None
     echo: bool | None = None
+    response_format: TextFormat | None = None
 
     # vLLM's
     top_k: int | None = None
@@ -97,108 +73,108 @@ class GenerationBody(Body):
     include_stop_str_in_output: bool | None = None
     bad_words: list[str] | None = None
     allowed_token_ids: list[int] | None = None
-    prompt_logprobs: Logprobs | None = None
+    prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
-    priority: int | None = Field(None, ge=-(2**31), lt=2**31)
+    priority: Priority | None = None
     request_id: Name | None = None
     cache_salt: Salt | None = None
 
-    # Harmless
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    store: Literal[False] | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    response_format: TextFormat | None = None
+    @property
+    def wanted_tokens(self) -> int | None:
+        """`max_tokens` under its new name or its old one; the new one wins."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
-class CompletionBody(GenerationBody):
+class CompletionBody(GenerationBody, kw_only=True):
     """`POST /v1/completions`."""
 
-    prompt: Prompt
-    logprobs: Logprobs | None = None
-
-    # Harmless at one value
-    best_of: int | None = None
-    suffix: Literal[""] | None = None
+    prompt: Prompts
+    logprobs: int | None = None
 
 
-class TextPart(Body):
+class TextPart(msgspec.Struct, kw_only=True):
     """A part of a message. Only text is understood."""
 
-    type: Literal["text"]
     text: str
+    type: Literal["text"] = "text"
 
 
-class Message(Body):
+class ToolFunction(msgspec.Struct, kw_only=True):
+    """The call itself; `arguments` are a string of JSON, or an object from clients that have read it."""
+
+    name: str
+    arguments: Raw = Raw(b"null")
+
+
+class ToolCall(msgspec.Struct, kw_only=True):
+    """A call that the assistant made earlier in the conversation."""
+
+    function: ToolFunction
+    id: str | None = None
+    type: str | None = None
+
+
+class Message(msgspec.Struct, kw_only=True):
     """One message of a conversation. What only some templates show (tool calls) is passed on as it is."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Role
     content: str | list[TextPart] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Raw | None = None
+    """Checked to be a list of `ToolCall`."""
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
+    refusal: str | None = None
 
-    # Other fields that servers answer with, and clients send back
-    refusal: None = None
-    annotations: list[Any] | None = Field(None, max_length=0)
-    audio: None = None
-    function_call: None = None
+    @property
+    def num_chars(self) -> int:
+        """Characters of its content."""
+        content = self.content or ""
+        return len(content) if isinstance(content, str) else sum(len(part.text) for part in content)
 
     def as_template_input(self) -> dict[str, Any]:
         """The message as chat templates want it: absent fields absent."""
-        return self.model_dump(exclude_none=True, exclude={"annotations"})
+        found: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}
+        if self.tool_calls is not None:
+            found["tool_calls"] = msgspec.json.decode(self.tool_calls)
+        if isinstance(self.content, list):
+            found["content"] = [{"type": "text", "text": part.text} for part in self.content]
+        return {name: value for name, value in found.items() if value is not None}
 
 
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
-Scalar = str | bool | int | float | None
-TemplateArguments = Annotated[dict[str, Scalar], Field(max_length=32)]
-
-
-class ChatBody(GenerationBody):
+class ChatBody(GenerationBody, kw_only=True):
     """`POST /v1/chat/completions`."""
 
-    messages: Messages
-    max_completion_tokens: int | None = None
+    messages: list[Message]
     logprobs: bool | None = None
-    top_logprobs: Logprobs | None = None
+    top_logprobs: int | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: TemplateArguments | None = None
-
-    # Harmless at one value
-    tools: list[Any] | None = Field(None, max_length=0)
-    tool_choice: Literal["none", "auto"] | None = None
-    parallel_tool_calls: bool | None = None
-    functions: list[Any] | None = Field(None, max_length=0)
-    function_call: Literal["none", "auto"] | None = None
-    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
-    documents: list[Any] | None = Field(None, max_length=0)
-    chat_template: None = None
-    reasoning_effort: None = None
-    include_reasoning: bool | None = None
+    chat_template_kwargs: dict[str, Scalar] | None = None
+    reasoning_effort: Effort | None = None
+    tools: Raw | None = None
+    """A list of objects, only with `tool_choice` "none": the template may show them, and none is called."""
+    tool_choice: ToolChoice | None = None
 
 
-class TokenizeBody(Body):
+class TokenizeBody(msgspec.Struct, kw_only=True):
     """`POST /tokenize`: either a prompt or a conversation."""
 
     model: str | None = None
     prompt: str | None = None
-    messages: Messages | None = None
+    messages: list[Message] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: TemplateArguments | None = None
+    chat_template_kwargs: dict[str, Scalar] | None = None
     return_token_strs: bool | None = None
 
 
-class DetokenizeBody(Body):
+class DetokenizeBody(msgspec.Struct, kw_only=True):
     """`POST /detokenize`."""
 
     model: str | None = None
-    tokens: Annotated[list[int], Field(fail_fast=True)]
+    tokens: list[int]

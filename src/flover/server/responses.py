@@ -1,6 +1,7 @@
 """What clients get: OpenAI's and vLLM's answers, as types that encode to JSON. Fields that are UNSET do not appear.
 
-`logprobs` and `finish_reason` always appear, null when there is nothing to say: strict clients look for the key.
+`logprobs` and `finish_reason` always appear, null when there is nothing to say: strict clients look for the key. What
+vLLM adds to whole answers (`prompt_logprobs`, token ids) is null there when it was not asked for, and absent in chunks.
 """
 
 from __future__ import annotations
@@ -65,9 +66,9 @@ class CompletionChoice(msgspec.Struct, kw_only=True):
     logprobs: CompletionLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    token_ids: list[int] | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
-    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    token_ids: list[int] | UnsetType | None = UNSET
+    prompt_token_ids: list[int] | UnsetType | None = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType | None = UNSET
 
 
 class Completion(msgspec.Struct, kw_only=True):
@@ -91,7 +92,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     logprobs: ChatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
-    token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(msgspec.Struct, kw_only=True):
@@ -101,8 +102,8 @@ class ChatCompletion(msgspec.Struct, kw_only=True):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    prompt_token_ids: list[int] | UnsetType = UNSET
-    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobs | None = None
 
 
 class ChatDelta(msgspec.Struct, kw_only=True):

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
+import msgspec
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
-from flover.errors import RequestError
+from flover.errors import RequestError, shown, wrong_value
 from flover.server import chat, completions, metrics
+from flover.server.body import read_body
 from flover.server.dashboard import dashboard
 from flover.server.door import Door
+from flover.server.errors import DoorError
+from flover.server.http_keys import salt_of
 from flover.server.live import watch
+from flover.server.openapi import openapi
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from flover.server.responses import json_response
+from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
 
-router = APIRouter()
+CHARS_PER_TOKEN = 4
+"""About so many are decoded from a token."""
+B = TypeVar("B", bound=msgspec.Struct)
 
 
 def _door(request: Request) -> Door:
@@ -25,30 +34,39 @@ def _door(request: Request) -> Door:
     return door
 
 
-@router.post("/v1/completions")
-async def create_completion(body: CompletionBody, request: Request) -> Response:
+async def _read(request: Request, kind: type[B]) -> B:
+    """The body of a request as a `kind`. Raises `RequestError`, or a 415 as `DoorError`."""
+    sent = request.headers.get("content-type", "")
+    media_type = sent.partition(";")[0].strip().lower()
+    if media_type != "application/json" and not media_type.endswith("+json"):
+        raise DoorError(415, f"the body must be JSON, sent as Content-Type: application/json, got {shown(sent)}")
+    door = _door(request)
+    facts = None if door.engine is None else door.facts
+    return read_body(await request.body(), kind, door.config.limits, strict=door.config.strict, facts=facts)
+
+
+async def create_completion(request: Request) -> Response:
     """Continue a text."""
-    return await completions.create_completion(_door(request), body, request.receive)
+    body = await _read(request, CompletionBody)
+    return await completions.create_completion(_door(request), body, request.receive, salt_of(request.scope))
 
 
-@router.post("/v1/chat/completions")
-async def create_chat_completion(body: ChatBody, request: Request) -> Response:
+async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation."""
-    return await chat.create_chat_completion(_door(request), body, request.receive)
+    body = await _read(request, ChatBody)
+    return await chat.create_chat_completion(_door(request), body, request.receive, salt_of(request.scope))
 
 
-@router.get("/v1/models")
 async def list_models(request: Request) -> Response:
     """The models that are served: one, under each of its names."""
     door = _door(request)
     return json_response({"object": "list", "data": [_model(door, name) for name in door.model_names]})
 
 
-@router.get("/v1/models/{name:path}")
-async def show_model(name: str, request: Request) -> Response:
+async def show_model(request: Request) -> Response:
     """One model."""
     door = _door(request)
-    return json_response(_model(door, door.check_model(name)))
+    return json_response(_model(door, door.check_model(request.path_params["name"])))
 
 
 def _model(door: Door, name: str) -> dict[str, Any]:
@@ -63,16 +81,20 @@ def _model(door: Door, name: str) -> dict[str, Any]:
     }
 
 
-@router.post("/tokenize")
-async def tokenize(body: TokenizeBody, request: Request) -> Response:
+async def tokenize(request: Request) -> Response:
     """The token ids of a prompt, or of a conversation as the chat template writes it."""
-    door = _door(request)
+    door, body = _door(request), await _read(request, TokenizeBody)
     door.check_model(body.model)
     facts = door.facts
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("give either prompt or messages", param="prompt")
     ids = await _encode(door, body)
-    answer: dict[str, Any] = {"count": len(ids), "max_model_len": facts.max_model_len, "tokens": ids}
+    answer: dict[str, Any] = {
+        "count": len(ids),
+        "max_model_len": facts.max_model_len,
+        "tokens": ids,
+        "token_strs": None,
+    }
     if body.return_token_strs:
         tokenizer = door.need_tokenizer("prompt")
         answer["token_strs"] = [tokenizer.token_name(token_id) for token_id in ids]
@@ -80,32 +102,36 @@ async def tokenize(body: TokenizeBody, request: Request) -> Response:
 
 
 async def _encode(door: Door, body: TokenizeBody) -> list[int]:
-    tokenizer = door.need_tokenizer("prompt" if body.messages is None else "messages")
+    tokenizer, facts = door.need_tokenizer("prompt" if body.messages is None else "messages"), door.facts
     if body.messages is None:
         text, special = body.prompt or "", body.add_special_tokens is not False
-        return await door.in_thread(lambda: tokenizer.encode(text, add_special_tokens=special))
+        return await door.in_thread(
+            lambda: encode_text(text, tokenizer, facts, add_special_tokens=special), num_chars=len(text)
+        )
     template, special = door.need_template(), bool(body.add_special_tokens)
-    return await door.in_thread(lambda: tokenizer.encode(chat.render(template, body), add_special_tokens=special))
+    return await door.in_thread(
+        lambda: encode_text(chat.render(template, body), tokenizer, facts, add_special_tokens=special),
+        num_chars=sum(message.num_chars for message in body.messages or ()),
+    )
 
 
-@router.post("/detokenize")
-async def detokenize(body: DetokenizeBody, request: Request) -> Response:
+async def detokenize(request: Request) -> Response:
     """The text of token ids, special tokens included."""
-    door = _door(request)
+    door, body = _door(request), await _read(request, DetokenizeBody)
     door.check_model(body.model)
     vocab_size = door.facts.vocab_size
     tokenizer = door.need_tokenizer("tokens")
-    for token_id in body.tokens:
-        if not 0 <= token_id < vocab_size:
-            raise RequestError(f"token id {token_id} is out of range 0..{vocab_size - 1}", param="tokens")
-    return json_response({"prompt": await door.in_thread(lambda: _decode(tokenizer, body.tokens))})
+    low, high = min(body.tokens, default=0), max(body.tokens, default=0)
+    if low < 0 or high >= vocab_size:
+        raise RequestError(f"token id {low if low < 0 else high} is out of range 0..{vocab_size - 1}", param="tokens")
+    num_chars = CHARS_PER_TOKEN * len(body.tokens)
+    return json_response({"prompt": await door.in_thread(lambda: _decode(tokenizer, body.tokens), num_chars)})
 
 
 def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
-@router.get("/health")
 async def health(request: Request) -> Response:
     """200 while an engine works; 503 while all are loading, dead, stuck, or on their way down."""
     door = _door(request)
@@ -115,25 +141,46 @@ async def health(request: Request) -> Response:
     return json_response(answer, 200 if door.status == "ok" else 503)
 
 
-@router.get("/version")
-async def show_version() -> Response:
+async def show_version(request: Request) -> Response:
     """The version of Flover."""
     return json_response({"version": version("flover")})
 
 
-@router.get("/live")
-async def show_live(request: Request, engine: int = 0) -> Response:
-    """An engine's iterations as they happen, as a stream of events."""
-    return watch(_door(request).live, engine)
+async def show_live(request: Request) -> Response:
+    """An engine's iterations as they happen, as a stream of events. `?engine=1` is the second engine."""
+    engine = request.query_params.get("engine", "0")
+    if not (engine.isascii() and engine.isdigit() and len(engine) <= 4):
+        raise wrong_value("engine", "the number of an engine", engine)
+    return watch(_door(request).live, int(engine))
 
 
-@router.get("/dashboard")
-async def show_dashboard() -> Response:
+async def show_dashboard(request: Request) -> Response:
     """The page that watches `/live`."""
     return dashboard()
 
 
-@router.get("/metrics")
 async def show_metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
     return Response(_door(request).metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+
+async def show_openapi(request: Request) -> Response:
+    """What this server answers to, as an OpenAPI document."""
+    door = _door(request)
+    return json_response(openapi(door.config, door.model_names, None if door.engine is None else door.facts))
+
+
+ROUTES = [
+    Route("/v1/completions", create_completion, methods=["POST"]),
+    Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
+    Route("/v1/models", list_models),
+    Route("/v1/models/{name:path}", show_model),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/health", health),
+    Route("/version", show_version),
+    Route("/live", show_live),
+    Route("/dashboard", show_dashboard),
+    Route("/metrics", show_metrics),
+    Route("/openapi.json", show_openapi),
+]

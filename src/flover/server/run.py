@@ -7,6 +7,7 @@ requests finish, for a while; the second one ends them.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import signal
@@ -20,19 +21,25 @@ import uvloop
 from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
+from flover.config.setting import flag_name
 from flover.engine.spawn import ENGINE_COMMAND, Spawned
 from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError
 from flover.server.app import create_app
 from flover.server.door import Door, check_exposure
+from flover.server.http_config import HttpConfig
+from flover.server.http_connections import OTHER_DESCRIPTORS, SPARE_CONNECTIONS, Connections, allow_descriptors
+from flover.server.http_protocol import HttpProtocol
 from flover.server.loading import load
+from flover.server.log import log_to_stderr
+from flover.server.throughput import log_throughput
 
 FLUSH_SECONDS = 5
 """Time that connections get to take what was last written to them, when the server ends."""
-KEEP_ALIVE_SECONDS = 15
 EXIT_NO_ENGINE = 70
 """EX_SOFTWARE of sysexits.h: whoever runs the server may start it again, the server itself has tried."""
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -49,9 +56,11 @@ def serve(
     Raises `ConfigError`, `ModelError` or `EngineError` when the server cannot start.
     """
     check_exposure(config)
-    level = config.log_level.upper()
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with _listen(config) as sock, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        log_to_stderr(config.log_level),
+        _listen(config) as sock,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         return runner.run(_serve(engine_config, config, sock, engine_command, spawned))
 
 
@@ -78,14 +87,16 @@ async def _serve(
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
     signals = _Signals()
     engine: Supervisor | None = None
+    reporting: asyncio.Task[None] | None = None
     try:
         console.print(f"listening on {url}, loading {engine_config.model}", markup=False)
         engine = await signals.unless_first(load(door, engine_config, engine_command, spawned, console))
         if engine is not None:
             _announce(console, door, engine_config, url)
+            reporting = asyncio.create_task(log_throughput(engine)) if config.log_stats else None
             await signals.unless_first(engine.given_up.wait())
             if engine.given_up.is_set():
-                console.print("the engine has died too often: shutting down", markup=False)
+                console.print(f"the engine is not started again: {engine.last_failure}: shutting down", markup=False)
                 return EXIT_NO_ENGINE
         console.print("shutting down: open requests may finish, a second signal ends them", markup=False)
         await signals.unless_second(door.drain(config.shutdown_timeout))
@@ -95,24 +106,24 @@ async def _serve(
         await signals.unless_second(asyncio.wait({serving}))
         server.force_exit = True
         await serving
+        if reporting is not None:
+            reporting.cancel()
         if engine is not None:
             await engine.close()
         door.close()
     return 0
 
 
-def _http_config(door: Door) -> uvicorn.Config:
-    debug = door.config.log_level == "debug"
-    return uvicorn.Config(
+def _http_config(door: Door) -> HttpConfig:
+    debug, limits = door.config.log_level == "debug", door.config.limits
+    descriptors = allow_descriptors(limits.max_connections + SPARE_CONNECTIONS + OTHER_DESCRIPTORS)
+    return HttpConfig(
         create_app(door),
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
+        limits,
+        Connections(limits.max_connections, descriptors),
+        HttpProtocol,
         log_level="debug" if debug else "warning",
         access_log=debug,
-        server_header=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=FLUSH_SECONDS,
     )
 
@@ -168,10 +179,13 @@ def _announce(console: Console, door: Door, config: EngineConfig, url: str) -> N
     size = f", {facts.num_parameters / 1e6:.1f}M parameters" if facts.num_parameters else ""
     prompt = "Once upon a time" if door.tokenizer is not None else [1, 2, 3]
     body = json.dumps({"model": name, "prompt": prompt, "max_tokens": 50}).replace("'", "'\\''")
-    key = "" if door.config.api_key is None else ' -H "Authorization: Bearer $FLOVER_API_KEY"'
+    key = "" if not door.config.api_key else ' -H "Authorization: Bearer $FLOVER_API_KEY"'
     console.print(
         f"ready: {url}  model {name} ({facts.architecture}{size}), {facts.dtype}, "
         f"pool of {facts.pool_tokens} tokens, context {facts.max_model_len}, {config.max_num_seqs} rows\n"
-        f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'",
+        f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'\n"
+        f"  watch it: {url}/dashboard in a browser, or flover top {url}",
         markup=False,
     )
+    limits = dataclasses.asdict(door.config.limits)
+    logger.debug("limits: %s", ", ".join(f"{flag_name(name)} {value}" for name, value in limits.items()))

@@ -48,29 +48,34 @@ def chat_logprobs(entries: Iterable[TokenLogprobs], tokenizer: Tokenizer | None)
 
 
 def completion_logprobs(
-    token_ids: Sequence[int],
+    texts: Sequence[str],
     entries: Sequence[TokenLogprobs | None],
     tokenizer: Tokenizer | None,
     start: int,
+    end: int | None = None,
 ) -> CompletionLogprobs:
-    """The completions API's shape: parallel lists. `start` is the text offset of the first token.
+    """The completions API's shape: parallel lists, one entry for each token.
 
-    An entry is None for the first token of a prompt, which nothing predicted. Alternatives include the chosen token.
+    `texts` say what each token adds to the answer's text, so that `text[text_offset[i]:]` begins with tokens[i]; a
+    token that adds none, such as a special one that is not shown, has an empty text. `start` is the offset of the
+    first token, `end` the length of a text that a stop string may have cut. An entry is None for the first token of a
+    prompt, which nothing predicted. Alternatives include the chosen token, under the same text.
     """
     shaped = CompletionLogprobs()
-    for token_id, entry in zip(token_ids, entries, strict=True):
-        text = token_text(tokenizer, token_id)
-        shaped.tokens.append(text)
-        shaped.text_offset.append(start)
+    for text, entry in zip(texts, entries, strict=True):
+        own = text if end is None else text[: max(0, end - start)]
+        shaped.tokens.append(own)
+        shaped.text_offset.append(start if end is None else min(start, end))
         start += len(text)
         if entry is None:
             shaped.token_logprobs.append(None)
             shaped.top_logprobs.append(None)
             continue
-        shaped.token_logprobs.append(_finite(entry.logprobs[0]))
+        chosen = _finite(entry.logprobs[0])
+        shaped.token_logprobs.append(chosen)
         top: dict[str, float] = {}
         for other, logprob in zip(entry.token_ids, entry.logprobs, strict=True):
-            top.setdefault(token_text(tokenizer, other), _finite(logprob))
+            top.setdefault(own if other == entry.token_ids[0] else token_text(tokenizer, other), _finite(logprob))
         shaped.top_logprobs.append(top)
     return shaped
 

@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from flover.server.errors import as_door_error, envelope
 
 T = TypeVar("T")
+CLIENT_LEFT = 499
+"""Status of an answer that nobody reads, as nginx has it."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -49,8 +51,8 @@ def event(content: Any) -> bytes:
 class EventStream(Response):
     """Sends events as they come and then `[DONE]`.
 
-    An error after the start is an event with OpenAI's error envelope, and no `[DONE]`: a truncated answer must not
-    look like a complete one. `close` is called in the end, whatever happened, also when nothing was sent.
+    An error after the start is an event with OpenAI's error envelope before the `[DONE]`: no choice that it cut off has
+    a finish reason. `close` is called in the end, whatever happened, also when nothing was sent.
     """
 
     media_type = "text/event-stream"
@@ -81,5 +83,4 @@ class EventStream(Response):
                 yield event(content)
         except Exception as error:
             yield event(envelope(as_door_error(error)))
-            return
         yield DONE

@@ -1,10 +1,11 @@
-"""Conversations to prompts: checks the messages and renders the model's chat template.
+"""Conversations to prompts: renders the model's chat template.
 
 A template comes from the model or from whoever runs Flover, never from a request.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -13,80 +14,42 @@ from jinja2.exceptions import TemplateError, TemplateRuntimeError
 
 from flover.errors import ModelError, RequestError
 from flover.text.files import MAX_TEMPLATE_BYTES
+from flover.text.messages import MAX_MESSAGES, check_messages, plain_json, refuse, shown
 from flover.text.sandbox import Sandbox
+from flover.text.template_budget import BASE_UNITS, Budget
+from flover.text.template_probe import find_habits
 
 MAX_PROMPT_CHARS = 2**22
 """Most characters that a template may make of one conversation."""
-MAX_MESSAGES = 1024
 MAX_TEMPLATE_KWARGS = 32
-ROLES = ("system", "developer", "user", "assistant", "tool")
-
-Message = Mapping[str, Any]
-_MESSAGE_FIELDS = frozenset(
-    ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning", "reasoning_content", "refusal")
-)
-_RENDER_FIELDS = frozenset(("messages", "tools", "add_generation_prompt", "continue_final_message"))
-
-
-def check_messages(messages: Any) -> list[dict[str, Any]]:
-    """A conversation as templates want it: text contents are strings, lists of text parts are joined.
-
-    Raises `RequestError` that names the message and the field.
-    """
-    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
-        _refuse("messages must be a list of messages")
-    if not messages:
-        _refuse("messages must not be empty")
-    if len(messages) > MAX_MESSAGES:
-        _refuse(f"messages may hold at most {MAX_MESSAGES} messages, got {len(messages)}")
-    return [_check_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
-
-
-def _check_message(message: Any, where: str) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
-        _refuse(f"{where} must be an object with role and content, got {type(message).__name__}")
-    for name in message:
-        if name not in _MESSAGE_FIELDS:
-            _refuse(f"{where}.{name} is not a known field of a message")
-    role = message.get("role")
-    if role not in ROLES:
-        _refuse(f"{where}.role must be one of {', '.join(ROLES)}, got {role!r}")
-    checked = {name: value for name, value in message.items() if value is not None}
-    if message.get("content") is not None:
-        checked["content"] = _content_text(message["content"], f"{where}.content")
-    elif role == "assistant" and message.get("tool_calls"):
-        checked["content"] = ""
-    else:
-        _refuse(f"{where}.content is missing")
-    return checked
-
-
-def _content_text(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, Sequence) or isinstance(content, bytes):
-        _refuse(f"{where} must be a string or a list of text parts, got {type(content).__name__}")
-    texts = []
-    for i, part in enumerate(content):
-        if not isinstance(part, Mapping) or "type" not in part:
-            _refuse(f"{where}[{i}] must be an object with a type")
-        if part["type"] != "text":
-            _refuse(f"{where}[{i}] has type {part['type']!r}: only text parts are supported")
-        if not isinstance(part.get("text"), str):
-            _refuse(f"{where}[{i}].text must be a string")
-        texts.append(part["text"])
-    return "".join(texts)
-
-
-def _refuse(message: str, param: str = "messages") -> NoReturn:
-    raise RequestError(message, param=param)
+_MAX_KWARG_CHARS = 1000
+_MAX_KWARG_NAME_CHARS = 64
+_PROBE_UNITS = BASE_UNITS // 10
+_PAIR_UNITS = 5000
+"""Work allowed for each two messages: some templates look at all later messages for each message."""
+_CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
+"""What marks the end of a final message that is to be continued; transformers uses the same."""
+# fmt: off
+RESERVED_KWARGS = frozenset((
+    # what the renderer passes, here and in transformers
+    "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation",
+    "conversations", "chat_template", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask",
+    # what Jinja and its compiled templates call their own
+    "self", "context", "environment", "loop", "super", "caller", "varargs", "kwargs", "missing", "resolve",
+    "undefined", "concat", "cond_expr_undefined", "name", "blocks", "block", "eval_ctx", "parent_template",
+    # words of the language
+    "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is", "if", "else", "elif", "for",
+    "set", "macro", "call", "filter", "recursive", "import", "from", "include", "extends", "with", "as", "ignore",
+))
+# fmt: on
 
 
 class ChatTemplate:
     """A compiled chat template. Rendering changes nothing in it, so threads may share one.
 
     `special_tokens` are the variables `bos_token`, `eos_token` and so on. `now` tells the time to templates that
-    write a date. Raises `ModelError` if the template is too big or not valid Jinja.
+    write a date, `clock` the processor time that this thread has used. Raises `ModelError` if the template is too big,
+    not valid Jinja, or uses a part of Jinja that is not supported.
     """
 
     def __init__(
@@ -95,18 +58,23 @@ class ChatTemplate:
         *,
         special_tokens: Mapping[str, str] | None = None,
         now: Callable[[], datetime] = datetime.now,
+        clock: Callable[[], float] = time.thread_time,
+        max_messages: int = MAX_MESSAGES,
     ) -> None:
         if len(source.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
             raise ModelError(f"the chat template is larger than {MAX_TEMPLATE_BYTES} bytes")
+        self._source = source
         self._special_tokens = dict(special_tokens or {})
+        self._clock = clock
+        self._max_messages = max_messages
         self._sandbox = Sandbox()
         self._sandbox.globals["raise_exception"] = _raise_exception
-        self._sandbox.globals["strftime_now"] = lambda form: now().strftime(str(form)[:256])
+        self._sandbox.globals["strftime_now"] = lambda format: now().strftime(str(format)[:256])
         try:
-            self._literal_len = self._sandbox.literal_len(source)
             self._template = self._sandbox.from_string(source)
         except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
-            raise ModelError(f"the chat template is not valid: {error or type(error).__name__}") from error
+            raise ModelError(f"the chat template is not valid: {_explain(error)}") from error
+        self._habits = find_habits(self._probe)
 
     def render(
         self,
@@ -115,6 +83,7 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt of a conversation, special tokens included.
@@ -123,33 +92,63 @@ class ChatTemplate:
         excludes `add_generation_prompt`. `template_kwargs` are the template's own switches: numbers, strings, booleans.
         Raises `RequestError` if the messages are not valid or the template refuses them.
         """
-        checked = check_messages(messages)
+        checked = self._habits.apply(check_messages(messages, self._max_messages))
         if continue_final_message and add_generation_prompt:
-            _refuse("continue_final_message and add_generation_prompt exclude each other", "continue_final_message")
-        variables: dict[str, Any] = {**self._special_tokens, **_check_kwargs(template_kwargs or {})}
+            refuse("continue_final_message and add_generation_prompt exclude each other", "continue_final_message")
+        final = _tag_final_message(checked[-1], self._source) if continue_final_message else ""
+        variables = {**self._special_tokens, **self._check_kwargs(template_kwargs or {})}
         variables |= {
             "messages": checked,
-            "tools": list(tools) if tools else None,
-            "documents": None,
+            "tools": plain_json(tools, "tools") if tools else None,
+            "documents": plain_json(documents, "documents") if documents else None,
             "add_generation_prompt": add_generation_prompt,
         }
-        text = self._run(variables)
-        return _cut_after_final_message(text, checked[-1]["content"]) if continue_final_message else text
+        text = self._run(variables, BASE_UNITS + _PAIR_UNITS * len(checked) ** 2)
+        if not _is_unicode(text):
+            _refuse_surrogates(variables)
+        return _cut_at_tag(text, final) if continue_final_message else text
 
-    def _run(self, variables: dict[str, Any]) -> str:
+    def _probe(self, messages: list[dict[str, Any]]) -> str:
+        variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": False}
+        return self._run({**self._special_tokens, **variables}, _PROBE_UNITS)
+
+    def _run(self, variables: Mapping[str, Any], base_units: int) -> str:
         pieces: list[str] = []
         total = 0
         try:
-            for piece in self._template.generate(self._sandbox.variables(self._literal_len, **variables)):
+            budget = Budget(list(variables.values()), base_units=base_units, clock=self._clock)
+            for piece in self._template.generate(self._sandbox.variables(variables, budget)):
                 pieces.append(piece)
                 total += len(piece)
                 if total > MAX_PROMPT_CHARS:
-                    _refuse(f"the conversation becomes a prompt of more than {MAX_PROMPT_CHARS} characters")
+                    refuse(f"the conversation becomes a prompt of more than {MAX_PROMPT_CHARS} characters")
         except RequestError:
             raise
         except Exception as error:  # a template is a foreign program: anything may go wrong in it
             raise RequestError(f"the chat template failed: {_explain(error)}", param="messages") from error
         return "".join(pieces)
+
+    def _check_kwargs(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        where = "chat_template_kwargs"
+        if len(kwargs) > MAX_TEMPLATE_KWARGS:
+            refuse(f"{where} may hold at most {MAX_TEMPLATE_KWARGS} entries, got {len(kwargs)}", where)
+        for name, value in kwargs.items():
+            self._check_kwarg(name, value, where)
+        return dict(kwargs)
+
+    def _check_kwarg(self, name: Any, value: Any, where: str) -> None:
+        if not isinstance(name, str):
+            refuse(f"{where} must have names that are strings, got {type(name).__name__}", where)
+        reserved = name in RESERVED_KWARGS or name in self._sandbox.globals or name.endswith("_token")
+        if reserved or not name.isidentifier() or name.startswith("_") or len(name) > _MAX_KWARG_NAME_CHARS:
+            refuse(f"{where}.{shown(name)} cannot be set", where)
+        if value is not None and type(value) not in (str, int, float, bool):
+            kind = type(value).__name__
+            refuse(f"{where}.{shown(name)} must be a string, a number or a boolean, got {kind}", where)
+        if isinstance(value, str) and len(value) > _MAX_KWARG_CHARS:
+            refuse(f"{where}.{shown(name)} may be at most {_MAX_KWARG_CHARS} characters long, got {len(value)}", where)
+        if isinstance(value, str) and not _is_unicode(value):
+            refuse(f"{where}.{shown(name)} holds a lone surrogate, which is no character", where)
 
 
 def _raise_exception(message: Any) -> NoReturn:
@@ -158,27 +157,51 @@ def _raise_exception(message: Any) -> NoReturn:
 
 
 def _explain(error: Exception) -> str:
-    return str(error)[:1000] or type(error).__name__
+    return shown(str(error), 1000) or type(error).__name__
 
 
-def _check_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    where = "chat_template_kwargs"
-    if len(kwargs) > MAX_TEMPLATE_KWARGS:
-        _refuse(f"{where} may hold at most {MAX_TEMPLATE_KWARGS} entries, got {len(kwargs)}", where)
-    for name, value in kwargs.items():
-        if not name.isidentifier() or name.startswith("_") or name in _RENDER_FIELDS or name.endswith("_token"):
-            _refuse(f"{where}.{name} cannot be set", where)
-        if value is not None and not isinstance(value, str | int | float):
-            _refuse(f"{where}.{name} must be a string, a number or a boolean, got {type(value).__name__}", where)
-        if isinstance(value, str) and len(value) > 1000:
-            _refuse(f"{where}.{name} may be at most 1000 characters long, got {len(value)}", where)
-    return dict(kwargs)
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
-def _cut_after_final_message(text: str, content: str) -> str:
-    """Cut what the template wrote after the last message, like transformers does."""
-    for wanted in (content, content.strip()):
-        position = text.rfind(wanted)
-        if position >= 0 and wanted:
-            return text[: position + len(wanted)]
-    _refuse("continue_final_message: the last message does not appear in the rendered prompt", "continue_final_message")
+def _refuse_surrogates(variables: Mapping[str, Any]) -> NoReturn:
+    """Name the message from which half a character came into a prompt."""
+    for i, message in enumerate(variables["messages"]):
+        for name, value in message.items():
+            if not _is_unicode(str(value)) or (not isinstance(value, str) and "\\ud" in str(value)):
+                refuse(f"messages[{i}].{shown(name)} holds a lone surrogate, which is no character")
+    refuse("the chat template writes a lone surrogate, which is no character")
+
+
+def _tag_final_message(message: dict[str, Any], source: str) -> str:
+    """Mark the end of the content to be continued, as transformers does, and return that content."""
+    param = "continue_final_message"
+    content = message.get("content")
+    if content is None:
+        refuse(f"{param}: the last message has no content to continue", param)
+    if "content" not in source:
+        refuse(f"{param}: the chat template writes no content", param)
+    if isinstance(content, str):
+        message["content"] = content + _CONTINUE_TAG
+        return content
+    if not content:
+        refuse(f"{param}: the last message has no text to continue", param)
+    text: str = content[-1]["text"]
+    content[-1]["text"] = text + _CONTINUE_TAG
+    return text
+
+
+def _cut_at_tag(text: str, content: str) -> str:
+    """The prompt up to the mark; where the template trims contents, the space before it goes too."""
+    tag = _CONTINUE_TAG.strip()
+    if content.strip() not in text or tag not in text:
+        refuse(
+            "continue_final_message: the last message does not appear in the rendered prompt", "continue_final_message"
+        )
+    position = text.rindex(tag)
+    before = text[:position]
+    return before if text.startswith(_CONTINUE_TAG, position) else before.rstrip()

@@ -15,7 +15,7 @@ from flover.files import is_there, read_optional_object, read_text
 from flover.generation_config import token_text
 
 MAX_CONFIG_BYTES = 16 * 2**20
-MAX_TEMPLATE_BYTES = 64 * 2**10
+MAX_TEMPLATE_BYTES = 128 * 2**10
 """Most bytes of a chat template, from the model or from the operator."""
 
 
@@ -24,12 +24,11 @@ class TokenizerFiles:
     """What the files beside tokenizer.json say; fields that no file mentions are empty.
 
     `special_tokens` maps names such as "bos_token" to the token's text. `special_texts` are all texts that are to be
-    treated as special. `add_bos` is None when the files leave it to tokenizer.json.
+    treated as special.
     """
 
     special_tokens: dict[str, str] = field(default_factory=dict)
     special_texts: frozenset[str] = frozenset()
-    add_bos: bool | None = None
     chat_template: str | None = None
 
 
@@ -41,11 +40,9 @@ def read_tokenizer_files(folder: Path) -> TokenizerFiles:
     config = _read_object(folder / "tokenizer_config.json")
     special_tokens_map = _read_object(folder / "special_tokens_map.json")
     special_tokens = _named_tokens(special_tokens_map) | _named_tokens(config)
-    add_bos = config.get("add_bos_token")
     return TokenizerFiles(
         special_tokens=special_tokens,
         special_texts=frozenset(special_tokens.values()) | _more_special_texts(config, special_tokens_map),
-        add_bos=add_bos if isinstance(add_bos, bool) else None,
         chat_template=_find_template(folder, config),
     )
 

@@ -59,9 +59,13 @@ class PieceRule:
             return raw.removeprefix(b" ")
         return raw.replace(b" ", b"") if self.start == "all" else raw
 
+    @property
+    def adds_spaces(self) -> bool:
+        """Whether the text has spaces that no token holds."""
+        return self.joined_by_space
+
     @staticmethod
     def _alphabet_bytes(token: str) -> bytes:
-        """Added tokens may hold characters outside the alphabet; then they are plain text."""
         try:
             return bytes([_BYTE_ALPHABET[char] for char in token])
         except KeyError:

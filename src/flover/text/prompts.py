@@ -9,18 +9,40 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
+from flover.config import Limits, flag_name
 from flover.errors import RequestError
 from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
 from flover.text.tokenizer import Tokenizer
 
 MAX_TRUNCATED_CHARS = 2**20
 """Most characters of a prompt that `truncate_prompt_tokens` may cut."""
+_BEFORE_A_WORD = ("\n", ".", "a")
+"""Characters after which a word begins without a space: a SentencePiece tokenizer writes it in another way there."""
 
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
 """Text, {"prompt": text}, {"prompt_token_ids": ids} (both with an optional "cache_salt"), or a list of token ids."""
 
 _PROMPT_FIELDS = frozenset(("prompt", "prompt_token_ids", "cache_salt"))
+
+
+def check_text_limits(params: SamplingParams, limits: Limits) -> None:
+    """Refuse stop strings and bad words that are longer, or more, than a server allows. Raises `RequestError`."""
+    _check_texts("stop", params.stop_strings, limits, "max_stop_strings", "max_stop_bytes")
+    _check_texts("bad_words", params.bad_words or [], limits, "max_bad_words", "max_bad_word_bytes")
+
+
+def _check_texts(name: str, texts: Sequence[str], limits: Limits, count_limit: str, size_limit: str) -> None:
+    most, most_bytes = getattr(limits, count_limit), getattr(limits, size_limit)
+    if len(texts) > most:
+        flag = flag_name(count_limit)
+        raise RequestError(f"{name} may hold at most {most} strings ({flag}), got {len(texts)}", param=name)
+    for index, text in enumerate(texts):
+        size = len(text.encode(errors="replace"))
+        if size > most_bytes:
+            where = f"{name}[{index}]" if len(texts) > 1 else name
+            flag = flag_name(size_limit)
+            raise RequestError(f"{where} is {size} bytes long, at most {most_bytes} are allowed ({flag})", param=name)
 
 
 def make_request(
@@ -48,6 +70,12 @@ def make_request(
         prompt_ids = prompt_ids[-params.truncate_prompt_tokens :]
     if params.stop_strings and tokenizer is None:
         raise RequestError("stop strings need a tokenizer, and none is loaded", param="stop")
+    if not params.spaces_between_special_tokens and tokenizer is not None and tokenizer.adds_spaces:
+        raise RequestError(
+            "spaces_between_special_tokens: false is not supported with this model's tokenizer, which puts a space "
+            "between any two tokens",
+            param="spaces_between_special_tokens",
+        )
     request = Request(
         id=request_id,
         prompt_ids=prompt_ids,
@@ -72,13 +100,19 @@ def encode_prompt(
     """Token ids of a prompt, after a look at its length: text that cannot fit is refused before it costs anything."""
     if tokenizer is None:
         raise RequestError("the prompt is text, but no tokenizer is loaded: give token ids", param="prompt")
+    cut = params.truncate_prompt_tokens is not None
+    return encode_text(text, tokenizer, facts, add_special_tokens=add_special_tokens, cut=cut)
+
+
+def encode_text(
+    text: str, tokenizer: Tokenizer, facts: ModelFacts, *, add_special_tokens: bool, cut: bool = False
+) -> list[int]:
+    """Token ids of a text that no context can be too short for, or that will be `cut`. Raises `RequestError`."""
     most = facts.max_model_len * tokenizer.longest_token_len
-    if params.truncate_prompt_tokens is not None:
-        most = max(most, MAX_TRUNCATED_CHARS)
-    if len(text) > most:
+    if len(text) > (max(most, MAX_TRUNCATED_CHARS) if cut else most):
         raise RequestError(
-            f"prompt of {len(text)} characters is too long: {most} characters is the most that is accepted "
-            f"for a context of {facts.max_model_len} tokens",
+            f"This model's maximum context length is {facts.max_model_len} tokens, at most {most} characters. However, "
+            f"your prompt has {len(text)} characters. Please reduce its length.",
             param="prompt",
             code="context_length_exceeded",
         )
@@ -86,11 +120,8 @@ def encode_prompt(
 
 
 def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[list[int]]:
-    """Token sequences that must not be generated, as vLLM makes them from words.
-
-    Each word counts as written at the beginning of a text, and with a space before it where that makes another first
-    token and no more tokens.
-    """
+    """Token sequences that must not be generated: each word as tokens at the beginning of a text, after a space, and
+    after other characters, whatever their numbers of tokens."""
     if not words:
         return []
     if tokenizer is None:
@@ -99,15 +130,27 @@ def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[lis
     for position, word in enumerate(words):
         bare = word.lstrip() or word
         try:
-            plain, spaced = (tokenizer.encode(text, add_special_tokens=False) for text in (bare, " " + bare))
+            forms = _forms_of(bare, tokenizer)
         except RequestError as error:
             raise RequestError(f"bad_words[{position}]: {error.message}", param="bad_words") from error
-        if not plain:
-            raise RequestError(f"bad_words[{position}] ({word!r}) has no tokens", param="bad_words")
-        sequences.append(plain)
-        if len(spaced) == len(plain) and spaced[0] != plain[0]:
-            sequences.append(spaced)
+        if not forms:
+            raise RequestError(f"bad_words[{position}] ({word[:50]!r}) has no tokens", param="bad_words")
+        sequences += forms
     return sequences
+
+
+def _forms_of(word: str, tokenizer: Tokenizer) -> list[list[int]]:
+    """The different token sequences that a word has in texts."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer.encode(text, add_special_tokens=False)
+
+    forms = [encode(word), encode(" " + word)]
+    for before in _BEFORE_A_WORD:
+        prefix, whole = encode(before), encode(before + word)
+        if whole[: len(prefix)] == prefix:
+            forms.append(whole[len(prefix) :])
+    return [list(form) for form in dict.fromkeys(map(tuple, forms)) if form]
 
 
 def _check_ids(prompt: Sequence[int]) -> list[int]:

@@ -1,43 +1,53 @@
 """A Jinja environment for templates that nobody has read: no way out of it, and a bound on what a rendering costs.
 
 Chat templates come with models, so they are foreign programs. Jinja's immutable sandbox keeps them away from Python's
-internals; on top of that there are only the filters, functions and string methods that chat templates use, and loops,
-calls, operators and output are charged to the rendering's budget. Knows nothing of chats.
+internals. On top of that the compiled template charges the rendering's budget: every block of statements for its
+length when it is entered, and everything that walks through a value or makes one for that value's size.
+Knows nothing of chats.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.exceptions import SecurityError
+from jinja2.compiler import CodeGenerator, Frame, operators
+from jinja2.exceptions import SecurityError, TemplateAssertionError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext
+from jinja2.runtime import Context, LoopContext, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from flover.text.template_budget import BUDGET_KEY, Budget, budget_of
+from flover.text.template_budget import BUDGET_KEY, STEP_UNITS, Budget, Size, budget_of
 from flover.text.template_filters import (
-    charge_join,
-    charge_replace,
+    REFUSED_FILTERS,
     charged_output,
     charged_steps,
-    charged_value,
     make_filters,
-    make_globals,
+)
+from flover.text.template_functions import make_globals, make_tests
+from flover.text.template_methods import (
+    LOOKUPS,
+    STRING_METHODS,
+    BoundFormat,
+    charge_join,
+    charge_method,
+    compare,
+    format_percent,
 )
 
 MAX_INT_BITS = 256
-
-# fmt: off
-_STRING_METHODS = frozenset((
-    "capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdecimal", "isdigit",
-    "isidentifier", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower", "lstrip",
-    "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit",
-    "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper",
-))
-# fmt: on
+_NODE_UNITS = 300
+_STEPS = "\x00steps"
+"""Name of the filter that charges a loop's values; no template can write this name."""
+_REFUSED = {
+    nodes.Include: "includes another template",
+    nodes.Import: "imports another template",
+    nodes.FromImport: "imports another template",
+    nodes.Extends: "extends another template",
+    nodes.ScopedEvalContextModifier: "switches autoescape",
+}
 
 
 class GenerationTag(Extension):
@@ -45,27 +55,99 @@ class GenerationTag(Extension):
 
     tags = {"generation"}
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        lineno = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=lineno)
 
 
 class _ChargingGenerator(CodeGenerator):
-    """Compiles `a ~ b` to a call of the environment; Jinja's sandbox intercepts the other operators itself."""
+    """Compiles a template so that what costs is done by methods of the environment, which charge it.
 
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja's name
+    Jinja's sandbox sends calls, attributes and the operators of arithmetic to the environment by itself.
+    """
+
+    def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
+        """A block of statements pays for its own expressions when it is entered."""
+        nodes = list(nodes)
+        units = STEP_UNITS + _NODE_UNITS * sum(_count_expressions(node) for node in nodes)
+        self.writeline(f"environment.step(context, {units})")
+        super().blockvisit(nodes, frame)
+
+    def visit_List(self, node: nodes.List, frame: Frame) -> None:  # noqa: N802
+        self._made(lambda: super(_ChargingGenerator, self).visit_List(node, frame))
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:  # noqa: N802
+        self._made(lambda: super(_ChargingGenerator, self).visit_Dict(node, frame))
+
+    def visit_Tuple(self, node: nodes.Tuple, frame: Frame) -> None:  # noqa: N802
+        if node.ctx == "load":
+            self._made(lambda: super(_ChargingGenerator, self).visit_Tuple(node, frame))
+        else:
+            super().visit_Tuple(node, frame)
+
+    def _made(self, write: Callable[[], None]) -> None:
+        self.write("environment.made(context, ")
+        write()
+        self.write(")")
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802
         self.write("environment.join_texts(context, (")
         for part in node.nodes:
             self.visit(part, frame)
             self.write(", ")
         self.write("))")
 
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:  # noqa: N802
+        if len(node.ops) == 1:
+            self.write(f"environment.compare(context, {node.ops[0].op!r}, ")
+            self.visit(node.expr, frame)
+            self.write(", ")
+            self.visit(node.ops[0].expr, frame)
+            self.write(")")
+            return
+        self.write("(environment.compared(context, ")
+        self.visit(node.expr, frame)
+        for operand in node.ops:
+            self.write(f") {operators[operand.op]} environment.compared(context, ")
+            self.visit(operand.expr, frame)
+        self.write("))")
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:  # noqa: N802
+        if isinstance(node.arg, nodes.Const):
+            super().visit_Getitem(node, frame)
+            return
+        if not isinstance(node.arg, nodes.Slice):
+            self.write("environment.item(context, ")
+            self.visit(node.node, frame)
+            self.write(", ")
+            self.visit(node.arg, frame)
+            self.write(")")
+            return
+        self.write("environment.cut(context, ")
+        self.visit(node.node, frame)
+        for part in (node.arg.start, node.arg.stop, node.arg.step):
+            self.write(", ")
+            self.visit(part, frame) if part is not None else self.write("None")
+        self.write(")")
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        """Text of the template is charged where it is written, like values."""
+        raise nodes.Impossible
+
+
+def _count_expressions(node: nodes.Node) -> int:
+    """Expressions that a statement evaluates itself; blocks inside it count when they are entered."""
+    tests = node.elif_ if isinstance(node, nodes.If) else ()
+    own = [child for child in node.iter_child_nodes() if not isinstance(child, nodes.Stmt)]
+    return 1 + sum(map(_count_expressions, own)) + sum(map(_count_expressions, tests))
+
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment. Render with `variables(…)`, which add the budget."""
 
     code_generator_class = _ChargingGenerator
-    intercepted_binops = frozenset(["+", "*", "**", "%"])
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
         super().__init__(
@@ -77,84 +159,137 @@ class Sandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.filters.clear()
-        self.filters.update(make_filters(), charged_steps=charged_steps, charged_value=charged_value)
+        self.filters.update(make_filters(), **{_STEPS: charged_steps})
+        self.tests.update(make_tests())
         self.globals.clear()
         self.globals.update(make_globals())
-        self.tests.pop("in")
 
-    def variables(self, literal_len: int, **variables: Any) -> dict[str, Any]:
-        """What to render with: the given variables and a fresh budget."""
-        return {**variables, BUDGET_KEY: Budget(literal_len=literal_len)}
+    def variables(self, variables: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
+        """What to render with."""
+        return {**variables, BUDGET_KEY: budget}
 
-    def literal_len(self, source: str) -> int:
-        """Characters of text in a template, outside of its statements. Raises `TemplateSyntaxError`."""
-        return sum(len(part.data) for part in self.parse(source).find_all(nodes.TemplateData))
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """Refuses by name what is not supported (`TemplateAssertionError`) and makes loops charge each step."""
+        template = super()._parse(source, name, filename)
+        for node in template.find_all(tuple(_REFUSED)):
+            raise TemplateAssertionError(f"it {_REFUSED[type(node)]}, which is not supported", node.lineno)
+        for item in template.find_all(nodes.Filter):
+            if item.name in REFUSED_FILTERS:
+                reason = REFUSED_FILTERS[item.name]
+                raise TemplateAssertionError(f"the filter {item.name} is not supported: {reason}", item.lineno)
+        for loop in list(template.find_all(nodes.For)):
+            loop.iter = nodes.Filter(loop.iter, _STEPS, [], [], None, None, lineno=loop.lineno)
+        return template
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Strings have the methods that chat templates use and that make no huge values."""
+        """Strings have the methods whose cost is known."""
         if isinstance(obj, str):
-            return attr in _STRING_METHODS
+            return attr in STRING_METHODS
         if isinstance(obj, int | float | bytes):
             return False
         return bool(super().is_safe_attribute(obj, attr, value))
 
-    def wrap_str_format(self, value: Any) -> None:
-        """`str.format` is not among the methods, not even in Jinja's guarded form: it can pad without limit."""
+    def wrap_str_format(self, value: Any) -> Any:
+        """`str.format` and `str.format_map`, guarded and charged."""
+        name, owner = getattr(value, "__name__", None), getattr(value, "__self__", None)
+        if name not in ("format", "format_map") or not isinstance(owner, str):
+            return None
+        return BoundFormat(self, owner, is_map=name == "format_map")
+
+    def step(self, context: Context, units: int) -> None:
+        """Enter a block of statements."""
+        budget_of(context).spend(units)
+
+    def made(self, context: Context, value: Any) -> Any:
+        """`[a, b]`, `(a, b)`, `{a: b}`"""
+        return budget_of(context).made(value)
+
+    def compare(self, context: Context, name: str, left: Any, right: Any) -> bool:
+        """`a == b`, `a in b` and the like."""
+        return compare(budget_of(context), name, left, right)
+
+    def compared(self, context: Context, value: Any) -> Any:
+        """An operand of a chain of comparisons, such as `a < b < c`."""
+        budget_of(context).walk(value, 100)
+        return value
+
+    def cut(self, context: Context, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """`value[start:stop:step]`; the size of a part is at most that of the whole."""
+        part, budget = value[start:stop:step], budget_of(context)
+        if isinstance(part, list | tuple):
+            budget.spend(8 * len(part))
+            budget.remember(part, budget.measure(value))
+            return part
+        return budget.made(part)
+
+    def item(self, context: Context, obj: Any, argument: Any) -> Any:
+        """`obj[argument]`; a tuple is walked through to look it up."""
+        if isinstance(argument, tuple):
+            budget_of(context).walk(argument)
+        return self.getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """The operators whose result may be much larger than what goes in."""
+        """The operators of arithmetic: on texts and lists they make values, on whole numbers huge ones."""
         budget = budget_of(context)
-        sized = [value for value in (left, right) if isinstance(value, str | list | tuple)]
         if operator == "%" and isinstance(left, str):
-            raise SecurityError("the template formats text with %")
-        if operator == "*" and sized:
-            count = right if sized[0] is left else left
-            budget.size(len(sized[0]) * max(int(count), 0))
-        elif operator == "+" and len(sized) == 2:
-            budget.size(len(left) + len(right))
-        elif operator in ("*", "**") and _result_bits(operator, left, right) > MAX_INT_BITS:
+            return format_percent(budget, left, right)
+        if isinstance(left, int) and isinstance(right, int) and _result_bits(operator, left, right) > MAX_INT_BITS:
             raise SecurityError("the template makes a huge number")
-        return super().call_binop(context, operator, left, right)
+        if operator == "*" and isinstance(left, str | list | tuple) and isinstance(right, int):
+            return self._repeat(budget, left, right)
+        if operator == "*" and isinstance(right, str | list | tuple) and isinstance(left, int):
+            return self._repeat(budget, right, left)
+        if operator != "+" or not isinstance(left, str | list | tuple):
+            return super().call_binop(context, operator, left, right)
+        if isinstance(right, str):
+            budget.room(len(left) + len(right))
+            return budget.made(super().call_binop(context, operator, left, right))
+        result = super().call_binop(context, operator, left, right)
+        budget.spend(8 * len(result))
+        one, other = budget.measure(left), budget.measure(right)
+        budget.remember(result, Size(one.units + other.units, max(one.depth, other.depth), one.plain and other.plain))
+        return result
+
+    def _repeat(self, budget: Budget, value: Any, times: int) -> Any:
+        size = budget.measure(value)
+        budget.room(len(value) * max(times, 0) if isinstance(value, str) else size.units * max(times, 0))
+        result = value * times
+        if isinstance(value, list | tuple):
+            budget.remember(result, Size(size.units * max(times, 1), size.depth, size.plain))
+        return result
 
     def join_texts(self, context: Context, parts: tuple[Any, ...]) -> str:
         """`a ~ b ~ …`"""
-        return "".join(charge_join(budget_of(context), "", parts))
+        made: str = budget_of(context).made(str_join(charge_join(budget_of(context), "", parts)))
+        return made
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Every call that a template makes: methods, macros, functions, recursive loops."""
         budget = budget_of(context)
-        budget.step()
+        budget.spend(2 * STEP_UNITS)
+        if isinstance(obj, BoundFormat):
+            return obj.format(budget, args, {name: kwargs[name] for name in kwargs if not name.startswith("_")})
         owner, name = getattr(obj, "__self__", None), getattr(obj, "__name__", "")
         if isinstance(obj, LoopContext):
             args = (charged_steps(context, *args),)
-        if isinstance(owner, str):
-            budget.size(len(owner))
-        if isinstance(owner, str) and name == "replace":
-            charge_replace(budget, owner, *args)
-        if isinstance(owner, str) and name == "join":
-            args = (charge_join(budget, owner, *args),)
-        return budget.value(super().call(context, obj, *args, **kwargs))
-
-    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Makes loops charge their steps, comparisons and slices the values that they walk through."""
-        template = super()._parse(source, name, filename)
-        for loop in list(template.find_all(nodes.For)):
-            loop.iter = _filtered(loop.iter, "charged_steps")
-        for operand in list(template.find_all(nodes.Operand)):
-            operand.expr = _filtered(operand.expr, "charged_value")
-        for item in list(template.find_all(nodes.Getitem)):
-            if isinstance(item.arg, nodes.Slice):
-                item.node = _filtered(item.node, "charged_value")
-        return template
+        elif isinstance(owner, str) and name == "join":
+            values = list(budget.each(*args))
+            args = (charge_join(budget, owner, values) if all(isinstance(v, str) for v in values) else values,)
+        elif isinstance(owner, str):
+            charge_method(budget, owner, name, args, kwargs)
+        elif isinstance(owner, list | tuple | dict | LoopContext):
+            budget.walk(None if name in LOOKUPS or isinstance(owner, LoopContext) else owner)
+            for value in args:
+                budget.walk(value)
+        result = super().call(context, obj, *args, **kwargs)
+        return budget.each(result) if isinstance(result, Iterator) else budget.made(result)
 
 
-def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
-    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-
-def _result_bits(operator: str, left: Any, right: Any) -> float:
-    if not (isinstance(left, int) and isinstance(right, int)):
-        return 0
+def _result_bits(operator: str, left: int, right: int) -> float:
+    """Most bits of what goes in and what comes out."""
+    bits = max(left.bit_length(), right.bit_length())
     if operator == "*":
         return left.bit_length() + right.bit_length()
-    return left.bit_length() * max(right, 1)
+    if operator == "**":
+        return max(bits, left.bit_length() * max(right, 1))
+    return bits

@@ -7,31 +7,18 @@ the result does not depend on how the text is cut into pieces.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 
 
-class _Pattern:
-    """Knuth, Morris and Pratt's automaton of one string: how much of it the text seen so far ends with."""
+class StopTable:
+    """Stop strings and Knuth, Morris and Pratt's failure function of each: made once, shared by all sequences of a
+    request. Costs a step and eight bytes for each character."""
 
-    def __init__(self, string: str) -> None:
-        self.string = string
-        self.matched_len = 0
-        self._borders = _borders(string)
+    __slots__ = ("borders", "strings")
 
-    def step(self, char: str) -> bool:
-        """Take one character; True if the string is complete with it."""
-        length = self.matched_len
-        if length == len(self.string):
-            length = self._borders[length]
-        while length and self.string[length] != char:
-            length = self._borders[length]
-        self.matched_len = length + (self.string[length] == char)
-        return self.matched_len == len(self.string)
-
-    @property
-    def open_len(self) -> int:
-        """Characters at the end of the text that may still grow into the string."""
-        complete = self.matched_len == len(self.string)
-        return self._borders[self.matched_len] if complete else self.matched_len
+    def __init__(self, strings: Sequence[str]) -> None:
+        self.strings = tuple(dict.fromkeys(strings))
+        self.borders = tuple(_borders(string) for string in self.strings)
 
 
 def _borders(string: str) -> list[int]:
@@ -50,16 +37,22 @@ class StopMatcher:
     """Lets text through up to the first stop string and holds back whatever may still become one.
 
     `matched` is the stop string that was found, None before. With `include` the stop string itself is let through,
-    and nothing has to be held back. Cost: one step per character and stop string.
+    and nothing has to be held back. Text that is fed as hidden, such as that of special tokens, takes part in the
+    search and is not let through, unless it belongs to an included stop string. Cost: one step per character and stop
+    string.
     """
 
-    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+    def __init__(self, table: StopTable, *, include: bool = False) -> None:
         self.matched: str | None = None
-        self._patterns = [_Pattern(stop) for stop in stops]
+        self._table = table
+        self._lens = [0] * len(table.strings)
+        """Of each stop string, how much of it the text so far ends with."""
         self._include = include
         self._held = ""
+        self._shown = bytearray()
+        """Of each character held back, whether it may be let through."""
 
-    def feed(self, text: str, *, armed: bool = True) -> str:
+    def feed(self, text: str, *, armed: bool = True, hidden: bool = False) -> str:
         """Take more text and return what may be shown. After a match nothing more is shown.
 
         While `armed` is False (min_tokens), stop strings that become complete do not count; one that began then and
@@ -67,21 +60,42 @@ class StopMatcher:
         """
         if self.matched is not None:
             return ""
-        if not self._patterns:
-            return text
-        buffer = self._held + text
+        if not self._lens:
+            return "" if hidden else text
+        buffer, shown = self._held + text, self._shown + bytes([not hidden]) * len(text)
         for position, char in enumerate(text, start=len(self._held)):
-            complete = [pattern.string for pattern in self._patterns if pattern.step(char)]
-            if complete and armed:
-                self.matched, self._held = max(complete, key=len), ""
-                end = position + 1
-                return buffer[: end if self._include else end - len(self.matched)]
-        held_len = 0 if self._include else max(pattern.open_len for pattern in self._patterns)
-        split = len(buffer) - held_len
-        self._held = buffer[split:]
-        return buffer[:split]
+            complete = self._step(char)
+            if complete is not None and armed:
+                self.matched, self._held = complete, ""
+                end, start = position + 1, max(0, position + 1 - len(complete))
+                before = "".join(compress(buffer[:start], shown))
+                return before + buffer[start:end] if self._include else before
+        split = len(buffer) - (0 if self._include else self._open_len())
+        self._held, self._shown = buffer[split:], shown[split:]
+        return "".join(compress(buffer[:split], shown)) if 0 in shown else buffer[:split]
 
     def finish(self) -> str:
         """The text is over: return what was held back."""
-        held, self._held = self._held, ""
+        held = "".join(compress(self._held, self._shown))
+        self._held = ""
         return held
+
+    def _step(self, char: str) -> str | None:
+        """Take one character; the longest stop string that is complete with it."""
+        found: str | None = None
+        for index, (string, borders) in enumerate(zip(self._table.strings, self._table.borders, strict=True)):
+            length = self._lens[index]
+            if length == len(string):
+                length = borders[length]
+            while length and string[length] != char:
+                length = borders[length]
+            length += string[length] == char
+            self._lens[index] = length
+            if length == len(string) and (found is None or length > len(found)):
+                found = string
+        return found
+
+    def _open_len(self) -> int:
+        """Characters at the end of the text that may still grow into a stop string."""
+        strings = zip(self._table.strings, self._table.borders, self._lens, strict=True)
+        return max(borders[length] if length == len(string) else length for string, borders, length in strings)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flover.request import Delta, FinishReason, SamplingParams, TokenLogprobs
-from flover.text.detokenizer import Detokenizer
-from flover.text.stops import StopMatcher
+from flover.text.detokenizer import Detokenizer, PromptEnd, prompt_end, token_texts
+from flover.text.stops import StopMatcher, StopTable
 from flover.text.tokenizer import Tokenizer
 
 
@@ -20,7 +20,8 @@ class TextPiece:
     """What one delta added to a sequence.
 
     `text` may be empty while a character or a possible stop string is incomplete; no text is lost, the last piece
-    brings what was held back. `logprobs` has one entry per token id, or is None when none were asked for.
+    brings what was held back. `logprobs` has one entry per token id, or is None when none were asked for; then
+    `token_texts` say what text each token added: that of a character goes to the token that completes it.
     `finish_reason` is set on exactly one piece of a stream, the last. `stop_reason` is the stop string or the stop
     token id that matched. `cancel` is True when a stop string ended a sequence that the engine still runs: the caller
     must then cancel (request id, index) in the engine.
@@ -29,9 +30,37 @@ class TextPiece:
     text: str = ""
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprobs, ...] | None = None
+    token_texts: tuple[str, ...] = ()
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     cancel: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextStart:
+    """What the sequences of one prompt share: the end of the prompt, and the stop strings that end them."""
+
+    prompt: PromptEnd
+    stops: StopTable
+    special_stops: bool
+    """Whether a stop string holds the text of a special token, which is searched for even where it is not shown."""
+    prompt_texts: tuple[str, ...] = ()
+    """What each token of the prompt adds to its text, where an answer repeats the prompt."""
+
+
+def text_start(
+    tokenizer: Tokenizer | None, params: SamplingParams, prompt_ids: Sequence[int], *, echo: bool = False
+) -> TextStart:
+    """Made once for a prompt, off the event loop: its cost grows with the prompt and the stop strings. `echo` says
+    that answers repeat the prompt."""
+    stops = StopTable(params.stop_strings)
+    if tokenizer is None or not params.detokenize:
+        return TextStart(PromptEnd(False, b""), stops, False)
+    skip = params.skip_special_tokens
+    end = prompt_end(tokenizer, prompt_ids, skip_special_tokens=skip)
+    hidden = skip and any(map(tokenizer.holds_special, stops.strings))
+    texts = token_texts(tokenizer, prompt_ids, skip_special_tokens=skip) if echo else []
+    return TextStart(end, stops, hidden, tuple(texts))
 
 
 class TextStream:
@@ -46,17 +75,21 @@ class TextStream:
     `include_stop_str_in_output` is set; its id stays in `token_ids`.
     """
 
-    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer | None, params: SamplingParams, start: TextStart) -> None:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
+        self.token_texts: list[str] = []
+        """With log-probabilities: the text that each token added."""
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self._params = params
+        self._tokenizer = tokenizer
+        self._special_stops = start.special_stops
         self._pieces: list[str] = []
         self._detokenizer: Detokenizer | None = None
         if tokenizer is not None and params.detokenize:
-            self._detokenizer = Detokenizer(tokenizer, prompt_ids, skip_special_tokens=params.skip_special_tokens)
-        self._stops = StopMatcher(params.stop_strings, include=params.include_stop_str_in_output)
+            self._detokenizer = Detokenizer(tokenizer, start.prompt, skip_special_tokens=params.skip_special_tokens)
+        self._stops = StopMatcher(start.stops, include=params.include_stop_str_in_output)
 
     @property
     def finished(self) -> bool:
@@ -92,18 +125,23 @@ class TextStream:
         return last and delta.finish_reason is FinishReason.STOP and not self._params.include_stop_str_in_output
 
     def _advance(self, token: int, silent: bool) -> str:
-        if self._detokenizer is None or silent:
-            return ""
+        text = "" if self._detokenizer is None or silent else self._detokenizer.feed(token)
+        if self.logprobs is not None:
+            self.token_texts.append(text)
         armed = len(self.token_ids) > self._params.min_tokens
-        return self._stops.feed(self._detokenizer.feed(token), armed=armed)
+        if self._special_stops and self._tokenizer is not None and self._tokenizer.is_special(token):
+            return self._stops.feed(self._tokenizer.token_to_str(token), armed=armed, hidden=True)
+        return self._stops.feed(text, armed=armed) if text else ""
 
     def _flush(self) -> str:
         """The sequence is over: an incomplete character and text held back for a stop string come out now."""
         if self._detokenizer is None:
             return ""
         armed = len(self.token_ids) > self._params.min_tokens
-        text = self._stops.feed(self._detokenizer.finish(), armed=armed)
-        return text + self._stops.finish()
+        rest = self._detokenizer.finish()
+        if rest and self.token_texts:
+            self.token_texts[-1] += rest
+        return self._stops.feed(rest, armed=armed) + self._stops.finish()
 
     def _piece(self, delta: Delta, text: str, num_kept: int) -> TextPiece:
         matched = self._stops.matched
@@ -112,15 +150,18 @@ class TextStream:
         else:
             self.finish_reason, self.stop_reason = delta.finish_reason, delta.stop_reason
         logprobs: tuple[TokenLogprobs, ...] | None = None
+        texts: tuple[str, ...] = ()
         if self.logprobs is not None:
             logprobs = tuple((delta.logprobs or [])[:num_kept])
             self.logprobs.extend(logprobs)
+            texts = tuple(self.token_texts[len(self.token_texts) - num_kept :]) if num_kept else ()
         if text:
             self._pieces.append(text)
         return TextPiece(
             text=text,
             token_ids=tuple(delta.token_ids[:num_kept]),
             logprobs=logprobs,
+            token_texts=texts,
             finish_reason=self.finish_reason,
             stop_reason=self.stop_reason,
             cancel=matched is not None and delta.finish_reason is None,

@@ -1,55 +1,158 @@
-"""What the rendering of a template may cost, and who has to pay.
+"""What the rendering of a template may cost: how much work it does, how large and how deep its values are.
 
-One unit is about one character that is made or looked at. Loops and calls pay a fixed price per step, which bounds
-the time of a rendering; values pay for their length, which bounds its memory.
+A unit is about a nanosecond of work. Statements are charged as they run; operations that walk through a value are
+charged for the size of the value as a tree, in which a part that is shared counts every time it is reached. Sizes are
+kept, so that a value of a million parts made of forty lists costs forty steps to measure, and is refused.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 from jinja2.exceptions import SecurityError
-from jinja2.runtime import Context
+from jinja2.runtime import Context, Undefined
 
 BUDGET_KEY = "\x00budget"
 """Name of the budget among the variables of a rendering; no template can write this name."""
-MAX_UNITS = 2**28
-STEP_UNITS = 1000
-MAX_VALUE_LEN = 2**22
-"""Most characters or items of one value."""
+BASE_UNITS = 50_000_000
+UNITS_PER_INPUT = 128
+"""Work allowed for each unit of size of the conversation, beyond `BASE_UNITS`."""
+MAX_UNITS = 1_000_000_000
+BASE_SIZE = 2**21
+SIZE_PER_INPUT = 16
+MAX_SIZE = 2**26
+MAX_DEPTH = 100
+"""Lists and objects inside each other; Python hashes nested tuples on the C stack."""
+MAX_SECONDS = 1.0
+"""Processor time of one rendering, whatever its units say."""
+ITEM_SIZE = 100
+"""Size of a value beside its text: about what one more leaf costs whoever walks through it."""
+STEP_UNITS = 800
+_CLOCK_UNITS = 1_000_000
+_COLLISION_UNITS = 10
+
+_VIEWS: tuple[type, ...] = (type({}.keys()), type({}.values()), type({}.items()))
+_CONTAINERS = (list, tuple, dict, *_VIEWS)
+_ATOMS = (int, float, complex, type(None), range, Undefined)
+
+
+class Size(NamedTuple):
+    """Size of a value as a tree, lists and objects inside each other, and whether all of it can be written as text."""
+
+    units: int
+    depth: int
+    plain: bool
+
+
+_ATOM = Size(ITEM_SIZE, 0, plain=True)
+_OPAQUE = Size(ITEM_SIZE, 0, plain=False)
 
 
 class Budget:
-    """What is left of a rendering's allowance."""
+    """What is left of a rendering's allowance, which grows with the size of its inputs.
 
-    __slots__ = ("_left", "_step_units")
+    `clock` tells the processor time of the thread, so that a busy machine refuses no honest rendering. Raises
+    `SecurityError`, as all methods do, if the inputs are nested too deeply.
+    """
 
-    def __init__(self, *, literal_len: int = 0) -> None:
-        """`literal_len` is the length of the text in the template itself, which any step may write."""
-        self._left = MAX_UNITS
-        self._step_units = STEP_UNITS + literal_len
+    __slots__ = ("_check_at", "_clock", "_deadline", "_left", "_max_size", "_sizes")
+
+    def __init__(self, inputs: Any, *, base_units: int = BASE_UNITS, clock: Callable[[], float] = time.thread_time):
+        self._sizes: dict[int, tuple[Any, Size]] = {}
+        self._max_size = 2**62
+        size = self.measure(inputs).units
+        self._max_size = max(size, min(BASE_SIZE + SIZE_PER_INPUT * size, MAX_SIZE))
+        self._left = min(base_units + UNITS_PER_INPUT * size, MAX_UNITS)
+        self._check_at = self._left - _CLOCK_UNITS
+        self._clock = clock
+        self._deadline = clock() + MAX_SECONDS
 
     def spend(self, units: int) -> None:
-        """Charge `units`; raises `SecurityError` when nothing is left."""
+        """Charge `units` of work."""
         self._left -= units
-        if self._left < 0:
+        if self._left < self._check_at:
+            self._check()
+
+    def _check(self) -> None:
+        self._check_at = self._left - _CLOCK_UNITS
+        if self._left < 0 or self._clock() > self._deadline:
             raise SecurityError("the template costs more than a rendering may")
 
-    def step(self) -> None:
-        """Charge one step of a loop, or one call."""
-        self.spend(self._step_units)
+    def room(self, size: int) -> None:
+        """Refuse a value that would be larger than a rendering may make; called before it is made."""
+        if size > self._max_size:
+            raise SecurityError(f"the template makes a value of size {size}, more than {self._max_size}")
+        self.spend(max(size, 0))
 
-    def size(self, length: int) -> None:
-        """Charge a value of this length, before it is made."""
-        if length > MAX_VALUE_LEN:
-            raise SecurityError(f"the template makes a value of length {length}, more than {MAX_VALUE_LEN}")
-        self.spend(length)
+    def measure(self, value: Any) -> Size:
+        """The size of a value. Values of a rendering never change, so that each is walked through once."""
+        if isinstance(value, str):
+            return Size(ITEM_SIZE + len(value), 0, plain=True)
+        if isinstance(value, _CONTAINERS):
+            known = self._sizes.get(id(value))
+            return known[1] if known is not None else self.remember(value, self._measure_parts(value))
+        return _ATOM if isinstance(value, _ATOMS) else _OPAQUE
 
-    def value(self, value: Any) -> Any:
-        """Charge a value that is there already, and return it."""
-        if isinstance(value, str | list | tuple | dict):
-            self.size(len(value))
+    def remember(self, value: Any, size: Size) -> Size:
+        """Keep the size of a new value and check it."""
+        if size.depth > MAX_DEPTH:
+            raise SecurityError(f"the template nests lists and objects more than {MAX_DEPTH} deep")
+        if size.units > self._max_size:
+            raise SecurityError(f"the template makes a value of size {size.units}, more than {self._max_size}")
+        self._sizes[id(value)] = value, size
+        return size
+
+    def _measure_parts(self, value: Any) -> Size:
+        units, depth, plain, odd_keys = ITEM_SIZE, 0, True, 0
+        for part in value:
+            size = self.measure(part)
+            units += size.units
+            depth = max(depth, size.depth)
+            plain = plain and size.plain
+            if isinstance(value, dict):
+                item = self.measure(value[part])
+                units += item.units
+                depth = max(depth, item.depth)
+                plain = plain and item.plain
+                odd_keys += not isinstance(part, str)
+            if units > self._max_size:
+                break
+        # numbers can be chosen so that their hashes collide; the hashes of strings are seeded
+        return Size(units + _COLLISION_UNITS * odd_keys**2, depth + 1, plain)
+
+    def walk(self, value: Any, weight: int = 1) -> None:
+        """Charge an operation that looks at all of a value."""
+        self.spend(weight * self.measure(value).units)
+
+    def made(self, value: Any) -> Any:
+        """Charge a value that an operation has just made, and return it."""
+        if isinstance(value, str):
+            self.room(len(value))
+            self.spend(3 * len(value))
+        elif isinstance(value, _CONTAINERS):
+            self.spend(self.measure(value).units // 8)
         return value
+
+    def text(self, value: Any) -> str:
+        """`str(value)`, charged; refused where Python would write an address or a class."""
+        if isinstance(value, str):
+            self.spend(len(value))
+            return value
+        size = self.measure(value)
+        if not size.plain:
+            raise SecurityError(f"the template writes as text what is none: {type(value).__name__}")
+        self.spend(4 * size.units)
+        made: str = self.made(str(value))
+        return made
+
+    def each(self, values: Iterable[Any], units: int = STEP_UNITS) -> Iterable[Any]:
+        """The values of an iterator, each charged as it is reached."""
+        for value in values:
+            self.spend(units)
+            self.measure(value)
+            yield value
 
 
 def budget_of(context: Context) -> Budget:

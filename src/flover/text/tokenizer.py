@@ -18,6 +18,7 @@ from flover.errors import ModelError, RequestError
 from flover.files import is_there, read_text
 from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.text.files import TokenizerFiles, read_tokenizer_files
+from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
 
 _OTHER_FORMATS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
@@ -33,6 +34,7 @@ class Tokenizer:
         self._files = files
         self._token_bytes: dict[int, bytes] = {}
         self._special_ids = _special_ids(backend, files)
+        self._added = frozenset(backend.get_added_tokens_decoder())
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -41,7 +43,9 @@ class Tokenizer:
         files = read_tokenizer_files(folder)
         path = folder / "tokenizer.json"
         try:
-            rule = read_decoder(json.loads(source).get("decoder"))
+            described = json.loads(source)
+            check_growth(described)
+            rule = read_decoder(described.get("decoder"))
             backend = _guarded(lambda: _make_backend(source, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
             raise ModelError(f"{path} is damaged or not supported: {error}") from error
@@ -50,25 +54,23 @@ class Tokenizer:
     # Text to ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end).
+        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end),
+        which its tokenizer.json alone decides, as in transformers 5 (`add_bos_token` is for files that have none).
 
         Raises `RequestError` if the text is not valid Unicode.
         """
         try:
-            ids: list[int] = _guarded(lambda: self._backend.encode(text, add_special_tokens=add_special_tokens).ids)
+            # Of the library's functions, those for batches alone let other threads run meanwhile.
+            (found,) = _guarded(lambda: self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens))
         except _LibraryError as error:
             raise RequestError(f"text cannot be tokenized: {_reason(text, error)}", param="prompt") from error
-        return self._with_bos(text, ids) if add_special_tokens else ids
+        ids: list[int] = found.ids
+        return ids[1:] if self._begins_twice(text, ids) else ids
 
-    def _with_bos(self, text: str, ids: list[int]) -> list[int]:
-        """tokenizer_config.json may overrule tokenizer.json about the first token."""
+    def _begins_twice(self, text: str, ids: list[int]) -> bool:
+        """Whether a text that begins with the text of the beginning-of-sequence token was given another one."""
         bos = self.bos_id
-        if self._files.add_bos is None or bos is None:
-            return ids
-        begins = ids[:1] == [bos]
-        if self._files.add_bos:
-            return ids if begins else [bos, *ids]
-        return self.encode(text, add_special_tokens=False) if begins else ids
+        return bos is not None and ids[:2] == [bos, bos] and text.startswith(self._files.special_tokens["bos_token"])
 
     # Ids to text
 
@@ -89,9 +91,15 @@ class Tokenizer:
         known = self._token_bytes.get(token_id)
         if known is None:
             token = self.token_name(token_id)
-            known = b"" if token is None else self._rule.token_bytes(token)
+            known = b"" if token is None else self._bytes_of(token_id, token)
             self._token_bytes[token_id] = known
         return known
+
+    def _bytes_of(self, token_id: int, token: str) -> bytes:
+        """Added tokens of a byte-level tokenizer are written as their text, all others in its alphabet of bytes."""
+        if self._rule.byte_level and token_id in self._added:
+            return token.encode(errors="replace")
+        return self._rule.token_bytes(token)
 
     def strip_start(self, raw: bytes) -> bytes:
         """What the first token of a text keeps of its bytes: SentencePiece drops a leading space there."""
@@ -120,6 +128,19 @@ class Tokenizer:
     @property
     def special_ids(self) -> frozenset[int]:
         return self._special_ids
+
+    def holds_special(self, text: str) -> bool:
+        """Whether the text of a special token is in `text`."""
+        return any(name in text for name in self._special_names)
+
+    @cached_property
+    def _special_names(self) -> frozenset[str]:
+        return frozenset(name for name in map(self.token_to_str, self._special_ids) if name)
+
+    @property
+    def adds_spaces(self) -> bool:
+        """Whether texts have spaces that no token holds, between words that are tokens."""
+        return self._rule.adds_spaces
 
     @property
     def special_tokens(self) -> dict[str, str]:

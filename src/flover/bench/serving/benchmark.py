@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
 from collections import Counter
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ import uvloop
 from flover.bench.serving.choose import ServeOptions
 from flover.bench.serving.datasets import Sample
 from flover.bench.serving.figures import DEFINITIONS, Figures, make_figures
+from flover.bench.serving.fit import chat_tokens, check_lengths, fit_lengths
 from flover.bench.serving.options import pairs
 from flover.bench.serving.prepare import draw_samples, load_tokenizer
 from flover.bench.serving.report import Setup
-from flover.bench.serving.run import Ended, Served, Work, serve_all
+from flover.bench.serving.run import Ended, Served, Work, find_max_model_len, serve_all
 from flover.bench.serving.traffic import arrivals
 from flover.text.tokenizer import Tokenizer
 
@@ -67,6 +69,39 @@ def measure_serving(options: ServeOptions, samples: list[Sample] | None = None, 
         metadata=pairs("--metadata", results.metadata),
     )
     return Measured(served, make_figures(served.records, results.limits, results.percentiles), setup)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Options whose requests fit the model's context, the requests, and a line that says what was changed, if
+    anything was."""
+
+    options: ServeOptions
+    samples: list[Sample]
+    note: str | None
+
+
+def prepare(options: ServeOptions) -> Prepared:
+    """Ask the server for the length of its context, and draw samples that fit.
+
+    Raises `ConfigError` if what was asked for does not fit, `EngineError` if the server names no model.
+    """
+    tokenizer = load_tokenizer(options.data.tokenizer)
+    samples = draw_samples(options.data, options.dataset, tokenizer)  # a wrong file is seen before a missing server
+    reserved = chat_tokens(samples, tokenizer) if options.target.is_chat else 0
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        most = runner.run(find_max_model_len(options.target, options.traffic.ready_check_timeout_sec))
+    dataset, note = fit_lengths(options.dataset, most, options.asked, reserved)
+    if note is not None:
+        options = dataclasses.replace(options, dataset=dataset)
+        samples = draw_samples(options.data, dataset, tokenizer)
+    check_lengths(samples, most, reserved)
+    return Prepared(options, samples, note)
+
+
+def first_error(served: Served) -> str:
+    """What became of the first request that failed; "" if none did."""
+    return next((str(record.error) for record in served.records if not record.ok), "")
 
 
 def _times(options: ServeOptions, samples: list[Sample]) -> list[float]:

@@ -117,6 +117,8 @@ class ServeOptions:
     traffic: Traffic
     sampling: Sampling
     results: Results
+    asked: frozenset[str] = frozenset()
+    """Settings of the data set that were asked for and are not its defaults."""
 
     def __post_init__(self) -> None:
         paced = self.traffic.request_rate != float("inf") or self.traffic.ramp_up_strategy is not None

@@ -127,12 +127,12 @@ class Sampling:
         None, "generate to the full length; on by default for generated prompts and traces", group=_REQUESTS
     )
     temperature: float | None = setting(None, "sampling temperature; the server's by default", group=_REQUESTS)
-    top_p: float | None = setting(None, "nucleus", group=_REQUESTS)
+    top_p: float | None = setting(None, "likeliest tokens with this probability together", group=_REQUESTS)
     top_k: int | None = setting(None, "likeliest tokens to draw from", group=_REQUESTS)
     min_p: float | None = setting(None, "least probability, as a part of the largest", group=_REQUESTS)
-    frequency_penalty: float | None = setting(None, "OpenAI's", group=_REQUESTS)
-    presence_penalty: float | None = setting(None, "OpenAI's", group=_REQUESTS)
-    repetition_penalty: float | None = setting(None, "multiplies", group=_REQUESTS)
+    frequency_penalty: float | None = setting(None, "lowers tokens for each time they were generated", group=_REQUESTS)
+    presence_penalty: float | None = setting(None, "lowers tokens that were generated", group=_REQUESTS)
+    repetition_penalty: float | None = setting(None, "above 1 lowers tokens that were there", group=_REQUESTS)
     extra_body: str | None = setting(None, "JSON object to merge into each request", group=_REQUESTS)
 
     def __post_init__(self) -> None:

@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from flover.bench.client import Client, Send
 from flover.bench.metrics import Record
 from flover.bench.serving.datasets import Sample
@@ -105,14 +103,36 @@ async def _find_model(client: Client, target: Target, patience: float) -> str:
     """The model to ask for: the one that was named, or the server's first."""
     if target.model is not None:
         return target.model
+    return str((await _models(client, patience))[0]["id"])
+
+
+async def _models(client: Client, patience: float) -> list[dict[str, Any]]:
+    """The server's models, asked for until it answers. Raises `EngineError` when `patience` seconds have passed."""
     deadline = time.monotonic() + patience
     while True:
         try:
-            return str((await client.model())["id"])
-        except (aiohttp.ClientError, OSError, ValueError, LookupError, TypeError) as error:
+            return await client.models()
+        except EngineError:
             if time.monotonic() >= deadline:
-                raise EngineError(f"{client.base_url}/v1/models names no model: {error}") from error
+                raise
         await asyncio.sleep(READY_SECONDS)
+
+
+async def find_max_model_len(target: Target, patience: float) -> int | None:
+    """Tokens of prompt and output that the model can hold; None if the server does not say it.
+
+    Raises `EngineError` if no model was named and the server names none.
+    """
+    async with Client(target.url, headers=target.headers) as client:
+        try:
+            models = await _models(client, patience)
+        except EngineError:
+            if target.model is None:
+                raise
+            return None
+    named = [model for model in models if target.model in (None, model.get("id"))]
+    found = named[0].get("max_model_len") if named else None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 async def _wait_until_ready(client: Client, send: Send, patience: float) -> None:

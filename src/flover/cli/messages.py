@@ -1,0 +1,59 @@
+"""Messages as they are typed: lines that may be edited, and messages of several lines."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable
+
+PROMPT, MORE = "> ", "... "
+_QUOTES = '"""'
+
+
+def line_reader() -> Callable[[str], str]:
+    """What reads a line after showing a prompt. Editing and a history of the session come with readline, where it is.
+
+    From a pipe no prompt is shown; where only the output is a pipe, it is shown on stderr.
+    """
+    if not sys.stdin.isatty():
+        return lambda prompt: input()
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - `input` uses it from now on
+    if sys.stdout.isatty():
+        return input
+
+    def read(prompt: str) -> str:
+        print(prompt, end="", file=sys.stderr, flush=True)
+        return input()
+
+    return read
+
+
+def read_message(read_line: Callable[[str], str]) -> str:
+    """One message: a line, lines that end with a backslash, or what stands between two lines of three quotes.
+
+    Raises `EOFError` at the end of the input; what was begun before it is a message.
+    """
+    line = read_line(PROMPT)
+    if line.strip().startswith(_QUOTES):
+        return _quoted(line.strip().removeprefix(_QUOTES), read_line)
+    lines = [line]
+    with contextlib.suppress(EOFError):
+        while lines[-1].endswith("\\"):
+            lines[-1] = lines[-1][:-1]
+            lines.append(read_line(MORE))
+    return "\n".join(lines).strip()
+
+
+def _quoted(first: str, read_line: Callable[[str], str]) -> str:
+    lines = [first] if first else []
+    if first.endswith(_QUOTES):
+        return first.removesuffix(_QUOTES).strip()
+    with contextlib.suppress(EOFError):
+        while True:
+            line = read_line(MORE)
+            if line.rstrip().endswith(_QUOTES):
+                lines.append(line.rstrip().removesuffix(_QUOTES))
+                break
+            lines.append(line)
+    return "\n".join(lines).strip("\n")

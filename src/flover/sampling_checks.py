@@ -1,0 +1,155 @@
+"""What sampling parameters may be: every field alone, then the combinations. The ranges are data, for the server's
+description of its API too."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flover.errors import RequestError, too_many, wrong_value
+
+if TYPE_CHECKING:
+    from flover.request import SamplingParams
+
+MAX_LOGPROBS = 20
+"""Most alternatives per position that `logprobs` may ask for; -1 asks for the whole vocabulary."""
+MAX_SEQUENCES = 64
+"""Most sequences that one request may ask for with `n`."""
+MAX_STOP_STRINGS = 1024
+MAX_BAD_WORDS = 1024
+"""Of one request, whatever a server's own limits are."""
+MAX_STOP_IDS = 64
+MAX_BIASES = 300
+MAX_ALLOWED_IDS = 2**20
+MAX_ID = 2**31 - 1
+
+
+class Range(msgspec.Struct, frozen=True):
+    """The numbers that a field may have, both ends included."""
+
+    low: float
+    high: float
+    integer: bool = False
+    optional: bool = False
+    """Whether None is allowed too."""
+
+    @property
+    def wanted(self) -> str:
+        """What the field must be, in an error."""
+        kind = "a whole number" if self.integer else "a number"
+        return f"{kind} between {_written(self.low)} and {_written(self.high)}"
+
+
+RANGES = {
+    "n": Range(1, MAX_SEQUENCES, integer=True),
+    "presence_penalty": Range(-2, 2),
+    "frequency_penalty": Range(-2, 2),
+    "repetition_penalty": Range(1e-10, 1e10),
+    "temperature": Range(0, 1e4),
+    "top_p": Range(1e-10, 1),
+    "top_k": Range(-1, MAX_ID, integer=True),
+    "min_p": Range(0, 1),
+    "min_tokens": Range(0, MAX_ID, integer=True),
+    "seed": Range(-(2**63), 2**63 - 1, integer=True, optional=True),
+    "max_tokens": Range(1, MAX_ID, integer=True, optional=True),
+    "logprobs": Range(-1, MAX_LOGPROBS, integer=True, optional=True),
+    "prompt_logprobs": Range(-1, MAX_LOGPROBS, integer=True, optional=True),
+    "truncate_prompt_tokens": Range(1, MAX_ID, integer=True, optional=True),
+}
+TOKEN_ID = Range(0, MAX_ID, integer=True)
+BIAS = Range(-100, 100)
+_FLAGS = (
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "detokenize",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+)
+
+
+def check_params(params: SamplingParams) -> None:
+    """Check every field alone and then the combinations. Raises `RequestError`."""
+    for name, allowed in RANGES.items():
+        value = getattr(params, name)
+        if value is not None or not allowed.optional:
+            check_number(name, value, allowed)
+    for name in _FLAGS:
+        if not isinstance(getattr(params, name), bool):
+            raise wrong_value(name, "true or false", getattr(params, name))
+    if params.stop is not None:
+        _check_strings("stop", params.stop_strings, MAX_STOP_STRINGS)
+    if params.bad_words is not None:
+        _check_strings("bad_words", params.bad_words, MAX_BAD_WORDS)
+    if params.stop_token_ids is not None:
+        _check_ids("stop_token_ids", params.stop_token_ids, MAX_STOP_IDS)
+    if params.allowed_token_ids is not None:
+        _check_ids("allowed_token_ids", params.allowed_token_ids, MAX_ALLOWED_IDS)
+        if not params.allowed_token_ids:
+            raise RequestError(
+                "allowed_token_ids is empty: leave it out to allow every token", param="allowed_token_ids"
+            )
+    if params.logit_bias is not None:
+        _check_bias(params.logit_bias)
+    _check_combinations(params)
+
+
+def check_number(where: str, value: Any, allowed: Range) -> None:
+    """That a number is in its range. Raises `RequestError` that names `where`."""
+    kinds = int if allowed.integer else int | float
+    number = isinstance(value, kinds) and not isinstance(value, bool)
+    if not number or not allowed.low <= value <= allowed.high:  # true of NaN too
+        raise wrong_value(where, allowed.wanted, value)
+
+
+def _written(number: float) -> str:
+    """Whole numbers in full."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+def _check_ids(name: str, value: Any, most: int) -> None:
+    if not isinstance(value, list):
+        raise wrong_value(name, "a list of token ids", value)
+    if len(value) > most:
+        raise too_many(name, most, "token ids", len(value))
+    for position, token in enumerate(value):
+        if type(token) is not int or not 0 <= token <= MAX_ID:
+            check_number(f"{name}[{position}]", token, TOKEN_ID)
+
+
+def _check_strings(name: str, value: Any, most: int) -> None:
+    if not isinstance(value, list):
+        raise wrong_value(name, "a string or a list of strings", value)
+    if len(value) > most:
+        raise too_many(name, most, "strings", len(value))
+    for position, item in enumerate(value):
+        if not isinstance(item, str):
+            raise wrong_value(f"{name}[{position}]", "a string", item)
+        if not item:
+            raise RequestError(f"{name}[{position}] is an empty string, which is in every text", param=name)
+
+
+def _check_bias(bias: Any) -> None:
+    if not isinstance(bias, dict):
+        raise wrong_value("logit_bias", "an object of token ids and numbers", bias)
+    if len(bias) > MAX_BIASES:
+        raise too_many("logit_bias", MAX_BIASES, "token ids", len(bias))
+    for token, value in bias.items():
+        if type(token) is not int or not 0 <= token <= MAX_ID:
+            raise wrong_value("a token id in logit_bias", TOKEN_ID.wanted, token, param="logit_bias")
+        check_number(f"logit_bias.{token}", value, BIAS)
+
+
+def _check_combinations(params: SamplingParams) -> None:
+    if params.max_tokens is not None and params.min_tokens > params.max_tokens:
+        raise RequestError(
+            f"min_tokens ({params.min_tokens}) must not exceed max_tokens ({params.max_tokens})",
+            param="min_tokens",
+        )
+    if params.stop_strings and not params.detokenize:
+        raise RequestError("stop strings need detokenize=True", param="stop")
+    if not params.spaces_between_special_tokens and not params.skip_special_tokens:
+        raise RequestError(
+            "spaces_between_special_tokens: false is not supported together with skip_special_tokens: false",
+            param="spaces_between_special_tokens",
+        )

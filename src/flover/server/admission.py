@@ -1,0 +1,83 @@
+"""Who may come in: how much may be open at once, counted before a request has cost anything."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from flover.config import ServerConfig
+from flover.errors import RequestError
+from flover.server.errors import DoorError
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What one HTTP request brings: its prompts, and the sequences that continue them."""
+
+    prompts: int
+    sequences: int
+
+
+class Admission:
+    """Counts what is open. Lives in one event loop."""
+
+    def __init__(self, config: ServerConfig, on_rejected: Callable[[], None]) -> None:
+        """`on_rejected` is called for each request that gets a 429."""
+        self.idle = asyncio.Event()
+        """Set while nothing is open."""
+        self.idle.set()
+        self._config = config
+        self._on_rejected = on_rejected
+        self._prompts = 0
+        self._sequences = 0
+
+    @contextmanager
+    def enter(self, size: Size) -> Iterator[Callable[[], None]]:
+        """Count a request as open; it is given back at the end of the block unless what is yielded was called.
+
+        Raises `RequestError` for a request that could never come in, and a 429 for one that cannot now.
+        """
+        self._check(size)
+        self._change(size, 1)
+        kept: list[bool] = []
+        try:
+            yield lambda: kept.append(True)
+        finally:
+            if not kept:
+                self.leave(size)
+
+    def leave(self, size: Size) -> None:
+        """A request is open no longer."""
+        self._change(size, -1)
+
+    def _check(self, size: Size) -> None:
+        most, limits = self._config.max_num_queued_reqs, self._config.limits
+        if size.prompts > most:
+            raise RequestError(
+                f"{size.prompts} prompts are more than may be open at once (--max-num-queued-reqs {most})",
+                param="prompt",
+            )
+        if size.sequences > limits.max_request_seqs:
+            raise RequestError(
+                f"n: {size.prompts} prompts with n = {size.sequences // size.prompts} make {size.sequences} sequences; "
+                f"one request may have at most {limits.max_request_seqs} (--max-request-seqs)",
+                param="n" if size.sequences > size.prompts else "prompt",
+            )
+        if self._prompts + size.prompts > most:
+            self._reject(
+                f"{self._prompts} requests are open and {size.prompts} more would exceed", "--max-num-queued-reqs", most
+            )
+        if self._sequences + size.sequences > limits.max_open_seqs:
+            open_ = f"{self._sequences} sequences are open and {size.sequences} more would exceed"
+            self._reject(open_, "--max-open-seqs", limits.max_open_seqs)
+
+    def _reject(self, reason: str, flag: str, most: int) -> None:
+        self._on_rejected()
+        raise DoorError(429, f"{reason} {flag} ({most})", code="rate_limit_exceeded")
+
+    def _change(self, size: Size, sign: int) -> None:
+        self._prompts += sign * size.prompts
+        self._sequences += sign * size.sequences
+        (self.idle.clear if self._prompts else self.idle.set)()

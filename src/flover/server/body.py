@@ -1,0 +1,255 @@
+"""The body of a request: bytes in, one of the types of `protocol.py` out.
+
+Nothing is built before it has been measured. The decoder first passes over the body without building anything, which
+finds every fault of syntax; then the fields are read one by one, the shortest first, so that a wrong number beside a
+long text is found before the text is read. The first fault ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cache, reduce
+from operator import or_
+from types import NoneType
+from typing import Any, TypeVar, get_args
+
+import msgspec
+from msgspec import Raw
+
+from flover.config import Limits, flag_name
+from flover.errors import RequestError, shown
+from flover.request import ModelFacts
+from flover.sampling_checks import MAX_BIASES, MAX_STOP_IDS
+from flover.server.fields import (
+    INFORMATION,
+    MAX_INFORMATION_BYTES,
+    MAX_NEUTRAL_BYTES,
+    NEUTRAL,
+    STRICT,
+    is_neutral,
+    refused_field,
+    unknown_field,
+)
+from flover.server.json_bounds import check_json, has_more_members, mark_lone_surrogate
+from flover.server.protocol import (
+    MAX_TEMPLATE_ARGUMENTS,
+    ChatBody,
+    Message,
+    Prompts,
+    Scalar,
+    StreamOptions,
+    TextFormat,
+    ToolChoice,
+)
+from flover.server.read_prompts import read_messages, read_prompts, read_token_ids, read_tools
+from flover.server.read_values import MAX_MEMBERS, begins, check_list, is_null, read_members, read_value
+
+AN_OBJECT = "a JSON object"
+_STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
+_MARK = b"\x7f-----"
+"""As long as an escape, and in no text that makes sense."""
+
+B = TypeVar("B", bound=msgspec.Struct)
+
+
+def read_body(
+    data: bytes, kind: type[B], limits: Limits, *, strict: bool = False, facts: ModelFacts | None = None
+) -> B:
+    """The body as a `kind`. `facts` are those of the loaded model, for what they bound. With `strict` nothing is
+    accepted that is not honoured, but for what OpenAI's own clients send. Raises `RequestError`."""
+    members = _members(data, limits)
+    types = field_types(kind)
+    for name, raw in members.items():
+        if name not in types:
+            _check_other(name, raw, types.keys(), strict=strict)
+    given = {name: raw for name, raw in members.items() if name in types and not is_null(raw)}
+    for name in required_fields(kind):
+        if name not in given:
+            raise RequestError(f"{name} is required", param=name)
+    bounds = _Bounds(limits, None if "truncate_prompt_tokens" in given else facts, strict)
+    values: dict[str, Any] = {}
+    for name in sorted(given, key=lambda name: len(memoryview(given[name]))):
+        read, raw = _READERS.get(types[name]), given[name]
+        values[name] = read_value(raw, types[name], name) if read is None else read(raw, name, bounds)
+    body = kind(**values)
+    if isinstance(body, ChatBody):
+        _check_tools(body)
+    return body
+
+
+def _members(data: bytes, limits: Limits) -> dict[str, Raw]:
+    """The fields of the body, unread. Raises `RequestError` for what is no JSON object, or too much of it."""
+    check_json(data, limits)
+    if not data.strip():
+        raise RequestError("the body is empty: it must be a JSON object")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise RequestError("the body begins with a byte order mark: it must be a JSON object and nothing else")
+    raw = _checked(data)
+    if not begins(raw, "{"):
+        raise RequestError(f"the body must be {AN_OBJECT}, got {shown(raw)}")
+    try:
+        return read_members(raw, "the body", AN_OBJECT)
+    except RequestError as error:
+        raise RequestError(error.message) from None  # no field of its own is at fault
+
+
+def _checked(data: bytes) -> Raw:
+    """All of the body, after the decoder has passed over it."""
+    try:
+        return msgspec.json.decode(data, type=Raw)
+    except msgspec.DecodeError as error:
+        name = _surrogate_field(data)
+        if name is not None:
+            message = "holds half of a surrogate pair, which is no character: text must be Unicode"
+            raise RequestError(f"{name} {message}", param=name if name.isidentifier() else None) from None
+        reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
+        raise RequestError(f"the body is not valid JSON: {reason}") from None
+    except RecursionError:
+        raise RequestError("the body has too many lists and objects in each other") from None
+
+
+def _surrogate_field(data: bytes) -> str | None:
+    """The field that has half of a surrogate pair in it; None if there is none, or it cannot be found."""
+    marked = mark_lone_surrogate(data, _MARK)
+    if marked is None or _MARK in data or has_more_members(marked, MAX_MEMBERS):
+        return None
+    try:
+        members = msgspec.json.decode(marked, type=dict[str, Raw])
+    except msgspec.MsgspecError:
+        return None
+    for name, raw in members.items():
+        if _MARK.decode() in name:
+            return "the name of a field"
+        if _MARK in bytes(raw):
+            return name
+    return None
+
+
+def _check_other(name: str, raw: Raw, known: Collection[str], *, strict: bool) -> None:
+    """A field that is not honoured may be there at certain values. Raises `RequestError` for all others."""
+    size = len(memoryview(raw))
+    if strict and name not in STRICT:
+        raise unknown_field(name, [*known, *STRICT])
+    if is_null(raw):
+        return
+    if name in INFORMATION:
+        if size > MAX_INFORMATION_BYTES:
+            raise RequestError(f"{name} may be at most {MAX_INFORMATION_BYTES} bytes of JSON, got {size}", param=name)
+        if strict:
+            read_value(raw, STRICT[name], name)
+        return
+    neutral = NEUTRAL.get(name)
+    if neutral is None:
+        raise unknown_field(name, [*known, *INFORMATION, *NEUTRAL])
+    if size > MAX_NEUTRAL_BYTES or not is_neutral(read_value(raw, Any, name, "another value"), neutral):
+        raise refused_field(name, raw)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What bounds the values of one body."""
+
+    limits: Limits
+    facts: ModelFacts | None
+    strict: bool
+
+
+def _read_strings(raw: Raw, name: str, bounds: _Bounds) -> list[str] | None:
+    """`stop` and `bad_words`: their number is a limit of the server. An empty one asks for nothing."""
+    if begins(raw, '"'):
+        text = read_value(raw, str | list[str] if name == "stop" else list[str], name)
+        return [text] if text else None
+    setting = {"stop": "max_stop_strings", "bad_words": "max_bad_words"}[name]
+    wanted = "a string or a list of strings" if name == "stop" else "a list of strings"
+    check_list(raw, name, wanted, getattr(bounds.limits, setting), "strings", flag_name(setting))
+    return read_value(raw, list[str], name) or None
+
+
+def _read_ids(raw: Raw, name: str, bounds: _Bounds) -> list[int] | None:
+    if name == "stop_token_ids":
+        check_list(raw, name, "a list of token ids", MAX_STOP_IDS, "token ids")
+        return read_value(raw, list[int], name) or None
+    return read_token_ids(raw, name, None)
+
+
+def _read_bias(raw: Raw, name: str, bounds: _Bounds) -> dict[str, float]:
+    members = read_members(raw, name, "an object of token ids and numbers", MAX_BIASES)
+    return {token: read_value(value, float, f"{name}.{token[:64]}") for token, value in members.items()}
+
+
+def _read_template_arguments(raw: Raw, name: str, bounds: _Bounds) -> dict[str, Any]:
+    wanted = "an object of strings, numbers, true and false"
+    members = read_members(raw, name, wanted, MAX_TEMPLATE_ARGUMENTS)
+    return {key: read_value(value, Scalar, f"{name}.{key[:64]}") for key, value in members.items()}
+
+
+def _read_stream_options(raw: Raw, name: str, bounds: _Bounds) -> StreamOptions:
+    members = read_members(raw, name, "an object")
+    values: dict[str, bool | None] = {}
+    for key, value in members.items():
+        if key not in _STREAM_OPTIONS and (bounds.strict or not is_null(value)):
+            raise RequestError(unknown_field(key, _STREAM_OPTIONS, f"{name}.").message, param=name)
+        if key in _STREAM_OPTIONS and not is_null(value):
+            values[key] = read_value(value, bool, f"{name}.{key}")
+    values.pop("include_obfuscation", None)  # random text that hides lengths; there is none here
+    return StreamOptions(**values)
+
+
+def _read_format(raw: Raw, name: str, bounds: _Bounds) -> TextFormat:
+    members = read_members(raw, name, "an object with type")
+    if "type" not in members:
+        raise RequestError(f"{name}.type is required", param=name)
+    kind = read_value(members["type"], str, f"{name}.type")
+    if kind != "text":
+        raise RequestError(f"{name} of type {_word(kind)} is not supported yet: only text is", param=name)
+    return TextFormat(type="text")
+
+
+def _read_tool_choice(raw: Raw, name: str, bounds: _Bounds) -> str:
+    if begins(raw, "{") or bytes(raw) == b'"required"':
+        raise RequestError(f"{name} must be none, since tool calls are not supported yet, got {shown(raw)}", param=name)
+    return str(read_value(raw, ToolChoice, name, "none or auto"))
+
+
+_READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
+    Prompts: lambda raw, name, bounds: read_prompts(raw, bounds.limits, bounds.facts),
+    list[Message]: lambda raw, name, bounds: read_messages(raw, bounds.limits, strict=bounds.strict),
+    list[int]: _read_ids,
+    list[str]: _read_strings,
+    str | list[str]: _read_strings,
+    dict[str, float]: _read_bias,
+    dict[str, Scalar]: _read_template_arguments,
+    StreamOptions: _read_stream_options,
+    TextFormat: _read_format,
+    ToolChoice: _read_tool_choice,
+    Raw: lambda raw, name, bounds: read_tools(raw),
+}
+"""How the types are read that a decoder alone cannot read within bounds, or not explain."""
+
+
+@cache
+def field_types(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The type of each field, without the None that stands for a field that was not sent."""
+    return {field.name: _without_none(field.type) for field in msgspec.structs.fields(kind)}
+
+
+@cache
+def required_fields(kind: type[msgspec.Struct]) -> list[str]:
+    """The fields that every body of this type has."""
+    return [field.name for field in msgspec.structs.fields(kind) if field.required]
+
+
+def _without_none(kind: Any) -> Any:
+    members = [member for member in get_args(kind) if member is not NoneType]
+    return reduce(or_, members) if NoneType in get_args(kind) else kind
+
+
+def _check_tools(body: ChatBody) -> None:
+    """Tools may be shown to the model, but not called."""
+    if body.tools is not None and body.tool_choice != "none":
+        raise RequestError("tools are not supported yet: send tool_choice none or leave tools out", param="tools")
+
+
+def _word(text: str) -> str:
+    return text if text.isidentifier() and len(text) <= 64 else shown(text)

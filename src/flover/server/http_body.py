@@ -1,0 +1,134 @@
+"""Bodies of requests: read whole before a route sees them, within bounds of length, time and memory."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flover.config import Limits
+from flover.server.errors import DoorError, error_response
+
+
+class BodyLimit:
+    """Reads the body, and answers 413, 408, 415, 501 or 503 to those that are too long, too slow, coded in some way, or
+    too many."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+        self._pending = PendingBodies(limits.max_pending_body_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check_headers(scope)
+            body = await receive()
+            if body["type"] == "http.request":
+                if len(body.get("body", b"")) > self._limits.max_body_bytes:
+                    raise self._too_long()
+                if body.get("more_body", False):
+                    body = await self._read_on(body["body"], receive)
+        except DoorError as error:
+            await refuse(error, scope, receive, send)
+            return
+        await self._app(scope, _replay(body, receive), send)
+
+    def _check_headers(self, scope: Scope) -> None:
+        """Raises `DoorError` for a body that is not to be read."""
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                if value.isdigit() and int(value[:20]) > self._limits.max_body_bytes:
+                    raise self._too_long()
+            elif name == b"content-encoding":
+                if value.strip().lower() not in (b"", b"identity"):
+                    raise DoorError(415, f"Content-Encoding {_shown(value)} is not supported: send the body as it is")
+            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+                raise DoorError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
+
+    async def _read_on(self, start: bytes, receive: Receive) -> Message:
+        """The whole body as one message, or the news that the client is gone. Only from the second part on is there
+        anything to bound: until the first has come, it is the connection that is timed."""
+        body = bytearray(start)
+        timeout = asyncio.timeout(self._limits.body_timeout)
+        self._pending.add(timeout)
+        try:
+            async with timeout:
+                self._pending.grow(timeout, len(start))
+                more = True
+                while more:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return message
+                    part = message.get("body", b"")
+                    body += part
+                    if len(body) > self._limits.max_body_bytes:
+                        raise self._too_long()
+                    self._pending.grow(timeout, len(part))
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            if timeout in self._pending:
+                seconds = f"{self._limits.body_timeout:g} seconds"
+                raise DoorError(408, f"the body took longer than --body-timeout {seconds}") from None
+            most = self._limits.max_pending_body_bytes
+            reason = f"unfinished bodies exceed --max-pending-body-bytes {most}, and this one has taken longest"
+            raise DoorError(503, reason) from None
+        finally:
+            self._pending.remove(timeout)
+        return {"type": "http.request", "body": bytes(body), "more_body": False}
+
+    def _too_long(self) -> DoorError:
+        return DoorError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}")
+
+
+class PendingBodies:
+    """Bytes of all bodies that are being received, each under its timeout. When they are too many, the body that has
+    taken longest is ended: one that is sent at once passes, whatever others hold back."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._total = 0
+        self._sizes: dict[asyncio.Timeout, int] = {}
+
+    def __contains__(self, timeout: asyncio.Timeout) -> bool:
+        return timeout in self._sizes
+
+    def add(self, timeout: asyncio.Timeout) -> None:
+        """A body begins."""
+        self._sizes[timeout] = 0
+
+    def grow(self, timeout: asyncio.Timeout, num_bytes: int) -> None:
+        """More of it has come."""
+        if timeout not in self._sizes:
+            return
+        self._sizes[timeout] += num_bytes
+        self._total += num_bytes
+        while self._total > self._max_bytes:
+            longest = next(iter(self._sizes))
+            self.remove(longest)
+            longest.reschedule(asyncio.get_running_loop().time())
+
+    def remove(self, timeout: asyncio.Timeout) -> None:
+        """It is complete, or given up."""
+        self._total -= self._sizes.pop(timeout, 0)
+
+
+async def refuse(error: DoorError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request whose body has not been read: where there is one, the connection ends with the answer."""
+    has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+    await error_response(error, {"Connection": "close"} if has_body else None)(scope, receive, send)
+
+
+def _shown(value: bytes) -> str:
+    return repr(value[:64].decode("latin-1"))
+
+
+def _replay(first: Message, receive: Receive) -> Receive:
+    waiting = [first]
+
+    async def replay() -> Message:
+        return waiting.pop() if waiting else await receive()
+
+    return replay

@@ -1,0 +1,80 @@
+"""API keys on requests, and what keeps the prefix caches of different keys apart."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flover.server.errors import DoorError
+from flover.server.http_body import refuse
+from flover.server.http_paths import LIVENESS_PATHS
+
+OPEN_PATHS = LIVENESS_PATHS | {"/dashboard"}
+"""Everything else wants a key, if there is one: also what does not exist. The dashboard asks for it itself."""
+KEY_SALT = "flover.key_salt"
+"""Where an ASGI scope has the salt of the key that the request came with."""
+
+
+class ApiKey:
+    """Lets through who sends one of the keys as `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
+
+    Digests are compared, in constant time and with every key. Whoever sends several credentials must send the same
+    key in all of them: which of two would count is not for the server to guess.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str], *, share_prefixes: bool = False) -> None:
+        self._app = app
+        self._digests = [_digest(key.encode()) for key in keys]
+        apart = len(set(self._digests)) > 1 and not share_prefixes
+        self._salts = {digest: _digest(b"prefix cache" + digest).hex() if apart else "" for digest in self._digests}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            digest = self._key_of(scope)
+            if digest is None:
+                error = DoorError(401, "the API key is missing or wrong", code="invalid_api_key")
+                await refuse(error, scope, receive, send)
+                return
+            scope = {**scope, KEY_SALT: self._salts[digest]}
+        await self._app(scope, receive, send)
+
+    def _key_of(self, scope: Scope) -> bytes | None:
+        """The digest of the key that was sent, if it is one of ours."""
+        found: set[bytes | None] = set()
+        names = []
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                scheme, _, key = value.partition(b" ")
+                found.add(self._known(key.strip()) if scheme.lower() == b"bearer" else None)
+                names.append(name)
+            elif name == b"x-api-key":
+                found.add(self._known(value.strip()))
+                names.append(name)
+        return found.pop() if len(found) == 1 and len(set(names)) == len(names) else None
+
+    def _known(self, sent: bytes) -> bytes | None:
+        digest = _digest(sent)
+        found = [hmac.compare_digest(digest, own) for own in self._digests]
+        return digest if any(found) else None
+
+
+def salt_of(scope: Scope) -> str:
+    """What keeps the prefixes of this request's key from those of other keys; empty where all may share."""
+    salt: str = scope.get(KEY_SALT, "")
+    return salt
+
+
+def combine_salts(key_salt: str, own: str) -> str:
+    """The salt of a request from that of its key and its own `cache_salt`. No `cache_salt` leads to another key's."""
+    if not key_salt:
+        return own
+    return hashlib.sha256(
+        b"".join(b"%d:%b" % (len(part), part) for part in (key_salt.encode(), own.encode()))
+    ).hexdigest()
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

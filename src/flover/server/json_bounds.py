@@ -1,0 +1,91 @@
+"""How much is in a piece of JSON, found without building any of it: what is too much is refused before it costs
+memory. Works on the bytes; whether they are JSON at all is found out later, by the decoder."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from itertools import accumulate, compress
+from operator import countOf
+
+from flover.config import Limits, flag_name
+from flover.errors import RequestError
+
+CHUNK = 2**13
+_MARKS = b'",:[]{}'
+_NOT_MARKS = bytes(set(range(256)) - set(_MARKS))
+_STEPS = bytes.maketrans(b"[{]},:", b"\x01\x01\xff\xff\0\0")
+_IS_COMMA = bytes(mark == 0x2C for mark in range(256))
+_UTF8 = codecs.getincrementaldecoder("utf-8")
+_LONE_SURROGATE = re.compile(
+    rb"\\u[dD](?:[89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|[c-fC-F][0-9a-fA-F]{2}(?<!\\u[dD][89abAB]..\\u[dD]...))"
+)
+
+
+def check_json(data: bytes, limits: Limits) -> None:
+    """Refuse a body that is not UTF-8, has too many values or is nested too deep. Raises `RequestError`."""
+    if not data.isascii():
+        _check_utf8(data)
+    openings = data.count(b"[") + data.count(b"{")
+    if openings <= limits.max_json_depth and _num_values(data) <= limits.max_json_values:
+        return
+    marks = outside_strings(data, limits.max_json_values)
+    if marks is None or _num_values(marks) > limits.max_json_values:
+        flag = flag_name("max_json_values")
+        raise RequestError(f"the body has more than {flag} {limits.max_json_values} names and values")
+    if max(accumulate(_steps(marks)), default=0) > limits.max_json_depth:
+        flag = flag_name("max_json_depth")
+        raise RequestError(f"the body has more than {flag} {limits.max_json_depth} lists and objects in each other")
+
+
+def outside_strings(data: bytes, most_strings: int) -> bytearray | None:
+    """The marks `,:[]{}` of JSON that are not in strings, in order; None if there are more than `most_strings`."""
+    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
+    if plain.count(b'"') // 2 > most_strings:
+        return None
+    kept = bytearray()
+    inside = 0
+    for start in range(0, len(plain), CHUNK):
+        pieces = plain[start : start + CHUNK].split(b'"')
+        kept += b"".join(pieces[inside::2])
+        inside ^= (len(pieces) - 1) % 2
+    return kept
+
+
+def has_more_members(raw: bytes, most: int) -> bool:
+    """Whether a list or an object has more than `most` members. `raw` is within the limits of a whole body."""
+    if raw.count(b",") < most:
+        return False
+    marks = outside_strings(raw, len(raw)) or bytearray()
+    depths = accumulate(_steps(marks))
+    return countOf(compress(depths, marks.translate(_IS_COMMA)), 1) >= most
+
+
+def mark_lone_surrogate(data: bytes, mark: bytes) -> bytes | None:
+    """The JSON with `mark` in place of the first escape that stands for half of a surrogate pair, and with other
+    characters for all other halves; None if there is no such escape. `mark` is as long as an escape."""
+    found = _LONE_SURROGATE.search(data.replace(b"\\\\", b"__"))
+    if found is None:
+        return None
+    whole = data.replace(b"\\\\", b"__").replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\uE")
+    return whole[: found.start()] + mark + whole[found.end() :]
+
+
+def _steps(marks: bytearray) -> memoryview:
+    """By how much each mark changes the depth."""
+    return memoryview(marks.translate(_STEPS)).cast("b")
+
+
+def _num_values(marks: bytes | bytearray) -> int:
+    """At least as many as there are names and values; exactly, where no list or object is empty."""
+    return 1 + sum(marks.count(mark) for mark in (b",", b":", b"[", b"{"))
+
+
+def _check_utf8(data: bytes) -> None:
+    decoder, start = _UTF8(), 0
+    try:
+        for start in range(0, len(data), CHUNK):
+            decoder.decode(data[start : start + CHUNK], final=start + CHUNK >= len(data))
+    except UnicodeDecodeError as error:
+        pending = len(error.object) - len(data[start : start + CHUNK])
+        raise RequestError(f"the body is not UTF-8 (byte {start - pending + error.start})") from error

@@ -1,0 +1,55 @@
+"""Whether the server runs, whether it takes requests, and what it refuses before it does."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from flover.server.door import Door
+from flover.server.errors import Unavailable, error_response
+from flover.server.http_paths import LIVENESS_PATHS
+from flover.server.responses import json_response
+
+BEFORE_LOADING = LIVENESS_PATHS | {"/metrics", "/dashboard", "/openapi.json"}
+
+
+class LoadingGate:
+    """503 for everything but the state, as long as the model loads: a client that is told which models there are takes
+    the next request for possible."""
+
+    def __init__(self, app: ASGIApp, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._door.engine is None and scope["path"] not in BEFORE_LOADING:
+            message = "the server is shutting down" if self._door.draining else "the model is being loaded"
+            await error_response(Unavailable(message))(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+async def livez(request: Request) -> Response:
+    """200 as long as the event loop runs, whatever the engine does."""
+    return json_response({"status": "ok"})
+
+
+async def index(request: Request) -> Response:
+    """Where things are."""
+    return json_response(
+        {
+            "name": "Flover",
+            "api": "/v1",
+            "models": "/v1/models",
+            "chat_completions": "/v1/chat/completions",
+            "completions": "/v1/completions",
+            "health": "/health",
+            "dashboard": "/dashboard",
+            "openapi": "/openapi.json",
+        }
+    )
+
+
+ROUTES = [Route("/livez", livez), Route("/", index), Route("/v1", index)]

@@ -1,0 +1,159 @@
+"""`/openapi.json`: what this server answers to, made from the types of bodies and answers and from the limits in force.
+
+`/live` is left out: its answer has no end, and the document has no way to say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+import msgspec
+
+from flover.config import ServerConfig
+from flover.request import ModelFacts
+from flover.server.openapi_bodies import body_schemas
+from flover.server.responses import ChatChunk, ChatCompletion, Completion
+
+JSON = "application/json"
+EVENTS = "text/event-stream"
+STATUSES = {
+    400: "The request is wrong: the error says what and where.",
+    401: "The API key is missing or wrong.",
+    403: "The Host or the Origin is not one that this server answers to.",
+    404: "There is no such route or model.",
+    405: "The route does not answer to this method.",
+    408: "The headers or the body came too slowly.",
+    413: "The body is longer than --max-body-bytes.",
+    414: "The path and query are longer than --max-url-bytes.",
+    415: "The body is not JSON, or is compressed.",
+    429: "More requests are open than --max-num-queued-reqs; try again after Retry-After seconds.",
+    431: "The headers are larger than --max-header-bytes or more than --max-header-count.",
+    500: "The server failed on this request.",
+    501: "The method or the transfer coding is not supported.",
+    503: "The model is being loaded or restarted, or the server shuts down; try again after Retry-After seconds.",
+}
+"""Errors that any route can answer with: most are decided before a route is."""
+
+OBJECT = {"type": "object"}
+_REF = "#/components/schemas/{name}"
+_ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": ["string", "null"]},
+            },
+        }
+    },
+}
+_MODEL = {
+    "type": "object",
+    "required": ["id", "object", "created", "owned_by", "max_model_len"],
+    "properties": {
+        "id": {"type": "string"},
+        "object": {"const": "model"},
+        "created": {"type": "integer"},
+        "owned_by": {"type": "string"},
+        "max_model_len": {"type": ["integer", "null"]},
+    },
+}
+_MODELS = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": _MODEL}},
+}
+_TOKENS = {
+    "type": "object",
+    "required": ["count", "max_model_len", "tokens", "token_strs"],
+    "properties": {
+        "count": {"type": "integer"},
+        "max_model_len": {"type": "integer"},
+        "tokens": {"type": "array", "items": {"type": "integer"}},
+        "token_strs": {"type": ["array", "null"], "items": {"type": "string"}},
+    },
+}
+_TEXT = {"type": "object", "required": ["prompt"], "properties": {"prompt": {"type": "string"}}}
+_STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
+
+
+def openapi(config: ServerConfig, names: Iterable[str], facts: ModelFacts | None) -> dict[str, Any]:
+    """The document, for a server that answers to `names`; `facts` are those of the loaded model."""
+    answers, components = msgspec.json.schema_components([Completion, ChatCompletion, ChatChunk], ref_template=_REF)
+    completion, chat, _ = answers
+    components |= body_schemas(config, list(names), facts) | {"Error": _ERROR}
+    components["ChatChunk"]["description"] = "One event of a streamed answer."
+    paths = {
+        "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {}}),
+        "/v1/chat/completions": _post("Continue a conversation", "ChatBody", {JSON: chat, EVENTS: {}}),
+        "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
+        "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
+        "/v1/models": _get("The models that are served", {JSON: _MODELS}),
+        "/v1/models/{name}": _get("One model", {JSON: _MODEL}, [_path_parameter("name")]),
+        "/health": _get("Whether requests are taken", {JSON: _STATUS}, own={503: _STATUS}),
+        "/livez": _get("Whether the server runs", {JSON: _STATUS}),
+        "/version": _get("The version of Flover", {JSON: OBJECT}),
+        "/metrics": _get("Metrics for Prometheus", {"text/plain": {"type": "string"}}),
+        "/dashboard": _get("A page that watches the engine", {"text/html": {"type": "string"}}),
+        "/openapi.json": _get("This document", {JSON: OBJECT}),
+        "/": _get("Where things are", {JSON: OBJECT}),
+        "/v1": _get("Where things are", {JSON: OBJECT}),
+    }
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "Flover", "version": version("flover")},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if config.api_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def _post(summary: str, body: str, answers: dict[str, Any]) -> dict[str, Any]:
+    content = {JSON: {"schema": {"$ref": _REF.format(name=body)}}}
+    return {
+        "post": {
+            "summary": summary,
+            "requestBody": {"required": True, "content": content},
+            "responses": _responses(answers, {}),
+        }
+    }
+
+
+def _get(
+    summary: str,
+    answers: dict[str, Any],
+    parameters: list[dict[str, Any]] | None = None,
+    own: dict[int, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    return {"get": {"summary": summary, "parameters": parameters or [], "responses": _responses(answers, own or {})}}
+
+
+def _responses(answers: dict[str, Any], own: dict[int, dict[str, Any]]) -> dict[str, Any]:
+    """`own` are answers with an error status that have another form than errors, or that form too."""
+    error = {"$ref": _REF.format(name="Error")}
+    found: dict[str, Any] = {
+        "200": {
+            "description": "The answer; with stream: true, events of chunks of it."
+            if EVENTS in answers
+            else "The answer.",
+            "content": {media_type: {"schema": schema} for media_type, schema in answers.items()},
+        }
+    }
+    for status, description in STATUSES.items():
+        schema = {"anyOf": [own[status], error]} if status in own else error
+        found[str(status)] = {"description": description, "content": {JSON: {"schema": schema}}}
+    return found
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

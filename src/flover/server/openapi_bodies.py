@@ -1,0 +1,251 @@
+"""Bodies of requests in the words of JSON Schema: what a body may be, so far as a schema can say it.
+
+Where a schema cannot compare two fields, it allows them only apart, and the server a little more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args, get_origin
+
+import msgspec
+from msgspec import Raw
+
+from flover.config import Limits, ServerConfig
+from flover.request import ModelFacts, max_total_tokens
+from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES, Range
+from flover.server.body import field_types, required_fields
+from flover.server.fields import INFORMATION, NEUTRAL, STRICT
+from flover.server.params import LOGPROBS
+from flover.server.protocol import (
+    MAX_TEMPLATE_ARGUMENTS,
+    MAX_TOOLS,
+    ChatBody,
+    CompletionBody,
+    DetokenizeBody,
+    Message,
+    Prompts,
+    Role,
+    Scalar,
+    StreamOptions,
+    TextFormat,
+    TokenizeBody,
+)
+from flover.text.chat import RESERVED_KWARGS
+
+Schema = dict[str, Any]
+
+NULL: Schema = {"type": "null"}
+FLAG: Schema = {"type": ["boolean", "null"]}
+TEXT: Schema = {"type": ["string", "null"]}
+_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+}
+_TOOL_CALL = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {
+        "id": TEXT,
+        "type": TEXT,
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}, "arguments": {"type": ["string", "object", "null"]}},
+        },
+    },
+}
+_MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": list(get_args(Role))},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]},
+        "name": TEXT,
+        "tool_calls": {"type": ["array", "null"], "items": _TOOL_CALL, "maxItems": MAX_TOOLS},
+        "tool_call_id": TEXT,
+        "reasoning": TEXT,
+        "reasoning_content": TEXT,
+        "refusal": TEXT,
+        "audio": NULL,
+        "function_call": NULL,
+    },
+}
+_STREAM_OPTIONS: Schema = {
+    "type": ["object", "null"],
+    "properties": {"include_usage": FLAG, "continuous_usage_stats": FLAG, "include_obfuscation": FLAG},
+    "additionalProperties": NULL,
+}
+_FORMAT: Schema = {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"const": "text"}}}
+_ARGUMENTS: Schema = {
+    "type": ["object", "null"],
+    "propertyNames": {"pattern": "^[a-z][a-z_]{0,30}$", "not": {"enum": sorted(RESERVED_KWARGS)}},
+    "additionalProperties": {"type": ["string", "number", "boolean", "null"], "maxLength": 1000},
+    "maxProperties": MAX_TEMPLATE_ARGUMENTS - 1,
+}
+
+
+def body_schemas(config: ServerConfig, names: list[str], facts: ModelFacts | None) -> dict[str, Schema]:
+    """The schemas of all bodies, by the names of their types."""
+    make = _Maker(config, names, facts)
+    completion, chat = make.body(CompletionBody), make.body(ChatBody)
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _PROMPTS])
+    chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
+    tokenize = make.body(TokenizeBody)
+    tokenize["oneOf"] = [
+        {"required": [name], "properties": {name: {"not": NULL}, other: NULL}}
+        for name, other in (("prompt", "messages"), ("messages", "prompt"))
+    ]
+    tokenize["anyOf"] = _apart([_CONTINUING])
+    return {
+        "Message": _MESSAGE | ({"additionalProperties": False} if config.strict else {}),
+        "CompletionBody": completion,
+        "ChatBody": chat,
+        "TokenizeBody": tokenize,
+        "DetokenizeBody": make.body(DetokenizeBody),
+    }
+
+
+_ONLY_ONE: Schema = {"enum": [1, None]}
+_OFF: Schema = {"enum": [False, None]}
+_ON: Schema = {"const": True}
+_ON_BY_DEFAULT: Schema = {"enum": [True, None]}
+_Pair = tuple[dict[str, Schema], dict[str, Schema]]
+_NOT_TOGETHER: list[_Pair] = [
+    ({"stream_options": NULL}, {"stream": _ON}),
+    ({"prompt_logprobs": NULL}, {"stream": _OFF}),
+    ({"min_tokens": NULL}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
+    ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": NULL}),
+]
+"""Fields that exclude each other: what most requests have of the one, and what the other must be where they do not."""
+_SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
+_PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
+_CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
+_TOP: _Pair = ({"top_logprobs": {"enum": [0, None]}}, {"logprobs": _ON})
+_TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
+
+
+def _apart(pairs: list[_Pair]) -> list[Schema]:
+    """Alternatives: of the first fields of all pairs at most one is other than in most requests. Up to eight: tools
+    that make requests from the document do not take more."""
+    usual = {name: schema for first, _ in pairs for name, schema in first.items()}
+    alternatives: list[Schema] = [{"properties": usual}]
+    for first, second in pairs:
+        rest = {name: schema for name, schema in usual.items() if name not in first}
+        needed = [name for name, schema in second.items() if "const" in schema]
+        alternatives.append({"properties": rest | second, "required": needed})
+    return alternatives
+
+
+class _Maker:
+    """Makes the schema of each field from its type and the limits in force."""
+
+    def __init__(self, config: ServerConfig, names: list[str], facts: ModelFacts | None) -> None:
+        self._strict = config.strict
+        self._limits: Limits = config.limits
+        self._names = names
+        last = MAX_ID if facts is None else facts.vocab_size - 1
+        self._token: Schema = {"type": "integer", "minimum": 0, "maximum": last}
+        self._bias_names = "^[0-9]{1,10}$" if facts is None else number_pattern(last)
+        self._room = None if facts is None else max_total_tokens(facts) - 1
+
+    def body(self, kind: type[msgspec.Struct]) -> Schema:
+        """The schema of a whole body."""
+        others: dict[str, Schema] = {name: {} for name in INFORMATION}
+        others |= {name: {"enum": [*neutral, None]} for name, neutral in NEUTRAL.items()}
+        if self._strict:
+            others = {name: schema for name, schema in others.items() if name in STRICT}
+        own = {name: self._field(name, kind) for name, kind in field_types(kind).items()}
+        return {
+            "type": "object",
+            "description": kind.__doc__,
+            "required": list(required_fields(kind)),
+            "properties": {name: schema for name, schema in others.items() if name not in own} | own,
+            "additionalProperties": False if self._strict else NULL,
+        }
+
+    def _field(self, name: str, kind: Any) -> Schema:
+        named: dict[str, Callable[[], Schema]] = {
+            "model": lambda: {"enum": [*self._names, None]},
+            "best_of": lambda: _ONLY_ONE,
+            "max_tokens": self._max_tokens,
+            "max_completion_tokens": self._max_tokens,
+            "prompt_logprobs": lambda: _number(LOGPROBS),
+            "top_logprobs": lambda: _number(LOGPROBS),
+            "stop_token_ids": lambda: self._list(self._token, MAX_STOP_IDS),
+            "allowed_token_ids": lambda: self._list(self._token, None) | {"minItems": 1},
+            "tokens": lambda: {"type": "array", "items": self._token},
+            "stop": lambda: {"anyOf": [{"type": "string"}, self._list(_A_WORD, self._limits.max_stop_strings)]},
+            "bad_words": lambda: self._list(_A_WORD, self._limits.max_bad_words),
+            "tools": lambda: self._list({"type": "object"}, MAX_TOOLS),
+        }
+        if name in named:
+            return named[name]()
+        if name == "logprobs" and kind is int:
+            return _number(LOGPROBS)
+        if name in RANGES and kind in (int, float):
+            return _number(RANGES[name])
+        return self._by_type(kind)
+
+    def _by_type(self, kind: Any) -> Schema:
+        fixed: list[tuple[Any, Schema]] = [
+            (bool, FLAG),
+            (str, TEXT),
+            (StreamOptions, _STREAM_OPTIONS),
+            (TextFormat, _FORMAT),
+            (dict[str, Scalar], _ARGUMENTS),
+            (list[Message], {"type": ["array"], "items": {"$ref": "#/components/schemas/Message"}, "minItems": 1}),
+            (dict[str, float], self._bias()),
+            (Prompts, self._prompts()),
+            (Raw, {}),
+        ]
+        for other, schema in fixed:
+            if kind == other:
+                return schema
+        if get_origin(kind) is Literal:
+            return {"enum": [*get_args(kind), None]}
+        return {"anyOf": [msgspec.json.schema(kind), NULL]}
+
+    def _max_tokens(self) -> Schema:
+        return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_ID}, {"const": -1}, NULL]}
+
+    def _bias(self) -> Schema:
+        return {
+            "type": ["object", "null"],
+            "propertyNames": {"pattern": self._bias_names},
+            "additionalProperties": {"type": "number", "minimum": BIAS.low, "maximum": BIAS.high},
+            "maxProperties": MAX_BIASES,
+        }
+
+    def _prompts(self) -> Schema:
+        ids: Schema = {"type": "array", "items": self._token, "minItems": 1}
+        if self._room is not None:
+            ids["maxItems"] = self._room
+        text = {"type": "string", "minLength": 1}
+        several = {"type": "array", "minItems": 1, "maxItems": self._limits.max_request_seqs}
+        return {"anyOf": [text, ids, {**several, "items": text}, {**several, "items": ids}]}
+
+    def _list(self, items: Schema, most: int | None) -> Schema:
+        schema: Schema = {"type": ["array", "null"], "items": items}
+        return schema if most is None else {**schema, "maxItems": most}
+
+
+_A_WORD: Schema = {"type": "string", "minLength": 1}
+
+
+def _number(allowed: Range) -> Schema:
+    kind = "integer" if allowed.integer else "number"
+    return {"type": [kind, "null"], "minimum": allowed.low, "maximum": allowed.high}
+
+
+def number_pattern(last: int) -> str:
+    """A regular expression for the whole numbers from 0 to `last`, without zeros before them."""
+    digits = str(last)
+    options = ["0"] if last < 10 else ["0", "[1-9]" + (f"[0-9]{{0,{len(digits) - 2}}}" if len(digits) > 2 else "")]
+    for place, digit in enumerate(digits):
+        low = 1 if place == 0 else 0
+        if int(digit) > low:
+            rest = len(digits) - place - 1
+            options.append(f"{digits[:place]}[{low}-{int(digit) - 1}]" + (f"[0-9]{{{rest}}}" if rest else ""))
+    return f"^({'|'.join([*options, digits])})$"

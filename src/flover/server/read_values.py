@@ -1,0 +1,156 @@
+"""Single values of a body: JSON that has not been read yet in, a value of the type that is wanted out.
+
+Each value is measured before it is read, and reading stops at the first thing that is wrong with it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
+from flover.server.json_bounds import has_more_members
+from flover.server.protocol import Effort, Name, Priority, Salt, Scalar
+
+MAX_MEMBERS = 1024
+"""Most fields of one object in a body whose fields are looked at one by one."""
+_PLACE = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
+_MISSING = re.compile(r"missing required field `(\w+)`")
+_GOT = re.compile(r"got `(\w+)`")
+_KINDS = {
+    "str": "a string",
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+    "array": "a list",
+    "object": "an object",
+}
+_WANTED: Mapping[Any, str] = {
+    bool: "true or false",
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    list[int]: "a list of token ids",
+    list[str]: "a list of strings",
+    str | list[str]: "a string or a list of strings",
+    dict[str, str]: "an object of strings",
+    Name: 'up to 64 letters, digits, ".", "_" and "-"',
+    Salt: 'up to 128 letters, digits, "_" and "-"',
+    Effort: "a word of small letters",
+    Priority: f"a whole number between {-(2**31)} and {2**31 - 1}",
+    Scalar: "a string, a number, true, false or null",
+}
+_MEMBER_WANTED: Mapping[Any, str] = {
+    list[int]: "a token id",
+    list[str]: "a string",
+    str | list[str]: "a string",
+    dict[str, str]: "a string",
+}
+
+
+@cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)
+
+
+def read_value(raw: Raw, kind: Any, where: str, wanted: str | None = None) -> Any:
+    """A value of type `kind`; `wanted` says in an error what it must be. Raises `RequestError`."""
+    try:
+        return _decoder(kind).decode(raw)
+    except msgspec.ValidationError as error:
+        whole = _read_whole(raw, kind)
+        if whole is None:
+            raise _explain(error, raw, kind, where, wanted) from None
+        return whole
+
+
+def read_members(raw: Raw, where: str, wanted: str, most: int = MAX_MEMBERS) -> dict[str, Raw]:
+    """The fields of an object, unread. Raises `RequestError`."""
+    check_kind(raw, "{", where, wanted)
+    if has_more_members(bytes(raw), most):
+        raise too_many(where, most, "fields")
+    members: dict[str, Raw] = _decoder(dict[str, Raw]).decode(raw)
+    return members
+
+
+def read_items(raw: Raw, where: str, wanted: str, most: int, kind: str, flag: str = "") -> list[Raw]:
+    """The members of a list, unread. Raises `RequestError`."""
+    check_list(raw, where, wanted, most, kind, flag)
+    items: list[Raw] = _decoder(list[Raw]).decode(raw)
+    return items
+
+
+def check_list(raw: Raw, where: str, wanted: str, most: int, kind: str, flag: str = "") -> None:
+    """That this is a list of at most `most` members. Raises `RequestError`."""
+    check_kind(raw, "[", where, wanted)
+    if has_more_members(bytes(raw), most):
+        raise too_many(where, most, kind, flag=flag)
+
+
+def check_kind(raw: Raw, start: str, where: str, wanted: str) -> None:
+    """That JSON begins as a string, a list or an object does. Raises `RequestError`."""
+    if not begins(raw, start):
+        raise wrong_value(where, wanted, raw)
+
+
+def begins(raw: Raw, start: str) -> bool:
+    """Whether JSON begins with this character. Values come from the decoder without space around them."""
+    return memoryview(raw)[:1] == start.encode()
+
+
+def is_null(raw: Raw) -> bool:
+    """Whether the value is null."""
+    return len(memoryview(raw)) == 4 and bytes(raw) == b"null"
+
+
+def _read_whole(raw: Raw, kind: Any) -> Any:
+    """Whole numbers that are written with a point, as in 5.0, which some clients cannot help; else None."""
+    if kind not in (int, list[int]) or len(memoryview(raw)) > MAX_SHOWN_BYTES:
+        return None
+    try:
+        found = _decoder(list[float] if kind == list[int] else float).decode(raw)
+    except msgspec.ValidationError:
+        return None
+    numbers = found if isinstance(found, list) else [found]
+    if not all(number.is_integer() and abs(number) < 2**53 for number in numbers):
+        return None
+    return [int(number) for number in found] if isinstance(found, list) else int(found)
+
+
+def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wanted: str | None) -> RequestError:
+    message = str(error)
+    found = _PLACE.search(message)
+    place = found.group(1) if found else ""
+    missing = _MISSING.search(message)
+    if missing:
+        return RequestError(f"{where}{place}.{missing.group(1)} is required", param=first_name(where))
+    if not place:
+        return wrong_value(where, wanted or _WANTED[kind], raw)
+    got = _GOT.search(message)
+    sort = "" if got is None else f", got {_KINDS.get(got.group(1), got.group(1))}"
+    inner = _at(raw, place)
+    if inner is not None:
+        sort = f", got {shown(inner)}"
+    wanted = _MEMBER_WANTED.get(kind) or _expected(message)
+    return RequestError(f"{where}{place} must be {wanted}{sort}", param=first_name(where))
+
+
+def _expected(message: str) -> str:
+    """What msgspec says that it wanted, in our words."""
+    found = re.search(r"Expected `(\w+)", message)
+    return _KINDS.get(found.group(1), found.group(1)) if found else "another value"
+
+
+def _at(raw: Raw, place: str) -> Raw | None:
+    """The member of a short list at `[index]`."""
+    index = re.fullmatch(r"\[(\d+)\]", place)
+    if index is None or len(memoryview(raw)) > MAX_SHOWN_BYTES:
+        return None
+    items: list[Raw] = _decoder(list[Raw]).decode(raw)
+    return items[int(index.group(1))]

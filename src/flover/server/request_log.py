@@ -1,0 +1,163 @@
+"""A line in the log for every request that has been answered or refused. Plain ASGI, outermost.
+
+A line has ids, numbers, the names of routes and of fields; never a prompt, an answer or a key. What a client chose
+itself (path, field name) is escaped and cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flover.server.generation import Generation
+from flover.server.log import MAX_TEXT, printable
+from flover.server.sse import CLIENT_LEFT
+
+QUIET_PATHS = frozenset({"/health", "/healthz", "/livez", "/readyz", "/ping", "/metrics", "/dashboard", "/live"})
+"""Asked again and again by machines: a line at level debug only."""
+MOST_REFUSALS_A_SECOND = 20
+"""Lines for refusals: more of them, from a client that does nothing else, are counted together."""
+_KEY = "flover.exchange"
+
+logger = logging.getLogger(__name__)
+
+
+class _Error(msgspec.Struct):
+    type: str = ""
+    param: str | None = None
+    code: str | int | None = None
+
+
+class _Envelope(msgspec.Struct):
+    error: _Error
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and what became of it."""
+
+    began: float
+    status: int = 0
+    """Of the answer; 0 until there is one."""
+    request_id: str = "-"
+    body: bytes = b""
+    """Of a refusal."""
+    generation: Generation | None = None
+
+
+class WithGeneration(Response):
+    """A response, and the generation that the line in the log is to tell of."""
+
+    def __init__(self, response: Response, generation: Generation) -> None:
+        self._response = response
+        self._generation = generation
+        self.background = None
+        self.status_code = response.status_code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange | None = scope.get(_KEY)
+        if exchange is not None:
+            exchange.generation = self._generation
+        await self._response(scope, receive, send)
+
+
+class RequestLog:
+    """Calls `on_answer` with the status of every answer, and writes `lines`. `clock` counts seconds."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        on_answer: Callable[[int], None],
+        *,
+        lines: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._on_answer = on_answer
+        self._lines = lines
+        self._clock = clock
+        self._second = 0.0
+        self._refusals = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(self._clock())
+        scope[_KEY] = exchange
+
+        async def send_and_note(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                exchange.request_id = Headers(raw=message["headers"]).get("x-request-id", "-")
+            elif exchange.status >= 400 and not exchange.body:
+                exchange.body = message.get("body", b"")[:4096]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        finally:
+            if exchange.status:
+                self._on_answer(exchange.status)
+            if self._lines:
+                self._write(scope, exchange)
+
+    def _write(self, scope: Scope, exchange: Exchange) -> None:
+        quiet = scope["path"] in QUIET_PATHS
+        refused = exchange.status >= 400 and exchange.status != CLIENT_LEFT
+        if refused and not quiet and not self._may_write_refusal():
+            return
+        level = logging.DEBUG if quiet else logging.WARNING if exchange.status >= 500 else logging.INFO
+        if logger.isEnabledFor(level):
+            what = f"{printable(scope['method'], 16)} {printable(scope['path'], MAX_TEXT)}"
+            how = _refusal(exchange) if refused else _answer(exchange)
+            seconds = self._clock() - exchange.began
+            logger.log(level, "request %s %s %s, total %.3f s", exchange.request_id, what, how, seconds)
+
+    def _may_write_refusal(self) -> bool:
+        now = self._clock()
+        if now - self._second >= 1:
+            if self._refusals > MOST_REFUSALS_A_SECOND:
+                logger.info("%d further requests were refused", self._refusals - MOST_REFUSALS_A_SECOND)
+            self._second, self._refusals = now, 0
+        self._refusals += 1
+        return self._refusals <= MOST_REFUSALS_A_SECOND
+
+
+def _refusal(exchange: Exchange) -> str:
+    """Status, and what the answer says of type, field and code."""
+    try:
+        error = msgspec.json.decode(exchange.body, type=_Envelope).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return f"refused with {exchange.status}"
+    parts = [f"refused with {exchange.status} {printable(error.type, MAX_TEXT)}"]
+    if error.param is not None:
+        parts.append(f"field {printable(error.param, MAX_TEXT)}")
+    if error.code is not None:
+        parts.append(f"code {printable(str(error.code), MAX_TEXT)}")
+    return ", ".join(parts)
+
+
+def _answer(exchange: Exchange) -> str:
+    gone = exchange.status in (0, CLIENT_LEFT)
+    status = "the client left before an answer" if gone else str(exchange.status)
+    generation = exchange.generation
+    if generation is None:
+        return status
+    reasons = Counter(map(str, generation.finish_reasons))
+    ends = ", ".join(reason if count == 1 else f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    first = generation.time_to_first_token
+    return (
+        f"{status}: prompt {generation.prompt_tokens} tokens ({generation.cached_tokens} cached), "
+        f"output {generation.completion_tokens} tokens, "
+        + (f"first token {first:.3f} s, " if first is not None else "")
+        + f"finish {ends}"
+    )

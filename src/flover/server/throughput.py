@@ -1,0 +1,48 @@
+"""A line in the log for every ten seconds of work, worded as vLLM's; none while there is nothing to do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from flover.engine.messages import EngineStats
+from flover.engine.supervisor import Supervisor
+
+SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def throughput_line(before: EngineStats, now: EngineStats, seconds: float) -> str | None:
+    """What the engines did in the `seconds` between two snapshots; None if that is nothing."""
+    prompt = now.prompt_tokens - before.prompt_tokens
+    generated = now.generation_tokens - before.generation_tokens
+    if not (prompt or generated or now.running or now.waiting):
+        return None
+    queried = now.queried_tokens - before.queried_tokens
+    hits = now.cached_tokens - before.cached_tokens
+    return (
+        f"Avg prompt throughput: {prompt / seconds:.1f} tokens/s, "
+        f"Avg generation throughput: {generated / seconds:.1f} tokens/s, "
+        f"Running: {now.running} reqs, Waiting: {now.waiting} reqs, "
+        f"KV cache usage: {100 * now.pages_used / max(1, now.pages_total):.1f}%, "
+        f"Prefix cache hit rate: {100 * hits / max(1, queried):.1f}%"
+    )
+
+
+async def log_throughput(
+    engines: Supervisor,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Write the lines until cancelled."""
+    before, at = engines.stats, clock()
+    while True:
+        await sleep(SECONDS)
+        now, when = engines.stats, clock()
+        line = throughput_line(before, now, max(when - at, 1e-9))
+        if line is not None:
+            logger.info("%s", line)
+        before, at = now, when

@@ -1,0 +1,96 @@
+"""What a chat template does with messages that not every template knows, found out by rendering small conversations.
+
+Some templates drop a developer's message without a word, some write a list of parts as Python prints it, some write
+only lists. Each is tried once, when the template is loaded, with contents that can be found again in the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flover.errors import RequestError
+
+_FIRST, _SECOND = "flover-probe-one", "flover-probe-two"
+_TEXT = _FIRST + _SECOND
+_CALL = {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
+
+Render = Callable[[list[dict[str, Any]]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What a template takes. Roles that are in neither set get their content as one string."""
+
+    developer_role: bool
+    """Whether it writes messages of the role `developer`; else they are given to it as `system`."""
+    part_roles: frozenset[str]
+    """Roles whose content may be a list of text parts."""
+    only_part_roles: frozenset[str]
+    """Roles whose content must be a list of text parts, even where a client sent a string."""
+    missing_content: bool
+    """Whether an assistant's message with tool calls may be without a content; else it gets an empty one."""
+
+    def apply(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The messages as the template takes them."""
+        return [self._apply(message) for message in messages]
+
+    def _apply(self, message: dict[str, Any]) -> dict[str, Any]:
+        role, content = message["role"], message.get("content")
+        changed = dict(message)
+        if role == "developer" and not self.developer_role:
+            role = changed["role"] = "system"
+        if isinstance(content, list) and role not in self.part_roles:
+            changed["content"] = "".join(part["text"] for part in content)
+        elif isinstance(content, list):
+            changed["content"] = [dict(part) for part in content]
+        elif isinstance(content, str) and role in self.only_part_roles:
+            changed["content"] = [{"type": "text", "text": content}]
+        elif content is None and not self.missing_content:
+            changed["content"] = ""
+        return changed
+
+
+def find_habits(render: Render) -> Habits:
+    """Try a template. `render` raises `RequestError` for what the template refuses."""
+    parts = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
+    taken, needed = set(), set()
+    developer = _renders(render, _conversation("developer", _TEXT))
+    for role in ("system", "developer", "user", "assistant", "tool"):
+        if role == "developer" and not developer:
+            continue
+        if _renders(render, _conversation(role, parts)):
+            taken.add(role)
+            if role != "developer" and not _renders(render, _conversation(role, _TEXT)):
+                needed.add(role)
+    called = _conversation("tool", _TEXT)
+    without = [message | {} for message in called]
+    del without[1]["content"]
+    return Habits(
+        developer, frozenset(taken), frozenset(needed), _renders(render, without) or not _renders(render, called)
+    )
+
+
+def _conversation(role: str, content: Any) -> list[dict[str, Any]]:
+    """A conversation in which one role has this content."""
+    user, answer = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}
+    asked = {"role": role, "content": content}
+    if role == "user":
+        return [asked]
+    if role == "assistant":
+        return [user, asked]
+    if role == "tool":
+        call = {"role": "assistant", "content": "", "tool_calls": [_CALL]}
+        return [user, call, asked | {"tool_call_id": _CALL["id"], "name": "look"}]
+    return [asked, user, answer, user]
+
+
+def _renders(render: Render, messages: list[dict[str, Any]]) -> bool:
+    """Whether the probe's words come through, and not as a list printed by Python or as JSON."""
+    try:
+        text = render(messages)
+    except RequestError:
+        return False
+    written = _FIRST in text and _SECOND in text
+    return written and "'type'" not in text and '"type": "text"' not in text and '"type":"text"' not in text

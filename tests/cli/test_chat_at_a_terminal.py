@@ -1,0 +1,236 @@
+"""`flover chat` in a terminal of its own, with a server of the test's: what is typed, what is shown, Ctrl-C."""
+
+from __future__ import annotations
+
+import fcntl
+import http.server
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+LONG = "a slow answer that is interrupted "
+
+
+class OpenAI(http.server.BaseHTTPRequestHandler):
+    """Answers with how many messages it got; to "slow" with a beginning and then nothing; to "break" with a 400."""
+
+    def do_GET(self) -> None:
+        self._send(200, json.dumps({"data": [{"id": "served"}]}))
+
+    def do_POST(self) -> None:
+        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+        self.server.seen.append(messages)
+        asked = messages[-1]["content"]
+        if asked == "break":
+            self._send(400, json.dumps({"error": {"message": "no such thing"}}))
+        elif asked == "slow":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self._event(LONG).encode())
+            self.wfile.flush()
+            self.server.ended.wait(20)
+        else:
+            usage = f"data: {json.dumps({'choices': [], 'usage': {'completion_tokens': 7}})}\n\n"
+            self._send(200, self._event(f"<{len(messages)} messages>") + usage + "data: [DONE]\n\n")
+
+    def _event(self, text: str) -> str:
+        choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
+        return f"data: {json.dumps({'choices': [choice]})}\n\n"
+
+    def _send(self, status: int, content: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content.encode())))
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), OpenAI)
+        self.seen: list[list[dict[str, str]]] = []
+        self.ended = threading.Event()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield made
+        made.ended.set()
+        made.shutdown()
+        thread.join()
+
+
+class Terminal:
+    """`flover chat` in a terminal of 60 columns."""
+
+    def __init__(self, server: Server) -> None:
+        self._mine, theirs = pty.openpty()
+        self.shown = ""
+        url = f"http://127.0.0.1:{server.server_port}"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flover", "chat", "--url", url],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "60"},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C reaches it
+        )
+        os.close(theirs)
+
+    def until(self, pattern: str) -> str:
+        """Read what is shown until the pattern is in it; what was not looked at before, up to the match."""
+        deadline = time.monotonic() + 20
+        while not (match := re.search(pattern, self.shown, flags=re.DOTALL)):
+            assert time.monotonic() < deadline, self.shown
+            if select.select([self._mine], [], [], 0.1)[0]:
+                self.shown += os.read(self._mine, 65536).decode(errors="replace")
+        found, self.shown = self.shown[: match.end()], self.shown[match.end() :]
+        return found
+
+    def type(self, keys: str) -> None:
+        os.write(self._mine, keys.encode())
+
+    def close(self) -> int:
+        """Ctrl-D on an empty line; the exit code."""
+        try:
+            self.type("\x04")
+            return self.process.wait(timeout=20)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            os.close(self._mine)
+
+
+@pytest.fixture
+def terminal(server: Server) -> Iterator[Terminal]:
+    made = Terminal(server)
+    made.until(r"/help lists the commands.*?> ")
+    yield made
+    assert made.close() == 0
+
+
+def contents(server: Server) -> list[str]:
+    """What was sent last, without roles."""
+    return [message["content"] for message in server.seen[-1]]
+
+
+def test_lines_are_edited_and_remembered(server: Server, terminal: Terminal) -> None:
+    terminal.type("wolrd\x1b[D\x1b[D\x1b[D\x7fr\x1b[C\r")
+    terminal.until("<1 messages>.*?> ")
+    assert len(contents(server)[0]) == 5
+    assert "\x1b" not in contents(server)[0]
+    terminal.type("\x1b[A\r")
+    terminal.until("<3 messages>.*?> ")
+    assert contents(server)[2] == contents(server)[0], "the arrow up brings the line back"
+
+
+def test_messages_of_several_lines(server: Server, terminal: Terminal) -> None:
+    terminal.type("one \\\rtwo\r")
+    terminal.until("<1 messages>.*?> ")
+    assert contents(server) == ["one \ntwo"]
+    terminal.type('"""three\rfour\\\r\rfive"""\r')
+    terminal.until("<3 messages>.*?> ")
+    assert contents(server)[-1] == "three\nfour\\\n\nfive"
+
+
+def test_ctrl_c_keeps_the_question_and_what_came_of_the_answer(server: Server, terminal: Terminal) -> None:
+    terminal.type("slow\r")
+    terminal.until(LONG)
+    terminal.type("\x03")
+    terminal.until("interrupted.*?> ")
+    terminal.type("go on\r")
+    terminal.until("<3 messages>.*?> ")
+    assert contents(server) == ["slow", LONG, "go on"]
+
+
+def test_ctrl_c_clears_a_half_typed_line_and_does_not_leave(server: Server, terminal: Terminal) -> None:
+    terminal.type("half a line")
+    terminal.until("half a line")
+    terminal.type("\x03")
+    terminal.until("> ")
+    terminal.type("\x03")
+    terminal.until("> ")
+    terminal.type("whole\r")
+    terminal.until("<1 messages>.*?> ")
+    assert contents(server) == ["whole"]
+
+
+def test_an_error_is_shown_and_not_remembered(server: Server, terminal: Terminal) -> None:
+    terminal.type("break\r")
+    terminal.until("the server says 400: no such thing.*?> ")
+    terminal.type("again\r")
+    terminal.until("<1 messages>.*?> ")
+    assert contents(server) == ["again"]
+
+
+def test_the_commands(server: Server, terminal: Terminal, tmp_path: Path) -> None:
+    terminal.type("/stats\r")
+    terminal.until("no answer yet.*?> ")
+    terminal.type("/set system Be brief.\r")
+    terminal.until("> ")
+    terminal.type("/set top-k 7\r")
+    terminal.until("> ")
+    terminal.type("/set top_k many\r")
+    terminal.until("top_k: 'many' is not a whole number.*?> ")
+    terminal.type("/set temperature -9\r")
+    terminal.until("temperature must be between 0.*?> ")
+    terminal.type("/set\r")
+    terminal.until('system "Be brief.".*top_k 7.*?> ')
+    terminal.type("hello\r")
+    terminal.until("<2 messages>.*?> ")
+    assert contents(server) == ["Be brief.", "hello"]
+    terminal.type("/stats\r")
+    terminal.until(r"7 tokens \(.* per second\); first text after .*?> ")
+    terminal.type("/regen\r")
+    terminal.until("<2 messages>.*?> ")
+    file = tmp_path / "saved.json"
+    terminal.type(f"/save {file}\r")
+    terminal.until("2 messages written.*?> ")
+    saved = json.loads(file.read_text())
+    assert [message["role"] for message in saved] == ["system", "user", "assistant"]
+    terminal.type("/save /no/such/directory/x\r")
+    terminal.until("No such file or directory.*?> ")
+    terminal.type("/clear\r")
+    terminal.until("forgotten.*?> ")
+    terminal.type("/clera\r")
+    terminal.until("There is no /clera; there are /help.*?> ")
+    terminal.type("/help\r")
+    terminal.until("/regen .*Ctrl-C ends an answer.*?> ")
+    terminal.type("new\r")
+    terminal.until("<2 messages>.*?> ")
+    assert contents(server) == ["Be brief.", "new"]
+
+
+def test_a_pipe_that_is_interrupted_ends(server: Server) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flover", "chat", "--url", f"http://127.0.0.1:{server.server_port}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"slow\n")
+    process.stdin.flush()
+    assert process.stdout.read(len(LONG)).decode() == LONG
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (130, b"")

@@ -1,0 +1,230 @@
+"""Wrong input to every command: one clear line on stderr under the command's own name, never a traceback."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flover.cli.main import COMMANDS, main, make_parser
+from flover.cli.parser import Parser
+
+
+def leaves(parser: Parser, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Parser]]:
+    """Every command that runs something, with the words that lead to it."""
+    below = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not below:
+        yield words, parser
+    for action in below:
+        for name, child in action.choices.items():
+            yield from leaves(child, (*words, name))
+
+
+LEAVES = dict(pair for name in COMMANDS for pair in leaves(make_parser(name)))
+RUNNING = {words: parser for words, parser in LEAVES.items() if words != ("version",)}
+FLAGS = [
+    (words, action)
+    for words, parser in RUNNING.items()
+    for action in parser._actions
+    if action.option_strings and action.help != argparse.SUPPRESS and action.dest != "help"
+]
+
+
+def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit code and the one line on stderr, of which the sweep holds that it is one."""
+    capsys.readouterr()
+    code = main(words)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    assert out == "", "nothing runs after a wrong argument"
+    assert err.count("\n") == 1, err
+    return code, err
+
+
+@pytest.mark.parametrize("words", RUNNING, ids=" ".join)
+def test_an_unknown_flag_is_the_commands_own_error_and_its_value_is_no_model(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for wrong in (["--fooo", "bar"], ["--fooo=bar"], ["value", "--fooo", "bar"]):
+        code, err = complaint([*words, *wrong], capsys)
+        assert code == 2
+        assert err.startswith(f"flover {' '.join(words)}: error: unknown flag '--fooo'")
+
+
+@pytest.mark.parametrize(("words", "action"), FLAGS, ids=[f"{' '.join(w)} {a.option_strings[-1]}" for w, a in FLAGS])
+def test_a_misspelt_flag_is_suggested(
+    words: tuple[str, ...], action: argparse.Action, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flag = next(option for option in action.option_strings if option.startswith("--"))
+    if len(flag) < 6:
+        return
+    code, err = complaint([*words, flag[:4] + flag[5:], "1"], capsys)
+    assert code == 2
+    if flag[:4] + flag[5:] not in RUNNING[words].flags:
+        assert "did you mean" in err
+
+
+WRONG = [
+    "",
+    " ",
+    "-1",
+    "nan",
+    "1e999",
+    "many",
+    "\ud83d",
+    "x" * 10_000,
+    "/no/such/file",
+    "0x10",
+    "inf",
+    "None",
+    "--",
+    "é",
+]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@given(choice=st.sampled_from(FLAGS), value=st.one_of(st.sampled_from(WRONG), st.text(max_size=8)))
+def test_a_value_of_the_wrong_kind_is_one_line(
+    choice: tuple[tuple[str, ...], argparse.Action], value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of flags that take numbers and choices: they are refused by the parser, before anything is loaded."""
+    words, action = choice
+    if action.nargs == 0 or "\0" in value:
+        return
+    try:
+        RUNNING[words]._get_values(action, [value])
+    except argparse.ArgumentError:
+        code, err = complaint([*words, f"{action.option_strings[-1]}={value}"], capsys)
+        assert code == 2
+        assert err.startswith(f"flover {' '.join(words)}: error: ")
+        assert len(err) < 1000, "a long value is cut"
+        assert any(option in err for option in action.option_strings)
+
+
+@pytest.mark.parametrize("words", [(), *{words[:-1] for words in LEAVES if len(words) > 1}], ids=" ".join)
+def test_a_command_that_only_has_commands_prints_its_help(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: {' '.join(['flover', *words])}")
+    assert err == ""
+
+
+@pytest.mark.parametrize("words", LEAVES, ids=" ".join)
+def test_every_help_is_printed_at_any_width(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in ("20", "80", "300"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main([*words, "--help"]) == 0
+        out, err = capsys.readouterr()
+        assert out.startswith(f"usage: flover {' '.join(words)}"[: int(columns) - 2])
+        assert err == ""
+        assert not {"%(", "==SUPPRESS=="} & set(out.split())
+
+
+WRONG_COMMANDS = [
+    (["sevre"], 2, "flover: error: argument COMMAND: ", "did you mean serve?"),
+    (["bench", "sevre"], 2, "flover bench: error: argument BENCHMARK: ", "did you mean serve?"),
+    (["--port", "1", "serve"], 2, "flover: error: ", "other flags come after the command"),
+    (["serve", "--prt", "1"], 2, "flover serve: error: ", "did you mean --port?"),
+    (["serve", "--dtype", "bflot16"], 2, "flover serve: error: argument --dtype: ", "did you mean bfloat16"),
+    (["serve", ""], 2, "flover serve: error: ", "MODEL is empty"),
+    (["serve", "one", "two"], 2, "flover serve: error: ", "unexpected argument 'two'"),
+    (["generate", "hi"], 2, "flover generate: error: ", "flover generate -p hi"),
+    (["generate", "hi there"], 2, "flover generate: error: ", "flover generate -p 'hi there'"),
+    (["generate", "-p", "x", "--n", "0"], 2, "flover generate: error: ", "n must be between 1 and 64"),
+    (["bench", "make-model", "/etc/passwd/x"], 2, "flover bench make-model: error: ", "/etc/passwd is no dir"),
+    (["bench", "serve", "--dataset-name", "custom", "--dataset-path", "/"], 2, "flover bench serve: error: ", "/"),
+    (["bench", "serve", "--result-dir", "/etc/passwd", "--save-result"], 2, "flover bench serve: error: ", "is no dir"),
+    (["bench", "paper", "--output-dir", "/etc/passwd"], 2, "flover bench paper: error: ", "/etc/passwd is no dir"),
+    (["replay", "/no/such/file"], 2, "flover replay: error: ", "/no/such/file"),
+    (["replay", "/"], 2, "flover replay: error: ", "/"),
+    (["simulate", "fleet", "--request-rate", "0"], 2, "flover simulate fleet: error: ", "--request-rate"),
+    (["simulate", "fleet", "--cost", "1,x"], 2, "flover simulate fleet: error: ", "--cost"),
+    (["demo", "--rate", "0"], 2, "flover demo: error: ", "--rate"),
+    (["demo", "--rate=-1"], 2, "flover demo: error: ", "--rate"),
+    (["demo", "--rate", "inf"], 2, "flover demo: error: ", "--rate"),
+    (["top", "--seconds", "nan", "--once"], 2, "flover top: error: ", "--seconds"),
+    (["bench", "sweep", "--request-rates", "fast"], 2, "flover bench sweep: error: ", "--request-rates"),
+    (["bench", "sweep", "--serve-params", "{", "--serve-cmd", "x"], 2, "flover bench sweep: error: ", "--serve-params"),
+    (["bench", "latency", "--batch-size", "0"], 2, "flover bench latency: error: ", "--batch-size"),
+    (["bench", "latency", "--output-json", "/proc/none/x"], 2, "flover bench latency: error: ", "--output-json"),
+    (["bench", "throughput", "--output-json", "/"], 2, "flover bench throughput: error: ", "--output-json"),
+    (["bench", "fusion", "--num-requests", "0"], 2, "flover bench fusion: error: ", "--num-requests"),
+    (["bench", "interference", "--rounds", "0"], 2, "flover bench interference: error: ", "--rounds"),
+    (["bench", "interference", "--pause", "nan"], 2, "flover bench interference: error: ", "--pause"),
+    (["bench", "accuracy", "--text", "/no/such/file"], 2, "flover bench accuracy: error: ", "/no/such/file"),
+    (["bench", "accuracy", "--text", "/"], 2, "flover bench accuracy: error: ", "/"),
+    (["bench", "accuracy", "--context-len", "0"], 2, "flover bench accuracy: error: ", "--context-len"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "begin", "part"), WRONG_COMMANDS, ids=[" ".join(words)[:60] for words, *_ in WRONG_COMMANDS]
+)
+def test_wrong_input_is_one_line_with_the_right_name(
+    words: list[str],
+    code: int,
+    begin: str,
+    part: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    found, err = complaint(words, capsys)
+    assert found == code
+    assert err.startswith(begin)
+    assert part in err
+
+
+def shell(command: str) -> subprocess.CompletedProcess[str]:
+    line = f"set -o pipefail; {command.replace('flover', f'{sys.executable} -m flover')}"
+    return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "err"),
+    [
+        ("flover serve --help | (exec 0<&-; sleep 1)", 141, ""),
+        ("flover version | (exec 0<&-; sleep 1)", 141, ""),
+        ("flover serve --help > /dev/full", 1, "flover: error: No space left on device\n"),
+        ("flover version > /dev/full", 1, "flover version: error: No space left on device\n"),
+        ("flover version >&-", 0, ""),
+        ("PYTHONIOENCODING=ascii flover serve --help > /dev/null", 0, ""),
+    ],
+)
+def test_output_that_cannot_be_written_is_no_traceback(command: str, code: int, err: str) -> None:
+    done = shell(command)
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert (done.returncode, done.stderr) == (code, err)
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 2.0])
+@pytest.mark.parametrize(
+    "words", [["generate", "-p", "Once", "--ignore-eos", "--max-tokens", "900"], ["bench", "fusion"]]
+)
+def test_ctrl_c_ends_a_command_at_once_and_without_a_traceback(words: list[str], seconds: float) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "flover", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert "Traceback" not in err
+    assert process.returncode == 130

@@ -1,0 +1,61 @@
+"""Laws L4 and L11 for a whole server: requests of every kind, thousands of them, leave no memory, descriptor, thread or
+series of a metric behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import httpx
+import psutil
+import pytest
+from conftest import ServerProcess
+
+pytestmark = pytest.mark.alone
+
+ROUNDS, TOGETHER = 12, 40
+MOST_GROWTH = 6 * 2**20
+"""Bytes over some thousand requests: 2 KB for each would be more."""
+
+
+async def one(http: httpx.AsyncClient, number: int) -> None:
+    """A whole answer, a stream, a refusal, a client that leaves, an unknown path."""
+    body = {"prompt": f"prompt {number} " * 5, "max_tokens": 5, "user": f"user{number}"}
+    kind = number % 5
+    if kind == 0:
+        await http.post("/v1/completions", json={**body, "logprobs": 2})
+    elif kind == 1:
+        await http.post("/v1/completions", json={**body, "stream": True, "stop": f"x{number}"})
+    elif kind == 2:
+        await http.post("/v1/completions", json={**body, "temperature": -1, f"unknown{number}": 1})
+    elif kind == 3:
+        with contextlib.suppress(httpx.HTTPError):
+            await http.post("/v1/completions", json={**body, "max_tokens": 1500}, timeout=0.1)
+    else:
+        await http.get(f"/path{number}", headers={"X-Request-Id": f"id{number}", "User-Agent": f"agent{number}"})
+
+
+async def load(url: str, first: int) -> None:
+    limits = httpx.Limits(max_connections=TOGETHER)
+    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30) as http:
+        for turn in range(ROUNDS):
+            await asyncio.gather(*(one(http, first + turn * TOGETHER + i) for i in range(TOGETHER)))
+
+
+def test_nothing_grows(start: Callable[..., ServerProcess], record_property: Callable[[str, object], None]) -> None:
+    server = start()
+    processes = [psutil.Process(server.process.pid), server.engine]
+    sizes, others = [], []
+    for turn in range(5):
+        asyncio.run(load(server.url, 10_000 * turn))
+        server.until(lambda: server.metric("num_requests_running") + server.metric("num_requests_waiting") == 0)
+        server.until(lambda: server.metric("kv_pages_used") == 0)
+        sizes.append([process.memory_info().rss for process in processes])
+        series = sum(not line.startswith("#") for line in server.http.get("/metrics").text.splitlines())
+        others.append([*(process.num_threads() for process in processes), series])
+    for name, before, after in zip(("server", "engine"), sizes[2], sizes[4], strict=True):
+        record_property(f"growth of the {name} over {2 * ROUNDS * TOGETHER} requests, KB", (after - before) / 1024)
+        assert after - before < MOST_GROWTH, sizes
+    assert others[1] == others[4]
+    server.until(lambda: processes[0].num_fds() <= 40)
