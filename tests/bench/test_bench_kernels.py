@@ -12,7 +12,8 @@ from flover.bench.kernels.linears import LinearBench, linear_shapes, measure_pac
 from flover.bench.kernels.report import facts, floor_lines
 from flover.bench.kernels.run import KernelResults
 from flover.bench.kernels.small import measure_small
-from flover.bench.kernels.timing import best_means, torch_threads
+from flover.bench.kernels.timing import best_means
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.bench.options import FORMATS, SMALL_OPS
 from flover.bench.presets import PRESETS
 from flover.cli.main import main

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flover.bench.kernels.timing import torch_threads
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch

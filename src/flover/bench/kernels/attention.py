@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from flover.bench.kernels.figures import Cell
 from flover.bench.kernels.linears import COLD_BYTES
-from flover.bench.kernels.timing import best_means, torch_threads
+from flover.bench.kernels.timing import best_means
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.memory.kvcache import KVCache
 from flover.model.config import ModelConfig
 from flover.ops import DType, Pages

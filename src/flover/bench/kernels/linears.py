@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from flover import _cpu
 from flover.bench.kernels.figures import Cell
-from flover.bench.kernels.timing import Named, best_mean, best_means, keeping, torch_threads
+from flover.bench.kernels.timing import Named, best_mean, best_means, keeping
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
 from flover.ops import WeightFormat

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from flover import _cpu
 from flover.bench.kernels.attention import CACHES, PAGE_SIZE
 from flover.bench.kernels.figures import Cell
-from flover.bench.kernels.timing import Call, best_mean, keeping, torch_threads
+from flover.bench.kernels.timing import Call, best_mean, keeping
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.memory.kvcache import KVCache
 from flover.model.config import ModelConfig
 from flover.ops import WeightFormat

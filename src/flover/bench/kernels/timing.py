@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-
-import torch
+from collections.abc import Callable, Sequence
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -38,17 +35,6 @@ def best_means(calls: Sequence[Named], seconds: float, clock: Clock = time.perf_
 def best_mean(call: Callable[[], object], seconds: float, repeat: int = 1) -> float:
     """The same for one call, `repeat` times a pass."""
     return best_means([("", call)] * repeat, seconds)[""]
-
-
-@contextmanager
-def torch_threads(num_threads: int) -> Iterator[None]:
-    """Give torch so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def keeping(owners: object, call: Call) -> Call:
