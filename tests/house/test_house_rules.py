@@ -121,7 +121,7 @@ def test_an_import_that_points_the_wrong_way_is_seen(path: str, source: str) -> 
 
 
 TORCH_READERS = re.compile(r"ops/(reference|paged_attention)|parallel/group|bench/(accuracy|kernels/\w+|rivals/model)")
-"""What runs without torch in every other file: loading, kernels, sampling, the cache, servers and their command line."""
+"""Everything else runs without torch: loading, kernels, sampling, the cache, the server, the command line."""
 
 
 def imports_torch(tree: ast.AST) -> bool:
