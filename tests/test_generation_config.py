@@ -88,7 +88,7 @@ BAD: dict[str, list[Any]] = {
     "temperature": [-0.1, 1e9, "warm", False, float("inf"), 10**400],
     "top_k": [-2, 1.5, "5", 2**40],
     "min_p": [-0.1, 1.1, [0.1]],
-    "repetition_penalty": [0, -1.0, 1e9, {}],
+    "repetition_penalty": [0, -1.0, 1e11, {}],
     "max_new_tokens": [0, -5, 1.5, "many", 2**40],
 }
 
@@ -133,8 +133,8 @@ def test_a_recommended_length_is_cut_to_the_room_that_the_prompt_leaves(tmp_path
     with load_llm(path, max_model_len=32) as llm:
         output = llm.generate("a" * 20, use_tqdm=False)[0].outputs[0]
         assert (len(output.token_ids), output.finish_reason) == (12, "length")
-        with pytest.raises(RequestError, match="max_tokens"):
-            llm.generate("a" * 20, SamplingParams(max_tokens=100_000), use_tqdm=False)
+        output = llm.generate("a" * 20, SamplingParams(max_tokens=100_000), use_tqdm=False)[0].outputs[0]
+        assert (len(output.token_ids), output.finish_reason) == (12, "length")
 
 
 def test_fields_that_are_not_honoured_are_named(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_greedy_tokens_are_those_of_transformers(checkpoint: Path) -> None:
 
 def test_a_request_beyond_the_pool_is_refused_and_the_next_one_runs(checkpoint: Path) -> None:
     with LLM(checkpoint, max_model_len=64, **SMALL) as llm:
-        with pytest.raises(RequestError, match="more than the model's context of 64 tokens"):
-            llm.generate("x" * 60, SamplingParams(max_tokens=10))
+        with pytest.raises(RequestError, match="maximum context length is 64 tokens"):
+            llm.generate("x" * 64, SamplingParams(max_tokens=10))
         with pytest.raises(RequestError, match=r"prompts\[1\]"):
             llm.generate(["a", "x" * 65])
         assert len(llm.generate("abc", SamplingParams(max_tokens=3, ignore_eos=True))[0].outputs[0].token_ids) == 3

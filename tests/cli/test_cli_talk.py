@@ -123,9 +123,9 @@ def test_chat_with_a_server(
 def test_a_key_from_the_environment(
     server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FLOVER_API_KEY", "from outside")
+    monkeypatch.setenv("FLOVER_API_KEY", "from-outside")
     run(capsys, "chat", "--url", f"http://127.0.0.1:{server.server_port}", "-q", "Hello.")
-    assert server.seen[0][1] == "Bearer from outside"
+    assert server.seen[0][1] == "Bearer from-outside"
 
 
 def test_what_a_server_refuses_ends_a_pipe_with_its_message(

@@ -109,7 +109,7 @@ def test_a_value_of_the_wrong_kind_is_one_line(
         assert any(option in err for option in action.option_strings)
 
 
-@pytest.mark.parametrize("words", [(), *{words[:-1] for words in LEAVES if len(words) > 1}], ids=" ".join)
+@pytest.mark.parametrize("words", [(), *sorted({words[:-1] for words in LEAVES if len(words) > 1})], ids=" ".join)
 def test_a_command_that_only_has_commands_prints_its_help(
     words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +142,7 @@ WRONG_COMMANDS = [
     (["serve", "one", "two"], 2, "flover serve: error: ", "unexpected argument 'two'"),
     (["generate", "hi"], 2, "flover generate: error: ", "flover generate -p hi"),
     (["generate", "hi there"], 2, "flover generate: error: ", "flover generate -p 'hi there'"),
-    (["generate", "-p", "x", "--n", "0"], 2, "flover generate: error: ", "n must be between 1 and 64"),
+    (["generate", "-p", "x", "--n", "0"], 2, "flover generate: error: ", "n must be a whole number between 1 and 64"),
     (["bench", "make-model", "/etc/passwd/x"], 2, "flover bench make-model: error: ", "/etc/passwd is no dir"),
     (["bench", "serve", "--dataset-name", "custom", "--dataset-path", "/"], 2, "flover bench serve: error: ", "/"),
     (["bench", "serve", "--result-dir", "/etc/passwd", "--save-result"], 2, "flover bench serve: error: ", "is no dir"),

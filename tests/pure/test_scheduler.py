@@ -140,8 +140,8 @@ def test_cancel_of_one_sequence_leaves_its_siblings() -> None:
 def test_a_request_that_can_never_fit_is_refused_at_the_door() -> None:
     engine, _ = make_engine(pages=4, page_size=4)
     with pytest.raises(RequestError, match="key/value pool of 16"):
-        engine.submit(request("a", prompt_len=10, max_tokens=7))
-    engine.submit(request("b", prompt_len=10, max_tokens=6))
+        engine.submit(request("a", prompt_len=16, max_tokens=1))
+    engine.submit(request("b", prompt_len=10, max_tokens=7))
     assert len(tokens_of(run(engine), "b")) == 6
 
 

@@ -116,8 +116,8 @@ def test_what_the_engine_refuses_ends_the_stream_with_its_reason() -> None:
     async def scenario() -> None:
         async with toy() as engine:
             with pytest.raises(RequestError) as caught:
-                await read_tokens(engine.submit(make_request(max_tokens=5000)))
-            assert caught.value.param == "max_tokens"
+                await read_tokens(engine.submit(make_request(prompt="a" * 5000)))
+            assert caught.value.param == "prompt"
             assert engine.num_open == 0
 
     run(scenario)

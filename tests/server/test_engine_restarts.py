@@ -260,6 +260,14 @@ def test_a_model_that_stops_loading_after_it_has_loaded_once_is_named(tmp_path: 
     run(scenario)
 
 
+def test_an_engine_whose_ranks_cannot_be_started_says_that_the_machine_refused() -> None:
+    async def scenario() -> None:
+        with pytest.raises(OutOfResourcesError, match="as asked"):
+            await EngineClient.start(EngineConfig(), command=(sys.executable, TOY, "--fail", "resources"))
+
+    run(scenario)
+
+
 def test_a_silent_engine_is_noticed_while_it_loads_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LOOK_SECONDS", 0.05)
 

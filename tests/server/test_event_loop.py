@@ -59,7 +59,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
     "bad words of the size of a body": (COMPLETIONS, lambda: {"prompt": "a", "bad_words": ["ab" * 15_000] * 64}),
     "as many sequences as may be, with alternatives, as a whole": (
         COMPLETIONS,
-        lambda: {"prompt": "abcdef", "n": 64, "temperature": 1, "max_tokens": 200, "logprobs": 5},
+        lambda: {"prompt": "abcdef", "n": 64, "temperature": 1, "max_tokens": 200, "logprobs": 20},
     ),
     "log-probabilities of a long prompt": (
         COMPLETIONS,

@@ -52,8 +52,9 @@ def looks_finished(text: str) -> bool:
     """Whether a client would take this for a whole answer."""
     complete = text[: text.rindex("\n\n") + 2] if "\n\n" in text else ""
     events: list[Any] = read_events(complete) if complete else []
-    ends = [choice["finish_reason"] for event in events if event != "[DONE]" for choice in event.get("choices", ())]
-    return "[DONE]" in events or any(ends)
+    told = [event for event in events if event != "[DONE]"]
+    ends = [choice["finish_reason"] for event in told for choice in event.get("choices", ())]
+    return any(ends) or ("[DONE]" in events and not any("error" in event for event in told))
 
 
 def litter() -> set[Path]:
@@ -97,4 +98,4 @@ def test_what_looks_finished_is_seen() -> None:
     assert looks_finished('data: {"choices": [{"finish_reason": "stop"}]}\n\n')
     assert looks_finished("data: [DONE]\n\n")
     assert not looks_finished('data: {"choices": [{"finish_reason": null}]}\n\ndata: {"choi')
-    assert not looks_finished('data: {"error": {}}\n\n')
+    assert not looks_finished('data: {"error": {}}\n\ndata: [DONE]\n\n')

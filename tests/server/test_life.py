@@ -127,8 +127,9 @@ def test_requests_that_do_not_finish_are_ended_visibly(start: Start, how: str) -
     if how == "a second signal":
         server.expect("shutting down")
         server.process.send_signal(signal.SIGINT)
-    *chunks, last = read_events(stream.result().text)
+    *chunks, last, done = read_events(stream.result().text)
     assert last["error"]["message"] == "the server is shutting down"
+    assert done == "[DONE]"
     assert all(chunk["choices"][0]["finish_reason"] is None for chunk in chunks)
     assert whole.result().status_code == 503
     assert server.process.wait(5) == 0
@@ -144,10 +145,9 @@ def test_when_the_engine_dies_for_good_streams_end_with_an_error_and_health_says
     running(server, 6)
     server.engine.kill()
     for stream in streams:
-        events = read_events(stream.result().text)
-        assert events[-1].keys() == {"error"}
-        assert "[DONE]" not in events
-        assert all(event["choices"][0]["finish_reason"] is None for event in events[:-1])
+        *events, last, done = read_events(stream.result().text)
+        assert (last.keys(), done) == ({"error"}, "[DONE]")
+        assert all(event["choices"][0]["finish_reason"] is None for event in events)
     assert whole.result().status_code == 503
     assert server.process.wait(20) == EXIT_NO_ENGINE
 

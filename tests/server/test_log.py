@@ -65,7 +65,7 @@ def test_a_finished_request_is_one_line_with_its_numbers(start: Callable[..., Se
 
 
 def test_a_refusal_is_one_line_with_status_field_and_code(start: Callable[..., ServerProcess]) -> None:
-    server = start(server={"api_key": "key"})
+    server = start(server={"api_key": ["key"]})
     server.http.headers["Authorization"] = "Bearer key"
     server.post(COMPLETIONS, {"prompt": "abc", "temperature": -1})
     assert "refused with 400 invalid_request_error, field temperature" in lines(server, "field temperature")[0]

@@ -26,13 +26,19 @@ from flover.engine import process
 from flover.engine.loop import Engine
 from flover.engine.plan import Admission, RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
-from flover.errors import ConfigError, ModelError
+from flover.errors import ConfigError, ModelError, OutOfResourcesError
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 EOS, DEADLY, POISON, VOCAB_SIZE = 256, 298, 299, 300
 MAX_MODEL_LEN = 2048
 PAGE_SIZE = 16
 POOL_TOKENS = 4096
+FAILURES = {
+    "model": ModelError,
+    "config": ConfigError,
+    "engine": ZeroDivisionError,
+    "resources": OutOfResourcesError,
+}
 
 
 def toy_tokens(prompt_ids: list[int], count: int, shift: int = 0) -> list[int]:
@@ -112,14 +118,16 @@ class ToyExecutor:
     def close(self) -> None: ...
 
 
-def toy_facts() -> ModelFacts:
+def toy_facts(
+    vocab_size: int = VOCAB_SIZE, max_model_len: int = MAX_MODEL_LEN, pool_tokens: int = POOL_TOKENS
+) -> ModelFacts:
     return ModelFacts(
         model="toy",
         architecture="Toy",
         dtype="int",
-        vocab_size=VOCAB_SIZE,
-        max_model_len=MAX_MODEL_LEN,
-        pool_tokens=POOL_TOKENS,
+        vocab_size=vocab_size,
+        max_model_len=max_model_len,
+        pool_tokens=pool_tokens,
         page_size=PAGE_SIZE,
         eos_ids=[EOS],
     )
@@ -133,29 +141,32 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     if options.fail_if is not None and options.fail_if.exists():
         raise ModelError("the model is gone")
     if options.fail is not None:
-        raise {"model": ModelError, "config": ConfigError, "engine": ZeroDivisionError}[options.fail]("as asked")
+        raise FAILURES[options.fail]("as asked")
     if options.once is not None:
         options.once.touch(exist_ok=False)
     progress(100, 100)
     if config.trace is not None:
         Path(config.trace).write_text(str(os.getpid()))
+    facts = toy_facts(options.vocab_size, config.max_model_len or MAX_MODEL_LEN, options.pool_tokens)
     scheduler = SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=config.max_num_batched_tokens,
         page_size=PAGE_SIZE,
-        num_pages=POOL_TOKENS // PAGE_SIZE + 1,
-        max_model_len=MAX_MODEL_LEN,
+        num_pages=options.pool_tokens // PAGE_SIZE + 1,
+        max_model_len=facts.max_model_len,
         eos_ids=(EOS,),
         target_itl_ms=0.0,
     )
-    return Engine(ToyExecutor(toy_facts(), options.delay, options.die_after), scheduler, time.perf_counter)
+    return Engine(ToyExecutor(facts, options.delay, options.die_after), scheduler, time.perf_counter)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
     parser.add_argument("--load-delay", type=float, default=0.0)
-    parser.add_argument("--fail", choices=("model", "config", "engine"))
+    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
+    parser.add_argument("--pool-tokens", type=int, default=POOL_TOKENS)
+    parser.add_argument("--fail", choices=tuple(FAILURES))
     parser.add_argument("--die-after", type=int, default=-1)
     parser.add_argument("--once", type=Path)
     parser.add_argument("--hang-if", type=Path)

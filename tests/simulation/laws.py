@@ -23,7 +23,7 @@ from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan
 from flover.engine.sequence import MAX_PREEMPTIONS
 from flover.errors import InvariantError
-from flover.request import Delta, FinishReason, Request
+from flover.request import Delta, FinishReason, Request, resolve_max_tokens
 
 from .broken import LawBroken, require
 from .device import Witness, planned_rows
@@ -88,9 +88,11 @@ class Laws(Witness):
 
     def submitted(self, request: Request) -> list[Tracked]:
         """The engine accepted a request."""
+        request = resolve_max_tokens(request, self.scenario.facts)
         tracked = []
+        fitting = resolve_max_tokens(request, self.scenario.facts)
         for index in range(request.params.n):
-            one = Tracked(request, index, self._arrivals, alone(request, index, self.scenario.facts))
+            one = Tracked(request, index, self._arrivals, alone(fitting, index, self.scenario.facts))
             if self._arrivals % TEXT_EVERY == 0:
                 one.text = Text(request, index, self.scenario.facts.eos_ids)
             self._arrivals += 1

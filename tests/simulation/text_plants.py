@@ -29,10 +29,9 @@ def _lost_at_the_end(patch: Patch) -> None:
 def _stop_in_one_piece(patch: Patch) -> None:
     original = StopMatcher.feed
 
-    def feed(self: StopMatcher, text: str, *, armed: bool = True) -> str:
-        for pattern in self._patterns:
-            pattern.matched_len = 0
-        return original(self, text, armed=armed)
+    def feed(self: StopMatcher, text: str, *, armed: bool = True, hidden: bool = False) -> str:
+        self._lens = [0] * len(self._lens)
+        return original(self, text, armed=armed, hidden=hidden)
 
     patch.setattr(StopMatcher, "feed", feed)
 

@@ -12,7 +12,7 @@ from random import Random
 from typing import cast
 
 from flover.request import Delta, FinishReason, Request, SamplingParams
-from flover.text.stream import TextStream
+from flover.text.stream import TextStream, text_start
 from flover.text.tokenizer import Tokenizer
 
 from .broken import require
@@ -40,6 +40,9 @@ class ByteTokens:
     def strip_start(self, raw: bytes) -> bytes:
         return raw
 
+    def holds_special(self, text: str) -> bool:
+        return False
+
 
 class Text:
     """One sequence as its reader sees it. Its stop strings are drawn from the request's seed."""
@@ -57,7 +60,8 @@ class Text:
         self._all: list[int] = []
 
     def _open(self) -> TextStream:
-        return TextStream(cast(Tokenizer, self._tokens), self._params, self._prompt_ids)
+        tokens = cast(Tokenizer, self._tokens)
+        return TextStream(tokens, self._params, text_start(tokens, self._params, self._prompt_ids))
 
     def feed(self, delta: Delta) -> None:
         """News of this sequence. Raises `LawBroken` if it is the last and the text is not what it should be."""

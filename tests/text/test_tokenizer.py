@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flover.errors import ModelError, RequestError
+from flover.text.files import MAX_TEMPLATE_BYTES
 from flover.text.tokenizer import Tokenizer
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
@@ -129,7 +130,7 @@ def test_damaged_small_files_are_named(tmp_path: Path, name: str, content: bytes
         Tokenizer.load(tmp_path)
 
 
-@pytest.mark.parametrize("template", [7, {"a": 1}, "x" * (64 * 1024 + 1)])
+@pytest.mark.parametrize("template", [7, {"a": 1}, "x" * (MAX_TEMPLATE_BYTES + 1)])
 def test_templates_of_a_wrong_type_or_size_are_refused(tmp_path: Path, template: object) -> None:
     samples.write_tokenizer(tmp_path, samples.backend("byte_level"), chat_template=template)
     with pytest.raises(ModelError, match="chat template"):

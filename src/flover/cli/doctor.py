@@ -18,9 +18,8 @@ PACKAGES = (
     "tokenizers",
     "huggingface-hub",
     "msgspec",
-    "fastapi",
+    "starlette",
     "uvicorn",
-    "pydantic",
     "jinja2",
     "aiohttp",
 )

@@ -9,10 +9,11 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive
 
+from flover.server.errors import ClientGone
 from flover.server.generation import Choice, Generation
 from flover.server.request_log import WithGeneration
 from flover.server.responses import json_response
-from flover.server.sse import CLIENT_LEFT, ClientGone, EventStream, until_disconnect
+from flover.server.sse import CLIENT_LEFT, EventStream, until_disconnect
 from flover.server.text_threads import TextThreads
 
 C = TypeVar("C")

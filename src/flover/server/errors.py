@@ -46,6 +46,10 @@ class DoorError(Exception):
         self.code = code
 
 
+class ClientGone(Exception):  # noqa: N818  # an event, not a fault
+    """The client closed the connection before its answer was complete."""
+
+
 _BUG = DoorError(500, "the server failed on this request; its log says why", code="internal_error")
 
 
@@ -94,6 +98,7 @@ def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Respo
     return {
         HTTPException: _on_http,
         ClientDisconnect: _on_disconnect,
+        ClientGone: _on_disconnect,
         DoorError: _on_error,
         RequestError: _on_error,
         EngineError: _on_error,
@@ -119,5 +124,5 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    """The client left while it sent its body: nothing reads this answer."""
-    return error_response(DoorError(400, "the body ended before its time"))
+    """The client left before its answer was complete: nothing reads this one, and it is no fault to log."""
+    return error_response(DoorError(400, "the client has closed the connection"))

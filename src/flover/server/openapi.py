@@ -5,15 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
 import msgspec
 
 from flover.config import ServerConfig
-from flover.request import ModelFacts
-from flover.server.openapi_bodies import body_schemas
+from flover.server.openapi_bodies import Served, body_schemas
 from flover.server.responses import ChatChunk, ChatCompletion, Completion
 
 JSON = "application/json"
@@ -84,11 +82,11 @@ _TEXT = {"type": "object", "required": ["prompt"], "properties": {"prompt": {"ty
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
 
-def openapi(config: ServerConfig, names: Iterable[str], facts: ModelFacts | None) -> dict[str, Any]:
-    """The document, for a server that answers to `names`; `facts` are those of the loaded model."""
+def openapi(config: ServerConfig, served: Served) -> dict[str, Any]:
+    """The document, for a server of these settings."""
     answers, components = msgspec.json.schema_components([Completion, ChatCompletion, ChatChunk], ref_template=_REF)
     completion, chat, _ = answers
-    components |= body_schemas(config, list(names), facts) | {"Error": _ERROR}
+    components |= body_schemas(config, served) | {"Error": _ERROR}
     components["ChatChunk"]["description"] = "One event of a streamed answer."
     paths = {
         "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {}}),

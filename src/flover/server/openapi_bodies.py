@@ -5,7 +5,8 @@ Where a schema cannot compare two fields, it allows them only apart, and the ser
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -60,7 +61,6 @@ _MESSAGE: Schema = {
     "type": "object",
     "required": ["role", "content"],
     "properties": {
-        "role": {"enum": list(get_args(Role))},
         "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]},
         "name": TEXT,
         "tool_calls": {"type": ["array", "null"], "items": _TOOL_CALL, "maxItems": MAX_TOOLS},
@@ -86,11 +86,26 @@ _ARGUMENTS: Schema = {
 }
 
 
-def body_schemas(config: ServerConfig, names: list[str], facts: ModelFacts | None) -> dict[str, Schema]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What bodies depend on: the names that a server answers to, and what it knows of the loaded model. `facts` are
+    None before it is loaded."""
+
+    names: Sequence[str]
+    facts: ModelFacts | None = None
+    roles: frozenset[str] = frozenset(get_args(Role))
+    """Roles whose messages the chat template takes."""
+    empty_prompt: bool = False
+    """Whether a prompt without text has a token, that of its beginning."""
+
+
+def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
-    make = _Maker(config, names, facts)
+    make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
-    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _PROMPTS])
+    spaces = _SPACES[0] | _SPECIAL[0], _SPACES[1] | _SPECIAL[1]
+    some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, spaces, _PROMPTS, (some, {"echo": _ON})])
     chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
@@ -99,7 +114,7 @@ def body_schemas(config: ServerConfig, names: list[str], facts: ModelFacts | Non
     ]
     tokenize["anyOf"] = _apart([_CONTINUING])
     return {
-        "Message": _MESSAGE | ({"additionalProperties": False} if config.strict else {}),
+        "Message": _message(served.roles) | ({"additionalProperties": False} if config.strict else {}),
         "CompletionBody": completion,
         "ChatBody": chat,
         "TokenizeBody": tokenize,
@@ -121,6 +136,7 @@ _NOT_TOGETHER: list[_Pair] = [
 """Fields that exclude each other: what most requests have of the one, and what the other must be where they do not."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
+_SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"type": "string", "minLength": 1}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
 _TOP: _Pair = ({"top_logprobs": {"enum": [0, None]}}, {"logprobs": _ON})
 _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
@@ -141,10 +157,12 @@ def _apart(pairs: list[_Pair]) -> list[Schema]:
 class _Maker:
     """Makes the schema of each field from its type and the limits in force."""
 
-    def __init__(self, config: ServerConfig, names: list[str], facts: ModelFacts | None) -> None:
+    def __init__(self, config: ServerConfig, served: Served) -> None:
+        facts = served.facts
         self._strict = config.strict
         self._limits: Limits = config.limits
-        self._names = names
+        self._names = served.names
+        self._shortest = 0 if served.empty_prompt else 1
         last = MAX_ID if facts is None else facts.vocab_size - 1
         self._token: Schema = {"type": "integer", "minimum": 0, "maximum": last}
         self._bias_names = "^[0-9]{1,10}$" if facts is None else number_pattern(last)
@@ -156,7 +174,7 @@ class _Maker:
         others |= {name: {"enum": [*neutral, None]} for name, neutral in NEUTRAL.items()}
         if self._strict:
             others = {name: schema for name, schema in others.items() if name in STRICT}
-        own = {name: self._field(name, kind) for name, kind in field_types(kind).items()}
+        own = {name: self._field(name, field, kind) for name, field in field_types(kind).items()}
         return {
             "type": "object",
             "description": kind.__doc__,
@@ -165,12 +183,12 @@ class _Maker:
             "additionalProperties": False if self._strict else NULL,
         }
 
-    def _field(self, name: str, kind: Any) -> Schema:
+    def _field(self, name: str, kind: Any, body: type[msgspec.Struct]) -> Schema:
         named: dict[str, Callable[[], Schema]] = {
             "model": lambda: {"enum": [*self._names, None]},
             "best_of": lambda: _ONLY_ONE,
-            "max_tokens": self._max_tokens,
-            "max_completion_tokens": self._max_tokens,
+            "max_tokens": lambda: _max_tokens(0 if body is CompletionBody else 1),
+            "max_completion_tokens": lambda: _max_tokens(0 if body is CompletionBody else 1),
             "prompt_logprobs": lambda: _number(LOGPROBS),
             "top_logprobs": lambda: _number(LOGPROBS),
             "stop_token_ids": lambda: self._list(self._token, MAX_STOP_IDS),
@@ -207,9 +225,6 @@ class _Maker:
             return {"enum": [*get_args(kind), None]}
         return {"anyOf": [msgspec.json.schema(kind), NULL]}
 
-    def _max_tokens(self) -> Schema:
-        return {"anyOf": [{"type": "integer", "minimum": 1, "maximum": MAX_ID}, {"const": -1}, NULL]}
-
     def _bias(self) -> Schema:
         return {
             "type": ["object", "null"],
@@ -222,7 +237,7 @@ class _Maker:
         ids: Schema = {"type": "array", "items": self._token, "minItems": 1}
         if self._room is not None:
             ids["maxItems"] = self._room
-        text = {"type": "string", "minLength": 1}
+        text = {"type": "string", "minLength": self._shortest}
         several = {"type": "array", "minItems": 1, "maxItems": self._limits.max_request_seqs}
         return {"anyOf": [text, ids, {**several, "items": text}, {**several, "items": ids}]}
 
@@ -231,7 +246,16 @@ class _Maker:
         return schema if most is None else {**schema, "maxItems": most}
 
 
+def _message(roles: frozenset[str]) -> Schema:
+    return {**_MESSAGE, "properties": {"role": {"enum": sorted(roles)}, **_MESSAGE["properties"]}}
+
+
 _A_WORD: Schema = {"type": "string", "minLength": 1}
+
+
+def _max_tokens(least: int) -> Schema:
+    """Also -1, for all that fits."""
+    return {"anyOf": [{"type": "integer", "minimum": least, "maximum": MAX_ID}, {"const": -1}, NULL]}
 
 
 def _number(allowed: Range) -> Schema:

@@ -9,7 +9,7 @@ from typing import Any
 from flover.errors import RequestError, wrong_value
 from flover.generation_config import SamplingDefaults, default_max_tokens
 from flover.request import SamplingParams
-from flover.sampling_checks import MAX_LOGPROBS, Range, check_number
+from flover.sampling_checks import MAX_LOGPROBS, RANGES, Range, check_number
 from flover.server.protocol import ChatBody, CompletionBody, GenerationBody
 
 _SAME = (
@@ -97,14 +97,20 @@ def own_names(body: GenerationBody) -> Iterator[None]:
 
 def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> int | None:
     old, new = body.max_tokens, body.max_completion_tokens
+    for name, value in (("max_tokens", old), ("max_completion_tokens", new)):
+        scores = value == 0 and body.echo and isinstance(body, CompletionBody)
+        if value is not None and not scores and (strict or value != TO_THE_END):
+            check_number(name, value, RANGES["max_tokens"])
     if strict and None not in (old, new) and old != new:
         raise RequestError(
             f"max_completion_tokens ({new}) and its old name max_tokens ({old}) differ", param="max_completion_tokens"
         )
+    if None not in (old, new) and old != TO_THE_END:
+        check_number("max_tokens", old, RANGES["max_tokens"])  # also where the new name is the one that counts
     wanted = body.wanted_tokens
     if wanted is None:  # a default gives way to what was asked for
         return default if default is None or not body.min_tokens else max(default, body.min_tokens)
-    return None if wanted == TO_THE_END and not strict else wanted
+    return None if wanted == TO_THE_END else wanted
 
 
 def _common(body: GenerationBody, defaults: SamplingDefaults, *, strict: bool) -> dict[str, Any]:

@@ -111,16 +111,17 @@ def is_null(raw: Raw) -> bool:
 
 def _read_whole(raw: Raw, kind: Any) -> Any:
     """Whole numbers that are written with a point, as in 5.0, which some clients cannot help; else None."""
-    if kind not in (int, list[int]) or len(memoryview(raw)) > MAX_SHOWN_BYTES:
+    if kind not in (int, list[int], Priority) or len(memoryview(raw)) > MAX_SHOWN_BYTES:
         return None
     try:
         found = _decoder(list[float] if kind == list[int] else float).decode(raw)
+        numbers = found if isinstance(found, list) else [found]
+        if not all(number.is_integer() and abs(number) < 2**53 for number in numbers):
+            return None
+        whole = [int(number) for number in numbers]
+        return msgspec.convert(whole if isinstance(found, list) else whole[0], kind)
     except msgspec.ValidationError:
         return None
-    numbers = found if isinstance(found, list) else [found]
-    if not all(number.is_integer() and abs(number) < 2**53 for number in numbers):
-        return None
-    return [int(number) for number in found] if isinstance(found, list) else int(found)
 
 
 def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wanted: str | None) -> RequestError:

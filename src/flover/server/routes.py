@@ -19,6 +19,7 @@ from flover.server.errors import DoorError
 from flover.server.http_keys import salt_of
 from flover.server.live import watch
 from flover.server.openapi import openapi
+from flover.server.openapi_bodies import Served
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from flover.server.responses import json_response
 from flover.text.prompts import encode_text
@@ -167,7 +168,12 @@ async def show_metrics(request: Request) -> Response:
 async def show_openapi(request: Request) -> Response:
     """What this server answers to, as an OpenAPI document."""
     door = _door(request)
-    return json_response(openapi(door.config, door.model_names, None if door.engine is None else door.facts))
+    if door.engine is None:
+        return json_response(openapi(door.config, Served(names=door.model_names)))
+    roles = {} if door.template is None else {"roles": door.template.roles}
+    empty = door.tokenizer is not None and bool(door.tokenizer.encode(""))
+    served = Served(names=door.model_names, facts=door.facts, empty_prompt=empty, **roles)
+    return json_response(openapi(door.config, served))
 
 
 ROUTES = [

@@ -10,16 +10,12 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from flover.server.errors import as_door_error, envelope
+from flover.server.errors import ClientGone, as_door_error, envelope
 
 T = TypeVar("T")
 CLIENT_LEFT = 499
 """Status of an answer that nobody reads, as nginx has it."""
 DONE = b"data: [DONE]\n\n"
-
-
-class ClientGone(Exception):  # noqa: N818  # an event, not a fault
-    """The client closed the connection before its answer was complete."""
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

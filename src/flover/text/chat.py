@@ -76,6 +76,11 @@ class ChatTemplate:
             raise ModelError(f"the chat template is not valid: {_explain(error)}") from error
         self._habits = find_habits(self._probe)
 
+    @property
+    def roles(self) -> frozenset[str]:
+        """Roles whose messages the template takes."""
+        return self._habits.roles
+
     def render(
         self,
         messages: Any,

@@ -23,6 +23,8 @@ Render = Callable[[list[dict[str, Any]]], str]
 class Habits:
     """What a template takes. Roles that are in neither set get their content as one string."""
 
+    roles: frozenset[str]
+    """Roles whose messages it takes."""
     developer_role: bool
     """Whether it writes messages of the role `developer`; else they are given to it as `system`."""
     part_roles: frozenset[str]
@@ -55,21 +57,25 @@ class Habits:
 def find_habits(render: Render) -> Habits:
     """Try a template. `render` raises `RequestError` for what the template refuses."""
     parts = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
-    taken, needed = set(), set()
+    roles, taken, needed = set(), set(), set()
     developer = _renders(render, _conversation("developer", _TEXT))
     for role in ("system", "developer", "user", "assistant", "tool"):
         if role == "developer" and not developer:
             continue
-        if _renders(render, _conversation(role, parts)):
+        text, list_of_parts = (_renders(render, _conversation(role, content)) for content in (_TEXT, parts))
+        if text or list_of_parts:
+            roles.add(role)
+        if list_of_parts:
             taken.add(role)
-            if role != "developer" and not _renders(render, _conversation(role, _TEXT)):
+            if role != "developer" and not text:
                 needed.add(role)
+    if "system" in roles:
+        roles.add("developer")
     called = _conversation("tool", _TEXT)
     without = [message | {} for message in called]
     del without[1]["content"]
-    return Habits(
-        developer, frozenset(taken), frozenset(needed), _renders(render, without) or not _renders(render, called)
-    )
+    missing_content = _renders(render, without) or not _renders(render, called)
+    return Habits(frozenset(roles), developer, frozenset(taken), frozenset(needed), missing_content)
 
 
 def _conversation(role: str, content: Any) -> list[dict[str, Any]]:

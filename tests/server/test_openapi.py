@@ -1,0 +1,50 @@
+"""The description of the API is true: requests made from it, valid and not, get the answers that it promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from conftest import ServerProcess
+from toy_engine import DEADLY
+
+pytestmark = pytest.mark.alone
+NUM_EXAMPLES = 20
+
+
+def test_schemathesis_finds_no_deviation(start: Callable[..., ServerProcess]) -> None:
+    """Random requests and sequences of them. Its other phase, every field at every border, takes minutes: see
+    CONTRIBUTING.md."""
+    server = start("--vocab-size", str(DEADLY), "--pool-tokens", "4096")
+    command = [
+        sys.executable,
+        "-m",
+        "schemathesis.cli",
+        "run",
+        f"{server.url}/openapi.json",
+        "--no-color",
+        "--seed",
+        "1",
+    ]
+    done = subprocess.run(
+        [*command, "--phases", "fuzzing,stateful", "--max-examples", str(NUM_EXAMPLES)],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "Test cases" in done.stdout
+    assert server.http.get("/health").status_code == 200
+
+
+def test_the_description_names_every_route(server: ServerProcess) -> None:
+    described = server.http.get("/openapi.json").json()["paths"]
+    for path, methods in described.items():
+        for method, operation in methods.items():
+            answers = operation["responses"]
+            assert {"400", "500", "503"} <= answers.keys() or method == "get", (path, sorted(answers))
+            answer = server.http.request(method, path.replace("{name}", "toy"))
+            assert str(answer.status_code) in answers, (path, answer.status_code)
