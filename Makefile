@@ -86,16 +86,16 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
+$(VENV)/.ready: $(VENV)/.made $(SOURCES) constraints.txt
+	@$(NEED_COMPILER)
+	@echo "Compiling the kernels and installing Flover (a minute or two)"
+	@$(PIP) --editable .
+	@touch $@
+
 # torch first and alone: nothing else may pull in another version of it.
 $(VENV)/.torch: $(VENV)/.made constraints.txt
 	@echo "Installing $(TORCH)"
 	@$(PIP) $(TORCH)
-	@touch $@
-
-$(VENV)/.ready: $(VENV)/.torch $(SOURCES)
-	@$(NEED_COMPILER)
-	@echo "Compiling the kernels and installing Flover (a minute or two)"
-	@$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.torch $(SOURCES)

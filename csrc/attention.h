@@ -50,8 +50,8 @@ struct Stored<Cache::int8> {
 
 // ---- rotary and write ----
 
-FLOVER_INLINE void turn(float* x, const float* cos, const float* sin, int64_t turning, bool interleaved) {
-  const int64_t half = turning / 2, step = interleaved ? 2 : 1, apart = interleaved ? 1 : half;
+FLOVER_INLINE void rotate(float* x, const float* cos, const float* sin, int64_t rotary_dim, bool interleaved) {
+  const int64_t half = rotary_dim / 2, step = interleaved ? 2 : 1, apart = interleaved ? 1 : half;
   for (int64_t i = 0; i < half; i++) {
     const float first = x[i * step], second = x[i * step + apart];
     x[i * step] = first * cos[i] - second * sin[i];
@@ -86,16 +86,18 @@ FLOVER_INLINE void write_head(const float* x, int64_t dim, typename Stored<C>::T
 }
 
 template <Cache C>
-static void rotary_of(Pool& pool, const Rotary& a, const Pages& pages) {
+static void rotary_of(Pool& pool, const Rotary& a) {
+  const Pages& pages = a.pages;
   using Type = typename Stored<C>::Type;
   const int64_t dim = pages.dim, heads = pages.heads, size = pages.page_size;
   const int64_t stride = (a.query_heads + 2 * heads) * dim;
   over_rows(pool, a.rows, stride, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++) {
       float* x = a.qkv + row * stride;
-      if (a.turning)
+      if (a.rotary_dim)
         for (int64_t head = 0; head < a.query_heads + heads; head++)
-          turn(x + head * dim, a.cos + row * a.turning / 2, a.sin + row * a.turning / 2, a.turning, a.interleaved);
+          rotate(x + head * dim, a.cos + row * a.rotary_dim / 2, a.sin + row * a.rotary_dim / 2, a.rotary_dim,
+                 a.interleaved);
       const int64_t page = a.slots[row] / size, offset = a.slots[row] % size;
       for (int64_t head = 0; head < heads; head++) {
         const int64_t base = (page * heads + head) * dim * size, scale = (page * heads + head) * size + offset;
@@ -532,7 +534,8 @@ static int64_t head_groups(int64_t items, int64_t threads, int64_t heads) {
 }
 
 template <Cache C>
-static void attention_of(Pool& pool, const Attention& a, const Pages& pages) {
+static void attention_of(Pool& pool, const Attention& a) {
+  const Pages& pages = a.pages;
   const int64_t tile = most(1, QUERIES / (a.query_heads / pages.heads));
   int64_t items = 0;
   for (int64_t row = 0; row < a.rows; row++) items += (a.query_starts[row + 1] - a.query_starts[row] + tile - 1) / tile;
@@ -553,19 +556,19 @@ static void attention_of(Pool& pool, const Attention& a, const Pages& pages) {
   parallel(pool, items * groups, body);
 }
 
-static void rotary(Pool& pool, const Rotary& a, const Pages& pages) {
-  switch (pages.cache) {
-    case Cache::float32: return rotary_of<Cache::float32>(pool, a, pages);
-    case Cache::bfloat16: return rotary_of<Cache::bfloat16>(pool, a, pages);
-    case Cache::int8: return rotary_of<Cache::int8>(pool, a, pages);
+static void run(Pool& pool, const Rotary& a) {
+  switch (a.pages.cache) {
+    case Cache::float32: return rotary_of<Cache::float32>(pool, a);
+    case Cache::bfloat16: return rotary_of<Cache::bfloat16>(pool, a);
+    case Cache::int8: return rotary_of<Cache::int8>(pool, a);
   }
 }
 
-static void attention(Pool& pool, const Attention& a, const Pages& pages) {
-  switch (pages.cache) {
-    case Cache::float32: return attention_of<Cache::float32>(pool, a, pages);
-    case Cache::bfloat16: return attention_of<Cache::bfloat16>(pool, a, pages);
-    case Cache::int8: return attention_of<Cache::int8>(pool, a, pages);
+static void run(Pool& pool, const Attention& a) {
+  switch (a.pages.cache) {
+    case Cache::float32: return attention_of<Cache::float32>(pool, a);
+    case Cache::bfloat16: return attention_of<Cache::bfloat16>(pool, a);
+    case Cache::int8: return attention_of<Cache::int8>(pool, a);
   }
 }
 

@@ -5,20 +5,113 @@
 #include <nanobind/stl/vector.h>
 
 #include <string>
+#include <type_traits>
 #include <vector>
 
-#include "engine.h"
+#include "runner.h"
+#include "weight.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 using namespace flover;
 
+namespace {
+
 constexpr auto released = nb::call_guard<nb::gil_scoped_release>();
+
+template <class T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// One keyword argument of the constructor of an operation, for the field of its name.
+class Argument {
+ public:
+  Argument(nb::handle owner, const nb::kwargs& values) : owner_(owner), values_(values) {}
+
+  template <class Field>
+  void operator()(const char* name, Field& field) {
+    using Plain = std::remove_reference_t<Field>;
+    if (!values_.contains(name)) throw nb::type_error(("missing field " + std::string(name)).c_str());
+    const nb::object value = values_[name];
+    if constexpr (std::is_pointer_v<Plain>)
+      field = at<std::remove_pointer_t<Plain>>(nb::cast<uintptr_t>(value));
+    else if constexpr (std::is_enum_v<Plain>)
+      field = (Plain)nb::cast<int>(value);
+    else if constexpr (std::is_same_v<Plain, Weight>) {
+      field = nb::cast<const PackedWeight&>(value).view();
+      owner_.attr("weight") = value;  // kept as long as the operation
+    } else if constexpr (std::is_same_v<Plain, Pages>)
+      field = nb::cast<const Pages&>(value);
+    else if constexpr (std::is_arithmetic_v<Plain>)
+      field = nb::cast<Plain>(value);
+    else
+      field = {nb::cast<int64_t>(value)};
+    count_++;
+  }
+
+  void finish() const {
+    if (values_.size() != count_) throw nb::type_error("there is a field that the operation does not have");
+  }
+
+ private:
+  nb::handle owner_;
+  const nb::kwargs& values_;
+  size_t count_ = 0;
+};
+
+// A class whose constructor takes every field by name. Pointers can be read and written; `pointers` has their names.
+template <class Struct>
+nb::class_<Struct> bind(nb::module_& m) {
+  auto made = nb::class_<Struct>(m, Struct::name, nb::dynamic_attr());
+  made.def("__init__", [](nb::pointer_and_handle<Struct> self, nb::kwargs values) {
+    new (self.p) Struct{};
+    Argument argument(self.h, values);
+    self.p->each_field(argument);
+    argument.finish();
+  });
+  nb::list pointers;
+  Struct{}.each_field([&](const char* name, auto& field) {
+    if constexpr (std::is_pointer_v<std::remove_reference_t<decltype(field)>>) pointers.append(name);
+  });
+  made.attr("pointers") = nb::tuple(pointers);
+  made.def("get", [](Struct& self, const std::string& wanted) {
+    uintptr_t found = 0;
+    self.each_field([&](const char* name, auto& field) {
+      if constexpr (std::is_pointer_v<std::remove_reference_t<decltype(field)>>)
+        if (wanted == name) found = (uintptr_t)field;
+    });
+    return found;
+  });
+  made.def("set", [](Struct& self, const std::string& wanted, uintptr_t value) {
+    self.each_field([&](const char* name, auto& field) {
+      using Field = std::remove_reference_t<decltype(field)>;
+      if constexpr (std::is_pointer_v<Field>)
+        if (wanted == name) field = (Field)value;
+    });
+  });
+  return made;
+}
+
+template <class... Ops>
+struct Bindings {
+  static void add(nb::module_& m, nb::class_<KernelRunner>& runner, nb::class_<Program>& program) {
+    (bind<Ops>(m), ...);
+    (runner.def("run", [](KernelRunner& self, const Ops& op) { self.run(op); }, released), ...);
+    (program.def("append", [](Program& self, const Ops& op) { self.append(op); }, nb::keep_alive<1, 2>()), ...);
+  }
+};
+
+}  // namespace
 
 NB_MODULE(_cpu, m) {
   nb::set_leak_warnings(false);  // threads and weights may live until the process ends
   m.doc() = "CPU kernels; see csrc/kernels.h for what each takes.";
   m.def("instruction_sets", &instruction_sets, "Those this machine can run, the fastest first.");
+  m.def("workspace", [](uintptr_t offset) { return reference(Reference::workspace, offset); },
+        "A reference to the buffer that starts `offset` floats per token into the workspace.");
+  m.def("input", [](uintptr_t index) { return reference(Reference::input, index); },
+        "A reference to one of `Batch.pointers`.");
 
   nb::class_<PackedWeight>(m, "PackedWeight")
       .def("__init__",
@@ -34,42 +127,19 @@ NB_MODULE(_cpu, m) {
       .def("row", [](const PackedWeight& self, int64_t index, uintptr_t values) { self.row(index, at<float>(values)); })
       .def_prop_ro("bytes", &PackedWeight::bytes);
 
-  nb::class_<Pages>(m, "Pages")
-      .def("__init__", [](Pages* self, int cache, uintptr_t keys, uintptr_t values, uintptr_t key_scales,
-                          uintptr_t value_scales, int64_t page_size, int64_t heads, int64_t dim) {
-        new (self) Pages{(Cache)cache, at<void>(keys), at<void>(values), at<float>(key_scales), at<float>(value_scales),
-                         page_size, heads, dim};
-      });
+  bind<Pages>(m);
+  bind<Batch>(m);
 
-  nb::class_<Engine>(m, "Engine")
-      .def(nb::init<const std::string&, int>(), "isa"_a, "threads"_a)
-      .def_prop_ro("isa", &Engine::isa)
-      .def_prop_ro("threads", &Engine::threads)
-      .def_prop_ro("seconds", &Engine::seconds, "Spent in kernels since the start.")
-      .def("embed", &Engine::embed, released)
-      .def("angles", &Engine::angles, released)
-      .def("add", &Engine::add, released)
-      .def("norm", &Engine::norm, released)
-      .def("head_norm", &Engine::head_norm, released)
-      .def("linear", &Engine::linear, released)
-      .def("reach", &Engine::reach, released)
-      .def("rotary", &Engine::rotary, released)
-      .def("attention", &Engine::attention, released)
-      .def("largest", &Engine::largest, released)
-      .def("draw", &Engine::draw, released)
-      .def("multiply_adds", &Engine::multiply_adds, released)
-      .def("read", &Engine::read, released);
+  nb::class_<KernelRunner> runner(m, "KernelRunner");
+  runner.def(nb::init<const std::string&, int>(), "isa"_a, "threads"_a)
+      .def_prop_ro("isa", &KernelRunner::isa)
+      .def_prop_ro("threads", &KernelRunner::threads)
+      .def_prop_ro("seconds", &KernelRunner::seconds, "Spent in kernels since the start.")
+      .def("multiply_adds", &KernelRunner::multiply_adds, released)
+      .def("read", [](KernelRunner& self, uintptr_t data, int64_t bytes) { return self.read(at<const uint8_t>(data), bytes); },
+           released);
 
-  nb::class_<Program>(m, "Program")
-      .def(nb::init<>())
-      .def("embed", &Program::embed, nb::keep_alive<1, 2>())
-      .def("angles", &Program::angles)
-      .def("add", &Program::add)
-      .def("norm", &Program::norm)
-      .def("head_norm", &Program::head_norm)
-      .def("linear", &Program::linear, nb::keep_alive<1, 2>())
-      .def("reach", &Program::reach)
-      .def("rotary", &Program::rotary)
-      .def("attention", &Program::attention)
-      .def("run", &Program::run, released);
+  nb::class_<Program> program(m, "Program");
+  program.def(nb::init<>()).def("run", &Program::run, released);
+  ForAllOps<Bindings>::add(m, runner, program);
 }

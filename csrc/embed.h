@@ -1,12 +1,14 @@
 // Rows of a packed weight, as float32: the embedding table is stored once, also where it is the output projection.
 #pragma once
 
+#include "pool.h"
 #include "simd.h"
 #include "weight.h"
 
 namespace flover::FLOVER_ISA {
 
-static void embed(const Weight& w, const Embed& e) {
+static void run(Pool&, const Embed& e) {
+  const Weight& w = e.weight;
   const int64_t stride = panel_bytes(w.format, w.in);
   for (int64_t i = 0; i < e.rows; i++) {
     const int64_t panel = e.ids[i] / PANEL, lane = e.ids[i] % PANEL;

@@ -1,5 +1,6 @@
 // All kernels for one instruction set: compiled once for each, with FLOVER_ISA set to its name.
 #include "attention.h"
+#include "elementwise.h"
 #include "embed.h"
 #include "limits.h"
 #include "linear_int.h"
@@ -13,12 +14,19 @@
 
 namespace flover {
 
+namespace FLOVER_ISA {
+
+// The overload of `run` for each operation, in the order of the list.
+template <class... Ops>
+struct Overloads {
+  static KernelTable<Ops...> table() { return {static_cast<Kernel<Ops>>(&run)...}; }
+};
+
+}  // namespace FLOVER_ISA
+
 const Kernels& FLOVER_TABLE(FLOVER_ISA)() {
   using namespace FLOVER_ISA;
-  static const Kernels kernels = {
-      FLOVER_NAME(FLOVER_ISA), linear, reach_rows, norm,          head_norm, embed, rotary,
-      attention,              largest_rows, draw, multiply_adds, read_all,
-  };
+  static const Kernels kernels = {FLOVER_NAME(FLOVER_ISA), ForAllOps<Overloads>::table(), multiply_adds, read_all};
   return kernels;
 }
 

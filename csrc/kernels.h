@@ -1,8 +1,15 @@
-// What the kernels take: pointers and sizes. Nothing here knows of Python or torch.
+// What the kernels take: one struct for each operation, pointers and sizes. Nothing here knows of Python or torch.
+//
+// An operation is declared here once: its struct, its fields, its place in the list ForAllOps. Its kernel is a function
+// `run(Pool&, const Op&)` in the namespace of every instruction set (isa.cpp); the Python class of the same name is
+// made from the fields (bindings.cpp).
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <tuple>
+
+#include "fields.h"
 
 namespace flover {
 
@@ -11,6 +18,20 @@ class Pool;
 enum class Format : int { float32, bfloat16, float16, int8, int4 };
 enum class Activation : int { none, silu, gelu, gelu_tanh, relu };
 enum class Cache : int { float32, bfloat16, int8 };
+
+// Sizes of a batch: a program fills in those of the batch that it runs on.
+struct Tokens {
+  int64_t value;
+  operator int64_t() const { return value; }
+};
+struct Rows {
+  int64_t value;
+  operator int64_t() const { return value; }
+};
+struct TableStride {
+  int64_t value;
+  operator int64_t() const { return value; }
+};
 
 // A matrix [out, in] in panels of 16 outputs (weight.h says how they lie).
 struct Weight {
@@ -22,47 +43,6 @@ struct Weight {
   const int32_t* sums;   // int8: sum over the input, by output, in the order of the panels
 };
 
-struct Linear {
-  const float* x;  // [rows, in]
-  int64_t rows;
-  const float* reach;  // [rows]: the largest magnitude of the wider row that x is a part of; null: x is all of it
-  const float* bias;   // [out] or null
-  Activation activation;
-  float* y;  // [rows, out], or [rows, out / 2] if gated: activation(gate) * up
-};
-
-struct Reach {
-  const float* x;  // [rows, size]
-  int64_t rows, size;
-  float* y;  // [rows]: the largest magnitude of each row
-};
-
-struct Norm {
-  const float* x;         // [rows, size]
-  const float* residual;  // [rows, size] or null
-  const float* weight;    // [size]
-  const float* bias;      // [size]: a layer norm; null: a root mean square norm
-  int64_t rows, size;
-  float eps;
-  float* total;   // [rows, size]: x + residual; null without a residual
-  float* normed;  // [rows, size]
-};
-
-// Queries and keys [rows, heads, dim] inside rows of `stride` floats, normed head by head in place.
-struct HeadNorm {
-  float* x;
-  int64_t rows, stride, query_heads, key_heads, dim;
-  const float* query_weight;  // [dim]
-  const float* key_weight;    // [dim]
-  float eps;
-};
-
-struct Embed {
-  const int64_t* ids;  // [rows]
-  int64_t rows;
-  float* y;  // [rows, in]
-};
-
 // The pages of one layer. A page holds page_size tokens of every key/value head. Keys lie transposed,
 // [page, head, dim, page_size]; values [page, head, page_size, dim]. int8 has one scale for each token and head.
 struct Pages {
@@ -72,41 +52,131 @@ struct Pages {
   float* key_scales;    // [page, head, page_size], int8 only
   float* value_scales;  // likewise
   int64_t page_size, heads, dim;
+  FLOVER_FIELDS(Pages, cache, keys, values, key_scales, value_scales, page_size, heads, dim)
+};
+
+struct Embed {
+  Weight weight;       // the table
+  const int64_t* ids;  // [rows]
+  Tokens rows;
+  float* y;  // [rows, in]
+  FLOVER_FIELDS(Embed, weight, ids, rows, y)
+};
+
+// factor * cosine and sine of position * frequency. The angle is rounded to float32 before, as models were trained.
+struct Angles {
+  const int64_t* positions;  // [rows]
+  Tokens rows;
+  const float* frequencies;  // [count]
+  int64_t count;
+  float factor;
+  float* cos;  // [rows, count]
+  float* sin;
+  FLOVER_FIELDS(Angles, positions, rows, frequencies, count, factor, cos, sin)
+};
+
+struct Add {
+  const float* a;  // [rows, size]
+  const float* b;
+  Tokens rows;
+  int64_t size;
+  float* y;
+  FLOVER_FIELDS(Add, a, b, rows, size, y)
+};
+
+struct Norm {
+  const float* x;         // [rows, size]
+  const float* residual;  // [rows, size] or null
+  const float* weight;    // [size]
+  const float* bias;      // [size]: a layer norm; null: a root mean square norm
+  Tokens rows;
+  int64_t size;
+  float eps;
+  float* total;   // [rows, size]: x + residual; null without a residual
+  float* normed;  // [rows, size]
+  FLOVER_FIELDS(Norm, x, residual, weight, bias, rows, size, eps, total, normed)
+};
+
+// Queries and keys [rows, heads, dim] inside rows of `stride` floats, normed head by head in place.
+struct HeadNorm {
+  float* x;
+  Tokens rows;
+  int64_t stride, query_heads, key_heads, dim;
+  const float* query_weight;  // [dim]
+  const float* key_weight;    // [dim]
+  float eps;
+  FLOVER_FIELDS(HeadNorm, x, rows, stride, query_heads, key_heads, dim, query_weight, key_weight, eps)
+};
+
+struct Linear {
+  Weight weight;
+  const float* x;  // [rows, in]
+  Tokens rows;
+  const float* absmax;  // [rows]: the largest magnitude of the wider row that x is a shard of; null: x is all of it
+  const float* bias;    // [out] or null
+  Activation activation;
+  float* y;  // [rows, out], or [rows, out / 2] if gated: activation(gate) * up
+  FLOVER_FIELDS(Linear, weight, x, rows, absmax, bias, activation, y)
+};
+
+struct AbsMax {
+  const float* x;  // [rows, size]
+  Tokens rows;
+  int64_t size;
+  float* y;  // [rows]: the largest magnitude of each row
+  FLOVER_FIELDS(AbsMax, x, rows, size, y)
 };
 
 struct Rotary {
-  float* qkv;  // [rows, query heads + 2 * key/value heads, dim]: queries and keys turn in place
-  int64_t rows, query_heads;
-  const float* cos;  // [rows, turning / 2]
+  float* qkv;  // [rows, query heads + 2 * key/value heads, dim]: queries and keys are rotated in place
+  Tokens rows;
+  int64_t query_heads;
+  const float* cos;  // [rows, rotary_dim / 2]
   const float* sin;
-  int64_t turning;  // of the dim dimensions of a head; 0: none
+  int64_t rotary_dim;  // of the dim dimensions of a head; 0: none
   bool interleaved;
   const int64_t* slots;  // [rows]: page * page_size + offset
+  Pages pages;           // keys and values are written there
+  FLOVER_FIELDS(Rotary, qkv, rows, query_heads, cos, sin, rotary_dim, interleaved, slots, pages)
 };
 
 struct Attention {
   const float* queries;  // [tokens, ...]: query_stride floats from token to token, heads * dim of them are queries
   int64_t query_stride, query_heads;
-  int64_t rows;
+  Rows rows;
   const int32_t* query_starts;  // [rows + 1]: tokens of a row
   const int32_t* context_lens;  // [rows]: the last token of a row is at position context_len - 1
   const int32_t* page_table;    // [rows, table_stride]
-  int64_t table_stride;
+  TableStride table_stride;
   float scale;
   int64_t window;  // tokens that a token sees, itself included; 0: all
   float* y;        // [tokens, heads * dim]
+  Pages pages;
+  FLOVER_FIELDS(Attention, queries, query_stride, query_heads, rows, query_starts, context_lens, page_table,
+                table_stride, scale, window, y, pages)
 };
 
-struct Largest {
+struct ArgMax {
   const float* logits;  // [rows, size]
-  int64_t rows, size;
+  Tokens rows;
+  int64_t size;
   float* values;  // [rows]: not a number if any of a row is none
   int64_t* ids;   // [rows]: the first that has the value
+  FLOVER_FIELDS(ArgMax, logits, rows, size, values, ids)
 };
 
-struct Draw {
+struct LogSumExp {
   const float* logits;  // [rows, size]
-  int64_t rows, size;
+  Tokens rows;
+  int64_t size;
+  double* y;  // [rows]: log(sum(exp(logits)))
+  FLOVER_FIELDS(LogSumExp, logits, rows, size, y)
+};
+
+struct Sample {
+  const float* logits;  // [rows, size]
+  Tokens rows;
+  int64_t size;
   const float* best;         // [rows]: the largest logit of each row
   const float* temperature;  // [rows]
   const double* min_p;       // [rows]: least weight, as a share of the largest; 0: all
@@ -114,19 +184,20 @@ struct Draw {
   const double* top_p;       // [rows]; 1: all
   const double* uniform;     // [rows], in (0, 1)
   int64_t* ids;              // [rows]
+  FLOVER_FIELDS(Sample, logits, rows, size, best, temperature, min_p, top_k, top_p, uniform, ids)
 };
+
+template <template <class...> class List>
+using ForAllOps = List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, LogSumExp, Sample>;
+
+template <class Op>
+using Kernel = void (*)(Pool&, const Op&);
+template <class... Ops>
+using KernelTable = std::tuple<Kernel<Ops>...>;
 
 struct Kernels {
   const char* name;
-  void (*linear)(Pool&, const Weight&, const Linear&);
-  void (*reach)(Pool&, const Reach&);
-  void (*norm)(Pool&, const Norm&);
-  void (*head_norm)(Pool&, const HeadNorm&);
-  void (*embed)(const Weight&, const Embed&);
-  void (*rotary)(Pool&, const Rotary&, const Pages&);
-  void (*attention)(Pool&, const Attention&, const Pages&);
-  void (*largest)(Pool&, const Largest&);
-  void (*draw)(Pool&, const Draw&);
+  ForAllOps<KernelTable> table;
   double (*multiply_adds)(Pool&, int64_t rounds);               // FLOP done: the float32 peak, for benchmarks
   uint64_t (*read)(Pool&, const uint8_t* data, int64_t bytes);  // reads everything once: the bandwidth, likewise
 };

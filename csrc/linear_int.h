@@ -174,7 +174,7 @@ static void quantize_row(const float* x, int64_t in, int64_t depth, int64_t grou
   }
 }
 
-static void reach_rows(Pool& pool, const Reach& a) {
+static void run(Pool& pool, const AbsMax& a) {
   over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++) {
       const float* x = a.x + row * a.size;
@@ -197,7 +197,7 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
       quantize_row(l.x + row * w.in, w.in, depth, rows, r, q.x + first * (depth / 4), flip,
-                   l.reach ? l.reach + row : nullptr, q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
+                   l.absmax ? l.absmax + row : nullptr, q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
   });
   return q;
@@ -327,7 +327,8 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
   parallel(pool, row_blocks * units, body);
 }
 
-static void linear(Pool& pool, const Weight& w, const Linear& l) {
+static void run(Pool& pool, const Linear& l) {
+  const Weight& w = l.weight;
   if (l.rows == 0) return;
   switch (w.format) {
     case Format::float32: return float_linear<Format::float32>(pool, w, l);

@@ -58,7 +58,7 @@ static void layer_row(const float* x, const float* weight, const float* bias, in
   }
 }
 
-static void norm(Pool& pool, const Norm& a) {
+static void run(Pool& pool, const Norm& a) {
   over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++) {
       const float* x = a.x + row * a.size;
@@ -76,7 +76,7 @@ static void norm(Pool& pool, const Norm& a) {
   });
 }
 
-static void head_norm(Pool& pool, const HeadNorm& a) {
+static void run(Pool& pool, const HeadNorm& a) {
   const int64_t heads = a.query_heads + a.key_heads;
   over_rows(pool, a.rows, heads * a.dim, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)

@@ -1,5 +1,7 @@
-// The largest logit of rows, and draws from their distributions.
+// The largest logit of rows, and samples of their distributions.
 #pragma once
+
+#include <cmath>
 
 #include "choose.h"
 #include "norm.h"
@@ -10,7 +12,7 @@ namespace flover::FLOVER_ISA {
 // A token less than e^-70 times as likely as the likeliest counts as impossible.
 constexpr float LEAST_EXPONENT = -70.0f;
 
-static void largest_row(const float* x, int64_t size, float* value, int64_t* id) {
+static void argmax_row(const float* x, int64_t size, float* value, int64_t* id) {
   F16 top = all(-__builtin_inff()), check = zero();
   for (int64_t i = 0; i < size; i += LANES) {
     const int n = (int)least(LANES, size - i);
@@ -27,14 +29,33 @@ static void largest_row(const float* x, int64_t size, float* value, int64_t* id)
     if (x[i] == *value) return void(*id = i);
 }
 
-static void largest_rows(Pool& pool, const Largest& a) {
+static void run(Pool& pool, const ArgMax& a) {
   over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-      largest_row(a.logits + row * a.size, a.size, a.values + row, a.ids + row);
+      argmax_row(a.logits + row * a.size, a.size, a.values + row, a.ids + row);
   });
 }
 
-static void draw(Pool& pool, const Draw& a) {
+static void run(Pool& pool, const LogSumExp& a) {
+  over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const float* x = a.logits + row * a.size;
+      F16 top = all(-__builtin_inff()), total = zero();
+      for (int64_t i = 0; i < a.size; i += LANES) {
+        const int n = (int)least(LANES, a.size - i);
+        top = max(keep_first(load_first(x + i, n), n, -__builtin_inff()), top);
+      }
+      const float most = largest(top);
+      for (int64_t i = 0; i < a.size; i += LANES) {
+        const int n = (int)least(LANES, a.size - i);
+        total = add(total, keep_first(exponential(sub(load_first(x + i, n), all(most))), n, 0.0f));
+      }
+      a.y[row] = (double)most + std::log((double)sum(total));
+    }
+  });
+}
+
+static void run(Pool& pool, const Sample& a) {
   auto body = [&](int64_t row, int worker) {
     const float* logits = a.logits + row * a.size;
     auto* weights = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(a.size, LANES) * sizeof(float)));

@@ -1,6 +1,10 @@
-"""The kernels of csrc/, as bindings.cpp offers them. Arrays are addresses; see csrc/kernels.h."""
+"""The kernels of csrc/, as bindings.cpp offers them. Arrays are addresses; see csrc/kernels.h for the fields."""
+
+from typing import Any, ClassVar
 
 def instruction_sets() -> list[str]: ...
+def workspace(offset: int) -> int: ...
+def input(index: int) -> int: ...
 
 class PackedWeight:
     def __init__(self, format: int, out: int, in_: int, gated: bool) -> None: ...
@@ -9,20 +13,30 @@ class PackedWeight:
     @property
     def bytes(self) -> int: ...
 
-class Pages:
-    def __init__(
-        self,
-        cache: int,
-        keys: int,
-        values: int,
-        key_scales: int,
-        value_scales: int,
-        page_size: int,
-        heads: int,
-        dim: int,
-    ) -> None: ...
+class Op:
+    """What all operations have in common; it exists for type checkers alone."""
 
-class Engine:
+    pointers: ClassVar[tuple[str, ...]]
+    def __init__(self, **fields: Any) -> None: ...
+    def get(self, name: str) -> int: ...
+    def set(self, name: str, value: int) -> None: ...
+
+class Pages(Op): ...
+class Batch(Op): ...
+class Embed(Op): ...
+class Angles(Op): ...
+class Add(Op): ...
+class Norm(Op): ...
+class HeadNorm(Op): ...
+class Linear(Op): ...
+class AbsMax(Op): ...
+class Rotary(Op): ...
+class Attention(Op): ...
+class ArgMax(Op): ...
+class LogSumExp(Op): ...
+class Sample(Op): ...
+
+class KernelRunner:
     def __init__(self, isa: str, threads: int) -> None: ...
     @property
     def isa(self) -> str: ...
@@ -30,96 +44,11 @@ class Engine:
     def threads(self) -> int: ...
     @property
     def seconds(self) -> float: ...
-    def angles(
-        self, positions: int, rows: int, frequencies: int, count: int, factor: float, cos: int, sin: int
-    ) -> None: ...
-    def add(self, a: int, b: int, rows: int, size: int, y: int) -> None: ...
-    def linear(
-        self, weight: PackedWeight, x: int, rows: int, reach: int, bias: int, activation: int, y: int
-    ) -> None: ...
-    def reach(self, x: int, rows: int, size: int, y: int) -> None: ...
-    def norm(
-        self,
-        x: int,
-        residual: int,
-        weight: int,
-        bias: int,
-        rows: int,
-        size: int,
-        eps: float,
-        total: int,
-        normed: int,
-    ) -> None: ...
-    def head_norm(
-        self,
-        x: int,
-        rows: int,
-        stride: int,
-        query_heads: int,
-        key_heads: int,
-        dim: int,
-        query_weight: int,
-        key_weight: int,
-        eps: float,
-    ) -> None: ...
-    def embed(self, weight: PackedWeight, ids: int, rows: int, y: int) -> None: ...
-    def rotary(
-        self,
-        qkv: int,
-        rows: int,
-        query_heads: int,
-        cos: int,
-        sin: int,
-        turning: int,
-        interleaved: bool,
-        slots: int,
-        pages: Pages,
-    ) -> None: ...
-    def attention(
-        self,
-        queries: int,
-        query_stride: int,
-        query_heads: int,
-        rows: int,
-        query_starts: int,
-        context_lens: int,
-        page_table: int,
-        table_stride: int,
-        scale: float,
-        window: int,
-        y: int,
-        pages: Pages,
-    ) -> None: ...
-    def largest(self, logits: int, rows: int, size: int, values: int, ids: int) -> None: ...
-    def draw(
-        self,
-        logits: int,
-        rows: int,
-        size: int,
-        best: int,
-        temperature: int,
-        min_p: int,
-        top_k: int,
-        top_p: int,
-        uniform: int,
-        ids: int,
-    ) -> None: ...
+    def run(self, op: Op) -> None: ...
     def multiply_adds(self, rounds: int) -> float: ...
     def read(self, data: int, bytes: int) -> int: ...
 
 class Program:
     def __init__(self) -> None: ...
-    def run(
-        self,
-        engine: Engine,
-        tokens: int,
-        rows: int,
-        ids: int,
-        positions: int,
-        slots: int,
-        query_starts: int,
-        context_lens: int,
-        page_table: int,
-        table_stride: int,
-        workspace: int,
-    ) -> None: ...
+    def append(self, op: Op) -> None: ...
+    def run(self, runner: KernelRunner, batch: Batch) -> None: ...

@@ -18,7 +18,7 @@ from flover.errors import ConfigError
 from flover.memory.kvcache import KVCache
 from flover.model.load import load_model
 from flover.model.locate import BUNDLED_PATH
-from flover.ops import reference
+from flover.ops import HostArray, reference
 from flover.ops.cpu import cpu_ops
 from flover.ops.cpu_weight import PackedWeight
 
@@ -133,7 +133,7 @@ def test_a_text_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_chunks_and_pages_left_by_others_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     loaded = load_model(BUNDLED, cpu_ops("auto", 1), lambda done, total: None)
-    kv = KVCache(loaded.config, 6, 16, torch.float32, loaded.decoder.ops.page_shapes)
+    kv = KVCache(loaded.config, 6, 16, "float32", loaded.decoder.ops.page_shapes)
     first, second = list(range(20, 90)), list(range(300, 340))
     whole = score(loaded.decoder, kv, first)
     score(loaded.decoder, kv, second)
@@ -165,8 +165,8 @@ def test_an_error_in_one_weight_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     assert divergence() < 1e-8
     store = PackedWeight.store
 
-    def planted(weight: PackedWeight, first: int, rows: torch.Tensor) -> None:
-        broken = rows.clone()
+    def planted(weight: PackedWeight, first: int, rows: HostArray) -> None:
+        broken = rows.copy()
         if weight.shape == (256, 512):  # one input of the down projections
             broken[:, 3] = -broken[:, 3]
         store(weight, first, broken)
@@ -179,7 +179,7 @@ def test_the_reference_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in the reference's weights shows as well: the two are not the same code."""
     new_weight = reference.PlainWeight.store
 
-    def planted(weight: reference.PlainWeight, first: int, rows: torch.Tensor) -> None:
+    def planted(weight: reference.PlainWeight, first: int, rows: HostArray) -> None:
         new_weight(weight, first, 1.1 * rows)
 
     monkeypatch.setattr(reference.PlainWeight, "store", planted)

@@ -12,7 +12,8 @@ from flover.bench.kernels.linears import LinearBench, linear_shapes, measure_pac
 from flover.bench.kernels.report import facts, floor_lines
 from flover.bench.kernels.run import KernelResults
 from flover.bench.kernels.small import measure_small
-from flover.bench.kernels.timing import best_means, torch_threads
+from flover.bench.kernels.timing import best_means
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.bench.options import FORMATS, SMALL_OPS
 from flover.bench.presets import PRESETS
 from flover.cli.main import main
@@ -172,8 +173,9 @@ def test_attention_counts_what_it_reads_and_computes() -> None:
 def in_one_piece(bench: AttentionBench) -> list[torch.Tensor]:
     """Keys and values of all rows [rows, key heads, tokens, dim] from the pages of the first layer."""
     pages, length = bench._pages[0], bench.load.context_len
-    keys = [torch.cat([pages.keys[page].mT for page in row], dim=1)[:, :length] for row in bench._table.tolist()]
-    values = [torch.cat([pages.values[page] for page in row], dim=1)[:, :length] for row in bench._table.tolist()]
+    kept, written = torch.from_numpy(pages.keys), torch.from_numpy(pages.values)
+    keys = [torch.cat([kept[page].mT for page in row], dim=1)[:, :length] for row in bench._table.tolist()]
+    values = [torch.cat([written[page] for page in row], dim=1)[:, :length] for row in bench._table.tolist()]
     return [torch.stack(keys), torch.stack(values)]
 
 
@@ -182,7 +184,7 @@ def test_the_attention_that_is_measured_is_attention() -> None:
     bench = AttentionBench(tiny(), "float32", Load(2, 1, 37), cold_bytes=1)
     ours = CpuOps("auto", 1).attention(bench._queries, bench._pages[0], bench._plan(), 16**-0.5, None)
     theirs = bench._torch_call()(*in_one_piece(bench))
-    torch.testing.assert_close(ours.flatten(), theirs.flatten(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(ours).flatten(), theirs.flatten(), rtol=1e-4, atol=1e-5)
     assert bench.measure(CpuOps("auto", 1), 0.0).torch_seconds is not None
 
 
@@ -193,7 +195,7 @@ def test_a_prompt_is_measured_as_a_prompt() -> None:
     keys, values = in_one_piece(bench)
     repeated = keys.repeat_interleave(2, 1), values.repeat_interleave(2, 1)
     theirs = bench._torch_call()(*repeated).transpose(1, 2)
-    torch.testing.assert_close(ours.flatten(), theirs.flatten(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(ours).flatten(), theirs.flatten(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("op", SMALL_OPS)

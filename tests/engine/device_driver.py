@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-import torch
+import numpy as np
 
 from flover.engine.device import DeviceExecutor
 from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
-from flover.ops import reference
+from flover.ops import HostArray, reference
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 VOCAB = 50
@@ -40,26 +40,26 @@ class EchoDecoder:
         self.logit_rows: list[int] = []
         self.poison: int | None = None
 
-    def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor:
+    def forward(self, batch: Batch, kv: KVCache) -> HostArray:
         self.batches.append(batch)
-        keys = kv.layers[0].keys.view(-1)
-        keys[batch.slots] = batch.token_ids.float() + 1
-        hidden = torch.zeros(batch.num_tokens, 1)
+        keys = kv.layers[0].keys.reshape(-1)
+        keys[batch.slots] = batch.token_ids + 1
+        hidden = np.zeros((batch.num_tokens, 1), dtype=np.float32)
         starts = batch.query_starts.tolist()
         for row, context in enumerate(batch.context_lens.tolist()):
             first = context - (starts[row + 1] - starts[row])
             assert batch.positions[starts[row] : starts[row + 1]].tolist() == list(range(first, context))
-            pages = batch.page_table[row].long()
-            slots = (pages[:, None] * kv.page_size + torch.arange(kv.page_size)).flatten()[:context]
-            digests = echo_digests((keys[slots] - 1).long().tolist())
-            hidden[starts[row] : starts[row + 1], 0] = torch.tensor(digests[first:])
+            pages = batch.page_table[row].astype(np.int64)
+            slots = (pages[:, None] * kv.page_size + np.arange(kv.page_size)).flatten()[:context]
+            digests = echo_digests((keys[slots] - 1).astype(np.int64).tolist())
+            hidden[starts[row] : starts[row + 1], 0] = digests[first:]
         return hidden
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+    def logits(self, hidden: HostArray) -> HostArray:
         self.logit_rows.append(len(hidden))
-        logits = torch.cat([echo_logits(int(value)) for value in hidden[:, 0]])
+        logits = np.concatenate([echo_logits(int(value)) for value in hidden[:, 0]])
         if self.poison is not None:
-            logits[hidden[:, 0] == self.poison] = torch.nan
+            logits[hidden[:, 0] == self.poison] = np.nan
         return logits
 
 
@@ -72,9 +72,9 @@ def echo_digests(token_ids: list[int]) -> list[float]:
     return digests
 
 
-def echo_logits(digest: int) -> torch.Tensor:
+def echo_logits(digest: int) -> HostArray:
     """[1, VOCAB]"""
-    return torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(digest)) * 3
+    return np.random.default_rng(digest).normal(0, 3, (1, VOCAB)).astype(np.float32)
 
 
 def echo_executor(num_rows: int = 6, num_pages: int = 80, page_size: int = 4) -> tuple[DeviceExecutor, EchoDecoder]:
@@ -88,8 +88,8 @@ def echo_executor(num_rows: int = 6, num_pages: int = 80, page_size: int = 4) ->
         page_size=page_size,
         eos_ids=[EOS],
     )
-    decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, torch.float32, reference.page_shapes)
-    return DeviceExecutor(decoder, kv, facts, num_rows, torch.device("cpu")), decoder
+    decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, "float32", reference.page_shapes)
+    return DeviceExecutor(decoder, kv, facts, num_rows), decoder
 
 
 @dataclass(eq=False)

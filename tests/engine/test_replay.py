@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
-import torch
 
 from flover.cli.main import main
 from flover.config import EngineConfig
@@ -103,7 +103,9 @@ def test_other_weights_are_found(record: Record, monkeypatch: pytest.MonkeyPatch
     config = dataclasses.replace(record.head.engine, trace=None)
     executor = DeviceExecutor.load(config, lambda done, total: None)
     logits = executor._decoder.logits
-    monkeypatch.setattr(executor._decoder, "logits", lambda hidden: logits(torch.roll(hidden, 1, dims=-1)))
+    monkeypatch.setattr(
+        executor._decoder, "logits", lambda hidden: logits(np.ascontiguousarray(np.roll(hidden, 1, axis=-1)))
+    )
     done = replay(record, executor)
     executor.close()
     assert done.difference is not None

@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 60
 LAYERS = ["base", "ops", "memory", "model", "engine", "top", "cli"]
 """A part may import its own layer and those before it."""
 LAYER_OF = {
-    **dict.fromkeys(("request", "config", "errors", "files", "generation_config", "sampling_checks"), "base"),
+    **dict.fromkeys(("request", "config", "errors", "extras", "files", "generation_config", "sampling_checks"), "base"),
     **{name: name for name in ("ops", "memory", "model", "engine", "cli")},
     "parallel": "engine",
     **dict.fromkeys(("llm", "outputs", "server", "bench", "selftest"), "top"),
@@ -118,6 +118,19 @@ def test_every_part_of_the_package_has_its_place() -> None:
 )
 def test_an_import_that_points_the_wrong_way_is_seen(path: str, source: str) -> None:
     assert breaks_arrows(path, ast.parse(source))
+
+
+TORCH_READERS = re.compile(r"ops/(reference|paged_attention)|parallel/group|bench/(accuracy|kernels/\w+|rivals/model)")
+"""Everything else runs without torch: loading, kernels, sampling, the cache, the server, the command line."""
+
+
+def imports_torch(tree: ast.AST) -> bool:
+    return "torch" in {module.split(".")[0] for module in imports(tree)}
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_torch_is_an_extra_of_its_own_files(path: Path) -> None:
+    assert TORCH_READERS.match(name_of(path)) or not imports_torch(tree_of(path))
 
 
 def imports_ray(tree: ast.AST) -> bool:

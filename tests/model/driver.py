@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.model.load import LoadedModel, load_model
+from flover.ops import DType
 from flover.ops.cpu import cpu_ops
 
 
@@ -21,6 +23,7 @@ def load(path: Path, **settings: object) -> LoadedModel:
 
 
 OPS = cpu_ops("auto", 1)
+NAN: dict[DType, float] = {"float32": np.nan, "bfloat16": 0x7FC0}
 
 
 class Driver:
@@ -32,11 +35,11 @@ class Driver:
 
     def __init__(self, loaded: LoadedModel, *, num_pages: int = 96, page_size: int = 4, seed: int = 0) -> None:
         self.loaded = loaded
-        dtype = torch.bfloat16 if loaded.dtype == torch.bfloat16 else torch.float32
+        dtype: DType = "bfloat16" if loaded.dtype == "bfloat16" else "float32"
         self.kv = KVCache(loaded.config, num_pages, page_size, dtype, OPS.page_shapes)
         for pages in self.kv.layers:
-            pages.keys.fill_(torch.nan)
-            pages.values.fill_(torch.nan)
+            pages.keys.fill(NAN[dtype])
+            pages.values.fill(NAN[dtype])
         self.free = list(range(1, num_pages))
         random.Random(seed).shuffle(self.free)
         self.tables: dict[int, list[int]] = {}
@@ -58,13 +61,13 @@ class Driver:
         width = max(len(self.tables[row]) for row in pieces)
         context_lens = tuple(self.lens[row] for row in pieces)
         batch = Batch(
-            token_ids=torch.tensor([token for ids in pieces.values() for token in ids]),
-            positions=torch.tensor(positions),
-            slots=torch.tensor(slots),
-            query_starts=torch.tensor(starts, dtype=torch.int32),
-            context_lens=torch.tensor(context_lens, dtype=torch.int32),
-            page_table=torch.tensor(
-                [self.tables[row] + [0] * (width - len(self.tables[row])) for row in pieces], dtype=torch.int32
+            token_ids=np.array([token for ids in pieces.values() for token in ids]),
+            positions=np.array(positions),
+            slots=np.array(slots),
+            query_starts=np.array(starts, dtype=np.int32),
+            context_lens=np.array(context_lens, dtype=np.int32),
+            page_table=np.array(
+                [self.tables[row] + [0] * (width - len(self.tables[row])) for row in pieces], dtype=np.int32
             ),
             query_lens_host=tuple(len(ids) for ids in pieces.values()),
             context_lens_host=context_lens,
@@ -72,7 +75,7 @@ class Driver:
         decoder = self.loaded.decoder
         logits = decoder.logits(decoder.forward(batch, self.kv))
         assert logits is not None
-        return {row: logits[starts[i] : starts[i + 1]] for i, row in enumerate(pieces)}
+        return {row: torch.from_numpy(logits[starts[i] : starts[i + 1]]) for i, row in enumerate(pieces)}
 
     def greedy(self, row: int, prompt_ids: list[int], num_tokens: int) -> list[int]:
         """The most likely continuation of a fresh row."""

@@ -53,7 +53,7 @@ def seat(askers: list[Asker], num_rows: int | None = None) -> RowBuffers:
 
 
 def choose(ops: Ops, logits: torch.Tensor, askers: list[Asker]) -> Sampled:
-    return sample(logits, seat(askers).view(np.arange(len(askers))), ops)
+    return sample(logits.numpy(), seat(askers).view(np.arange(len(askers))), ops)
 
 
 def distribution(logits: list[float], asker: Asker) -> list[float]:

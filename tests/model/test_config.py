@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from flover.errors import ModelError
 from flover.model.config import ModelConfig
@@ -157,8 +156,8 @@ def test_longest_context_follows_the_scaling() -> None:
 
 def test_bytes_of_keys_and_values() -> None:
     config = config_of(LLAMA)
-    assert config.kv_bytes_per_token(torch.float32) == 2 * 3 * 2 * 16 * 4
-    assert config.kv_bytes_per_token(torch.bfloat16) == 2 * 3 * 2 * 16 * 2
+    assert config.kv_bytes_per_token("float32") == 2 * 3 * 2 * 16 * 4
+    assert config.kv_bytes_per_token("bfloat16") == 2 * 3 * 2 * 16 * 2
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -26,10 +26,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_defect_3_keys_and_values_share_one_buffer(checkpoint: Path) -> None:
     _, config = read_model_directory(checkpoint)
-    kv = KVCache(config, num_pages=4, page_size=4, dtype=torch.float32, page_shapes=page_shapes)
+    kv = KVCache(config, num_pages=4, page_size=4, dtype="float32", page_shapes=page_shapes)
     pools = [pool for pages in kv.layers for pool in (pages.keys, pages.values)]
     for number, pool in enumerate(pools):
-        pool.fill_(number)
+        pool.fill(number)
     for number, pool in enumerate(pools):
         assert bool((pool == number).all()), f"pool {number} was overwritten through another"
 

@@ -132,7 +132,7 @@ def test_draws_follow_the_distribution(ops: Ops, params: dict[str, Any]) -> None
     asker = Asker([1, 2], [3], **params)
     buffers = seat([asker] * num_draws)
     buffers["seed"][:] = np.arange(num_draws)
-    drawn = sample(row.expand(num_draws, vocab).contiguous(), buffers.view(np.arange(num_draws)), ops).token_ids
+    drawn = sample(row.expand(num_draws, vocab).contiguous().numpy(), buffers.view(np.arange(num_draws)), ops).token_ids
     counts = np.bincount(drawn, minlength=vocab)
     expected = np.array(distribution(row.tolist(), asker)) * num_draws
     assert (counts[expected == 0] == 0).all()

@@ -11,9 +11,8 @@ import torch
 
 from flover.model.sampling import logprobs as module
 from flover.model.sampling import prompt_logprobs, token_logprobs
+from flover.ops import HostArray, Ops
 from flover.request import TokenLogprobs
-
-torch.set_num_threads(1)
 
 
 def reference(row: list[float], chosen: int, num_top: int) -> TokenLogprobs:
@@ -30,20 +29,20 @@ def same(found: TokenLogprobs, expected: TokenLogprobs) -> bool:
 
 
 @pytest.mark.parametrize("ties", [False, True])
-def test_chosen_first_then_the_most_likely_with_ranks(ties: bool) -> None:
+def test_chosen_first_then_the_most_likely_with_ranks(ops: Ops, ties: bool) -> None:
     logits = torch.randn(9, 30, generator=torch.Generator().manual_seed(1)) * 2
     if ties:
         logits = logits.round()
     chosen = np.arange(9) * 3
     num_top = np.array([0, 1, 5, 20, -1, 29, 30, 5, 500])
-    found = token_logprobs(logits, chosen, num_top)
+    found = token_logprobs(logits.numpy(), chosen, num_top, ops)
     for place in range(9):
         assert same(found[place], reference(logits[place].tolist(), int(chosen[place]), int(num_top[place]))), place
 
 
-def test_tokens_of_probability_zero_keep_their_rank() -> None:
-    row = torch.tensor([[-math.inf, 0.0, -math.inf, 1.0]])
-    found = token_logprobs(row, np.array([2]), np.array([3]))[0]
+def test_tokens_of_probability_zero_keep_their_rank(ops: Ops) -> None:
+    row = np.array([[-math.inf, 0.0, -math.inf, 1.0]], dtype=np.float32)
+    found = token_logprobs(row, np.array([2]), np.array([3]), ops)[0]
     assert found.token_ids == [2, 3, 1, 0]
     assert found.ranks == [4, 1, 2, 3]
     assert found.logprobs[0] == -math.inf
@@ -51,34 +50,34 @@ def test_tokens_of_probability_zero_keep_their_rank() -> None:
 
 @pytest.mark.parametrize("slice_logits", [1, 61, 10**6])
 def test_prompt_logprobs_are_the_same_in_slices_that_stay_bounded(
-    monkeypatch: pytest.MonkeyPatch, slice_logits: int
+    ops: Ops, monkeypatch: pytest.MonkeyPatch, slice_logits: int
 ) -> None:
-    vocab, hidden = 20, torch.randn(17, 6, generator=torch.Generator().manual_seed(2))
-    weight = torch.randn(vocab, 6, generator=torch.Generator().manual_seed(3))
+    vocab, hidden = 20, torch.randn(17, 6, generator=torch.Generator().manual_seed(2)).numpy()
+    weight = torch.randn(vocab, 6, generator=torch.Generator().manual_seed(3)).numpy()
     monkeypatch.setattr(module, "SLICE_LOGITS", slice_logits)
     widths: list[int] = []
 
-    def head(part: torch.Tensor) -> torch.Tensor:
+    def head(part: HostArray) -> HostArray:
         widths.append(len(part) * vocab)
-        return torch.stack([weight @ row for row in part])
+        return np.stack([weight @ row for row in part])
 
     next_ids = np.arange(17)
-    found = prompt_logprobs(hidden, next_ids, 2, head, vocab)
+    found = prompt_logprobs(hidden, next_ids, 2, head, vocab, ops)
     assert found is not None and len(found) == 17
     assert max(widths) <= max(slice_logits, vocab)
     for place in range(17):
         assert same(found[place], reference((weight @ hidden[place]).tolist(), place, 2))
 
 
-def test_prompt_logits_that_are_not_finite_give_none() -> None:
-    def head(part: torch.Tensor) -> torch.Tensor:
-        return part * torch.tensor([1.0, math.nan])
+def test_prompt_logits_that_are_not_finite_give_none(ops: Ops) -> None:
+    def head(part: HostArray) -> HostArray:
+        return part * np.array([1.0, math.nan], dtype=np.float32)
 
-    assert prompt_logprobs(torch.ones(3, 2), np.zeros(3, dtype=np.int64), 1, head, 2) is None
+    assert prompt_logprobs(np.ones((3, 2), dtype=np.float32), np.zeros(3, dtype=np.int64), 1, head, 2, ops) is None
 
 
-def test_an_empty_stretch_of_prompt_needs_no_logits() -> None:
-    def head(part: torch.Tensor) -> Any:
+def test_an_empty_stretch_of_prompt_needs_no_logits(ops: Ops) -> None:
+    def head(part: HostArray) -> Any:
         raise AssertionError("called for nothing")
 
-    assert prompt_logprobs(torch.ones(0, 2), np.zeros(0, dtype=np.int64), 1, head, 2) == []
+    assert prompt_logprobs(np.ones((0, 2), dtype=np.float32), np.zeros(0, dtype=np.int64), 1, head, 2, ops) == []

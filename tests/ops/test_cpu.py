@@ -17,7 +17,8 @@ from flover.errors import ConfigError, InvariantError, ModelError
 from flover.ops import Ops, Part, WeightFormat, reference
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import FORMATS, PackedWeight
-from flover.ops.spec import SPECS, Inputs
+from ops.bridge import store, torch_ops, unpacked
+from ops.spec import SPECS, Inputs
 
 ISAS = instruction_sets()
 THREADS = (1, 2, 3)
@@ -36,7 +37,7 @@ MATRICES = ("weight", "table", "pages", "key_pages", "value_pages")
 
 @functools.cache
 def ops_of(isa: str, num_threads: int = 1) -> Ops:
-    return cpu_ops(isa, num_threads)
+    return torch_ops(isa, num_threads)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -45,7 +46,7 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def packed(ops: Ops, plain: Tensor, weight_format: WeightFormat, gated: bool = False) -> PackedWeight:
     weight = ops.new_weight((plain.shape[0], plain.shape[1]), weight_format, gated)
-    weight.store(0, plain)
+    store(weight, 0, plain)
     assert isinstance(weight, PackedWeight)
     return weight
 
@@ -85,7 +86,7 @@ def widened(value: Any) -> Any:
 
 def exact_linear(x: Tensor, weight: PackedWeight, bias: Tensor | None, kind: str | None) -> tuple[Tensor, Tensor]:
     """The result in float64, and how far float32 may be from it."""
-    plain = weight.unpack().double()
+    plain = unpacked(weight).double()
     if weight.format in ("int8", "int4"):
         sums, bound = exact_integers(x, plain, weight.format)
     else:
@@ -177,8 +178,8 @@ def test_weights_come_near_what_was_stored(weight_format: WeightFormat, gated: b
     weight = ops_of(ISAS[0]).new_weight((70, 75), weight_format, gated)
     assert isinstance(weight, PackedWeight)
     for first, last in ((33, 70), (0, 1), (1, 33)):
-        weight.store(first, plain[first:last])
-    kept = weight.unpack()
+        store(weight, first, plain[first:last])
+    kept = unpacked(weight)
     match weight_format:
         case "float32":
             assert torch.equal(kept, plain)
@@ -209,7 +210,7 @@ def test_the_embedding_is_a_row_of_the_table(weight_format: WeightFormat, isa: s
     ops = ops_of(isa)
     table = packed(ops, normal(4, 50, 45), weight_format)
     ids = torch.tensor([49, 0, 16, 15, 7, 8, 16])
-    assert torch.equal(ops.embed(ids, table), table.unpack()[ids])
+    assert torch.equal(ops.embed(ids, table), unpacked(table)[ids])
 
 
 @settings(max_examples=60)
@@ -251,7 +252,7 @@ def part_of(weight_format: WeightFormat) -> Compute:
 
     def compute(ops: Ops, x: Tensor) -> Tensor:
         weight = ops.new_weight((33, 300), weight_format, False, Part(64, 364))
-        weight.store(0, normal(5, 33, 364))
+        store(weight, 0, normal(5, 33, 364))
         return ops.linear(x, weight, None, None)
 
     return compute
@@ -312,7 +313,7 @@ def test_what_is_not_a_number_stays_in_its_row(name: str, poison: float) -> None
 def test_weights_that_are_not_finite_are_refused(weight_format: WeightFormat) -> None:
     weight = ops_of(ISAS[0]).new_weight((4, 40), weight_format, False)
     with pytest.raises(ModelError, match="not finite"):
-        weight.store(0, torch.full((4, 40), torch.inf))
+        store(weight, 0, torch.full((4, 40), torch.inf))
 
 
 # No rows, and wrong inputs.
@@ -342,8 +343,8 @@ WRONG: dict[str, Callable[[Ops], Any]] = {
     "angles: frequencies": lambda ops: ops.angles(IDS, VECTOR.double(), 1.0),
     "part: int8": lambda ops: ops.new_weight((8, 12), "int8", False, Part(12, 24)),
     "part: int4": lambda ops: ops.new_weight((8, 48), "int4", False, Part(0, 96)),
-    "part: width": lambda ops: ops.new_weight((8, 8), "int8", False, Part(8, 16)).store(0, torch.zeros(8, 8)),
-    "store: width": lambda ops: packed(ops, torch.zeros(8, 4), "float32").store(0, torch.zeros(1, 5)),
+    "part: width": lambda ops: store(ops.new_weight((8, 8), "int8", False, Part(8, 16)), 0, torch.zeros(8, 8)),
+    "store: width": lambda ops: store(packed(ops, torch.zeros(8, 4), "float32"), 0, torch.zeros(1, 5)),
 }
 
 

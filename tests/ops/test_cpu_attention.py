@@ -17,7 +17,10 @@ from torch import Tensor
 
 from flover.errors import InvariantError
 from flover.ops import Ops, Pages
-from flover.ops.cpu import cpu_ops, instruction_sets, page_shapes
+from flover.ops.cpu import instruction_sets
+from flover.ops.cpu_layout import page_shapes
+from ops.bridge import torch_ops
+from ops.spec import DTYPES
 
 ISAS = instruction_sets()
 CACHES = (torch.float32, torch.bfloat16, torch.int8)
@@ -26,7 +29,7 @@ CACHE_IDS = ("float32", "bfloat16", "int8")
 
 @functools.cache
 def ops_of(isa: str, num_threads: int = 1) -> Ops:
-    return cpu_ops(isa, num_threads)
+    return torch_ops(isa, num_threads)
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -52,10 +55,10 @@ class Shape:
         shapes = page_shapes(count, self.page_size, self.kv_heads, self.dim)
         if self.cache != torch.int8:
             keys, values = (torch.full(shape, torch.nan, dtype=self.cache) for shape in shapes)
-            return Pages(keys, values, self.page_size)
+            return Pages(keys, values, self.page_size, DTYPES[self.cache])
         keys, values = (torch.full(shape, 77, dtype=self.cache) for shape in shapes)
         scales = [torch.full((count, self.kv_heads, self.page_size), torch.nan) for _ in range(2)]
-        return Pages(keys, values, self.page_size, *scales)
+        return Pages(keys, values, self.page_size, DTYPES[self.cache], *scales)
 
 
 @dataclass

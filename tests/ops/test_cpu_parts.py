@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flover.ops import Alone, Part, WeightFormat
-from flover.ops.cpu import cpu_ops, instruction_sets
+from flover.ops import Alone, HostArray, Part, Reduction, WeightFormat
+from flover.ops.cpu import instruction_sets
 from flover.ops.cpu_weight import FORMATS, PackedWeight
+from ops.bridge import store, torch_ops, unpacked
 
 ISAS = instruction_sets()
 CUTS = (0, 64, 96, 301)
@@ -18,14 +19,15 @@ CUTS = (0, 64, 96, 301)
 
 
 class OneOf(Alone):
-    """A rank that hears what the largest of all is."""
+    """A rank that is told the maximum over all ranks."""
 
-    def __init__(self, largest: Tensor) -> None:
-        self.found = largest
+    def __init__(self, maximum: Tensor) -> None:
+        self.found = maximum
 
-    def largest(self, x: Tensor) -> None:
-        assert (x <= self.found).all()
-        x.copy_(self.found)
+    def all_reduce(self, reduction: Reduction, x: HostArray) -> None:
+        assert reduction == "max"
+        assert (x <= self.found.numpy()).all()
+        x[:] = self.found.numpy()
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -36,8 +38,8 @@ def normal(seed: int, *shape: int) -> Tensor:
 
 def packed(plain: Tensor, weight_format: WeightFormat, part: Part | None = None, width: int = CUTS[-1]) -> PackedWeight:
     weight = PackedWeight((len(plain), width), weight_format, False, part)
-    weight.store(0, plain[:17])
-    weight.store(17, plain[17:])
+    store(weight, 0, plain[:17])
+    store(weight, 17, plain[17:])
     return weight
 
 
@@ -48,8 +50,8 @@ def parts_of(plain: Tensor, weight_format: WeightFormat) -> list[PackedWeight]:
 @pytest.mark.parametrize("weight_format", FORMATS)
 def test_parts_have_the_numbers_of_the_whole(weight_format: WeightFormat) -> None:
     plain = normal(1, 40, CUTS[-1])
-    together = torch.cat([part.unpack() for part in parts_of(plain, weight_format)], dim=1)
-    assert torch.equal(together, packed(plain, weight_format).unpack())
+    together = torch.cat([unpacked(part) for part in parts_of(plain, weight_format)], dim=1)
+    assert torch.equal(together, unpacked(packed(plain, weight_format)))
 
 
 @pytest.mark.parametrize("weight_format", FORMATS)
@@ -57,8 +59,8 @@ def test_parts_have_the_numbers_of_the_whole(weight_format: WeightFormat) -> Non
 @pytest.mark.parametrize("rows", [1, 2, 29])
 def test_what_parts_give_adds_up_to_what_the_whole_gives(weight_format: WeightFormat, isa: str, rows: int) -> None:
     plain, x = normal(2, 40, CUTS[-1]), normal(3, rows, CUTS[-1])
-    whole = cpu_ops(isa, 2).linear(x, packed(plain, weight_format), None, None)
-    ops = cpu_ops(isa, 2, OneOf(x.abs().amax(1, keepdim=True)))
+    whole = torch_ops(isa, 2).linear(x, packed(plain, weight_format), None, None)
+    ops = torch_ops(isa, 2, OneOf(x.abs().amax(1, keepdim=True)))
     columns = torch.split(x, [end - first for first, end in pairwise(CUTS)], dim=1)
     total = torch.zeros_like(whole)
     for part, own in zip(parts_of(plain, weight_format), columns, strict=True):
@@ -70,6 +72,6 @@ def test_what_parts_give_adds_up_to_what_the_whole_gives(weight_format: WeightFo
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_only_part_gives_the_bits_of_the_whole(weight_format: WeightFormat, isa: str) -> None:
     plain, x = normal(4, 40, CUTS[-1]), normal(5, 29, CUTS[-1])
-    ops = cpu_ops(isa, 2)
+    ops = torch_ops(isa, 2)
     (whole, part) = (packed(plain, weight_format, part) for part in (None, Part(0, CUTS[-1])))
     assert torch.equal(ops.linear(x, part, None, None), ops.linear(x, whole, None, None))

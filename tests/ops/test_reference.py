@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
 
 from flover.errors import ConfigError
 from flover.ops import Ops, Pages, reference
-from flover.ops.spec import SPECS, Inputs
+from ops.spec import SPECS, Inputs
 
 REFERENCE = reference.OPS
 
@@ -58,8 +60,8 @@ class NaiveWeight:
         self.data = torch.zeros(shape, dtype=torch.float64)
         self.gated = gated
 
-    def store(self, first: int, rows: Tensor) -> None:
-        self.data[first : first + len(rows)] = rows
+    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
+        self.data[first : first + len(rows)] = torch.from_numpy(rows)
 
 
 def naive_linear(x: Tensor, weight: NaiveWeight, bias: Tensor | None, kind: str | None) -> Tensor:
@@ -142,7 +144,7 @@ def naive_attention(
 
 NAIVE = Ops(
     name="naive",
-    dtype=lambda dtype: torch.float64,
+    array=REFERENCE.array,
     page_shapes=reference.page_shapes,
     new_weight=NaiveWeight,  # type: ignore[arg-type]
     embed=lambda ids, table: torch.stack([table.data[token] for token in ids.tolist()]),
@@ -155,8 +157,9 @@ NAIVE = Ops(
     plan_attention=naive_plan,
     attention=naive_attention,
     add=lambda x, y: x + y,
-    largest=REFERENCE.largest,
-    draw=REFERENCE.draw,
+    argmax=REFERENCE.argmax,
+    logsumexp=REFERENCE.logsumexp,
+    sample=REFERENCE.sample,
 )
 
 
@@ -186,8 +189,9 @@ def test_reference_agrees_with_the_naive_formula(name: str, dtype: torch.dtype) 
 def test_every_operation_has_a_spec() -> None:
     """Planning and pages are part of attention's spec, and packing of linear's; draws are held to plain Python by
     `tests/model/test_sampling.py`."""
-    others = {"name", "dtype", "page_shapes", "new_weight", "plan_attention", "capture", "largest", "draw"}
-    others |= {"kernel_seconds", "group", "sum_ranks"}  # the last two: `tests/parallel`
+    others = {"name", "array", "page_shapes", "new_weight", "plan_attention", "capture"}
+    others |= {"argmax", "logsumexp", "sample"}
+    others |= {"kernel_seconds", "group", "all_reduce"}  # the last two: `tests/parallel`
     operations = {field.name for field in fields(Ops)} - others
     assert operations == set(SPECS)
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flover.errors import EngineDeadError
+from flover.ops import HostArray
 from flover.parallel.group import GATHER_BYTES, GlooGroup, dist
 
 WIDTH = 257
@@ -34,16 +36,24 @@ class Ranks:
 
         self.groups = list(self.threads.map(join, range(size)))
 
-    def all(self, collective: Callable[[GlooGroup, Tensor], Any], parts: Tensor) -> list[Tensor]:
+    def all(self, collective: Callable[[GlooGroup, HostArray], Any], parts: Tensor) -> list[Tensor]:
         """What every rank has after the collective; parts[r] is what rank r brings."""
         mine = [part.clone() for part in parts]
-        list(self.threads.map(collective, self.groups, mine))
+        list(self.threads.map(collective, self.groups, [part.numpy() for part in mine]))
         return mine
 
 
 @pytest.fixture(scope="module")
 def ranks() -> dict[int, Ranks]:
     return {size: Ranks(size) for size in (2, 3, 4)}
+
+
+def summed(group: GlooGroup, x: HostArray) -> None:
+    group.all_reduce("sum", x)
+
+
+def largest(group: GlooGroup, x: HostArray) -> None:
+    group.all_reduce("max", x)
 
 
 def drawn(size: int, rows: int, width: int, seed: int) -> Tensor:
@@ -60,10 +70,10 @@ def test_a_rows_sum_is_the_same_in_any_company(
     ranks: dict[int, Ranks], size: int, rows: int, width: int, seed: int
 ) -> None:
     parts = drawn(size, rows, width, seed)
-    together = ranks[size].all(GlooGroup.sum, parts)
+    together = ranks[size].all(summed, parts)
     first = Random(seed).randrange(rows)
     last = Random(seed + 1).randint(first + 1, rows)
-    for some in ranks[size].all(GlooGroup.sum, parts[:, first:last]):
+    for some in ranks[size].all(summed, parts[:, first:last]):
         assert torch.equal(some, together[0][first:last])
     assert all(torch.equal(other, together[0]) for other in together)
 
@@ -77,13 +87,13 @@ def test_sums_are_added_in_the_order_of_ranks(ranks: dict[int, Ranks], size: int
     wanted = parts[0].clone()
     for part in parts[1:]:
         wanted += part
-    assert all(torch.equal(total, wanted) for total in ranks[size].all(GlooGroup.sum, parts))
+    assert all(torch.equal(total, wanted) for total in ranks[size].all(summed, parts))
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_the_largest_of_all_ranks(ranks: dict[int, Ranks], size: int) -> None:
     parts = drawn(size, 7, 1, 0)
-    assert all(torch.equal(found, parts.amax(0)) for found in ranks[size].all(GlooGroup.largest, parts))
+    assert all(torch.equal(found, parts.amax(0)) for found in ranks[size].all(largest, parts))
 
 
 def test_counts_what_a_rank_sends(ranks: dict[int, Ranks]) -> None:
@@ -91,7 +101,7 @@ def test_counts_what_a_rank_sends(ranks: dict[int, Ranks]) -> None:
     group = ranks[4].groups[0]
     for rows, calls, numbers in ((1, 1, WIDTH), (MANY, 2, MANY * WIDTH + -(-MANY * WIDTH // 4))):
         before = group.calls, group.num_bytes
-        ranks[4].all(GlooGroup.sum, drawn(4, rows, WIDTH, 0))
+        ranks[4].all(summed, drawn(4, rows, WIDTH, 0))
         assert (group.calls - before[0], group.num_bytes - before[1]) == (calls, 4 * numbers)
 
 
@@ -100,5 +110,5 @@ def test_a_rank_that_does_not_come_ends_the_sum_after_the_timeout(rows: int) -> 
     ranks = Ranks(3, timeout=0.5)
     began = time.monotonic()
     with pytest.raises(EngineDeadError, match="does not answer"):
-        ranks.groups[0].sum(torch.zeros(rows, WIDTH))
+        ranks.groups[0].all_reduce("sum", np.zeros((rows, WIDTH), dtype=np.float32))
     assert time.monotonic() - began < 5

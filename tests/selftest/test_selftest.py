@@ -91,7 +91,7 @@ def split(ops: Ops, wrong: Callable[[Tensor], bool]) -> Ops:
         if kind is not None or not wrong(x):
             return ops.linear(x, weight, bias, kind)
         half = x.shape[1] // 2
-        low, high = x.clone(), x.clone()
+        low, high = x.copy(), x.copy()
         low[:, half:] = 0
         high[:, :half] = 0
         return ops.linear(low, weight, bias, None) + ops.linear(high, weight, None, None)

@@ -11,10 +11,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from flover.bench.kernels.timing import torch_threads
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
@@ -120,27 +121,28 @@ class Accuracy:
 
 
 def score(decoder: Decoder, kv: KVCache, document: Sequence[int]) -> Tensor:
-    """Logits [n, vocab] of a document of n tokens, computed in chunks; `kv` has pages enough and nobody else's."""
+    """Logits [n, vocab] of a document of n tokens, computed in chunks; `kv` has pages enough, all for it."""
     parts = []
     for first in range(0, len(document), CHUNK):
-        hidden = decoder.forward(_chunk(document, first, min(first + CHUNK, len(document)), kv.page_size), kv)
+        last = min(first + CHUNK, len(document))
+        hidden = decoder.forward(_chunk(document, first, last, kv.page_size, decoder.ops), kv)
         logits = decoder.logits(hidden)
         assert logits is not None  # there is one rank
-        parts.append(logits)
+        parts.append(torch.as_tensor(logits))
     return torch.cat(parts)
 
 
-def _chunk(document: Sequence[int], first: int, last: int, page_size: int) -> Batch:
+def _chunk(document: Sequence[int], first: int, last: int, page_size: int, ops: Ops) -> Batch:
     """Tokens first..last of the only row; position p lies in slot p behind the null page."""
-    positions = torch.arange(first, last)
+    positions = np.arange(first, last)
     num_pages = -(-last // page_size)
     return Batch(
-        token_ids=torch.tensor(document[first:last]),
-        positions=positions,
-        slots=positions + page_size,
-        query_starts=torch.tensor([0, last - first], dtype=torch.int32),
-        context_lens=torch.tensor([last], dtype=torch.int32),
-        page_table=torch.arange(1, num_pages + 1, dtype=torch.int32)[None],
+        token_ids=ops.array(np.array(document[first:last])),
+        positions=ops.array(positions),
+        slots=ops.array(positions + page_size),
+        query_starts=ops.array(np.array([0, last - first], dtype=np.int32)),
+        context_lens=ops.array(np.array([last], dtype=np.int32)),
+        page_table=ops.array(np.arange(1, num_pages + 1, dtype=np.int32)[None]),
         query_lens_host=(last - first,),
         context_lens_host=(last,),
     )

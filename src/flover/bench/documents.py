@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from flover.bench.options import AccuracyOptions
 from flover.errors import ConfigError
@@ -60,9 +60,9 @@ def find_documents(path: Path, options: AccuracyOptions, vocab_size: int, max_le
 
 def random_documents(vocab_size: int, num_tokens: int, length: int) -> Documents:
     """Always the same ids: good for comparing two models, without meaning for either."""
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = np.random.default_rng(_SEED)
     lens = [length] * (num_tokens // length) or [num_tokens]
-    ids = [torch.randint(vocab_size, (size,), generator=generator).tolist() for size in lens]
+    ids = [generator.integers(vocab_size, size=size).tolist() for size in lens]
     return Documents(ids, "random token ids", False)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from flover.bench.kernels.timing import best_mean
 from flover.cli.doctor import gib
@@ -20,6 +20,7 @@ from flover.model.describe import Description, describe_model, kv_dtype_of
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
+from flover.ops.cpu_layout import address
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.server.loading import load_text
 
@@ -110,6 +111,6 @@ def _speed_facts(model: Description) -> dict[str, str]:
 
 def measure_bandwidth(threads: int, probe_bytes: int = PROBE_BYTES) -> float:
     """Bytes per second at which so many bytes are read by the kernels' threads; the best round."""
-    engine = CpuOps("auto", threads).engine
-    probe = torch.ones(probe_bytes // 4)
-    return probe.nbytes / best_mean(lambda: engine.read(probe.data_ptr(), probe.nbytes), PROBE_SECONDS)
+    runner = CpuOps("auto", threads).runner
+    probe = np.ones(probe_bytes // 4, dtype=np.float32)
+    return probe.nbytes / best_mean(lambda: runner.read(address(probe), probe.nbytes), PROBE_SECONDS)

@@ -22,6 +22,7 @@ from flover.cli.models import add_model, resolve_model
 from flover.cli.terminal import command_line, progress_bar
 from flover.config import EngineConfig, one_engine
 from flover.errors import ConfigError
+from flover.extras import need
 from flover.memory.machine import usable_cores
 
 DEFAULT_PRESET = "llama-213m"
@@ -124,6 +125,7 @@ def kernel_options(args: argparse.Namespace) -> KernelOptions:
 
 
 def _run_kernels(args: argparse.Namespace) -> int:
+    need("torch", "bench", "flover bench kernels")
     from rich.console import Console
 
     from flover.bench.kernels.report import facts, floor_lines, tables
@@ -153,6 +155,7 @@ def _run_kernels(args: argparse.Namespace) -> int:
 
 
 def _run_accuracy(args: argparse.Namespace) -> int:
+    need("torch", "bench", "flover bench accuracy")
     from rich.console import Console
 
     from flover.bench.accuracy import measure_accuracy

@@ -17,6 +17,7 @@ from flover.cli.models import add_model, resolve_model
 from flover.cli.terminal import command_line, progress_bar, table_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.extras import need
 from flover.memory.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def rival_options(args: argparse.Namespace) -> RivalOptions:
 
 
 def _run(args: argparse.Namespace) -> int:
+    need("torch", "bench", "flover bench rivals")
     options = rival_options(args)
     wanted = parse_wanted(tuple(args.wanted), options)
     resolve_model(args)

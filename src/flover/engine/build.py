@@ -14,6 +14,7 @@ from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
 from flover.engine.trace import Trace
 from flover.errors import ConfigError
+from flover.extras import need
 from flover.request import ModelFacts
 
 
@@ -38,7 +39,8 @@ def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) ->
         raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
     if config.tensor_parallel_size == 1:
         return DeviceExecutor.load(config, progress)
-    from flover.parallel.launch import load_group  # one device needs no torch.distributed
+    need("torch", "parallel", f"--tensor-parallel-size {config.tensor_parallel_size}")
+    from flover.parallel.launch import load_group
 
     return load_group(config, progress)
 

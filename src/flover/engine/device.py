@@ -1,4 +1,4 @@
-"""One torch device as an executor: it applies a plan to its rows, runs one forward and one sampling, and reports.
+"""One device as an executor: it applies a plan to its rows, runs one forward and one sampling, and reports.
 
 It decides nothing: which rows, tokens and pages is the plan's word, and what it remembers of a row are the columns
 of `memory/columns.py`. Text, queues and clocks are unknown to it.
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from flover.config import EngineConfig
 from flover.engine.device_batch import Layout, dummy_batch, lay_out
@@ -28,7 +27,7 @@ from flover.model.describe import kv_dtype_of
 from flover.model.load import load_model
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
-from flover.ops import Alone, Group, Ops
+from flover.ops import Alone, Array, Group, Ops
 from flover.ops.cpu import cpu_ops
 from flover.request import ModelFacts, TokenLogprobs, is_long
 
@@ -39,9 +38,9 @@ _WARM_UP_ROWS = 8
 class Computes(Protocol):
     """What the executor asks of a decoder (`model/decoder.py`)."""
 
-    def forward(self, batch: Batch, kv: KVCache) -> torch.Tensor: ...
+    def forward(self, batch: Batch, kv: KVCache) -> Array: ...
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor | None: ...
+    def logits(self, hidden: Array) -> Array | None: ...
 
     @property
     def ops(self) -> Ops: ...
@@ -53,19 +52,18 @@ class PromptTail:
     is the last token of the chunk before, from which the next chunk's first token is predicted."""
 
     num_top: int
-    hidden: torch.Tensor | None = None
+    hidden: Array | None = None
 
 
 class DeviceExecutor:
     """Rows, pages and weights on one device. `eos_ids` of the facts are what `min_tokens` bans."""
 
-    def __init__(self, decoder: Computes, kv: KVCache, facts: ModelFacts, num_rows: int, device: torch.device) -> None:
+    def __init__(self, decoder: Computes, kv: KVCache, facts: ModelFacts, num_rows: int) -> None:
         """For rank 0 or the only one; another rank of the decoder's group chooses no tokens (`take`)."""
         self.facts = facts
         self._decoder = decoder
         self._ops = decoder.ops
         self._kv = kv
-        self._device = device
         self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
         self._closed = False
         self._leads = self._ops.group.rank == 0
@@ -82,8 +80,6 @@ class DeviceExecutor:
         """
         group = group or Alone()
         sharing = group.local_size * config.data_parallel_size  # processes like this one on this machine
-        # The kernels have threads of their own; torch's would fight them for the cores.
-        torch.set_num_threads(1)
         ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // sharing), group)
         loaded = load_model(config, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
@@ -102,29 +98,27 @@ class DeviceExecutor:
             switch_len=model.switch_len(loaded.max_len),
         )
         kv = KVCache(loaded.own, size.num_pages, config.block_size, kv_dtype, ops.page_shapes)
-        executor = cls(loaded.decoder, kv, facts, config.max_num_seqs, torch.device("cpu"))
+        executor = cls(loaded.decoder, kv, facts, config.max_num_seqs)
         executor.warm_up()
         return executor
 
-    @torch.inference_mode()
     def warm_up(self) -> None:
         """A chunk and a step of generation on the null page, so that the first request pays for no first use."""
         chunk_len = min(_WARM_UP_TOKENS, self.facts.max_model_len)
         num_generating = min(_WARM_UP_ROWS, self._buffers.num_rows)
         for num_rows, query_len in ((1, chunk_len), (num_generating, 1)):
-            batch = dummy_batch(num_rows, query_len, self.facts.page_size, self._device)
+            batch = dummy_batch(num_rows, query_len, self.facts.page_size)
             hidden = self._decoder.forward(batch, self._kv)
             rows = self._buffers.view(np.arange(num_rows))
             logits = self._decoder.logits(hidden[query_len - 1 :: query_len])
             if logits is not None:
                 sample(logits, rows, self._ops)
 
-    @torch.inference_mode()
     def run(self, plan: StepPlan) -> StepResult:
         """Carry out one plan. If this raises, the rows are void until `reset`."""
         before = self._ops.kernel_seconds()
         self._change_rows(plan)
-        self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size, self._device)
+        self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size)
         if layout is None:
             return StepResult(step=plan.step, rows=[])
         hidden = self._decoder.forward(layout.batch, self._kv)
@@ -206,14 +200,14 @@ class DeviceExecutor:
         table[grant.row, first : first + len(grant.pages)] = grant.pages
         used[grant.row] = first + len(grant.pages)
 
-    def _sample(self, layout: Layout, hidden: torch.Tensor) -> dict[int, RowResult]:
+    def _sample(self, layout: Layout, hidden: Array) -> dict[int, RowResult]:
         """One sampling for the rows that want a token: logits of their last tokens only."""
         places = np.flatnonzero(layout.samples)
         if not len(places):
             return {}
         rows, last = layout.rows[places], layout.starts[places + 1] - 1
         if len(last) < len(hidden):
-            hidden = hidden.index_select(0, torch.from_numpy(last).to(self._device))
+            hidden = hidden[last]
         logits = self._decoder.logits(hidden)
         if logits is None:
             return {}
@@ -230,7 +224,7 @@ class DeviceExecutor:
                 results[row] = RowResult(row=row, token_id=token, logprobs=sampled.logprobs.get(place))
         return results
 
-    def _report_prompt(self, chunk: Chunk, layout: Layout, hidden: torch.Tensor, results: dict[int, RowResult]) -> None:
+    def _report_prompt(self, chunk: Chunk, layout: Layout, hidden: Array, results: dict[int, RowResult]) -> None:
         """Log-probabilities of the chunk's own tokens, if its row asks for them, into its result."""
         column = self._buffers["prompt_hidden"]
         tail: PromptTail | None = column[chunk.row]
@@ -241,13 +235,13 @@ class DeviceExecutor:
         entries: list[TokenLogprobs | None] = [None] if chunk.start == 0 else []
         before, predicted = own[:-1], chunk.token_ids[1:]
         if tail.hidden is not None:
-            before, predicted = torch.cat([tail.hidden, before]), chunk.token_ids
+            before, predicted = np.concatenate([tail.hidden, before]), chunk.token_ids
         ids = np.asarray(predicted, dtype=np.int64)
-        found = prompt_logprobs(before, ids, tail.num_top, self._decoder.logits, self.facts.vocab_size)
+        found = prompt_logprobs(before, ids, tail.num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
         if chunk.samples:
             column[chunk.row] = None
         else:
-            tail.hidden = own[-1:].clone()
+            tail.hidden = own[-1:].copy()
         if not self._leads:
             return
         result = results.get(chunk.row, RowResult(row=chunk.row))

@@ -1,4 +1,4 @@
-"""From a plan and the rows' columns to the tensors of one ragged forward: numpy, no loop over tokens."""
+"""From a plan and the rows' columns to the arrays of one ragged forward: numpy, no loop over tokens."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import zlib
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from flover.engine.plan import StepPlan
 from flover.errors import InvariantError
@@ -29,12 +28,12 @@ class Layout:
     def digest(self) -> int:
         """A checksum of everything that the forward reads."""
         batch, value = self.batch, 0
-        for tensor in (batch.token_ids, batch.positions, batch.slots, batch.query_starts, batch.page_table):
-            value = zlib.crc32(tensor.cpu().numpy().tobytes(), value)
+        for array in (batch.token_ids, batch.positions, batch.slots, batch.query_starts, batch.page_table):
+            value = zlib.crc32(array.tobytes(), value)
         return zlib.crc32(self.rows.tobytes(), value)
 
 
-def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int, device: torch.device) -> Layout | None:
+def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> Layout | None:
     """The batch of `plan`, whose row changes are applied already. None if the plan computes nothing.
 
     A generating row's input is its column `last_id`. A dead row's columns hold their fills, which make it token 0
@@ -72,16 +71,13 @@ def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int, device: torch.d
         token_ids[starts[place] : starts[place + 1]] = chunk.token_ids
     num_pages = -(-int(context_lens.max()) // page_size)
 
-    def send(values: Array) -> torch.Tensor:
-        return torch.from_numpy(values).to(device)
-
     batch = Batch(
-        token_ids=send(token_ids),
-        positions=send(positions + buffers["rotary_start"][token_rows]),
-        slots=send(slots),
-        query_starts=send(starts.astype(np.int32)),
-        context_lens=send(context_lens.astype(np.int32)),
-        page_table=send(buffers["page_table"][:, :num_pages][rows]),
+        token_ids=token_ids,
+        positions=positions + buffers["rotary_start"][token_rows],
+        slots=slots,
+        query_starts=starts.astype(np.int32),
+        context_lens=context_lens.astype(np.int32),
+        page_table=buffers["page_table"][:, :num_pages][rows],
         query_lens_host=tuple(lens.tolist()),
         context_lens_host=tuple(context_lens.tolist()),
     )
@@ -114,16 +110,16 @@ def _check(
         )
 
 
-def dummy_batch(num_rows: int, query_len: int, page_size: int, device: torch.device) -> Batch:
+def dummy_batch(num_rows: int, query_len: int, page_size: int) -> Batch:
     """`num_rows` rows of `query_len` tokens 0 that read and write nothing but the null page: for warming up."""
-    positions = torch.arange(query_len).repeat(num_rows)
+    positions = np.tile(np.arange(query_len), num_rows)
     return Batch(
-        token_ids=torch.zeros(num_rows * query_len, dtype=torch.int64, device=device),
-        positions=positions.to(device),
-        slots=(positions % page_size).to(device),
-        query_starts=torch.arange(num_rows + 1, dtype=torch.int32, device=device) * query_len,
-        context_lens=torch.full((num_rows,), query_len, dtype=torch.int32, device=device),
-        page_table=torch.zeros((num_rows, -(-query_len // page_size)), dtype=torch.int32, device=device),
+        token_ids=np.zeros(num_rows * query_len, dtype=np.int64),
+        positions=positions,
+        slots=positions % page_size,
+        query_starts=np.arange(num_rows + 1, dtype=np.int32) * np.int32(query_len),
+        context_lens=np.full(num_rows, query_len, dtype=np.int32),
+        page_table=np.zeros((num_rows, -(-query_len // page_size)), dtype=np.int32),
         query_lens_host=(query_len,) * num_rows,
         context_lens_host=(query_len,) * num_rows,
     )

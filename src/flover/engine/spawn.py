@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib.util
 import os
 import socket
 import subprocess
@@ -12,7 +11,8 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from flover.errors import ConfigError, OutOfResourcesError
+from flover.errors import OutOfResourcesError
+from flover.extras import need
 
 ENGINE_COMMAND = (sys.executable, "-m", "flover.engine.process")
 """What to run for an engine; the number of the socket's file descriptor is appended."""
@@ -47,8 +47,7 @@ def engine_command(backend: str) -> Sequence[str]:
     """What to run for an engine with this `--distributed-executor-backend`. Raises `ConfigError` if it is missing."""
     if backend == "mp":
         return ENGINE_COMMAND
-    if importlib.util.find_spec("ray") is None:
-        raise ConfigError("--distributed-executor-backend ray needs Ray: pip install 'flover[ray]'")
+    need("ray", "ray", "--distributed-executor-backend ray")
     return RAY_ENGINE_COMMAND
 
 

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from flover.errors import ConfigError
-from flover.ops import Pages
+from flover.ops import DTYPE_BYTES, DType, HostArray, Pages
+
+_STORED: Mapping[DType, npt.DTypeLike] = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
 
 PageShapes = Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
 """The shapes that an implementation of the operations wants (`Ops.page_shapes`)."""
@@ -34,11 +36,11 @@ class KVShape(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """One tensor of one layer inside the mapping, `page_bytes` for each page."""
+    """One array of one layer inside the mapping, `page_bytes` for each page."""
 
     offset: int
     page_bytes: int
-    tensor: Tensor
+    array: HostArray
 
 
 class KVCache:
@@ -48,18 +50,17 @@ class KVCache:
     back in `trim`. Fresh and trimmed pages read as zeros. Page 0 is the null page and is never trimmed.
     """
 
-    def __init__(
-        self, config: KVShape, num_pages: int, page_size: int, dtype: torch.dtype, page_shapes: PageShapes
-    ) -> None:
+    def __init__(self, config: KVShape, num_pages: int, page_size: int, dtype: DType, page_shapes: PageShapes) -> None:
         """Reserve the pool. Raises `ConfigError` if the system will not map that much."""
         self.num_pages = num_pages
         self.page_size = page_size
         self.dtype = dtype
         shapes = page_shapes(num_pages, page_size, config.num_kv_heads, config.head_dim)
-        parts = [(shape, dtype) for shape in shapes]
-        if dtype == torch.int8:
-            parts += 2 * [((num_pages, config.num_kv_heads, page_size), torch.float32)]
-        sizes = [_round_up(math.prod(shape) * kind.itemsize, mmap.PAGESIZE) for shape, kind in parts]
+        parts: list[tuple[tuple[int, ...], DType]] = [(shape, dtype) for shape in shapes]
+        if dtype == "int8":
+            scales: tuple[tuple[int, ...], DType] = (num_pages, config.num_kv_heads, page_size), "float32"
+            parts += [scales, scales]
+        sizes = [_round_up(math.prod(shape) * DTYPE_BYTES[kind], mmap.PAGESIZE) for shape, kind in parts]
         total = config.num_layers * sum(sizes)
         try:
             self._mapping = mmap.mmap(-1, total, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -73,11 +74,11 @@ class KVCache:
             for (shape, kind), size in zip(parts, sizes, strict=True):
                 self._regions.append(self._region(offset, shape, kind))
                 offset += size
-        tensors = [region.tensor for region in self._regions]
+        arrays = [region.array for region in self._regions]
         step = len(parts)
         self.layers: tuple[Pages, ...] = tuple(
-            Pages(tensors[first], tensors[first + 1], page_size, *tensors[first + 2 : first + step])
-            for first in range(0, len(tensors), step)
+            Pages(arrays[first], arrays[first + 1], page_size, dtype, *arrays[first + 2 : first + step])
+            for first in range(0, len(arrays), step)
         )
 
     @property
@@ -96,19 +97,19 @@ class KVCache:
                     self._mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def close(self) -> None:
-        """Give everything back. The page tensors must not be used afterwards; calling it twice is harmless."""
+        """Give everything back. The pages must not be used afterwards; calling it twice is harmless."""
         self.layers = ()
         self._regions = []
         if not self._mapping.closed:
             self._mapping.madvise(mmap.MADV_DONTNEED)
         try:
             self._mapping.close()
-        except BufferError:  # somebody still holds a page tensor; the mapping goes with the last of them
+        except BufferError:  # a page array is still held; the mapping goes with the last of them
             return
 
-    def _region(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> _Region:
-        flat = torch.frombuffer(self._mapping, dtype=dtype, count=math.prod(shape), offset=offset)
-        return _Region(offset, math.prod(shape[1:]) * dtype.itemsize, flat.view(shape))
+    def _region(self, offset: int, shape: tuple[int, ...], dtype: DType) -> _Region:
+        flat = np.frombuffer(self._mapping, dtype=_STORED[dtype], count=math.prod(shape), offset=offset)
+        return _Region(offset, math.prod(shape[1:]) * DTYPE_BYTES[dtype], flat.reshape(shape))
 
 
 def _round_up(value: int, step: int) -> int:

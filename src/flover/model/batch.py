@@ -1,10 +1,12 @@
-"""The tensors of one ragged forward, made once per iteration and passed down in the signature."""
+"""The arrays of one ragged forward, made once per iteration and passed down in the signature."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+
+from flover.ops import Array
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,12 +17,12 @@ class Batch:
     query_starts[r] .. query_starts[r+1]; its last token is at position context_lens[r] - 1.
     """
 
-    token_ids: torch.Tensor  # [T] int64
-    positions: torch.Tensor  # [T] int64
-    slots: torch.Tensor  # [T] int64: page * page_size + offset, where the token's key and value are written
-    query_starts: torch.Tensor  # [R + 1] int32
-    context_lens: torch.Tensor  # [R] int32: tokens of the row that are in its pages after the write
-    page_table: torch.Tensor  # [R, P] int32: P is the most pages any of these rows uses
+    token_ids: Array  # [T] int64
+    positions: Array  # [T] int64
+    slots: Array  # [T] int64: page * page_size + offset, where the token's key and value are written
+    query_starts: Array  # [R + 1] int32
+    context_lens: Array  # [R] int32: tokens of the row that are in its pages after the write
+    page_table: Array  # [R, P] int32: P is the most pages any of these rows uses
     query_lens_host: tuple[int, ...]  # the same lengths, already on the host
     context_lens_host: tuple[int, ...]
 
@@ -35,14 +37,14 @@ class Batch:
 
 def one_token_batch() -> Batch:
     """One row with one token 0 at position 0 of page 0, which belongs to nobody."""
-    ids, lens = torch.zeros(3, dtype=torch.int64), torch.tensor([0, 1, 1], dtype=torch.int32)
+    ids, lens = np.zeros(3, dtype=np.int64), np.array([0, 1, 1], dtype=np.int32)
     return Batch(
         token_ids=ids[0:1],
         positions=ids[1:2],
         slots=ids[2:3],
         query_starts=lens[0:2],
         context_lens=lens[2:3],
-        page_table=torch.zeros(1, 1, dtype=torch.int32),
+        page_table=np.zeros((1, 1), dtype=np.int32),
         query_lens_host=(1,),
         context_lens_host=(1,),
     )

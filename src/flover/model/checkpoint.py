@@ -6,19 +6,22 @@ Pickled weights are never opened, and no path in an index leads out of the direc
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from flover.errors import ModelError
 from flover.files import check_regular, is_there, open_regular, read_object, shown
 from flover.model.fields import Fields
+from flover.ops import HostArray
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header of a safetensors file, as the format's own library has it."""
@@ -26,7 +29,8 @@ SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
 _libc = ctypes.CDLL(None)
-_ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_STORED: Mapping[str, npt.DTypeLike] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+"""Types that are read, and numpy's of the same bytes; numpy has no bfloat16."""
 _FILE_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}\.safetensors")
 _NAMED = 5  # files to name in one error
 _OTHER_WEIGHTS = {
@@ -56,12 +60,12 @@ class TensorInfo:
 
     @property
     def is_float(self) -> bool:
-        return self.dtype in _ITEM_BYTES
+        return self.dtype in _STORED
 
     @property
     def num_bytes(self) -> int:
         """Size in the file; 0 for types that are not plain floats."""
-        return math.prod(self.shape) * _ITEM_BYTES.get(self.dtype, 0)
+        return math.prod(self.shape) * np.dtype(_STORED[self.dtype]).itemsize if self.is_float else 0
 
 
 def find_files(directory: Path) -> list[Path]:
@@ -112,30 +116,45 @@ def list_tensors(path: Path) -> list[TensorInfo]:
     """Names, types and shapes from a file's header. Raises `ModelError` naming a file that is damaged."""
     _check_header_length(path)
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="numpy") as file:
             slices = [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118 (not a dict)
             return [TensorInfo(name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices]
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} is not a valid safetensors file: {error}") from error
 
 
-def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The named tensors of a file, one after another; each is only valid until the next is asked for."""
+def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, HostArray]]:
+    """The named tensors of a file, one after another, as they lie in it: `widen` makes numbers of them. Each is a view
+    of the mapped file. The file has been through `list_tensors`, which checks all of its header."""
     try:
-        with safe_open(path, framework="pt") as file:
-            for name in names:
-                yield name, file.get_tensor(name)
-    except (SafetensorError, OSError) as error:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
+    except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
+    for name in names:
+        entry = header[name]
+        first, end = entry["data_offsets"]
+        yield name, mapped[first:end].view(_STORED[entry["dtype"]]).reshape(entry["shape"])
 
 
-def forget(tensor: torch.Tensor) -> None:
-    """Give back the memory behind a tensor of a file that nobody will read again: a mapped file counts as memory, and
+def widen(stored: HostArray) -> npt.NDArray[np.float32]:
+    """Numbers of a tensor as float32."""
+    if stored.dtype == np.uint16:
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused by name
+        return np.ascontiguousarray(stored, dtype=np.float32)
+
+
+def forget(stored: HostArray) -> None:
+    """Give back the memory behind a tensor of a file that will not be read again: a mapped file counts as memory, and
     a model would be held twice at the end of loading. Only whole pages inside the tensor go."""
-    if not tensor.is_contiguous() or not hasattr(mmap, "MADV_DONTNEED"):
+    if not stored.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
         return
-    start = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (tensor.data_ptr() + tensor.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    address = stored.__array_interface__["data"][0]
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (address + stored.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
     if end > start:
         _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    import torch
+from flover.ops import DTYPE_BYTES, DType
 
 NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
@@ -129,10 +128,10 @@ class ModelConfig:
         switch = None if self.rope is None else self.rope.switch_len
         return None if switch is None or switch >= max_len else switch
 
-    def kv_bytes_per_token(self, dtype: torch.dtype) -> int:
+    def kv_bytes_per_token(self, dtype: DType) -> int:
         """Bytes of keys and values of one token in all layers; int8 has a float32 scale for each head."""
-        scales = self.num_kv_heads * 4 if dtype.itemsize == 1 else 0
-        return 2 * self.num_layers * (self.kv_size * dtype.itemsize + scales)
+        scales = self.num_kv_heads * DTYPE_BYTES["float32"] if dtype == "int8" else 0
+        return 2 * self.num_layers * (self.kv_size * DTYPE_BYTES[dtype] + scales)
 
     def num_parameters(self) -> int:
         """Numbers in all weights; tied weights count once."""

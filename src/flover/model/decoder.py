@@ -9,15 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch, one_token_batch
 from flover.model.config import ModelConfig, RopeConfig
 from flover.model.rope import inverse_frequencies
 from flover.model.shard import WHOLE, Shard
-from flover.ops import Ops, Pages, RaggedBatch, Weight
+from flover.ops import Array, Ops, Pages, RaggedBatch, Weight
 
 _TABLE_ROWS = 4096  # positions whose angles are computed at once
 
@@ -26,18 +25,18 @@ _TABLE_ROWS = 4096  # positions whose angles are computed at once
 class _Step:
     """What all layers of one forward share."""
 
-    cos: Tensor | None  # float32 [T, rotary dim / 2]
-    sin: Tensor | None
-    slots: Tensor
+    cos: Array | None  # float32 [T, rotary dim / 2]
+    sin: Array | None
+    slots: Array
     attention: Any  # the op table's plan
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """All weights by name (`parameter_shapes`): matrices as the operations keep them, norms and biases as tensors."""
+    """All weights by name (`parameter_shapes`): matrices as the operations keep them, norms and biases as arrays."""
 
     matrices: Mapping[str, Weight]
-    vectors: Mapping[str, Tensor]
+    vectors: Mapping[str, Array]
 
     def under(self, prefix: str) -> Weights:
         """Those whose name begins so, without the beginning."""
@@ -73,22 +72,22 @@ class Decoder:
         self.vocab_size = vocab_size or config.vocab_size
         self._layers = tuple(_Layer(config, layer, weights, ops) for layer in range(config.num_layers))
         self._windows = frozenset(config.sliding_window)
-        self._frequencies: Tensor | None = None
+        self._frequencies: Array | None = None
         self._rotary_scale = 1.0
-        self._captured: Callable[[RaggedBatch], Tensor] | None = None
+        self._captured: Callable[[RaggedBatch], Array] | None = None
         self._captured_for: KVCache | None = None
         self._tables: tuple[Weight, Weight] | None = None
         if config.rope is not None:
-            self._frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
+            frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
+            self._frequencies = ops.array(frequencies)
             switch_len = config.switch_len(max_len)
             if switch_len is not None:
                 self._tables = self._angle_tables(config.rope, switch_len)
 
-    def forward(self, batch: Batch, kv: KVCache) -> Tensor:
+    def forward(self, batch: Batch, kv: KVCache) -> Array:
         """Compute all tokens of the batch and write their keys and values to `kv`.
 
-        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward. No weight
-        wants a gradient: no mode of torch needs to be entered.
+        Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
         """
         batch = self._own_tokens(batch)
         if self.ops.capture is None:
@@ -104,10 +103,10 @@ class Decoder:
             return batch
         first, end = self.shard.tokens(self.vocab_size)
         ids = batch.token_ids
-        own = torch.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
+        own = np.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
         return replace(batch, token_ids=own)
 
-    def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Tensor]:
+    def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Array]:
         assert self.ops.capture is not None
         example = one_token_batch()
         constants = list(self.weights.vectors.values())
@@ -115,31 +114,31 @@ class Decoder:
             constants.append(self._frequencies)
         return self.ops.capture(lambda: self._compute(example, kv), example, constants)
 
-    def _compute(self, batch: Batch, kv: KVCache) -> Tensor:
+    def _compute(self, batch: Batch, kv: KVCache) -> Array:
         ops, matrices = self.ops, self.weights.matrices
-        hidden = ops.sum_ranks(ops.embed(batch.token_ids, matrices["embed.weight"]))
+        hidden = ops.all_reduce(ops.embed(batch.token_ids, matrices["embed.weight"]))
         if self.config.learned_positions:
             hidden = ops.add(hidden, ops.embed(batch.positions, matrices["positions.weight"]))
         step = self._prepare(batch, kv.layers[0])
-        update: Tensor | None = None
+        update: Array | None = None
         for layer, pages in zip(self._layers, kv.layers, strict=True):
             update, hidden = layer.forward(update, hidden, step, pages)
         normed, _ = _norm(ops, self.config, self.weights.vectors, "final_norm", update, hidden)
         return normed
 
-    def logits(self, hidden: Tensor) -> Tensor | None:
+    def logits(self, hidden: Array) -> Array | None:
         """Scores of the vocabulary, float32 [S, vocab], of hidden states [S, hidden] after the final norm; None on all
         ranks but the first."""
         head = "embed.weight" if self.config.tied_embeddings else "head.weight"
         bias = self.weights.vectors.get("head.bias")
-        own = self.ops.linear(hidden, self.weights.matrices[head], bias, None).float()
+        own = self.ops.linear(hidden, self.weights.matrices[head], bias, None)
         if self.shard.size == 1:
             return own
         parts = self.ops.group.gather(own)
         if parts is None:
             return None
         spans = (Shard(rank, self.shard.size).tokens(self.vocab_size) for rank in range(self.shard.size))
-        return torch.cat([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], dim=1)
+        return np.concatenate([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], axis=1)
 
     def _angle_tables(self, rope: RopeConfig, switch_len: int) -> tuple[Weight, Weight]:
         """Cosines and sines by position: `max_len` rows as for long requests, then `switch_len` as for short ones."""
@@ -148,9 +147,11 @@ class Decoder:
         for first, count in ((0, self.max_len), (self.max_len, switch_len)):
             frequencies, scale = inverse_frequencies(rope, count)
             for start in range(0, count, _TABLE_ROWS):
-                positions = torch.arange(start, min(start + _TABLE_ROWS, count))
-                for table, values in zip((cos, sin), self.ops.angles(positions, frequencies, scale), strict=True):
-                    table.store(first + start, values)
+                positions = self.ops.array(np.arange(start, min(start + _TABLE_ROWS, count)))
+                for table, values in zip(
+                    (cos, sin), self.ops.angles(positions, self.ops.array(frequencies), scale), strict=True
+                ):
+                    table.store(first + start, np.asarray(values))
         return cos, sin
 
     def _prepare(self, batch: Batch, pages: Pages) -> _Step:
@@ -181,24 +182,24 @@ class _Layer:
         self.window = config.sliding_window[layer]
         self.weights = weights.under(f"layers.{layer}.")
 
-    def forward(self, update: Tensor | None, hidden: Tensor, step: _Step, pages: Pages) -> tuple[Tensor, Tensor]:
+    def forward(self, update: Array | None, hidden: Array, step: _Step, pages: Pages) -> tuple[Array, Array]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
         normed, hidden = self._norm("attention_norm", update, hidden)
         attended = self._attention(normed, step, pages)
         ops = self.ops
         match self.config.residual:
             case "sequential":
-                normed, hidden = self._norm("mlp_norm", ops.sum_ranks(attended), hidden)
-                return ops.sum_ranks(self._feed_forward(normed)), hidden
+                normed, hidden = self._norm("mlp_norm", ops.all_reduce(attended), hidden)
+                return ops.all_reduce(self._feed_forward(normed)), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
-                return ops.sum_ranks(ops.add(self._feed_forward(normed), attended)), hidden
+                return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
             case "parallel_shared_norm":
-                return ops.sum_ranks(ops.add(self._feed_forward(normed), attended)), hidden
+                return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
 
-    def _attention(self, x: Tensor, step: _Step, pages: Pages) -> Tensor:
+    def _attention(self, x: Array, step: _Step, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors
-        qkv = self._linear("qkv", x).view(x.shape[0], -1, config.head_dim)
+        qkv = self._linear("qkv", x).reshape(x.shape[0], -1, config.head_dim)
         heads = config.num_heads, config.num_kv_heads
         if config.qk_norm:
             weights = vectors["query_norm.weight"], vectors["key_norm.weight"]
@@ -207,20 +208,20 @@ class _Layer:
         queries = ops.rotary_write(qkv, config.num_heads, step.cos, step.sin, interleaved, pages, step.slots)
         return self._linear("out", ops.attention(queries, pages, step.attention, self.scale, self.window))
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Array) -> Array:
         return self._linear("down", self._linear("up", x, self.config.activation))
 
-    def _linear(self, name: str, x: Tensor, activation: str | None = None) -> Tensor:
+    def _linear(self, name: str, x: Array, activation: str | None = None) -> Array:
         weights = self.weights
         return self.ops.linear(x, weights.matrices[f"{name}.weight"], weights.vectors.get(f"{name}.bias"), activation)
 
-    def _norm(self, name: str, update: Tensor | None, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    def _norm(self, name: str, update: Array | None, hidden: Array) -> tuple[Array, Array]:
         return _norm(self.ops, self.config, self.weights.vectors, name, update, hidden)
 
 
 def _norm(
-    ops: Ops, config: ModelConfig, vectors: Mapping[str, Tensor], name: str, update: Tensor | None, hidden: Tensor
-) -> tuple[Tensor, Tensor]:
+    ops: Ops, config: ModelConfig, vectors: Mapping[str, Array], name: str, update: Array | None, hidden: Array
+) -> tuple[Array, Array]:
     """Norm of hidden + update, and that sum."""
     weight = vectors[f"{name}.weight"]
     if config.norm == "rms":

@@ -6,10 +6,9 @@ refuse the same things for the same reasons.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
@@ -20,23 +19,18 @@ from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.reads import Read, plan_reads
 from flover.model.shard import Shard
-from flover.ops import WeightFormat
+from flover.ops import DType, WeightFormat
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 
-_DTYPES = {
-    "auto": torch.float32,
-    "float32": torch.float32,
-    "float": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "half": torch.float16,
+_DTYPES: Mapping[str, DType] = {
+    "auto": "float32",
+    "float32": "float32",
+    "float": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "half": "float16",
 }
-_KV_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
-_FORMATS: dict[torch.dtype, WeightFormat] = {
-    torch.float32: "float32",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-}
+_KV_DTYPES: Mapping[str, DType] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +45,7 @@ class Description:
     config: ModelConfig
     own: ModelConfig
     shard: Shard
-    dtype: torch.dtype
+    dtype: DType
     format: WeightFormat
     max_len: int
     reads: list[Read] | None
@@ -117,14 +111,14 @@ def weight_format_of(config: EngineConfig) -> WeightFormat:
         case "int8" | "int4":
             return config.quantization
         case _:
-            return _FORMATS[_DTYPES[config.dtype]]
+            return _DTYPES[config.dtype]
 
 
-def kv_dtype_of(config: EngineConfig) -> torch.dtype:
+def kv_dtype_of(config: EngineConfig) -> DType:
     """Type of keys and values: by default 16 bits where the weights have no more."""
     if config.kv_cache_dtype != "auto":
         return _KV_DTYPES[config.kv_cache_dtype]
-    return torch.float32 if weight_format_of(config) == "float32" else torch.bfloat16
+    return "float32" if weight_format_of(config) == "float32" else "bfloat16"
 
 
 def _max_len(config: EngineConfig, model: ModelConfig) -> int:

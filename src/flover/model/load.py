@@ -7,24 +7,25 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from flover.config import EngineConfig
 from flover.errors import ModelError
 from flover.generation_config import FILE as GENERATION_CONFIG
 from flover.generation_config import ignored_fields
 from flover.memory.machine import available_memory
-from flover.model.checkpoint import forget, read_tensors
+from flover.model.checkpoint import forget, read_tensors, widen
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
-from flover.ops import Ops, WeightFormat
+from flover.ops import DType, HostArray, Ops, WeightFormat
 
 logger = logging.getLogger(__name__)
 
+Floats = npt.NDArray[np.float32]
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
@@ -35,7 +36,8 @@ DUMMY_STD = 0.02
 SLICE_NUMBERS = 2**20
 """Numbers that are converted at once on their way into a weight: 4 MiB of float32."""
 
-_KEPT_AS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_LARGEST: Mapping[WeightFormat, float] = {"float16": 65504.0, "bfloat16": 2.0**128 - 2.0**120}
+"""Largest numbers of the types that hold less than float32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,7 @@ class LoadedModel:
         return self.description.own
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> DType:
         """The type that was asked for."""
         return self.description.dtype
 
@@ -83,11 +85,12 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     model.check_weights(available_memory())
     whole, own = model.config, model.own
     cuts = {name: model.shard.cut(name, shape[0], whole) for name, shape in parameter_shapes(whole).items()}
-    weights = _allocate(own, cuts, ops, model.format, ops.dtype(model.dtype))
+    weights = _allocate(own, cuts, ops, model.format)
     if model.reads is None:
         _fill_with_noise(weights, cuts, whole, progress)
     else:
         _fill_from_files(weights, cuts, model.reads, model.format, progress)
+    weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in weights.vectors.items()})
     if model.shard.rank == 0:
         _tell(model)
     return LoadedModel(
@@ -115,9 +118,7 @@ def rotary_rule(switch_len: int) -> str:
     )
 
 
-def _allocate(
-    model: ModelConfig, cuts: Mapping[str, Cut], ops: Ops, weight_format: WeightFormat, dtype: torch.dtype
-) -> Weights:
+def _allocate(model: ModelConfig, cuts: Mapping[str, Cut], ops: Ops, weight_format: WeightFormat) -> Weights:
     shapes = parameter_shapes(model)
     try:
         matrices = {
@@ -127,8 +128,8 @@ def _allocate(
             for name, shape in shapes.items()
             if len(shape) == 2
         }
-        vectors = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items() if len(shape) == 1}
-    except (RuntimeError, MemoryError) as error:
+        vectors = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items() if len(shape) == 1}
+    except MemoryError as error:
         raise ModelError(
             f"the {model.num_parameters():,} weights do not fit into this machine's memory as {weight_format}"
         ) from error
@@ -166,37 +167,37 @@ def _fill_from_files(
             kept = format_of(parameter, weight_format) if parameter in weights.matrices else "float32"
             for first, rows in read.placement.pieces(tensor):
                 for start, part in _slices(rows):
-                    check_numbers(part, kept, f"{file}: {name}")
-                    _store(weights, cuts[parameter], parameter, first + start, part)
-                    done += part.numel() * tensor.itemsize
+                    numbers = widen(part)
+                    check_numbers(numbers, part, kept, f"{file}: {name}")
+                    _store(weights, cuts[parameter], parameter, first + start, numbers)
+                    done += part.nbytes
                     forget(part)
                     progress(done, total)
             forget(tensor)
 
 
-def _slices(rows: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _slices(rows: HostArray) -> Iterator[tuple[int, HostArray]]:
     """Rows in slices that are converted at once, each with the place of its first."""
     step = len(rows) if rows.ndim == 1 else max(1, SLICE_NUMBERS // rows.shape[1])
     for start in range(0, len(rows), step):
         yield start, rows[start : start + step]
 
 
-def check_numbers(part: Tensor, kept: WeightFormat, where: str) -> None:
-    """Raises `ModelError` for a number that is not finite, or not as it will be kept: every answer would be void."""
-    low, high = torch.aminmax(part)
-    most = torch.finfo(_KEPT_AS.get(kept, torch.float32)).max
-    if -most <= low.item() and high.item() <= most:
+def check_numbers(numbers: Floats, stored: HostArray, kept: WeightFormat, where: str) -> None:
+    """Raises `ModelError` for a number that is not finite, or not as it will be kept: every answer would be void.
+    `numbers` are those of the file, `stored`, as float32."""
+    most = _LARGEST.get(kept, float(np.finfo(np.float32).max))
+    if -most <= float(numbers.min()) and float(numbers.max()) <= most:
         return
-    wide = part.double()
-    at = int((~(wide.abs() <= most)).flatten().nonzero()[0])
-    value = float(wide.flatten()[at])
+    at = int(np.flatnonzero(~(np.abs(numbers) <= most))[0])
+    value = float((numbers if stored.dtype == np.uint16 else stored).reshape(-1)[at])
     if math.isfinite(value):
         remedy = "--dtype bfloat16 or float32" if kept == "float16" else "--dtype float32"
         raise ModelError(f"{where} holds {value:g}, but {kept} holds at most {most:g}: use {remedy}")
     raise ModelError(f"{where} holds {value:g}, which is not a finite number: the file is damaged")
 
 
-def _store(weights: Weights, cut: Cut, name: str, first: int, part: Tensor) -> None:
+def _store(weights: Weights, cut: Cut, name: str, first: int, part: Floats) -> None:
     """Fill a weight with what it keeps of these rows of the whole."""
     for place, count, own in cut.pieces(first, len(part)):
         rows = part[place : place + count]
@@ -208,17 +209,18 @@ def _store(weights: Weights, cut: Cut, name: str, first: int, part: Tensor) -> N
 
 def _fill_with_noise(weights: Weights, cuts: Mapping[str, Cut], model: ModelConfig, progress: Progress) -> None:
     """Random matrices, norms of one, biases of zero: always the same for the same config, however it is shared."""
-    generator = torch.Generator().manual_seed(DUMMY_SEED)
+    generator = np.random.default_rng(DUMMY_SEED)
     shapes = {name: shape for name, shape in parameter_shapes(model).items() if name in weights.matrices}
     total = sum(shape[0] * shape[1] for shape in shapes.values())
     done = 0
     progress(0, total)
     for name, vector in weights.vectors.items():
-        vector.fill_(0.0 if name.endswith("bias") else 1.0)
+        vector[:] = 0.0 if name.endswith("bias") else 1.0
     for name, (out_size, in_size) in shapes.items():
         step = max(1, SLICE_NUMBERS // in_size)
         for first in range(0, out_size, step):
-            rows = torch.empty(min(step, out_size - first), in_size).normal_(0.0, DUMMY_STD, generator=generator)
+            rows = generator.standard_normal((min(step, out_size - first), in_size), dtype=np.float32)
+            rows *= np.float32(DUMMY_STD)
             _store(weights, cuts[name], name, first, rows)
-            done += rows.numel()
+            done += rows.size
             progress(done, total)

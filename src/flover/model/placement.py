@@ -6,10 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.families import Family, Layout, Part, Target
+from flover.ops import HostArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +22,12 @@ class Placement:
     shape: tuple[int, ...]
     num_heads: int
 
-    def pieces(self, tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
+    def pieces(self, tensor: HostArray) -> Iterator[tuple[int, HostArray]]:
         """The checkpoint tensor cut into (first row of the parameter, views of rows that follow one another there)."""
         if self.layout == "transposed":
             yield self.start, tensor.T
         elif self.layout == "by_head":  # [heads, 3, d, …] in theirs is [3, heads, d, …] in ours
-            blocks = tensor.view(self.num_heads, 3, -1, *tensor.shape[1:])
+            blocks = tensor.reshape(self.num_heads, 3, -1, *tensor.shape[1:])
             rows = blocks.shape[2]
             for part in range(3):
                 for head in range(self.num_heads):

@@ -17,13 +17,17 @@ import math
 from collections.abc import Mapping
 from typing import Any, cast, get_args
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from flover.model.config import RopeConfig, RopeScaling
 from flover.model.fields import Fields
 
 MAX_THETA = 1e15
 _OLD_NAMES = {"su": "longrope"}  # what Phi-3's first configs called it
+
+
+Floats = npt.NDArray[np.float32]
 
 
 def read_rope(
@@ -103,27 +107,33 @@ def _scaling_fields(kind: str, parameters: Fields, config: Fields, dim: int, max
     return fields
 
 
-def inverse_frequencies(rope: RopeConfig, max_len: int) -> tuple[torch.Tensor, float]:
+def inverse_frequencies(rope: RopeConfig, max_len: int) -> tuple[Floats, float]:
     """Angle per position of every pair of dimensions, float32 [dim / 2], and the factor on cos and sin.
 
     `max_len` is the longest context that they are for; see the module's text.
     """
-    exponents = torch.arange(0, rope.dim, 2, dtype=torch.int64).float() / rope.dim
+    exponents = np.arange(0, rope.dim, 2, dtype=np.float32) / np.float32(rope.dim)
     match rope.scaling:
         case "linear":
-            return 1.0 / rope.theta**exponents / rope.factor, 1.0
+            return 1.0 / _power(rope.theta, exponents) / rope.factor, 1.0
         case "dynamic":
-            return 1.0 / _dynamic_base(rope, max_len) ** exponents, 1.0
+            return 1.0 / _power(_dynamic_base(rope, max_len), exponents), 1.0
         case "yarn":
             return _yarn(rope, exponents), _yarn_attention_factor(rope)
         case "longrope":
             factors = rope.long_factor if max_len > rope.original_max_len else rope.short_factor
-            stretch = torch.tensor(factors, dtype=torch.float32)
-            return 1.0 / (stretch * rope.theta**exponents), _longrope_attention_factor(rope)
+            stretch = np.array(factors, dtype=np.float32)
+            return 1.0 / (stretch * _power(rope.theta, exponents)), _longrope_attention_factor(rope)
         case "llama3":
-            return _llama3(rope, 1.0 / rope.theta**exponents), 1.0
+            return _llama3(rope, 1.0 / _power(rope.theta, exponents)), 1.0
         case _:
-            return 1.0 / rope.theta**exponents, 1.0
+            return 1.0 / _power(rope.theta, exponents), 1.0
+
+
+def _power(base: float, exponents: Floats) -> Floats:
+    """base ** exponents, rounded once: float32 powers differ from machine to machine, by their instructions."""
+    powers: Floats = np.power(base, exponents.astype(np.float64)).astype(np.float32)
+    return powers
 
 
 def _dynamic_base(rope: RopeConfig, max_len: int) -> float:
@@ -133,7 +143,7 @@ def _dynamic_base(rope: RopeConfig, max_len: int) -> float:
     return float(rope.theta * stretch ** (rope.dim / (rope.dim - 2)))
 
 
-def _yarn(rope: RopeConfig, exponents: torch.Tensor) -> torch.Tensor:
+def _yarn(rope: RopeConfig, exponents: Floats) -> Floats:
     """Slow pairs interpolate, fast pairs stay, a ramp between (YaRN, arXiv 2309.00071, section 3.2)."""
 
     def dimension_of(rotations: float) -> float:
@@ -146,10 +156,11 @@ def _yarn(rope: RopeConfig, exponents: torch.Tensor) -> torch.Tensor:
     low, high = max(low, 0), min(high, rope.dim - 1)
     if low == high:
         high += 0.001  # a ramp of no width would divide by zero
-    ramp = ((torch.arange(rope.dim // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    ramp = ((np.arange(rope.dim // 2, dtype=np.float32) - low) / (high - low)).clip(0, 1)
     stays = 1 - ramp
-    periods = rope.theta**exponents
-    return 1.0 / (rope.factor * periods) * (1 - stays) + 1.0 / periods * stays
+    periods = _power(rope.theta, exponents)
+    result: Floats = 1.0 / (rope.factor * periods) * (1 - stays) + 1.0 / periods * stays
+    return result
 
 
 def _yarn_attention_factor(rope: RopeConfig) -> float:
@@ -173,13 +184,14 @@ def _longrope_attention_factor(rope: RopeConfig) -> float:
     return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_max_len))
 
 
-def _llama3(rope: RopeConfig, frequencies: torch.Tensor) -> torch.Tensor:
+def _llama3(rope: RopeConfig, frequencies: Floats) -> Floats:
     """Long waves are divided by factor, short ones stay, those between are blended (Llama 3.1's `apply_scaling`)."""
     waves = 2 * math.pi / frequencies
     longest = rope.original_max_len / rope.low_freq_factor
     shortest = rope.original_max_len / rope.high_freq_factor
     blend = (rope.original_max_len / waves - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
     blended = (1 - blend) * frequencies / rope.factor + blend * frequencies
-    scaled = torch.where(waves > longest, frequencies / rope.factor, frequencies)
+    scaled = np.where(waves > longest, frequencies / rope.factor, frequencies)
     between = ~(waves < shortest) & ~(waves > longest)
-    return torch.where(between, blended, scaled)
+    result: Floats = np.where(between, blended, scaled)
+    return result

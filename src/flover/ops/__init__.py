@@ -1,20 +1,26 @@
 """The table of operations that the decoder is written against, and the choice of who computes them.
 
-An implementation is one `Ops` value: plain functions of tensors and numbers. `reference.py` says in plain torch what
-each operation means; `spec.py` has inputs and tolerances to hold every other implementation against it. Nothing
-here knows of models, rows or requests.
+An implementation is one `Ops` value: plain functions of arrays and numbers. `reference.py` says in plain torch what
+each operation means. Nothing here knows of models, rows or requests, and nothing here imports torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
+
+Array: TypeAlias = Any
+"""An implementation's own arrays: numpy's on the CPU, torch's tensors elsewhere. Who is written against the table only
+measures, slices and reshapes them, which both do alike."""
+DType = Literal["float32", "bfloat16", "float16", "int8"]
+"""Types of single numbers. numpy has no bfloat16: there such numbers lie in arrays of uint16."""
+HostArray: TypeAlias = npt.NDArray[Any]
+"""Arrays of numpy: logits are sampled there, and plans, columns and checkpoints are made of them."""
+DTYPE_BYTES: Mapping[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 """How the numbers of a matrix are kept. int8 has a scale for each output, int4 a scale and an offset for every 32
@@ -39,10 +45,9 @@ class Weight(Protocol):
     @property
     def num_bytes(self) -> int: ...
 
-    def store(self, first: int, rows: Tensor) -> None:
-        """Fill rows first, first + 1, … from `rows` [n, in] of any float type; a weight that is a part of a wider one
-        gets whole rows and keeps its columns. Raises `ModelError` for numbers that cannot be stored (int8 and int4:
-        what is not finite)."""
+    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
+        """Fill rows first, first + 1, … from `rows` [n, in]; a weight that is a part of a wider one gets whole rows and
+        keeps its columns. Raises `ModelError` for numbers that cannot be stored (int8 and int4: what is not finite)."""
         ...
 
 
@@ -57,33 +62,34 @@ class NewWeight(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """Keys and values of one layer, shaped as the implementation wants them (`Ops.page_shapes`).
+    """Keys and values of one layer, of type `dtype`, shaped as the implementation wants them (`Ops.page_shapes`).
 
     int8 pages have scales, float32 [num_pages, num_kv_heads, page_size]; others have None.
     """
 
-    keys: Tensor
-    values: Tensor
+    keys: Array
+    values: Array
     page_size: int
-    key_scales: Tensor | None = None
-    value_scales: Tensor | None = None
+    dtype: DType
+    key_scales: Array | None = None
+    value_scales: Array | None = None
 
 
 class RaggedBatch(Protocol):
     """What a captured forward reads of a batch: T tokens of R rows; contiguous, ids int64, the rest of rows int32."""
 
     @property
-    def token_ids(self) -> Tensor: ...
+    def token_ids(self) -> Array: ...
     @property
-    def positions(self) -> Tensor: ...
+    def positions(self) -> Array: ...
     @property
-    def slots(self) -> Tensor: ...
+    def slots(self) -> Array: ...
     @property
-    def query_starts(self) -> Tensor: ...
+    def query_starts(self) -> Array: ...
     @property
-    def context_lens(self) -> Tensor: ...
+    def context_lens(self) -> Array: ...
     @property
-    def page_table(self) -> Tensor: ...
+    def page_table(self) -> Array: ...
     @property
     def num_tokens(self) -> int: ...
     @property
@@ -101,9 +107,9 @@ class PlanAttention(Protocol):
 
     def __call__(
         self,
-        page_table: Tensor,
-        query_starts: Tensor,
-        context_lens: Tensor,
+        page_table: Array,
+        query_starts: Array,
+        context_lens: Array,
         query_lens_host: Sequence[int],
         context_lens_host: Sequence[int],
         pages: Pages,
@@ -120,25 +126,28 @@ class RotaryWrite(Protocol):
 
     def __call__(
         self,
-        qkv: Tensor,
+        qkv: Array,
         num_heads: int,
-        cos: Tensor | None,
-        sin: Tensor | None,
+        cos: Array | None,
+        sin: Array | None,
         interleaved: bool,
         pages: Pages,
-        slots: Tensor,
-    ) -> Tensor: ...
+        slots: Array,
+    ) -> Array: ...
 
 
 @dataclass(frozen=True, slots=True)
-class DrawParams:
-    """How R rows draw; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
+class SampleParams:
+    """How R rows sample; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
 
     temperature: npt.NDArray[np.float32]
     min_p: npt.NDArray[np.float64]
     top_k: npt.NDArray[np.int64]
     top_p: npt.NDArray[np.float64]
     uniform: npt.NDArray[np.float64]  # the rows' random numbers, in (0, 1)
+
+
+Reduction = Literal["sum", "max"]
 
 
 class Group(Protocol):
@@ -153,15 +162,11 @@ class Group(Protocol):
         """Ranks on this machine, which share its cores and memory."""
         ...
 
-    def sum(self, x: Tensor) -> None:
-        """Put the sum over all ranks into `x`; every rank gets the same bits."""
+    def all_reduce(self, reduction: Reduction, x: Array) -> None:
+        """Put the sum or the maximum over all ranks of each number into `x`; every rank gets the same bits."""
         ...
 
-    def largest(self, x: Tensor) -> None:
-        """Put the largest over all ranks of each number into `x`."""
-        ...
-
-    def gather(self, x: Tensor) -> list[Tensor] | None:
+    def gather(self, x: Array) -> list[Array] | None:
         """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
         ...
 
@@ -175,13 +180,10 @@ class Alone:
 
     rank, size, local_size = 0, 1, 1
 
-    def sum(self, x: Tensor) -> None:
-        """The sum of one."""
+    def all_reduce(self, reduction: Reduction, x: Array) -> None:
+        """Of one rank: nothing to do."""
 
-    def largest(self, x: Tensor) -> None:
-        """The largest of one."""
-
-    def gather(self, x: Tensor) -> list[Tensor] | None:
+    def gather(self, x: Array) -> list[Array] | None:
         """The only one."""
         return [x]
 
@@ -197,8 +199,8 @@ class Capture(Protocol):
     """
 
     def __call__(
-        self, compute: Callable[[], Tensor], example: RaggedBatch, constants: Sequence[Tensor]
-    ) -> Callable[[RaggedBatch], Tensor]: ...
+        self, compute: Callable[[], Array], example: RaggedBatch, constants: Sequence[Array]
+    ) -> Callable[[RaggedBatch], Array]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,62 +212,69 @@ class Ops:
     """
 
     name: str
-    dtype: Callable[[torch.dtype], torch.dtype]
-    """type of the weights -> type of the activations between operations, and of norms and biases"""
+    array: Callable[[HostArray], Array]
+    """an array of the host, such as a norm's weights, as the implementation's own"""
     page_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
     """(num_pages, page_size, num_kv_heads, d) -> shapes of a layer's key pages and value pages, page first"""
     new_weight: NewWeight
-    embed: Callable[[Tensor, Weight], Tensor]
+    embed: Callable[[Array, Weight], Array]
     """(ids int64 [T], table [V, H]) -> [T, H]"""
-    rms_norm: Callable[[Tensor, Tensor | None, Tensor, float], tuple[Tensor, Tensor]]
+    rms_norm: Callable[[Array, Array | None, Array, float], tuple[Array, Array]]
     """(x [T, H], residual [T, H] or None, weight [H], eps) -> (normed, sum)"""
-    layer_norm: Callable[[Tensor, Tensor | None, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    layer_norm: Callable[[Array, Array | None, Array, Array, float], tuple[Array, Array]]
     """(x [T, H], residual [T, H] or None, weight [H], bias [H], eps) -> (normed, sum)"""
-    head_norm: Callable[[Tensor, int, int, Tensor, Tensor, float], Tensor]
+    head_norm: Callable[[Array, int, int, Array, Array, float], Array]
     """(qkv [T, h + 2 k, d], h, k, query weight [d], key weight [d], eps) -> qkv after an RMS norm of each query and
     key head; may change qkv"""
-    linear: Callable[[Tensor, Weight, Tensor | None, str | None], Tensor]
+    linear: Callable[[Array, Weight, Array | None, str | None], Array]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
     gelu_tanh, relu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]. With a part of a wider weight, x
     is the same part of wider rows: all ranks join in, and what they get adds up to what the whole weight gives"""
-    angles: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    angles: Callable[[Array, Array, float], tuple[Array, Array]]
     """(positions int64 [T], frequencies float32 [n], factor) -> (factor * cos, factor * sin) of the angles [T, n]"""
     rotary_write: RotaryWrite
     plan_attention: PlanAttention
-    attention: Callable[[Tensor, Pages, Any, float, int | None], Tensor]
+    attention: Callable[[Array, Pages, Any, float, int | None], Array]
     """(queries [T, h, d], pages, plan, scale, window) -> [T, h * d]
 
     Token t of a row sees the keys of its row at positions max(0, p - window + 1) to p, p being its own.
     """
-    add: Callable[[Tensor, Tensor], Tensor]
+    add: Callable[[Array, Array], Array]
     """(x [T, H], y [T, H]) -> x + y"""
-    largest: Callable[[Tensor], tuple[Tensor, Tensor]]
+    argmax: Callable[[HostArray], tuple[HostArray, HostArray]]
     """(logits float32 [S, V]) -> (largest of each row [S], first id that has it int64 [S]); a NaN is the largest"""
-    draw: Callable[[Tensor, Tensor, DrawParams], Tensor]
+    logsumexp: Callable[[HostArray], HostArray]
+    """(logits float32 [R, V]) -> logarithm of the sum of exponentials of each row, float64 [R]"""
+    sample: Callable[[HostArray, HostArray, SampleParams], HostArray]
     """(logits float32 [R, V], their largest [R], params) -> a random token of each row, int64 [R]"""
     kernel_seconds: Callable[[], float] = lambda: 0.0
     """time spent in kernels since the start; 0 where nobody counts"""
     group: Group = field(default_factory=Alone)
     """who else computes this model"""
-    sum_ranks: Callable[[Tensor], Tensor] = lambda x: x
+    all_reduce: Callable[[Array], Array] = lambda x: x
     """(x [T, H]) -> the sum over all ranks, in the place of x"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
 
 
 __all__ = [
+    "DTYPE_BYTES",
     "INPUTS_TOGETHER",
     "Alone",
+    "Array",
     "Capture",
-    "DrawParams",
+    "DType",
     "Group",
+    "HostArray",
     "NewWeight",
     "Ops",
     "Pages",
     "Part",
     "PlanAttention",
     "RaggedBatch",
+    "Reduction",
     "RotaryWrite",
+    "SampleParams",
     "Weight",
     "WeightFormat",
 ]

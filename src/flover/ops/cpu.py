@@ -2,7 +2,7 @@
 
 What a token gets depends on that token and its own context alone, bit for bit: not on the other rows, the chunks,
 the page size, the number of threads or the instruction set. The kernels are built so (ARCHITECTURE.md, "CPU
-kernels"); here is only the passage from tensors to addresses.
+kernels"); here is only the passage from numpy's arrays to addresses.
 
 Activations are float32 whatever the weights are kept in.
 """
@@ -10,32 +10,29 @@ Activations are float32 whatever the weights are kept in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError
-from flover.ops import INPUTS_TOGETHER, Alone, DrawParams, Group, Ops, Pages, RaggedBatch
+from flover.ops import INPUTS_TOGETHER, Alone, Array, Group, HostArray, Ops, Pages, RaggedBatch, Reduction, SampleParams
+from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
 from flover.ops.cpu_program import Recorder
 from flover.ops.cpu_weight import PackedWeight
 
 ACTIVATIONS: dict[str | None, int] = {None: 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
-CACHES: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+_SAMPLE_COLUMNS: tuple[tuple[str, type[np.generic]], ...] = (
+    ("temperature", np.float32),
+    ("min_p", np.float64),
+    ("top_k", np.int64),
+    ("top_p", np.float64),
+    ("uniform", np.float64),
+)
 
 
 def instruction_sets() -> list[str]:
     """What this machine can run, the fastest first."""
     return _cpu.instruction_sets()
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    page_table: Tensor
-    query_starts: Tensor
-    context_lens: Tensor
 
 
 class CpuOps:
@@ -46,197 +43,229 @@ class CpuOps:
         known = instruction_sets()
         if isa != "auto" and isa not in known:
             raise ConfigError(f"--cpu-isa {isa}: this machine runs {', '.join(known)}")
-        self.engine = _cpu.Engine(known[0] if isa == "auto" else isa, num_threads)
+        self.runner = _cpu.KernelRunner(known[0] if isa == "auto" else isa, num_threads)
         self.group = group or Alone()
-        self._target: _cpu.Engine | Recorder = self.engine  # who takes the calls
+        self._recorder: Recorder | None = None  # takes the operations instead of the runner
 
-    def embed(self, ids: Tensor, table: PackedWeight) -> Tensor:
+    def embed(self, ids: Array, table: PackedWeight) -> Array:
         """Rows of the table."""
         y = self._new(len(ids), table.shape[1])
-        self._target.embed(table.data, _ids(ids), len(ids), y.data_ptr())
+        self._run(_cpu.Embed(weight=table.data, ids=ids_of(ids), rows=len(ids), y=floats(y)))
         return y
 
-    def rms_norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def rms_norm(self, x: Array, residual: Array | None, weight: Array, eps: float) -> tuple[Array, Array]:
         """Root mean square norm, after adding the residual."""
-        return self._norm(x, residual, weight, 0, eps)
+        return self._norm(x, residual, weight, None, eps)
 
     def layer_norm(
-        self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
+        self, x: Array, residual: Array | None, weight: Array, bias: Array, eps: float
+    ) -> tuple[Array, Array]:
         """Layer norm, after adding the residual."""
-        return self._norm(x, residual, weight, _floats(bias), eps)
+        return self._norm(x, residual, weight, bias, eps)
 
-    def _norm(self, x: Tensor, residual: Tensor | None, weight: Tensor, bias: int, eps: float) -> tuple[Tensor, Tensor]:
+    def _norm(
+        self, x: Array, residual: Array | None, weight: Array, bias: Array | None, eps: float
+    ) -> tuple[Array, Array]:
         rows, size = x.shape
         normed = self._new(rows, size)
         total = x if residual is None else self._new(rows, size)
-        added = 0 if residual is None else _floats(residual)
-        address = normed.data_ptr()
-        self._target.norm(_floats(x), added, _floats(weight), bias, rows, size, eps, total.data_ptr(), address)
+        self._run(
+            _cpu.Norm(
+                x=floats(x),
+                residual=floats(residual),
+                weight=floats(weight),
+                bias=floats(bias),
+                rows=rows,
+                size=size,
+                eps=eps,
+                total=floats(total),
+                normed=floats(normed),
+            )
+        )
         return normed, total
 
     def head_norm(
-        self, qkv: Tensor, num_heads: int, num_kv_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float
-    ) -> Tensor:
+        self, qkv: Array, num_heads: int, num_kv_heads: int, query_weight: Array, key_weight: Array, eps: float
+    ) -> Array:
         """RMS norm over each query and key head by itself, in place."""
         rows, heads, dim = qkv.shape
-        weights = _floats(query_weight), _floats(key_weight)
-        self._target.head_norm(_floats(qkv), rows, heads * dim, num_heads, num_kv_heads, dim, *weights, eps)
+        self._run(
+            _cpu.HeadNorm(
+                x=floats(qkv),
+                rows=rows,
+                stride=heads * dim,
+                query_heads=num_heads,
+                key_heads=num_kv_heads,
+                dim=dim,
+                query_weight=floats(query_weight),
+                key_weight=floats(key_weight),
+                eps=eps,
+            )
+        )
         return qkv
 
-    def linear(self, x: Tensor, weight: PackedWeight, bias: Tensor | None, kind: str | None) -> Tensor:
+    def linear(self, x: Array, weight: PackedWeight, bias: Array | None, kind: str | None) -> Array:
         """x times the weight's transpose, plus the bias, activated and gated."""
         out_size, in_size = weight.shape
         if x.shape[1] != in_size:
             raise InvariantError(f"x has {x.shape[1]} columns, the weight {in_size} inputs")
         y = self._new(x.shape[0], out_size // 2 if weight.gated else out_size)
-        added = 0 if bias is None else _floats(bias)
-        reach = self._whole_reach(x) if weight.part and weight.format in INPUTS_TOGETHER else None
-        of_whole = 0 if reach is None else reach.data_ptr()
-        self._target.linear(weight.data, _floats(x), x.shape[0], of_whole, added, ACTIVATIONS[kind], y.data_ptr())
+        absmax = self._absmax_of_all(x) if weight.part and weight.format in INPUTS_TOGETHER else None
+        self._run(
+            _cpu.Linear(
+                weight=weight.data,
+                x=floats(x),
+                rows=x.shape[0],
+                absmax=floats(absmax),
+                bias=floats(bias),
+                activation=ACTIVATIONS[kind],
+                y=floats(y),
+            )
+        )
         return y
 
-    def _whole_reach(self, x: Tensor) -> Tensor:
-        """The largest magnitude of each of the rows that x is this rank's part of, [T, 1]."""
-        reach = self._new(x.shape[0], 1)
-        self._target.reach(_floats(x), x.shape[0], x.shape[1], reach.data_ptr())
-        if isinstance(self._target, Recorder):
-            self._target.meet("largest", reach.data_ptr())
-        else:
-            self.group.largest(reach)
-        return reach
+    def _absmax_of_all(self, x: Array) -> Array:
+        """The largest magnitude of each of the rows that x is this rank's shard of, [T, 1]."""
+        rows, size = x.shape
+        absmax = self._new(rows, 1)
+        self._run(_cpu.AbsMax(x=floats(x), rows=rows, size=size, y=floats(absmax)))
+        self._all_reduce("max", absmax)
+        return absmax
 
-    def angles(self, positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    def angles(self, positions: Array, frequencies: Array, factor: float) -> tuple[Array, Array]:
         """Cosines and sines of position times frequency."""
         rows, count = len(positions), len(frequencies)
         cos, sin = self._new(rows, count), self._new(rows, count)
-        addresses = cos.data_ptr(), sin.data_ptr()
-        self._target.angles(_ids(positions), rows, _floats(frequencies), count, factor, *addresses)
+        self._run(
+            _cpu.Angles(
+                positions=ids_of(positions),
+                rows=rows,
+                frequencies=floats(frequencies),
+                count=count,
+                factor=factor,
+                cos=floats(cos),
+                sin=floats(sin),
+            )
+        )
         return cos, sin
 
     def rotary_write(
         self,
-        qkv: Tensor,
+        qkv: Array,
         num_heads: int,
-        cos: Tensor | None,
-        sin: Tensor | None,
+        cos: Array | None,
+        sin: Array | None,
         interleaved: bool,
         pages: Pages,
-        slots: Tensor,
-    ) -> Tensor:
-        """Turn queries and keys in place, write keys and values."""
-        turning = 0 if cos is None else 2 * cos.shape[1]
-        tables = (0, 0) if cos is None or sin is None else (_floats(cos), _floats(sin))
-        self._target.rotary(
-            _floats(qkv), qkv.shape[0], num_heads, *tables, turning, interleaved, _ids(slots), _native(pages)
+        slots: Array,
+    ) -> Array:
+        """Rotate queries and keys in place, write keys and values."""
+        self._run(
+            _cpu.Rotary(
+                qkv=floats(qkv),
+                rows=qkv.shape[0],
+                query_heads=num_heads,
+                cos=floats(cos),
+                sin=floats(sin),
+                rotary_dim=0 if cos is None else 2 * cos.shape[1],
+                interleaved=interleaved,
+                slots=ids_of(slots),
+                pages=native_pages(pages),
+            )
         )
         return qkv[:, :num_heads]
 
-    def attention(self, queries: Tensor, pages: Pages, plan: _Plan, scale: float, window: int | None) -> Tensor:
+    def attention(self, queries: Array, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Array:
         """Attention of every token over its row's pages."""
         tokens, heads, dim = queries.shape
-        if queries.dtype != torch.float32 or queries.stride()[1:] != (dim, 1):
+        if queries.dtype != np.float32 or (tokens and queries.strides[1:] != (4 * dim, 4)):
             raise InvariantError("queries must be float32 with their heads one after another")
         y = self._new(tokens, heads * dim)
         table = plan.page_table
-        self._target.attention(
-            queries.data_ptr(),
-            queries.stride(0),
-            heads,
-            table.shape[0],
-            plan.query_starts.data_ptr(),
-            plan.context_lens.data_ptr(),
-            table.data_ptr(),
-            table.shape[1],
-            scale,
-            window or 0,
-            y.data_ptr(),
-            _native(pages),
+        self._run(
+            _cpu.Attention(
+                queries=address(queries),
+                query_stride=queries.strides[0] // 4,
+                query_heads=heads,
+                rows=table.shape[0],
+                query_starts=address(plan.query_starts),
+                context_lens=address(plan.context_lens),
+                page_table=address(table),
+                table_stride=table.shape[1],
+                scale=scale,
+                window=window or 0,
+                y=floats(y),
+                pages=native_pages(pages),
+            )
         )
         return y
 
-    def add(self, x: Tensor, y: Tensor) -> Tensor:
+    def add(self, x: Array, y: Array) -> Array:
         """x + y."""
-        total = self._new(*x.shape)
-        self._target.add(_floats(x), _floats(y), x.shape[0], x.shape[1], total.data_ptr())
+        rows, size = x.shape
+        total = self._new(rows, size)
+        self._run(_cpu.Add(a=floats(x), b=floats(y), rows=rows, size=size, y=floats(total)))
         return total
 
-    def largest(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def argmax(self, logits: HostArray) -> tuple[HostArray, HostArray]:
         """The largest of each row and the first id that has it."""
         rows, size = logits.shape
-        values, ids = torch.empty(rows), torch.empty(rows, dtype=torch.int64)
-        self.engine.largest(_floats(logits), rows, size, values.data_ptr(), ids.data_ptr())
+        values, ids = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.int64)
+        self._run(_cpu.ArgMax(logits=floats(logits), rows=rows, size=size, values=floats(values), ids=ids_of(ids)))
         return values, ids
 
-    def draw(self, logits: Tensor, best: Tensor, params: DrawParams) -> Tensor:
+    def logsumexp(self, logits: HostArray) -> HostArray:
+        """The logarithm of the sum of exponentials of each row."""
+        rows, size = logits.shape
+        y = np.empty(rows, dtype=np.float64)
+        self._run(_cpu.LogSumExp(logits=floats(logits), rows=rows, size=size, y=address(y)))
+        return y
+
+    def sample(self, logits: HostArray, best: HostArray, params: SampleParams) -> HostArray:
         """A random token of each row."""
         rows, size = logits.shape
-        ids = torch.empty(rows, dtype=torch.int64)
-        temperature = np.ascontiguousarray(params.temperature, dtype=np.float32)
-        min_p = np.ascontiguousarray(params.min_p, dtype=np.float64)
-        top_k = np.ascontiguousarray(params.top_k, dtype=np.int64)
-        top_p = np.ascontiguousarray(params.top_p, dtype=np.float64)
-        uniform = np.ascontiguousarray(params.uniform, dtype=np.float64)
-        self.engine.draw(
-            _floats(logits),
-            rows,
-            size,
-            _floats(best),
-            temperature.ctypes.data,
-            min_p.ctypes.data,
-            top_k.ctypes.data,
-            top_p.ctypes.data,
-            uniform.ctypes.data,
-            ids.data_ptr(),
+        ids = np.empty(rows, dtype=np.int64)
+        columns = {name: np.ascontiguousarray(getattr(params, name), dtype=kind) for name, kind in _SAMPLE_COLUMNS}
+        self._run(
+            _cpu.Sample(
+                logits=floats(logits),
+                rows=rows,
+                size=size,
+                best=floats(best),
+                ids=ids_of(ids),
+                **{name: address(column) for name, column in columns.items()},
+            )
         )
         return ids
 
-    def sum_ranks(self, x: Tensor) -> Tensor:
+    def all_reduce(self, x: Array) -> Array:
         """The sum over all ranks, in place."""
-        if self.group.size == 1:
-            return x
-        if isinstance(self._target, Recorder):
-            self._target.meet("sum", _floats(x))
-        else:
-            self.group.sum(x)
+        if self.group.size > 1:
+            self._all_reduce("sum", x)
         return x
 
     def capture(
-        self, compute: Callable[[], Tensor], example: RaggedBatch, constants: Sequence[Tensor]
-    ) -> Callable[[RaggedBatch], Tensor]:
+        self, compute: Callable[[], Array], example: RaggedBatch, constants: Sequence[Array]
+    ) -> Callable[[RaggedBatch], Array]:
         """Record a forward; see `cpu_program.py`."""
-        self._target = recorder = Recorder(example, constants)
+        self._recorder = recorder = Recorder(example, constants)
         try:
             result = compute()
         finally:
-            self._target = self.engine
-        return recorder.finish(self.engine, self.group, result)
+            self._recorder = None
+        return recorder.finish(self.runner, self.group, result)
 
-    def _new(self, *shape: int) -> Tensor:
-        return self._target.new(shape) if isinstance(self._target, Recorder) else torch.empty(shape)
+    def _run(self, op: _cpu.Op) -> None:
+        (self._recorder or self.runner).run(op)
 
+    def _all_reduce(self, reduction: Reduction, x: Array) -> None:
+        if self._recorder is not None:
+            self._recorder.all_reduce(reduction, x)
+        else:
+            self.group.all_reduce(reduction, x)
 
-def plan_attention(
-    page_table: Tensor,
-    query_starts: Tensor,
-    context_lens: Tensor,
-    query_lens_host: Sequence[int],
-    context_lens_host: Sequence[int],
-    pages: Pages,
-    windows: frozenset[int | None],
-) -> _Plan:
-    """The kernel needs no more than the batch has."""
-    for tensor in (page_table, query_starts, context_lens):
-        if tensor.dtype != torch.int32 or not tensor.is_contiguous():
-            raise InvariantError("page table, query starts and context lengths must be contiguous int32")
-    return _Plan(page_table, query_starts, context_lens)
-
-
-def page_shapes(
-    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Keys lie transposed in their page, so that 16 keys fill a register."""
-    return (num_pages, num_kv_heads, head_dim, page_size), (num_pages, num_kv_heads, page_size, head_dim)
+    def _new(self, *shape: int) -> Array:
+        return np.empty(shape, dtype=np.float32) if self._recorder is None else self._recorder.new(shape)
 
 
 def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
@@ -244,8 +273,8 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
     `ConfigError`."""
     made = CpuOps(isa, num_threads, group)
     return Ops(
-        name=f"cpu ({made.engine.isa})",
-        dtype=lambda dtype: torch.float32,
+        name=f"cpu ({made.runner.isa})",
+        array=np.ascontiguousarray,
         page_shapes=page_shapes,
         new_weight=PackedWeight,
         embed=made.embed,  # type: ignore[arg-type]  # weights are this module's own
@@ -258,31 +287,11 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         plan_attention=plan_attention,
         attention=made.attention,
         add=made.add,
-        largest=made.largest,
-        draw=made.draw,
-        kernel_seconds=lambda: made.engine.seconds,
+        argmax=made.argmax,
+        logsumexp=made.logsumexp,
+        sample=made.sample,
+        kernel_seconds=lambda: made.runner.seconds,
         group=made.group,
-        sum_ranks=made.sum_ranks,
+        all_reduce=made.all_reduce,
         capture=made.capture,
     )
-
-
-def _floats(x: Tensor) -> int:
-    if x.dtype != torch.float32 or not x.is_contiguous():
-        raise InvariantError(f"a kernel needs contiguous float32, not {x.dtype} with strides {x.stride()}")
-    return x.data_ptr()
-
-
-def _ids(x: Tensor) -> int:
-    if x.dtype != torch.int64 or not x.is_contiguous():
-        raise InvariantError(f"a kernel needs contiguous int64, not {x.dtype} with strides {x.stride()}")
-    return x.data_ptr()
-
-
-def _native(pages: Pages) -> _cpu.Pages:
-    heads, dim = pages.keys.shape[1], pages.keys.shape[2]
-    scales = (0, 0)
-    if pages.key_scales is not None and pages.value_scales is not None:
-        scales = pages.key_scales.data_ptr(), pages.value_scales.data_ptr()
-    addresses = pages.keys.data_ptr(), pages.values.data_ptr()
-    return _cpu.Pages(CACHES[pages.keys.dtype], *addresses, *scales, pages.page_size, heads, dim)

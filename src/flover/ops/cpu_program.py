@@ -1,23 +1,22 @@
 """A forward pass as one call: the operations are recorded once and run again by the kernels' own code.
 
-Recording runs the decoder on one token with a `Recorder` in the place of the kernels: it notes which kernel reads and
-writes which buffer. A buffer is needed from the call that first touches it to the last one that does; buffers that
-are never needed at the same time share a place in one workspace, which is laid out for the tokens of each run. Where
-ranks put together what they have, one program ends and the next one begins.
+Recording runs the decoder on one token with a `Recorder` in the place of the kernels: it notes which operation reads
+and writes which buffer. A buffer is needed from the operation that first uses it to the last one that does; buffers
+that are never needed at the same time share memory in one workspace, which is laid out for the tokens of each run.
+Where ranks reduce, one program ends and the next one begins.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from flover import _cpu
 from flover.errors import InvariantError
-from flover.ops import Group, RaggedBatch
+from flover.ops import Array, Group, RaggedBatch, Reduction
+from flover.ops.cpu_layout import address
 
 _LINE = 16
 """Tokens that a workspace is rounded up to: whole cache lines of float32."""
@@ -25,152 +24,81 @@ _LINE = 16
 
 @dataclass(slots=True)
 class _Buffer:
-    """`width` floats per token, from the call `first` to the call `last`."""
+    """`width` floats per token, used from the operation `first` to the operation `last`; from `finish` on it lies
+    `offset` floats per token into the workspace."""
 
-    tensor: Tensor  # kept, so that its address stays its own
+    array: Array  # kept, so that its address stays its own
     width: int
     first: int = -1
     last: int = -1
     offset: int = -1
 
-
-Meeting: TypeAlias = Literal["sum", "largest"]
-"""What ranks make of what each of them has: a collective of `Group`, in place."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """`width` floats per token, `offset` floats per token into the workspace."""
-
-    offset: int
-    width: int
+    def used(self, index: int) -> None:
+        self.first = index if self.first < 0 else self.first
+        self.last = index
 
 
 @dataclass(frozen=True, slots=True)
-class _Meet:
-    """A pause between two programs: the collective of the group, on what lies in this place."""
+class _AllReduce:
+    """A pause between two programs: the ranks reduce what each of them has in this buffer."""
 
-    collective: Callable[[Tensor], None]
-    place: _Place
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    kernel: str  # or a `Meeting`
-    args: tuple[Any, ...]
-    places: tuple[int, ...]  # which of args are buffers, constants or 0
+    reduction: Reduction
+    buffer: _Buffer
 
 
 class Recorder:
-    """Stands for `_cpu.Engine` while a forward is recorded: takes its calls, on one token, and computes nothing."""
+    """Takes the operations of a forward on one token instead of `_cpu.KernelRunner`, and computes nothing."""
 
-    def __init__(self, example: RaggedBatch, constants: Sequence[Tensor]) -> None:
-        self._positions = example.positions.data_ptr()
-        self._inputs = {example.token_ids.data_ptr(), self._positions}
-        self._constants = {tensor.data_ptr() for tensor in constants}
+    def __init__(self, example: RaggedBatch, constants: Sequence[Array]) -> None:
+        self._inputs = {
+            address(getattr(example, name)): _cpu.input(index)
+            for index, name in enumerate(_cpu.Batch.pointers)
+            if name != "workspace"
+        }
+        self._constants = {0, *(address(array) for array in constants)}
         self._buffers: dict[int, _Buffer] = {}
-        self._calls: list[_Call] = []
+        self._recorded: list[_cpu.Op | _AllReduce] = []
 
-    def new(self, shape: tuple[int, ...]) -> Tensor:
+    def new(self, shape: tuple[int, ...]) -> Array:
         """A buffer for one token."""
-        tensor = torch.zeros(shape)
-        self._buffers[tensor.data_ptr()] = _Buffer(tensor, tensor.numel())
-        return tensor
+        array = np.zeros(shape, dtype=np.float32)
+        self._buffers[address(array)] = _Buffer(array, array.size)
+        return array
 
-    def embed(self, weight: _cpu.PackedWeight, ids: int, rows: int, y: int) -> None:
-        if ids not in self._inputs:
-            raise InvariantError("only token ids and positions can be looked up in a recorded forward")
-        self._note("embed", (weight, ids == self._positions, y), (2,))
+    def run(self, op: _cpu.Op) -> None:
+        """Note an operation; what comes from the batch becomes a reference to the batch of each run."""
+        for name in op.pointers:
+            value = op.get(name)
+            if value in self._buffers:
+                self._buffers[value].used(len(self._recorded))
+            elif value in self._inputs:
+                op.set(name, self._inputs[value])
+            elif value not in self._constants:
+                raise InvariantError(f"{type(op).__name__}.{name} is an array that no recorded operation has made")
+        self._recorded.append(op)
 
-    def angles(
-        self, positions: int, rows: int, frequencies: int, count: int, factor: float, cos: int, sin: int
-    ) -> None:
-        self._note("angles", (frequencies, count, factor, cos, sin), (0, 3, 4))
+    def all_reduce(self, reduction: Reduction, x: Array) -> None:
+        """Note that all ranks reduce what each has in this buffer."""
+        buffer = self._buffers[address(x)]
+        buffer.used(len(self._recorded))
+        self._recorded.append(_AllReduce(reduction, buffer))
 
-    def add(self, a: int, b: int, rows: int, size: int, y: int) -> None:
-        self._note("add", (a, b, size, y), (0, 1, 3))
-
-    def norm(
-        self, x: int, residual: int, weight: int, bias: int, rows: int, size: int, eps: float, total: int, normed: int
-    ) -> None:
-        self._note("norm", (x, residual, weight, bias, size, eps, total, normed), (0, 1, 2, 3, 6, 7))
-
-    def head_norm(self, x: int, rows: int, *args: Any) -> None:
-        self._note("head_norm", (x, *args), (0, 5, 6))
-
-    def linear(
-        self, weight: _cpu.PackedWeight, x: int, rows: int, reach: int, bias: int, activation: int, y: int
-    ) -> None:
-        self._note("linear", (weight, x, reach, bias, activation, y), (1, 2, 3, 5))
-
-    def reach(self, x: int, rows: int, size: int, y: int) -> None:
-        self._note("reach", (x, size, y), (0, 2))
-
-    def rotary(
-        self,
-        qkv: int,
-        rows: int,
-        query_heads: int,
-        cos: int,
-        sin: int,
-        turning: int,
-        interleaved: bool,
-        slots: int,
-        pages: _cpu.Pages,
-    ) -> None:
-        self._note("rotary", (qkv, query_heads, cos, sin, turning, interleaved, pages), (0, 2, 3))
-
-    def attention(
-        self,
-        queries: int,
-        query_stride: int,
-        query_heads: int,
-        rows: int,
-        query_starts: int,
-        context_lens: int,
-        page_table: int,
-        table_stride: int,
-        scale: float,
-        window: int,
-        y: int,
-        pages: _cpu.Pages,
-    ) -> None:
-        self._note("attention", (queries, query_stride, query_heads, scale, window, y, pages), (0, 5))
-
-    def meet(self, meeting: Meeting, x: int) -> None:
-        """Not a kernel: all ranks put together what each has in x."""
-        self._note(meeting, (x,), (0,))
-
-    def finish(self, engine: _cpu.Engine, group: Group, result: Tensor) -> ForwardProgram:
+    def finish(self, runner: _cpu.KernelRunner, group: Group, result: Array) -> ForwardProgram:
         """The program whose outcome is `result`, a buffer [1, size]."""
-        outcome = self._buffers[result.data_ptr()]
-        outcome.last = len(self._calls)
+        outcome = self._buffers[address(result)]
+        outcome.used(len(self._recorded))
         width = _share_places([buffer for buffer in self._buffers.values() if buffer.first >= 0])
-        meetings = {"sum": group.sum, "largest": group.largest}
-        steps: list[_cpu.Program | _Meet] = [_cpu.Program()]
-        for call in self._calls:
-            if call.kernel in meetings:
-                buffer = self._buffers[call.args[0]]
-                steps += [_Meet(meetings[call.kernel], _Place(buffer.offset, buffer.width)), _cpu.Program()]
+        steps: list[_cpu.Program | _AllReduce] = [program := _cpu.Program()]
+        for recorded in self._recorded:
+            if isinstance(recorded, _AllReduce):
+                steps += [recorded, program := _cpu.Program()]
                 continue
-            args = [self._resolve(arg) if i in call.places else arg for i, arg in enumerate(call.args)]
-            getattr(steps[-1], call.kernel)(*args)
-        return ForwardProgram(engine, steps, width, _Place(outcome.offset, outcome.width))
-
-    def _note(self, kernel: str, args: tuple[Any, ...], places: tuple[int, ...]) -> None:
-        for index in places:
-            address = args[index]
-            if address in self._buffers:
-                buffer = self._buffers[address]
-                buffer.first = len(self._calls) if buffer.first < 0 else buffer.first
-                buffer.last = len(self._calls)
-            elif address and address not in self._constants:
-                raise InvariantError(f"{kernel} uses a tensor that no recorded operation has made")
-        self._calls.append(_Call(kernel, args, places))
-
-    def _resolve(self, address: int) -> int:
-        buffer = self._buffers.get(address)
-        return address if buffer is None else 2 * buffer.offset + 1
+            for name in recorded.pointers:
+                buffer = self._buffers.get(recorded.get(name))
+                if buffer is not None:
+                    recorded.set(name, _cpu.workspace(buffer.offset))
+            program.append(recorded)
+        return ForwardProgram(runner, group, steps, width, outcome)
 
 
 def _share_places(buffers: list[_Buffer]) -> int:
@@ -188,47 +116,48 @@ def _share_places(buffers: list[_Buffer]) -> int:
 
 
 class ForwardProgram:
-    """Runs the recorded kernels on any batch. The result is valid until the next run."""
+    """Runs the recorded operations on any batch. The result is valid until the next run."""
 
     def __init__(
         self,
-        engine: _cpu.Engine,
-        steps: Sequence[_cpu.Program | _Meet],
+        runner: _cpu.KernelRunner,
+        group: Group,
+        steps: Sequence[_cpu.Program | _AllReduce],
         width: int,
-        outcome: _Place,
+        outcome: _Buffer,
     ) -> None:
-        self._engine = engine
+        self._runner = runner
+        self._group = group
         self._steps = steps
         self._width = width
         self._outcome = outcome
-        self._workspace = torch.empty(0)
+        self._workspace = np.empty(0, dtype=np.float32)
 
-    def __call__(self, batch: RaggedBatch) -> Tensor:
+    def __call__(self, batch: RaggedBatch) -> Array:
         """The outcome for the batch, [tokens, size]."""
         tokens = batch.num_tokens
         lines = -(-tokens // _LINE) * _LINE
-        if self._workspace.numel() < lines * self._width:
-            self._workspace = torch.empty(lines * self._width)
-        table = batch.page_table
-        run = (
-            tokens,
-            batch.num_rows,
-            batch.token_ids.data_ptr(),
-            batch.positions.data_ptr(),
-            batch.slots.data_ptr(),
-            batch.query_starts.data_ptr(),
-            batch.context_lens.data_ptr(),
-            table.data_ptr(),
-            table.shape[1],
-            self._workspace.data_ptr(),
+        if self._workspace.size < lines * self._width:
+            self._workspace = np.empty(lines * self._width, dtype=np.float32)
+        native = _cpu.Batch(
+            tokens=tokens,
+            rows=batch.num_rows,
+            token_ids=address(batch.token_ids),
+            positions=address(batch.positions),
+            slots=address(batch.slots),
+            query_starts=address(batch.query_starts),
+            context_lens=address(batch.context_lens),
+            page_table=address(batch.page_table),
+            table_stride=batch.page_table.shape[1],
+            workspace=address(self._workspace),
         )
         for step in self._steps:
-            if isinstance(step, _Meet):
-                step.collective(self._at(step.place, tokens, lines))
+            if isinstance(step, _AllReduce):
+                self._group.all_reduce(step.reduction, self._at(step.buffer, tokens, lines))
             else:
-                step.run(self._engine, *run)
+                step.run(self._runner, native)
         return self._at(self._outcome, tokens, lines)
 
-    def _at(self, place: _Place, tokens: int, lines: int) -> Tensor:
-        start = place.offset * lines
-        return self._workspace[start : start + tokens * place.width].view(tokens, place.width)
+    def _at(self, buffer: _Buffer, tokens: int, lines: int) -> Array:
+        start = buffer.offset * lines
+        return self._workspace[start : start + tokens * buffer.width].reshape(tokens, buffer.width)

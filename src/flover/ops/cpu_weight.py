@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from flover import _cpu
 from flover.errors import InvariantError, ModelError
 from flover.ops import INPUTS_TOGETHER, Part, WeightFormat
+from flover.ops.cpu_layout import address, floats
 
 FORMATS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 BYTES_PER_WEIGHT: dict[WeightFormat, float] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.625}
@@ -36,20 +37,20 @@ class PackedWeight:
     def num_bytes(self) -> int:
         return self.data.bytes
 
-    def store(self, first: int, rows: Tensor) -> None:
+    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Quantize and pack."""
         part = self.part or Part(0, self.shape[1])
         if rows.ndim != 2 or rows.shape[1] != part.whole:
             raise InvariantError(f"rows of shape {list(rows.shape)} do not fit a weight of {list(self.shape)}, {part}")
-        wide = rows.to(torch.float32).contiguous()
+        packed = np.ascontiguousarray(rows, dtype=np.float32)
         try:
-            self.data.store(first, len(wide), wide.data_ptr(), part.whole, part.start)
+            self.data.store(first, len(packed), floats(packed), part.whole, part.start)
         except ValueError as error:
             raise ModelError(str(error)) from error
 
-    def unpack(self) -> Tensor:
+    def unpack(self) -> npt.NDArray[np.float32]:
         """The numbers that the kernels compute with, float32 [out, in]."""
-        plain = torch.empty(self.shape)
+        plain = np.empty(self.shape, dtype=np.float32)
         for index in range(self.shape[0]):
-            self.data.row(index, plain[index].data_ptr())
+            self.data.row(index, address(plain[index]))
         return plain

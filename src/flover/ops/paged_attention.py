@@ -9,13 +9,14 @@ group, belongs to somebody else: it is masked and also blanked, so that not even
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flover.ops import Pages
+from flover.ops import HostArray, Pages
 
 _GROUP_SHRINK = 0.75
 """A group's shortest row has at least this share of the pages of its longest: bounds the padding."""
@@ -55,6 +56,19 @@ class _View:
 AttentionPlan = dict[int | None, _View]
 
 
+def tensor_pages(pages: Pages) -> Pages:
+    """The same memory as tensors, if it is numpy's."""
+    if isinstance(pages.keys, Tensor):
+        return pages
+
+    def tensor(stored: HostArray) -> Tensor:
+        if stored.dtype == np.uint16:
+            return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(stored)
+
+    return replace(pages, keys=tensor(pages.keys), values=tensor(pages.values))
+
+
 def plan_attention(
     page_table: Tensor,
     query_starts: Tensor,
@@ -68,6 +82,7 @@ def plan_attention(
 
     Fresh memory costs more than the copy into it, so the layers gather into the same place one after another.
     """
+    pages = tensor_pages(pages)
     longest = max(context_lens_host)
     lens = query_lens_host, context_lens_host
     views: AttentionPlan = {}
@@ -159,6 +174,7 @@ def _first_page(position: int, page_size: int, window: int | None) -> int:
 
 def attention(queries: Tensor, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Tensor:
     """Scaled dot-product attention of every token over its row's pages: [T, h, d] -> [T, h * d]."""
+    pages = tensor_pages(pages)
     view, key_pages, value_pages = plan[window], pages.keys, pages.values
     if len(view.groups) == 1 and view.groups[0].tokens is None:
         return _attend_group(queries, key_pages, value_pages, view.groups[0], scale).flatten(1)

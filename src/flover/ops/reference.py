@@ -1,18 +1,20 @@
-"""What every operation means, in plain torch. It is also what runs where no faster implementation does."""
+"""What every operation means, in plain torch; sampling in plain numpy."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flover.errors import ConfigError
 from flover.ops import Ops, Pages, Part, WeightFormat
-from flover.ops.draw import draw
-from flover.ops.order import largest
-from flover.ops.paged_attention import attention, plan_attention
+from flover.ops.order import argmax, logsumexp
+from flover.ops.paged_attention import attention, plan_attention, tensor_pages
+from flover.ops.sampling import sample
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,10 +35,10 @@ class PlainWeight:
     def num_bytes(self) -> int:
         return self.data.nbytes
 
-    def store(self, first: int, rows: Tensor) -> None:
+    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Copy."""
         start = self.part.start if self.part else 0
-        self.data[first : first + len(rows)] = rows[:, start : start + self.shape[1]]
+        self.data[first : first + len(rows)] = torch.from_numpy(rows[:, start : start + self.shape[1]])
 
 
 def new_weight(
@@ -129,6 +131,7 @@ def rotary_write(
     slots: Tensor,
 ) -> Tensor:
     """Rotary position embedding (Su et al., 2021), then one scatter of keys and one of values."""
+    pages = tensor_pages(pages)
     num_kv_heads = (qkv.shape[1] - num_heads) // 2
     queries_keys, values = qkv[:, :-num_kv_heads], qkv[:, -num_kv_heads:]
     if cos is not None and sin is not None:
@@ -149,7 +152,7 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
 
 OPS = Ops(
     name="reference",
-    dtype=lambda dtype: dtype,
+    array=torch.from_numpy,
     page_shapes=page_shapes,
     new_weight=new_weight,
     embed=embed,  # type: ignore[arg-type]  # weights are this module's own
@@ -162,6 +165,7 @@ OPS = Ops(
     plan_attention=plan_attention,
     attention=attention,
     add=torch.add,
-    largest=largest,
-    draw=draw,
+    argmax=argmax,
+    logsumexp=logsumexp,
+    sample=sample,
 )

@@ -18,6 +18,7 @@ import torch.distributed
 from torch import Tensor
 
 from flover.errors import EngineDeadError
+from flover.ops import HostArray, Reduction
 
 dist: Any = torch.distributed
 """Its names are bound when it is imported, where no type checker sees them."""
@@ -28,7 +29,7 @@ NEVER = timedelta(days=365)
 FRAME_BYTES = 4096
 """Frames up to so many bytes are sent in one piece, longer ones in two."""
 GATHER_BYTES = 2**18
-"""Up to so much is summed with everybody's numbers everywhere (`GlooGroup.sum`)."""
+"""Up to so much is summed with everybody's numbers everywhere (`GlooGroup._sum`)."""
 TAG = 0
 GLOO_THREAD = "gloo_tcp_loop"
 _LENGTH_BYTES = 8
@@ -55,12 +56,21 @@ class GlooGroup:
         # The timeout of a group is for its making; collectives bring their own.
         patience = timedelta(seconds=timeout)
         self._patience = patience
-        self._sum = _with(dist.AllreduceOptions(), timeout=patience)
+        self._sum_options = _with(dist.AllreduceOptions(), timeout=patience)
         self._least = _with(dist.AllreduceOptions(), timeout=NEVER, reduceOp=dist.ReduceOp.MIN)
         _let_gloo_wait()
 
-    def sum(self, x: Tensor) -> None:
-        """Put the sum over all ranks into `x`, contiguous; every rank gets the same bits, and a number's bits depend
+    def all_reduce(self, reduction: Reduction, x: HostArray) -> None:
+        """Put each number's sum or maximum over all ranks into `x`, contiguous; every rank gets the same bits."""
+        own = torch.from_numpy(x)  # the same memory
+        with self._counted(own):
+            if reduction == "sum":
+                self._sum(own)
+            else:
+                own.copy_(self._everybodys(own).amax(0))  # of a few numbers: one exchange, as in a small sum
+
+    def _sum(self, x: Tensor) -> None:
+        """The sum over all ranks, into `x`; every rank gets the same bits, and a number's bits depend
         on what the ranks have in its place alone.
 
         Gloo's reduction of more than two ranks starts at another rank in each part of `x`, so there everybody's numbers
@@ -70,24 +80,18 @@ class GlooGroup:
         loopback, two and four ranks: 4 KiB in 0.16 and 0.5 ms (Gloo's reduction: 0.36 and 1.8), 1 MiB in 0.7 and 2.3
         ms (0.7 and 2.4).
         """
-        with self._counted(x):
-            if self.size == 2 and x.nbytes > GATHER_BYTES:
-                _wait([self._model.allreduce([x], self._sum)], self._patience)
-            elif self.size == 2:
-                other = torch.empty_like(x)
-                self._exchange([x, x], [other, other])
-                x += other
-            elif x.nbytes <= GATHER_BYTES:
-                x.copy_(_added(self._everybodys(x)))
-            else:
-                own = _added(self._own_slices(x))
-                self._count(own)
-                x.copy_(self._everybodys(own).flatten()[: x.numel()].view_as(x))
-
-    def largest(self, x: Tensor) -> None:
-        """Put the largest over all ranks of each number into `x`, a few numbers: one exchange, as in a small sum."""
-        with self._counted(x):
-            x.copy_(self._everybodys(x).amax(0))
+        if self.size == 2 and x.nbytes > GATHER_BYTES:
+            _wait([self._model.allreduce([x], self._sum_options)], self._patience)
+        elif self.size == 2:
+            other = torch.empty_like(x)
+            self._exchange([x, x], [other, other])
+            x += other
+        elif x.nbytes <= GATHER_BYTES:
+            x.copy_(_added(self._everybodys(x)))
+        else:
+            own = _added(self._own_slices(x))
+            self._count(own)
+            x.copy_(self._everybodys(own).flatten()[: x.numel()].view_as(x))
 
     def _everybodys(self, x: Tensor) -> Tensor:
         """[size, *x.shape], in the order of ranks, on every rank."""
@@ -116,15 +120,16 @@ class GlooGroup:
         going = [self._model.send([outgoing[rank]], rank, TAG) for rank in others]
         _wait(coming + going, self._patience)
 
-    def gather(self, x: Tensor) -> list[Tensor] | None:
+    def gather(self, x: HostArray) -> list[HostArray] | None:
         """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
-        with self._counted(x):
+        own = torch.from_numpy(x)
+        with self._counted(own):
             if self.rank > 0:
-                _wait([self._model.send([x], 0, TAG)], self._patience)
+                _wait([self._model.send([own], 0, TAG)], self._patience)
                 return None
-            parts = [x, *(torch.empty_like(x) for _ in range(1, self.size))]
+            parts = [own, *(torch.empty_like(own) for _ in range(1, self.size))]
             _wait([self._model.recv([parts[rank]], rank, TAG) for rank in range(1, self.size)], self._patience)
-            return parts
+            return [part.numpy() for part in parts]
 
     def least(self, value: int) -> int:
         """The smallest of everybody's values, however long somebody takes: it is asked for while models load."""

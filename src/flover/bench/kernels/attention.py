@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from flover.bench.kernels.figures import Cell
 from flover.bench.kernels.linears import COLD_BYTES
-from flover.bench.kernels.timing import best_means, torch_threads
+from flover.bench.kernels.timing import best_means
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.memory.kvcache import KVCache
 from flover.model.config import ModelConfig
-from flover.ops import Pages
-from flover.ops.cpu import CpuOps, page_shapes, plan_attention
+from flover.ops import DType, Pages
+from flover.ops.cpu import CpuOps
+from flover.ops.cpu_layout import page_shapes, plan_attention
 
-CACHES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
+CACHES: Mapping[str, DType] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8"}
+_TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PAGE_SIZE = 16
 _SEED = 0
 
@@ -75,16 +79,16 @@ class AttentionBench:
         per_row = -(-load.context_len // PAGE_SIZE)
         shape = _KVShape(self.layers, config.num_kv_heads, config.head_dim)
         kv = KVCache(shape, 1 + load.rows * per_row, PAGE_SIZE, dtype, page_shapes)
-        generator = torch.Generator().manual_seed(_SEED)
+        generator = np.random.default_rng(_SEED)
         for pages in kv.layers:
             _fill(pages, kv.layers[0], generator)
         self._pages = kv.layers
-        order = torch.randperm(load.rows * per_row, generator=generator) + 1
-        self._table = order.view(load.rows, per_row).int()
-        num_queries = load.rows * load.query_len
-        self._queries = torch.randn(num_queries, config.num_heads, config.head_dim, generator=generator)
+        order = generator.permutation(load.rows * per_row) + 1
+        self._table = order.reshape(load.rows, per_row).astype(np.int32)
+        shape_of_queries = load.rows * load.query_len, config.num_heads, config.head_dim
+        self._queries = generator.standard_normal(shape_of_queries, dtype=np.float32)
 
-        self._plain = self._torch_layers() if dtype.is_floating_point else []
+        self._plain = self._torch_layers() if dtype in _TORCH else []
 
     def measure(self, ops: CpuOps, seconds: float) -> Cell:
         """Calls on one layer after another; operations are those of both products."""
@@ -94,13 +98,13 @@ class AttentionBench:
         ours = best_means(calls, seconds)[""]
         theirs = None
         if self._plain:
-            with torch_threads(ops.engine.threads), torch.inference_mode():
+            with torch_threads(ops.runner.threads), torch.inference_mode():
                 theirs = self._measure_torch(seconds)
         return Cell(
             op="attention",
             name=load.label,
             kind=self.cache,
-            threads=ops.engine.threads,
+            threads=ops.runner.threads,
             rows=load.rows,
             reads=load.generates,
             seconds=ours,
@@ -112,14 +116,14 @@ class AttentionBench:
 
     def _plan(self) -> Any:
         load = self.load
-        starts = torch.arange(0, load.rows * load.query_len + 1, load.query_len, dtype=torch.int32)
-        contexts = torch.full((load.rows,), load.context_len, dtype=torch.int32)
+        starts = np.arange(0, load.rows * load.query_len + 1, load.query_len, dtype=np.int32)
+        contexts = np.full(load.rows, load.context_len, dtype=np.int32)
         lens = (load.query_len,) * load.rows, (load.context_len,) * load.rows
         return plan_attention(self._table, starts, contexts, *lens, self._pages[0], frozenset({None}))
 
     def _torch_layers(self) -> list[tuple[Tensor, Tensor]]:
         """Keys and values in one piece. torch has no causal mask for grouped heads: a prompt's are repeated."""
-        load, config, dtype = self.load, self.config, CACHES[self.cache]
+        load, config, dtype = self.load, self.config, _TORCH[self.cache]
         shape = (load.rows, config.num_kv_heads, load.context_len, config.head_dim)
         keys = torch.randn(shape).to(dtype)
         if not load.generates:
@@ -133,7 +137,9 @@ class AttentionBench:
     def _torch_call(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Where no mask is needed, the query heads of a key head stand in for the query length: torch's fastest."""
         load, config = self.load, self.config
-        queries = self._queries.to(CACHES[self.cache]).view(load.rows, load.query_len, -1, config.head_dim)
+        queries = (
+            torch.from_numpy(self._queries).to(_TORCH[self.cache]).view(load.rows, load.query_len, -1, config.head_dim)
+        )
         if load.generates:
             queries = queries.view(load.rows, config.num_kv_heads, -1, config.head_dim)
         else:
@@ -142,17 +148,18 @@ class AttentionBench:
         return lambda keys, values: F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
 
 
-def _fill(pages: Pages, first: Pages, generator: torch.Generator) -> None:
+def _fill(pages: Pages, first: Pages, generator: np.random.Generator) -> None:
     """Random keys and values, in every layer the same."""
     for name in ("keys", "values", "key_scales", "value_scales"):
-        tensor, source = getattr(pages, name), getattr(first, name)
-        if tensor is None:
+        array, source = getattr(pages, name), getattr(first, name)
+        if array is None:
             continue
         if pages is not first:
-            tensor.copy_(source)
-        elif tensor.dtype == torch.int8:
-            tensor.random_(-127, 128, generator=generator)
+            array[:] = source
+        elif array.dtype == np.int8:
+            array[:] = generator.integers(-127, 128, array.shape, dtype=np.int8)
         elif name.endswith("scales"):
-            tensor.fill_(1 / 64)
+            array[:] = 1 / 64
         else:
-            tensor.normal_(generator=generator)
+            drawn = generator.standard_normal(array.shape, dtype=np.float32)
+            array[:] = drawn.view(np.uint32) >> 16 if array.dtype == np.uint16 else drawn

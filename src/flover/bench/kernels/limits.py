@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from functools import partial
 
-import torch
+import numpy as np
 
 from flover.bench.kernels.figures import Limits
 from flover.bench.kernels.timing import best_mean, best_means
 from flover.ops.cpu import CpuOps
+from flover.ops.cpu_layout import address
 
 READ_BYTES = 2**28
 SLICE_BYTES = 2**26
@@ -21,7 +22,7 @@ class LimitMeter:
     """Measures the limits again and again. What counts is the best; the worst tells of others on the machine."""
 
     def __init__(self, read_bytes: int = READ_BYTES) -> None:
-        self._memory = torch.ones(read_bytes, dtype=torch.uint8)
+        self._memory = np.ones(read_bytes, dtype=np.uint8)
         self._ops: dict[int, CpuOps] = {}
         self.best: dict[int, Limits] = {}
         self.worst: dict[int, Limits] = {}
@@ -37,9 +38,9 @@ class LimitMeter:
 
     def _bandwidth(self, ops: CpuOps, seconds: float) -> float:
         """The best slice of a memory that no cache holds."""
-        address, size = self._memory.data_ptr(), min(SLICE_BYTES, self._memory.nbytes)
+        start_of_all, size = address(self._memory), min(SLICE_BYTES, self._memory.nbytes)
         starts = range(0, self._memory.nbytes - size + 1, size)
-        calls = [(str(start), partial(ops.engine.read, address + start, size)) for start in starts]
+        calls = [(str(start), partial(ops.runner.read, start_of_all + start, size)) for start in starts]
         return size / min(best_means(calls, seconds).values())
 
 
@@ -49,6 +50,6 @@ def _peak(ops: CpuOps, seconds: float) -> float:
     while spent < _ROUND_SECONDS:
         rounds *= 2
         began = time.perf_counter()
-        flop = ops.engine.multiply_adds(rounds)
+        flop = ops.runner.multiply_adds(rounds)
         spent = time.perf_counter() - began
-    return flop / best_mean(lambda: ops.engine.multiply_adds(rounds), seconds)
+    return flop / best_mean(lambda: ops.runner.multiply_adds(rounds), seconds)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from flover import _cpu
 from flover.bench.kernels.figures import Cell
-from flover.bench.kernels.timing import Named, best_mean, best_means, torch_threads
+from flover.bench.kernels.timing import Named, best_mean, best_means, keeping
+from flover.bench.kernels.torch_threads import torch_threads
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
 from flover.ops import WeightFormat
@@ -98,14 +102,14 @@ class LinearBench:
         ours = best_means(list(self._our_calls(ops, shapes, rows)), budget)
         theirs: dict[str, float] = {}
         if self._plain:
-            with torch_threads(ops.engine.threads), torch.inference_mode():
+            with torch_threads(ops.runner.threads), torch.inference_mode():
                 theirs = best_means(list(self._torch_calls(shapes, rows)), budget)
         return [
             Cell(
                 op="linear",
                 name=shape.label,
                 kind=self.format,
-                threads=ops.engine.threads,
+                threads=ops.runner.threads,
                 rows=rows,
                 seconds=ours[shape.name],
                 reads=rows == 1,
@@ -128,12 +132,17 @@ class LinearBench:
         inputs = {size: torch.randn(rows, size) for size in {shape.in_size for shape in shapes}}
         y = torch.zeros(rows * max(shape.out_size for shape in shapes))
         for shape, layer in self._pass(shapes, rows):
-            weight, x = self._packed[shape.name][layer].data, inputs[shape.in_size]
-
-            def call(weight: object = weight, x: Tensor = x, kind: int = ACTIVATIONS[shape.kind]) -> None:
-                ops.engine.linear(weight, x.data_ptr(), rows, 0, 0, kind, y.data_ptr())  # type: ignore[arg-type]
-
-            yield shape.name, call
+            x = inputs[shape.in_size]
+            op = _cpu.Linear(
+                weight=self._packed[shape.name][layer].data,
+                x=x.data_ptr(),
+                rows=rows,
+                absmax=0,
+                bias=0,
+                activation=ACTIVATIONS[shape.kind],
+                y=y.data_ptr(),
+            )
+            yield shape.name, keeping((x, y), partial(ops.runner.run, op))
 
     def _torch_calls(self, shapes: Sequence[Shape], rows: int) -> Iterator[Named]:
         dtype = TORCH_DTYPES[self.format]
@@ -150,14 +159,14 @@ def _packed(shape: Shape, weight_format: WeightFormat, values: Tensor, copy: int
     """The first copy as it is; in the others each output repeats one number, which is quantized in no time. The
     kernels take as long for any numbers."""
     weight = PackedWeight((shape.out_size, shape.in_size), weight_format, shape.gated)
-    weight.store(0, values if copy == 0 else values[:, :1].expand_as(values))
+    weight.store(0, (values if copy == 0 else values[:, :1].expand_as(values)).numpy())
     return weight
 
 
 def measure_packing(shape: Shape, weight_format: WeightFormat, seconds: float) -> Cell:
     """Quantize and pack, slice by slice as the loader does; bytes are those of the float32 numbers that come in."""
     count = min(shape.out_size, max(1, SLICE_NUMBERS // shape.in_size))
-    values = torch.randn(count, shape.in_size)
+    values = np.random.default_rng(0).standard_normal((count, shape.in_size), dtype=np.float32)
     weight = PackedWeight((count, shape.in_size), weight_format, False)
     return Cell(
         op="pack",

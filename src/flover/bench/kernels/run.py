@@ -60,7 +60,7 @@ class _Bench:
         self._options = options
         self._formats = [cast(WeightFormat, name) for name in options.formats]
         self._tables = [CpuOps(options.cpu_isa, threads) for threads in options.threads]
-        self.isa = self._tables[0].engine.isa
+        self.isa = self._tables[0].runner.isa
 
     def parts(self) -> Iterator[tuple[str, Callable[[], Iterable[Cell]]]]:
         """Name and measurement of everything that was asked for."""

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
-import torch
-
+Call = Callable[[], object]
 Clock = Callable[[], float]
-Named = tuple[str, Callable[[], object]]
+Named = tuple[str, Call]
 
 
 def best_means(calls: Sequence[Named], seconds: float, clock: Clock = time.perf_counter) -> dict[str, float]:
@@ -39,12 +37,10 @@ def best_mean(call: Callable[[], object], seconds: float, repeat: int = 1) -> fl
     return best_means([("", call)] * repeat, seconds)[""]
 
 
-@contextmanager
-def torch_threads(num_threads: int) -> Iterator[None]:
-    """Give torch so many threads for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def keeping(owners: object, call: Call) -> Call:
+    """`call` works on addresses: the tensors that own them must live as long as it."""
+
+    def kept(owners: object = owners) -> object:
+        return call()
+
+    return kept

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from flover.bench.rivals.gguf import Facts, Tensor, write_gguf
 from flover.bench.rivals.model import NUM_BYTE_PIECES, Progress, pieces
 from flover.bench.rivals.quants import Floats, fits
 from flover.errors import ModelError
-from flover.model.checkpoint import TensorInfo, find_files, list_tensors, read_tensors
+from flover.model.checkpoint import TensorInfo, find_files, list_tensors, read_tensors, widen
 from flover.model.config import ModelConfig
 from flover.model.hf_config import read_model_directory
 
@@ -89,7 +88,7 @@ def kind_of(name: str, info: TensorInfo, kind: str) -> str:
     return kind
 
 
-def reorder_heads(rows: torch.Tensor, num_heads: int) -> torch.Tensor:
+def reorder_heads(rows: Floats, num_heads: int) -> Floats:
     """Rows of a projection [heads * head_dim, …]: of each head 0, half, 1, half + 1, … instead of 0, 1, …"""
     half = rows.shape[0] // num_heads // 2
     return rows.reshape(num_heads, 2, half, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
@@ -132,12 +131,12 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
 def _reader(path: Path, name: str, config: ModelConfig) -> Callable[[], Floats]:
     def read() -> Floats:
         for _, tensor in read_tensors(path, [name]):
-            rows = tensor.float()
+            rows = widen(tensor)
             if name.endswith("q_proj.weight"):
                 rows = reorder_heads(rows, config.num_heads)
             elif name.endswith("k_proj.weight"):
                 rows = reorder_heads(rows, config.num_kv_heads)
-            return np.array(rows.numpy())
+            return np.array(rows)
         raise AssertionError(name)
 
     return read

@@ -14,14 +14,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 
 from flover.memory.buffers import RowView
 from flover.memory.columns import Array, Feature
 from flover.model.sampling.edit import edit_logits
 from flover.model.sampling.logprobs import token_logprobs
 from flover.model.sampling.philox import uniforms
-from flover.ops import DrawParams, Ops
+from flover.ops import HostArray, Ops, SampleParams
 from flover.ops.order import CACHED_LOGITS
 from flover.request import TokenLogprobs
 
@@ -42,53 +41,49 @@ class Sampled:
     logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
 
 
-def sample(logits: torch.Tensor, rows: RowView, ops: Ops) -> Sampled:
+def sample(logits: HostArray, rows: RowView, ops: Ops) -> Sampled:
     """Choose a token for each row of `logits` [S, V] float32, which are left as they are; rows[s] has logits[s]."""
     features = rows["features"]
-    best, ids = ops.largest(logits)
-    top, sampled = best.cpu().numpy(), Sampled(ids.cpu().numpy())
-    finite = np.isfinite(top)
+    best, ids = ops.argmax(logits)
+    sampled = Sampled(ids)
+    finite = np.isfinite(best)
     if not finite.all():
         for place in np.flatnonzero(~finite).tolist():
-            _fail(sampled, place, float(top[place]))
+            _fail(sampled, place, float(best[place]))
     if not features.any():
         return sampled
     shaped = np.flatnonzero((features & _SHAPING != 0) & (sampled.token_ids != NO_TOKEN))
     rows_per_slice = max(1, CACHED_LOGITS // logits.shape[1])
     for first in range(0, len(shaped), rows_per_slice):
         places = shaped[first : first + rows_per_slice]
-        index = torch.from_numpy(places).to(logits.device)
-        _choose(logits.index_select(0, index), best[index], rows.select(places), places, sampled, ops)
+        _choose(logits[places], best[places], rows.select(places), places, sampled, ops)
     asking = np.flatnonzero((features & Feature.LOGPROBS != 0) & (sampled.token_ids != NO_TOKEN))
     if len(asking):
-        picked = logits.index_select(0, torch.from_numpy(asking).to(logits.device))
-        entries = token_logprobs(picked, sampled.token_ids[asking], rows.select(asking)["logprobs"])
+        entries = token_logprobs(logits[asking], sampled.token_ids[asking], rows.select(asking)["logprobs"], ops)
         sampled.logprobs = dict(zip(asking.tolist(), entries, strict=True))
     return sampled
 
 
-def _choose(logits: torch.Tensor, best: torch.Tensor, rows: RowView, places: Array, sampled: Sampled, ops: Ops) -> None:
+def _choose(logits: HostArray, best: HostArray, rows: RowView, places: Array, sampled: Sampled, ops: Ops) -> None:
     """Rows that want more than the largest raw logit. `logits` [R, V] are a copy to work on, `best` [R] its largest;
     what row r gets goes to places[r] of `sampled`."""
     features = rows["features"]
     if (features & _EDITS).any():
         edit_logits(logits, rows, features)
-        best, ids = ops.largest(logits)
-        sampled.token_ids[places] = ids.cpu().numpy()
-    top = best.cpu().numpy()
-    usable = np.isfinite(top)
+        best, ids = ops.argmax(logits)
+        sampled.token_ids[places] = ids
+    usable = np.isfinite(best)
     for place in np.flatnonzero(~usable).tolist():
-        _fail(sampled, int(places[place]), float(top[place]))
+        _fail(sampled, int(places[place]), float(best[place]))
     random = np.flatnonzero(usable & (features & Feature.RANDOM != 0))
     if len(random):
-        index = torch.from_numpy(random).to(logits.device)
-        drawn = ops.draw(logits[index], best[index], _draw_params(rows.select(random)))
-        sampled.token_ids[places[random]] = drawn.cpu().numpy()
+        drawn = ops.sample(logits[random], best[random], _sample_params(rows.select(random)))
+        sampled.token_ids[places[random]] = drawn
 
 
-def _draw_params(rows: RowView) -> DrawParams:
+def _sample_params(rows: RowView) -> SampleParams:
     uniform = uniforms(rows["seed"], rows["num_outputs"])
-    return DrawParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
+    return SampleParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
 
 
 def _fail(sampled: Sampled, place: int, largest: float) -> None:

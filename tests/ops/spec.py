@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flover.ops import Ops, Pages, Weight, WeightFormat
+from flover.ops import DType, Ops, Pages, Weight, WeightFormat
+from ops.bridge import store
 
 Inputs = dict[str, Any]
 
@@ -22,6 +23,7 @@ _EXACT = {torch.float32: 0.0, torch.bfloat16: 0.0}
 _ROUNDING = {torch.float32: 1e-6, torch.bfloat16: 2e-2}
 _SUMS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
+DTYPES: dict[torch.dtype, DType] = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.int8: "int8"}
 _FORMATS: dict[torch.dtype, WeightFormat] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 
@@ -39,7 +41,7 @@ def weight_of(ops: Ops, plain: Tensor, gated: bool = False, weight_format: Weigh
     """The matrix in the layout of `ops`, by default in its own type."""
     chosen = weight_format or _FORMATS.get(plain.dtype, "float32")
     weight = ops.new_weight((plain.shape[0], plain.shape[1]), chosen, gated)
-    weight.store(0, plain)
+    store(weight, 0, plain)
     return weight
 
 
@@ -47,7 +49,9 @@ def pages_of(ops: Ops, keys: Tensor, values: Tensor) -> Pages:
     """Pages [num_pages, page_size, num_kv_heads, d] in the layout of `ops`."""
     num_pages, page_size, heads, dim = keys.shape
     key_shape, value_shape = ops.page_shapes(num_pages, page_size, heads, dim)
-    pages = Pages(keys.new_empty(key_shape), values.new_empty(value_shape), page_size)
+    pages = Pages(
+        keys.new_empty(key_shape), values.new_empty(value_shape), page_size, DTYPES.get(keys.dtype, "float32")
+    )
     _fitting(pages.keys, keys.shape).copy_(keys)
     _fitting(pages.values, values.shape).copy_(values)
     return pages

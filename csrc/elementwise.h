@@ -1,0 +1,24 @@
+// Operations on each number by itself.
+#pragma once
+
+#include <cmath>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace flover::FLOVER_ISA {
+
+static void run(Pool&, const Angles& a) {
+  for (int64_t row = 0; row < a.rows; row++)
+    for (int64_t i = 0; i < a.count; i++) {
+      const float angle = (float)a.positions[row] * a.frequencies[i];
+      a.cos[row * a.count + i] = (float)std::cos((double)angle) * a.factor;
+      a.sin[row * a.count + i] = (float)std::sin((double)angle) * a.factor;
+    }
+}
+
+static void run(Pool&, const Add& a) {
+  for (int64_t i = 0; i < a.rows * a.size; i++) a.y[i] = a.a[i] + a.b[i];
+}
+
+}  // namespace flover::FLOVER_ISA
