@@ -15,10 +15,10 @@ from fake_engine import EOS, FakeEngine
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, EngineDeadError, EngineError, RequestError
-from flover.llm import LLM
-from flover.llm_progress import GenerationBar
-from flover.llm_settings import engine_settings
-from flover.outputs import Logprob
+from flover.llm.llm import LLM
+from flover.llm.outputs import Logprob
+from flover.llm.progress import GenerationBar
+from flover.llm.settings import engine_settings
 from flover.request import SamplingParams
 from flover.text.tokenizer import Tokenizer
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from flover.cli.fits import find_fit, plan_memory
 from flover.cli.main import main
 from flover.config import EngineConfig
-from flover.engine.device import DeviceExecutor
 from flover.errors import ConfigError, ModelError
+from flover.executor.device import DeviceExecutor
 from flover.model.describe import describe_model
 from flover.model.shard import WHOLE
 from flover.server.loading import load_text

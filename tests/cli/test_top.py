@@ -24,8 +24,8 @@ from flover.cli.address import server_address
 from flover.cli.follow import LiveEvent, read_event
 from flover.cli.lanes import Lanes, LiveLanes, Shares, cell, colour
 from flover.cli.main import main
-from flover.engine.timeline import DEAD
 from flover.errors import ConfigError, EngineError
+from flover.observe.timeline import DEAD
 
 KEY = "sk-secret"
 

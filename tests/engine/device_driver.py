@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from flover.engine.device import DeviceExecutor
 from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
+from flover.executor.device import DeviceExecutor
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.ops import HostArray, reference

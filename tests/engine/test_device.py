@@ -20,9 +20,9 @@ from device_driver import (
     tell_in_a_crowd,
 )
 
-from flover.engine.device import DeviceExecutor
 from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan
 from flover.errors import InvariantError
+from flover.executor.device import DeviceExecutor
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.model.sampling import sample, sampling_values, token_logprobs

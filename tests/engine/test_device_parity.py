@@ -11,8 +11,8 @@ from checkpoints import make_checkpoint, random_prompt, reference_greedy, refere
 from device_driver import Driver, Story, story, tell_alone, tell_in_a_crowd
 
 from flover.config import EngineConfig
-from flover.engine.device import DeviceExecutor
 from flover.errors import ConfigError
+from flover.executor.device import DeviceExecutor
 
 torch.set_num_threads(1)
 NUM_TOKENS = 12

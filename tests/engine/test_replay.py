@@ -15,15 +15,15 @@ import pytest
 
 from flover.cli.main import main
 from flover.config import EngineConfig
-from flover.engine.build import build_engine
-from flover.engine.device import DeviceExecutor
 from flover.engine.loop import Engine
-from flover.engine.record import Record, read_record
-from flover.engine.replay import Replay, replay
 from flover.engine.scheduler import Scheduler
-from flover.engine.trace import replay_path
+from flover.executor.device import DeviceExecutor
+from flover.observe.record import Record, read_record
+from flover.observe.replay import Replay, replay
+from flover.observe.trace import replay_path
 from flover.ops.cpu import instruction_sets
 from flover.request import Request, SamplingParams
+from flover.service.build import build_engine
 
 OPENING = list(range(300, 340))
 """What some prompts begin with: two pages and a half."""

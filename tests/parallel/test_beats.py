@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from flover.errors import EngineDeadError
-from flover.parallel.beats import Beats, beat
+from flover.parallel.heartbeat import Beats, beat
 
 
 class Store:

@@ -40,7 +40,7 @@ class Server:
 
     def role(self, role: str) -> psutil.Process | None:
         """The process of rank 0 or 1, if it is there."""
-        module = {"rank 0": "flover.engine.process", "rank 1": "flover.parallel.follower"}[role]
+        module = {"rank 0": "flover.service.process", "rank 1": "flover.parallel.follower"}[role]
         found = None
         for process in psutil.Process(self.process.pid).children(recursive=True):
             self.seen.add(process)

@@ -22,9 +22,9 @@ from ray_cluster import RELAY, Nodes, two_nodes, wait_for_nobody
 
 from flover import LLM, SamplingParams
 from flover.config import EngineConfig
-from flover.engine.build import build_engine
-from flover.engine.spawn import engine_command
 from flover.errors import ConfigError
+from flover.ipc.spawn import engine_command
+from flover.service.build import build_engine
 
 pytestmark = [
     pytest.mark.alone,
@@ -170,7 +170,7 @@ class Application:
         import ray
         from ray import serve
 
-        from flover.parallel.ray import Arguments, app
+        from flover.ray.serve import Arguments, app
 
         ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -289,7 +289,7 @@ def test_a_replica_that_dies_costs_only_what_had_begun(application: Application)
 
 
 def test_how_a_prompt_begins() -> None:
-    from flover.parallel.ray import prefix_key
+    from flover.ray.serve import prefix_key
 
     chat = '{"temperature": 0, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user"'
     first, second = (prefix_key((chat + f', "content": "{word}"}}]}}').encode()) for word in ("Hello", "Help"))
@@ -301,7 +301,7 @@ def test_how_a_prompt_begins() -> None:
 
 
 def test_arguments_are_the_engines_settings() -> None:
-    from flover.parallel.ray import Arguments
+    from flover.ray.serve import Arguments
 
     engine = Arguments(tensor_parallel_size="2", kv_cache_memory_bytes="1MiB", reorder="false").engine()
     assert (engine.tensor_parallel_size, engine.kv_cache_memory_bytes, engine.reorder) == (2, 2**20, False)

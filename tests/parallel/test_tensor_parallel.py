@@ -17,11 +17,11 @@ from checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_prompt
 from rank_processes import FOLLOWER, processes
 
 from flover.config import BUNDLED_MODEL, EngineConfig
-from flover.engine.build import build_engine
 from flover.engine.loop import Engine
 from flover.errors import ConfigError, EngineDeadError
 from flover.parallel.ranks import Leader
 from flover.request import Request, SamplingParams
+from flover.service.build import build_engine
 
 SMALL: dict[str, Any] = {
     "num_threads": 1,

@@ -14,12 +14,12 @@ from toy import ToyExecutor, make_engine, request, run
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
-from flover.engine.record import Record, Recorder, digest_of, read_record
-from flover.engine.replay import RecordedExecutor, replay
 from flover.engine.roster import Roster
 from flover.engine.rows import Layout
 from flover.engine.scheduler import Scheduler
 from flover.errors import ConfigError
+from flover.observe.record import Record, Recorder, digest_of, read_record
+from flover.observe.replay import RecordedExecutor, replay
 from flover.request import ModelFacts, SamplingParams
 
 

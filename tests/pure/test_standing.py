@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flover.engine.standing import MOST_BEGINNINGS, Standing
-from flover.engine.streams import Mailbox
 from flover.errors import EngineError
 from flover.request import Delta, FinishReason, Request, SamplingParams, TokenLogprobs
+from flover.service.in_flight import MOST_BEGINNINGS, Standing
+from flover.service.streams import Mailbox
 
 TOKENS = list(range(100, 110))
 

@@ -12,7 +12,7 @@ from flover.engine.loop import Engine
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import Move, StepPlan
 from flover.engine.roster import Roster
-from flover.engine.timeline import DEAD, PREEMPTED, Iteration, Timeline
+from flover.observe.timeline import DEAD, PREEMPTED, Iteration, Timeline
 from flover.request import Delta
 
 

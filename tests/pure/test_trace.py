@@ -14,12 +14,12 @@ from simulation.simulator import Simulation
 from toy import make_engine, request, run
 
 from flover.config import EngineConfig
-from flover.engine import spool
 from flover.engine.loop import Engine
-from flover.engine.record import read_record
-from flover.engine.spool import Backlog, Spool
-from flover.engine.trace import Trace, replay_path
 from flover.errors import ConfigError
+from flover.observe import background_writer as spool
+from flover.observe.background_writer import Backlog, Spool
+from flover.observe.record import read_record
+from flover.observe.trace import Trace, replay_path
 
 Event = dict[str, Any]
 

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from flover.cli.main import main
 from flover.config import EngineConfig
-from flover.engine import device
 from flover.engine.plan import StepPlan
 from flover.engine.scheduler import Scheduler
 from flover.errors import InvariantError
+from flover.executor import device
 from flover.model.sampling import sampler
 from flover.ops import Ops
 from flover.ops.cpu import cpu_ops, instruction_sets

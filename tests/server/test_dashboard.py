@@ -17,7 +17,7 @@ from browser import Browser
 from conftest import ServerProcess
 from live_script import SCRIPT, event, facts_event, iteration
 
-from flover.engine.timeline import DEAD
+from flover.observe.timeline import DEAD
 from flover.server.dashboard import dashboard
 
 pytestmark = pytest.mark.browser

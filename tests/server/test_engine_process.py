@@ -19,11 +19,11 @@ from conftest import wait_gone
 from toy_engine import EOS, POISON, toy_facts, toy_tokens
 
 from flover.config import EngineConfig
-from flover.engine import client, streams
-from flover.engine.client import EngineClient
-from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError, RequestError
 from flover.request import FinishReason, Request, SamplingParams
+from flover.service import client, streams
+from flover.service.client import EngineClient
+from flover.service.supervisor import Supervisor
 
 TOY = str(Path(__file__).parent / "toy_engine.py")
 
@@ -315,8 +315,8 @@ def test_an_idle_engine_is_heard_and_a_frozen_one_is_not() -> None:
 PARENT = """
 import asyncio, sys
 from flover.config import EngineConfig
-from flover.engine.client import EngineClient
-from flover.engine.supervisor import Supervisor
+from flover.service.client import EngineClient
+from flover.service.supervisor import Supervisor
 
 async def main():
     command = (sys.executable, *sys.argv[1:])

@@ -18,13 +18,14 @@ from test_supervisor import kill
 from toy_engine import toy_tokens
 
 from flover.config import EngineConfig
-from flover.engine import client, spawn, supervisor
-from flover.engine.client import EngineClient
-from flover.engine.exits import describe_exit
-from flover.engine.restarts import MOST_RESTARTS, PATIENCE_SECONDS
-from flover.engine.spawn import RESERVED_DESCRIPTORS, DescriptorReserve, Spawned
-from flover.engine.supervisor import Supervisor
 from flover.errors import EngineDeadError, EngineError, OutOfResourcesError
+from flover.ipc import spawn
+from flover.ipc.exits import describe_exit
+from flover.ipc.restarts import MOST_RESTARTS, PATIENCE_SECONDS
+from flover.ipc.spawn import RESERVED_DESCRIPTORS, DescriptorReserve, Spawned
+from flover.service import client, supervisor
+from flover.service.client import EngineClient
+from flover.service.supervisor import Supervisor
 
 
 class FakeTime:

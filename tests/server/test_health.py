@@ -18,7 +18,7 @@ from test_engine_restarts import FakeTime, Machine, begin
 from test_life import LONG, Background, running
 from test_supervisor import kill
 
-from flover.engine.replica import STALL_SECONDS
+from flover.service.replica import STALL_SECONDS
 
 pytestmark = pytest.mark.alone
 

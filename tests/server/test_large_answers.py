@@ -17,11 +17,14 @@ from test_engine_process import make_request, read_tokens, run, toy
 from toy_engine import toy_facts
 
 from flover.config import EngineConfig, Limits
-from flover.engine import process, wire
-from flover.engine.messages import EngineStats, News, Refused, Start, Submit
+from flover.engine.queue import Submit
+from flover.engine.stats import EngineStats
 from flover.errors import FloverError, RequestError
+from flover.ipc import wire
+from flover.ipc.messages import News, Refused, Start
 from flover.request import Delta, FinishReason, Request, SamplingParams
 from flover.server.logprob_limits import check_logprobs
+from flover.service import process
 
 
 class BrokenEngine:

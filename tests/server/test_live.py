@@ -17,8 +17,8 @@ import pytest
 from conftest import ServerProcess
 from test_engine_process import make_request, read_tokens, run, toy, toys
 
-from flover.engine.messages import EngineStats
-from flover.engine.timeline import Iteration
+from flover.engine.stats import EngineStats
+from flover.observe.timeline import Iteration
 from flover.server import live
 from flover.server.errors import DoorError
 from flover.server.live import Live, Watcher

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_life import Background, running
 
-from flover.engine.messages import EngineStats
+from flover.engine.stats import EngineStats
 from flover.errors import EngineError, RequestError
 from flover.server import log
 from flover.server.log import MAX_TEXT, LineFormatter, logging_to, printable

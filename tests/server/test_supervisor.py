@@ -19,12 +19,12 @@ from test_life import LONG, Background, running
 from toy_engine import DEADLY, toy_tokens
 
 from flover.config import EngineConfig
-from flover.engine import client, supervisor
-from flover.engine.restarts import MOST_RESTARTS
-from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError
+from flover.ipc.restarts import MOST_RESTARTS
 from flover.request import Request, SamplingParams
 from flover.server.run import EXIT_NO_ENGINE
+from flover.service import client, supervisor
+from flover.service.supervisor import Supervisor
 
 
 def kill(engines: Supervisor, number: int = 0, how: signal.Signals = signal.SIGKILL) -> None:

@@ -8,9 +8,12 @@ import pytest
 from toy_engine import toy_facts
 
 from flover.config import EngineConfig
-from flover.engine import process, wire
-from flover.engine.messages import Cancel, EngineStats, Loading, News, Ready, Start, Stop, Submit
+from flover.engine.queue import Cancel, Submit
+from flover.engine.stats import EngineStats
+from flover.ipc import wire
+from flover.ipc.messages import Loading, News, Ready, Start, Stop
 from flover.request import Delta, FinishReason, Request, SamplingParams, TokenLogprobs
+from flover.service import process
 
 
 def make_request(**params: object) -> Request:

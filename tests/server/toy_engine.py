@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from flover.config import EngineConfig
-from flover.engine import process
 from flover.engine.loop import Engine
 from flover.engine.plan import Admission, RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError, ModelError, OutOfResourcesError
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
+from flover.service import process
 
 EOS, DEADLY, POISON, VOCAB_SIZE = 256, 298, 299, 300
 MAX_MODEL_LEN = 2048

@@ -13,11 +13,10 @@ import pytest
 from flover.engine import commit, rows, scheduler
 from flover.engine.budget import Allowance
 from flover.engine.loop import Engine
-from flover.engine.messages import Cancel
 from flover.engine.pages import PagePool
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.prefix import PrefixIndex
-from flover.engine.queue import RequestQueue
+from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster
 from flover.engine.scheduler import Scheduler
 from flover.engine.sequence import Sequence

@@ -18,10 +18,10 @@ from rich.table import Table
 from flover.bench.paper.processes import as_request
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.config import EngineConfig
-from flover.engine.build import load_executor, scheduler_config
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.parallel.ranks import Leader
+from flover.service.build import load_executor, scheduler_config
 
 PROMPT_LEN = 16
 Progress = Callable[[int, int], None]

@@ -11,8 +11,8 @@ import numpy as np
 from flover.bench.kernels.timing import best_mean
 from flover.cli.doctor import gib
 from flover.config import EngineConfig
-from flover.engine.spawn import engine_command
 from flover.errors import ConfigError, ModelError
+from flover.ipc.spawn import engine_command
 from flover.memory.machine import available_memory, usable_cores
 from flover.memory.sizing import PoolSize
 from flover.model.config import parameter_shapes

@@ -9,9 +9,9 @@ import aiohttp
 import msgspec
 
 from flover.bench.connection import unreachable
-from flover.engine.messages import EngineStats
-from flover.engine.timeline import Iteration
+from flover.engine.stats import EngineStats
 from flover.errors import EngineError
+from flover.observe.timeline import Iteration
 
 SILENCE_SECONDS = 60.0
 """A connection that cannot be made within this time is no connection."""

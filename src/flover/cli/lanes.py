@@ -19,8 +19,8 @@ from rich.text import Text
 
 from flover.cli.follow import LiveEvent, LiveFacts
 from flover.cli.live import sparkline
-from flover.engine.messages import EngineStats
-from flover.engine.timeline import Iteration
+from flover.engine.stats import EngineStats
+from flover.observe.timeline import Iteration
 
 KEPT = 1024
 """Iterations that are remembered: more than a terminal is wide."""

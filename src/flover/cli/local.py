@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from flover.config import EngineConfig, one_engine
-from flover.engine.build import build_engine
 from flover.errors import ConfigError, EngineError, ModelError
-from flover.llm_batch import deferred_interrupt
+from flover.llm.batch import deferred_interrupt
 from flover.model.locate import locate_model
 from flover.request import FinishReason, SamplingParams
+from flover.service.build import build_engine
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import make_request
 from flover.text.stream import TextPiece, TextStream, text_start

@@ -59,7 +59,7 @@ def _run_latency(args: argparse.Namespace) -> int:
 
     from flover.bench.serving.offline import measure_latency
     from flover.bench.serving.offline_report import latency_table
-    from flover.llm import LLM
+    from flover.llm.llm import LLM
 
     resolve_model(args)
     options = from_args(args, LatencyOptions)
@@ -99,7 +99,7 @@ def _run_throughput(args: argparse.Namespace) -> int:
     from flover.bench.serving.offline import measure_throughput
     from flover.bench.serving.offline_report import throughput_table
     from flover.bench.serving.prepare import draw_samples, load_tokenizer
-    from flover.llm import LLM
+    from flover.llm.llm import LLM
 
     resolve_model(args)
     check_output("--output-json", args.output_json)

@@ -16,8 +16,8 @@ from flover.errors import ConfigError
 
 if TYPE_CHECKING:
     from flover.engine.executor import Executor
-    from flover.engine.record import Head
-    from flover.engine.replay import Replay
+    from flover.observe.record import Head
+    from flover.observe.replay import Replay
 
 _OVERRIDES = frozenset({"num_threads", "cpu_isa", "download_dir"})
 """Settings that change no decision and no token."""
@@ -44,8 +44,8 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and say what was the same; 0 if everything was, 1 if not."""
-    from flover.engine.record import read_record
-    from flover.engine.replay import replay
+    from flover.observe.record import read_record
+    from flover.observe.replay import replay
 
     path = _record_path(args.file)
     record = read_record(path)
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _record_path(path: Path) -> Path:
-    from flover.engine.trace import REPLAY_SUFFIX, replay_path
+    from flover.observe.trace import REPLAY_SUFFIX, replay_path
 
     if path.name.endswith(REPLAY_SUFFIX):
         return path
@@ -77,13 +77,13 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
     overrides = given(args, EngineConfig)
     model = overrides.pop("model")
     if args.schedule_only:
-        from flover.engine.replay import RecordedExecutor
+        from flover.observe.replay import RecordedExecutor
 
         if model is not None or overrides:
             raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
     from flover.cli.loading import loading_bar
-    from flover.engine.device import DeviceExecutor
+    from flover.executor.device import DeviceExecutor
 
     config = dataclasses.replace(head.engine, trace=None, **overrides)
     if model is not None:

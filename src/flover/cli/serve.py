@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         return follow_node(engine)
     if not server.api_key:
         server = dataclasses.replace(server, api_key=read_environment().server_keys())
-    from flover.engine.spawn import engine_command, spawn
+    from flover.ipc.spawn import engine_command, spawn
 
     # The engine's imports take longest of all: they go on beside those of the door.
     command = engine_command(engine.distributed_executor_backend)

@@ -10,13 +10,12 @@ from collections.abc import Callable
 from flover.engine.budget import CostModel
 from flover.engine.commit import commit, match_rows, recover
 from flover.engine.executor import Executor
-from flover.engine.messages import Cancel, EngineStats
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import StepPlan
-from flover.engine.queue import RequestQueue
+from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster, SchedulerConfig
 from flover.engine.scheduler import Scheduler
-from flover.engine.stats import LastIteration, Times, snapshot
+from flover.engine.stats import EngineStats, LastIteration, Times, snapshot
 from flover.errors import EngineDeadError
 from flover.request import Delta, ModelFacts, Request, check_request, resolve_max_tokens
 

@@ -7,16 +7,13 @@ The loop calls its observers in the thread that steps, in this order: `took`, `p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from flover.engine.plan import RowResult, StepPlan
+from flover.engine.queue import Cancel
 from flover.engine.roster import Roster
 from flover.request import Delta, Request
-
-if TYPE_CHECKING:
-    from flover.engine.messages import Cancel  # which brings iterations itself
 
 
 class Run(msgspec.Struct, frozen=True):

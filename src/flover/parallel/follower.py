@@ -16,11 +16,11 @@ from datetime import timedelta
 
 import msgspec
 
-from flover.engine import wire
-from flover.engine.device import DeviceExecutor
 from flover.errors import ConfigError, FloverError, ModelError
-from flover.parallel.beats import beat
+from flover.executor.device import DeviceExecutor
+from flover.ipc import wire
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
+from flover.parallel.heartbeat import beat
 from flover.parallel.ranks import follow
 from flover.parallel.rendezvous import NotMetError, join
 

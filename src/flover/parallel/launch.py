@@ -20,19 +20,19 @@ from typing import Any
 import msgspec
 
 from flover.config import EngineConfig
-from flover.engine import wire
-from flover.engine.device import DeviceExecutor
-from flover.engine.exits import describe_exit
-from flover.engine.restarts import MOST_RESTARTS, RestartLimit, Restarts
-from flover.engine.spawn import Spawned, spawn
 from flover.errors import EngineDeadError, OutOfResourcesError
+from flover.executor.device import DeviceExecutor
+from flover.ipc import wire
+from flover.ipc.exits import describe_exit
+from flover.ipc.restarts import MOST_RESTARTS, RestartLimit, Restarts
+from flover.ipc.spawn import Spawned, spawn
 from flover.model.describe import weight_format_of
 from flover.model.hf_config import read_model_directory
 from flover.model.locate import locate_model
 from flover.model.shard import Shard
-from flover.parallel.beats import Beats
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
 from flover.parallel.group import MEET, GlooGroup
+from flover.parallel.heartbeat import Beats
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
 

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flover.config import EngineConfig
-from flover.engine.build import build_engine
 from flover.engine.loop import Engine
 from flover.errors import InvariantError
 from flover.request import Delta, FinishReason, Request
 from flover.selftest.matrix import Cell
 from flover.selftest.probes import Answer, answer_of, make_companion
+from flover.service.build import build_engine
 
 _PREEMPT_AFTER = (1, 2)
 """Output tokens after which a probe is thrown out, besides once after the first chunk of a prompt that has several."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from flover.config import EngineConfig, ServerConfig
-from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
@@ -26,6 +25,7 @@ from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.server.text_threads import TextThreads
+from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import bad_words_ids, check_text_limits, make_request
 from flover.text.stops import StopTable

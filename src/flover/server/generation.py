@@ -9,10 +9,10 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from flover.engine.supervisor import Supervisor
 from flover.errors import EngineDeadError, EngineError, FloverError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
 from flover.server.metrics import Metrics
+from flover.service.supervisor import Supervisor
 from flover.text.stream import TextPiece, TextStart, TextStream
 from flover.text.tokenizer import Tokenizer
 

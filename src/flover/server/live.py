@@ -4,7 +4,7 @@
     data: {"iterations": [...], "stats": {...}, "dropped": 0}
 
 The first event says what does not change; every other one brings the iterations since the one before
-(`engine/timeline.py`) and the newest counters (`EngineStats`). Of several engines, `/live?engine=1` shows the second.
+(`observe/timeline.py`) and the newest counters (`EngineStats`). Of several engines, `/live?engine=1` shows the second.
 An engine describes its iterations only while somebody watches. A watcher that reads too slowly misses the oldest
 iterations and is told how many; nobody else notices.
 """
@@ -19,10 +19,10 @@ from typing import Any
 
 from starlette.responses import Response
 
-from flover.engine.supervisor import Supervisor
-from flover.engine.timeline import Iteration
+from flover.observe.timeline import Iteration
 from flover.server.errors import DoorError, Unavailable
 from flover.server.sse import EventStream
+from flover.service.supervisor import Supervisor
 
 EVENT_SECONDS = 0.05
 """An event comes no sooner after the one before."""

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flover.config import EngineConfig
-from flover.engine.spawn import Spawned
-from flover.engine.supervisor import Supervisor
 from flover.generation_config import SamplingDefaults, read_sampling_defaults
+from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.server.door import Door
+from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
 from flover.text.files import read_template
 from flover.text.messages import MAX_MESSAGES

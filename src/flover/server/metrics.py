@@ -19,9 +19,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flover.engine.messages import EngineStats
-from flover.engine.supervisor import Supervisor
+from flover.engine.stats import EngineStats
 from flover.request import FinishReason
+from flover.service.supervisor import Supervisor
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LABELS = ("model_name",)

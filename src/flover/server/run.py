@@ -22,9 +22,8 @@ from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
 from flover.config.setting import flag_name
-from flover.engine.spawn import ENGINE_COMMAND, Spawned
-from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError
+from flover.ipc.spawn import ENGINE_COMMAND, Spawned
 from flover.server.app import create_app
 from flover.server.door import Door, check_exposure
 from flover.server.http_config import HttpConfig
@@ -33,6 +32,7 @@ from flover.server.http_protocol import HttpProtocol
 from flover.server.loading import load
 from flover.server.log import log_to_stderr
 from flover.server.throughput import log_throughput
+from flover.service.supervisor import Supervisor
 
 FLUSH_SECONDS = 5
 """Time that connections get to take what was last written to them, when the server ends."""

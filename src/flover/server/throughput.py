@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from flover.engine.messages import EngineStats
-from flover.engine.supervisor import Supervisor
+from flover.engine.stats import EngineStats
+from flover.service.supervisor import Supervisor
 
 SECONDS = 10.0
 

@@ -16,11 +16,11 @@ from flover.bench.metrics import Record
 from flover.bench.paper.outcome import Moment, Outcome, Strategy
 from flover.bench.workload import Job
 from flover.config import EngineConfig, one_engine
-from flover.engine.client import EngineClient
-from flover.engine.messages import EngineStats
+from flover.engine.stats import EngineStats
 from flover.errors import EngineError
 from flover.memory.machine import usable_cores
 from flover.request import FinishReason, Request, SamplingParams
+from flover.service.client import EngineClient
 
 OnLoading = Callable[[str], None]
 WARM_UP = (Job(0.0, tuple(range(16, 24)), 16, 0),)

@@ -12,8 +12,8 @@ from flover.bench.metrics import percentile
 from flover.bench.serving.datasets import COMMON_IDS, Sample
 from flover.bench.serving.offline_options import LatencyOptions
 from flover.errors import ConfigError, EngineError
-from flover.llm import LLM
-from flover.outputs import RequestOutput
+from flover.llm.llm import LLM
+from flover.llm.outputs import RequestOutput
 from flover.request import SamplingParams
 from flover.text.prompts import Prompt
 

@@ -20,8 +20,8 @@ from flover.bench.metrics import Record
 from flover.bench.server import ServerProcess
 from flover.bench.serving.memory import children, peak_memory, resident_memory
 from flover.config import EngineConfig, one_engine
-from flover.engine.client import EngineClient
 from flover.errors import EngineError
+from flover.service.client import EngineClient
 
 POLL_SECONDS = 0.02
 BLOCK_BYTES = 2**22

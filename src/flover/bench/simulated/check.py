@@ -14,9 +14,9 @@ from flover.bench.simulated.fit import fit, mean_error, observe
 from flover.bench.simulated.runner import SimulatedRunner
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.config import EngineConfig
-from flover.engine.build import scheduler_config
-from flover.engine.device import DeviceExecutor
 from flover.engine.strategy import Strategy
+from flover.executor.device import DeviceExecutor
+from flover.service.build import scheduler_config
 
 GAP_SHARE = 0.1
 """Interval between arrivals over the time that a lone request takes, as simulated."""

@@ -11,8 +11,8 @@ from rich.console import Console
 from starlette.types import Message, Scope
 
 from flover.config import EngineConfig, ServerConfig
-from flover.engine.spawn import engine_command
 from flover.errors import EngineDeadError
+from flover.ipc.spawn import engine_command
 from flover.server.app import create_api
 from flover.server.door import Door
 from flover.server.loading import load

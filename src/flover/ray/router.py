@@ -1,4 +1,4 @@
-"""Prefix affinity for Ray Serve: its request router, with the decision of `engine/router.py`."""
+"""Prefix affinity for Ray Serve: its request router, with the decision of `service/router.py`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 
-from flover.engine.router import MOST_APART, PrefixRouter
+from flover.service.router import MOST_APART, PrefixRouter
 
 TEXT_BLOCK = 64
 """Bytes of a prompt's text that count as one block; about a page of tokens."""

@@ -7,9 +7,9 @@ import dataclasses
 from pathlib import Path
 
 from flover.config import EngineConfig
-from flover.engine.client import EngineClient
-from flover.engine.messages import EngineStats
-from flover.engine.restarts import Restarts
+from flover.engine.stats import EngineStats
+from flover.ipc.restarts import Restarts
+from flover.service.client import EngineClient
 
 STALL_SECONDS = 60.0
 """An engine that says nothing for so long is not healthy; iterations are measured in milliseconds."""

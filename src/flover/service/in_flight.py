@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from flover.engine.streams import DeltaStream, Mailbox
 from flover.errors import EngineError
 from flover.request import Delta, FinishReason, Request
+from flover.service.streams import DeltaStream, Mailbox
 
 MOST_BEGINNINGS = 2
 """Engines that one request is given to: it may be what they die of."""

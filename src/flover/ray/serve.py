@@ -1,8 +1,8 @@
-"""Flover under Ray Serve: `serve run flover.parallel.ray:app model=DIR max_replicas=4`.
+"""Flover under Ray Serve: `serve run flover.ray.serve:app model=DIR max_replicas=4`.
 
 Two deployments. The light one, `Ingress`, takes HTTP requests as our own door does and finds out how their prompts
 begin; it passes them to the other one, `EngineReplica`, whose number follows the requests that are open. Which replica
-gets a request is `engine/router.py`'s decision. What had sent nothing yet when its replica went is sent to another.
+gets a request is `service/router.py`'s decision. What had sent nothing yet when its replica went is sent to another.
 """
 
 import logging
@@ -20,15 +20,15 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from flover.config import EngineConfig, ServerConfig, read_environment
-from flover.engine.router import MOST_APART, MOST_BLOCKS
 from flover.errors import ConfigError
-from flover.parallel.ray_engine import on_any_node
-from flover.parallel.ray_replica import EngineReplica
-from flover.parallel.ray_router import TEXT_BLOCK, PrefixAffinityRouter
+from flover.ray.engine import on_any_node
+from flover.ray.replica import EngineReplica
+from flover.ray.router import TEXT_BLOCK, PrefixAffinityRouter
 from flover.server.app import guard
 from flover.server.errors import Unavailable, envelope, error_response
 from flover.server.http_keys import KEY_SALT
 from flover.server.sse import DONE, event
+from flover.service.router import MOST_APART, MOST_BLOCKS
 
 TRIES = 3
 """Replicas that a request is sent to, as long as none of them has begun to answer."""

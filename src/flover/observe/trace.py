@@ -12,12 +12,12 @@ from pathlib import Path
 import msgspec
 
 from flover.config import EngineConfig
-from flover.engine.lanes import Event, Lanes
 from flover.engine.loop import Engine
 from flover.engine.observer import Observer
-from flover.engine.record import Recorder
-from flover.engine.spool import Source, Spool
-from flover.engine.timeline import Timeline
+from flover.observe.background_writer import Source, Spool
+from flover.observe.perfetto import Event, Lanes
+from flover.observe.record import Recorder
+from flover.observe.timeline import Timeline
 
 REPLAY_SUFFIX = ".replay"
 _STEPS_AT_ONCE = 16

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flover.engine.timeline import Iteration
+from flover.observe.timeline import Iteration
 from flover.request import ModelFacts
 
 PRE_PROCESSING, GENERATING = "pre-processing", "generating"

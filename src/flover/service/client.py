@@ -13,28 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from flover.config import EngineConfig
-from flover.engine import wire
-from flover.engine.exits import WatchedProcess
-from flover.engine.messages import (
-    Cancel,
-    EngineStats,
-    Failed,
-    FromEngine,
-    Loading,
-    News,
-    Ready,
-    Refused,
-    Start,
-    Stop,
-    Submit,
-    ToEngine,
-    Watch,
-)
-from flover.engine.spawn import ENGINE_COMMAND, Spawned, spawn
-from flover.engine.standing import Standing, open_stream
-from flover.engine.streams import DeltaStream, Mailbox
-from flover.engine.tasks import to_its_end
-from flover.engine.timeline import Iteration
+from flover.engine.queue import Cancel, Submit
+from flover.engine.stats import EngineStats
 from flover.errors import (
     ConfigError,
     EngineDeadError,
@@ -44,7 +24,15 @@ from flover.errors import (
     OutOfResourcesError,
     RequestError,
 )
+from flover.ipc import wire
+from flover.ipc.exits import WatchedProcess
+from flover.ipc.messages import Failed, FromEngine, Loading, News, Ready, Refused, Start, Stop, ToEngine, Watch
+from flover.ipc.spawn import ENGINE_COMMAND, Spawned, spawn
+from flover.observe.timeline import Iteration
 from flover.request import Delta, ModelFacts, Request
+from flover.service.in_flight import Standing, open_stream
+from flover.service.streams import DeltaStream, Mailbox
+from flover.service.tasks import to_its_end
 
 STOP_SECONDS = 5.0
 """Time that a stopped engine gets to leave before it is killed."""

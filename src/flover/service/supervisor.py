@@ -13,17 +13,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from flover.config import EngineConfig
-from flover.engine.client import EngineClient
-from flover.engine.messages import EngineStats
-from flover.engine.replica import Replica
-from flover.engine.restarts import Restarts
-from flover.engine.router import PrefixRouter
-from flover.engine.spawn import ENGINE_COMMAND, DescriptorReserve, Spawned, Spawner, missing_resource, spawn
-from flover.engine.standing import Standing, open_stream
-from flover.engine.streams import DeltaStream, Mailbox
-from flover.engine.timeline import Iteration
+from flover.engine.stats import EngineStats
 from flover.errors import EngineDeadError, FloverError, OutOfResourcesError
+from flover.ipc.restarts import Restarts
+from flover.ipc.spawn import ENGINE_COMMAND, DescriptorReserve, Spawned, Spawner, missing_resource, spawn
+from flover.observe.timeline import Iteration
 from flover.request import ModelFacts, Request
+from flover.service.client import EngineClient
+from flover.service.in_flight import Standing, open_stream
+from flover.service.replica import Replica
+from flover.service.router import PrefixRouter
+from flover.service.streams import DeltaStream, Mailbox
 
 LOOK_SECONDS = 1.0
 """So often the supervisor looks for engines that say nothing."""

@@ -14,7 +14,7 @@ import msgspec
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import Move, StepPlan
 from flover.engine.roster import Roster, seated
-from flover.engine.spool import MAX_WAITING_STEPS, Backlog
+from flover.observe.background_writer import MAX_WAITING_STEPS, Backlog
 from flover.request import Delta
 
 DEAD = -1

@@ -13,12 +13,12 @@ import msgspec
 
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
-from flover.engine.messages import Cancel
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import RowResult, StepPlan, StepResult
-from flover.engine.record import Head, Outline, Record, Told, digest_of, outline_of
+from flover.engine.queue import Cancel
 from flover.engine.roster import Roster
 from flover.errors import ConfigError, EngineDeadError, InvariantError
+from flover.observe.record import Head, Outline, Record, Told, digest_of, outline_of
 from flover.request import ModelFacts
 
 _SAME_FACTS = ("architecture", "vocab_size", "max_model_len", "page_size", "eos_ids", "num_parameters", "dtype")

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import ray
 import ray.util
 
-from flover.engine import wire
-from flover.engine.spawn import Spawned, spawn
+from flover.ipc import wire
+from flover.ipc.spawn import Spawned, spawn
 
 EXIT_SECONDS = 2.0
 

@@ -14,9 +14,9 @@ from typing import Protocol
 import numpy as np
 
 from flover.config import EngineConfig
-from flover.engine.device_batch import Layout, dummy_batch, lay_out
 from flover.engine.plan import Admission, Chunk, Grant, RowResult, StepPlan, StepResult
 from flover.errors import InvariantError
+from flover.executor.device_batch import Layout, dummy_batch, lay_out
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache

@@ -19,10 +19,10 @@ from typing import Any, Self
 import msgspec
 
 from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
-from flover.engine.messages import EngineStats
+from flover.engine.stats import EngineStats
 from flover.errors import ConfigError, EngineDeadError, RequestError
 from flover.generation_config import default_params, read_sampling_defaults
-from flover.llm_arguments import (
+from flover.llm.arguments import (
     check_kind,
     check_messages,
     check_priority,
@@ -32,10 +32,10 @@ from flover.llm_arguments import (
     naming,
     one_each,
 )
-from flover.llm_batch import RunsRequests, run_batch
-from flover.llm_progress import GenerationBar, loading_bar
-from flover.llm_settings import engine_settings
-from flover.outputs import OutputBuilder, RequestOutput
+from flover.llm.batch import RunsRequests, run_batch
+from flover.llm.outputs import OutputBuilder, RequestOutput
+from flover.llm.progress import GenerationBar, loading_bar
+from flover.llm.settings import engine_settings
 from flover.request import SamplingParams
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import Prompt, make_request, prompt_list, read_prompt
@@ -75,8 +75,8 @@ class LLM:
         )
         one_engine(config)
         spin_briefly()
-        from flover.engine.build import build_engine  # imports torch, which `import flover` does not need
         from flover.model.locate import locate_model, locate_tokenizer
+        from flover.service.build import build_engine  # imports torch, which `import flover` does not need
 
         folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
         tokenizer_folder = locate_tokenizer(config)

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Protocol
 
-from flover.engine.messages import EngineStats
+from flover.engine.stats import EngineStats
 from flover.errors import EngineDeadError, FloverError
-from flover.llm_progress import GenerationBar
-from flover.outputs import OutputBuilder
+from flover.llm.outputs import OutputBuilder
+from flover.llm.progress import GenerationBar
 from flover.request import Delta, ModelFacts, Request
 
 

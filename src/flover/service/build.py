@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flover.config import EngineConfig
-from flover.engine.device import DeviceExecutor
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
-from flover.engine.trace import Trace
 from flover.errors import ConfigError
+from flover.executor.device import DeviceExecutor
 from flover.extras import need
+from flover.observe.trace import Trace
 from flover.request import ModelFacts
 
 

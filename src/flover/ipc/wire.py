@@ -1,6 +1,6 @@
 """Frames on the socket between the door and the engine: a length and that many bytes of msgpack.
 
-Knows the closed message types of `flover.engine.messages` and nothing of what they mean. A frame that is too long
+Knows the closed message types of `flover.ipc.messages` and nothing of what they mean. A frame that is too long
 or is not one of these types is a `WireError`: the connection is not to be used after it.
 """
 
@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from flover.engine.messages import MAX_FRAME_BYTES, FromEngine, ToEngine
 from flover.errors import EngineError
+from flover.ipc.messages import MAX_FRAME_BYTES, FromEngine, ToEngine
 
 HEADER_BYTES = 4
 """A big-endian unsigned integer: the length of the body that follows."""

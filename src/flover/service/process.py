@@ -1,4 +1,4 @@
-"""The engine process: `python -m flover.engine.process FD` serves one door over the inherited socket FD.
+"""The engine process: `python -m flover.service.process FD` serves one door over the inherited socket FD.
 
 Two threads. The reader takes frames from the door and hands them to the engine; the main thread steps the engine and
 sends the news. Knows frames and the engine's border, nothing of models, HTTP or text.
@@ -21,24 +21,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from flover.config import EngineConfig
-from flover.engine import wire
-from flover.engine.messages import (
-    Cancel,
-    EngineStats,
-    Failed,
-    FromEngine,
-    Loading,
-    News,
-    Ready,
-    Refused,
-    Start,
-    Stop,
-    ToEngine,
-    Watch,
-)
 from flover.engine.observer import Observer
-from flover.engine.timeline import Iteration, Timeline
+from flover.engine.queue import Cancel
+from flover.engine.stats import EngineStats
 from flover.errors import ConfigError, EngineError, ModelError, OutOfResourcesError, RequestError
+from flover.ipc import wire
+from flover.ipc.messages import Failed, FromEngine, Loading, News, Ready, Refused, Start, Stop, ToEngine, Watch
+from flover.observe.timeline import Iteration, Timeline
 from flover.request import Delta, FinishReason, ModelFacts, Request
 
 HEARTBEAT_SECONDS = 0.25
@@ -272,7 +261,7 @@ def _kind(error: Exception) -> str:
 
 
 def _default_factory() -> EngineFactory:
-    from flover.engine.build import build_engine  # here, so that another engine needs no torch
+    from flover.service.build import build_engine  # here, so that another engine needs no torch
 
     return build_engine
 

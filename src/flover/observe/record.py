@@ -15,12 +15,12 @@ from pathlib import Path
 import msgspec
 
 from flover.config import EngineConfig
-from flover.engine.messages import Cancel, Submit
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import Grant, Move, StepPlan
+from flover.engine.queue import Cancel, Submit
 from flover.engine.roster import Roster, SchedulerConfig
-from flover.engine.spool import Backlog
 from flover.errors import ConfigError
+from flover.observe.background_writer import Backlog
 from flover.request import Delta, ModelFacts, Request
 
 VERSION = 1

@@ -1,4 +1,4 @@
-"""An engine that Ray places: `python -m flover.parallel.ray_engine FD` is one for the door at the other end of socket
+"""An engine that Ray places: `python -m flover.ray.engine FD` is one for the door at the other end of socket
 FD, and a relay to the engine process that runs where Ray has found room.
 
 Each rank gets an actor (`ray_seat.py`), the actors a placement group, and the ranks meet as those of several machines
@@ -27,11 +27,11 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from flover.config import EngineConfig, keep_ray_quiet, read_environment
-from flover.engine import wire
-from flover.engine.messages import Failed, Start
 from flover.errors import ConfigError, EngineError
+from flover.ipc import wire
+from flover.ipc.messages import Failed, Start
 from flover.parallel.frames import Join
-from flover.parallel.ray_seat import Seat
+from flover.ray.seat import Seat
 
 CONNECT_SECONDS = 5.0
 MEET_SECONDS = 300.0
@@ -86,7 +86,7 @@ class Relay:
             master_addr=address,
             master_port=ray.get(self._seats[0].free_port.remote(address)),
         )
-        starting = [self._seats[0].start.remote("flover.engine.process", wire.encode(Start(config)))]
+        starting = [self._seats[0].start.remote("flover.service.process", wire.encode(Start(config)))]
         for rank in range(1, size):
             join = Join(dataclasses.replace(config, node_rank=rank), rank, "", MEET_SECONDS)
             first = wire.frame(msgspec.msgpack.encode(join))

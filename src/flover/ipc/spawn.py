@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from flover.errors import OutOfResourcesError
 from flover.extras import need
 
-ENGINE_COMMAND = (sys.executable, "-m", "flover.engine.process")
+ENGINE_COMMAND = (sys.executable, "-m", "flover.service.process")
 """What to run for an engine; the number of the socket's file descriptor is appended."""
-RAY_ENGINE_COMMAND = (sys.executable, "-m", "flover.parallel.ray_engine")
+RAY_ENGINE_COMMAND = (sys.executable, "-m", "flover.ray.engine")
 """The same for an engine that Ray places."""
 RESERVED_DESCRIPTORS = 8
 """To start a process takes five for a moment and keeps one of them: enough for as many restarts as there may be."""
