@@ -17,7 +17,7 @@ from flover.cli.fits import find_fit, plan_memory
 from flover.cli.main import main
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
-from flover.executor.device import DeviceExecutor
+from flover.executor.load import load_device
 from flover.model.describe import describe_model
 from flover.model.shard import WHOLE
 from flover.server.loading import load_text
@@ -99,7 +99,7 @@ def test_doctor_and_serve_never_contradict(path: Path, changes: dict[str, Any]) 
     threads = torch.get_num_threads()
     try:
         load_text(config, None)
-        DeviceExecutor.load(config, lambda done, total: None).close()
+        load_device(config, lambda done, total: None).close()
         serves = True
     except (ConfigError, ModelError):
         serves = False

@@ -83,13 +83,13 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
             raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
     from flover.cli.loading import loading_bar
-    from flover.executor.device import DeviceExecutor
+    from flover.executor.load import load_device
 
     config = dataclasses.replace(head.engine, trace=None, **overrides)
     if model is not None:
         config = dataclasses.replace(config, model=model)
     with loading_bar(config.model) as progress:
-        return DeviceExecutor.load(config, progress)
+        return load_device(config, progress)
 
 
 @contextmanager
