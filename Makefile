@@ -59,9 +59,10 @@ test: $(VENV)/.ready-dev ## the whole test suite
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone"
 	$(PYTEST) -m alone
 
-check: $(VENV)/.ready-dev ## format, lint, types
+check: $(VENV)/.ready-dev ## format, lint, imports, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/mypy
 
 # Leaks are not looked for: the interpreter itself has some. Portable code is left out where it would take minutes.

@@ -37,7 +37,7 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, k
     door.ready_engine()
     template = door.need_template()
     name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
-    reply = Reply(door, body, id=name, created=int(time.time()), model=model)
+    reply = Reply(door, body, id=name, created=int(time.time()), model=model)  # noqa: TID251
 
     async def generate() -> Generation:
         with own_names(body):

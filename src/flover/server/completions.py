@@ -28,7 +28,7 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive, 
     model = door.check_model(body.model)
     door.ready_engine()
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
-    reply = Reply(door, body, id=name, created=int(time.time()), model=model)
+    reply = Reply(door, body, id=name, created=int(time.time()), model=model)  # noqa: TID251
 
     async def generate() -> Generation:
         with own_names(body):

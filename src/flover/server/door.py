@@ -51,7 +51,7 @@ class Door:
     def __init__(self, engine_config: EngineConfig, config: ServerConfig) -> None:
         self.config = config
         self.model_names: Sequence[str] = config.served_model_name or (engine_config.model,)
-        self.created = int(time.time())
+        self.created = int(time.time())  # noqa: TID251
         self.metrics = Metrics(self.model_names[0])
         self.engine: Supervisor | None = None
         self.tokenizer: Tokenizer | None = None
