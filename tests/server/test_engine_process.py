@@ -23,6 +23,7 @@ from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError,
 from flover.request import FinishReason, Request, SamplingParams
 from flover.service import client, streams
 from flover.service.client import EngineClient
+from flover.service.listener import EngineListener, SupervisorListener
 from flover.service.supervisor import Supervisor
 
 TOY = str(Path(__file__).parent / "toy_engine.py")
@@ -34,10 +35,10 @@ def make_request(name: str = "r", prompt: str = "abc", max_tokens: int = 5, **pa
 
 
 @asynccontextmanager
-async def toy(*options: str, before: str = "", **arguments: Callable[[int, int], None]) -> AsyncIterator[EngineClient]:
+async def toy(*options: str, before: str = "", listener: EngineListener | None = None) -> AsyncIterator[EngineClient]:
     """`before` is code that runs the toy."""
     command = (sys.executable, *(("-c", before) if before else ()), TOY, *options)
-    engine = await EngineClient.start(EngineConfig(), command=command, **arguments)
+    engine = await EngineClient.start(EngineConfig(), listener, command)
     try:
         yield engine
     finally:
@@ -46,11 +47,16 @@ async def toy(*options: str, before: str = "", **arguments: Callable[[int, int],
 
 @asynccontextmanager
 async def toys(
-    *options: str, count: int = 1, stall_timeout: float = 0.0, trace: Path | None = None
+    *options: str,
+    count: int = 1,
+    stall_timeout: float = 0.0,
+    trace: Path | None = None,
+    listener: SupervisorListener | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Supervisor]:
     config = EngineConfig(data_parallel_size=count, trace=None if trace is None else str(trace))
     command = (sys.executable, TOY, *options)
-    engines = await Supervisor.start(config, command=command, stall_timeout=stall_timeout)
+    engines = await Supervisor.start(config, listener, command=command, stall_timeout=stall_timeout, sleep=sleep)
     try:
         yield engines
     finally:
@@ -106,7 +112,7 @@ def test_one_stream_brings_all_sequences_of_several_requests() -> None:
 def test_loading_is_reported_before_start_returns() -> None:
     async def scenario() -> None:
         seen: list[tuple[int, int]] = []
-        async with toy(on_loading=lambda done, total: seen.append((done, total))):
+        async with toy(listener=EngineListener(on_loading=lambda done, total: seen.append((done, total)))):
             assert seen == [(0, 100), (100, 100)]
 
     run(scenario)
@@ -301,11 +307,11 @@ def test_an_idle_engine_is_heard_and_a_frozen_one_is_not() -> None:
     async def scenario() -> None:
         async with toy() as engine:
             await asyncio.sleep(0.6)
-            assert engine.last_news_age < 0.5
+            assert engine.last_message_age < 0.5
             os.kill(engine.pid, signal.SIGSTOP)
             try:
                 await asyncio.sleep(0.7)
-                assert engine.last_news_age > 0.6
+                assert engine.last_message_age > 0.6
             finally:
                 os.kill(engine.pid, signal.SIGCONT)
 
@@ -316,13 +322,13 @@ PARENT = """
 import asyncio, sys
 from flover.config import EngineConfig
 from flover.service.client import EngineClient
-from flover.service.supervisor import Supervisor
+from flover.service.listener import EngineListener
 
 async def main():
     command = (sys.executable, *sys.argv[1:])
     if "--load-delay" in sys.argv:
         loading = lambda done, total: print("loading", flush=True)
-        starting = asyncio.create_task(EngineClient.start(EngineConfig(), loading, command))
+        starting = asyncio.create_task(EngineClient.start(EngineConfig(), EngineListener(on_loading=loading), command))
     else:
         engine = await EngineClient.start(EngineConfig(), command=command)
         print("ready", flush=True)

@@ -22,6 +22,7 @@ from flover.observe.timeline import Iteration
 from flover.server import live
 from flover.server.errors import DoorError
 from flover.server.live import Live, Watcher
+from flover.service.listener import EngineListener, SupervisorListener
 
 Event = dict[str, Any]
 
@@ -244,8 +245,7 @@ def test_the_oldest_give_way_and_are_counted(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_engine_describes_iterations_only_while_it_is_watched() -> None:
     async def scenario() -> None:
         seen: list[Iteration] = []
-        async with toy() as engine:
-            engine.on_iteration = seen.append
+        async with toy(listener=EngineListener(on_iteration=seen.append)) as engine:
 
             async def generate() -> int:
                 seen.clear()
@@ -286,8 +286,8 @@ def test_a_watcher_sees_at_once_that_the_server_ends() -> None:
 
 def test_of_several_engines_one_is_watched() -> None:
     async def scenario() -> None:
-        async with toys("--delay", "0.002", count=2) as engines:
-            hub = Live(4)
+        hub = Live(4)
+        async with toys("--delay", "0.002", count=2, listener=SupervisorListener(on_iteration=hub.put)) as engines:
             hub.open(engines)
             both = [hub.enter(number) for number in range(2)]
             streams = [engines.submit(make_request(f"r{number}", "abc"[number:], 30)) for number in range(2)]

@@ -157,7 +157,7 @@ def test_an_engine_that_does_not_start_again_is_given_up(tmp_path: Path) -> None
             waiting = asyncio.create_task(read_tokens(engines.submit(make_request(max_tokens=1500))))
             await until(lambda: engines.stats.running == 1)
             kill(engines)
-            with pytest.raises(EngineDeadError, match="not begun again: FileExistsError"):
+            with pytest.raises(EngineDeadError, match="not restarted: FileExistsError"):
                 await waiting
             assert engines.given_up.is_set()
             assert engines.num_restarts == 0
@@ -256,11 +256,11 @@ def test_prompts_that_begin_alike_go_to_one_engine() -> None:
             both = [engines.submit(make_request(letter, letter * 64, 3)) for letter in "ab"]
             for stream in both:
                 await read_tokens(stream)
-            assert [engines.stats_of(number).generation_tokens for number in range(2)] == [3, 3]
+            assert [engines.replicas[number].stats.generation_tokens for number in range(2)] == [3, 3]
             for turn in range(1, 4):
                 await read_tokens(engines.submit(make_request(f"b{turn}", "b" * (64 + turn), 3)))
-            assert [engines.stats_of(number).generation_tokens for number in range(2)] == [3, 12]
-            assert engines.stats_of(1).cached_tokens == 3 * 64
+            assert [engines.replicas[number].stats.generation_tokens for number in range(2)] == [3, 12]
+            assert engines.replicas[1].stats.cached_tokens == 3 * 64
 
     run(scenario)
 

@@ -41,7 +41,9 @@ class ServerConfig:
     max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
     shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
     stall_timeout: float = setting(
-        600.0, "seconds without a word from an engine after which it is begun again; 0: never", group="server"
+        600.0,
+        "seconds without a message from an engine until it is killed and restarted; 0: never",
+        group="server",
     )
     log_level: str = setting(
         "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")

@@ -68,7 +68,6 @@ class Live:
     def open(self, engines: Supervisor) -> None:
         """The engines are there."""
         self._engines = engines
-        engines.on_iteration = self._put
 
     def close(self) -> None:
         """End the streams of all watchers."""
@@ -98,7 +97,7 @@ class Live:
             iterations, dropped = watcher.take()
             if iterations or time.monotonic() - last >= IDLE_SECONDS:
                 last = time.monotonic()
-                stats = self._alive(watcher.engine).stats_of(watcher.engine)
+                stats = self._alive(watcher.engine).replicas[watcher.engine].stats
                 yield {"iterations": iterations, "stats": stats, "dropped": dropped}
             await asyncio.sleep(EVENT_SECONDS)
 
@@ -126,9 +125,10 @@ class Live:
             "engines": len(engines.replicas),
         }
 
-    def _put(self, number: int, iteration: Iteration) -> None:
+    def put(self, replica: int, iteration: Iteration) -> None:
+        """An iteration for the watchers of this replica."""
         for watcher in self._watchers:
-            if watcher.engine == number:
+            if watcher.engine == replica:
                 watcher.put(iteration)
 
 

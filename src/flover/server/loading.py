@@ -14,6 +14,7 @@ from flover.generation_config import SamplingDefaults, read_sampling_defaults
 from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.server.door import Door
+from flover.service.listener import SupervisorListener
 from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
 from flover.text.files import read_template
@@ -33,7 +34,11 @@ async def load(
         bar = progress.add_task(config.model, total=None)
         engine = await Supervisor.start(
             config,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            SupervisorListener(
+                on_loading=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_stats=door.metrics.on_stats,
+                on_iteration=door.live.put,
+            ),
             command=command,
             spawned=spawned,
             stall_timeout=door.config.stall_timeout,

@@ -94,11 +94,10 @@ class Metrics:
     def open(self, engine: Supervisor) -> None:
         """There is something to measure."""
         self._engine.engine = engine
-        engine.on_stats = self._on_stats
 
-    def _on_stats(self, number: int, stats: EngineStats) -> None:
-        """Take in one snapshot of an engine; there is one after every iteration."""
-        before, self._iterations[number] = self._iterations.get(number, 0), stats.iterations
+    def on_stats(self, replica: int, stats: EngineStats) -> None:
+        """Take in one snapshot of a replica's engine; there is one after every iteration."""
+        before, self._iterations[replica] = self._iterations.get(replica, 0), stats.iterations
         if stats.iterations not in (0, before):
             self._iteration_rows.observe(stats.generating)
             self._iteration_tokens.observe(stats.generating + stats.chunk_tokens)
@@ -147,7 +146,7 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         stats = EngineStats() if self.engine is None else self.engine.stats
-        restarts = CounterMetricFamily("flover:engine_restarts", "Engines begun again", labels=_LABELS)
+        restarts = CounterMetricFamily("flover:engine_restarts", "Engines restarted", labels=_LABELS)
         restarts.add_metric([self._model_name], 0 if self.engine is None else self.engine.num_restarts)
         yield restarts
         for name, (help, read) in _GAUGES.items():
