@@ -17,8 +17,8 @@ from flover.config import EngineConfig
 from flover.errors import ConfigError, EngineDeadError, EngineError, RequestError
 from flover.llm.llm import LLM
 from flover.llm.outputs import Logprob
-from flover.llm.progress import GenerationBar
 from flover.llm.settings import engine_settings
+from flover.progress import GenerationBar
 from flover.request import SamplingParams
 from flover.text.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from typing import Protocol
 from flover.engine.stats import EngineStats
 from flover.errors import EngineDeadError, FloverError
 from flover.llm.outputs import OutputBuilder
-from flover.llm.progress import GenerationBar
+from flover.progress import GenerationBar
 from flover.request import Delta, ModelFacts, Request
 
 

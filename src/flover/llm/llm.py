@@ -34,8 +34,8 @@ from flover.llm.arguments import (
 )
 from flover.llm.batch import RunsRequests, run_batch
 from flover.llm.outputs import OutputBuilder, RequestOutput
-from flover.llm.progress import GenerationBar, loading_bar
 from flover.llm.settings import engine_settings
+from flover.progress import GenerationBar, loading_bar
 from flover.request import SamplingParams
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import Prompt, make_request, prompt_list, read_prompt

@@ -1,4 +1,4 @@
-"""Memory and cores available to this process, as Linux reports them."""
+"""Memory and cores available to this process, as Linux reports them, and how many threads to use."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def available_memory(root: Path = Path("/")) -> int:
 def usable_cores() -> int:
     """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def compute_threads(asked: int | None, sharing: int = 1, cores: int | None = None) -> int:
+    """Threads of one process: as many as `--num-threads` asks for, else its part of the `cores` (the usable ones by
+    default), which `sharing` processes divide among themselves."""
+    return asked or max(1, (cores or usable_cores()) // sharing)
 
 
 def _meminfo(path: Path) -> int:

@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from flover.config import EngineConfig, ServerConfig, read_environment
 from flover.errors import ConfigError
-from flover.ray.engine import on_any_node
+from flover.ray.engine import THREADS_PER_RANK, on_any_node
 from flover.ray.replica import EngineReplica
 from flover.ray.router import TEXT_BLOCK, PrefixAffinityRouter
 from flover.server.app import guard
@@ -84,7 +84,7 @@ class Arguments(BaseModel):
     def engine(self) -> EngineConfig:
         """The settings of each engine; one thread where no number is given, as many as CPUs are asked for. Raises
         `ConfigError` for a setting that there is not, `ValueError` for a bad value."""
-        given = {"num_threads": 1, **(self.model_extra or {})}
+        given = {"num_threads": THREADS_PER_RANK, **(self.model_extra or {})}
         if unknown := given.keys() - EngineConfig.__dataclass_fields__.keys():
             raise ConfigError(f"there is no setting {', '.join(sorted(unknown))}")
         for name in given.keys() & {"kv_cache_memory_bytes"}:
@@ -106,7 +106,7 @@ def app(args: Arguments) -> serve.Application:
     )
     placed_by_us = engine.distributed_executor_backend == "mp"
     ranks = engine.tensor_parallel_size * engine.data_parallel_size
-    cpus = ranks * (engine.num_threads or 1) if placed_by_us else 0
+    cpus = ranks * (engine.num_threads or THREADS_PER_RANK) if placed_by_us else 0
     replicas = serve.deployment(EngineReplica).options(
         name="Engine",
         ray_actor_options={"num_cpus": cpus},
