@@ -258,7 +258,7 @@ def test_an_engine_that_forgets_a_request_is_noticed(tokenizer: Tokenizer) -> No
         def submit(self, request: Any) -> None:
             pass
 
-    with pytest.raises(EngineError, match="1 requests have not ended"):
+    with pytest.raises(EngineError, match="1 sequences have not ended"):
         LLM.from_engine(Forgetful(), tokenizer).generate("a")
 
 
