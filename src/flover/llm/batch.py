@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Protocol
 
 from flover.engine.stats import EngineStats
-from flover.errors import EngineDeadError, FloverError
+from flover.errors import FloverError, InvariantError
 from flover.llm.outputs import OutputBuilder
 from flover.progress import GenerationBar
 from flover.request import Delta, ModelFacts, Request
@@ -40,7 +40,7 @@ def run_requests(
     """Submit requests, whose streams `texts` holds, and run them to their ends. Gives, after each iteration, its deltas
     and what they add to the texts. Left early, what has not ended is cancelled.
 
-    Raises `EngineDeadError` if the engine cannot go on.
+    Raises `EngineDeadError` if the engine cannot go on, `InvariantError` if it has lost a request.
     """
     try:
         for request in requests:
@@ -48,7 +48,7 @@ def run_requests(
         while texts:
             deltas = engine.step()
             if not deltas and not engine.has_work:
-                raise EngineDeadError(f"the engine is idle, but {len(texts)} sequences have not ended")
+                raise InvariantError(f"the engine is idle, but {len(texts)} sequences have not ended")
             yield [(delta, texts.feed(delta)) for delta in deltas if delta in texts]
     finally:
         for request_id, index in texts:

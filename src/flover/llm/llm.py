@@ -17,7 +17,7 @@ import msgspec
 
 from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.stats import EngineStats
-from flover.errors import ConfigError, EngineDeadError, RequestError
+from flover.errors import ConfigError, EngineClosedError, RequestError
 from flover.generation_config import default_params, read_sampling_defaults
 from flover.llm.arguments import (
     check_kind,
@@ -308,5 +308,5 @@ class LLM:
 
     def _running_engine(self) -> RunsRequests:
         if self._engine is None:
-            raise EngineDeadError("this LLM is closed")
+            raise EngineClosedError("this LLM is closed")
         return self._engine

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from flover.errors import EngineDeadError, EngineError, FloverError
+from flover.errors import EngineError, FloverError, RequestAbortedError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
 from flover.server.metrics import Metrics
 from flover.service.supervisor import Supervisor
@@ -143,7 +143,7 @@ class Generation:
             self._reason_of_unfinished = FinishReason.ERROR
             raise EngineError(delta.error or "the engine failed on this request")
         if delta.finish_reason is FinishReason.ABORT:
-            raise EngineDeadError("the request was aborted")
+            raise RequestAbortedError("the request was aborted")
 
     def _note(self, prompt: Prompt, choice: Choice, delta: Delta) -> None:
         now = time.monotonic()
