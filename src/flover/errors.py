@@ -15,6 +15,7 @@ import msgspec
 MAX_SHOWN_DIGITS = 40
 MAX_SHOWN_CHARACTERS = 60
 """Numbers and strings up to this length are shown whole in an error."""
+MAX_NAME_CHARACTERS = 64
 MAX_SHOWN_BYTES = 4096
 """Longest piece of JSON that is read to be shown."""
 _KINDS = {ord('"'): "a string", ord("["): "a list", ord("{"): "an object"}
@@ -110,6 +111,11 @@ def first_name(where: str) -> str:
 def quoted(text: str, most: int = 200) -> str:
     """A client's text in a sentence: cut, and between the quotation marks of JSON."""
     return json.dumps(text[:most], ensure_ascii=not text[:most].isprintable())
+
+
+def named(name: str) -> str:
+    """A name that a client gave, in an error: short identifiers as they are, else as `shown`."""
+    return name if name.isidentifier() and len(name) <= MAX_NAME_CHARACTERS else shown(name)
 
 
 def shown(value: Any) -> str:

@@ -17,7 +17,7 @@ import msgspec
 
 from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.stats import EngineStats
-from flover.errors import ConfigError, EngineClosedError, RequestError
+from flover.errors import ConfigError, EngineClosedError, RequestError, wrong_value
 from flover.generation_config import default_params, read_sampling_defaults
 from flover.llm.arguments import (
     check_kind,
@@ -25,7 +25,6 @@ from flover.llm.arguments import (
     check_priority,
     check_prompts,
     is_conversation,
-    kind_of,
     naming,
     one_each,
 )
@@ -212,8 +211,7 @@ class LLM:
         all_params = one_each("sampling_params", sampling_params if asked else defaults, len(prompts))
         for params in all_params:
             if not isinstance(params, SamplingParams):
-                kind = kind_of(params)
-                raise RequestError(f"sampling_params must be SamplingParams, got {kind}", param="sampling_params")
+                raise wrong_value("sampling_params", "SamplingParams", params)
         if priority is not None and not self._by_priority:
             raise RequestError("priority needs LLM(scheduling_policy='priority')", param="priority")
         priorities = one_each("priority", 0 if priority is None else priority, len(prompts))

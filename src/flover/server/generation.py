@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from flover.errors import EngineError, FloverError, RequestAbortedError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
@@ -30,7 +31,7 @@ class Choice:
     last_token: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass
 class Prompt:
     """What the engine reported about one prompt."""
 
@@ -40,6 +41,11 @@ class Prompt:
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
     choices: list[Choice] = field(default_factory=list)
+
+    @cached_property
+    def text(self) -> str:
+        """All of its text, where the answer repeats it."""
+        return "".join(self.texts)
 
 
 class Generation:
