@@ -32,7 +32,7 @@ class ResponseBuilder(ABC, Generic[B, C]):
         self._id = id
         self._model = model
         self._tokenizer = tokenizer
-        self._created = int(time.time())  # noqa: TID251  # a date, not a duration
+        self._created = int(time.time())  # noqa: TID251
 
     @abstractmethod
     def choice(self, generation: Generation, choice: Choice) -> C:
