@@ -13,7 +13,7 @@ from flover.cli.doctor import gib
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.ipc.spawn import engine_command
-from flover.memory.machine import available_memory, usable_cores
+from flover.memory.machine import available_memory, compute_threads
 from flover.memory.sizing import PoolSize
 from flover.model.config import parameter_shapes
 from flover.model.describe import Description, describe_model, kv_dtype_of
@@ -94,7 +94,7 @@ def _pool_facts(pool: PoolSize, model: Description) -> dict[str, str]:
 def _speed_facts(model: Description) -> dict[str, str]:
     """One iteration reads every weight once (of an untied embedding only the rows it looks up). Weights that fit the
     caches are read from there: the probe is as large as they are."""
-    threads = model.settings.num_threads or usable_cores()
+    threads = compute_threads(model.settings.num_threads)
     whole = model.config
     numbers = whole.num_parameters()
     if not whole.tied_embeddings:

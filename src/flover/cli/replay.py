@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, given
-from flover.cli.terminal import stderr_progress
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar, loading_bar
 
 if TYPE_CHECKING:
     from flover.engine.executor import Executor
@@ -53,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path} ends in the middle of a step: its recording was interrupted")
     executor = _executor(args, record.head)
     try:
-        with _progress(len(record.steps)) as progress:
+        with counting_bar("Replaying", len(record.steps)) as progress:
             done = replay(record, executor, progress)
     finally:
         executor.close()
@@ -82,7 +80,6 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
         if model is not None or overrides:
             raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
-    from flover.cli.loading import loading_bar
     from flover.executor.device import DeviceExecutor
 
     config = dataclasses.replace(head.engine, trace=None, **overrides)
@@ -90,15 +87,6 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
         config = dataclasses.replace(config, model=model)
     with loading_bar(config.model) as progress:
         return DeviceExecutor.load(config, progress)
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
-    with stderr_progress(TextColumn("Replaying"), BarColumn(), MofNCompleteColumn()) as bar:
-        task = bar.add_task("", total=steps)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _show(done: Replay, steps: int, *, tokens_computed: bool) -> None:

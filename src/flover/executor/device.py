@@ -20,7 +20,7 @@ from flover.executor.device_batch import Layout, dummy_batch, lay_out
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache
-from flover.memory.machine import available_memory, usable_cores
+from flover.memory.machine import available_memory, compute_threads
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
 from flover.model.describe import kv_dtype_of
@@ -80,7 +80,7 @@ class DeviceExecutor:
         """
         group = group or Alone()
         sharing = group.local_size * config.data_parallel_size  # processes like this one on this machine
-        ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // sharing), group)
+        ops = cpu_ops(config.cpu_isa, compute_threads(config.num_threads, sharing), group)
         loaded = load_model(config, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
         size = loaded.description.pool(available_memory() // sharing)

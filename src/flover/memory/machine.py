@@ -1,7 +1,10 @@
-"""Memory and cores available to this process, as Linux reports them."""
+"""Memory and cores available to this process, as Linux reports them, and how many threads to use."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import os
 from pathlib import Path
 
@@ -22,6 +25,19 @@ def available_memory(root: Path = Path("/")) -> int:
 def usable_cores() -> int:
     """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def compute_threads(asked: int | None, sharing: int = 1, cores: int | None = None) -> int:
+    """Threads of one process: as many as `--num-threads` asks for, else its part of the `cores` (the usable ones by
+    default), which `sharing` processes divide among themselves."""
+    return asked or max(1, (cores or usable_cores()) // sharing)
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the system: glibc keeps freed blocks for itself until it is asked."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _meminfo(path: Path) -> int:

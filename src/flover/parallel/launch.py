@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from flover.config import EngineConfig
-from flover.errors import EngineDeadError, OutOfResourcesError
+from flover.errors import OutOfResourcesError, RankLostError
 from flover.executor.device import DeviceExecutor
 from flover.ipc import wire
 from flover.ipc.exits import describe_exit
@@ -137,11 +137,11 @@ class Followers:
         started.sock.sendall(wire.frame(msgspec.msgpack.encode(message)))
 
     def check(self) -> None:
-        """Raises `EngineDeadError` if one of them has ended."""
+        """Raises `RankLostError` if one of them has ended."""
         for rank, started in self._spawned.items():
             code = started.process.poll()
             if code is not None:
-                raise EngineDeadError(f"rank {rank} {describe_exit(code)}")
+                raise RankLostError(f"rank {rank} {describe_exit(code)}")
 
     def wait(self) -> int:
         """Until all have left in order, or one has not; its exit code then."""

@@ -44,6 +44,8 @@ SHUTDOWN_SECONDS = 3.0
 LEAVE = signal.SIGUSR1
 """Ends the main thread, whatever it waits for."""
 CHUNK_BYTES = 2**20
+THREADS_PER_RANK = 1
+"""Without --num-threads: what is asked of Ray is what is used, so not all cores of a node."""
 EXIT_FAILED = 1
 
 logger = logging.getLogger("flover.ray")
@@ -54,8 +56,7 @@ class Relay:
 
     def __init__(self, sock: socket.socket, config: EngineConfig) -> None:
         self._sock = sock
-        # What is asked of Ray is what is used: without a number, one thread and not all of a node's cores.
-        self._threads = config.num_threads or 1
+        self._threads = config.num_threads or THREADS_PER_RANK
         self._config = config
         self._seats: list[Any] = []
         self._placed = threading.Event()

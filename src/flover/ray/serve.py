@@ -7,10 +7,10 @@ gets a request is `service/router.py`'s decision. What had sent nothing yet when
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from flover.config import EngineConfig, ServerConfig, read_environment
 from flover.errors import ConfigError
-from flover.ray.engine import on_any_node
+from flover.ray.engine import THREADS_PER_RANK, on_any_node
 from flover.ray.replica import EngineReplica
 from flover.ray.router import TEXT_BLOCK, PrefixAffinityRouter
 from flover.server.app import guard
@@ -51,6 +51,9 @@ _SCOPE = (
 
 logger = logging.getLogger("flover.ray")
 
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda text: text.replace(",", " ").split())]
+"""What is written as names separated by commas or blanks."""
+
 
 class Arguments(BaseModel):
     """What `serve run` may be told, as NAME=VALUE: these, and every setting of an engine under the name of its flag
@@ -69,9 +72,9 @@ class Arguments(BaseModel):
     most_apart: int = Field(MOST_APART, ge=0)
     """Open requests that a replica may have more than the least busy one and still get those it knows a prompt of."""
     served_model_name: str | None = None
-    allowed_hosts: str = ""
+    allowed_hosts: Names = ()
     """Host names to answer to without a key, beside those of this machine, separated by commas; * is any."""
-    allowed_origins: str = ""
+    allowed_origins: Names = ()
     """Origins whose pages in a browser may use the API, separated by commas; * is any."""
 
     @model_validator(mode="after")
@@ -84,7 +87,7 @@ class Arguments(BaseModel):
     def engine(self) -> EngineConfig:
         """The settings of each engine; one thread where no number is given, as many as CPUs are asked for. Raises
         `ConfigError` for a setting that there is not, `ValueError` for a bad value."""
-        given = {"num_threads": 1, **(self.model_extra or {})}
+        given = {"num_threads": THREADS_PER_RANK, **(self.model_extra or {})}
         if unknown := given.keys() - EngineConfig.__dataclass_fields__.keys():
             raise ConfigError(f"there is no setting {', '.join(sorted(unknown))}")
         for name in given.keys() & {"kv_cache_memory_bytes"}:
@@ -101,12 +104,12 @@ def app(args: Arguments) -> serve.Application:
     server = ServerConfig(
         served_model_name=names,
         api_key=read_environment().server_keys(),
-        allowed_hosts=tuple(args.allowed_hosts.replace(",", " ").split()),
-        allowed_origins=tuple(args.allowed_origins.replace(",", " ").split()),
+        allowed_hosts=args.allowed_hosts,
+        allowed_origins=args.allowed_origins,
     )
     placed_by_us = engine.distributed_executor_backend == "mp"
     ranks = engine.tensor_parallel_size * engine.data_parallel_size
-    cpus = ranks * (engine.num_threads or 1) if placed_by_us else 0
+    cpus = ranks * (engine.num_threads or THREADS_PER_RANK) if placed_by_us else 0
     replicas = serve.deployment(EngineReplica).options(
         name="Engine",
         ray_actor_options={"num_cpus": cpus},

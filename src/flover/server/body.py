@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from flover.config import Limits, flag_name
-from flover.errors import RequestError, shown
+from flover.errors import RequestError, named, shown
 from flover.request import ModelFacts
 from flover.sampling_checks import MAX_BIASES, MAX_STOP_IDS
 from flover.server.fields import (
@@ -206,7 +206,7 @@ def _read_format(raw: Raw, name: str, bounds: _Bounds) -> TextFormat:
         raise RequestError(f"{name}.type is required", param=name)
     kind = read_value(members["type"], str, f"{name}.type")
     if kind != "text":
-        raise RequestError(f"{name} of type {_word(kind)} is not supported yet: only text is", param=name)
+        raise RequestError(f"{name} of type {named(kind)} is not supported yet: only text is", param=name)
     return TextFormat(type="text")
 
 
@@ -253,7 +253,3 @@ def _check_tools(body: ChatBody) -> None:
     """Tools may be shown to the model, but not called."""
     if body.tools is not None and body.tool_choice != "none":
         raise RequestError("tools are not supported yet: send tool_choice none or leave tools out", param="tools")
-
-
-def _word(text: str) -> str:
-    return text if text.isidentifier() and len(text) <= 64 else shown(text)

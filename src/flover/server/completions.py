@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import FinishReason, TokenLogprobs
-from flover.server.answer import answer
+from flover.server.answer import ResponseBuilder, answer
 from flover.server.door import Door
 from flover.server.generation import Choice, Generation
 from flover.server.held_tokens import HeldTokens
@@ -21,6 +20,7 @@ from flover.server.protocol import CompletionBody, StreamOptions
 from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs
 from flover.server.shaping import completion_logprobs, prompt_logprobs, token_text, usage_of
 from flover.text.stream import TextPiece
+from flover.text.tokenizer import Tokenizer
 
 
 async def create_completion(door: Door, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
@@ -28,7 +28,7 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive, 
     model = door.check_model(body.model)
     door.ready_engine()
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
-    reply = Reply(door, body, id=name, created=int(time.time()), model=model)  # noqa: TID251
+    builder = CompletionBuilder(body, id=name, model=model, tokenizer=door.tokenizer)
 
     async def generate() -> Generation:
         with own_names(body):
@@ -45,12 +45,12 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive, 
                 num_chars=sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str)),
             )
 
-    return await answer(reply, generate, door.threads, stream=bool(body.stream), receive=receive)
+    return await answer(builder, generate, door.threads, stream=bool(body.stream), receive=receive)
 
 
 @dataclass(slots=True, kw_only=True)
-class Part:
-    """What one choice of an answer or of a chunk is made from."""
+class ChoicePart:
+    """What one choice of an answer or of an event is made from."""
 
     text: str
     token_ids: Sequence[int]
@@ -65,15 +65,11 @@ class Part:
     stop_reason: int | str | None
 
 
-class Reply:
-    """Turns the pieces of one generation into the API's objects."""
+class CompletionBuilder(ResponseBuilder[CompletionBody, CompletionChoice]):
+    """Builds the objects of `/v1/completions`."""
 
-    def __init__(self, door: Door, body: CompletionBody, *, id: str, created: int, model: str) -> None:
-        self._tokenizer = door.tokenizer
-        self._body = body
-        self._id = id
-        self._created = created
-        self._model = model
+    def __init__(self, body: CompletionBody, *, id: str, model: str, tokenizer: Tokenizer | None) -> None:
+        super().__init__(body, id=id, model=model, tokenizer=tokenizer)
         self._scores_only = scores_prompt_only(body)
 
     def whole(self, generation: Generation, choices: list[CompletionChoice]) -> Completion:
@@ -83,7 +79,7 @@ class Reply:
     def choice(self, generation: Generation, choice: Choice) -> CompletionChoice:
         """One complete sequence."""
         stream = choice.text
-        part = Part(
+        part = ChoicePart(
             text=stream.text,
             token_ids=stream.token_ids,
             logprobs=stream.logprobs,
@@ -102,7 +98,7 @@ class Reply:
             shaped.prompt_logprobs = prompt_logprobs(reported, self._tokenizer)
         return shaped
 
-    async def chunks(self, generation: Generation) -> AsyncIterator[Completion]:
+    async def events(self, generation: Generation) -> AsyncIterator[Completion]:
         """The answer as it comes."""
         options = self._body.stream_options or StreamOptions()
         offsets = [0] * len(generation.choices)
@@ -111,9 +107,9 @@ class Reply:
             first = not choice.started
             if self._body.stop:
                 piece = held[choice.index].feed(piece)
-            if not (first or self._is_news(piece)):
+            if not (first or self._shows(piece)):
                 continue
-            part = Part(
+            part = ChoicePart(
                 text=piece.text,
                 token_ids=piece.token_ids,
                 logprobs=piece.logprobs,
@@ -126,18 +122,18 @@ class Reply:
             shaped = self._choice(generation, choice, part, first=first)
             if shaped.logprobs is not None and shaped.logprobs.tokens:
                 offsets[choice.index] = shaped.logprobs.text_offset[-1] + len(shaped.logprobs.tokens[-1])
-            chunk = self._completion([shaped], generation, with_usage=options.usage_in_chunks)
-            if options.include_usage and chunk.usage is UNSET:
-                chunk.usage = None
-            yield chunk
+            event = self._completion([shaped], generation, with_usage=options.usage_in_chunks)
+            if options.include_usage and event.usage is UNSET:
+                event.usage = None
+            yield event
         if options.include_usage:
             yield self._completion([], generation, with_usage=True)
 
-    def _is_news(self, piece: TextPiece) -> bool:
+    def _shows(self, piece: TextPiece) -> bool:
         shown_ids = piece.token_ids and (self._body.return_token_ids or self._tokenizer is None)
         return bool(piece.text or piece.logprobs or piece.finish_reason or shown_ids)
 
-    def _choice(self, generation: Generation, choice: Choice, part: Part, *, first: bool) -> CompletionChoice:
+    def _choice(self, generation: Generation, choice: Choice, part: ChoicePart, *, first: bool) -> CompletionChoice:
         if self._scores_only:
             part.text, part.token_ids, part.token_texts = "", [], []
             part.logprobs = None if part.logprobs is None else []
@@ -146,7 +142,7 @@ class Reply:
         echo = bool(self._body.echo) and first
         shaped = CompletionChoice(
             index=choice.index,
-            text=("".join(generation.prompt_of(choice).texts) if echo else "") + part.text,
+            text=(generation.prompt_of(choice).text if echo else "") + part.text,
             logprobs=self._logprobs(generation, choice, part, echo=echo),
             finish_reason=part.finish_reason,
             stop_reason=part.stop_reason,
@@ -157,7 +153,9 @@ class Reply:
                 shaped.prompt_token_ids = prompt_ids
         return shaped
 
-    def _logprobs(self, generation: Generation, choice: Choice, part: Part, *, echo: bool) -> CompletionLogprobs | None:
+    def _logprobs(
+        self, generation: Generation, choice: Choice, part: ChoicePart, *, echo: bool
+    ) -> CompletionLogprobs | None:
         if part.logprobs is None:
             return None
         prompt, ids = generation.prompt_of(choice), part.token_ids
@@ -169,9 +167,9 @@ class Reply:
                 [*prompt.logprobs, *entries],
             )
         elif echo:
-            start += len("".join(prompt.texts))
+            start += len(prompt.text)
         if part.length is not None:
-            end = part.length + len("".join(prompt.texts))
+            end = part.length + len(prompt.text)
         if self._tokenizer is None:
             texts, end = [token_text(None, token_id) for token_id in ids], None
         return completion_logprobs(texts, entries, self._tokenizer, start, end)

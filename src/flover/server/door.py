@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from flover.config import EngineConfig, ServerConfig
-from flover.errors import ConfigError, EngineDeadError, RequestError, quoted
+from flover.errors import ConfigError, EngineClosedError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.admission import Admission, Size
@@ -222,7 +222,7 @@ class Door:
         self.draining = True
         self.live.close()
         for generation in list(self._generations):
-            generation.abort(EngineDeadError("the server is shutting down"))
+            generation.abort(EngineClosedError("the server is shutting down"))
 
     def close(self) -> None:
         """Stop the threads."""

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from flover.errors import EngineDeadError, EngineError, RequestError
+from flover.errors import EngineError, RequestError
 
 RETRY_SECONDS = 1
 """What `Retry-After` says when the server is full, loading or on its way down."""
@@ -66,10 +66,9 @@ def as_door_error(error: Exception) -> DoorError:
         return error
     if isinstance(error, RequestError):
         return DoorError(400, error.message, param=error.param, code=error.code)
-    if isinstance(error, EngineDeadError):
-        return Unavailable(str(error))
     if isinstance(error, EngineError):
-        return DoorError(500, str(error), code="generation_failed")
+        unavailable = error.http_status == 503
+        return Unavailable(str(error)) if unavailable else DoorError(500, str(error), code="generation_failed")
     logger.error("a request failed unexpectedly", exc_info=error)
     return _BUG
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flover.config import EngineConfig
 from flover.generation_config import SamplingDefaults, read_sampling_defaults
 from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model, locate_tokenizer
+from flover.progress import loading_bar
 from flover.server.door import Door
 from flover.service.listener import SupervisorListener
 from flover.service.supervisor import Supervisor
@@ -29,13 +29,11 @@ async def load(
     tokenizer, template, defaults = await asyncio.to_thread(
         load_text, config, door.config.chat_template, door.config.limits.max_messages
     )
-    columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(config.model, total=None)
+    with loading_bar(config.model, console) as progress:
         engine = await Supervisor.start(
             config,
             SupervisorListener(
-                on_loading=lambda done, total: progress.update(bar, completed=done, total=total),
+                on_loading=progress,
                 on_stats=door.metrics.on_stats,
                 on_iteration=door.live.put,
             ),

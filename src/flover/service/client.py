@@ -15,6 +15,7 @@ from flover.engine.queue import Cancel, Submit
 from flover.engine.stats import EngineStats
 from flover.errors import (
     ConfigError,
+    EngineClosedError,
     EngineDeadError,
     EngineError,
     FloverError,
@@ -28,7 +29,7 @@ from flover.ipc.connection import Connection
 from flover.ipc.messages import EngineOutputs, Failed, FromEngine, Loading, Ready, Refused, Start, Stop, Watch
 from flover.ipc.spawn import ENGINE_COMMAND, Spawned, spawn
 from flover.request import ModelFacts, Request
-from flover.service.in_flight import InFlightRequest, InFlightTable, open_stream
+from flover.service.in_flight import InFlightRequest, InFlightTable, end_of_engine, open_stream
 from flover.service.listener import EngineListener
 from flover.service.shield import shielded
 from flover.service.streams import DeltaStream, Mailbox
@@ -130,20 +131,20 @@ class EngineClient:
         """Submit requests; the stream brings the deltas of all their sequences and ends after the last.
 
         If the stream is closed or garbage collected, what is left of it is cancelled in the engine. Raises
-        `EngineDeadError`.
+        `EngineDeadError` or `EngineClosedError`.
         """
         opened, stream = open_stream(requests, self._loop, self.abandon)
         self.admit(opened)
         return stream
 
     def admit(self, requests: Sequence[InFlightRequest]) -> None:
-        """Compute these requests here, from the start. Raises `EngineDeadError`.
+        """Compute these requests here, from the start. Raises `EngineDeadError` or `EngineClosedError`.
 
         There is no await between registering a request and sending it: a request is either in the engine with a
         mailbox that waits for it, or nowhere.
         """
         if self._death is not None:
-            raise EngineDeadError(str(self._death))
+            raise end_of_engine(self._death)
         frames = [wire.encode(Submit(each.request)) for each in requests]
         for request, frame in zip(requests, frames, strict=True):
             self._requests.add(request)
@@ -182,7 +183,7 @@ class EngineClient:
         await self._process.close(STOP_SECONDS)
         if self._reading is not None and not (await asyncio.wait({self._reading}, timeout=DRAIN_SECONDS))[0]:
             self._reading.cancel()
-        self._die(EngineDeadError("the engine was stopped"))
+        self._die(EngineClosedError("the engine was stopped"))
         self._connection.close()
 
     # From the engine

@@ -37,12 +37,12 @@ class Dispatcher:
         assert client is not None
         client.admit([request])
 
-    def lost(self, replica: int, requests: Sequence[InFlightRequest], error: FloverError) -> None:
-        """A replica's engine has died: its requests wait for another, or end with `error` if they have waited before.
-        Its cache is gone."""
+    def lost(self, replica: int, requests: Sequence[InFlightRequest], reason: FloverError) -> None:
+        """A replica's engine has died: its requests wait for another, or fail if they have waited before. Its cache is
+        gone."""
         self._router.forget(replica)
         self._waiting += [request for request in requests if request.may_retry]
-        fail_all([request for request in requests if not request.may_retry], error)
+        fail_all([request for request in requests if not request.may_retry], reason)
 
     def place_waiting(self) -> None:
         """Give those that wait to replicas that are ready."""
@@ -50,10 +50,10 @@ class Dispatcher:
             self.place(self._waiting[0])
             del self._waiting[0]
 
-    def fail_waiting(self, error: FloverError) -> None:
+    def fail_waiting(self, reason: FloverError) -> None:
         """End those that wait."""
         requests, self._waiting = self._waiting, []
-        fail_all(requests, error)
+        fail_all(requests, reason)
 
     def cancel(self, request_id: str, index: int | None) -> None:
         """End a request or one of its sequences, wherever it is."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from flover.errors import EngineError, FloverError
+from flover.errors import EngineClosedError, EngineDeadError, EngineError, FloverError
 from flover.request import Delta, FinishReason, Request
 from flover.service.streams import DeltaStream, Mailbox
 
@@ -153,8 +153,15 @@ class InFlightTable:
         return requests
 
 
-def fail_all(requests: Sequence[InFlightRequest], error: FloverError) -> None:
-    """End the streams of these requests with an error."""
+def end_of_engine(reason: FloverError) -> EngineError:
+    """What a request ends with when its engine has ended for this reason."""
+    kind = EngineClosedError if isinstance(reason, EngineClosedError) else EngineDeadError
+    return kind(str(reason))
+
+
+def fail_all(requests: Sequence[InFlightRequest], reason: FloverError) -> None:
+    """End the streams of these requests, whose engine has ended for this reason."""
+    error = end_of_engine(reason)
     for request in requests:
         request.mailbox.fail(error)
 

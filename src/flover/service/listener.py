@@ -6,13 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flover.engine.stats import EngineStats
-from flover.errors import EngineDeadError, FloverError
+from flover.errors import FloverError
 from flover.observe.timeline import Iteration
 from flover.service.in_flight import InFlightRequest, fail_all
-
-
-def _fail(requests: Sequence[InFlightRequest], reason: FloverError) -> None:
-    fail_all(requests, EngineDeadError(str(reason)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +21,7 @@ class EngineListener:
     """Every snapshot of the engine."""
     on_iteration: Callable[[Iteration], None] = lambda iteration: None
     """Every iteration, while `watch` is on."""
-    on_death: Callable[[Sequence[InFlightRequest], FloverError], None] = _fail
+    on_death: Callable[[Sequence[InFlightRequest], FloverError], None] = fail_all
     """Once, when the engine is gone: the requests that were open in it, and why. By default they fail."""
 
 

@@ -127,7 +127,7 @@ class Supervisor:
         replays its requests, and the stream goes on where it was. Raises `EngineDeadError` if no engine runs.
         """
         if not self.alive:
-            raise EngineDeadError("there is no engine")
+            raise EngineDeadError("no engine is running")
         opened, stream = open_stream(requests, self._loop, self._dispatcher.abandon)
         for request in opened:
             self._dispatcher.place(request)
@@ -165,11 +165,10 @@ class Supervisor:
 
     def on_death(self, replica: int, requests: Sequence[InFlightRequest], reason: FloverError) -> None:
         """A replica's engine is gone, and these requests were open in it."""
-        error = EngineDeadError(str(reason))
         if self._closing:
-            fail_all(requests, error)
+            fail_all(requests, reason)
             return
-        self._dispatcher.lost(replica, requests, error)
+        self._dispatcher.lost(replica, requests, reason)
         # Engines that die of one cause die together: the deaths of the others are reported first.
         self._loop.call_later(SETTLE_SECONDS, self.on_restart_end)
 
@@ -183,7 +182,7 @@ class Supervisor:
             self.given_up.set()
 
     def _fail_waiting(self) -> None:
-        reason = self.last_failure or "the server ends"
+        reason = self.last_failure or "the server is shutting down"
         self._dispatcher.fail_waiting(EngineDeadError(f"the engine has died and was not restarted: {reason}"))
 
     async def _look(self) -> None:

@@ -18,7 +18,7 @@ from flover.bench.workload import Job
 from flover.config import EngineConfig, one_engine
 from flover.engine.stats import EngineStats
 from flover.errors import EngineError
-from flover.memory.machine import usable_cores
+from flover.memory.machine import compute_threads, usable_cores
 from flover.request import FinishReason, Request, SamplingParams
 from flover.service.client import EngineClient
 from flover.service.listener import EngineListener
@@ -32,15 +32,12 @@ def engine_config(config: EngineConfig, strategy: Strategy, cores: int) -> Engin
     """How one engine of this strategy runs. Concurrent instances share the cores: more threads than cores only hurt
     them, and the baseline is to be as good as it can."""
     name = "serial" if strategy.name == "concurrent" else strategy.name
-    threads = (
-        max(1, cores // (strategy.instances * strategy.ranks)) if config.num_threads is None else config.num_threads
-    )
     return dataclasses.replace(
         config,
         strategy=name,
         reorder=strategy.reorder,
         batch_window_ms=strategy.window_ms,
-        num_threads=threads,
+        num_threads=compute_threads(config.num_threads, strategy.instances * strategy.ranks, cores),
         tensor_parallel_size=max(strategy.ranks, config.tensor_parallel_size),
         enable_prefix_caching=False,
     )
