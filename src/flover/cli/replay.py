@@ -42,7 +42,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and say what was the same; 0 if everything was, 1 if not."""
-    from flover.observe.record import read_record
+    from flover.observe.record_reader import read_record
     from flover.observe.replay import replay
 
     path = _record_path(args.file)

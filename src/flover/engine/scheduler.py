@@ -16,9 +16,10 @@ enters only with all the pages it can ever need.
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 from flover.engine.budget import Allowance, CostModel
-from flover.engine.plan import Admission, Chunk, Grant, StepPlan
+from flover.engine.plan import Admission, Grant, StepPlan, Work
 from flover.engine.roster import Roster, seated
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy, choose_batch, opens_at
@@ -161,8 +162,7 @@ class Scheduler:
             moves=layout.moves,
             admissions=[_admission(sequence) for sequence in admitted],
             grants=[Grant(row=seated(sequence), pages=pages) for sequence, pages in grants.items()],
-            chunks=sorted((_chunk(*item) for item in chunks.items()), key=lambda chunk: chunk.row),
-            generating=sorted(seated(sequence) for sequence in generating),
+            work=sorted([*map(_generate, generating), *map(_chunk, chunks, chunks.values())], key=attrgetter("row")),
             window=roster.rows.window,
             dead=roster.rows.dead,
         )
@@ -196,11 +196,12 @@ def _admission(sequence: Sequence) -> Admission:
     )
 
 
-def _chunk(sequence: Sequence, count: int) -> Chunk:
+def _generate(sequence: Sequence) -> Work:
+    """The next token after the newest one."""
+    return Work(seated(sequence), sequence.computed, [], 1)
+
+
+def _chunk(sequence: Sequence, count: int) -> Work:
+    """The next `count` known tokens."""
     start = sequence.computed
-    return Chunk(
-        row=seated(sequence),
-        start=start,
-        token_ids=sequence.token_ids[start : start + count],
-        samples=count == sequence.pending,
-    )
+    return Work(seated(sequence), start, sequence.token_ids[start : start + count], int(count == sequence.pending))

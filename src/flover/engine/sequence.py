@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from flover.engine.prefix import Entry
 from flover.request import FinishReason, Request, TokenLogprobs
 
+Ending = tuple[FinishReason, int | None]
+"""Why a sequence ends, and the stop token id that did it if one did."""
 MAX_PREEMPTIONS = 8
 """After so many preemptions a sequence is admitted only with all the pages it can ever need, and then stays."""
 
@@ -83,8 +85,8 @@ class Sequence:
         """Who goes first: the smaller tuple."""
         return (self.request.priority if by_priority else 0, self.number)
 
-    def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> tuple[FinishReason, int | None] | None:
-        """Whether its last token ends it: the reason, and the stop token id that did it if one did."""
+    def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> Ending | None:
+        """Whether its last token ends it."""
         params, token = self.request.params, self.token_ids[-1]
         if self.num_outputs >= params.min_tokens:
             if token in eos_ids and not params.ignore_eos:
