@@ -62,6 +62,7 @@ test: $(VENV)/.ready-dev ## the whole test suite
 check: $(VENV)/.ready-dev ## format, lint, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/clang-format --dry-run --Werror csrc/*
 	$(BIN)/mypy
 
 # Leaks are not looked for: the interpreter itself has some. Portable code is left out where it would take minutes.
