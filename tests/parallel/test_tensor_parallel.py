@@ -257,24 +257,24 @@ def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
 def test_followers_do_not_outlive_rank_0(tmp_path: Path) -> None:
     """Rank 0 in a process of its own, killed without a chance to say anything."""
     path = make_checkpoint(tmp_path, "llama")
+    told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         with engine_of(path, 2):
+            os.write(tell, b"ready")
             time.sleep(60)
         os._exit(0)
+    os.close(tell)
     leader = psutil.Process(pid)
     try:
-        for _ in range(600):
-            if any("follower" in " ".join(child.cmdline()) for child in leader.children()):
-                break
-            time.sleep(0.05)
+        assert os.read(told, 5) == b"ready"
         followers = leader.children()
-        assert followers
-        time.sleep(1)
+        assert any("follower" in " ".join(child.cmdline()) for child in followers)
         leader.kill()
         leader.wait(5)
         _, alive = psutil.wait_procs(followers, timeout=10)
         assert not alive
     finally:
+        os.close(told)
         if leader.is_running():
             leader.kill()
