@@ -60,17 +60,21 @@ def test_an_unknown_flag_is_the_commands_own_error_and_its_value_is_no_model(
         assert err.startswith(f"flover {' '.join(words)}: error: unknown flag '--fooo'")
 
 
-@pytest.mark.parametrize(("words", "action"), FLAGS, ids=[f"{' '.join(w)} {a.option_strings[-1]}" for w, a in FLAGS])
-def test_a_misspelt_flag_is_suggested(
-    words: tuple[str, ...], action: argparse.Action, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flag = next(option for option in action.option_strings if option.startswith("--"))
-    if len(flag) < 6:
-        return
-    code, err = complaint([*words, flag[:4] + flag[5:], "1"], capsys)
-    assert code == 2
-    if flag[:4] + flag[5:] not in RUNNING[words].flags:
-        assert "did you mean" in err
+@pytest.mark.parametrize("words", RUNNING, ids=" ".join)
+def test_a_misspelt_flag_is_suggested(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    parser = RUNNING[words]
+    flags = [option for own, action in FLAGS if own == words for option in action.option_strings if len(option) >= 6]
+    assert flags
+    for flag in flags:
+        misspelt = flag[:4] + flag[5:]
+        if misspelt in parser.flags:
+            continue
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([misspelt, "1"])
+        err = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert err.startswith(f"flover {' '.join(words)}: error: unknown flag {misspelt!r}; did you mean --"), err
+        assert err.count("\n") == 1
 
 
 WRONG = [
