@@ -216,7 +216,7 @@ def test_a_rank_that_is_killed_ends_the_engine_at_once(tmp_path: Path) -> None:
         with pytest.raises(EngineDeadError, match="rank"):
             for _ in range(1000):
                 engine.step()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SMALL["distributed_timeout_seconds"] / 2
 
 
 def test_an_idle_engine_notices_too(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_rank_that_stands_still_ends_the_engine_after_the_timeout(tmp_path: Pa
         with pytest.raises(EngineDeadError, match="does not answer"):
             for _ in range(1000):
                 engine.step()
-        assert 1 < time.monotonic() - began < 10
+        assert 1 < time.monotonic() - began < 30
     assert not psutil.pid_exists(follower.pid)
 
 
