@@ -15,26 +15,16 @@ FORBIDDEN_KEYWORDS = {"shell", "trust_remote_code"}
 MACHINE_PATH = re.compile(r"(?<![\w.~/-])/(?:home|root|work|Users|mnt|workspace)/[\w.-]+")
 
 
-def too_long(source: str) -> list[str]:
-    """The file itself and each of its functions that is over its bound."""
+def faults(source: str) -> list[str]:
+    """The file and its functions that are too long; calls and keywords that run data (linters know the others)."""
     found = ["the file"] if len(source.splitlines()) > MAX_FILE_LINES else []
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and _lines(node) > MAX_FUNCTION_LINES:
-            found.append(node.name)
-    return found
-
-
-def _lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    return (node.end_lineno or 0) - node.lineno + 1
-
-
-def runs_data(source: str) -> list[str]:
-    """Names of calls and keywords that run code which came as data; linters know the others."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            if (node.end_lineno or 0) - node.lineno + 1 > MAX_FUNCTION_LINES:
+                found.append(node.name)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
             found.append(node.func.id)
-        if isinstance(node, ast.keyword) and node.arg in FORBIDDEN_KEYWORDS:
+        elif isinstance(node, ast.keyword) and node.arg in FORBIDDEN_KEYWORDS:
             found.append(node.arg)
     return found
 
@@ -62,8 +52,7 @@ def tracked_text() -> dict[str, str]:
 def test_sizes_and_calls_of_every_file_of_the_package() -> None:
     sources = {path.relative_to(PACKAGE).as_posix(): path.read_text() for path in PACKAGE.rglob("*.py")}
     assert len(sources) > 200
-    assert {name: found for name, text in sources.items() if (found := too_long(text))} == {}
-    assert {name: found for name, text in sources.items() if (found := runs_data(text))} == {}
+    assert {name: found for name, text in sources.items() if (found := faults(text))} == {}
 
 
 def test_no_file_names_a_path_of_a_machine() -> None:
@@ -74,14 +63,14 @@ def test_no_file_names_a_path_of_a_machine() -> None:
 
 
 def test_each_rule_sees_what_breaks_it() -> None:
-    assert too_long("x = 1\n" * (MAX_FILE_LINES + 1)) == ["the file"]
-    assert too_long("class A:\n    async def f(self):\n" + "        x = 1\n" * MAX_FUNCTION_LINES) == ["f"]
-    assert too_long("def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1)) == []
-    assert runs_data("subprocess.run(text, shell=flag)") == ["shell"]
-    assert runs_data("AutoConfig.from_pretrained(name, trust_remote_code=True)") == ["trust_remote_code"]
-    assert runs_data("compile(text, 'a', 'exec')") == ["compile"]
-    assert runs_data("__import__(text)") == ["__import__"]
-    assert runs_data("re.compile(text)") == []
+    assert faults("x = 1\n" * (MAX_FILE_LINES + 1)) == ["the file"]
+    assert faults("class A:\n    async def f(self):\n" + "        x = 1\n" * MAX_FUNCTION_LINES) == ["f"]
+    assert faults("def f():\n" + "    x = 1\n" * (MAX_FUNCTION_LINES - 1)) == []
+    assert faults("subprocess.run(text, shell=flag)") == ["shell"]
+    assert faults("AutoConfig.from_pretrained(name, trust_remote_code=True)") == ["trust_remote_code"]
+    assert faults("compile(text, 'a', 'exec')") == ["compile"]
+    assert faults("__import__(text)") == ["__import__"]
+    assert faults("re.compile(text)") == []
     assert machine_paths('open("/home/me/file")') == ["/home/me"]
     assert machine_paths("https://example.org/home/page") == []
 

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -181,9 +180,7 @@ def test_more_requests_than_may_be_open_are_sent_away(start: Start) -> None:
     assert server.post("/v1/completions", {"prompt": "", "max_tokens": 1}).status_code == 400
     assert server.post("/v1/completions", {"prompt": ["a"] * 4}).json()["error"]["param"] == "prompt"
     assert first.result().status_code == 200
-    started = time.monotonic()
     assert server.post("/v1/completions", {"prompt": ["a"] * 3, "max_tokens": 1}).status_code == 200
-    assert time.monotonic() - started < 2
     assert server.metric("requests_rejected_total") == 1
 
 
