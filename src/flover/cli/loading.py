@@ -1,4 +1,4 @@
-"""The progress bar while weights are loaded, on stderr, so that it never mixes with an answer."""
+"""The progress bar of loading weights, on stderr."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flover.cli.terminal import stderr_progress
 
 @contextmanager
 def loading_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function for (bytes done, bytes in all); draws only on a terminal and leaves nothing behind."""
+    """Yields a function of (bytes done, total bytes); draws only on a terminal and clears itself at the end."""
     columns = (TextColumn("Loading {task.description}"), BarColumn(), DownloadColumn(binary_units=True))
     with stderr_progress(*columns) as bar:
         task = bar.add_task(name, total=None)

@@ -1,5 +1,4 @@
-"""A model in this process for commands that talk to it directly: text in, pieces of text out, one request after the
-other or several fused. The server and `LLM` have ways of their own; this one streams."""
+"""A model in this process for `flover generate` and `flover chat`: prompts in, a stream of text pieces out."""
 
 from __future__ import annotations
 
@@ -45,9 +44,9 @@ class LocalModel:
     def generate(
         self, prompts: Sequence[str], params: SamplingParams, *, add_special_tokens: bool = True
     ) -> Iterator[tuple[int, int, TextPiece]]:
-        """All prompts at once: (prompt, sequence, piece) as they come.
+        """Generate for all prompts at once; yields (prompt index, sequence index, piece).
 
-        Leaving the iterator early cancels what is still running. Raises `RequestError` before anything is generated,
+        Closing the iterator early cancels running sequences. Raises `RequestError` before anything is generated,
         `EngineError` if a sequence fails.
         """
         requests = [
@@ -77,7 +76,7 @@ class LocalModel:
                 self._engine.step()
 
     def _follow(self, streams: dict[tuple[str, int], tuple[int, TextStream]]) -> Iterator[tuple[int, int, TextPiece]]:
-        """Step until every stream has ended; what has ended is taken out of `streams`."""
+        """Step until every stream has ended; ended streams are removed from `streams`."""
         while streams:
             for delta in self._engine.step():
                 if (delta.request_id, delta.index) not in streams:

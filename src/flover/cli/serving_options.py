@@ -1,4 +1,4 @@
-"""The flags of serving benchmarks and the way from them to options."""
+"""The flags of serving benchmarks and their conversion to options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flover.cli.flags import add_settings, from_args
 from flover.config import read_environment
 
 SECRET = ("--api-key", "--header")
-"""Flags whose values no result repeats."""
+"""Flags whose values are left out of results."""
 
 
 def add_serve_flags(parser: argparse.ArgumentParser, *, skip: frozenset[str] = frozenset()) -> None:
@@ -33,12 +33,12 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-chat-template",
         action="store_true",
-        help="changes nothing: the server renders chats",
+        help="no effect: the server renders chats",
     )
 
 
 def read_serve_options(args: argparse.Namespace) -> ServeOptions:
-    """What was asked for. Raises `ConfigError`."""
+    """The options from the command line. Raises `ConfigError`."""
     target = from_args(args, Target)
     if target.api_key is None:
         target = dataclasses.replace(target, api_key=read_environment().api_key)
@@ -76,7 +76,7 @@ def command() -> str:
 
 @contextmanager
 def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, where that is a terminal; yields what to call when one more of `total` is done."""
+    """A progress bar on stderr, if that is a terminal; yields a function to call for each of `total` items."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

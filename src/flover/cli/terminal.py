@@ -1,4 +1,4 @@
-"""What commands share of the terminal: progress on stderr, tables on stdout, the command as it was typed."""
+"""Terminal helpers of all commands: progress on stderr, tables on stdout, the command line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 
 def command_line() -> str:
-    """The command as it was typed."""
+    """The command line as typed."""
     return shlex.join(["flover", *sys.argv[1:]])
 
 
 def table_console(pipe_width: int) -> Console:
-    """For tables: as wide as the terminal, and `pipe_width` columns where there is none."""
+    """A console for tables: as wide as the terminal, or `pipe_width` columns without one."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -29,7 +29,7 @@ def table_console(pipe_width: int) -> Console:
 
 
 def stderr_progress(*columns: ProgressColumn) -> Progress:
-    """Progress that draws only where stderr is a terminal, never mixes with an answer and leaves nothing behind."""
+    """A progress display on stderr, only if that is a terminal; clears itself at the end."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -39,8 +39,8 @@ def stderr_progress(*columns: ProgressColumn) -> Progress:
 
 @contextmanager
 def progress_bar(*more: ProgressColumn) -> Iterator[Callable[[str, int, int], None]]:
-    """A described bar with the time it has taken, and `more` columns; yields what to call with a description and how
-    far it is: done, in all."""
+    """A progress bar with description, elapsed time and `more` columns; yields a function of (description, done,
+    total)."""
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
     with stderr_progress(TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), *more) as bar:
