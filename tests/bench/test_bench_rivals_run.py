@@ -330,5 +330,5 @@ def test_the_command_runs_whole_on_a_small_model(tmp_path: Path) -> None:
     assert set(line["skipped"]) == {"llama.cpp", "openvino"}
     assert line["failures"] == []
     assert "llama.cpp was left out: nowhere is not there (--llama-server says where it is)" in done.stdout
-    assert "transformers was left out of int8: it has no such weights by itself" in done.stdout
+    assert "transformers was left out of int8: it has no such weight format" in done.stdout
     assert "TTFT of 32" in done.stdout

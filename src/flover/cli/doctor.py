@@ -1,4 +1,4 @@
-"""`flover doctor`: the machine, the versions, and what of a model fits. Loads no weights."""
+"""`flover doctor`: the machine, the versions, and whether a model fits. Loads no weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "doctor",
-        help="this machine, the versions, and what fits",
+        help="this machine, the versions, and whether a model fits",
         description="Show the machine and the versions, and whether a model fits and how fast it can be.",
     )
     add_model(parser)
@@ -82,7 +82,7 @@ def _section(console: Any, title: str, facts: dict[str, str]) -> None:
 
 
 def gib(num_bytes: float) -> str:
-    """A size for people: GiB from 1 GiB on, else MiB or KiB."""
+    """A size in GiB from 1 GiB on, else in MiB or KiB."""
     for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
         if num_bytes >= size:
             return f"{num_bytes / size:.1f} {unit}"

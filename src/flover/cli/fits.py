@@ -1,5 +1,5 @@
-"""Does a model fit this machine, and how fast can it be? No weight is read; everything that `flover serve` would refuse
-before it reads them is refused here, by the same functions."""
+"""Whether a model fits this machine, and an upper bound of its speed. Reads no weights; checks by the same functions as
+`flover serve`."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.server.loading import load_text
 
 PROBE_BYTES = 2**28
-"""Most that the bandwidth probe reads: far larger than any cache."""
+"""Maximum size of the bandwidth probe, in bytes: far larger than any cache."""
 PROBE_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What was found: facts by name, in the order to show them, and the verdict."""
+    """The result: facts by name, in display order, and the verdict."""
 
     fits: bool
     verdict: str
@@ -39,7 +39,7 @@ class Fit:
 
 
 def find_fit(config: EngineConfig) -> Fit:
-    """Look at the model that `config` names and at this machine. A model that cannot be read does not fit."""
+    """Examine the model of `config` and this machine. A model that cannot be read does not fit."""
     try:
         engine_command(config.distributed_executor_backend)
         load_text(config, None)

@@ -1,4 +1,4 @@
-"""A model in this process for commands that stream: text in, pieces of text out."""
+"""A model in this process for `flover generate` and `flover chat`: prompts in, a stream of text pieces out."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ class LocalModel:
     def generate(
         self, prompts: Sequence[str], params: SamplingParams, *, add_special_tokens: bool = True
     ) -> Iterator[tuple[int, int, TextPiece]]:
-        """All prompts at once: (prompt, sequence, piece) as they come.
+        """Generate for all prompts at once; yields (prompt index, sequence index, piece).
 
-        Leaving the iterator early cancels what is still running. Raises `RequestError` before anything is generated,
+        Closing the iterator early cancels running sequences. Raises `RequestError` before anything is generated,
         `EngineError` if a sequence fails.
         """
         requests = [

@@ -1,4 +1,4 @@
-"""`flover bench kernels` and `flover bench accuracy`: what needs no server. Results: tables, then one JSON line."""
+"""`flover bench kernels`, `accuracy` and `ranks`: benchmarks without a server. Print tables, then one JSON line."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def add_kernels(kinds: Any) -> None:
     """The parser of `flover bench kernels`."""
     kernels = kinds.add_parser(
         "kernels",
-        help="each op on a model's shapes, beside what the machine can do and what torch does",
-        description="Measure what the machine can do, and every op on the shapes of a model. Loads no weights.",
+        help="speed of each op on a model's shapes, beside the machine's limits and torch",
+        description="Measure the machine's limits, and every op on the shapes of a model. Loads no weights.",
     )
     add_model(kernels, default=f"the shapes of {DEFAULT_PRESET}")
     group = kernels.add_argument_group("what to measure")
@@ -55,13 +55,15 @@ def add_accuracy(kinds: Any) -> None:
     """The parser of `flover bench accuracy`."""
     accuracy = kinds.add_parser(
         "accuracy",
-        help="what each format of weights and cache costs in perplexity and divergence",
+        help="perplexity and divergence of each format of weights and cache",
         description="Score a text with every format, and compare with float32 computed by plain torch. A model "
         "without heldout.txt, or with random weights, is compared on random token ids.",
     )
     add_model(accuracy)
     group = accuracy.add_argument_group("text")
-    group.add_argument("--text", metavar="FILE", help="what to score; lines with the end-of-text token separate texts")
+    group.add_argument(
+        "--text", metavar="FILE", help="text to score; lines with the end-of-text token separate documents"
+    )
     group.add_argument("--max-tokens", type=count, metavar="N", help="default: what half a GiB of scores can hold")
     group.add_argument("--context-len", type=count, metavar="N", default=AccuracyOptions().context_len)
     hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _ACCURACY_SETTINGS
@@ -73,9 +75,9 @@ def add_ranks(kinds: Any) -> None:
     """The parser of `flover bench ranks`."""
     ranks = kinds.add_parser(
         "ranks",
-        help="what it costs to share a model between processes (--tensor-parallel-size)",
-        description="Measure an iteration on one rank and on several of this machine, and what collectives and frames "
-        "take of it.",
+        help="overhead of tensor parallelism (--tensor-parallel-size)",
+        description="Measure an iteration on one rank and on several ranks of this machine, and its collectives and "
+        "frames.",
     )
     add_model(ranks)
     group = ranks.add_argument_group("what to measure")
@@ -108,7 +110,7 @@ def _run_ranks(args: argparse.Namespace) -> int:
 
 
 def kernel_options(args: argparse.Namespace) -> KernelOptions:
-    """What was asked for, and for the rest the defaults of a quick or a thorough run. Raises `ConfigError`."""
+    """The options from the command line, with the defaults of a quick or a full run. Raises `ConfigError`."""
     seconds = args.seconds if args.seconds is not None else QUICK_SECONDS if args.quick else SECONDS
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--seconds must be more than 0, got {seconds:g}")

@@ -1,4 +1,4 @@
-"""The flags of serving benchmarks and the way from them to options."""
+"""The flags of serving benchmarks and their conversion to options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flover.cli.flags import add_settings, from_args
 from flover.config import read_environment
 
 SECRET = ("--api-key", "--header")
-"""Flags whose values no result repeats."""
+"""Flags whose values are left out of results."""
 
 
 def add_serve_flags(parser: argparse.ArgumentParser, *, skip: frozenset[str] = frozenset()) -> None:
@@ -31,12 +31,12 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-chat-template",
         action="store_true",
-        help="changes nothing: the server renders chats",
+        help="no effect: the server renders chats",
     )
 
 
 def read_serve_options(args: argparse.Namespace) -> ServeOptions:
-    """What was asked for. Raises `ConfigError`."""
+    """The options from the command line. Raises `ConfigError`."""
     target = from_args(args, Target)
     if target.api_key is None:
         target = dataclasses.replace(target, api_key=read_environment().api_key)

@@ -1,4 +1,4 @@
-"""`flover bench startup`: seconds to ready and to the first token, cold and warm, and the memory at the peak."""
+"""`flover bench startup`: seconds to ready and to the first token, cold and warm, and peak memory."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def add_startup(kinds: Any) -> None:
     """The parser of `flover bench startup`."""
     parser = kinds.add_parser(
         "startup",
-        help="how long a server takes to be ready, and its memory at the peak",
-        description="Start servers, ask each for its first tokens, and stop them. Needs /proc (Linux).",
+        help="startup time and peak memory of a server",
+        description="Start servers, send each a request, and stop them. Needs /proc (Linux).",
     )
     add_model(parser)
     add_settings(parser, StartupOptions)

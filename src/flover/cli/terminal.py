@@ -1,4 +1,4 @@
-"""What commands share of the terminal: tables on stdout, the command as it was typed."""
+"""Terminal helpers of all commands: tables on stdout, the command line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def command_line() -> str:
-    """The command as it was typed."""
+    """The command line as typed."""
     return shlex.join(["flover", *sys.argv[1:]])
 
 
 def table_console(pipe_width: int) -> Console:
-    """For tables: as wide as the terminal, and `pipe_width` columns where there is none."""
+    """A console for tables: as wide as the terminal, or `pipe_width` columns without one."""
     from rich.console import Console
 
     console = Console(highlight=False)
