@@ -21,13 +21,14 @@ from flover.executor.device_batch import Layout, dummy_batch, lay_out
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache
-from flover.memory.machine import available_memory, compute_threads
+from flover.memory.machine import read_machine
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
-from flover.model.describe import kv_dtype_of
-from flover.model.load import load_model
+from flover.model.describe import kv_dtype_of, plan_load
+from flover.model.load import load_described
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
+from flover.model.shard import Shard
 from flover.ops import Alone, Array, Group, HostArray, Ops
 from flover.ops.cpu import cpu_ops
 from flover.request import ModelFacts, TokenLogprobs, is_long
@@ -74,18 +75,18 @@ class DeviceExecutor:
     def load(
         cls, config: EngineConfig, progress: Callable[[int, int], None], group: Group | None = None
     ) -> DeviceExecutor:
-        """Load the model that `config` names, or the share of it that this rank of `group` has, size the pool after the
-        memory that is left, and warm up.
+        """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has,
+        and warm up.
 
         `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
         """
         group = group or Alone()
-        sharing = group.local_size * config.data_parallel_size  # processes like this one on this machine
-        ops = cpu_ops(config.cpu_isa, compute_threads(config.num_threads, sharing), group)
-        loaded = load_model(config, ops, progress)
+        machine = read_machine(with_siblings=config.data_parallel_size > 1)
+        described, plan = plan_load(config, Shard(group.rank, group.size), group.local_size, machine)
+        ops = cpu_ops(config.cpu_isa, plan.num_threads, group)
+        loaded = load_described(described, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
-        size = loaded.description.pool(available_memory() // sharing)
-        size = dataclasses.replace(size, num_pages=group.least(size.num_pages))
+        size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
         facts = ModelFacts(
             model=loaded.name,
             architecture=model.architecture,

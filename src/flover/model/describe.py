@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
+from flover.memory.machine import Machine, compute_threads
 from flover.memory.sizing import PoolSize, size_pool
 from flover.model.config import ModelConfig
 from flover.model.families import Family
@@ -33,6 +34,14 @@ _DTYPES: Mapping[str, DType] = {
 _STORED: Mapping[str, DType] = {"BF16": "bfloat16", "F16": "float16"}
 """The names that safetensors has for the types narrower than float32."""
 _KV_DTYPES: Mapping[str, DType] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """What one process of an engine takes of its machine: compute threads, and pages beside its weights."""
+
+    num_threads: int
+    pool: PoolSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +70,17 @@ class Description:
     def page_bytes(self) -> int:
         """Bytes of a page of this rank's keys and values."""
         return self.own.kv_bytes_per_token(kv_dtype_of(self.settings)) * self.settings.block_size
+
+    def plan(self, machine: Machine, num_processes: int) -> ProcessPlan:
+        """Threads and pool of one of the `num_processes` processes that share `machine`, before they read weights.
+
+        Raises `ModelError` if the weights alone are more than the process's part of the memory, `ConfigError` if the
+        pool is.
+        """
+        part = machine.available_bytes // num_processes
+        self.check_weights(part)
+        threads = compute_threads(self.settings.num_threads, num_processes, machine.cores)
+        return ProcessPlan(threads, self.pool(part - self.weight_bytes))
 
     def check_weights(self, available_bytes: int) -> None:
         """Raises `ModelError` if the weights alone are more than what is available."""
@@ -107,6 +127,15 @@ def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True
         max_len=_max_len(settings, config),
         reads=reads,
     )
+
+
+def plan_load(
+    settings: EngineConfig, shard: Shard, local_ranks: int, machine: Machine
+) -> tuple[Description, ProcessPlan]:
+    """What loading this share of `settings.model` comes to on `machine`, where `local_ranks` of its ranks run. Raises
+    what `describe_model` and `Description.plan` raise."""
+    described = describe_model(settings, shard)
+    return described, described.plan(machine, local_ranks * settings.data_parallel_size)
 
 
 def stored_dtype(reads: Sequence[Read]) -> DType:
