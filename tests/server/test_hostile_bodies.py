@@ -124,6 +124,7 @@ def serve(kind: type[Any], data: bytes) -> Any:
 @example(CompletionBody, ("unheard_of", "{" + ",".join(f'"f{i}":1' for i in range(120_000)) + "}"))
 @example(CompletionBody, ("seed", "9" * 30))
 @example(CompletionBody, ("n", "0"))
+@example(CompletionBody, ("x" * 3000, '"\\ud83d"'))
 @example(ChatBody, ("messages", "[" + ",".join(["{}"] * 140_000) + "]"))
 @example(ChatBody, ("messages", '[{"role":"assistant","tool_calls":[' + ",".join(["1"] * 250_000) + "]}]"))
 def test_a_body_is_read_or_refused_in_words_that_name_the_field(kind: type[Any], what: tuple[str, str]) -> None:
