@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec import UNSET
 from starlette.responses import Response
@@ -75,6 +76,7 @@ class Reply:
         self._created = created
         self._model = model
         self._scores_only = scores_prompt_only(body)
+        self._threads = door.threads
 
     def whole(self, generation: Generation, choices: list[CompletionChoice]) -> Completion:
         """The complete answer."""
@@ -123,7 +125,9 @@ class Reply:
                 finish_reason=piece.finish_reason,
                 stop_reason=piece.stop_reason,
             )
-            shaped = self._choice(generation, choice, part, first=first)
+            shape = partial(self._choice, generation, choice, part, first=first)
+            echoes_logprobs = first and generation.prompt_of(choice).logprobs is not None
+            shaped = await self._threads.run(shape) if echoes_logprobs else shape()
             if shaped.logprobs is not None and shaped.logprobs.tokens:
                 offsets[choice.index] = shaped.logprobs.text_offset[-1] + len(shaped.logprobs.tokens[-1])
             chunk = self._completion([shaped], generation, with_usage=options.usage_in_chunks)
