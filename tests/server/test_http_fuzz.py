@@ -151,8 +151,11 @@ chunked = st.builds(
     st.lists(st.sampled_from(TRAILERS), max_size=12).map(b"".join),
 )
 small = st.just(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+lines = st.integers(1, 60).map(lambda count: b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * count + b"\r\n")
 noise = st.one_of(st.binary(max_size=60), st.sampled_from(NOISE))
-script = st.lists(st.one_of(head, chunked, small, small.map(lambda one: one * 40), noise), min_size=1, max_size=6)
+script = st.lists(
+    st.one_of(head, chunked, lines, small, small.map(lambda one: one * 40), noise), min_size=1, max_size=6
+)
 
 
 @settings(max_examples=400, deadline=None)
