@@ -16,7 +16,7 @@ namespace flover {
 class Pool;
 
 enum class Format : int { float32, bfloat16, float16, int8, int4 };
-enum class Activation : int { none, silu, gelu, gelu_tanh, relu };
+enum class Activation : int { none, silu, gelu, gelu_tanh, relu, relu2, quick_gelu };
 enum class Cache : int { float32, bfloat16, int8 };
 
 // Sizes of a batch: a program fills in those of the batch that it runs on.

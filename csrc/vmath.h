@@ -57,12 +57,20 @@ FLOVER_INLINE F16 gelu(F16 x) { return mul(mul(all(0.5f), x), add(all(1.0f), erf
 
 FLOVER_INLINE F16 relu(F16 x) { return max(zero(), x); }
 
+FLOVER_INLINE F16 relu2(F16 x) { return mul(relu(x), relu(x)); }
+
+FLOVER_INLINE F16 quick_gelu(F16 x) {
+  return div(x, add(all(1.0f), exponential(mul(all(-1.702f), x))));
+}
+
 FLOVER_INLINE F16 activate(F16 x, Activation kind) {
   switch (kind) {
     case Activation::silu: return silu(x);
     case Activation::gelu: return gelu(x);
     case Activation::gelu_tanh: return gelu_tanh(x);
     case Activation::relu: return relu(x);
+    case Activation::relu2: return relu2(x);
+    case Activation::quick_gelu: return quick_gelu(x);
     case Activation::none: return x;
   }
   return x;

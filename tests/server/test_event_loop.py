@@ -65,6 +65,18 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
         COMPLETIONS,
         lambda: {"prompt": "x" * 2000, "max_tokens": 1, "prompt_logprobs": 20, "echo": True, "logprobs": 20},
     ),
+    "log-probabilities of a long prompt, streamed for many sequences": (
+        COMPLETIONS,
+        lambda: {
+            "prompt": "x" * 2000,
+            "n": 64,
+            "temperature": 1,
+            "max_tokens": 1,
+            "echo": True,
+            "logprobs": 20,
+            "stream": True,
+        },
+    ),
     "deep JSON": (COMPLETIONS, lambda: {"prompt": "a", "metadata": _deep(60)}),
     "token ids without end": (COMPLETIONS, lambda: {"prompt": [1] * 600_000}),
     "prompts without end": (COMPLETIONS, lambda: {"prompt": ["a"] * 300_000, "max_tokens": 1}),

@@ -19,13 +19,15 @@ LONG = 2000
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/completions", COMPLETION), ("/v1/chat/completions", CHAT)])
-@pytest.mark.parametrize("options", [None, {"include_usage": True}, {"include_usage": False}])
+@pytest.mark.parametrize(
+    "options", [None, {"include_usage": True}, {"include_usage": False}, {"continuous_usage_stats": True}]
+)
 def test_the_form_of_a_stream(server: ServerProcess, path: str, body: dict[str, Any], options: Any) -> None:
     answer = server.post(path, {**body, "n": 2, "temperature": 1, "stream": True, "stream_options": options})
     assert answer.headers["content-type"].startswith("text/event-stream")
     *chunks, done = read_events(answer.text)
     assert done == "[DONE]"
-    with_usage = bool(options and options["include_usage"])
+    with_usage = bool(options and options.get("include_usage"))
     if with_usage:
         usage = chunks.pop()
         assert usage["choices"] == []

@@ -102,7 +102,10 @@ def _checked(data: bytes) -> Raw:
         name = _surrogate_field(data)
         if name is not None:
             message = "holds half of a surrogate pair, which is no character: text must be Unicode"
-            raise RequestError(f"{name} {message}", param=name if name.isidentifier() else None) from None
+            raise RequestError(
+                f"{_word(name) if name else 'the name of a field'} {message}",
+                param=name[:64] if name.isidentifier() else None,
+            ) from None
         reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
         raise RequestError(f"the body is not valid JSON: {reason}") from None
     except RecursionError:
@@ -110,7 +113,8 @@ def _checked(data: bytes) -> Raw:
 
 
 def _surrogate_field(data: bytes) -> str | None:
-    """The field that has half of a surrogate pair in it; None if there is none, or it cannot be found."""
+    """The field that has half of a surrogate pair in it, empty if the name of a field has it; None if there is none, or
+    it cannot be found."""
     marked = mark_lone_surrogate(data, _MARK)
     if marked is None or _MARK in data or has_more_members(marked, MAX_MEMBERS):
         return None
@@ -120,7 +124,7 @@ def _surrogate_field(data: bytes) -> str | None:
         return None
     for name, raw in members.items():
         if _MARK.decode() in name:
-            return "the name of a field"
+            return ""
         if _MARK in bytes(raw):
             return name
     return None

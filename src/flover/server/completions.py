@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from msgspec import UNSET
 from starlette.responses import Response
@@ -71,6 +72,7 @@ class CompletionBuilder(ResponseBuilder[CompletionBody, CompletionChoice]):
     def __init__(self, body: CompletionBody, *, id: str, model: str, tokenizer: Tokenizer | None) -> None:
         super().__init__(body, id=id, model=model, tokenizer=tokenizer)
         self._scores_only = scores_prompt_only(body)
+        self._threads = door.threads
 
     def whole(self, generation: Generation, choices: list[CompletionChoice]) -> Completion:
         """The complete answer."""
@@ -119,7 +121,9 @@ class CompletionBuilder(ResponseBuilder[CompletionBody, CompletionChoice]):
                 finish_reason=piece.finish_reason,
                 stop_reason=piece.stop_reason,
             )
-            shaped = self._choice(generation, choice, part, first=first)
+            shape = partial(self._choice, generation, choice, part, first=first)
+            echoes_logprobs = first and generation.prompt_of(choice).logprobs is not None
+            shaped = await self._threads.run(shape) if echoes_logprobs else shape()
             if shaped.logprobs is not None and shaped.logprobs.tokens:
                 offsets[choice.index] = shaped.logprobs.text_offset[-1] + len(shaped.logprobs.tokens[-1])
             event = self._completion([shaped], generation, with_usage=options.usage_in_chunks)

@@ -7,6 +7,7 @@ What a client reads is written on purpose: the text of an unexpected exception g
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -117,9 +118,16 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     method, path = request.method, request.scope["path"]
-    messages = {404: f"there is no {path}", 405: f"{path} does not answer to {method}"}
+    messages = {404: f"there is no {path}{_hint(request)}", 405: f"{path} does not answer to {method}"}
     message = messages.get(error.status_code, str(error.detail))
     return error_response(DoorError(error.status_code, message), error.headers)
+
+
+def _hint(request: Request) -> str:
+    """The path that is like the one asked for, such as one with a slash too many."""
+    paths = [route.path for route in request.app.routes]
+    near = difflib.get_close_matches(request.scope["path"][:64], paths, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:

@@ -114,7 +114,8 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
 
 
 def _common(body: GenerationBody, defaults: SamplingDefaults, *, strict: bool) -> dict[str, Any]:
-    if body.stream_options is not None and not body.stream:
+    options = body.stream_options
+    if options is not None and not body.stream and (strict or options.asks_for_usage):
         raise RequestError("stream_options needs stream: true", param="stream_options")
     if body.prompt_logprobs is not None:
         check_number("prompt_logprobs", body.prompt_logprobs, LOGPROBS)
