@@ -76,7 +76,8 @@ class Work(msgspec.Struct, frozen=True, array_like=True):
     @property
     def num_tokens(self) -> int:
         """Tokens that the forward computes for the row."""
-        return max(len(self.token_ids), self.num_samples)
+        named = len(self.token_ids)
+        return named if named >= self.num_samples else self.num_samples
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):

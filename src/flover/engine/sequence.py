@@ -62,7 +62,8 @@ class Sequence:
     @property
     def ready(self) -> bool:
         """Ready for fusion: in a row, and its next token needs only its last one."""
-        return self.row is not None and self.pending == 1 and self.num_outputs > 0
+        known = len(self.token_ids)  # asked of every row in every iteration
+        return known - self.computed == 1 and self.row is not None and known > len(self.request.prompt_ids)
 
     @property
     def guaranteed(self) -> bool:
@@ -88,11 +89,12 @@ class Sequence:
     def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> Ending | None:
         """Whether its last token ends it."""
         params, token = self.request.params, self.token_ids[-1]
-        if self.num_outputs >= params.min_tokens:
+        num_outputs = len(self.token_ids) - len(self.request.prompt_ids)
+        if num_outputs >= params.min_tokens:
             if token in eos_ids and not params.ignore_eos:
                 return FinishReason.STOP, None
             if params.stop_token_ids and token in params.stop_token_ids:
                 return FinishReason.STOP, token
-        if len(self.token_ids) >= min(self.max_len, max_model_len):
+        if len(self.token_ids) >= self.max_len or len(self.token_ids) >= max_model_len:
             return FinishReason.LENGTH, None
         return None
