@@ -337,7 +337,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("options", [(), ("--load-delay", "60")], ids=["idle", "loading"])
-def test_the_engine_dies_with_its_door(options: tuple[str, ...]) -> None:
+def test_the_engine_dies_with_its_server(options: tuple[str, ...]) -> None:
     parent = subprocess.Popen([sys.executable, "-c", PARENT, TOY, *options], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     assert parent.stdout.readline()

@@ -20,7 +20,7 @@ from test_engine_process import make_request, read_tokens, run, toy, toys
 from flover.engine.stats import EngineStats
 from flover.observe.timeline import Iteration
 from flover.server import live
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 from flover.server.live import Live, Watcher
 from flover.service.listener import EngineListener, SupervisorListener
 
@@ -264,7 +264,7 @@ def test_the_engine_describes_iterations_only_while_it_is_watched() -> None:
 
 
 def test_watching_needs_an_engine() -> None:
-    with pytest.raises(DoorError) as refused:
+    with pytest.raises(HttpError) as refused:
         Live(4).enter(0)
     assert refused.value.status == 503
 
@@ -300,7 +300,7 @@ def test_of_several_engines_one_is_watched() -> None:
             for stream in streams:
                 await read_tokens(stream)
             assert (both[0].take(), bool(both[1].take()[0])) == (([], 0), True)
-            with pytest.raises(DoorError) as refused:
+            with pytest.raises(HttpError) as refused:
                 hub.enter(2)
             assert (refused.value.status, refused.value.message) == (404, "there is no engine 2; there are 2")
 

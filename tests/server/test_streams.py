@@ -54,7 +54,7 @@ def test_token_ids_come_with_the_chunks(server: ServerProcess) -> None:
     assert [choice["text"] for choice in choices] == ["", "é", "�"]
 
 
-def test_a_stop_string_at_the_door_ends_the_sequence_in_the_engine(server: ServerProcess) -> None:
+def test_a_stop_string_of_the_server_ends_the_sequence_in_the_engine(server: ServerProcess) -> None:
     aborted = server.metric("engine_sequences_total", finished_reason="abort")
     stopped = server.metric("request_success_total", finished_reason="stop")
     body = {"prompt": "abc", "max_tokens": LONG, "stop": "ca", "n": 3, "temperature": 1}

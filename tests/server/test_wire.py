@@ -1,4 +1,4 @@
-"""Frames between the door and the engine: what passes, what does not, and how long they may be."""
+"""Frames between the server and the engine: what passes, what does not, and how long they may be."""
 
 from __future__ import annotations
 

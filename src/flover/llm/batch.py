@@ -80,7 +80,7 @@ def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], texts: Te
 def deferred_interrupt() -> Iterator[threading.Event]:
     """Ctrl-C sets an event instead of breaking into an iteration, where it would leave half-done work behind.
 
-    Only in the main thread, and only where Python's own handler is in place: others know what they do.
+    Only in the main thread, and only where Python's own handler is in place.
     """
     interrupted = threading.Event()
     main = threading.current_thread() is threading.main_thread()

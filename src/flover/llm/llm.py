@@ -44,10 +44,10 @@ from flover.text.tokenizer import Tokenizer
 class LLM:
     """A loaded model that generates for many prompts at once.
 
-    `settings` are the fields of `EngineConfig`, by name; `target_itl_ms` is 0 unless given, because nobody waits for
-    single tokens here. An unknown name is a `TypeError`; a vLLM setting that Flover cannot honour is a `ConfigError`.
-    One call of `generate` or `chat` runs at a time; others wait. Use it as a context manager, or call `close`, to get
-    the memory back.
+    `settings` are the fields of `EngineConfig`, by name; `target_itl_ms` is 0 unless given, because no client waits
+    for single tokens here. An unknown name is a `TypeError`; a vLLM setting that Flover cannot honour is a
+    `ConfigError`. One call of `generate` or `chat` runs at a time; others wait. Use it as a context manager, or call
+    `close`, to free the memory.
 
     Raises `ModelError` if the model's files are missing, damaged or of an unknown kind.
     """

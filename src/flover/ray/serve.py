@@ -1,6 +1,6 @@
 """Flover under Ray Serve: `serve run flover.ray.serve:app model=DIR max_replicas=4`.
 
-Two deployments. The light one, `Ingress`, takes HTTP requests as our own door does and finds out how their prompts
+Two deployments. The light one, `Ingress`, takes HTTP requests as our own server does and finds out how their prompts
 begin; it passes them to the other one, `EngineReplica`, whose number follows the requests that are open. Which replica
 gets a request is `service/router.py`'s decision. What had sent nothing yet when its replica went is sent to another.
 """
@@ -56,7 +56,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(lambda text: text.replace(","
 
 
 class Arguments(BaseModel):
-    """What `serve run` may be told, as NAME=VALUE: these, and every setting of an engine under the name of its flag
+    """What `serve run` takes, as NAME=VALUE: these, and every setting of an engine under the name of its flag
     (`model`, `tensor_parallel_size`, `num_threads` ...). A key for clients is taken from FLOVER_API_KEY, where `serve
     run` runs."""
 
@@ -142,7 +142,7 @@ class Ingress:
 
     async def __call__(self, request: Request) -> Response:
         """Ray Serve's way in."""
-        return _Exchange(self._guarded)
+        return _AppResponse(self._guarded)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (message := await receive())["type"] != "http.request":
@@ -158,7 +158,7 @@ class Ingress:
         await error_response(Unavailable(f"{TRIES} engines were lost before they answered"))(scope, receive, send)
 
 
-class _Exchange(Response):
+class _AppResponse(Response):
     """A response that is an application."""
 
     def __init__(self, app: Any) -> None:
@@ -218,14 +218,14 @@ async def _pass_on(call: Any, send: Send, avoid: list[str], *, last: bool) -> bo
 
 
 def _unserved(start: Message, first: Message) -> bool:
-    """Whether this is the answer of a door whose engine is gone, loading or on its way down."""
+    """Whether this is the answer of a server whose engine is gone, loading or shutting down."""
     lost = first["body"].startswith(b'data: {"error"') and b'"service_unavailable"' in first["body"]
     return bool(start["status"] == Unavailable("").status or lost)
 
 
 async def _break_off(start: Message, send: Send) -> None:
-    """A stream ends with an error event, as a door's does. Raises `Unavailable` for any other body, which then ends
-    before its time."""
+    """A stream ends with an error event, as our own server's does. Raises `Unavailable` for any other body, which then
+    ends before its time."""
     error = Unavailable("the engine was lost")
     kinds: Sequence[bytes] = [value for name, value in start["headers"] if name.lower() == b"content-type"]
     if not kinds or not kinds[0].startswith(b"text/event-stream"):

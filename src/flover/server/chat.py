@@ -12,7 +12,7 @@ from starlette.types import Receive
 
 from flover.request import TokenLogprobs
 from flover.server.answer import ResponseBuilder, answer
-from flover.server.door import Door
+from flover.server.app_state import AppState
 from flover.server.generation import Choice, Generation
 from flover.server.params import chat_params, own_names
 from flover.server.protocol import ChatBody, StreamOptions, TokenizeBody
@@ -30,19 +30,19 @@ from flover.text.chat import ChatTemplate
 from flover.text.stream import TextPiece
 
 
-async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, key_salt: str) -> Response:
+async def create_chat_completion(state: AppState, body: ChatBody, receive: Receive, key_salt: str) -> Response:
     """Answer one request, as a stream or whole."""
-    model = door.check_model(body.model)
-    door.ready_engine()
-    template = door.need_template()
+    model = state.check_model(body.model)
+    state.ready_supervisor()
+    template = state.need_template()
     name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
-    builder = ChatBuilder(body, id=name, model=model, tokenizer=door.tokenizer)
+    builder = ChatBuilder(body, id=name, model=model, tokenizer=state.tokenizer)
 
     async def generate() -> Generation:
         with own_names(body):
-            return await door.generate(
+            return await state.generate(
                 body,
-                chat_params(body, door.sampling_defaults, strict=door.config.strict),
+                chat_params(body, state.sampling_defaults, strict=state.config.strict),
                 1,
                 lambda: [render(template, body)],
                 name=f"chatcmpl-{uuid.uuid4().hex}",
@@ -51,7 +51,7 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, k
                 num_chars=sum(message.num_chars for message in body.messages),
             )
 
-    return await answer(builder, generate, door.threads, stream=bool(body.stream), receive=receive)
+    return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
 
 
 def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:

@@ -13,7 +13,7 @@ from starlette.types import Receive
 
 from flover.request import FinishReason, TokenLogprobs
 from flover.server.answer import ResponseBuilder, answer
-from flover.server.door import Door
+from flover.server.app_state import AppState
 from flover.server.generation import Choice, Generation
 from flover.server.held_tokens import HeldTokens
 from flover.server.params import completion_params, own_names, scores_prompt_only
@@ -24,19 +24,19 @@ from flover.text.stream import TextPiece
 from flover.text.tokenizer import Tokenizer
 
 
-async def create_completion(door: Door, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
+async def create_completion(state: AppState, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
     """Answer one request, as a stream or whole."""
-    model = door.check_model(body.model)
-    door.ready_engine()
+    model = state.check_model(body.model)
+    state.ready_supervisor()
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
-    builder = CompletionBuilder(body, id=name, model=model, tokenizer=door.tokenizer)
+    builder = CompletionBuilder(body, id=name, model=model, tokenizer=state.tokenizer)
 
     async def generate() -> Generation:
         with own_names(body):
-            return await door.generate(
+            return await state.generate(
                 body,
                 completion_params(
-                    body, door.sampling_defaults, detokenize=door.tokenizer is not None, strict=door.config.strict
+                    body, state.sampling_defaults, detokenize=state.tokenizer is not None, strict=state.config.strict
                 ),
                 len(body.prompt),
                 lambda: body.prompt,
@@ -46,7 +46,7 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive, 
                 num_chars=sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str)),
             )
 
-    return await answer(builder, generate, door.threads, stream=bool(body.stream), receive=receive)
+    return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
 
 
 @dataclass(slots=True, kw_only=True)

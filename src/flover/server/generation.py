@@ -53,7 +53,7 @@ class Generation:
 
     def __init__(
         self,
-        engine: Supervisor,
+        supervisor: Supervisor,
         tokenizer: Tokenizer | None,
         metrics: Metrics,
         requests: Sequence[tuple[Request, TextStart]],
@@ -62,7 +62,7 @@ class Generation:
         self.tokenizer = tokenizer
         self.prompts = [Prompt(request, start.prompt_texts) for request, start in requests]
         self.choices: list[Choice] = []
-        self._texts = TextStreams(tokenizer, engine.cancel)
+        self._texts = TextStreams(tokenizer, supervisor.cancel)
         for prompt, (request, start) in zip(self.prompts, requests, strict=True):
             for stream in self._texts.add(request, start):
                 choice = Choice(len(self.choices), request, stream)
@@ -76,7 +76,7 @@ class Generation:
         self.time_to_first_token: float | None = None
         """Seconds from the arrival to the first token of all."""
         self._reason_of_unfinished = FinishReason.ABORT
-        self._stream = engine.submit(*(request for request, _ in requests))
+        self._stream = supervisor.submit(*(request for request, _ in requests))
 
     def prompt_of(self, choice: Choice) -> Prompt:
         """The prompt that this choice continues."""
@@ -144,7 +144,7 @@ class Generation:
         self.on_close()
 
     def _check(self, delta: Delta) -> None:
-        """The door ends sequences only after their text has ended: any other abort is the engine's going down."""
+        """The server cancels sequences only after their text has ended: any other abort is the engine going down."""
         if delta.finish_reason is FinishReason.ERROR:
             self._reason_of_unfinished = FinishReason.ERROR
             raise EngineError(delta.error or "the engine failed on this request")

@@ -50,7 +50,7 @@ def completion_params(
     fields = _common(body, defaults, strict=strict)
     wanted = _max_tokens(body, default_max_tokens(defaults, chat=False), strict=strict)
     if scores_prompt_only(body):
-        wanted = 1  # the engine scores a prompt on the way to its first token; the door throws that one away
+        wanted = 1  # the engine scores a prompt on the way to its first token; the server drops that one
     if body.logprobs is not None:
         check_number("logprobs", body.logprobs, LOGPROBS)
     fields |= {"max_tokens": wanted, "logprobs": body.logprobs, "detokenize": detokenize}

@@ -170,7 +170,7 @@ class EngineClient:
             self._connection.send(Watch(on))
 
     def kill(self, reason: str | None = None) -> None:
-        """End the process now; `reason` is what its readers are told."""
+        """End the process now; `reason` is what its requests fail with."""
         self._process.kill(reason)
 
     async def close(self) -> None:

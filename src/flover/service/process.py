@@ -49,7 +49,7 @@ class ServerGone(Exception):  # noqa: N818  # an event, not a fault of this proc
 
 
 EngineFactory = Callable[[EngineConfig, Callable[[int, int], None]], Engine]
-"""Builds an engine; the second argument is told (bytes done, bytes in all) while weights are loaded."""
+"""Builds an engine; the second argument is called with bytes done and bytes in all while weights are loaded."""
 
 
 class EngineProcess:
@@ -171,7 +171,7 @@ class EngineProcess:
         try:
             self._send(Failed(kind, str(error) if known else f"{type(error).__name__}: {error}"))
         except ServerGone:
-            logger.error("the server is gone and cannot be told")
+            logger.error("the server is gone, and the failure cannot be sent")
         return EXIT_FAILED
 
     # The reader thread
