@@ -103,7 +103,7 @@ def _checked(data: bytes) -> Raw:
         if name is not None:
             message = "holds half of a surrogate pair, which is no character: text must be Unicode"
             raise RequestError(
-                f"{_word(name) if name else 'the name of a field'} {message}",
+                f"{named(name) if name else 'the name of a field'} {message}",
                 param=name[:64] if name.isidentifier() else None,
             ) from None
         reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")

@@ -20,6 +20,7 @@ from flover.server.params import completion_params, own_names, scores_prompt_onl
 from flover.server.protocol import CompletionBody, StreamOptions
 from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs
 from flover.server.shaping import completion_logprobs, prompt_logprobs, token_text, usage_of
+from flover.server.text_threads import TextThreads
 from flover.text.stream import TextPiece
 from flover.text.tokenizer import Tokenizer
 
@@ -29,7 +30,7 @@ async def create_completion(state: AppState, body: CompletionBody, receive: Rece
     model = state.check_model(body.model)
     state.ready_supervisor()
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
-    builder = CompletionBuilder(body, id=name, model=model, tokenizer=state.tokenizer)
+    builder = CompletionBuilder(body, state.threads, id=name, model=model, tokenizer=state.tokenizer)
 
     async def generate() -> Generation:
         with own_names(body):
@@ -69,10 +70,12 @@ class ChoicePart:
 class CompletionBuilder(ResponseBuilder[CompletionBody, CompletionChoice]):
     """Builds the objects of `/v1/completions`."""
 
-    def __init__(self, body: CompletionBody, *, id: str, model: str, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self, body: CompletionBody, threads: TextThreads, *, id: str, model: str, tokenizer: Tokenizer | None
+    ) -> None:
         super().__init__(body, id=id, model=model, tokenizer=tokenizer)
         self._scores_only = scores_prompt_only(body)
-        self._threads = door.threads
+        self._threads = threads
 
     def whole(self, generation: Generation, choices: list[CompletionChoice]) -> Completion:
         """The complete answer."""

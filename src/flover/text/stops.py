@@ -36,9 +36,9 @@ def _borders(string: str) -> list[int]:
 class StopMatcher:
     """Passes text on up to the first stop string and holds back text that may still become one.
 
-    `matched` is the stop string that was found, else None. With `include` the stop string itself is passed on,
-    and nothing but hidden text is held back. Hidden text, such as that of special tokens, is searched but not passed on, unless it
-    belongs to an included stop string. Cost: one step per character and stop string.
+    `matched` is the stop string that was found, else None. With `include` the stop string itself is passed on, and
+    nothing but hidden text is held back. Hidden text, such as that of special tokens, is searched but not passed on,
+    unless it belongs to an included stop string. Cost: one step per character and stop string.
     """
 
     def __init__(self, table: StopTable, *, include: bool = False) -> None:

@@ -1,5 +1,5 @@
-"""The tokenizer of a model: text to token ids and back, with the `tokenizers` library and the model's tokenizer.json (or
-vocab.json and merges.txt, its older form).
+"""The tokenizer of a model: text to token ids and back, with the `tokenizers` library and the model's
+tokenizer.json (or vocab.json and merges.txt, its older form).
 
 A `Tokenizer` is immutable after loading (no truncation, no padding), so threads may share it.
 """
