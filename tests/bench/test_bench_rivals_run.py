@@ -139,7 +139,6 @@ def test_the_wrapper_says_what_went_wrong(engine: Path) -> None:
             asyncio.run(measure(server.url, sends_of(Load(1, 4, 2), 0, IDS), 4, 5))
 
 
-@pytest.mark.alone
 def test_transformers_behind_the_wrapper_says_what_it_says_alone(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "model", seed=2, progress=quiet)
     words = ("transformers", str(tmp_path / "model"), "--port", PORT, "--threads", "1")
@@ -312,7 +311,6 @@ def test_an_export_is_made_once_and_its_last_words_are_told(tmp_path: Path) -> N
         rival.prepare("int4", quiet)
 
 
-@pytest.mark.alone
 def test_the_command_runs_whole_on_a_small_model(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "small", seed=0, progress=quiet)
     words = ["--only=transformers,llama.cpp,openvino", "--formats", "float32", "int8", "--concurrency", "2"]
@@ -332,5 +330,5 @@ def test_the_command_runs_whole_on_a_small_model(tmp_path: Path) -> None:
     assert set(line["skipped"]) == {"llama.cpp", "openvino"}
     assert line["failures"] == []
     assert "llama.cpp was left out: nowhere is not there (--llama-server says where it is)" in done.stdout
-    assert "transformers was left out of int8: it has no such weights by itself" in done.stdout
+    assert "transformers was left out of int8: it has no such weight format" in done.stdout
     assert "TTFT of 32" in done.stdout

@@ -294,7 +294,6 @@ def test_thoughts_are_tokens() -> None:
     assert (len(record.ticks), record.text, record.error) == (2, "hmso", None)
 
 
-@pytest.mark.alone
 def test_flover_itself() -> None:
     flags = ["--num-threads=1", "--kv-cache-memory-bytes=8MiB", "--max-num-seqs=4"]
     given = work(3, samples=RandomPrompts(random_input_len=40).samples(3, Draw(seed=0)), fields={"ignore_eos": True})

@@ -1,4 +1,4 @@
-"""`flover top`: what the lanes show of a feed, the picture in a pipe, and a terminal that is left as it was."""
+"""`flover top`: what it shows of a feed, its output in a pipe, and a terminal that is restored."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from rich.console import Console
 
 from flover.cli.address import server_address
 from flover.cli.follow import LiveEvent, read_event
-from flover.cli.lanes import Lanes, LiveLanes, Shares, cell, colour
 from flover.cli.main import main
+from flover.cli.top_view import Shares, TopScreen, TopView, cell, colour
 from flover.errors import ConfigError, EngineError
 from flover.observe.timeline import DEAD
 
@@ -36,20 +36,20 @@ def read(content: bytes) -> LiveEvent:
     return found
 
 
-def picture(lanes: Lanes, *, now: float = 2.0, width: int = 100, height: int = 40, terminal: bool = False) -> str:
+def picture(view: TopView, *, now: float = 2.0, width: int = 100, height: int = 40, terminal: bool = False) -> str:
     out = io.StringIO()
     system = "truecolor" if terminal else None
     console = Console(file=out, width=width, height=height, color_system=system, force_terminal=terminal)
-    console.print(LiveLanes(lanes, now))
+    console.print(TopScreen(view, now))
     return out.getvalue()
 
 
-def seen(*events: bytes) -> Lanes:
-    """Lanes after the events of a stream, a second after each other."""
-    lanes = Lanes("http://toy")
+def seen(*events: bytes) -> TopView:
+    """TopView after the events of a stream, a second after each other."""
+    view = TopView("http://toy")
     for second, one in enumerate(events):
-        lanes.take(read(one), float(second))
-    return lanes
+        view.take(read(one), float(second))
+    return view
 
 
 def test_letters_show_who_sat_where_and_did_what() -> None:
@@ -76,21 +76,21 @@ def test_the_time_of_a_mixed_iteration_is_shared_out_by_tokens() -> None:
 def test_the_gauges() -> None:
     stats = {"generation_tokens": 300, "iterations": 4, "iteration_rows": 6, "preemptions": 2, "row_moves": 1}
     finished = {"stop": 3, "length": 20, "abort": 1, "error": 0}
-    lanes = seen(facts_event(), event(SCRIPT[:2]), event(SCRIPT[2:4], waiting=5, finished=finished, **stats))
-    shown = picture(lanes)
-    assert "300 tok/s   fused width 3 of 8 rows, mean 1.5   queue 5   iteration 8.0 ms" in shown
+    view = seen(facts_event(), event(SCRIPT[:2]), event(SCRIPT[2:4], waiting=5, finished=finished, **stats))
+    shown = picture(view)
+    assert "300 tok/s   batch size 3 of 8 rows, mean 1.5   queue 5   iteration 8.0 ms" in shown
     assert (
         "pages 30 used, 5 cached, 65 free   preemptions 2   row moves 1\nfinished 24 (length 20, stop 3, abort 1)"
         in shown
     )
-    assert lanes.rate(now=5.0) == 0.0, "nothing has come for a while"
+    assert view.rate(now=5.0) == 0.0, "nothing has come for a while"
 
 
 def test_colours_tell_neighbours_apart_and_no_colours_no_escapes() -> None:
     assert len({colour(number) for number in range(64)}) == 64
-    lanes = seen(facts_event(), event(SCRIPT))
-    assert "\x1b[38;2;" in picture(lanes, terminal=True)
-    assert "\x1b" not in picture(lanes)
+    view = seen(facts_event(), event(SCRIPT))
+    assert "\x1b[38;2;" in picture(view, terminal=True)
+    assert "\x1b" not in picture(view)
 
 
 def test_only_what_there_is_room_for_is_drawn() -> None:
@@ -103,15 +103,15 @@ def test_only_what_there_is_room_for_is_drawn() -> None:
 
 
 def test_another_engine_begins_another_picture() -> None:
-    lanes = seen(facts_event(), event(SCRIPT), event([iteration(0, [0], generating=[0])]))
-    assert len(lanes.iterations) == 1
+    view = seen(facts_event(), event(SCRIPT), event([iteration(0, [0], generating=[0])]))
+    assert len(view.iterations) == 1
 
 
 def test_a_server_that_is_gone_has_no_reading() -> None:
-    lanes = seen(facts_event(), event(SCRIPT, generation_tokens=300))
-    assert "tok/s" in picture(lanes)
-    lanes.state = "cannot connect, trying again"
-    shown = picture(lanes)
+    view = seen(facts_event(), event(SCRIPT, generation_tokens=300))
+    assert "tok/s" in picture(view)
+    view.state = "cannot connect, trying again"
+    shown = picture(view)
     assert "no reading: the server does not answer" in shown
     assert not {"tok/s", "queue 0", "pages 30 used"} & set(shown.split("   "))
 
@@ -203,7 +203,7 @@ def test_once_prints_one_picture_into_a_pipe(
         (["--once", "--api-key", "wrong"], 1, "the server says 401: the API key is missing or wrong"),
         (["--once", "--seconds", "0"], 2, "--seconds must be above 0 and at most 3600, got 0"),
         (["--once", "--seconds", "inf"], 2, "--seconds must be above 0 and at most 3600, got inf"),
-        (["--api-key", KEY], 2, "the output is no terminal: --once prints one picture as text"),
+        (["--api-key", KEY], 2, "the output is not a terminal: --once prints one screen as text"),
     ],
 )
 def test_what_goes_wrong_is_one_line(

@@ -1,4 +1,4 @@
-"""The parser of all commands: its errors are one line under the name of the command that is at fault, and suggest."""
+"""The argument parser of all commands: one-line errors with the command's name and suggestions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose error is one line: what is wrong, what may be meant, and where to read more. Exit code 2.
+    """A parser with one-line errors: the error, a suggestion and the --help of the command. Exit code 2.
 
-    A flag that the command does not have is refused before anything else is read, so that its value is never taken
-    for an argument of another name. What was parsed has the name of the command as `prog`.
+    An unknown flag is refused before anything else is parsed, so that its value is never taken for another argument.
+    The parsed namespace has the name of the command as `prog`.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse does it, but what is not known is an error of this parser, not of the one above it."""
+        """As argparse does, but unknown arguments are errors of this parser, not of its parent."""
         if args is not None:
             self._refuse_unknown_flags(args)
         found, rest = super().parse_known_args(args, namespace)
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def with_commands(self, name: str, title: str) -> Any:
-        """Where the commands below this one are added; where none is named, the help is printed."""
+        """The subparsers of this command; without a subcommand the help is printed."""
         self.set_defaults(run=self._show_help)
         return self.add_subparsers(title=title, metavar=name, parser_class=Parser)
 
@@ -67,16 +67,16 @@ class Parser(argparse.ArgumentParser):
         ]
         hint = suggestion(flag, known)
         if self._subparsers is not None and not hint:
-            hint = f": only {' and '.join(known)} may stand here; other flags come after the command"
+            hint = f": only {' and '.join(known)} may come here; other flags come after the command"
         return f"unknown flag {shorten(flag)}{hint}"
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """As argparse does it, without keeping silent where it cannot be written."""
+        """As argparse does, but a failed write raises."""
         if message:
             (file or sys.stderr).write(message)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """argparse's own check, with a suggestion in the place of a list of quoted words."""
+        """argparse's check, with a suggestion instead of a list of quoted choices."""
         if action.choices is None or value in action.choices:
             return
         choices = [str(choice) for choice in action.choices]
@@ -86,12 +86,12 @@ class Parser(argparse.ArgumentParser):
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for the known words that are like `word`; "" if none is."""
+    """`; did you mean …?` for the known names similar to `word`; "" if there is none."""
     near = difflib.get_close_matches(word, sorted(known), n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def shorten(value: Any, most: int = 60) -> str:
-    """A value as an error shows it: quoted, and cut if it is long."""
+    """A value for an error message: quoted, and truncated to `most` characters."""
     text = str(value)
     return repr(text if len(text) <= most else text[:most] + "…")

@@ -1,4 +1,4 @@
-"""The flags of serving benchmarks and the way from them to options."""
+"""The flags of serving benchmarks and their conversion to options."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from flover.bench.serving.choose import DATASETS, Data, ServeOptions, choose_dataset
@@ -16,7 +14,7 @@ from flover.cli.flags import add_settings, from_args
 from flover.config import read_environment
 
 SECRET = ("--api-key", "--header")
-"""Flags whose values no result repeats."""
+"""Flags whose values are left out of results."""
 
 
 def add_serve_flags(parser: argparse.ArgumentParser, *, skip: frozenset[str] = frozenset()) -> None:
@@ -33,12 +31,12 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-chat-template",
         action="store_true",
-        help="changes nothing: the server renders chats",
+        help="no effect: the server renders chats",
     )
 
 
 def read_serve_options(args: argparse.Namespace) -> ServeOptions:
-    """What was asked for. Raises `ConfigError`."""
+    """The options from the command line. Raises `ConfigError`."""
     target = from_args(args, Target)
     if target.api_key is None:
         target = dataclasses.replace(target, api_key=read_environment().api_key)
@@ -72,17 +70,3 @@ def command() -> str:
         else:
             shown.append("..." if hide else word)
     return shlex.join(shown)
-
-
-@contextmanager
-def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, where that is a terminal; yields what to call when one more of `total` is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not (shown and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=hidden, refresh_per_second=4) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda *_: bar.advance(task)

@@ -1,4 +1,4 @@
-"""Loads a model onto a device: weights, then as many pages as the memory that is left holds."""
+"""Loads a model onto a device: weights, and as many pages as the memory beside them holds."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from flover.executor.cpu import CpuPlatform
 from flover.executor.device import DeviceExecutor
 from flover.executor.platform import Platform
 from flover.memory.sizing import PoolSize
-from flover.model.describe import kv_dtype_of
-from flover.model.load import LoadedModel, load_model
+from flover.model.describe import kv_dtype_of, plan_load
+from flover.model.load import LoadedModel, load_described
+from flover.model.shard import Shard
 from flover.ops import Alone, Group
 from flover.request import ModelFacts
 
@@ -19,17 +20,19 @@ from flover.request import ModelFacts
 def load_device(
     config: EngineConfig, progress: Callable[[int, int], None], group: Group | None = None
 ) -> DeviceExecutor:
-    """Load the model that `config` names, or the share of it that this rank of `group` has, size the pool after the
-    memory that is left, and warm up.
+    """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has, and
+    warm up.
 
     `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
     """
     group = group or Alone()
-    platform: Platform = CpuPlatform(config, group)
-    loaded = load_model(config, platform.ops, progress)
-    size = loaded.description.pool(platform.available_memory())
-    size = dataclasses.replace(size, num_pages=group.least(size.num_pages))
-    cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, kv_dtype_of(config))
+    platform: Platform = CpuPlatform(config)
+    shard = Shard(group.rank, group.size)
+    described, plan = plan_load(config, shard, group.local_size, platform.machine())
+    ops = platform.new_ops(plan.num_threads, group)
+    loaded = load_described(described, ops, progress)
+    size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
+    cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, kv_dtype_of(config), ops)
     executor = DeviceExecutor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
     executor.warm_up()
     return executor

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from flover.memory.kvcache import KVCache, KVShape
-from flover.ops import DType, Ops
+from flover.memory.machine import Machine
+from flover.ops import DType, Group, Ops
 
 
 class Platform(Protocol):
@@ -16,19 +17,18 @@ class Platform(Protocol):
     """
 
     @property
-    def ops(self) -> Ops:
-        """The operations that the decoder is written against."""
-        ...
-
-    @property
     def deterministic(self) -> bool:
         """Whether a request that is computed again gets the same tokens, whatever runs beside it."""
         ...
 
-    def available_memory(self) -> int:
-        """Bytes that this process may take for the cache, once its weights are loaded."""
+    def machine(self) -> Machine:
+        """What the processes of one server share, measured before weights are read."""
         ...
 
-    def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType) -> KVCache:
+    def new_ops(self, num_threads: int, group: Group) -> Ops:
+        """The operations that the decoder is written against, for a rank of `group`. Raises `ConfigError`."""
+        ...
+
+    def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> KVCache:
         """Pages for the keys and values of every layer. Raises `ConfigError` if there is no memory for them."""
         ...

@@ -1,7 +1,7 @@
-"""The live feed as lanes in a terminal: rows over iterations, a colour for each sequence. Draws; measures nothing.
+"""Draws the live feed in a terminal: rows over iterations, a colour for each sequence.
 
-0 aaaaaaaaaAAAAAAAAAAAAAAAAAAccCCCCCC     without colours a letter is a sequence: small while its prompt is
-1 bbbbBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB     pre-processed, large while it generates
+0 aaaaaaaaaAAAAAAAAAAAAAAAAAAccCCCCCC     without colours a letter is a sequence: lower case while its prompt is
+1 bbbbBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB     computed, upper case while it generates
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from flover.engine.stats import EngineStats
 from flover.observe.timeline import Iteration
 
 KEPT = 1024
-"""Iterations that are remembered: more than a terminal is wide."""
+"""Iterations kept: more than a terminal has columns."""
 RATE_SECONDS = 2.0
 LIVE = "live"
-"""State of a server that is being followed; any other says why it is not."""
+"""State while connected; other states are reasons why not."""
 _LABEL = 9
 _SCALE = 8
-"""Columns at the right, for what the highest block of a strip stands for."""
+"""Columns at the right for the scale of a strip."""
 _OTHER_LINES = 14
-"""Lines of the picture that are not rows."""
+"""Lines of the screen that are not rows."""
 _GENERATING, _PREPROCESSING, _HELD, _DEAD, _MOVED = "█", "▒", "─", "·", "↑"
 _GOLDEN_ANGLE = 137.508 / 360
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """An iteration's milliseconds by kind of work, shared out by the tokens of each kind."""
+    """An iteration's milliseconds by kind of work, in proportion to the tokens of each kind."""
 
     preprocessing: float
     generation: float
@@ -54,8 +54,8 @@ class Shares:
 
 
 @dataclass(slots=True)
-class Lanes:
-    """What is known of a server, and its picture. `now` is in seconds of any clock that never runs backwards."""
+class TopView:
+    """State of a server and its rendering. `now` is in seconds of a monotonic clock."""
 
     address: str
     state: str = "connecting"
@@ -65,7 +65,7 @@ class Lanes:
     _readings: deque[tuple[float, int]] = field(default_factory=deque)
 
     def take(self, event: LiveEvent, now: float) -> None:
-        """One event of the feed."""
+        """Take one event of the feed."""
         if event.facts is not None:
             self.facts, self.state = event.facts, LIVE
             self._readings.clear()
@@ -78,7 +78,7 @@ class Lanes:
             self._readings.append((now, event.stats.generation_tokens))
 
     def rate(self, now: float) -> float:
-        """Generated tokens per second over the last seconds; 0 when nothing came."""
+        """Generated tokens per second over the last `RATE_SECONDS`; 0 without events."""
         while len(self._readings) > 1 and self._readings[1][0] < now - RATE_SECONDS:
             self._readings.popleft()
         if len(self._readings) < 2 or self._readings[-1][0] < now - RATE_SECONDS:
@@ -87,7 +87,7 @@ class Lanes:
         return (after - before) / max(0.05, now - since)
 
     def draw(self, width: int, height: int, now: float, *, colours: bool = True) -> RenderableType:
-        """The picture in so many columns and lines."""
+        """The screen in so many columns and lines."""
         head = Text.assemble(("flover top", "bold"), f"  {self.address}  ", (self._model, "bold"), f"  {self.state}")
         lines = [head, *self._gauges(now), Text()]
         shown = list(self.iterations)[-max(1, width - _LABEL - _SCALE) :]
@@ -112,11 +112,11 @@ class Lanes:
             return [Text(), Text(), Text()]
         if self.state != LIVE:
             return [Text("no reading: the server does not answer"), Text(), Text()]
-        width, rate = (stats.generating, self.rate(now)) if stats.running else (0, 0.0)
+        size, rate = (stats.generating, self.rate(now)) if stats.running else (0, 0.0)
         mean = stats.iteration_rows / stats.iterations if stats.iterations else 0.0
         free = stats.pages_total - stats.pages_used - stats.pages_cached
         first = (
-            f"{rate:,.0f} tok/s   fused width {width} of {self.facts.max_num_seqs} rows, mean {mean:.1f}   "
+            f"{rate:,.0f} tok/s   batch size {size} of {self.facts.max_num_seqs} rows, mean {mean:.1f}   "
             f"queue {stats.waiting}   iteration {stats.step_ms:.1f} ms"
         )
         second = (
@@ -127,26 +127,26 @@ class Lanes:
 
 
 @dataclass(frozen=True, slots=True)
-class LiveLanes:
-    """Lanes as something that rich draws in the room that there is."""
+class TopScreen:
+    """A `TopView` as a renderable of rich, as large as the terminal."""
 
-    lanes: Lanes
+    view: TopView
     now: float
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> list[RenderableType]:
         colours = console.color_system is not None
-        return [self.lanes.draw(options.max_width, options.height or console.height, self.now, colours=colours)]
+        return [self.view.draw(options.max_width, options.height or console.height, self.now, colours=colours)]
 
 
 def _finished(counts: Mapping[str, int]) -> str:
-    """How many sequences have ended, and how, the most frequent reason first."""
+    """Finished sequences by finish reason, the most frequent first."""
     reasons = sorted(((count, reason) for reason, count in counts.items() if count), reverse=True)
     how = ", ".join(f"{reason} {count:,}" for count, reason in reasons)
     return f"{sum(counts.values()):,}" + (f" ({how})" if how else "")
 
 
 def cell(iteration: Iteration, row: int) -> tuple[str, int]:
-    """What row `row` did in an iteration, and its sequence; a blank where there was none."""
+    """The sign of row `row` in an iteration and its sequence; a blank if it was outside the window."""
     if not 0 <= row - iteration.first < len(iteration.rows):
         return " ", -1
     number = iteration.rows[row - iteration.first]
@@ -160,13 +160,13 @@ def cell(iteration: Iteration, row: int) -> tuple[str, int]:
 
 
 def colour(sequence: int) -> str:
-    """A sequence's colour; neighbouring numbers lie a golden angle apart."""
+    """A sequence's colour; hues of consecutive numbers are a golden angle apart."""
     red, green, blue = colorsys.hls_to_rgb((0.6 + sequence * _GOLDEN_ANGLE) % 1.0, 0.6, 0.6)
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"
 
 
 def letter(sign: str, sequence: int) -> str:
-    """A cell without colours: the sequence's letter, large while it generates."""
+    """A cell without colours: the sequence's letter, upper case while it generates."""
     name = ascii_lowercase[sequence % len(ascii_lowercase)]
     return {_GENERATING: name.upper(), _PREPROCESSING: name, _HELD: "-", _DEAD: ".", _MOVED: "^"}.get(sign, sign)
 
@@ -193,8 +193,8 @@ def _lane(shown: list[Iteration], row: int, colours: bool) -> Text:
 
 
 def _strips(shown: list[Iteration]) -> list[Text]:
-    """One line each for width, queue, the two kinds of work and pages, column by column under the lanes; behind each
-    the value of its highest block."""
+    """One line each for batch size, queue, the two kinds of work and pages, aligned with the rows above; at the end the
+    value of the highest block."""
     shares = [Shares.of(iteration) for iteration in shown]
     slowest = max(iteration.milliseconds for iteration in shown)
     kinds = (
