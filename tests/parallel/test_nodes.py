@@ -18,7 +18,7 @@ import pytest
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError
-from flover.parallel.group import dist
+from flover.parallel.gloo import dist
 from flover.parallel.rendezvous import _count_neighbours
 
 pytestmark = pytest.mark.alone
