@@ -25,14 +25,26 @@ from flover.text.tokenizer import Tokenizer
 async def load(
     door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
-    """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
-    tokenizer, template, defaults = await asyncio.to_thread(
-        load_text, config, door.config.chat_template, door.config.limits.max_messages
-    )
+    """Load the text side beside the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`: what
+    the text side raises, if both do."""
+    starting = asyncio.create_task(_start_engines(door, config, command, spawned, console), name="engines")
+    try:
+        text = await asyncio.to_thread(load_text, config, door.config.chat_template, door.config.limits.max_messages)
+        engine = await starting
+    except BaseException:
+        await _abandon(starting)
+        raise
+    door.open(engine, *text)
+    return engine
+
+
+async def _start_engines(
+    door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
+) -> Supervisor:
     columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(config.model, total=None)
-        engine = await Supervisor.start(
+        return await Supervisor.start(
             config,
             SupervisorListener(
                 on_loading=lambda done, total: progress.update(bar, completed=done, total=total),
@@ -43,8 +55,14 @@ async def load(
             spawned=spawned,
             stall_timeout=door.config.stall_timeout,
         )
-    door.open(engine, tokenizer, template, defaults)
-    return engine
+
+
+async def _abandon(starting: asyncio.Task[Supervisor]) -> None:
+    """Stop engines that start, or have started, for nothing."""
+    starting.cancel()
+    await asyncio.wait({starting})
+    if not starting.cancelled() and starting.exception() is None:
+        await starting.result().close()
 
 
 def load_text(
