@@ -41,10 +41,13 @@ REFUSED: list[tuple[str, Any]] = [
     ("stop", [""]),
     ("stop", ["a"] * 1025),
     ("stop", [1]),
+    ("stop", ["a", "\ud83d"]),
+    ("stop", "\ud83d"),
     ("stop_token_ids", [-1]),
     ("stop_token_ids", "1"),
     ("stop_token_ids", [2**31]),
     ("bad_words", [""]),
+    ("bad_words", ["\udc00"]),
     ("max_tokens", 0),
     ("max_tokens", True),
     ("min_tokens", -1),
@@ -93,6 +96,8 @@ def test_contradictions_are_refused(params: dict[str, Any], param: str) -> None:
         (make(logit_bias={100: 1.0}), "logit_bias", "100"),
         (make(allowed_token_ids=[5, 100]), "allowed_token_ids", "100"),
         (make(stop_token_ids=[100]), "stop_token_ids", "100"),
+        (make(allowed_token_ids=[2], min_tokens=1), "allowed_token_ids", "no token is left to choose"),
+        (make(allowed_token_ids=[2, 5], min_tokens=1, stop_token_ids=[5]), "allowed_token_ids", "no token is left"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused(request_: Request, param: str, words: str) -> None:
