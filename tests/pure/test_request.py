@@ -78,6 +78,7 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
     [
         ({"max_tokens": 3, "min_tokens": 4}, "min_tokens"),
         ({"stop": "x", "detokenize": False}, "stop"),
+        ({"spaces_between_special_tokens": False, "skip_special_tokens": False}, "spaces_between_special_tokens"),
     ],
 )
 def test_contradictions_are_refused(params: dict[str, Any], param: str) -> None:
