@@ -25,8 +25,8 @@ from flover.text.tokenizer import Tokenizer
 async def load(
     state: AppState, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
-    """Load the text side beside the engines, and let requests in. Raises `ConfigError`, `ModelError`, `EngineError`: the
-    error of the text side, if both fail."""
+    """Load the text side beside the engines, and let requests in. Raises `ConfigError`, `ModelError` or
+    `EngineError`: the error of the text side, if both fail."""
     starting = asyncio.create_task(_start_engines(state, config, command, spawned, console), name="engines")
     try:
         tokenizer, template, defaults = await asyncio.to_thread(
