@@ -11,7 +11,7 @@ import pytest
 from flover.bench.serving.memory import children, packed_bytes, peak_memory, resident_memory
 from flover.bench.serving.offline import Latency, Throughput
 from flover.bench.serving.offline_options import LatencyOptions, StartupOptions
-from flover.bench.serving.startup import Phases, Start, Startup, middle, read_seconds
+from flover.bench.serving.startup import Phases, ServerStart, Startup, middle, read_seconds
 from flover.bench.serving.startup_report import cold_note, startup_facts, startup_table, verdicts
 from flover.cli.main import main
 from flover.config import EngineConfig
@@ -87,8 +87,8 @@ def test_options_below_their_least_are_refused(make: object) -> None:
 # Startup
 
 
-def start(ready: float, engine_peak: int) -> Start:
-    return Start(
+def start(ready: float, engine_peak: int) -> ServerStart:
+    return ServerStart(
         listening=0.5,
         ready=ready,
         first_token=ready + 0.1,
@@ -111,8 +111,8 @@ def test_the_limits_of_a_start() -> None:
     assert [verdict.held for verdict in verdicts(kinds(), 100 * MIB)] == [True, True, True]
     assert [verdict.held for verdict in verdicts(kinds(cold_ready=3.6), 100 * MIB)] == [False, True, True]
     late, _, heavy = verdicts(kinds(cold_ready=3.6, peak=316 * MIB), 100 * MIB)
-    assert str(late) == "cold: ready after 3.60 s, limit 3 s + reading = 3.50 s: NOT held"
-    assert "1.16 x the packed weights of 100.0 MiB, limit 1.15 x (the whole process: 3.16 x): NOT held" in str(heavy)
+    assert str(late) == "cold: ready after 3.60 s, limit 3 s + reading = 3.50 s: NOT met"
+    assert "1.16 x the packed weights of 100.0 MiB, limit 1.15 x (the whole process: 3.16 x): NOT met" in str(heavy)
 
 
 def test_the_report_of_starts() -> None:

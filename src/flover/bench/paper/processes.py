@@ -1,6 +1,6 @@
-"""Runs workloads for real: engine processes as a server has them, without its HTTP, and requests at their time.
+"""A `Runner` on engine processes, as a server has them but without HTTP; requests are submitted at their times.
 
-A strategy's engines stay for the runs that follow under the same strategy, so a model is loaded once for each.
+Engines are kept for following runs under the same strategy, so a model is loaded once per strategy.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from flover.bench.metrics import Record
-from flover.bench.paper.outcome import Moment, Outcome, Strategy
+from flover.bench.metrics import RequestRecord
+from flover.bench.paper.outcome import BatchingStrategy, Moment, Outcome
 from flover.bench.workload import Job
 from flover.config import EngineConfig, one_engine
 from flover.engine.stats import EngineStats
@@ -24,12 +24,12 @@ from flover.service.client import EngineClient
 
 OnLoading = Callable[[str], None]
 WARM_UP = (Job(0.0, tuple(range(16, 24)), 16, 0),)
-"""What a fresh engine does before anything counts."""
+"""The warm-up of a new engine."""
 
 
-def engine_config(config: EngineConfig, strategy: Strategy, cores: int) -> EngineConfig:
-    """How one engine of this strategy runs. Concurrent instances share the cores: more threads than cores only hurt
-    them, and the baseline is to be as good as it can."""
+def engine_config(config: EngineConfig, strategy: BatchingStrategy, cores: int) -> EngineConfig:
+    """The configuration of one engine of a strategy. Concurrent instances divide the cores, for the strongest
+    baseline."""
     name = "serial" if strategy.name == "concurrent" else strategy.name
     threads = (
         max(1, cores // (strategy.instances * strategy.ranks)) if config.num_threads is None else config.num_threads
@@ -52,7 +52,7 @@ class ProcessRunner:
         one_engine(config)
         self._config = config
         self._on_loading = on_loading
-        self._strategy: Strategy | None = None
+        self._strategy: BatchingStrategy | None = None
         self._engines: list[EngineClient] = []
         self._numbers = itertools.count()
 
@@ -66,11 +66,11 @@ class ProcessRunner:
         self._asyncio.run(self._close())
         self._asyncio.close()
 
-    def run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
-        """One workload. Raises `EngineError` if a request fails."""
+    def run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
+        """Run one workload. Raises `EngineError` if a request fails."""
         return self._asyncio.run(self._run(jobs, strategy))
 
-    async def _run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
+    async def _run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
         if strategy != self._strategy:
             await self._close()
             self._on_loading(strategy.label)
@@ -79,8 +79,8 @@ class ProcessRunner:
             for _ in range(strategy.instances):
                 engine = await EngineClient.start(engine_config(self._config, strategy, cores))
                 self._engines.append(engine)
-                await _Run([engine], self._numbers).run(WARM_UP)
-        return await _Run(self._engines, self._numbers).run(jobs)
+                await _ProcessRun([engine], self._numbers).run(WARM_UP)
+        return await _ProcessRun(self._engines, self._numbers).run(jobs)
 
     async def _close(self) -> None:
         engines, self._engines, self._strategy = self._engines, [], None
@@ -88,8 +88,8 @@ class ProcessRunner:
             await engine.close()
 
 
-class _Run:
-    """One workload on engines that are up. With several of them, a request goes to one that is free."""
+class _ProcessRun:
+    """One workload on running engines. With several of them, a request goes to an idle one."""
 
     def __init__(self, engines: Sequence[EngineClient], numbers: itertools.count[int]) -> None:
         self._engines = engines
@@ -114,14 +114,14 @@ class _Run:
         )
 
     def _note(self, _: EngineStats) -> None:
-        """An engine has news: the state of all of them together."""
+        """Record the state of all engines when one reports statistics."""
         at = time.perf_counter() - self._start
         pages = sum(engine.stats.pages_used for engine in self._engines)
         self._moments.append(Moment(at, pages, sum(engine.stats.generating for engine in self._engines)))
 
-    async def _one(self, job: Job, free: asyncio.Queue[EngineClient]) -> Record:
+    async def _one(self, job: Job, free: asyncio.Queue[EngineClient]) -> RequestRecord:
         await asyncio.sleep(self._start + job.at - time.perf_counter())
-        record = Record(sent=time.perf_counter(), prompt_tokens=len(job.prompt_ids))
+        record = RequestRecord(sent=time.perf_counter(), prompt_tokens=len(job.prompt_ids))
         if len(self._engines) == 1:
             await self._follow(self._engines[0], job, record)
         else:
@@ -130,7 +130,7 @@ class _Run:
             free.put_nowait(engine)
         return record
 
-    async def _follow(self, engine: EngineClient, job: Job, record: Record) -> None:
+    async def _follow(self, engine: EngineClient, job: Job, record: RequestRecord) -> None:
         async for delta in engine.submit(as_request(job, f"job-{next(self._numbers)}")):
             if delta.finish_reason not in (None, FinishReason.LENGTH):
                 raise EngineError(f"a request of the workload ended with {delta.finish_reason}: {delta.error}")
@@ -141,7 +141,7 @@ class _Run:
 
 
 def as_request(job: Job, name: str) -> Request:
-    """A job as the engine sees it: so many tokens, whatever they are."""
+    """The engine request of a job, with end-of-sequence ignored."""
     temperature = 0.0 if job.samples == 1 else 1.0
     params = SamplingParams(temperature=temperature, max_tokens=job.output_len, ignore_eos=True, n=job.samples)
     return Request(id=name, prompt_ids=list(job.prompt_ids), params=params, seed=job.seed)
