@@ -21,8 +21,7 @@ static void run(Pool&, const Embed& e) {
         for (int64_t k = 0; k < w.in; k++) y[k] = floats[k * PANEL + lane];
         break;
       case Format::bfloat16:
-        for (int64_t k = 0; k < w.in; k++)
-          y[k] = widen_bf16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);
+        for (int64_t k = 0; k < w.in; k++) y[k] = widen_bf16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);
         break;
       case Format::float16:
         for (int64_t k = 0; k < w.in; k++) y[k] = widen_f16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);

@@ -16,7 +16,7 @@ namespace flover {
 class Pool;
 
 enum class Format : int { float32, bfloat16, float16, int8, int4 };
-enum class Activation : int { none, silu, gelu, gelu_tanh, relu };
+enum class Activation : int { none, silu, gelu, gelu_tanh, relu, relu2, quick_gelu };
 enum class Cache : int { float32, bfloat16, int8 };
 
 // Sizes of a batch: a program fills in those of the batch that it runs on.
@@ -37,10 +37,10 @@ struct TableStride {
 struct Weight {
   Format format;
   int64_t out, in;
-  bool gated;            // rows 0..out/2 are the gate, the rest goes up: their panels alternate
+  bool gated;  // rows 0..out/2 are the gate, the rest goes up: their panels alternate
   const uint8_t* data;
-  const float* scales;   // int8: by output, in the order of the panels
-  const int32_t* sums;   // int8: sum over the input, by output, in the order of the panels
+  const float* scales;  // int8: by output, in the order of the panels
+  const int32_t* sums;  // int8: sum over the input, by output, in the order of the panels
 };
 
 // The pages of one layer. A page holds page_size tokens of every key/value head. Keys lie transposed,
@@ -188,7 +188,8 @@ struct Sample {
 };
 
 template <template <class...> class List>
-using ForAllOps = List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, LogSumExp, Sample>;
+using ForAllOps =
+    List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, LogSumExp, Sample>;
 
 template <class Op>
 using Kernel = void (*)(Pool&, const Op&);

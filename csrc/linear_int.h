@@ -197,7 +197,8 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
       quantize_row(l.x + row * w.in, w.in, depth, rows, r, q.x + first * (depth / 4), flip,
-                   l.absmax ? l.absmax + row : nullptr, q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
+                   l.absmax ? l.absmax + row : nullptr, q.scales + row,
+                   q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
   });
   return q;
@@ -205,8 +206,8 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
 
 template <int R, int P>
 [[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panels, int64_t stride, int64_t steps,
-                                        const float* weight_scales, const int32_t* weight_sums,
-                                        const float* row_scales, float* sums, int64_t sum_stride, Ahead ahead) {
+                                        const float* weight_scales, const int32_t* weight_sums, const float* row_scales,
+                                        float* sums, int64_t sum_stride, Ahead ahead) {
   I16 acc[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -241,9 +242,9 @@ template <int R, int P>
 }
 
 template <int R>
-[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks,
-                                        const float* block_sums, int64_t block_stride, const float* row_scales,
-                                        float* sums, int64_t sum_stride, Ahead ahead) {
+[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks, const float* block_sums,
+                                        int64_t block_stride, const float* row_scales, float* sums, int64_t sum_stride,
+                                        Ahead ahead) {
   F16 acc[R];
   for (int r = 0; r < R; r++) acc[r] = zero();
   for (int64_t b = 0; b < blocks; b++) {
@@ -289,37 +290,20 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
         float* out = sums + group.start * sum_stride + p * PANEL;
         const Ahead ahead = twice ? NOTHING : share_of(next, stride, ticks, groups, g);
-#define FLOVER_INT8(R, P)                                                                                           \
-  int8_tile<R, P>(x, panel, stride, depth / 4, scales + p * PANEL, weight_sums + p * PANEL, q.scales + row, out, \
-                  sum_stride, ahead)
-#define FLOVER_TILE(R)                                                                                           \
-  case R:                                                                                                        \
-    if (four)                                                                                                    \
-      int4_tile<R>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);                \
-    else                                                                                                         \
-      FLOVER_INT8(R, 1);                                                                                         \
-    break;
+        auto int8 = [&](auto r, auto at_once) {
+          int8_tile<r.value, at_once.value>(x, panel, stride, depth / 4, scales + p * PANEL, weight_sums + p * PANEL,
+                                            q.scales + row, out, sum_stride, ahead);
+        };
         if (twice && p + 2 <= count) {
-          if (rows == 1)
-            FLOVER_INT8(1, 2);
-          else
-            FLOVER_INT8(2, 2);
+          dispatch<1, 2>(rows, [&](auto r) { int8(r, Number<2>{}); });
           continue;
         }
-        switch (group.size) {
-          FLOVER_TILE(1)
-          FLOVER_TILE(2)
-          FLOVER_TILE(3)
-          FLOVER_TILE(4)
-#if defined(FLOVER_AVX512)
-          FLOVER_TILE(5)
-          FLOVER_TILE(6)
-          FLOVER_TILE(7)
-          FLOVER_TILE(8)
-#endif
-        }
-#undef FLOVER_TILE
-#undef FLOVER_INT8
+        dispatch<1, INT_TILE>(group.size, [&](auto r) {
+          if (four)
+            int4_tile<r.value>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);
+          else
+            int8(r, Number<1>{});
+        });
       }
     }
     finish(w, l, sums, first, rows, first_panel, count);

@@ -156,7 +156,8 @@ FLOVER_CLONES int32_t quantize_int8(const float* values, int64_t in, float scale
 
 void check_finite(const float* values, int64_t count) {
   for (int64_t k = 0; k < count; k++)
-    if (!std::isfinite(values[k])) throw std::invalid_argument("weights that are not finite numbers cannot be quantized");
+    if (!std::isfinite(values[k]))
+      throw std::invalid_argument("weights that are not finite numbers cannot be quantized");
 }
 
 int64_t usable_cores() {
@@ -190,7 +191,15 @@ PackedWeight::~PackedWeight() { munmap(memory_, bytes_); }
 Weight PackedWeight::view() const {
   const auto* scales = reinterpret_cast<const float*>(memory_ + data_bytes_);
   const auto* sums = reinterpret_cast<const int32_t*>(scales + num_panels(out_, gated_) * PANEL);
-  return {format_, out_, in_, gated_, memory_, scales, sums};
+  return {
+      .format = format_,
+      .out = out_,
+      .in = in_,
+      .gated = gated_,
+      .data = memory_,
+      .scales = scales,
+      .sums = sums,
+  };
 }
 
 void PackedWeight::place(int64_t row, int64_t& panel, int64_t& lane) const {

@@ -14,11 +14,11 @@ from checkpoints import write_tokenizer
 from fake_engine import EOS, FakeEngine
 
 from flover.config import EngineConfig
-from flover.errors import ConfigError, EngineDeadError, EngineError, RequestError
+from flover.errors import ConfigError, EngineClosedError, EngineDeadError, InvariantError, RequestError
 from flover.llm.llm import LLM
 from flover.llm.outputs import Logprob
-from flover.llm.progress import GenerationBar
 from flover.llm.settings import engine_settings
+from flover.progress import GenerationBar
 from flover.request import SamplingParams
 from flover.text.tokenizer import Tokenizer
 
@@ -258,7 +258,7 @@ def test_an_engine_that_forgets_a_request_is_noticed(tokenizer: Tokenizer) -> No
         def submit(self, request: Any) -> None:
             pass
 
-    with pytest.raises(EngineError, match="1 requests have not ended"):
+    with pytest.raises(InvariantError, match="1 sequences have not ended"):
         LLM.from_engine(Forgetful(), tokenizer).generate("a")
 
 
@@ -270,7 +270,7 @@ def test_closing(llm: LLM, engine: FakeEngine) -> None:
     llm.close()
     assert engine.num_closed == 1
     for call in (lambda: llm.generate("a"), llm.get_metrics, llm.reset_prefix_cache):
-        with pytest.raises(EngineDeadError, match="closed"):
+        with pytest.raises(EngineClosedError, match="closed"):
             call()
 
 

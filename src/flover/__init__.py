@@ -30,12 +30,14 @@ _HOMES = {
     "ModelError": "flover.errors",
     "EngineError": "flover.errors",
     "EngineDeadError": "flover.errors",
+    "EngineClosedError": "flover.errors",
 }
 
 __all__ = [
     "LLM",
     "CompletionOutput",
     "ConfigError",
+    "EngineClosedError",
     "EngineConfig",
     "EngineDeadError",
     "EngineError",

@@ -149,8 +149,13 @@ def _tokenizer_eos(folder: Path) -> list[int]:
         for token, entry in added.items():
             if token_text(entry) == text and token.isascii() and token.isdigit() and len(token) < 11:
                 return [int(token)]
-    path = folder / "tokenizer.json"
-    return _vocabulary_id(read_object(path, MAX_TOKENIZER_BYTES), text) if path.is_file() else []
+    if (folder / "tokenizer.json").is_file():
+        return _vocabulary_id(read_object(folder / "tokenizer.json", MAX_TOKENIZER_BYTES), text)
+    for name in ("added_tokens.json", "vocab.json"):
+        found = read_optional_object(folder / name, MAX_TOKENIZER_BYTES).get(text)
+        if type(found) is int:
+            return [found]
+    return []
 
 
 def _vocabulary_id(tokenizer: Mapping[str, Any], text: str) -> list[int]:

@@ -1,7 +1,7 @@
-"""What a caller asks for and what comes back: data only, shared by the door and the engine; no torch, no text.
+"""What a caller asks for and what comes back: data only, shared by the server and the engine; no torch, no text.
 
 The engine speaks token ids. Fields of `SamplingParams` that concern text (stop strings, detokenisation) are
-honoured at the door; the engine ignores them.
+honoured by the server and `LLM`; the engine ignores them.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as it crosses from the door to the engine: token ids and resolved parameters.
+    """One request as it is sent to the engine: token ids and resolved parameters.
 
-    `seed` is always set (the door draws one when the caller gives none); sequence i of n samples with seed + i.
+    `seed` is always set (drawn when the caller gives none); sequence i of n samples with seed + i.
     `salt` separates prefix caches: only requests with equal salt share pages. Lower `priority` goes first.
     """
 
@@ -103,7 +103,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """News of one sequence after one iteration. The delta that has a `finish_reason` is the last one.
+    """What one iteration brought for one sequence. The delta that has a `finish_reason` is the last one.
 
     `prompt_logprobs` comes once, with the first token, one entry per prompt token; the first entry is None.
     `stop_reason` is the stop token id that ended the sequence, None for end-of-sequence and length.
@@ -121,7 +121,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the door must know of a loaded model to refuse what the engine cannot do."""
+    """What the server must know of a loaded model to refuse what the engine cannot do."""
 
     model: str
     architecture: str

@@ -59,6 +59,7 @@ RANGES = {
 }
 TOKEN_ID = Range(0, MAX_ID, integer=True)
 BIAS = Range(-100, 100)
+PRIORITY = Range(-(2**31), 2**31 - 1, integer=True)
 _FLAGS = (
     "include_stop_str_in_output",
     "ignore_eos",
@@ -107,21 +108,22 @@ def _written(number: float) -> str:
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 
-def _check_ids(name: str, value: Any, most: int) -> None:
+def _check_list(name: str, value: Any, most: int, wanted: str, members: str) -> None:
     if not isinstance(value, list):
-        raise wrong_value(name, "a list of token ids", value)
+        raise wrong_value(name, wanted, value)
     if len(value) > most:
-        raise too_many(name, most, "token ids", len(value))
+        raise too_many(name, most, members, len(value))
+
+
+def _check_ids(name: str, value: Any, most: int) -> None:
+    _check_list(name, value, most, "a list of token ids", "token ids")
     for position, token in enumerate(value):
         if type(token) is not int or not 0 <= token <= MAX_ID:
             check_number(f"{name}[{position}]", token, TOKEN_ID)
 
 
 def _check_strings(name: str, value: Any, most: int) -> None:
-    if not isinstance(value, list):
-        raise wrong_value(name, "a string or a list of strings", value)
-    if len(value) > most:
-        raise too_many(name, most, "strings", len(value))
+    _check_list(name, value, most, "a string or a list of strings", "strings")
     for position, item in enumerate(value):
         if not isinstance(item, str):
             raise wrong_value(f"{name}[{position}]", "a string", item)

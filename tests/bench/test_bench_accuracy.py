@@ -189,7 +189,6 @@ def test_the_reference_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["float32"].mean_kl > 1e-4
 
 
-@pytest.mark.alone
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "accuracy", "--max-tokens", "300", "--num-threads", "1"]) == 0
     out = capsys.readouterr().out

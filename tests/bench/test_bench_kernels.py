@@ -219,7 +219,6 @@ def test_quick_leaves_what_was_asked_for() -> None:
             kernel_options(parse(["bench", "kernels", *words]))
 
 
-@pytest.mark.alone
 def test_the_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "config.json").write_text(json.dumps(PRESETS["llama-213m"] | {"vocab_size": 3000}))
     words = ["--ops", "linear", "norm", "pack", "--formats", "int8", "bfloat16", "--rows", "1", "32", "--threads", "1"]

@@ -11,7 +11,7 @@ from rich.console import Console
 from flover.bench.metrics import Spread, Summary
 from flover.bench.presets import PRESETS
 from flover.bench.report import tidy
-from flover.bench.rivals.engines import PORT, Files, Flover, LlamaCpp, Machine, OpenVino, Transformers, Vllm
+from flover.bench.rivals.engines import PORT, Files, Flover, LlamaCpp, OpenVino, RivalMachine, Transformers, Vllm
 from flover.bench.rivals.find import Places, find_rivals
 from flover.bench.rivals.options import RivalLoad, RivalOptions, parse_wanted
 from flover.bench.rivals.results import Failure, RivalResults, Row, facts, losses, noise, rows, table
@@ -21,7 +21,7 @@ from flover.errors import ConfigError
 from flover.model.hf_config import read_config
 
 EIGHT, FIRST = RivalLoad(8, 64, 64), RivalLoad(1, 512, 8, first_token=True)
-PLAIN, SIXTEEN = Machine(2, frozenset({"avx2"})), Machine(2, frozenset({"avx512_bf16"}))
+PLAIN, SIXTEEN = RivalMachine(2, frozenset({"avx2"})), RivalMachine(2, frozenset({"avx512_bf16"}))
 
 
 def summary(throughput: float = 0.0, ttft_ms: float = 0.0) -> Summary:

@@ -19,7 +19,7 @@ from flover.bench.client import Client
 from flover.bench.metrics import RequestRecord
 from flover.bench.presets import PRESETS
 from flover.bench.rivals.engines import PORT, WRAPPER, Command, Files, OpenVino
-from flover.bench.rivals.engines import Machine as Cores
+from flover.bench.rivals.engines import RivalMachine as Cores
 from flover.bench.rivals.model import write_model
 from flover.bench.rivals.options import RivalLoad, RivalOptions
 from flover.bench.rivals.run import Contest, Server, ServerPool, check_prompts, in_turn, measure, sends_of
@@ -139,7 +139,6 @@ def test_the_wrapper_says_what_went_wrong(engine: Path) -> None:
             asyncio.run(measure(server.url, sends_of(RivalLoad(1, 4, 2), 0, IDS), 4, 5))
 
 
-@pytest.mark.alone
 def test_transformers_behind_the_wrapper_says_what_it_says_alone(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "model", seed=2, progress=quiet)
     words = ("transformers", str(tmp_path / "model"), "--port", PORT, "--threads", "1")
@@ -315,7 +314,6 @@ def test_an_export_is_made_once_and_its_last_words_are_told(tmp_path: Path) -> N
         rival.prepare("int4", quiet)
 
 
-@pytest.mark.alone
 def test_the_command_runs_whole_on_a_small_model(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "small", seed=0, progress=quiet)
     words = ["--only=transformers,llama.cpp,openvino", "--formats", "float32", "int8", "--concurrency", "2"]

@@ -71,7 +71,6 @@ def test_interference_on_random_weights(tiny: Path) -> None:
         assert facts["disturbed_itl_ms"]["max"] >= facts["disturbed_itl_ms"]["p99"] > 0
 
 
-@pytest.mark.alone
 def test_the_demo_ends_by_itself_and_compares() -> None:
     out = flover("demo", "--num-requests=6", "--rate=20", *SMALL)
     assert "Fused: requests join and leave at any time" in out
@@ -109,7 +108,6 @@ def test_half_a_workload_is_no_result() -> None:
         check_all_served([failed], [send])
 
 
-@pytest.mark.alone
 def test_ranks_on_random_weights(tiny: Path) -> None:
     out = flover("bench", "ranks", *dummy(tiny), "--tensor-parallel-size=2", "--rows", "1", "4", "--steps=5")
     line = json.loads(out.splitlines()[-1])

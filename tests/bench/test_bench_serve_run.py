@@ -20,7 +20,7 @@ from flover.bench.serving.choose import Data, ServeOptions
 from flover.bench.serving.datasets import Draw, RandomPrompts, SampleRequest
 from flover.bench.serving.null_server import answer, null_server
 from flover.bench.serving.options import ResultOptions, Sampling, ServerOptions, Traffic
-from flover.bench.serving.run import ServingRun, Work, serve_all
+from flover.bench.serving.run import ServingRun, ServingWorkload, serve_all
 from flover.errors import EngineError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,13 +32,13 @@ def null_url() -> Iterator[str]:
         yield server.url
 
 
-def work(num: int, output_len: int = 4, **changes: Any) -> Work:
+def work(num: int, output_len: int = 4, **changes: Any) -> ServingWorkload:
     samples = RandomPrompts(random_input_len=8, random_output_len=output_len).samples(num, Draw(seed=0))
     values = {"samples": samples, "times": [0.0] * num, "warmups": [], "probe": samples[0], "fields": {}, **changes}
-    return Work(**values)
+    return ServingWorkload(**values)
 
 
-def serve(url: str, given: Work, traffic: Traffic | None = None, **target: Any) -> ServingRun:
+def serve(url: str, given: ServingWorkload, traffic: Traffic | None = None, **target: Any) -> ServingRun:
     return asyncio.run(serve_all(ServerOptions(base_url=url, **target), traffic or Traffic(), given))
 
 
@@ -56,7 +56,7 @@ async def _with_server(handler: Handler, act: Callable[[str], Awaitable[Any]]) -
         await runner.cleanup()
 
 
-def against(handler: Handler, given: Work, traffic: Traffic | None = None, **target: Any) -> ServingRun:
+def against(handler: Handler, given: ServingWorkload, traffic: Traffic | None = None, **target: Any) -> ServingRun:
     async def act(url: str) -> ServingRun:
         options = ServerOptions(base_url=url, **{"model": "m", **target})
         return await serve_all(options, traffic or Traffic(), given)
@@ -294,7 +294,6 @@ def test_thoughts_are_tokens() -> None:
     assert (len(record.ticks), record.text, record.error) == (2, "hmso", None)
 
 
-@pytest.mark.alone
 def test_flover_itself() -> None:
     flags = ["--num-threads=1", "--kv-cache-memory-bytes=8MiB", "--max-num-seqs=4"]
     given = work(3, samples=RandomPrompts(random_input_len=40).samples(3, Draw(seed=0)), fields={"ignore_eos": True})

@@ -6,14 +6,14 @@ the pages: a wrong slot, position, page or row gives other tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
+from flover.engine.plan import Admission, Grant, Move, StepPlan, StepResult, Work
 from flover.executor.device import DeviceExecutor
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
@@ -22,6 +22,7 @@ from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 VOCAB = 50
 EOS = 7
+MOST_PROPOSED = 4
 _PRIME = 8191
 
 
@@ -149,18 +150,19 @@ class Driver:
         moves: Sequence[tuple[int, int]] = (),
         chunk_len: int = 10**6,
         window: tuple[int, int] | None = None,
+        propose: Callable[[Story], Sequence[int]] = lambda story: (),
     ) -> StepResult:
-        """One plan: everybody who generates, and a chunk for everybody who does not yet."""
+        """One plan: each generating row with what is proposed for it, and a chunk for each of the others."""
         for src, dst in moves:
             self.seats[dst], self.seats[src] = self.seats[src], None
-        grants, chunks, generating, admissions = [], [], [], []
+        grants, work, admissions = [], [], []
         for row, newcomer in admit:
             assert self.seats[row] is None
             self.seats[row] = newcomer
         for row, seated in enumerate(self.seats):
             if seated is None:
                 continue
-            missing = -(-len(seated.known) // self.page_size) - len(seated.pages)
+            missing = -(-(len(seated.known) + MOST_PROPOSED) // self.page_size) - len(seated.pages)
             taken, self.free = self.free[: max(0, missing)], self.free[max(0, missing) :]
             seated.pages += taken
             if any(seated is newcomer for _, newcomer in admit):
@@ -169,10 +171,11 @@ class Driver:
                 grants.append(Grant(row=row, pages=taken))
             pending = len(seated.known) - seated.computed
             if pending == 1 and seated.outputs:
-                generating.append(row)
+                proposed = list(propose(seated))
+                work.append(Work(row, seated.computed, proposed, len(proposed) + 1))
             else:
                 part = seated.known[seated.computed :][:chunk_len]
-                chunks.append(Chunk(row=row, start=seated.computed, token_ids=part, samples=len(part) == pending))
+                work.append(Work(row, seated.computed, part, int(len(part) == pending)))
         live = [row for row, seated in enumerate(self.seats) if seated is not None]
         window = window or (0, max(live, default=-1) + 1)
         plan = StepPlan(
@@ -181,8 +184,7 @@ class Driver:
             moves=[Move(src, dst) for src, dst in moves],
             admissions=admissions,
             grants=grants,
-            chunks=chunks,
-            generating=generating,
+            work=work,
             window=window,
             dead=[row for row in range(*window) if row not in live],
         )
@@ -194,19 +196,18 @@ class Driver:
         return result
 
     def _take(self, plan: StepPlan, result: StepResult) -> None:
-        work = {chunk.row: len(chunk.token_ids) for chunk in plan.chunks} | dict.fromkeys(plan.generating, 1)
-        for row, count in work.items():
-            seated = self.seats[row]
+        found = {item.row: len(item.token_ids) for item in result.rows}
+        for one in plan.work:
+            seated = self.seats[one.row]
             assert seated is not None
-            seated.computed += count
+            seated.computed += one.num_tokens - one.num_samples + found.get(one.row, 0)
         for item in result.rows:
             seated = self.seats[item.row]
             assert seated is not None
             seated.prompt_logprobs += item.prompt_logprobs or []
-            seated.logprobs += [item.logprobs] if item.logprobs is not None else []
+            seated.logprobs += item.logprobs or []
             seated.error = item.error
-            if item.token_id is not None:
-                seated.outputs.append(item.token_id)
+            seated.outputs += item.token_ids
 
 
 def _admission(row: int, seated: Story) -> Admission:

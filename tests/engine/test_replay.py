@@ -18,7 +18,7 @@ from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.engine.scheduler import Scheduler
 from flover.executor.device import DeviceExecutor
-from flover.observe.record import Record, read_record
+from flover.observe.record_reader import Record, read_record
 from flover.observe.replay import Replay, replay
 from flover.observe.trace import replay_path
 from flover.ops.cpu import instruction_sets
@@ -90,6 +90,14 @@ def test_a_session_comes_out_the_same(record: Record) -> None:
     assert done.difference is None
     assert done.plans == done.plans_equal > 100
     assert done.tokens == done.tokens_equal > 300
+
+
+def test_a_record_of_version_1_gives_the_same_plans_and_tokens() -> None:
+    """Made when a generating row was a number in the plan: prefix hits, log-probabilities, cancellations, moves."""
+    done = again(read_record(Path(__file__).with_name("version-1.replay")))
+    assert done.difference is None
+    assert done.plans == done.plans_equal == 94
+    assert done.tokens == done.tokens_equal == 125
 
 
 @pytest.mark.parametrize("isa", instruction_sets())

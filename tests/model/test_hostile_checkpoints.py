@@ -26,7 +26,7 @@ from flover.text.tokenizer import Tokenizer
 from model.driver import load, whole_logits
 
 PROMPT = random_prompt(1, 30)
-SECONDS = 5.0
+SECONDS = 30.0
 """Far more than it takes, far less than waiting for a pipe."""
 TOLERANCE = 1e-3
 

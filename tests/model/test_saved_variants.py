@@ -206,14 +206,20 @@ def test_gpt_configs_may_use_transformers_common_names(family: str, tmp_path: Pa
     assert "hidden_size and n_embd" in refusal(path)
 
 
-@pytest.mark.parametrize("activation", ["gelu_python_tanh", "gelu_accurate", "gelu_pytorch_tanh", "gelu_new", "gelu"])
-def test_names_of_gelu(activation: str, tmp_path: Path) -> None:
+ACTIVATION_NAMES = [
+    *("gelu_python_tanh", "gelu_accurate", "gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu", "gelu_python"),
+    *("quick_gelu", "relu2", "relu", "silu", "swish"),
+]
+
+
+@pytest.mark.parametrize("activation", ACTIVATION_NAMES)
+def test_names_of_activations(activation: str, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
     edit(path, hidden_act=activation)
     assert_as_transformers(path)
 
 
-@pytest.mark.parametrize("activation", ["quick_gelu", "relu2", "mish", "tanh"])
+@pytest.mark.parametrize("activation", ["laplace", "gelu_10", "mish", "tanh"])
 def test_activations_without_a_kernel_are_refused_by_name(activation: str, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
     edit(path, hidden_act=activation)

@@ -112,7 +112,7 @@ def _make_linear(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
         "x": _normal(generator, dtype, 13, 48),
         "weight": _normal(generator, dtype, 72, 48) / 7,
         "bias": _normal(generator, dtype, 72),
-        "kinds": ("silu", "gelu", "gelu_tanh", "relu"),
+        "kinds": ("silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"),
     }
 
 

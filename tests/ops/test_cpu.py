@@ -28,6 +28,8 @@ KINDS: dict[str | None, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "gelu_tanh": functools.partial(functional.gelu, approximate="tanh"),
     "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
 EPS = 2.0**-24
 """Half a unit in the last place: the relative error of one float32 operation."""
@@ -118,7 +120,9 @@ def exact_integers(x: Tensor, plain: Tensor, weight_format: str) -> tuple[Tensor
 
 
 def activated_bound(x: Tensor, bound: Tensor, kind: str | None) -> Tensor:
-    """No activation is steeper than 1.2; each has its own error."""
+    """No activation is steeper than 1.2, but for the square; each has its own error."""
+    if kind == "relu2":
+        return 2 * (x.abs() + bound) * bound + 2 * EPS * x.square()
     return bound if kind is None else 1.2 * bound + 1e-6 * x.abs()
 
 

@@ -111,4 +111,4 @@ def test_a_rank_that_does_not_come_ends_the_sum_after_the_timeout(rows: int) -> 
     began = time.monotonic()
     with pytest.raises(EngineDeadError, match="does not answer"):
         ranks.groups[0].all_reduce("sum", np.zeros((rows, WIDTH), dtype=np.float32))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30

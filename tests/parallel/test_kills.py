@@ -16,8 +16,6 @@ import httpx
 import psutil
 import pytest
 
-pytestmark = pytest.mark.alone
-
 SERVE = [
     *(sys.executable, "-m", "flover", "serve", "--port=0", "--tensor-parallel-size=2", "--num-threads=1"),
     *("--kv-cache-memory-bytes=32MiB", "--distributed-timeout-seconds=5"),

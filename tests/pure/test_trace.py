@@ -18,7 +18,7 @@ from flover.engine.loop import Engine
 from flover.errors import ConfigError
 from flover.observe import background_writer as spool
 from flover.observe.background_writer import Backlog, Spool
-from flover.observe.record import read_record
+from flover.observe.record_reader import read_record
 from flover.observe.trace import Trace, replay_path
 
 Event = dict[str, Any]

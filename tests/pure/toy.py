@@ -1,4 +1,5 @@
-"""A toy executor for tests of the scheduler: each next token is the number of tokens known so far."""
+"""A toy executor for tests of the scheduler: each next token is the number of tokens known so far, whatever is
+proposed."""
 
 from __future__ import annotations
 
@@ -42,14 +43,12 @@ class ToyExecutor:
             self._sequences[admission.row] = admission.sequence
         self._fail(plan, self._sequences)
         results = []
-        for chunk in plan.chunks:
-            assert self._lens[chunk.row] == chunk.start
-            self._lens[chunk.row] += len(chunk.token_ids)
-            if chunk.samples:
-                results.append(RowResult(row=chunk.row, token_id=self._lens[chunk.row]))
-        for row in plan.generating:
-            self._lens[row] += 1
-            results.append(RowResult(row=row, token_id=self._lens[row]))
+        for work in plan.work:
+            assert self._lens[work.row] == work.start
+            self._lens[work.row] += work.num_tokens
+            if work.num_samples:
+                end = self._lens[work.row] + 1
+                results.append(RowResult(row=work.row, token_ids=list(range(end - work.num_samples, end))))
         self.now += self._seconds(plan)
         return StepResult(step=plan.step, rows=results)
 

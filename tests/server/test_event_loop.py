@@ -65,6 +65,18 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
         COMPLETIONS,
         lambda: {"prompt": "x" * 2000, "max_tokens": 1, "prompt_logprobs": 20, "echo": True, "logprobs": 20},
     ),
+    "log-probabilities of a long prompt, streamed for many sequences": (
+        COMPLETIONS,
+        lambda: {
+            "prompt": "x" * 2000,
+            "n": 64,
+            "temperature": 1,
+            "max_tokens": 1,
+            "echo": True,
+            "logprobs": 20,
+            "stream": True,
+        },
+    ),
     "deep JSON": (COMPLETIONS, lambda: {"prompt": "a", "metadata": _deep(60)}),
     "token ids without end": (COMPLETIONS, lambda: {"prompt": [1] * 600_000}),
     "prompts without end": (COMPLETIONS, lambda: {"prompt": ["a"] * 300_000, "max_tokens": 1}),
@@ -114,6 +126,7 @@ class Pulse:
         self.longest_health = 0.0
         self.longest_gap = 0.0
         self._url = server.url
+        self._reads = threading.Event()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=work) for work in (self._ask, self._read)]
 
@@ -131,6 +144,7 @@ class Pulse:
             with httpx.stream("POST", f"{self._url}{COMPLETIONS}", json=body, timeout=60) as stream:
                 last: float | None = None
                 for _ in stream.iter_lines():
+                    self._reads.set()
                     now = time.monotonic()
                     self.longest_gap = max(self.longest_gap, now - (last or now))
                     last = now
@@ -140,7 +154,7 @@ class Pulse:
     def __enter__(self) -> Pulse:
         for thread in self._threads:
             thread.start()
-        time.sleep(0.1)
+        assert self._reads.wait(60)
         self.longest_health = self.longest_gap = 0.0
         return self
 

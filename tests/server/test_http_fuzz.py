@@ -10,7 +10,7 @@ from typing import Any
 from http_wire import echo, statuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uvicorn.server import ServerState
+from uvicorn.server import AppState
 
 from flover.config import Limits
 from flover.server.http_body import BodyLimit
@@ -85,6 +85,14 @@ class Transport:
         return 0
 
 
+async def checked(scope: Any, receive: Any, send: Any) -> None:
+    """The application sees no more of a head than may be; what it raises would be a 500."""
+    assert len(scope["headers"]) <= LIMITS.max_header_count
+    assert len(scope["raw_path"]) + len(scope["query_string"]) <= LIMITS.max_url_bytes
+    assert not [name for name, _ in scope["headers"] if name == b"x-trailer"]
+    await echo(scope, receive, send)
+
+
 def check_what_is_held(protocol: HttpProtocol) -> None:
     """The head that is being read, the requests that wait, and their bodies."""
     if protocol.scope is not None:
@@ -143,8 +151,11 @@ chunked = st.builds(
     st.lists(st.sampled_from(TRAILERS), max_size=12).map(b"".join),
 )
 small = st.just(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+lines = st.integers(1, 60).map(lambda count: b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * count + b"\r\n")
 noise = st.one_of(st.binary(max_size=60), st.sampled_from(NOISE))
-script = st.lists(st.one_of(head, chunked, small, small.map(lambda one: one * 40), noise), min_size=1, max_size=6)
+script = st.lists(
+    st.one_of(head, chunked, lines, small, small.map(lambda one: one * 40), noise), min_size=1, max_size=6
+)
 
 
 @settings(max_examples=400, deadline=None)
@@ -161,9 +172,9 @@ def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int]
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: problems.append(context))
         connections = Connections(8, 1024)
-        config = HttpConfig(BodyLimit(echo, LIMITS), LIMITS, connections, HttpProtocol)
+        config = HttpConfig(BodyLimit(checked, LIMITS), LIMITS, connections, HttpProtocol)
         config.load()
-        protocol = HttpProtocol(config, ServerState(), {}, loop)
+        protocol = HttpProtocol(config, AppState(), {}, loop)
         transport = Transport(protocol)
         protocol.connection_made(transport)  # type: ignore[arg-type]
         data = b"".join(script)

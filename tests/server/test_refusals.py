@@ -253,6 +253,10 @@ def test_a_body_without_the_json_type_is_refused(server: ServerProcess) -> None:
 def test_unknown_routes_methods_and_models_have_the_envelope_too(server: ServerProcess) -> None:
     refused(server.http.get("/v1/nothing"), 404, "not_found_error")
     refused(server.post("/v1/completions/", COMPLETION), 404, "not_found_error")
+    for path in ("/v1/chat/completions/", "/v1//chat/completions", "/v1/v1/chat/completions"):
+        assert refused(server.post(path, CHAT), 404, "not_found_error")["message"] == (
+            f"there is no {path}; did you mean /v1/chat/completions?"
+        )
     answer = server.http.get("/v1/completions")
     refused(answer, 405)
     assert answer.headers["allow"] == "POST"

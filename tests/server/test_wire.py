@@ -1,4 +1,4 @@
-"""Frames between the door and the engine: what passes, what does not, and how long they may be."""
+"""Frames between the server and the engine: what passes, what does not, and how long they may be."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flover.config import EngineConfig
 from flover.engine.queue import Cancel, Submit
 from flover.engine.stats import EngineStats
 from flover.ipc import wire
-from flover.ipc.messages import Loading, News, Ready, Start, Stop
+from flover.ipc.messages import EngineOutputs, Loading, Ready, Start, Stop
 from flover.request import Delta, FinishReason, Request, SamplingParams, TokenLogprobs
 from flover.service import process
 
@@ -26,7 +26,7 @@ def test_every_message_survives_the_wire() -> None:
     entry = TokenLogprobs([1, 2], [-0.5, float("-inf")], [1, 2])
     delta = Delta(request_id="r", token_ids=[1], logprobs=[entry], prompt_logprobs=[None, entry])
     to_engine = [Start(EngineConfig(model="m", num_threads=3)), Submit(request), Cancel("r", 2), Stop()]
-    from_engine = [Loading(1, 2), Ready(toy_facts()), News([delta], EngineStats(finished={"stop": 3}))]
+    from_engine = [Loading(1, 2), Ready(toy_facts()), EngineOutputs([delta], EngineStats(finished={"stop": 3}))]
     for messages, decode in ((to_engine, wire.to_engine_decoder()), (from_engine, wire.from_engine_decoder())):
         for message in messages:
             frame = wire.encode(message)  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_news_too_long_for_one_frame_are_sent_one_by_one(monkeypatch: pytest.Mon
         worker = process.EngineProcess(theirs, lambda config, progress: pytest.fail("not needed"))
         worker._deliver(engine, deltas)  # type: ignore[arg-type]
         news = [wire.from_engine_decoder()(wire.receive(ours) or b"") for _ in deltas]
-    received = [item.deltas[0] for item in news if isinstance(item, News)]
+    received = [item.deltas[0] for item in news if isinstance(item, EngineOutputs)]
     assert [received[0], received[2]] == small
     assert (received[1].request_id, received[1].finish_reason) == ("big", FinishReason.ERROR)
     assert engine.cancelled == [("big", 1)]

@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
-from flover.engine.plan import Admission, RowResult, StepPlan, StepResult
+from flover.engine.plan import Admission, RowResult, StepPlan, StepResult, Work
 from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError, ModelError, OutOfResourcesError
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
@@ -79,23 +81,22 @@ class ToyExecutor:
             self._rows[move.dst] = self._rows.pop(move.src)
         for admission in plan.admissions:
             self._admit(admission)
-        chunks = [self._chunk(chunk.row, chunk.start, chunk.token_ids, chunk.samples) for chunk in plan.chunks]
-        results = [result for result in chunks if result is not None]
-        return StepResult(step=plan.step, rows=results + [self._sample(row) for row in plan.generating])
+        results = [self._sample(one.row) if one.generates else self._chunk(one) for one in plan.work]
+        return StepResult(step=plan.step, rows=[result for result in results if result is not None])
 
     def _admit(self, admission: Admission) -> None:
         shift = 0 if admission.params.greedy else admission.seed
         self._rows[admission.row] = Row(admission.prompt_ids, admission.params, shift, len(admission.output_ids))
 
-    def _chunk(self, row: int, start: int, token_ids: list[int], samples: bool) -> RowResult | None:
-        wanted = self._rows[row].params.prompt_logprobs
-        result = self._sample(row) if samples else RowResult(row=row)
+    def _chunk(self, work: Work) -> RowResult | None:
+        wanted = self._rows[work.row].params.prompt_logprobs
+        result = self._sample(work.row) if work.num_samples else RowResult(row=work.row)
         if wanted is None:
-            return result if samples else None
-        report: list[TokenLogprobs | None] = [entry(token, wanted) for token in token_ids]
-        if start == 0:
+            return result if work.num_samples else None
+        report: list[TokenLogprobs | None] = [entry(token, wanted) for token in work.token_ids]
+        if work.start == 0:
             report[0] = None
-        return RowResult(row=row, token_id=result.token_id, logprobs=result.logprobs, prompt_logprobs=report)
+        return msgspec.structs.replace(result, prompt_logprobs=report)
 
     def _sample(self, number: int) -> RowResult:
         row = self._rows[number]
@@ -105,8 +106,8 @@ class ToyExecutor:
             return RowResult(row=number, error="poisoned")
         token = toy_tokens(row.prompt_ids, 1, row.shift + row.made)[0]
         row.made += 1
-        logprobs = None if row.params.logprobs is None else entry(token, row.params.logprobs)
-        return RowResult(row=number, token_id=token, logprobs=logprobs)
+        logprobs = None if row.params.logprobs is None else [entry(token, row.params.logprobs)]
+        return RowResult(row=number, token_ids=[token], logprobs=logprobs)
 
     def reset(self) -> None:
         self._rows.clear()

@@ -152,7 +152,7 @@ class Laws(Witness):
             one, computed = self._seats[number], rows[number].computed
             if computed > one.ceiling:
                 one.ceiling, self._progress_at = computed, self.step
-        self._committed = (sum(len(chunk.token_ids) for chunk in plan.chunks), len(plan.generating))
+        self._committed = (plan.chunk_tokens, len(plan.generating))
 
     def failed(self, plan: StepPlan, kind: str) -> None:
         self._committed = (0, 0)

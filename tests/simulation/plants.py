@@ -138,7 +138,7 @@ def _swap_rows(patch: Patch) -> None:
 
     def match_rows(plan: StepPlan, result: StepResult) -> dict[int, RowResult]:
         matched = original(plan, result)
-        if len(matched) > 1 and all(row.token_id is not None for row in matched.values()):
+        if len(matched) > 1 and all(row.token_ids for row in matched.values()):
             (a, first), (b, second), *_ = matched.items()
             matched[a], matched[b] = second, first
         return matched

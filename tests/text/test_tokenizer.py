@@ -117,7 +117,9 @@ def test_only_tokenizer_json_is_read(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"it is not the directory of a model"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
-    with pytest.raises(ModelError, match=r"tokenizer\.model is there, but only tokenizer\.json is supported"):
+    with pytest.raises(
+        ModelError, match=r"tokenizer\.model is there, but only tokenizer\.json, or vocab\.json with merges\.txt, is"
+    ):
         Tokenizer.load(tmp_path)
 
 

@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _local(args: argparse.Namespace) -> Iterator[Answer]:
     config = from_args(args, EngineConfig)
-    from flover.cli.loading import loading_bar
     from flover.cli.local import LocalModel
+    from flover.progress import loading_bar
 
     with loading_bar(config.model) as progress:
         model = LocalModel(config, progress)

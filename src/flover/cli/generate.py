@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_from(args, n=args.n)
     prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin(args.model_argument)]
     config = from_args(args, EngineConfig)
-    from flover.cli.loading import loading_bar
     from flover.cli.local import LocalModel
+    from flover.progress import loading_bar
 
     with loading_bar(config.model) as progress:
         model = LocalModel(config, progress)

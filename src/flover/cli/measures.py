@@ -19,11 +19,12 @@ from flover.bench.options import (
 from flover.bench.presets import PRESETS
 from flover.cli.flags import add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
-from flover.cli.terminal import command_line, progress_bar
+from flover.cli.terminal import command_line
 from flover.config import EngineConfig, one_engine
 from flover.errors import ConfigError
 from flover.extras import need
-from flover.memory.machine import usable_cores
+from flover.memory.machine import compute_threads
+from flover.progress import described_bar
 
 DEFAULT_PRESET = "llama-213m"
 SHARED_ROWS, SHARED_STEPS = (1, 8, 32), 50
@@ -99,7 +100,7 @@ def _run_ranks(args: argparse.Namespace) -> int:
     rows, ranks = tuple(args.rows or SHARED_ROWS), config.tensor_parallel_size
     if ranks == 1 or 0 in rows or not args.steps:
         raise ConfigError("flover bench ranks needs --tensor-parallel-size above 1, and --rows and --steps above 0")
-    with progress_bar() as progress:
+    with described_bar() as progress:
         results = measure_sharing(config, rows, args.steps, lambda done, total: progress(config.model, done, total))
     Console(highlight=False).print(sharing_table(f"{config.model} on {ranks} ranks of this machine", results))
     described = {"model": config.model, "ranks": ranks, "rows": rows, "steps": args.steps}
@@ -120,7 +121,7 @@ def kernel_options(args: argparse.Namespace) -> KernelOptions:
         rows=tuple(args.rows or (QUICK_ROWS if args.quick else ROWS)),
         formats=tuple(args.formats or FORMATS),
         ops=tuple(args.ops or KERNEL_OPS),
-        threads=tuple(args.threads or (usable_cores(),)),
+        threads=tuple(args.threads or (compute_threads(None),)),
         cpu_isa=args.cpu_isa,
         seconds=seconds,
     )
@@ -143,7 +144,7 @@ def _run_kernels(args: argparse.Namespace) -> int:
         _, model = read_config(PRESETS[DEFAULT_PRESET])
     else:
         _, model = read_model_directory(locate_model(name, weights=False))
-    with progress_bar() as progress:
+    with described_bar() as progress:
         results = measure_kernels(model, options, progress)
     console = Console(highlight=False)
     for table in tables(results):
@@ -174,8 +175,8 @@ def _run_accuracy(args: argparse.Namespace) -> int:
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
     _, model = read_model_directory(path)
     documents = find_documents(path, options, model.vocab_size, model.default_max_len, dummy)
-    num_threads = config.num_threads or usable_cores()
-    with progress_bar() as progress:
+    num_threads = compute_threads(config.num_threads)
+    with described_bar() as progress:
         results = measure_accuracy(config, documents.ids, num_threads, progress, is_text=documents.is_text)
     source = f"{documents.num_tokens:,} tokens of {documents.source}"
     Console(highlight=False).print(accuracy_table(f"{config.model} against float32: {source}", results))

@@ -12,10 +12,11 @@ from flover.bench.serving.offline_options import LatencyOptions
 from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
-from flover.cli.serving_options import add_dataset_flags, command, counting, given_for_datasets
+from flover.cli.serving_options import add_dataset_flags, command, given_for_datasets
 from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar
 
 _MODEL = frozenset({"model"})
 
@@ -68,7 +69,7 @@ def _run_latency(args: argparse.Namespace) -> int:
     config = EngineConfig(**settings)
     with (
         LLM(**settings) as llm,
-        counting("batches", options.num_iters_warmup + options.num_iters) as ended,
+        counting_bar("batches", options.num_iters_warmup + options.num_iters) as ended,
     ):
         most, asked_len = llm.max_model_len, options.input_len + options.output_len
         if asked_len > most:

@@ -15,9 +15,10 @@ from flover.bench.presets import PRESETS, write_preset
 from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, count, from_args
 from flover.cli.rivals import add_places, places_of
-from flover.cli.terminal import command_line, stderr_progress, table_console
+from flover.cli.terminal import command_line, table_console
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError
+from flover.progress import make_progress
 
 NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering", "E7", "E8")
 MODELS = ("llama-213m", "gptj-164m", BUNDLED_MODEL)
@@ -96,7 +97,7 @@ def status() -> Iterator[Callable[[str], None]]:
     """A status line on stderr with the current task and its time, if stderr is a terminal."""
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with stderr_progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+    with make_progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
         task = bar.add_task("", total=None)
         yield lambda what: bar.update(task, description=what)
 
@@ -134,14 +135,14 @@ def _other_engines(args: argparse.Namespace, scale: Any, progress: Callable[[str
     """Write a model for E8: other engines need the weights in files."""
     from flover.bench.machine import cpu_facts, package_version
     from flover.bench.paper.engines import NUMS, other_engines
-    from flover.bench.rivals.engines import Files, Flover, Machine
+    from flover.bench.rivals.engines import Files, Flover, RivalMachine
     from flover.bench.rivals.find import find_rivals
     from flover.bench.rivals.model import make_model
     from flover.bench.rivals.options import RivalOptions
-    from flover.memory.machine import usable_cores
+    from flover.memory.machine import compute_threads
     from flover.model.hf_config import read_model_directory
 
-    machine = Machine(getattr(args, "num_threads", None) or usable_cores(), frozenset(cpu_facts()["flags"]))
+    machine = RivalMachine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
     with tempfile.TemporaryDirectory(prefix="flover-") as directory:
         source = make_model(PRESET, Path(directory), lambda what, done, total: progress(f"{what} ({done}/{total})"))
         _, model = read_model_directory(source)

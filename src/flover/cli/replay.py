@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, given
-from flover.cli.terminal import stderr_progress
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar, loading_bar
 
 if TYPE_CHECKING:
     from flover.engine.executor import Executor
@@ -43,7 +41,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and print the comparison; 0 if all was equal, 1 if not."""
-    from flover.observe.record import read_record
+    from flover.observe.record_reader import read_record
     from flover.observe.replay import replay
 
     path = _record_path(args.file)
@@ -52,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path} ends in the middle of a step: its recording was interrupted")
     executor = _executor(args, record.head)
     try:
-        with _progress(len(record.steps)) as progress:
+        with counting_bar("Replaying", len(record.steps)) as progress:
             done = replay(record, executor, progress)
     finally:
         executor.close()
@@ -81,7 +79,6 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
         if model is not None or overrides:
             raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
-    from flover.cli.loading import loading_bar
     from flover.executor.device import DeviceExecutor
 
     config = dataclasses.replace(head.engine, trace=None, **overrides)
@@ -89,15 +86,6 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
         config = dataclasses.replace(config, model=model)
     with loading_bar(config.model) as progress:
         return DeviceExecutor.load(config, progress)
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
-    with stderr_progress(TextColumn("Replaying"), BarColumn(), MofNCompleteColumn()) as bar:
-        task = bar.add_task("", total=steps)
-        yield lambda done: bar.update(task, completed=done)
 
 
 def _show(done: Replay, steps: int, *, tokens_computed: bool) -> None:

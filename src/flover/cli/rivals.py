@@ -14,11 +14,12 @@ from flover.bench.machine import cpu_facts, package_version
 from flover.bench.rivals.options import FLOVER, FORMATS, RIVALS, RivalOptions, parse_wanted
 from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
-from flover.cli.terminal import command_line, progress_bar, table_console
+from flover.cli.terminal import command_line, table_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 from flover.extras import need
-from flover.memory.machine import usable_cores
+from flover.memory.machine import compute_threads
+from flover.progress import described_bar
 
 if TYPE_CHECKING:
     from flover.bench.rivals.engines import Files
@@ -156,13 +157,13 @@ def _compare(
     from rich.progress import TimeRemainingColumn
 
     from flover.bench.report import json_line
-    from flover.bench.rivals.engines import Flover, Machine
+    from flover.bench.rivals.engines import Flover, RivalMachine
     from flover.bench.rivals.find import find_rivals
     from flover.bench.rivals.results import facts, losses, noise, rows, table
     from flover.bench.rivals.run import Contest
 
-    machine = Machine(getattr(args, "num_threads", None) or usable_cores(), frozenset(cpu_facts()["flags"]))
-    with progress_bar(TimeRemainingColumn()) as progress:
+    machine = RivalMachine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
+    with described_bar(TimeRemainingColumn()) as progress:
         files = _files(getattr(args, "model", None), options, directory, progress)
         found = find_rivals(places, options, files, machine)
         for name, why in found.skipped.items():

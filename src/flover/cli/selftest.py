@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
 from flover.cli.parser import Parser
-from flover.cli.terminal import command_line, stderr_progress
+from flover.cli.terminal import command_line
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar
 from flover.selftest.matrix import FORMATS, Space, all_cells, few_cells
 
 if TYPE_CHECKING:
@@ -106,18 +107,14 @@ def _formats(config: EngineConfig, names: list[str] | None, asked: frozenset[str
 
 
 def _check(config: EngineConfig, space: Space, full: bool, name: str) -> list[Finding]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
     from flover.selftest.invariance import check_cells
 
     cells = all_cells(space) if full else few_cells(space)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     findings: list[Finding] = []
-    with stderr_progress(*columns) as bar:
-        task = bar.add_task(f"Checking {name}", total=len(cells))
+    with counting_bar(f"Checking {name}", len(cells)) as checked:
         for finding in check_cells(config, space, cells):
             findings.append(finding)
-            bar.update(task, completed=len(findings))
+            checked()
     return findings
 
 

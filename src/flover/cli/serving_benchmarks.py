@@ -10,8 +10,9 @@ from typing import Any
 
 from flover.cli.files import check_output_dir
 from flover.cli.flags import number
-from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
+from flover.cli.serving_options import add_serve_flags, command, read_serve_options
 from flover.errors import ConfigError, EngineError
+from flover.progress import counting_bar
 
 
 def add_serve(kinds: Any) -> None:
@@ -84,5 +85,5 @@ def _measure(args: argparse.Namespace, options: Any) -> Any:
         prepared = prepare(options)
         if prepared.note is not None:
             print(prepared.note)
-        with counting("requests", len(prepared.samples), shown=not options.results.disable_tqdm) as ended:
+        with counting_bar("requests", len(prepared.samples), shown=not options.results.disable_tqdm) as ended:
             return measure_serving(prepared.options, prepared.samples, ended)

@@ -6,8 +6,6 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from flover.bench.serving.choose import DATASETS, Data, ServeOptions, choose_dataset
@@ -72,17 +70,3 @@ def command() -> str:
         else:
             shown.append("..." if hide else word)
     return shlex.join(shown)
-
-
-@contextmanager
-def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, if that is a terminal; yields a function to call for each of `total` items."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not (shown and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=hidden, refresh_per_second=4) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda *_: bar.advance(task)

@@ -12,9 +12,9 @@ from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.cli.offline_benchmarks import finish
-from flover.cli.serving_options import counting
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar
 
 
 def add_startup(kinds: Any) -> None:
@@ -48,7 +48,7 @@ def _run_startup(args: argparse.Namespace) -> int:
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
     files, packed = [] if dummy else weight_files(path), packed_bytes(config)
     nums = {"cold": options.num_iters_cold, "warm": options.num_iters_warm}
-    with counting("starts", sum(nums.values())) as ended:
+    with counting_bar("starts", sum(nums.values())) as ended:
         kinds = {
             name: measure_startup(config, flags, files, num, cold=name == "cold", ended=ended)
             for name, num in nums.items()

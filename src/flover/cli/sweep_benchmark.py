@@ -16,8 +16,9 @@ from flover.bench.serving.offline_options import SweepOptions
 from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, from_args
 from flover.cli.parser import Parser
-from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
+from flover.cli.serving_options import add_serve_flags, command, read_serve_options
 from flover.errors import ConfigError, EngineError
+from flover.progress import counting_bar
 
 DEFAULT_LIMITS = ("ttft:1000", "tpot:200")
 _SEEDS = 1009
@@ -89,7 +90,7 @@ def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any]
         Path(options.output_dir).mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
     results, notes, error = [], list[str](), ""
-    with counting("runs", len(servers) * len(clients) * len(options.rates)) as ended:
+    with counting_bar("runs", len(servers) * len(clients) * len(options.rates)) as ended:
         for server, params in servers.items():
             with _server(options, params) as url:
                 for client, base in clients.items():

@@ -48,7 +48,8 @@ class EngineConfig:
     )
     dtype: str = setting(
         "auto",
-        "type of the weights; auto is float32 on a CPU, where sums and activations always are",
+        "type of the weights; auto is the checkpoint's own, bfloat16, float16 or float32, which gives the same bits as "
+        "float32 (sums and activations always are float32)",
         group="model",
         choices=("auto", "float32", "float", "bfloat16", "float16", "half"),
     )
@@ -102,7 +103,8 @@ class EngineConfig:
     )
     kv_cache_dtype: str = setting(
         "auto",
-        "type of keys and values; auto is bfloat16 unless the weights are float32",
+        "type of keys and values; auto is bfloat16 if --dtype or --quantization asks for weights of 16 bits or less, "
+        "else float32",
         group="cache",
         choices=("auto", "float32", "bfloat16", "int8"),
     )

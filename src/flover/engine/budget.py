@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+from flover.engine.plan import StepPlan
+
 FORGETTING = 0.97
 """Weight of an observation that is one iteration older."""
 FIRST_TOKENS = 64
@@ -97,6 +99,11 @@ def _features(tokens: int, attention: int) -> _Vector:
 def chunk_attention(start: int, count: int) -> int:
     """Context read by `count` tokens from position `start` on, summed."""
     return count * start + count * (count + 1) // 2
+
+
+def attention_of(plan: StepPlan) -> int:
+    """Context read by the tokens of a plan, summed."""
+    return sum(chunk_attention(work.start, work.num_tokens) for work in plan.work)
 
 
 @dataclass(slots=True)

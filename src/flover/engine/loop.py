@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flover.engine.budget import CostModel
+from flover.engine.budget import CostModel, attention_of
 from flover.engine.commit import commit, match_rows, recover
 from flover.engine.executor import Executor
 from flover.engine.observer import Observer, Run
@@ -87,7 +87,7 @@ class Engine:
         self._times.ran(ended, result.kernel_seconds)
         for observer in self._observers:
             observer.ran(Run(plan, started, self._last.milliseconds, rows))
-        self._cost.observe(plan.num_tokens, self.roster.attention(plan), self._last.milliseconds)
+        self._cost.observe(plan.num_tokens, attention_of(plan), self._last.milliseconds)
         self._faults_in_a_row, self._trimmed = 0, False
         return commit(self.roster, plan, rows)
 

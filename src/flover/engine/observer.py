@@ -33,7 +33,7 @@ class Observer:
     def attached(self, roster: Roster, born: float) -> None:
         """The first call: the engine as it stands now, and its clock when it was made."""
 
-    def took(self, words: Sequence[Request | Cancel]) -> None:
+    def took(self, inputs: Sequence[Request | Cancel]) -> None:
         """A step has begun with these arrivals and cancellations."""
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:

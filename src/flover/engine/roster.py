@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flover.engine.budget import chunk_attention
 from flover.engine.pages import PagePool
-from flover.engine.plan import StepPlan
 from flover.engine.prefix import Entry, PrefixIndex
 from flover.engine.rows import RowTable
 from flover.engine.sequence import Sequence
@@ -114,11 +112,11 @@ class Roster:
         sequence: Sequence,
         reason: FinishReason,
         *,
-        news: Delta | None = None,
+        delta: Delta | None = None,
         stop_reason: int | None = None,
         error: str | None = None,
     ) -> Delta:
-        """The one way out: frees row and pages, and makes `news` the sequence's last delta."""
+        """The one way out: frees row and pages, and makes `delta` the sequence's last."""
         if sequence.row is not None:
             self._unseat(sequence)
         else:
@@ -126,7 +124,9 @@ class Roster:
         if sequence in self.suspects:
             self.suspects.remove(sequence)
         self.counts[f"finished:{reason}"] += 1
-        last = news or Delta(request_id=sequence.request.id, index=sequence.index, cached_tokens=sequence.cached_tokens)
+        last = delta or Delta(
+            request_id=sequence.request.id, index=sequence.index, cached_tokens=sequence.cached_tokens
+        )
         return msgspec.structs.replace(last, finish_reason=reason, stop_reason=stop_reason, error=error)
 
     def root(self, request: Request) -> Entry:
@@ -140,12 +140,6 @@ class Roster:
     def pages_for(self, tokens: int) -> int:
         """Pages that so many tokens fill or begin."""
         return -(-tokens // self.config.page_size)
-
-    def attention(self, plan: StepPlan) -> int:
-        """Context read by the tokens of a plan, summed: what the cost model takes beside the tokens."""
-        context = {sequence.row: len(sequence.token_ids) for sequence in self.running}
-        generating = sum(context[row] for row in plan.generating)
-        return generating + sum(chunk_attention(chunk.start, len(chunk.token_ids)) for chunk in plan.chunks)
 
     def _known_prefix(self, sequence: Sequence) -> list[Entry]:
         # The last known token is always computed: its logits are what the next token is drawn from.

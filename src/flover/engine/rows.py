@@ -24,6 +24,9 @@ class Layout:
     entries: list[int]
 
 
+NO_CHANGE = Layout([], [])
+
+
 def dense_layout(alive: list[bool], entering: int) -> Layout:
     """Rows after which live rows and newcomers are exactly 0..n-1, with the fewest moves."""
     size = sum(alive) + entering

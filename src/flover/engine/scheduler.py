@@ -16,10 +16,12 @@ enters only with all the pages it can ever need.
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 from flover.engine.budget import Allowance, CostModel
-from flover.engine.plan import Admission, Chunk, Grant, StepPlan
+from flover.engine.plan import Admission, Grant, StepPlan, Work
 from flover.engine.roster import Roster, seated
+from flover.engine.rows import NO_CHANGE
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy, choose_batch, opens_at
 
@@ -44,10 +46,12 @@ class Scheduler:
             return None
         if roster.suspects:
             return self._plan_alone(roster.suspects[0])
-        grants, preempted = self._grow()
         generating = [sequence for sequence in roster.running if sequence.ready]
+        grants, preempted = self._grow(generating)
+        if preempted:
+            generating = [sequence for sequence in generating if sequence.row is not None]
         allowance = self._allowance(generating)
-        chunks = self._continue_prompts(allowance)
+        chunks = {} if len(generating) == len(roster.running) else self._continue_prompts(allowance)
         # Pages that a preemption has just freed are for those who run; an admission would take them right back.
         admitted = [] if preempted else self._admit(self._invited(), allowance, chunks)
         return self._freeze(generating, chunks, admitted, grants)
@@ -95,13 +99,14 @@ class Scheduler:
             attention=sum(len(sequence.token_ids) for sequence in generating),
         )
 
-    def _grow(self) -> tuple[Grants, bool]:
+    def _grow(self, generating: list[Sequence]) -> tuple[Grants, bool]:
         """A page for every generating row whose next token opens one; whether somebody was preempted for it."""
         roster = self._roster
         grants: Grants = {}
         preempted = False
-        for sequence in list(roster.running):
-            if not sequence.ready or roster.pages_for(len(sequence.token_ids)) <= len(sequence.pages):
+        size = roster.config.page_size
+        for sequence in generating:
+            if len(sequence.token_ids) <= len(sequence.pages) * size:
                 continue
             while roster.pool.available == 0 and sequence.row is not None:
                 victim = next(other for other in reversed(roster.running) if not other.guaranteed)
@@ -147,11 +152,14 @@ class Scheduler:
         """Seat the newcomers, close the holes, and write it all down."""
         roster = self._roster
         evictions = roster.rows.take_left()
-        layout = roster.rows.enter([sequence.number for sequence in admitted])
-        moved = {move.src: move.dst for move in layout.moves}
-        for sequence in roster.running:
-            if sequence.row is not None:
-                sequence.row = moved.get(sequence.row, sequence.row)
+        layout = NO_CHANGE
+        if evictions or admitted:
+            layout = roster.rows.enter([sequence.number for sequence in admitted])
+        if layout.moves:
+            moved = {move.src: move.dst for move in layout.moves}
+            for sequence in roster.running:
+                if sequence.row is not None:
+                    sequence.row = moved.get(sequence.row, sequence.row)
         for sequence, row in zip(admitted, layout.entries, strict=True):
             sequence.row = row
         roster.counts["row_moves"] += len(layout.moves)
@@ -161,8 +169,7 @@ class Scheduler:
             moves=layout.moves,
             admissions=[_admission(sequence) for sequence in admitted],
             grants=[Grant(row=seated(sequence), pages=pages) for sequence, pages in grants.items()],
-            chunks=sorted((_chunk(*item) for item in chunks.items()), key=lambda chunk: chunk.row),
-            generating=sorted(seated(sequence) for sequence in generating),
+            work=sorted([*map(_generate, generating), *map(_chunk, chunks, chunks.values())], key=attrgetter("row")),
             window=roster.rows.window,
             dead=roster.rows.dead,
         )
@@ -196,11 +203,12 @@ def _admission(sequence: Sequence) -> Admission:
     )
 
 
-def _chunk(sequence: Sequence, count: int) -> Chunk:
+def _generate(sequence: Sequence) -> Work:
+    """The next token after the newest one."""
+    return Work(seated(sequence), sequence.computed, [], 1)
+
+
+def _chunk(sequence: Sequence, count: int) -> Work:
+    """The next `count` known tokens."""
     start = sequence.computed
-    return Chunk(
-        row=seated(sequence),
-        start=start,
-        token_ids=sequence.token_ids[start : start + count],
-        samples=count == sequence.pending,
-    )
+    return Work(seated(sequence), start, sequence.token_ids[start : start + count], int(count == sequence.pending))

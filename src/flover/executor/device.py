@@ -11,23 +11,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 import numpy as np
 
 from flover.config import EngineConfig
-from flover.engine.plan import Admission, Chunk, Grant, RowResult, StepPlan, StepResult
+from flover.engine.plan import Admission, Grant, RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
 from flover.executor.device_batch import Layout, dummy_batch, lay_out
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache
-from flover.memory.machine import available_memory, usable_cores
+from flover.memory.machine import read_machine
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
-from flover.model.describe import kv_dtype_of
-from flover.model.load import load_model
+from flover.model.describe import kv_dtype_of, plan_load
+from flover.model.load import load_described
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
-from flover.ops import Alone, Array, Group, Ops
+from flover.model.shard import Shard
+from flover.ops import Alone, Array, Group, HostArray, Ops
 from flover.ops.cpu import cpu_ops
 from flover.request import ModelFacts, TokenLogprobs, is_long
 
@@ -73,18 +75,18 @@ class DeviceExecutor:
     def load(
         cls, config: EngineConfig, progress: Callable[[int, int], None], group: Group | None = None
     ) -> DeviceExecutor:
-        """Load the model that `config` names, or the share of it that this rank of `group` has, size the pool after the
-        memory that is left, and warm up.
+        """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has,
+        and warm up.
 
         `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
         """
         group = group or Alone()
-        sharing = group.local_size * config.data_parallel_size  # processes like this one on this machine
-        ops = cpu_ops(config.cpu_isa, config.num_threads or max(1, usable_cores() // sharing), group)
-        loaded = load_model(config, ops, progress)
+        machine = read_machine(with_siblings=config.data_parallel_size > 1)
+        described, plan = plan_load(config, Shard(group.rank, group.size), group.local_size, machine)
+        ops = cpu_ops(config.cpu_isa, plan.num_threads, group)
+        loaded = load_described(described, ops, progress)
         model, kv_dtype = loaded.config, kv_dtype_of(config)
-        size = loaded.description.pool(available_memory() // sharing)
-        size = dataclasses.replace(size, num_pages=group.least(size.num_pages))
+        size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
         facts = ModelFacts(
             model=loaded.name,
             architecture=model.architecture,
@@ -122,10 +124,11 @@ class DeviceExecutor:
         if layout is None:
             return StepResult(step=plan.step, rows=[])
         hidden = self._decoder.forward(layout.batch, self._kv)
-        self._buffers["context_len"][layout.rows[layout.alive]] = layout.context_lens[layout.alive]
+        self._buffers["context_len"][layout.rows] = layout.context_lens
         results = self._sample(layout, hidden)
-        for chunk in plan.chunks:
-            self._report_prompt(chunk, layout, hidden, results)
+        for place, work in enumerate(layout.work):
+            if not work.generates:
+                self._report_prompt(place, layout, hidden, results)
         rows = [results[row] for row in sorted(results)]
         return StepResult(step=plan.step, rows=rows, kernel_seconds=self._ops.kernel_seconds() - before)
 
@@ -135,7 +138,7 @@ class DeviceExecutor:
         return 0 if self._layout is None else self._layout.digest()
 
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
-        """Rank 0 has chosen these tokens: (row of the plan before, token)."""
+        """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
         for row, token in tokens:
             self._buffers["last_id"][row] = token
 
@@ -201,36 +204,61 @@ class DeviceExecutor:
         used[grant.row] = first + len(grant.pages)
 
     def _sample(self, layout: Layout, hidden: Array) -> dict[int, RowResult]:
-        """One sampling for the rows that want a token: logits of their last tokens only."""
-        places = np.flatnonzero(layout.samples)
-        if not len(places):
+        """A token for each row that samples; where that is what was proposed, the next one too.
+
+        The logits of all samples are made together. What a proposal's successor is drawn with (random number,
+        penalties, bans) depends on the tokens before it, so sampling goes in rounds: one, unless there are proposals.
+        """
+        work = [one for one in layout.work if one.num_samples]
+        if not work:
             return {}
-        rows, last = layout.rows[places], layout.starts[places + 1] - 1
-        if len(last) < len(hidden):
-            hidden = hidden[last]
+        at = np.arange(len(work))
+        if len(work) < len(hidden):
+            hidden, at = _sampled(layout, hidden)
         logits = self._decoder.logits(hidden)
         if logits is None:
             return {}
-        sampled = sample(logits, self._buffers.view(rows), self._ops)
-        usable = slice(None)
-        if sampled.errors:
-            usable = sampled.token_ids != NO_TOKEN
-        advance(self._buffers, rows[usable], sampled.token_ids[usable])
         results: dict[int, RowResult] = {}
-        for place, (row, token) in enumerate(zip(rows.tolist(), sampled.token_ids.tolist(), strict=True)):
-            if token == NO_TOKEN:
-                results[row] = RowResult(row=row, error=sampled.errors[place])
-            else:
-                results[row] = RowResult(row=row, token_id=token, logprobs=sampled.logprobs.get(place))
+        turn = 0
+        while work:
+            drawn = self._draw(logits if len(at) == len(logits) else logits[at], work, results)
+            again = [
+                place
+                for place, (one, token) in enumerate(zip(work, drawn, strict=True))
+                if turn < len(one.token_ids) and one.generates and one.token_ids[turn] == token
+            ]
+            if not again:
+                break
+            work, at, turn = [work[place] for place in again], at[again] + 1, turn + 1
         return results
 
-    def _report_prompt(self, chunk: Chunk, layout: Layout, hidden: Array, results: dict[int, RowResult]) -> None:
-        """Log-probabilities of the chunk's own tokens, if its row asks for them, into its result."""
-        column = self._buffers["prompt_hidden"]
+    def _draw(self, logits: HostArray, work: list[Work], results: dict[int, RowResult]) -> list[int]:
+        """One token for each row of `work`, added to what it has in `results`."""
+        rows = np.array([one.row for one in work])
+        sampled = sample(logits, self._buffers.view(rows), self._ops)
+        usable = sampled.token_ids != NO_TOKEN if sampled.errors else slice(None)
+        advance(self._buffers, rows[usable], sampled.token_ids[usable])
+        tokens: list[int] = sampled.token_ids.tolist()
+        for place, (one, token) in enumerate(zip(work, tokens, strict=True)):
+            before = results.get(one.row)
+            entry = sampled.logprobs.get(place)
+            entries = None if entry is None else [entry]
+            if before is None and token == NO_TOKEN:
+                results[one.row] = RowResult(row=one.row, error=sampled.errors[place])
+            elif before is None:
+                results[one.row] = RowResult(row=one.row, token_ids=[token], logprobs=entries)
+            elif token != NO_TOKEN:
+                before.token_ids.append(token)
+                if before.logprobs is not None and entry is not None:
+                    before.logprobs.append(entry)
+        return tokens
+
+    def _report_prompt(self, place: int, layout: Layout, hidden: Array, results: dict[int, RowResult]) -> None:
+        """Log-probabilities of the tokens of the chunk work[place], if its row asks for them, into its result."""
+        chunk, column = layout.work[place], self._buffers["prompt_hidden"]
         tail: PromptTail | None = column[chunk.row]
         if tail is None:
             return
-        place = int(np.searchsorted(layout.rows, chunk.row))
         own = hidden[layout.starts[place] : layout.starts[place + 1]]
         entries: list[TokenLogprobs | None] = [None] if chunk.start == 0 else []
         before, predicted = own[:-1], chunk.token_ids[1:]
@@ -238,7 +266,7 @@ class DeviceExecutor:
             before, predicted = np.concatenate([tail.hidden, before]), chunk.token_ids
         ids = np.asarray(predicted, dtype=np.int64)
         found = prompt_logprobs(before, ids, tail.num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
-        if chunk.samples:
+        if chunk.num_samples:
             column[chunk.row] = None
         else:
             tail.hidden = own[-1:].copy()
@@ -249,9 +277,15 @@ class DeviceExecutor:
             error = "the model's logits for the prompt are not finite numbers"
             results[chunk.row] = RowResult(row=chunk.row, error=result.error or error)
         elif result.error is None:
-            results[chunk.row] = RowResult(
-                row=chunk.row,
-                token_id=result.token_id,
-                logprobs=result.logprobs,
-                prompt_logprobs=[*entries, *found],
-            )
+            results[chunk.row] = msgspec.structs.replace(result, prompt_logprobs=[*entries, *found])
+
+
+def _sampled(layout: Layout, hidden: Array) -> tuple[Array, Array]:
+    """The hidden states that are sampled, row by row, and where each row's first is among them."""
+    counts = np.array([one.num_samples for one in layout.work])
+    ends, kept = layout.starts[1:], counts > 0
+    first = np.cumsum(counts) - counts
+    if counts.max() == 1:
+        return hidden[ends[kept] - 1], first[kept]
+    tokens = np.repeat(ends - counts - first, counts) + np.arange(counts.sum())
+    return hidden[tokens], first[kept]

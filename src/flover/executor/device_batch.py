@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-from flover.engine.plan import StepPlan
+from flover.engine.plan import StepPlan, Work
 from flover.errors import InvariantError
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import Array
@@ -16,14 +17,13 @@ from flover.model.batch import Batch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """A batch and where its rows are in it; place r of the batch is row rows[r]."""
+    """A batch and where the work of a plan is in it: work[r] is done by row rows[r]."""
 
     batch: Batch
+    work: list[Work]  # in the order of rows, dead ones included
     rows: Array  # [R] int64, ascending
-    starts: Array  # [R + 1] int64: place r owns the tokens starts[r] .. starts[r + 1]
+    starts: Array  # [R + 1]: work[r] is tokens starts[r] .. starts[r + 1]
     context_lens: Array  # [R] int64
-    alive: Array  # [R] bool: a sequence has the row
-    samples: Array  # [R] bool: the row wants a token
 
     def digest(self) -> int:
         """A checksum of everything that the forward reads."""
@@ -36,78 +36,77 @@ class Layout:
 def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> Layout | None:
     """The batch of `plan`, whose row changes are applied already. None if the plan computes nothing.
 
-    A generating row's input is its column `last_id`. A dead row's columns hold their fills, which make it token 0
-    at position 0 of the null page.
+    The first input of a generating row is its column `last_id`. A dead row computes token 0 at position 0 of the null
+    page. Raises `InvariantError` where the plan does not fit the rows.
     """
-    chunks, num_chunks, num_live = plan.chunks, len(plan.chunks), len(plan.chunks) + len(plan.generating)
-    rows = np.array([*(chunk.row for chunk in chunks), *plan.generating, *plan.dead], dtype=np.int64)
-    if not len(rows):
+    work = plan.work
+    if plan.dead:
+        work = sorted([*work, *(Work(row, 0, [0], 0) for row in plan.dead)], key=lambda one: one.row)
+    if not work:
         return None
-    order = np.argsort(rows)
-    place_of = np.empty_like(order)
-    place_of[order] = np.arange(len(rows))
-    rows = rows[order]
-    alive = order < num_live
-    samples = alive.copy()
-    lens = np.ones(len(rows), dtype=np.int64)
-    for chunk, place in zip(chunks, place_of[:num_chunks].tolist(), strict=True):
-        lens[place] = len(chunk.token_ids)
-        samples[place] = chunk.samples
-    first_positions = buffers["context_len"][rows]
-    context_lens = first_positions + lens
-    _check(plan, buffers, rows, place_of, first_positions, context_lens, page_size)
-
-    if chunks:
-        starts = np.zeros(len(rows) + 1, dtype=np.int64)
+    rows = np.array([one.row for one in work])
+    first_positions = np.array([one.start for one in work])
+    lens_host = tuple([one.num_tokens for one in work])
+    if max(lens_host) == 1:  # at one row of a small model each call of numpy is felt
+        starts, token_rows, positions = np.arange(len(work) + 1), rows, first_positions
+        context_lens = first_positions + 1
+    else:
+        lens = np.array(lens_host)
+        starts = np.zeros(len(work) + 1, dtype=np.int64)
         np.cumsum(lens, out=starts[1:])
         token_rows = np.repeat(rows, lens)
         positions = np.arange(starts[-1]) + np.repeat(first_positions - starts[:-1], lens)
-    else:  # a token each: at one row of a small model, this is felt
-        starts, token_rows, positions = np.arange(len(rows) + 1), rows, first_positions
-    pages = positions // page_size
-    slots = buffers["page_table"][token_rows, pages] * np.int64(page_size) + (positions - pages * page_size)
-    token_ids = buffers["last_id"][token_rows]
-    for chunk, place in zip(chunks, place_of[:num_chunks].tolist(), strict=True):
-        token_ids[starts[place] : starts[place + 1]] = chunk.token_ids
-    num_pages = -(-int(context_lens.max()) // page_size)
+        context_lens = first_positions + lens
+    _check(plan, work, buffers, rows, first_positions, context_lens, page_size)
 
+    context_lens_host = tuple(context_lens.tolist())
+    page_table = buffers["page_table"][:, : -(-max(context_lens_host) // page_size)]
+    pages = positions // page_size
+    slots = page_table[token_rows, pages] * np.int64(page_size) + (positions - pages * page_size)
     batch = Batch(
-        token_ids=token_ids,
+        token_ids=_inputs(work, starts, buffers["last_id"][token_rows]),
         positions=positions + buffers["rotary_start"][token_rows],
         slots=slots,
         query_starts=starts.astype(np.int32),
         context_lens=context_lens.astype(np.int32),
-        page_table=buffers["page_table"][:, :num_pages][rows],
-        query_lens_host=tuple(lens.tolist()),
-        context_lens_host=tuple(context_lens.tolist()),
+        page_table=page_table[rows],
+        query_lens_host=lens_host,
+        context_lens_host=context_lens_host,
     )
-    return Layout(batch=batch, rows=rows, starts=starts, context_lens=context_lens, alive=alive, samples=samples)
+    return Layout(batch=batch, work=work, rows=rows, starts=starts, context_lens=context_lens)
+
+
+def _inputs(work: list[Work], starts: Array, token_ids: Array) -> Array:
+    """The token ids of the batch; `token_ids` holds each row's newest token in all of its places."""
+    for place, one in enumerate(work):
+        if one.token_ids:
+            end = starts[place + 1]
+            token_ids[end - len(one.token_ids) : end] = one.token_ids
+    return token_ids
 
 
 def _check(
     plan: StepPlan,
+    work: list[Work],
     buffers: RowBuffers,
     rows: Array,
-    place_of: Array,
     first_positions: Array,
     context_lens: Array,
     page_size: int,
 ) -> None:
-    """Raises `InvariantError` where the plan and the rows do not fit: a write would hit a page of somebody else."""
-    if len(rows) > 1 and not (np.diff(rows) > 0).all():
-        raise InvariantError(f"step {plan.step}: a row is planned twice, rows {rows.tolist()}")
-    for chunk, place in zip(plan.chunks, place_of[: len(plan.chunks)].tolist(), strict=True):
-        if chunk.start != first_positions[place] or not chunk.token_ids:
-            raise InvariantError(
-                f"step {plan.step}: row {chunk.row} has {first_positions[place]} tokens computed, the chunk of "
-                f"{len(chunk.token_ids)} starts at {chunk.start}"
-            )
-    live = place_of[: len(plan.chunks) + len(plan.generating)]
-    room = buffers["num_pages"][rows[live]] * page_size
-    if (context_lens[live] > room).any():
+    """A plan that does not fit the rows would read what was never written, or write to another row's page."""
+    if any(one.row >= other.row for one, other in pairwise(work)):
+        raise InvariantError(f"step {plan.step}: a row is planned twice, or out of order: rows {rows.tolist()}")
+    computed = buffers["context_len"][rows]
+    if (first_positions > computed).any() or (context_lens == first_positions).any():
+        place = int(((first_positions > computed) | (context_lens == first_positions)).argmax())
         raise InvariantError(
-            f"step {plan.step}: rows {rows[live][context_lens[live] > room].tolist()} have too few pages"
+            f"step {plan.step}: row {rows[place]} has {computed[place]} tokens computed, its work of "
+            f"{work[place].num_tokens} tokens starts at {work[place].start}"
         )
+    short = context_lens > buffers["num_pages"][rows] * page_size
+    if short.any() and (rejected := sorted(set(rows[short].tolist()).difference(plan.dead))):
+        raise InvariantError(f"step {plan.step}: rows {rejected} have too few pages")
 
 
 def dummy_batch(num_rows: int, query_len: int, page_size: int) -> Batch:

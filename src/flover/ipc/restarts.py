@@ -1,5 +1,5 @@
 """How often and how soon an engine may be started again: restart intensity, as Erlang/OTP's supervisors have it, with
-pauses that double. Pure: told the time, starts nothing."""
+pauses that double. Pure: the time is passed in, and nothing is started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames on the socket between the door and the engine: a length and that many bytes of msgpack.
+"""Frames on the socket between the server and an engine: a length and that many bytes of msgpack.
 
 Knows the closed message types of `flover.ipc.messages` and nothing of what they mean. A frame that is too long
 or is not one of these types is a `WireError`: the connection is not to be used after it.
@@ -46,7 +46,7 @@ def frame(body: bytes | memoryview) -> bytes:
 
 
 def body_length(header: bytes) -> int:
-    """Bytes that follow this header. Raises `WireError` before anybody allocates what a broken header claims."""
+    """Bytes that follow this header. Raises `WireError` before what a broken header claims is allocated."""
     length = int.from_bytes(header, "big")
     if length > MAX_FRAME_BYTES:
         raise WireError(f"a frame of {length} bytes was announced, the limit is {MAX_FRAME_BYTES}")
@@ -61,7 +61,7 @@ class _Submitted(msgspec.Struct):
     request: _Named
 
 
-class Decoder(Generic[T]):
+class MessageDecoder(Generic[T]):
     """Turns frame bodies into messages of one direction."""
 
     def __init__(self, union: type[T]) -> None:
@@ -83,14 +83,14 @@ def request_id_of(body: bytes | memoryview) -> str | None:
         return None
 
 
-def to_engine_decoder() -> Decoder[ToEngine]:
-    """Reads what the door sends."""
-    return Decoder(ToEngine)  # type: ignore[arg-type]  # a union is a type for msgspec
+def to_engine_decoder() -> MessageDecoder[ToEngine]:
+    """Reads what the server sends."""
+    return MessageDecoder(ToEngine)  # type: ignore[arg-type]  # a union is a type for msgspec
 
 
-def from_engine_decoder() -> Decoder[FromEngine]:
+def from_engine_decoder() -> MessageDecoder[FromEngine]:
     """Reads what the engine sends."""
-    return Decoder(FromEngine)  # type: ignore[arg-type]
+    return MessageDecoder(FromEngine)  # type: ignore[arg-type]
 
 
 def receive(sock: socket.socket) -> memoryview | None:

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from flover.errors import RequestError
+from flover.errors import RequestError, wrong_value
+from flover.sampling_checks import PRIORITY, check_number
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "a string": (str,),
@@ -19,25 +20,21 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 def check_prompts(prompts: Any) -> None:
     """A prompt or a list of prompts. Raises `RequestError`."""
     if not isinstance(prompts, str | Mapping | Sequence) or isinstance(prompts, bytes | bytearray):
-        raise RequestError(
-            f"prompts must be text, token ids, a dictionary or a list of these, got {kind_of(prompts)}", param="prompts"
-        )
+        raise wrong_value("prompts", "text, token ids, a dictionary or a list of these", prompts)
 
 
 def check_messages(messages: Any) -> None:
     """A conversation or a list of conversations. Raises `RequestError`."""
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes | bytearray):
-        raise RequestError(
-            f"messages must be a list of messages or a list of conversations, got {kind_of(messages)}", param="messages"
-        )
+        raise wrong_value("messages", "a list of messages or a list of conversations", messages)
 
 
 def check_priority(priority: Any) -> None:
     """None, a whole number, or a list of them. Raises `RequestError`."""
     values = priority if isinstance(priority, Sequence) and not isinstance(priority, str) else [priority]
     for value in values:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or abs(value) >= 2**31):
-            raise RequestError(f"priority must be a whole number of 32 bits, got {kind_of(value)}", param="priority")
+        if value is not None:
+            check_number("priority", value, PRIORITY)
 
 
 def check_kind(name: str, value: Any, kind: str, *, optional: bool = False) -> None:
@@ -46,14 +43,7 @@ def check_kind(name: str, value: Any, kind: str, *, optional: bool = False) -> N
         return
     plain = isinstance(value, str | bytes) and kind == "a list"
     if plain or not isinstance(value, _KINDS[kind]):
-        raise RequestError(f"{name} must be {kind}, got {kind_of(value)}", param=name)
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, in an error: numbers as they are, other things by their type."""
-    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2**64):
-        return repr(value)
-    return type(value).__name__
+        raise wrong_value(name, kind, value)
 
 
 def is_conversation(messages: Sequence[Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Runs a batch of requests on an engine in this process until all have ended."""
+"""Runs requests on an engine in this process until all have ended."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from types import FrameType
 from typing import Protocol
 
 from flover.engine.stats import EngineStats
-from flover.errors import EngineDeadError, FloverError
+from flover.errors import FloverError, InvariantError
 from flover.llm.outputs import OutputBuilder
-from flover.llm.progress import GenerationBar
+from flover.progress import GenerationBar
 from flover.request import Delta, ModelFacts, Request
+from flover.text.stream import TextPiece
+from flover.text.streams import TextStreams
 
 
 class RunsRequests(Protocol):
@@ -32,25 +34,44 @@ class RunsRequests(Protocol):
     def close(self) -> None: ...
 
 
-def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], bar: GenerationBar) -> None:
-    """Run all requests to their ends; if anything comes between, the engine forgets them.
+def run_requests(
+    engine: RunsRequests, requests: Sequence[Request], texts: TextStreams
+) -> Generator[list[tuple[Delta, TextPiece]], None, None]:
+    """Submit requests, whose streams `texts` holds, and run them to their ends. Gives, after each iteration, its deltas
+    and what they add to the texts. Left early, what has not ended is cancelled.
 
-    Ctrl-C takes effect between two iterations. Raises `EngineDeadError` if the engine cannot go on.
+    Raises `EngineDeadError` if the engine cannot go on, `InvariantError` if it has lost a request.
     """
-    running: dict[str, OutputBuilder] = {}
-    with bar, deferred_interrupt() as interrupted:
-        try:
-            for builder in builders:
-                engine.submit(builder.request)
-                running[builder.request.id] = builder
-            while running and not interrupted.is_set():
-                _take_news(engine, running, bar)
-        finally:
-            for request_id in running:
-                engine.cancel(request_id)
-            with contextlib.suppress(FloverError):
-                while engine.has_work:  # cancelled sequences leave at the next iteration
-                    engine.step()
+    try:
+        for request in requests:
+            engine.submit(request)
+        while texts:
+            deltas = engine.step()
+            if not deltas and not engine.has_work:
+                raise InvariantError(f"the engine is idle, but {len(texts)} sequences have not ended")
+            yield [(delta, texts.feed(delta)) for delta in deltas if delta in texts]
+    finally:
+        for request_id, index in texts:
+            engine.cancel(request_id, index)
+        with contextlib.suppress(FloverError):
+            while engine.has_work:  # cancelled sequences leave at the next iteration
+                engine.step()
+
+
+def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], texts: TextStreams, bar: GenerationBar) -> None:
+    """Run all requests to their ends. Ctrl-C takes effect between two iterations."""
+    by_id = {builder.request.id: builder for builder in builders}
+    iterations = run_requests(engine, [builder.request for builder in builders], texts)
+    with bar, deferred_interrupt() as interrupted, contextlib.closing(iterations):
+        for deltas in iterations:
+            now = time.perf_counter()
+            for delta, piece in deltas:
+                builder = by_id[delta.request_id]
+                builder.note(delta, piece, now)
+                bar.finished += builder.finished
+            bar.advance(now, sum(len(delta.token_ids) for delta, _ in deltas))
+            if interrupted.is_set():
+                break
     if interrupted.is_set():
         raise KeyboardInterrupt
 
@@ -59,7 +80,7 @@ def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], bar: Gene
 def deferred_interrupt() -> Iterator[threading.Event]:
     """Ctrl-C sets an event instead of breaking into an iteration, where it would leave half-done work behind.
 
-    Only in the main thread, and only where Python's own handler is in place: others know what they do.
+    Only in the main thread, and only where Python's own handler is in place.
     """
     interrupted = threading.Event()
     main = threading.current_thread() is threading.main_thread()
@@ -75,21 +96,3 @@ def deferred_interrupt() -> Iterator[threading.Event]:
         yield interrupted
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _take_news(engine: RunsRequests, running: dict[str, OutputBuilder], bar: GenerationBar) -> None:
-    """One iteration of the engine."""
-    deltas = engine.step()
-    if not deltas and not engine.has_work:
-        raise EngineDeadError(f"the engine is idle, but {len(running)} requests have not ended")
-    now = time.perf_counter()
-    for delta in deltas:
-        builder = running.get(delta.request_id)
-        if builder is None:
-            continue
-        if builder.feed(delta, now):
-            engine.cancel(delta.request_id, delta.index)
-        if builder.finished:
-            del running[delta.request_id]
-            bar.finished += 1
-    bar.advance(now, sum(len(delta.token_ids) for delta in deltas))

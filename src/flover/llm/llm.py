@@ -5,9 +5,6 @@ It knows the engine by three verbs (submit, step, cancel) and never sees a plan 
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import random
 import threading
 import time
@@ -20,7 +17,7 @@ import msgspec
 
 from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.stats import EngineStats
-from flover.errors import ConfigError, EngineDeadError, RequestError
+from flover.errors import ConfigError, EngineClosedError, RequestError, wrong_value
 from flover.generation_config import default_params, read_sampling_defaults
 from flover.llm.arguments import (
     check_kind,
@@ -28,27 +25,29 @@ from flover.llm.arguments import (
     check_priority,
     check_prompts,
     is_conversation,
-    kind_of,
     naming,
     one_each,
 )
 from flover.llm.batch import RunsRequests, run_batch
 from flover.llm.outputs import OutputBuilder, RequestOutput
-from flover.llm.progress import GenerationBar, loading_bar
 from flover.llm.settings import engine_settings
-from flover.request import SamplingParams
+from flover.memory.machine import return_freed_memory
+from flover.progress import GenerationBar, loading_bar
+from flover.request import Request, SamplingParams
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import Prompt, make_request, prompt_list, read_prompt
+from flover.text.stream import text_start
+from flover.text.streams import TextStreams
 from flover.text.tokenizer import Tokenizer
 
 
 class LLM:
     """A loaded model that generates for many prompts at once.
 
-    `settings` are the fields of `EngineConfig`, by name; `target_itl_ms` is 0 unless given, because nobody waits for
-    single tokens here. An unknown name is a `TypeError`; a vLLM setting that Flover cannot honour is a `ConfigError`.
-    One call of `generate` or `chat` runs at a time; others wait. Use it as a context manager, or call `close`, to get
-    the memory back.
+    `settings` are the fields of `EngineConfig`, by name; `target_itl_ms` is 0 unless given, because no client waits
+    for single tokens here. An unknown name is a `TypeError`; a vLLM setting that Flover cannot honour is a
+    `ConfigError`. One call of `generate` or `chat` runs at a time; others wait. Use it as a context manager, or call
+    `close`, to free the memory.
 
     Raises `ModelError` if the model's files are missing, damaged or of an unknown kind.
     """
@@ -212,25 +211,29 @@ class LLM:
         all_params = one_each("sampling_params", sampling_params if asked else defaults, len(prompts))
         for params in all_params:
             if not isinstance(params, SamplingParams):
-                kind = kind_of(params)
-                raise RequestError(f"sampling_params must be SamplingParams, got {kind}", param="sampling_params")
+                raise wrong_value("sampling_params", "SamplingParams", params)
         if priority is not None and not self._by_priority:
             raise RequestError("priority needs LLM(scheduling_policy='priority')", param="priority")
         priorities = one_each("priority", 0 if priority is None else priority, len(prompts))
         with self._lock:
             engine = self._running_engine()
+            texts = TextStreams(self._tokenizer, engine.cancel)
             builders: list[OutputBuilder] = []
             for index, prompt in enumerate(prompts):
                 with naming(index, len(prompts), "prompts"):
-                    builder = self._builder(prompt, all_params[index], asked, priorities[index], add_special_tokens)
-                builders.append(builder)
-            run_batch(engine, builders, GenerationBar(enabled=use_tqdm, total=len(builders)))
+                    request, text = self._request(
+                        prompt, all_params[index], asked, priorities[index], add_special_tokens
+                    )
+                    streams = texts.add(request, text_start(self._tokenizer, request.params, request.prompt_ids))
+                builders.append(OutputBuilder(request, text, self._tokenizer, streams, time.perf_counter()))
+            run_batch(engine, builders, texts, GenerationBar(enabled=use_tqdm, total=len(builders)))
         return [builder.output() for builder in builders]
 
-    def _builder(
+    def _request(
         self, prompt: Prompt, params: SamplingParams, asked: bool, priority: int, add_special_tokens: bool
-    ) -> OutputBuilder:
-        """`asked` says that the caller gave `params`: a limit that only the model recommends is cut to what fits."""
+    ) -> tuple[Request, str | None]:
+        """The request of a prompt, and the prompt's text if it has one. `asked` says that the caller gave `params`: a
+        limit that only the model recommends is cut to what fits."""
         text, ids, salt = read_prompt(prompt)
         request = make_request(
             ids if ids is not None else text or "",
@@ -248,7 +251,7 @@ class LLM:
             fitting = request.params.replace(max_tokens=min(params.max_tokens, room))
             request = msgspec.structs.replace(request, params=fitting)
         self._num_requests += 1
-        return OutputBuilder(request, text, self._tokenizer, time.perf_counter())
+        return request, text
 
     # Facts
 
@@ -291,7 +294,7 @@ class LLM:
         if engine is not None:
             engine.close()
             del engine
-            _return_freed_memory()
+            return_freed_memory()
 
     def __enter__(self) -> Self:
         return self
@@ -303,12 +306,5 @@ class LLM:
 
     def _running_engine(self) -> RunsRequests:
         if self._engine is None:
-            raise EngineDeadError("this LLM is closed")
+            raise EngineClosedError("this LLM is closed")
         return self._engine
-
-
-def _return_freed_memory() -> None:
-    """glibc keeps freed blocks for itself until it is asked; other C libraries have nothing to ask."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)

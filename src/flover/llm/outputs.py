@@ -1,14 +1,12 @@
-"""What `LLM` gives back, under vLLM's names, and how it is put together from engine news.
-
-No engine and no tokenizer is run here: an `OutputBuilder` is fed deltas and says when its request is complete.
-"""
+"""What `LLM` gives back, under vLLM's names, and how it is put together from deltas and texts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
-from flover.text.stream import TextStream, text_start
+from flover.text.stream import TextPiece, TextStream
 from flover.text.tokenizer import Tokenizer
 
 
@@ -73,14 +71,21 @@ class RequestOutput:
 
 
 class OutputBuilder:
-    """Collects the news of one request, all of its sequences, into a `RequestOutput`."""
+    """Collects the deltas of one request, all of its sequences, into a `RequestOutput`. `streams` are those of its
+    sequences."""
 
-    def __init__(self, request: Request, prompt: str | None, tokenizer: Tokenizer | None, arrival_time: float) -> None:
+    def __init__(
+        self,
+        request: Request,
+        prompt: str | None,
+        tokenizer: Tokenizer | None,
+        streams: Sequence[TextStream],
+        arrival_time: float,
+    ) -> None:
         self.request = request
         self._prompt = prompt
         self._tokenizer = tokenizer
-        start = text_start(tokenizer, request.params, request.prompt_ids)
-        self._streams = [TextStream(tokenizer, request.params, start) for _ in range(request.params.n)]
+        self._streams = streams
         self._errors: dict[int, str] = {}
         self._prompt_logprobs: list[TokenLogprobs | None] | None = None
         self._cached_tokens = 0
@@ -94,12 +99,8 @@ class OutputBuilder:
         """Whether all sequences have ended."""
         return self._num_open == 0
 
-    def feed(self, delta: Delta, now: float) -> bool:
-        """Take news; True if the engine must be told to cancel this sequence, because a stop string ended it."""
-        stream = self._streams[delta.index]
-        if stream.finished:
-            return False
-        piece = stream.feed(delta)
+    def note(self, delta: Delta, piece: TextPiece, now: float) -> None:
+        """A delta that came at `now`, and what it adds to the text."""
         if delta.prompt_logprobs is not None and self._prompt_logprobs is None:
             self._prompt_logprobs = delta.prompt_logprobs
         if delta.error is not None:
@@ -110,7 +111,6 @@ class OutputBuilder:
         if piece.finish_reason is not None:
             self._num_open -= 1
             self._finished_time = now if self._num_open == 0 else None
-        return piece.cancel
 
     def output(self) -> RequestOutput:
         """What is there so far."""

@@ -12,7 +12,7 @@ from typing import Literal
 from flover.ops import DTYPE_BYTES, DType
 
 NormKind = Literal["rms", "layer"]
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
 RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 Residual = Literal["sequential", "parallel", "parallel_shared_norm"]
 

@@ -104,6 +104,8 @@ ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(
         "gelu_python_tanh": "gelu_tanh",
         "gelu_accurate": "gelu_tanh",
         "relu": "relu",
+        "relu2": "relu2",
+        "quick_gelu": "quick_gelu",
     }
 )
 

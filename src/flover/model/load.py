@@ -83,6 +83,11 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     """
     model = describe_model(config, Shard(ops.group.rank, ops.group.size))
     model.check_weights(available_memory())
+    return load_described(model, ops, progress)
+
+
+def load_described(model: Description, ops: Ops, progress: Progress) -> LoadedModel:
+    """Load what was described, packed for `ops`. Raises `ModelError` for numbers that cannot be kept."""
     whole, own = model.config, model.own
     cuts = {name: model.shard.cut(name, shape[0], whole) for name, shape in parameter_shapes(whole).items()}
     weights = _allocate(own, cuts, ops, model.format)
@@ -96,7 +101,7 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     return LoadedModel(
         decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
         description=model,
-        name=config.model,
+        name=model.settings.model,
     )
 
 

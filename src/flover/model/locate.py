@@ -18,7 +18,7 @@ from flover.errors import ModelError
 BUNDLED_PATH = Path(__file__).resolve().parent.parent / "assets" / BUNDLED_MODEL
 """Where the package keeps its own model."""
 
-_SMALL_FILES = ["*.json", "*.jinja", "tokenizer.model"]
+_SMALL_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
 _UNWANTED_FILES = ["consolidated*", "*/*"]  # the same weights again in another layout; subdirectories
 HUB_SECONDS = 5.0
 """Time for the hub to say whether it has a model; a download takes as long as it takes."""

@@ -1,16 +1,15 @@
-"""Everything the engine was told, line by line, so that `replay.py` can tell it again.
+"""Everything that the engine was given, line by line, so that `replay.py` can give it again.
 
-A record is JSON lines: a `Head`, then a `Told` for every step that took words or had a plan. Decisions are a function
-of the words, the clock's readings and the results, so these are there to the last bit. It holds the prompts and the
-tokens of every request. A file that ends in the middle of a line is a record of the steps before.
+A record is JSON lines: a `Head`, then a `StepRecord` for every step that took inputs or had a plan. Decisions are a
+function of the inputs, the clock's readings and the results, so these are there to the last bit. It holds the prompts
+and the tokens of every request. A file that ends in the middle of a line is a record of the steps before.
+`record_reader.py` reads it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
-from pathlib import Path
 
 import msgspec
 
@@ -19,11 +18,11 @@ from flover.engine.observer import Observer, Run
 from flover.engine.plan import Grant, Move, StepPlan
 from flover.engine.queue import Cancel, Submit
 from flover.engine.roster import Roster, SchedulerConfig
-from flover.errors import ConfigError
 from flover.observe.background_writer import Backlog
 from flover.request import Delta, ModelFacts, Request
 
-VERSION = 1
+VERSION = 2
+"""1 named a generating row by its number alone, and had one token a row."""
 _STEPS_AT_ONCE = 16
 
 
@@ -50,23 +49,23 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     generating: list[int] = []
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True, tag="told", omit_defaults=True):
-    """One step: what the engine was told, and what it made of it."""
+class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_defaults=True):
+    """One step: what the engine was given, and what it made of it."""
 
     forgot: bool = False
     """Whether every prefix was forgotten just before."""
-    words: list[Submit | Cancel] = []
+    inputs: list[Submit | Cancel] = []
     clock: list[float] = []
     """Every reading of the clock, in order."""
     plan: Outline | None = None
     digest: str = ""
-    tokens: list[tuple[int, int]] = []  # row, token
+    tokens: list[tuple[int, list[int]]] = []  # row, its tokens
     errors: list[tuple[int, str]] = []  # row, what was wrong with its numbers
     fault: str | None = None  # what the executor raised
 
 
 def digest_of(plan: StepPlan) -> str:
-    """A short name for everything that a plan says."""
+    """A checksum of everything that a plan says."""
     return blake2b(msgspec.msgpack.encode(plan), digest_size=8).hexdigest()
 
 
@@ -80,7 +79,7 @@ def outline_of(plan: StepPlan) -> Outline:
         moves=plan.moves,
         admissions=[(one.row, one.sequence, one.computed, one.pages) for one in plan.admissions],
         grants=plan.grants,
-        chunks=[(one.row, one.start, len(one.token_ids), one.samples) for one in plan.chunks],
+        chunks=[(one.row, one.start, one.num_tokens, bool(one.num_samples)) for one in plan.chunks],
         generating=plan.generating,
     )
 
@@ -89,28 +88,28 @@ class _Step(msgspec.Struct, frozen=True):
     """What a line is made of."""
 
     forgot: bool
-    words: Sequence[Request | Cancel]
+    inputs: Sequence[Request | Cancel]
     clock: Sequence[float]
     plan: StepPlan | None
     run: Run | None
 
 
 class Recorder(Observer):
-    """Notes every step, and makes a `Told` of each when it is read: one thread may note, another read. The engine must
-    use the clock that `clock` makes."""
+    """Notes every step, and makes a `StepRecord` of each when it is read: one thread may note, another read. The engine
+    must use the clock that `clock` makes."""
 
     def __init__(self) -> None:
         self._backlog: Backlog[Head | _Step] = Backlog()
         self._encode = msgspec.json.Encoder().encode
         self._readings: list[float] = []
         self._stepping = False
-        self._words: Sequence[Request | Cancel] = ()
+        self._inputs: Sequence[Request | Cancel] = ()
         self._plan: StepPlan | None = None
         self._run: Run | None = None
         self._forgot = False
 
     def clock(self, clock: Callable[[], float]) -> Callable[[], float]:
-        """The same clock, with every reading noted that a step makes once it has its words."""
+        """The same clock, with every reading noted that a step makes once it has its inputs."""
 
         def read() -> float:
             now = clock()
@@ -132,11 +131,11 @@ class Recorder(Observer):
         """Lines need no end."""
         return b""
 
-    def took(self, words: Sequence[Request | Cancel]) -> None:
+    def took(self, inputs: Sequence[Request | Cancel]) -> None:
         """A new line begins."""
         self._stepping = True
         self._readings = []
-        self._words, self._plan, self._run = words, None, None
+        self._inputs, self._plan, self._run = inputs, None, None
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
         """Note the plan."""
@@ -159,75 +158,25 @@ class Recorder(Observer):
         self._forgot = True
 
     def _note(self) -> None:
-        if self._plan is None and not self._words:
+        if self._plan is None and not self._inputs:
             return
-        self._backlog.put(_Step(self._forgot, self._words, self._readings, self._plan, self._run))
+        self._backlog.put(_Step(self._forgot, self._inputs, self._readings, self._plan, self._run))
         self._forgot = False
 
     def _line(self, one: Head | _Step) -> bytes:
-        return self._encode(one if isinstance(one, Head) else _told(one)) + b"\n"
+        return self._encode(one if isinstance(one, Head) else _record(one)) + b"\n"
 
 
-def _told(step: _Step) -> Told:
+def _record(step: _Step) -> StepRecord:
     plan, run = step.plan, step.run
     rows = [] if run is None else list(run.rows.values())
-    tokens = [(row.row, row.token_id) for row in rows if row.token_id is not None]
-    return Told(
+    return StepRecord(
         forgot=step.forgot,
-        words=[Submit(word) if isinstance(word, Request) else word for word in step.words],
+        inputs=[Submit(one) if isinstance(one, Request) else one for one in step.inputs],
         clock=list(step.clock),
         plan=None if plan is None else outline_of(plan),
         digest="" if plan is None else digest_of(plan),
-        tokens=tokens,
+        tokens=[(row.row, row.token_ids) for row in rows if row.token_ids],
         errors=[(row.row, row.error) for row in rows if row.error is not None],
         fault=None if run is None else run.fault,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record that was read."""
-
-    head: Head
-    steps: Sequence[Told]
-    cut: bool
-    """Whether the file ends in the middle of a line."""
-
-
-def read_record(path: Path) -> Record:
-    """Read a record. Raises `ConfigError` if it is none, or one of another version."""
-    lines = _lines(path)
-    head = _parse(path, 1, next(lines, b""))
-    if not isinstance(head, Head):
-        raise ConfigError(f"{path} is not a record of a schedule: it does not begin with a head")
-    if head.version != VERSION:
-        raise ConfigError(f"{path} is a record of version {head.version}; this Flover reads version {VERSION}")
-    steps: list[Told] = []
-    cut = False
-    for number, line in enumerate(lines, 2):
-        cut = not line.endswith(b"\n")
-        if cut:
-            break
-        told = _parse(path, number, line)
-        if not isinstance(told, Told):
-            raise ConfigError(f"{path}, line {number}: a second head")
-        steps.append(told)
-    return Record(head, steps, cut)
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-
-
-_decoder: msgspec.json.Decoder[Head | Told] = msgspec.json.Decoder(Head | Told)
-
-
-def _parse(path: Path, number: int, line: bytes) -> Head | Told:
-    try:
-        return _decoder.decode(line)
-    except (msgspec.DecodeError, ValueError) as error:
-        raise ConfigError(f"{path}, line {number}, is not of a record of a schedule: {error}") from error

@@ -1,4 +1,4 @@
-"""A recorded schedule, run again: a new engine hears the same words at the same steps, and reads the same clock.
+"""A recorded schedule, run again: a new engine gets the same inputs at the same steps, and reads the same clock.
 
 Every plan must come out the same; with a model behind it every token too, whatever the threads and the instruction set.
 """
@@ -18,7 +18,8 @@ from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.queue import Cancel
 from flover.engine.roster import Roster
 from flover.errors import ConfigError, EngineDeadError, InvariantError
-from flover.observe.record import Head, Outline, Record, Told, digest_of, outline_of
+from flover.observe.record import Head, Outline, StepRecord, outline_of
+from flover.observe.record_reader import Record
 from flover.request import ModelFacts
 
 _SAME_FACTS = ("architecture", "vocab_size", "max_model_len", "page_size", "eos_ids", "num_parameters", "dtype")
@@ -53,19 +54,20 @@ class Replay:
 
 
 class RecordedExecutor:
-    """Computes nothing: it says what the record says."""
+    """Computes nothing: it returns what the record holds."""
 
     def __init__(self, facts: ModelFacts) -> None:
         self.facts = facts
-        self.told: Told | None = None
+        self.recorded: StepRecord | None = None
         """The step that runs next."""
 
     def run(self, plan: StepPlan) -> StepResult:
         """The recorded results of this step."""
-        if self.told is None:
+        if self.recorded is None:
             raise InvariantError(f"step {plan.step} was planned before the record began")
-        rows = [RowResult(row=row, token_id=token) for row, token in self.told.tokens]
-        return StepResult(step=plan.step, rows=rows + [RowResult(row=row, error=why) for row, why in self.told.errors])
+        rows = [RowResult(row=row, token_ids=token_ids) for row, token_ids in self.recorded.tokens]
+        failed = [RowResult(row=row, error=error) for row, error in self.recorded.errors]
+        return StepResult(step=plan.step, rows=rows + failed)
 
     def reset(self) -> None: ...
 
@@ -110,59 +112,61 @@ class _Player:
     def play(self, progress: Callable[[int], None]) -> Replay:
         steps = plans = tokens = tokens_equal = 0
         difference: Difference | None = None
-        for told in self._record.steps:
-            self._step(told)
+        for step in self._record.steps:
+            self._step(step)
             steps += 1
-            plans += told.plan is not None
-            wrong = self._wrong_plan(told)
+            plans += step.plan is not None
+            wrong = self._wrong_plan(step)
             if wrong is not None:
                 difference = difference or wrong
                 return Replay(steps, plans, plans - 1, tokens, tokens_equal, difference)
-            tokens += len(told.tokens)
-            tokens_equal += sum(self._witness.tokens.get(row) == token for row, token in told.tokens)
-            difference = difference or self._wrong_result(told)
+            for row, token_ids in step.tokens:
+                tokens += len(token_ids)
+                replayed = self._witness.tokens.get(row, [])
+                tokens_equal += sum(one == other for one, other in zip(token_ids, replayed, strict=False))
+            difference = difference or self._wrong_result(step)
             progress(steps)
         return Replay(steps, plans, plans, tokens, tokens_equal, difference)
 
-    def _step(self, told: Told) -> None:
-        self._clock.script(told.clock)
-        self._executor.fault = told.fault
+    def _step(self, step: StepRecord) -> None:
+        self._clock.script(step.clock)
+        self._executor.fault = step.fault
         if self._recorded is not None:
-            self._recorded.told = told
-        if told.forgot:
+            self._recorded.recorded = step
+        if step.forgot:
             self._engine.reset_prefix_cache()
-        for word in told.words:
-            if isinstance(word, Cancel):
-                self._engine.cancel(word.request_id, word.index)
+        for one in step.inputs:
+            if isinstance(one, Cancel):
+                self._engine.cancel(one.request_id, one.index)
             else:
-                self._engine.submit(word.request)
+                self._engine.submit(one.request)
         self._witness.forget()
         try:
             self._engine.step()
         except EngineDeadError as error:
             self._witness.fault = self._witness.fault or str(error)
 
-    def _wrong_plan(self, told: Told) -> Difference | None:
+    def _wrong_plan(self, step: StepRecord) -> Difference | None:
         plan = self._witness.plan
-        if ("" if plan is None else digest_of(plan)) == told.digest:
+        if ("" if plan is None else self._record.digest(plan)) == step.digest:
             return None
-        step = told.plan.step if told.plan is not None else -1 if plan is None else plan.step
+        number = step.plan.step if step.plan is not None else -1 if plan is None else plan.step
         outline = None if plan is None else outline_of(plan)
         what = "plan"
-        if outline == told.plan:
+        if outline == step.plan:
             what = "plan (its prompts or parameters; rows, pages and counts are the same)"
-        return Difference(step, what, _show(told.plan), _show(outline))
+        return Difference(number, what, _show(step.plan), _show(outline))
 
-    def _wrong_result(self, told: Told) -> Difference | None:
-        if told.plan is None:
+    def _wrong_result(self, step: StepRecord) -> Difference | None:
+        if step.plan is None:
             return None
-        step, witness = told.plan.step, self._witness
-        if witness.fault != _as_raised(told.fault):
-            return Difference(step, "fault", str(told.fault), str(witness.fault))
-        recorded, replayed = dict(told.tokens), witness.tokens
+        number, witness = step.plan.step, self._witness
+        if witness.fault != _as_raised(step.fault):
+            return Difference(number, "fault", str(step.fault), str(witness.fault))
+        recorded, replayed = dict(step.tokens), witness.tokens
         if recorded != replayed:
             rows = sorted(row for row in recorded.keys() | replayed if recorded.get(row) != replayed.get(row))
-            return Difference(step, f"tokens of rows {rows}", _tokens(recorded, rows), _tokens(replayed, rows))
+            return Difference(number, f"tokens of rows {rows}", _tokens(recorded, rows), _tokens(replayed, rows))
         return None
 
 
@@ -190,14 +194,14 @@ class _Witness(Observer):
 
     def forget(self) -> None:
         self.plan: StepPlan | None = None
-        self.tokens: dict[int, int] = {}
+        self.tokens: dict[int, list[int]] = {}
         self.fault: str | None = None
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
         self.plan = plan
 
     def ran(self, run: Run) -> None:
-        self.tokens = {row: one.token_id for row, one in run.rows.items() if one.token_id is not None}
+        self.tokens = {row: one.token_ids for row, one in run.rows.items() if one.token_ids}
         self.fault = run.fault
 
 
@@ -236,5 +240,5 @@ def _show(outline: Outline | None) -> str:
     return "nothing to do" if outline is None else msgspec.json.encode(outline).decode()
 
 
-def _tokens(tokens: Mapping[int, int], rows: Iterable[int]) -> str:
-    return ", ".join(f"row {row}: {tokens.get(row, 'none')}" for row in rows)
+def _tokens(tokens: Mapping[int, list[int]], rows: Iterable[int]) -> str:
+    return ", ".join(f"row {row}: {' '.join(map(str, tokens.get(row, []))) or 'none'}" for row in rows)

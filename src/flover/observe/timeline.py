@@ -142,7 +142,6 @@ def describe(
         left += [(number, PREEMPTED) for number in after.numbers.values()]
         after = Seats([DEAD] * len(after.rows), {})
     start, end = plan.window
-    sampled = [result.token_id for result in run.rows.values()]
     iteration = Iteration(
         step=plan.step,
         started=run.started - born,
@@ -150,7 +149,7 @@ def describe(
         first=start,
         rows=list(during.rows[start:end]),
         generating=plan.generating,
-        chunks=[(chunk.row, len(chunk.token_ids)) for chunk in plan.chunks],
+        chunks=[(chunk.row, chunk.num_tokens) for chunk in plan.chunks],
         entered=[(one.row, one.sequence, names[one.sequence][0]) for one in plan.admissions],
         left=left,
         moves=plan.moves,
@@ -159,7 +158,7 @@ def describe(
         pages_cached=house.pages_cached,
         pages_total=house.pages_total,
         pages_freed=house.pages_freed - freed_before,
-        tokens=len(sampled) - sampled.count(None),
+        tokens=sum(len(result.token_ids) for result in run.rows.values()),
         fault=run.fault,
     )
     return iteration, after

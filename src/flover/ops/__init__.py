@@ -228,8 +228,9 @@ class Ops:
     key head; may change qkv"""
     linear: Callable[[Array, Weight, Array | None, str | None], Array]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
-    gelu_tanh, relu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]. With a part of a wider weight, x
-    is the same part of wider rows: all ranks join in, and what they get adds up to what the whole weight gives"""
+    gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]. With a part of
+    a wider weight, x is the same part of wider rows: all ranks join in, and what they get adds up to what the whole
+    weight gives"""
     angles: Callable[[Array, Array, float], tuple[Array, Array]]
     """(positions int64 [T], frequencies float32 [n], factor) -> (factor * cos, factor * sin) of the angles [T, n]"""
     rotary_write: RotaryWrite

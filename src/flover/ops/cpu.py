@@ -20,7 +20,15 @@ from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native
 from flover.ops.cpu_program import Recorder
 from flover.ops.cpu_weight import PackedWeight
 
-ACTIVATIONS: dict[str | None, int] = {None: 0, "silu": 1, "gelu": 2, "gelu_tanh": 3, "relu": 4}
+ACTIVATIONS: dict[str | None, int] = {
+    None: 0,
+    "silu": 1,
+    "gelu": 2,
+    "gelu_tanh": 3,
+    "relu": 4,
+    "relu2": 5,
+    "quick_gelu": 6,
+}
 _SAMPLE_COLUMNS: tuple[tuple[str, type[np.generic]], ...] = (
     ("temperature", np.float32),
     ("min_p", np.float64),

@@ -111,6 +111,10 @@ def activation(x: Tensor, kind: str | None) -> Tensor:
             return F.gelu(x, approximate="tanh")
         case "relu":
             return F.relu(x)
+        case "relu2":
+            return F.relu(x).square()
+        case "quick_gelu":
+            return x * torch.sigmoid(1.702 * x)
         case _:
             raise ValueError(f"unknown activation {kind!r}")
 

@@ -17,7 +17,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from flover.errors import EngineDeadError
+from flover.errors import RankLostError
 from flover.ops import HostArray, Reduction
 
 dist: Any = torch.distributed
@@ -39,7 +39,7 @@ class GlooGroup:
     """The ranks of one model, seen from rank `rank` of `size`; `local_size` of them are on this machine.
 
     `address` is where the others reach this rank. A collective that a rank does not join within `timeout` seconds, and
-    one whose rank has died, raise `EngineDeadError`: the group is of no use after it.
+    one whose rank has died, raise `RankLostError`: the group is of no use after it.
     """
 
     def __init__(self, store: Any, rank: int, size: int, *, local_size: int, address: str, timeout: float) -> None:
@@ -191,7 +191,7 @@ def _connect(store: Any, name: str, rank: int, size: int, address: str) -> Any:
     try:
         return dist.ProcessGroupGloo(dist.PrefixStore(name, store), rank, size, options)
     except RuntimeError as error:
-        raise EngineDeadError(f"rank {rank} cannot reach the other ranks: {error}") from error
+        raise RankLostError(f"rank {rank} cannot reach the other ranks: {error}") from error
 
 
 def _with(options: Any, **values: Any) -> Any:
@@ -205,7 +205,7 @@ def _wait(works: Sequence[Any], timeout: timedelta) -> None:
         for work in works:
             work.wait(timeout)
     except RuntimeError as error:
-        raise EngineDeadError(f"a rank is gone or does not answer: {error}") from error
+        raise RankLostError(f"a rank is gone or does not answer: {error}") from error
 
 
 def _let_gloo_wait() -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flover.errors import EngineDeadError
+from flover.errors import RankLostError
 
 BEATS_PER_TIMEOUT = 6
 
@@ -27,7 +27,7 @@ class Beats:
         self._heard = {rank: (0, clock()) for rank in ranks}  # count, and when it came
 
     def check(self) -> None:
-        """Raises `EngineDeadError` if a rank says nothing any more. Looks only now and then: call it at any rate."""
+        """Raises `RankLostError` if a rank says nothing any more. Looks only now and then: call it at any rate."""
         now = self._clock()
         if now < self._next:
             return
@@ -37,7 +37,7 @@ class Beats:
             if new != count:
                 self._heard[rank] = new, now
             elif now - at > self._timeout:
-                raise EngineDeadError(f"rank {rank} has said nothing for {now - at:.0f} s")
+                raise RankLostError(f"rank {rank} has said nothing for {now - at:.0f} s")
 
 
 def beat(store: Any, rank: int, timeout: float, end: Callable[[int], None] = os._exit) -> None:

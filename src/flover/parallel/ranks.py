@@ -21,7 +21,7 @@ class Rank(Executor, Protocol):
     """One rank's own device."""
 
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
-        """Rank 0 has chosen these tokens: (row of the plan before, token)."""
+        """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
         ...
 
     @property
@@ -73,7 +73,7 @@ class Leader:
             if isinstance(error, EngineDeadError):
                 raise
             raise EngineDeadError(f"an iteration failed on rank 0: {type(error).__name__}: {error}") from error
-        self._tokens = [(row.row, row.token_id) for row in result.rows if row.token_id is not None]
+        self._tokens = [(row.row, row.token_ids[-1]) for row in result.rows if row.token_ids]
         return result
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""One engine behind Ray Serve: a door without HTTP, whose routes answer requests that come through a handle."""
+"""One replica of Ray Serve: a server without HTTP, whose routes answer requests that come through a handle."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from flover.config import EngineConfig, ServerConfig
 from flover.errors import EngineDeadError
 from flover.ipc.spawn import engine_command
 from flover.server.app import create_api
-from flover.server.door import Door
+from flover.server.app_state import AppState
 from flover.server.loading import load
 
 logger = logging.getLogger("flover.ray")
 
 
 class EngineReplica:
-    """A door with its engine, begun again when it dies. Ray starts it, asks for its health, and replaces it."""
+    """A server and its engine, which is restarted when it dies. Ray starts it, asks for its health, and replaces it."""
 
     async def __init__(self, config: EngineConfig, server: ServerConfig) -> None:  # type: ignore[misc]  # Ray awaits it
-        self._door = Door(config, server)
-        self._api = create_api(self._door)
+        self._state = AppState(config, server)
+        self._api = create_api(self._state)
         command = engine_command(config.distributed_executor_backend)
-        self._engines = await load(self._door, config, command, None, Console(stderr=True))
+        self._engines = await load(self._state, config, command, None, Console(stderr=True))
 
     def check_health(self) -> None:
         """Raises for an engine that will never answer again; Ray then starts another replica."""
-        if (status := self._door.status) in ("dead", "stalled"):
+        if (status := self._state.status) in ("dead", "stalled"):
             raise EngineDeadError(f"the engine is {status}")
 
     async def answer(

@@ -1,16 +1,16 @@
 """Flover under Ray Serve: `serve run flover.ray.serve:app model=DIR max_replicas=4`.
 
-Two deployments. The light one, `Ingress`, takes HTTP requests as our own door does and finds out how their prompts
+Two deployments. The light one, `Ingress`, takes HTTP requests as our own server does and finds out how their prompts
 begin; it passes them to the other one, `EngineReplica`, whose number follows the requests that are open. Which replica
 gets a request is `service/router.py`'s decision. What had sent nothing yet when its replica went is sent to another.
 """
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import msgspec
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, TypeAdapter, model_validator
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from flover.config import EngineConfig, ServerConfig, read_environment
 from flover.errors import ConfigError
-from flover.ray.engine import on_any_node
+from flover.ray.engine import THREADS_PER_RANK, on_any_node
 from flover.ray.replica import EngineReplica
 from flover.ray.router import TEXT_BLOCK, PrefixAffinityRouter
 from flover.server.app import guard
@@ -51,9 +51,12 @@ _SCOPE = (
 
 logger = logging.getLogger("flover.ray")
 
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda text: text.replace(",", " ").split())]
+"""What is written as names separated by commas or blanks."""
+
 
 class Arguments(BaseModel):
-    """What `serve run` may be told, as NAME=VALUE: these, and every setting of an engine under the name of its flag
+    """What `serve run` takes, as NAME=VALUE: these, and every setting of an engine under the name of its flag
     (`model`, `tensor_parallel_size`, `num_threads` ...). A key for clients is taken from FLOVER_API_KEY, where `serve
     run` runs."""
 
@@ -69,9 +72,9 @@ class Arguments(BaseModel):
     most_apart: int = Field(MOST_APART, ge=0)
     """Open requests that a replica may have more than the least busy one and still get those it knows a prompt of."""
     served_model_name: str | None = None
-    allowed_hosts: str = ""
+    allowed_hosts: Names = ()
     """Host names to answer to without a key, beside those of this machine, separated by commas; * is any."""
-    allowed_origins: str = ""
+    allowed_origins: Names = ()
     """Origins whose pages in a browser may use the API, separated by commas; * is any."""
 
     @model_validator(mode="after")
@@ -84,7 +87,7 @@ class Arguments(BaseModel):
     def engine(self) -> EngineConfig:
         """The settings of each engine; one thread where no number is given, as many as CPUs are asked for. Raises
         `ConfigError` for a setting that there is not, `ValueError` for a bad value."""
-        given = {"num_threads": 1, **(self.model_extra or {})}
+        given = {"num_threads": THREADS_PER_RANK, **(self.model_extra or {})}
         if unknown := given.keys() - EngineConfig.__dataclass_fields__.keys():
             raise ConfigError(f"there is no setting {', '.join(sorted(unknown))}")
         for name in given.keys() & {"kv_cache_memory_bytes"}:
@@ -101,12 +104,12 @@ def app(args: Arguments) -> serve.Application:
     server = ServerConfig(
         served_model_name=names,
         api_key=read_environment().server_keys(),
-        allowed_hosts=tuple(args.allowed_hosts.replace(",", " ").split()),
-        allowed_origins=tuple(args.allowed_origins.replace(",", " ").split()),
+        allowed_hosts=args.allowed_hosts,
+        allowed_origins=args.allowed_origins,
     )
     placed_by_us = engine.distributed_executor_backend == "mp"
     ranks = engine.tensor_parallel_size * engine.data_parallel_size
-    cpus = ranks * (engine.num_threads or 1) if placed_by_us else 0
+    cpus = ranks * (engine.num_threads or THREADS_PER_RANK) if placed_by_us else 0
     replicas = serve.deployment(EngineReplica).options(
         name="Engine",
         ray_actor_options={"num_cpus": cpus},
@@ -139,7 +142,7 @@ class Ingress:
 
     async def __call__(self, request: Request) -> Response:
         """Ray Serve's way in."""
-        return _Exchange(self._guarded)
+        return _AppResponse(self._guarded)
 
     async def _exchange(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (message := await receive())["type"] != "http.request":
@@ -155,7 +158,7 @@ class Ingress:
         await error_response(Unavailable(f"{TRIES} engines were lost before they answered"))(scope, receive, send)
 
 
-class _Exchange(Response):
+class _AppResponse(Response):
     """A response that is an application."""
 
     def __init__(self, app: Any) -> None:
@@ -215,14 +218,14 @@ async def _pass_on(call: Any, send: Send, avoid: list[str], *, last: bool) -> bo
 
 
 def _unserved(start: Message, first: Message) -> bool:
-    """Whether this is the answer of a door whose engine is gone, loading or on its way down."""
+    """Whether this is the answer of a server whose engine is gone, loading or shutting down."""
     lost = first["body"].startswith(b'data: {"error"') and b'"service_unavailable"' in first["body"]
     return bool(start["status"] == Unavailable("").status or lost)
 
 
 async def _break_off(start: Message, send: Send) -> None:
-    """A stream ends with an error event, as a door's does. Raises `Unavailable` for any other body, which then ends
-    before its time."""
+    """A stream ends with an error event, as our own server's does. Raises `Unavailable` for any other body, which then
+    ends before its time."""
     error = Unavailable("the engine was lost")
     kinds: Sequence[bytes] = [value for name, value in start["headers"] if name.lower() == b"content-type"]
     if not kinds or not kinds[0].startswith(b"text/event-stream"):

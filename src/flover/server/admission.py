@@ -1,4 +1,4 @@
-"""Who may come in: how much may be open at once, counted before a request has cost anything."""
+"""How much may be open at once, counted before a request has cost anything."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 from flover.config import ServerConfig
 from flover.errors import RequestError
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
+class RequestSize:
     """What one HTTP request brings: its prompts, and the sequences that continue them."""
 
     prompts: int
     sequences: int
 
 
-class Admission:
+class AdmissionControl:
     """Counts what is open. Lives in one event loop."""
 
     def __init__(self, config: ServerConfig, on_rejected: Callable[[], None]) -> None:
@@ -34,10 +34,10 @@ class Admission:
         self._sequences = 0
 
     @contextmanager
-    def enter(self, size: Size) -> Iterator[Callable[[], None]]:
+    def enter(self, size: RequestSize) -> Iterator[Callable[[], None]]:
         """Count a request as open; it is given back at the end of the block unless what is yielded was called.
 
-        Raises `RequestError` for a request that could never come in, and a 429 for one that cannot now.
+        Raises `RequestError` for a request that could never be admitted, and a 429 for one that cannot be now.
         """
         self._check(size)
         self._change(size, 1)
@@ -48,11 +48,11 @@ class Admission:
             if not kept:
                 self.leave(size)
 
-    def leave(self, size: Size) -> None:
+    def leave(self, size: RequestSize) -> None:
         """A request is open no longer."""
         self._change(size, -1)
 
-    def _check(self, size: Size) -> None:
+    def _check(self, size: RequestSize) -> None:
         most, limits = self._config.max_num_queued_reqs, self._config.limits
         if size.prompts > most:
             raise RequestError(
@@ -75,9 +75,9 @@ class Admission:
 
     def _reject(self, reason: str, flag: str, most: int) -> None:
         self._on_rejected()
-        raise DoorError(429, f"{reason} {flag} ({most})", code="rate_limit_exceeded")
+        raise HttpError(429, f"{reason} {flag} ({most})", code="rate_limit_exceeded")
 
-    def _change(self, size: Size, sign: int) -> None:
+    def _change(self, size: RequestSize, sign: int) -> None:
         self._prompts += sign * size.prompts
         self._sequences += sign * size.sequences
         (self.idle.clear if self._prompts else self.idle.set)()

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from flover.config import Limits, flag_name
-from flover.errors import RequestError, shown
+from flover.errors import RequestError, named, shown
 from flover.request import ModelFacts
 from flover.sampling_checks import MAX_BIASES, MAX_STOP_IDS
 from flover.server.fields import (
@@ -102,7 +102,10 @@ def _checked(data: bytes) -> Raw:
         name = _surrogate_field(data)
         if name is not None:
             message = "holds half of a surrogate pair, which is no character: text must be Unicode"
-            raise RequestError(f"{name} {message}", param=name if name.isidentifier() else None) from None
+            raise RequestError(
+                f"{named(name) if name else 'the name of a field'} {message}",
+                param=name[:64] if name.isidentifier() else None,
+            ) from None
         reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
         raise RequestError(f"the body is not valid JSON: {reason}") from None
     except RecursionError:
@@ -110,7 +113,8 @@ def _checked(data: bytes) -> Raw:
 
 
 def _surrogate_field(data: bytes) -> str | None:
-    """The field that has half of a surrogate pair in it; None if there is none, or it cannot be found."""
+    """The field that has half of a surrogate pair in it, empty if the name of a field has it; None if there is none, or
+    it cannot be found."""
     marked = mark_lone_surrogate(data, _MARK)
     if marked is None or _MARK in data or has_more_members(marked, MAX_MEMBERS):
         return None
@@ -120,7 +124,7 @@ def _surrogate_field(data: bytes) -> str | None:
         return None
     for name, raw in members.items():
         if _MARK.decode() in name:
-            return "the name of a field"
+            return ""
         if _MARK in bytes(raw):
             return name
     return None
@@ -206,7 +210,7 @@ def _read_format(raw: Raw, name: str, bounds: _Bounds) -> TextFormat:
         raise RequestError(f"{name}.type is required", param=name)
     kind = read_value(members["type"], str, f"{name}.type")
     if kind != "text":
-        raise RequestError(f"{name} of type {_word(kind)} is not supported yet: only text is", param=name)
+        raise RequestError(f"{name} of type {named(kind)} is not supported yet: only text is", param=name)
     return TextFormat(type="text")
 
 
@@ -253,7 +257,3 @@ def _check_tools(body: ChatBody) -> None:
     """Tools may be shown to the model, but not called."""
     if body.tools is not None and body.tool_choice != "none":
         raise RequestError("tools are not supported yet: send tool_choice none or leave tools out", param="tools")
-
-
-def _word(text: str) -> str:
-    return text if text.isidentifier() and len(text) <= 64 else shown(text)

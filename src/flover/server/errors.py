@@ -7,6 +7,7 @@ What a client reads is written on purpose: the text of an unexpected exception g
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from flover.errors import EngineDeadError, EngineError, RequestError
+from flover.errors import EngineError, RequestError
 
 RETRY_SECONDS = 1
 """What `Retry-After` says when the server is full, loading or on its way down."""
@@ -35,8 +36,8 @@ _TYPES = {
 }
 
 
-class DoorError(Exception):
-    """The door answers with this status and message."""
+class HttpError(Exception):
+    """The server answers with this status and message."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -50,37 +51,36 @@ class ClientGone(Exception):  # noqa: N818  # an event, not a fault
     """The client closed the connection before its answer was complete."""
 
 
-_BUG = DoorError(500, "the server failed on this request; its log says why", code="internal_error")
+_BUG = HttpError(500, "the server failed on this request; its log says why", code="internal_error")
 
 
-class Unavailable(DoorError):  # noqa: N818  # named after the answer
+class Unavailable(HttpError):  # noqa: N818  # named after the answer
     """503: the engine is loading or dead, or the server is shutting down."""
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message, code="service_unavailable")
 
 
-def as_door_error(error: Exception) -> DoorError:
-    """How the door answers to an exception from anywhere below it; unexpected ones are logged."""
-    if isinstance(error, DoorError):
+def as_http_error(error: Exception) -> HttpError:
+    """The answer to an exception from anywhere below; unexpected ones are logged."""
+    if isinstance(error, HttpError):
         return error
     if isinstance(error, RequestError):
-        return DoorError(400, error.message, param=error.param, code=error.code)
-    if isinstance(error, EngineDeadError):
-        return Unavailable(str(error))
+        return HttpError(400, error.message, param=error.param, code=error.code)
     if isinstance(error, EngineError):
-        return DoorError(500, str(error), code="generation_failed")
+        unavailable = error.http_status == 503
+        return Unavailable(str(error)) if unavailable else HttpError(500, str(error), code="generation_failed")
     logger.error("a request failed unexpectedly", exc_info=error)
     return _BUG
 
 
-def envelope(error: DoorError) -> dict[str, Any]:
+def envelope(error: HttpError) -> dict[str, Any]:
     """The body of an error answer, or of an error event in a stream."""
     kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
 
-def error_response(error: DoorError, headers: Mapping[str, str] | None = None) -> Response:
+def error_response(error: HttpError, headers: Mapping[str, str] | None = None) -> Response:
     """The whole answer to a request that failed before its answer began."""
     own = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
     if error.status == 401:
@@ -99,7 +99,7 @@ def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Respo
         HTTPException: _on_http,
         ClientDisconnect: _on_disconnect,
         ClientGone: _on_disconnect,
-        DoorError: _on_error,
+        HttpError: _on_error,
         RequestError: _on_error,
         EngineError: _on_error,
         Exception: _on_bug,
@@ -107,7 +107,7 @@ def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Respo
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return error_response(as_door_error(error))
+    return error_response(as_http_error(error))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
@@ -118,11 +118,18 @@ async def _on_bug(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     method, path = request.method, request.scope["path"]
-    messages = {404: f"there is no {path}", 405: f"{path} does not answer to {method}"}
+    messages = {404: f"there is no {path}{_hint(request)}", 405: f"{path} does not answer to {method}"}
     message = messages.get(error.status_code, str(error.detail))
-    return error_response(DoorError(error.status_code, message), error.headers)
+    return error_response(HttpError(error.status_code, message), error.headers)
+
+
+def _hint(request: Request) -> str:
+    """The path that is like the one asked for, such as one with a slash too many."""
+    paths = [route.path for route in request.app.routes]
+    near = difflib.get_close_matches(request.scope["path"][:64], paths, n=1, cutoff=0.8)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
     """The client left before its answer was complete: nothing reads this one, and it is no fault to log."""
-    return error_response(DoorError(400, "the client has closed the connection"))
+    return error_response(HttpError(400, "the client has closed the connection"))

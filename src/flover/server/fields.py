@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from flover.errors import RequestError, shown
+from flover.errors import RequestError, named, shown
 
 MAX_INFORMATION_BYTES = 16 * 2**10
 """Longest value of a field that is only information, as it is written in the body."""
@@ -188,8 +188,7 @@ def unknown_field(name: str, known: Collection[str], where: str = "") -> Request
     if near not in known:
         near = next(iter(difflib.get_close_matches(name[:64], known, n=1, cutoff=0.75)), None)
     hint = "" if near is None else f"; did you mean {near}?"
-    what = name if name.isidentifier() and len(name) <= 64 else shown(name)
-    return RequestError(f"{where}{what} is not a field that this server knows{hint}", param=name[:64])
+    return RequestError(f"{where}{named(name)} is not a field that this server knows{hint}", param=name[:64])
 
 
 def refused_field(name: str, value: Any) -> RequestError:

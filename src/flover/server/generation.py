@@ -8,12 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from flover.errors import EngineDeadError, EngineError, FloverError
+from flover.errors import EngineError, FloverError, RequestAbortedError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
 from flover.server.metrics import Metrics
 from flover.service.supervisor import Supervisor
 from flover.text.stream import TextPiece, TextStart, TextStream
+from flover.text.streams import TextStreams
 from flover.text.tokenizer import Tokenizer
 
 
@@ -29,7 +31,7 @@ class Choice:
     last_token: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass
 class Prompt:
     """What the engine reported about one prompt."""
 
@@ -40,13 +42,18 @@ class Prompt:
     cached_tokens: int = 0
     choices: list[Choice] = field(default_factory=list)
 
+    @cached_property
+    def text(self) -> str:
+        """All of its text, where the answer repeats it."""
+        return "".join(self.texts)
+
 
 class Generation:
     """Submitted on construction; `pieces` must be read by one reader, and `close` called in the end."""
 
     def __init__(
         self,
-        engine: Supervisor,
+        supervisor: Supervisor,
         tokenizer: Tokenizer | None,
         metrics: Metrics,
         requests: Sequence[tuple[Request, TextStart]],
@@ -55,13 +62,13 @@ class Generation:
         self.tokenizer = tokenizer
         self.prompts = [Prompt(request, start.prompt_texts) for request, start in requests]
         self.choices: list[Choice] = []
+        self._texts = TextStreams(tokenizer, supervisor.cancel)
         for prompt, (request, start) in zip(self.prompts, requests, strict=True):
-            for _ in range(request.params.n):
-                choice = Choice(len(self.choices), request, TextStream(tokenizer, request.params, start))
+            for stream in self._texts.add(request, start):
+                choice = Choice(len(self.choices), request, stream)
                 prompt.choices.append(choice)
                 self.choices.append(choice)
         self.on_close: Callable[[], None] = lambda: None
-        self._engine = engine
         self._metrics = metrics
         self._arrival = arrival
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
@@ -69,7 +76,7 @@ class Generation:
         self.time_to_first_token: float | None = None
         """Seconds from the arrival to the first token of all."""
         self._reason_of_unfinished = FinishReason.ABORT
-        self._stream = engine.submit(*(request for request, _ in requests))
+        self._stream = supervisor.submit(*(request for request, _ in requests))
 
     def prompt_of(self, choice: Choice) -> Prompt:
         """The prompt that this choice continues."""
@@ -96,28 +103,24 @@ class Generation:
         return [choice.text.finish_reason or self._reason_of_unfinished for choice in self.choices]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
-        """News of the choices as they come, until all have ended.
+        """What is added to the choices as it comes, until all have ended.
 
         A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if the engine could
         not go on with one of them: then the whole HTTP request has failed.
         """
-        left = len(self.choices)
         async for delta in self._stream:
+            if delta not in self._texts:
+                continue
             prompt = self._by_id[delta.request_id]
             choice = prompt.choices[delta.index]
-            if choice.text.finished:
-                continue  # what the engine still did before it heard of the stop string
             self._check(delta)
             self._note(prompt, choice, delta)
-            piece = choice.text.feed(delta)
-            if piece.cancel:
-                self._engine.cancel(delta.request_id, delta.index)
+            piece = self._texts.feed(delta)
             if piece.finish_reason is not None:
-                left -= 1
                 self._note_end(choice, piece.finish_reason)
             yield choice, piece
             choice.started = True
-            if left == 0:
+            if not self._texts:
                 return
 
     async def finish(self) -> None:
@@ -141,12 +144,12 @@ class Generation:
         self.on_close()
 
     def _check(self, delta: Delta) -> None:
-        """The door ends sequences only after their text has ended: any other abort is the engine's going down."""
+        """The server cancels sequences only after their text has ended: any other abort is the engine going down."""
         if delta.finish_reason is FinishReason.ERROR:
             self._reason_of_unfinished = FinishReason.ERROR
             raise EngineError(delta.error or "the engine failed on this request")
         if delta.finish_reason is FinishReason.ABORT:
-            raise EngineDeadError("the request was aborted")
+            raise RequestAbortedError("the request was aborted")
 
     def _note(self, prompt: Prompt, choice: Choice, delta: Delta) -> None:
         now = time.monotonic()

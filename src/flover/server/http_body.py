@@ -7,7 +7,7 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flover.config import Limits
-from flover.server.errors import DoorError, error_response
+from flover.server.errors import HttpError, error_response
 
 
 class BodyLimit:
@@ -31,25 +31,25 @@ class BodyLimit:
                     raise self._too_long()
                 if body.get("more_body", False):
                     body = await self._read_on(body["body"], receive)
-        except DoorError as error:
+        except HttpError as error:
             await refuse(error, scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
-        """Raises `DoorError` for a body that is not to be read."""
+        """Raises `HttpError` for a body that is not to be read."""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 if value.isdigit() and int(value[:20]) > self._limits.max_body_bytes:
                     raise self._too_long()
             elif name == b"content-encoding":
                 if value.strip().lower() not in (b"", b"identity"):
-                    raise DoorError(415, f"Content-Encoding {_shown(value)} is not supported: send the body as it is")
+                    raise HttpError(415, f"Content-Encoding {_shown(value)} is not supported: send the body as it is")
             elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                raise DoorError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
+                raise HttpError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
 
     async def _read_on(self, start: bytes, receive: Receive) -> Message:
-        """The whole body as one message, or the news that the client is gone. Only from the second part on is there
+        """The whole body as one message, or the message that the client is gone. Only from the second part on is there
         anything to bound: until the first has come, it is the connection that is timed."""
         body = bytearray(start)
         timeout = asyncio.timeout(self._limits.body_timeout)
@@ -71,16 +71,16 @@ class BodyLimit:
         except TimeoutError:
             if timeout in self._pending:
                 seconds = f"{self._limits.body_timeout:g} seconds"
-                raise DoorError(408, f"the body took longer than --body-timeout {seconds}") from None
+                raise HttpError(408, f"the body took longer than --body-timeout {seconds}") from None
             most = self._limits.max_pending_body_bytes
             reason = f"unfinished bodies exceed --max-pending-body-bytes {most}, and this one has taken longest"
-            raise DoorError(503, reason) from None
+            raise HttpError(503, reason) from None
         finally:
             self._pending.remove(timeout)
         return {"type": "http.request", "body": bytes(body), "more_body": False}
 
-    def _too_long(self) -> DoorError:
-        return DoorError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}")
+    def _too_long(self) -> HttpError:
+        return HttpError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}")
 
 
 class PendingBodies:
@@ -115,7 +115,7 @@ class PendingBodies:
         self._total -= self._sizes.pop(timeout, 0)
 
 
-async def refuse(error: DoorError, scope: Scope, receive: Receive, send: Send) -> None:
+async def refuse(error: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request whose body has not been read: where there is one, the connection ends with the answer."""
     has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
     await error_response(error, {"Connection": "close"} if has_body else None)(scope, receive, send)

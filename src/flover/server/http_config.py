@@ -1,4 +1,4 @@
-"""What the protocol of a connection is told: uvicorn's settings and ours."""
+"""The settings of a connection's protocol: uvicorn's and ours."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flover.config import ServerConfig
 from flover.errors import quoted
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 from flover.server.http_body import refuse
 from flover.server.http_paths import LIVENESS_PATHS
 
@@ -45,14 +45,14 @@ class Hosts:
                 return
         await self._app(scope, receive, send)
 
-    def _wrong(self, hosts: Sequence[bytes], origins: Sequence[bytes], version: str) -> DoorError | None:
+    def _wrong(self, hosts: Sequence[bytes], origins: Sequence[bytes], version: str) -> HttpError | None:
         if len(hosts) > 1 or (not hosts and version != "1.0"):
-            return DoorError(400, f"a request has one Host header, this one has {len(hosts)}")
+            return HttpError(400, f"a request has one Host header, this one has {len(hosts)}")
         if self._any_host and self._any_origin:
             return None
         host = hosts[0].decode("latin-1").strip().lower() if hosts else ""
         if not self._any_host and not self._is_ours(host[:300]):
-            return DoorError(
+            return HttpError(
                 403,
                 f"Host {quoted(host, 100)} is not a name of this server: without an API key it answers to those of its "
                 "own machine and of --allowed-hosts",
@@ -60,7 +60,7 @@ class Hosts:
         if not self._any_origin:
             for origin in origins:
                 if not self._may_ask(origin.decode("latin-1").strip().lower(), host):
-                    return DoorError(
+                    return HttpError(
                         403,
                         f"pages of {quoted(origin.decode('latin-1'), 100)} may not use this server: without an API key "
                         "it answers to its own and to those of --allowed-origins",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 from flover.server.http_body import refuse
 from flover.server.http_paths import LIVENESS_PATHS
 
@@ -19,10 +19,10 @@ KEY_SALT = "flover.key_salt"
 
 
 class ApiKey:
-    """Lets through who sends one of the keys as `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
+    """Lets requests through that carry one of the keys, as `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
 
-    Digests are compared, in constant time and with every key. Whoever sends several credentials must send the same
-    key in all of them: which of two would count is not for the server to guess.
+    Digests are compared, in constant time and with every key. A request with several credentials must carry the same
+    key in all of them: the server does not guess which of two counts.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], *, share_prefixes: bool = False) -> None:
@@ -35,7 +35,7 @@ class ApiKey:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             digest = self._key_of(scope)
             if digest is None:
-                error = DoorError(401, "the API key is missing or wrong", code="invalid_api_key")
+                error = HttpError(401, "the API key is missing or wrong", code="invalid_api_key")
                 await refuse(error, scope, receive, send)
                 return
             scope = {**scope, KEY_SALT: self._salts[digest]}

@@ -14,7 +14,7 @@ ALIASES = {
 }
 """Paths that mean another one: those of other servers, and the API for clients whose base_url lacks /v1."""
 LIVENESS_PATHS = frozenset(("/livez", "/health", *(path for path, to in ALIASES.items() if to == "/health")))
-"""Answered without a key, for any Host, and when all connections are taken: they tell nothing but the state."""
+"""Answered without a key, for any Host, and when all connections are taken: they show nothing but the state."""
 
 
 class Aliases:

@@ -15,7 +15,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from flover.server.errors import DoorError, error_response
+from flover.server.errors import HttpError, error_response
 from flover.server.http_config import HttpConfig
 from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.http_refusals import Refusal, answer_bytes, reason_of
@@ -139,12 +139,12 @@ class HttpProtocol(HttpToolsProtocol):
         elif in_body:
             self._body_bytes += len(piece)
             if self._body_bytes > self._most_body_bytes:
-                self._refuse(DoorError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}"))
+                self._refuse(HttpError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}"))
         else:
             self._head_bytes += len(piece)
             if self._head_bytes >= self._limits.max_header_bytes:
                 most = self._limits.max_header_bytes
-                self._refuse(DoorError(431, f"request line and headers exceed --max-header-bytes {most}"))
+                self._refuse(HttpError(431, f"request line and headers exceed --max-header-bytes {most}"))
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
         """Nothing is upgraded to here, and what follows is the body of the request, if it has one. The parser takes it
@@ -169,22 +169,22 @@ class HttpProtocol(HttpToolsProtocol):
             self.headers.append((name, value))
             num = len(self.headers)
         if num > self._most_headers:
-            raise Refusal(DoorError(431, f"there are more header lines than --max-header-count {self._most_headers}"))
+            raise Refusal(HttpError(431, f"there are more header lines than --max-header-count {self._most_headers}"))
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise Refusal(DoorError(405, "CONNECT is not answered here"))
+                raise Refusal(HttpError(405, "CONNECT is not answered here"))
             return  # read again without that wish
         if len(self.url) > self._limits.max_url_bytes:
-            raise Refusal(DoorError(414, f"path and query exceed --max-url-bytes {self._limits.max_url_bytes}"))
+            raise Refusal(HttpError(414, f"path and query exceed --max-url-bytes {self._limits.max_url_bytes}"))
         if self.parser.get_http_version() not in ("1.1", "1.0"):
-            raise Refusal(DoorError(505, f"HTTP {self.parser.get_http_version()} is not spoken here, HTTP/1.1 is"))
+            raise Refusal(HttpError(505, f"HTTP {self.parser.get_http_version()} is not spoken here, HTTP/1.1 is"))
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise Refusal(DoorError(429, f"more than {MAX_PIPELINED} requests wait on this connection"))
+            raise Refusal(HttpError(429, f"more than {MAX_PIPELINED} requests wait on this connection"))
         if self._crowded and not self._has_place():
             message = f"all {self._places.most} connections are in use (--max-connections)"
-            raise Refusal(DoorError(503, message))
+            raise Refusal(HttpError(503, message))
         super().on_headers_complete()
         self.cycle.transport = self._output  # type: ignore[assignment]  # what a response needs of a transport
         self._num_heads += 1
@@ -203,7 +203,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
         most = self._limits.max_body_bytes
         if self.pipeline and sum(len(cycle.body) for cycle, _ in self.pipeline) > most:
-            raise Refusal(DoorError(413, f"bodies that wait on this connection exceed --max-body-bytes {most}"))
+            raise Refusal(HttpError(413, f"bodies that wait on this connection exceed --max-body-bytes {most}"))
 
     def on_message_complete(self) -> None:
         if self._in_body:
@@ -228,7 +228,7 @@ class HttpProtocol(HttpToolsProtocol):
         else:
             self._end()
 
-    def _refuse(self, error: DoorError) -> None:
+    def _refuse(self, error: HttpError) -> None:
         """Read no more of this connection, and answer; while an earlier request is being answered, after that."""
         self._deaf = True
         self._cancel_input_timer()
@@ -248,7 +248,7 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
             self._answer(error)
 
-    def _answer(self, error: DoorError) -> None:
+    def _answer(self, error: HttpError) -> None:
         self.transport.write(answer_bytes(error, self.server_state.default_headers))
         self._linger()
 
@@ -277,11 +277,11 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._in_body:
             self._refuse(
-                DoorError(408, f"the body took longer than --body-timeout {self._limits.body_timeout:g} seconds")
+                HttpError(408, f"the body took longer than --body-timeout {self._limits.body_timeout:g} seconds")
             )
         elif self.scope is not None and "method" not in self.scope:  # within a head
             seconds = f"{self._limits.header_timeout:g} seconds"
-            self._refuse(DoorError(408, f"request line and headers took longer than --header-timeout {seconds}"))
+            self._refuse(HttpError(408, f"request line and headers took longer than --header-timeout {seconds}"))
         else:
             self._end()
 

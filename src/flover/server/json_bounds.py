@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
 from itertools import accumulate, compress
 from operator import countOf
 
@@ -29,42 +30,52 @@ def check_json(data: bytes, limits: Limits) -> None:
     openings = data.count(b"[") + data.count(b"{")
     if openings <= limits.max_json_depth and _num_values(data) <= limits.max_json_values:
         return
-    marks = outside_strings(data, limits.max_json_values)
-    if marks is None or _num_values(marks) > limits.max_json_values:
+    if num_values(data, limits.max_json_values) > limits.max_json_values:
         flag = flag_name("max_json_values")
         raise RequestError(f"the body has more than {flag} {limits.max_json_values} names and values")
-    if max(accumulate(_steps(marks)), default=0) > limits.max_json_depth:
-        flag = flag_name("max_json_depth")
-        raise RequestError(f"the body has more than {flag} {limits.max_json_depth} lists and objects in each other")
+    depth = 0
+    for marks in _outside_strings(_without_text(data)):
+        depths = list(accumulate(_steps(marks), initial=depth))
+        if max(depths) > limits.max_json_depth:
+            flag = flag_name("max_json_depth")
+            raise RequestError(f"the body has more than {flag} {limits.max_json_depth} lists and objects in each other")
+        depth = depths[-1]
 
 
-def outside_strings(data: bytes, most_strings: int) -> bytearray | None:
-    """The marks `,:[]{}` of JSON that are not in strings, in order; None if there are more than `most_strings`."""
-    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
-    if plain.count(b'"') // 2 > most_strings:
-        return None
-    kept = bytearray()
+def _without_text(data: bytes) -> bytes:
+    """The marks of JSON, those in strings too, and the quotation marks of strings."""
+    return data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _NOT_MARKS)
+
+
+def _outside_strings(plain: bytes) -> Iterator[bytes]:
+    """The marks `,:[]{}` that are not in strings, in order, a piece at a time."""
     inside = 0
     for start in range(0, len(plain), CHUNK):
         pieces = plain[start : start + CHUNK].split(b'"')
-        kept += b"".join(pieces[inside::2])
+        yield b"".join(pieces[inside::2])
         inside ^= (len(pieces) - 1) % 2
-    return kept
 
 
 def num_values(data: bytes, most: int) -> int:
     """At least as many as a text of JSON has names and values; more than `most` where it has more strings."""
-    marks = outside_strings(data, most)
-    return most + 1 if marks is None else _num_values(marks)
+    plain = _without_text(data)
+    if plain.count(b'"') // 2 > most:
+        return most + 1
+    return 1 + sum(_num_values(marks) - 1 for marks in _outside_strings(plain))
 
 
 def has_more_members(raw: bytes, most: int) -> bool:
     """Whether a list or an object has more than `most` members. `raw` is within the limits of a whole body."""
     if raw.count(b",") < most:
         return False
-    marks = outside_strings(raw, len(raw)) or bytearray()
-    depths = accumulate(_steps(marks))
-    return countOf(compress(depths, marks.translate(_IS_COMMA)), 1) >= most
+    depth = count = 0
+    for marks in _outside_strings(_without_text(raw)):
+        depths = list(accumulate(_steps(marks), initial=depth))
+        count += countOf(compress(depths[1:], marks.translate(_IS_COMMA)), 1)
+        if count >= most:
+            return True
+        depth = depths[-1]
+    return False
 
 
 def mark_lone_surrogate(data: bytes, mark: bytes) -> bytes | None:
@@ -77,12 +88,12 @@ def mark_lone_surrogate(data: bytes, mark: bytes) -> bytes | None:
     return whole[: found.start()] + mark + whole[found.end() :]
 
 
-def _steps(marks: bytearray) -> memoryview:
+def _steps(marks: bytes) -> memoryview:
     """By how much each mark changes the depth."""
     return memoryview(marks.translate(_STEPS)).cast("b")
 
 
-def _num_values(marks: bytes | bytearray) -> int:
+def _num_values(marks: bytes) -> int:
     """At least as many as there are names and values; exactly, where no list or object is empty."""
     return 1 + sum(marks.count(mark) for mark in (b",", b":", b"[", b"{"))
 

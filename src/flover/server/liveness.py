@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flover.server.door import Door
+from flover.server.app_state import AppState
 from flover.server.errors import Unavailable, error_response
 from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.responses import json_response
@@ -16,16 +16,16 @@ BEFORE_LOADING = LIVENESS_PATHS | {"/metrics", "/dashboard", "/openapi.json"}
 
 
 class LoadingGate:
-    """503 for everything but the state, as long as the model loads: a client that is told which models there are takes
-    the next request for possible."""
+    """503 for everything but the state, as long as the model loads: a client that gets the list of models assumes that
+    it can generate."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app = app
-        self._door = door
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._door.engine is None and scope["path"] not in BEFORE_LOADING:
-            message = "the server is shutting down" if self._door.draining else "the model is being loaded"
+        if scope["type"] == "http" and self._state.supervisor is None and scope["path"] not in BEFORE_LOADING:
+            message = "the server is shutting down" if self._state.draining else "the model is being loaded"
             await error_response(Unavailable(message))(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flover.config import EngineConfig
 from flover.generation_config import SamplingDefaults, read_sampling_defaults
 from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model, locate_tokenizer
-from flover.server.door import Door
+from flover.progress import loading_bar
+from flover.server.app_state import AppState
+from flover.service.listener import SupervisorListener
 from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
 from flover.text.files import read_template
@@ -22,24 +23,26 @@ from flover.text.tokenizer import Tokenizer
 
 
 async def load(
-    door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
+    state: AppState, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
-    """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
+    """Load the text side, then the engines, and let requests in. Raises `ConfigError`, `ModelError`, `EngineError`."""
     tokenizer, template, defaults = await asyncio.to_thread(
-        load_text, config, door.config.chat_template, door.config.limits.max_messages
+        load_text, config, state.config.chat_template, state.config.limits.max_messages
     )
-    columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(config.model, total=None)
-        engine = await Supervisor.start(
+    with loading_bar(config.model, console) as progress:
+        supervisor = await Supervisor.start(
             config,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            SupervisorListener(
+                on_loading=progress,
+                on_stats=state.metrics.on_stats,
+                on_iteration=state.live.put,
+            ),
             command=command,
             spawned=spawned,
-            stall_timeout=door.config.stall_timeout,
+            stall_timeout=state.config.stall_timeout,
         )
-    door.open(engine, tokenizer, template, defaults)
-    return engine
+    state.open(supervisor, tokenizer, template, defaults)
+    return supervisor
 
 
 def load_text(

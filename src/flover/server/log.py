@@ -2,7 +2,7 @@
 takes nothing never holds up the event loop.
 
 No record can bring a line break or control characters into the log, whatever a client sends. Of exceptions that are not
-Flover's own only type and place are written: their messages may hold what a client wrote.
+Flover's own only type and line are written: their messages may hold what a client wrote.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def logging_to(stream: TextIO, level: str) -> Iterator[None]:
 def _write(waiting: queue.Queue[str | None], handler: _Handler, stream: TextIO) -> None:
     while (line := waiting.get()) is not None:
         dropped, handler.dropped = handler.dropped, 0
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone
             stream.write(f"{line}\n" + (f"{dropped} lines of the log were dropped\n" if dropped else ""))
             stream.flush()
 

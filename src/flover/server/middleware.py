@@ -37,7 +37,7 @@ class RequestId:
         await self._app(scope, receive, send_with_id)
 
 
-class Head:
+class HeadRequests:
     """Answers HEAD as GET is answered, without the body."""
 
     def __init__(self, app: ASGIApp) -> None:

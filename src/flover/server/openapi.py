@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from flover.config import ServerConfig
-from flover.server.openapi_bodies import Served, body_schemas
+from flover.server.openapi_bodies import ServedModel, body_schemas
 from flover.server.responses import ChatChunk, ChatCompletion, Completion
 
 JSON = "application/json"
@@ -82,7 +82,7 @@ _TEXT = {"type": "object", "required": ["prompt"], "properties": {"prompt": {"ty
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
 
-def openapi(config: ServerConfig, served: Served) -> dict[str, Any]:
+def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     """The document, for a server of these settings."""
     answers, components = msgspec.json.schema_components([Completion, ChatCompletion, ChatChunk], ref_template=_REF)
     completion, chat, _ = answers

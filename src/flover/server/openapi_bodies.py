@@ -87,7 +87,7 @@ _ARGUMENTS: Schema = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServedModel:
     """What bodies depend on: the names that a server answers to, and what it knows of the loaded model. `facts` are
     None before it is loaded."""
 
@@ -99,7 +99,7 @@ class Served:
     """Whether a prompt without text has a token, that of its beginning."""
 
 
-def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
+def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
@@ -157,7 +157,7 @@ def _apart(pairs: list[_Pair]) -> list[Schema]:
 class _Maker:
     """Makes the schema of each field from its type and the limits in force."""
 
-    def __init__(self, config: ServerConfig, served: Served) -> None:
+    def __init__(self, config: ServerConfig, served: ServedModel) -> None:
         facts = served.facts
         self._strict = config.strict
         self._limits: Limits = config.limits

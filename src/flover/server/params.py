@@ -50,7 +50,7 @@ def completion_params(
     fields = _common(body, defaults, strict=strict)
     wanted = _max_tokens(body, default_max_tokens(defaults, chat=False), strict=strict)
     if scores_prompt_only(body):
-        wanted = 1  # the engine scores a prompt on the way to its first token; the door throws that one away
+        wanted = 1  # the engine scores a prompt on the way to its first token; the server drops that one
     if body.logprobs is not None:
         check_number("logprobs", body.logprobs, LOGPROBS)
     fields |= {"max_tokens": wanted, "logprobs": body.logprobs, "detokenize": detokenize}
@@ -114,7 +114,8 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
 
 
 def _common(body: GenerationBody, defaults: SamplingDefaults, *, strict: bool) -> dict[str, Any]:
-    if body.stream_options is not None and not body.stream:
+    options = body.stream_options
+    if options is not None and not body.stream and (strict or options.asks_for_usage):
         raise RequestError("stream_options needs stream: true", param="stream_options")
     if body.prompt_logprobs is not None:
         check_number("prompt_logprobs", body.prompt_logprobs, LOGPROBS)

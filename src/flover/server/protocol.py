@@ -30,6 +30,11 @@ class StreamOptions(msgspec.Struct, kw_only=True, frozen=True):
     continuous_usage_stats: bool | None = None
 
     @property
+    def asks_for_usage(self) -> bool:
+        """Whether any option is on."""
+        return bool(self.include_usage or self.continuous_usage_stats)
+
+    @property
     def usage_in_chunks(self) -> bool:
         """Whether every chunk says how many tokens there are so far."""
         return bool(self.include_usage and self.continuous_usage_stats)

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
+from flover.sampling_checks import PRIORITY
 from flover.server.json_bounds import has_more_members
 from flover.server.protocol import Effort, Name, Priority, Salt, Scalar
 
@@ -43,7 +44,7 @@ _WANTED: Mapping[Any, str] = {
     Name: 'up to 64 letters, digits, ".", "_" and "-"',
     Salt: 'up to 128 letters, digits, "_" and "-"',
     Effort: "a word of small letters",
-    Priority: f"a whole number between {-(2**31)} and {2**31 - 1}",
+    Priority: PRIORITY.wanted,
     Scalar: "a string, a number, true, false or null",
 }
 _MEMBER_WANTED: Mapping[Any, str] = {

@@ -54,7 +54,7 @@ class Exchange:
 
 
 class WithGeneration(Response):
-    """A response, and the generation that the line in the log is to tell of."""
+    """A response, and the generation that its line in the log describes."""
 
     def __init__(self, response: Response, generation: Generation) -> None:
         self._response = response

@@ -10,11 +10,11 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from flover.server.errors import ClientGone, as_door_error, envelope
+from flover.server.errors import ClientGone, as_http_error, envelope
 
 T = TypeVar("T")
 CLIENT_LEFT = 499
-"""Status of an answer that nobody reads, as nginx has it."""
+"""Status of an answer whose client has left, as nginx has it."""
 DONE = b"data: [DONE]\n\n"
 
 
@@ -30,7 +30,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     finally:
         watching.cancel()
         working.cancel()
-        # `work` tidies up before anybody goes on.
+        # `work` cleans up before the caller goes on.
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
@@ -63,7 +63,7 @@ class EventStream(Response):
         try:
             await until_disconnect(receive, self._run(send))
         except (ClientGone, OSError):
-            pass  # there is nobody to tell
+            pass  # the client has left
         finally:
             self._close()
 
@@ -78,5 +78,5 @@ class EventStream(Response):
             async for content in self._events:
                 yield event(content)
         except Exception as error:
-            yield event(envelope(as_door_error(error)))
+            yield event(envelope(as_http_error(error)))
         yield DONE

@@ -33,15 +33,15 @@ def throughput_line(before: EngineStats, now: EngineStats, seconds: float) -> st
 
 
 async def log_throughput(
-    engines: Supervisor,
+    supervisor: Supervisor,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Write the lines until cancelled."""
-    before, at = engines.stats, clock()
+    before, at = supervisor.stats, clock()
     while True:
         await sleep(SECONDS)
-        now, when = engines.stats, clock()
+        now, when = supervisor.stats, clock()
         line = throughput_line(before, now, max(when - at, 1e-9))
         if line is not None:
             logger.info("%s", line)

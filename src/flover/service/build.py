@@ -33,13 +33,19 @@ def build_engine(
     return engine
 
 
+def check_extras(config: EngineConfig) -> None:
+    """Raises `ConfigError` if a package that `config` needs is missing."""
+    if config.tensor_parallel_size > 1:
+        need("torch", "parallel", f"--tensor-parallel-size {config.tensor_parallel_size}")
+
+
 def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) -> Executor:
     """The model on one device, or shared by as many ranks as `config` says. Raises `ConfigError`, `ModelError`."""
     if config.distributed_executor_backend == "ray":
         raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
     if config.tensor_parallel_size == 1:
         return DeviceExecutor.load(config, progress)
-    need("torch", "parallel", f"--tensor-parallel-size {config.tensor_parallel_size}")
+    check_extras(config)
     from flover.parallel.launch import load_group
 
     return load_group(config, progress)

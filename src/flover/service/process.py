@@ -1,10 +1,10 @@
-"""The engine process: `python -m flover.service.process FD` serves one door over the inherited socket FD.
+"""The engine process: `python -m flover.service.process FD` serves one server over the inherited socket FD.
 
-Two threads. The reader takes frames from the door and hands them to the engine; the main thread steps the engine and
-sends the news. Knows frames and the engine's border, nothing of models, HTTP or text.
+Two threads. The reader takes messages from the server and hands them to the engine; the main thread steps the engine
+and sends its outputs. Knows messages and the engine's interface, nothing of models, HTTP or text.
 
-The process belongs to its door. When the socket ends the door is dead, and so is this process, at once, whatever the
-main thread is doing.
+The process belongs to its server. When the socket ends the server is dead, and this process exits at once, whatever
+the main thread is doing.
 """
 
 from __future__ import annotations
@@ -18,54 +18,38 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from flover.config import EngineConfig
-from flover.engine.observer import Observer
+from flover.engine.loop import Engine
 from flover.engine.queue import Cancel
 from flover.engine.stats import EngineStats
 from flover.errors import ConfigError, EngineError, ModelError, OutOfResourcesError, RequestError
 from flover.ipc import wire
-from flover.ipc.messages import Failed, FromEngine, Loading, News, Ready, Refused, Start, Stop, ToEngine, Watch
+from flover.ipc.messages import EngineOutputs, Failed, FromEngine, Loading, Ready, Refused, Start, Stop, ToEngine, Watch
 from flover.observe.timeline import Iteration, Timeline
-from flover.request import Delta, FinishReason, ModelFacts, Request
+from flover.request import Delta, FinishReason, Request
 
 HEARTBEAT_SECONDS = 0.25
-"""An idle engine sends its news this often, so that the door can tell idle from stuck."""
+"""An idle engine sends its counters this often, so that the server can tell idle from stuck."""
 WATCH_SECONDS = 0.05
-"""While somebody watches, news tell of iterations this often: of several at once, which costs less."""
+"""While watched, iterations are sent this often: several at once, which costs less."""
 ORPHAN_GRACE_SECONDS = 0.5
-"""Time for the main thread to leave in order after the door died; then the process is ended from the reader."""
+"""Time for the main thread to exit in order after the server died; then the reader ends the process."""
 YOUNG_ONLY = (2_000, 10, 2**30)
 """Thresholds of the garbage collector's three generations; the third is never reached."""
 SPLIT_BYTES = 2**20
-"""News that are longer are sent delta by delta: whoever reads them has other things to do in between."""
+"""Longer outputs are sent delta by delta: the server's event loop has other work in between."""
 EXIT_FAILED = 1
 
 logger = logging.getLogger(__name__)
 
 
-class DoorGone(Exception):  # noqa: N818  # an event, not a fault of this process
-    """Nobody reads the other end of the socket any more."""
-
-
-class Engine(Protocol):
-    """The border of `flover.engine.loop.Engine`, as this process uses it."""
-
-    @property
-    def facts(self) -> ModelFacts: ...
-    def submit(self, request: Request) -> None: ...
-    def cancel(self, request_id: str, index: int | None = None) -> None: ...
-    def step(self) -> list[Delta]: ...
-    def wait(self, timeout: float) -> bool: ...
-    def stats(self) -> EngineStats: ...
-    def observe(self, observer: Observer) -> None: ...
-    def unobserve(self, observer: Observer) -> None: ...
-    def close(self) -> None: ...
+class ServerGone(Exception):  # noqa: N818  # an event, not a fault of this process
+    """The other end of the socket is closed."""
 
 
 EngineFactory = Callable[[EngineConfig, Callable[[int, int], None]], Engine]
-"""Builds an engine; the second argument is told (bytes done, bytes in all) while weights are loaded."""
+"""Builds an engine; the second argument is called with bytes done and bytes in all while weights are loaded."""
 
 
 class EngineProcess:
@@ -81,9 +65,9 @@ class EngineProcess:
         self._config: EngineConfig | None = None
         self._engine: Engine | None = None
         self._watched = False
-        """Whether the door wants to hear of iterations; set by the reader, obeyed between two steps."""
+        """Whether to describe iterations; set by the reader, obeyed between two steps."""
         self._timeline: Timeline | None = None
-        self._next_telling = 0.0
+        self._next_iterations = 0.0
 
     def run(self) -> int:
         """Load, serve until told to stop, and return the exit code."""
@@ -93,13 +77,13 @@ class EngineProcess:
             return EXIT_FAILED
         try:
             engine = self._load(self._config)
-        except DoorGone:
+        except ServerGone:
             return EXIT_FAILED
         except Exception as error:
             return self._fail(_kind(error), error)
         try:
             self._serve(engine)
-        except DoorGone:
+        except ServerGone:
             return EXIT_FAILED
         except Exception as error:
             return self._fail("engine", error)
@@ -111,7 +95,7 @@ class EngineProcess:
         engine = self._factory(config, lambda done, total: self._send(Loading(done, total)))
         self._engine = engine
         # What loading made stays for ever: the collector need never look at it again. Of what comes later it looks at
-        # the young objects only, which takes microseconds; all of them are for when nobody waits for a token.
+        # the young objects only, which takes microseconds; at all of them when the engine is idle.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*YOUNG_ONLY)
@@ -119,15 +103,15 @@ class EngineProcess:
         return engine
 
     def _serve(self, engine: Engine) -> None:
-        tidy = True
+        collected = True
         while not self._stopping.is_set():
             busy = engine.wait(HEARTBEAT_SECONDS)
-            if not busy and not tidy:
+            if not busy and not collected:
                 gc.collect()
-            tidy = not busy
+            collected = not busy
             self._watch(engine)
             self._deliver(engine, engine.step() if busy else [])
-        # The door cancels what is open before it says stop: one more iteration boundary ends it all.
+        # The server cancels what is open before it sends `Stop`: one more iteration boundary ends it all.
         if engine.wait(0):
             self._deliver(engine, engine.step())
 
@@ -140,32 +124,34 @@ class EngineProcess:
             self._timeline = None
 
     def _iterations(self, stats: EngineStats) -> list[Iteration]:
-        """Those that have been since the last call, when it is time to tell of them."""
+        """Those since the last call, when it is time to send them."""
         now = time.monotonic()
         idle = stats.running + stats.waiting == 0
-        if self._timeline is None or not (idle or now >= self._next_telling):
+        if self._timeline is None or not (idle or now >= self._next_iterations):
             return []
-        self._next_telling = now + WATCH_SECONDS
+        self._next_iterations = now + WATCH_SECONDS
         return self._timeline.take()
 
     def _deliver(self, engine: Engine, deltas: list[Delta]) -> None:
         stats = engine.stats()
         iterations = self._iterations(stats)
         try:
-            self._send(News(deltas, stats, iterations), SPLIT_BYTES if len(deltas) > 1 else None)
+            self._send(EngineOutputs(deltas, stats, iterations), SPLIT_BYTES if len(deltas) > 1 else None)
         except wire.WireError:
             if iterations:
-                self._send(News([], stats, iterations))
+                self._send(EngineOutputs([], stats, iterations))
             for delta in deltas:
                 self._deliver_alone(engine, delta, stats)
 
     def _deliver_alone(self, engine: Engine, delta: Delta, stats: EngineStats) -> None:
-        """The news of an iteration were too long for one frame; one delta that is too long ends its sequence."""
+        """The outputs of an iteration were too long for one frame; one delta that is too long ends its sequence."""
         try:
-            self._send(News([delta], stats))
+            self._send(EngineOutputs([delta], stats))
         except wire.WireError as error:
             engine.cancel(delta.request_id, delta.index)
-            self._send(News([_failed(delta.request_id, delta.index, f"its answer is too long: {error}")], stats))
+            self._send(
+                EngineOutputs([_failed(delta.request_id, delta.index, f"its answer is too long: {error}")], stats)
+            )
 
     def _send(self, message: FromEngine, most: int | None = None) -> None:
         """Raises `WireError`, and sends nothing, if the frame would be longer than `most` bytes."""
@@ -176,7 +162,7 @@ class EngineProcess:
             with self._sending:
                 self._sock.sendall(frame)
         except OSError as error:
-            raise DoorGone from error
+            raise ServerGone from error
 
     def _fail(self, kind: str, error: Exception) -> int:
         known = isinstance(error, ConfigError | ModelError | EngineError)
@@ -184,8 +170,8 @@ class EngineProcess:
             logger.error("the engine stops", exc_info=error)
         try:
             self._send(Failed(kind, str(error) if known else f"{type(error).__name__}: {error}"))
-        except DoorGone:
-            logger.error("the door is gone and cannot be told")
+        except ServerGone:
+            logger.error("the server is gone, and the failure cannot be sent")
         return EXIT_FAILED
 
     # The reader thread
@@ -195,8 +181,8 @@ class EngineProcess:
             while (body := wire.receive(self._sock)) is not None:
                 self._take_body(body)
         except (OSError, wire.WireError) as error:
-            logger.error("reading from the door failed: %s", error)
-        finally:  # whatever ended this thread, an engine that hears nobody must not live on
+            logger.error("reading from the server failed: %s", error)
+        finally:  # whatever ended this thread, an engine that reads no messages must not live on
             if not self._stopping.is_set():
                 self._orphaned()
 
@@ -235,13 +221,15 @@ class EngineProcess:
             engine.submit(request)
         except RequestError as error:
             self._send(Refused(request.id, error.message, error.param, error.code))
-        except Exception as error:  # a fault of ours: this request's affair, nobody else's
+        except Exception as error:  # a fault of ours: it ends this request alone
             logger.error("a request cannot be taken in", exc_info=error)
             said = f"the engine failed on this request: {type(error).__name__}"
-            self._send(News([_failed(request.id, index, said) for index in range(request.params.n)], engine.stats()))
+            self._send(
+                EngineOutputs([_failed(request.id, index, said) for index in range(request.params.n)], engine.stats())
+            )
 
     def _orphaned(self) -> None:
-        """Nobody will ever read what this process computes."""
+        """No server reads what this process computes."""
         self._stopping.set()
         self._started.set()
         threading.Event().wait(ORPHAN_GRACE_SECONDS)
@@ -261,16 +249,16 @@ def _kind(error: Exception) -> str:
 
 
 def _default_factory() -> EngineFactory:
-    from flover.service.build import build_engine  # here, so that another engine needs no torch
+    from flover.service.build import build_engine  # here, so that another factory loads no model code
 
     return build_engine
 
 
 def main(arguments: Sequence[str], factory: EngineFactory | None = None) -> int:
-    """Serve the door on the file descriptor that `arguments` names; returns the exit code."""
+    """Serve the server on the file descriptor that `arguments` names; returns the exit code."""
     descriptor = int(arguments[-1])
     os.set_inheritable(descriptor, False)
-    # Signals for the terminal or the service reach every process of it. The door decides what they mean, and this
+    # Signals for the terminal or the service reach every process of it. The server decides what they mean, and this
     # process has to live on while open requests finish.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

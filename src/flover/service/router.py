@@ -1,5 +1,5 @@
-"""Which of several engines gets a request: the one that has computed the longest beginning of its prompt, as long as
-it is not much busier than the others. Pure: no clock, no engine, no network."""
+"""Which of several replicas gets a request: the one that has computed the longest prefix of its prompt, unless it is
+much busier than the others. Pure: no clock, no engine, no network."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 BLOCK = 32
 MOST_APART = 8
 MOST_BLOCKS = 128
-"""Blocks of one prompt that are looked at: what comes after them hardly tells two prompts apart."""
+"""Blocks of one prompt that are looked at: what comes after them seldom differs."""
 MOST_ENTRIES = 2**16
-"""Beginnings that are remembered; those that were sent least recently go first."""
+"""Prefixes that are remembered; those that were sent least recently are forgotten first."""
 _DIGEST_BYTES = 8
 _ID_BYTES = 8
 
 
 class PrefixRouter:
-    """Prefix affinity with balance bounds, for `num_replicas` engines numbered from 0. Not thread-safe.
+    """Prefix affinity with balance bounds, for `num_replicas` replicas numbered from 0. Not thread-safe.
 
-    A prompt is cut into blocks of `block` token ids, or of `block` bytes of text; only whole blocks count. An engine
+    A prompt is cut into blocks of `block` token ids, or of `block` bytes of text; only whole blocks count. A replica
     that has more than `most_apart` open requests more than the least busy one gets nothing for its cache's sake.
-    What the engines really keep is not asked: a beginning counts as known to everybody it was sent to.
+    What the caches really hold is not asked: a prefix counts as known to every replica that it was sent to.
     """
 
     def __init__(self, num_replicas: int, *, block: int = BLOCK, most_apart: int = MOST_APART) -> None:
@@ -32,11 +32,11 @@ class PrefixRouter:
         self._num_replicas = num_replicas
         self._block = block
         self._most_apart = most_apart
-        self._known: OrderedDict[bytes, int] = OrderedDict()  # digest of a beginning -> its replicas, a bit for each
+        self._known: OrderedDict[bytes, int] = OrderedDict()  # digest of a prefix -> its replicas, a bit for each
 
     def choose(self, prompt: Sequence[int] | bytes | str, open_requests: Sequence[int | None]) -> int:
         """The replica for this prompt, which counts as sent to it. `open_requests[i]` is None when replica i cannot
-        take anything. Ties go to whoever has the fewest open requests, then to the lowest number.
+        take anything. Ties go to the replica with the fewest open requests, then to the lowest number.
 
         Raises `LookupError` if no replica can take it.
         """
@@ -65,7 +65,7 @@ class PrefixRouter:
                 del self._known[digest]
 
     def _digests(self, prompt: Sequence[int] | bytes | str) -> list[bytes]:
-        """One for each beginning of whole blocks, the shortest first."""
+        """One for each prefix of whole blocks, the shortest first."""
         most = self._block * MOST_BLOCKS
         if isinstance(prompt, str):
             data, step = prompt[:most].encode("utf-8", "surrogatepass")[:most], self._block
@@ -80,7 +80,7 @@ class PrefixRouter:
         return digests
 
     def _best(self, digests: Sequence[bytes], near: Mapping[int, int]) -> Iterable[int]:
-        """Those of `near` that were sent the longest beginning; all of them if none was sent any."""
+        """Those of `near` that were sent the longest prefix; all of them if none was sent any."""
         best, still = 0, sum(1 << index for index in near)
         for digest in digests:
             still &= self._known.get(digest, 0)
@@ -90,7 +90,7 @@ class PrefixRouter:
         return list(_bits(best)) or near
 
     def _remember(self, digests: Sequence[bytes], replica: int) -> None:
-        # The longest first: as the oldest of a prompt it goes first, and a beginning outlives its continuations.
+        # The longest first: as the oldest of a prompt it goes first, and a prefix outlives its continuations.
         for digest in reversed(digests):
             self._known[digest] = self._known.get(digest, 0) | 1 << replica
             self._known.move_to_end(digest)
@@ -99,7 +99,7 @@ class PrefixRouter:
 
 
 def _bits(mask: int) -> Iterator[int]:
-    """The places of the ones, the lowest first."""
+    """The positions of the ones, the lowest first."""
     while mask:
         lowest = mask & -mask
         yield lowest.bit_length() - 1

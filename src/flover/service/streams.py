@@ -1,4 +1,4 @@
-"""What lies between the arrival of deltas and their reader: one mailbox per stream, of bounded size.
+"""Between the arrival of deltas and their reader: one mailbox per stream, of bounded size.
 
 Knows deltas and asyncio; nothing of sockets and processes.
 """
@@ -17,7 +17,7 @@ MAX_WAITING_NUMBERS = 2**18
 
 
 class SlowReaderError(EngineError):
-    """The reader of a stream was so slow that its news were dropped."""
+    """The reader of a stream was so slow that its deltas were dropped."""
 
 
 class Mailbox:
@@ -42,7 +42,7 @@ class Mailbox:
         return self._left[request_id] <= 0
 
     def put(self, delta: Delta) -> None:
-        """Add news; sets `overflowed`, and fails the stream, when a reader leaves too much lying."""
+        """Add a delta; sets `overflowed`, and fails the stream, when too much waits for the reader."""
         if self._failed:
             return
         if delta.finish_reason is not None:

@@ -36,9 +36,9 @@ def _borders(string: str) -> list[int]:
 class StopMatcher:
     """Passes text on up to the first stop string and holds back text that may still become one.
 
-    `matched` is the stop string that was found, else None. With `include` the stop string itself is passed on,
-    and nothing is held back. Hidden text, such as that of special tokens, is searched but not passed on, unless it
-    belongs to an included stop string. Cost: one step per character and stop string.
+    `matched` is the stop string that was found, else None. With `include` the stop string itself is passed on, and
+    nothing but hidden text is held back. Hidden text, such as that of special tokens, is searched but not passed on,
+    unless it belongs to an included stop string. Cost: one step per character and stop string.
     """
 
     def __init__(self, table: StopTable, *, include: bool = False) -> None:
@@ -69,7 +69,10 @@ class StopMatcher:
                 end, start = position + 1, max(0, position + 1 - len(complete))
                 before = "".join(compress(buffer[:start], shown))
                 return before + buffer[start:end] if self._include else before
-        split = len(buffer) - (0 if self._include else self._open_len())
+        open_len = min(self._open_len(), len(buffer))
+        if self._include and 0 not in shown[len(buffer) - open_len :]:
+            open_len = 0
+        split = len(buffer) - open_len
         self._held, self._shown = buffer[split:], shown[split:]
         return "".join(compress(buffer[:split], shown)) if 0 in shown else buffer[:split]
 

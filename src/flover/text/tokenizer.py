@@ -1,4 +1,5 @@
-"""The tokenizer of a model: text to token ids and back, with the `tokenizers` library and the model's tokenizer.json.
+"""The tokenizer of a model: text to token ids and back, with the `tokenizers` library and the model's
+tokenizer.json (or vocab.json and merges.txt, its older form).
 
 A `Tokenizer` is immutable after loading (no truncation, no padding), so threads may share it.
 """
@@ -16,6 +17,7 @@ import tokenizers
 from flover.errors import ModelError, RequestError
 from flover.files import is_there, read_text
 from flover.generation_config import MAX_TOKENIZER_BYTES
+from flover.text.bpe_files import describe_bpe, has_bpe_files
 from flover.text.files import TokenizerFiles, read_tokenizer_files
 from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
@@ -38,9 +40,12 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
         """Load the tokenizer of a model folder. Raises `ModelError` if it is missing, damaged or not supported."""
-        source = _read_tokenizer_json(folder)
+        own = is_there(folder / "tokenizer.json")
+        if not own:
+            _check_bpe_files(folder)
         files = read_tokenizer_files(folder)
-        path = folder / "tokenizer.json"
+        path = folder / ("tokenizer.json" if own else "vocab.json")
+        source = read_text(path, MAX_TOKENIZER_BYTES) if own else json.dumps(describe_bpe(folder, files))
         try:
             described = json.loads(source)
             check_growth(described)
@@ -199,15 +204,16 @@ def _reason(text: str, error: Exception) -> str:
     return str(error)
 
 
-def _read_tokenizer_json(folder: Path) -> str:
-    path = folder / "tokenizer.json"
-    if is_there(path):
-        return read_text(path, MAX_TOKENIZER_BYTES)
+def _check_bpe_files(folder: Path) -> None:
+    """That a folder without tokenizer.json has a tokenizer in the two older files of byte-level BPE."""
+    if has_bpe_files(folder):
+        return
     others = [name for name in _OTHER_FORMATS if is_there(folder / name)]
     if others:
         raise ModelError(
-            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json is supported: "
-            "make it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json, or vocab.json with "
+            "merges.txt, is supported: make it with transformers, "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
     if not is_there(folder / "config.json"):
         raise ModelError(f"{folder} has no config.json: it is not the directory of a model")

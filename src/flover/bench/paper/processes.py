@@ -18,9 +18,10 @@ from flover.bench.workload import Job
 from flover.config import EngineConfig, one_engine
 from flover.engine.stats import EngineStats
 from flover.errors import EngineError
-from flover.memory.machine import usable_cores
+from flover.memory.machine import compute_threads, usable_cores
 from flover.request import FinishReason, Request, SamplingParams
 from flover.service.client import EngineClient
+from flover.service.listener import EngineListener
 
 OnLoading = Callable[[str], None]
 WARM_UP = (Job(0.0, tuple(range(16, 24)), 16, 0),)
@@ -31,15 +32,12 @@ def engine_config(config: EngineConfig, strategy: BatchingStrategy, cores: int) 
     """The configuration of one engine of a strategy. Concurrent instances divide the cores, for the strongest
     baseline."""
     name = "serial" if strategy.name == "concurrent" else strategy.name
-    threads = (
-        max(1, cores // (strategy.instances * strategy.ranks)) if config.num_threads is None else config.num_threads
-    )
     return dataclasses.replace(
         config,
         strategy=name,
         reorder=strategy.reorder,
         batch_window_ms=strategy.window_ms,
-        num_threads=threads,
+        num_threads=compute_threads(config.num_threads, strategy.instances * strategy.ranks, cores),
         tensor_parallel_size=max(strategy.ranks, config.tensor_parallel_size),
         enable_prefix_caching=False,
     )
@@ -55,6 +53,7 @@ class ProcessRunner:
         self._strategy: BatchingStrategy | None = None
         self._engines: list[EngineClient] = []
         self._numbers = itertools.count()
+        self._workload: _Workload | None = None
 
     def __enter__(self) -> ProcessRunner:
         self._asyncio = asyncio.Runner()
@@ -77,10 +76,16 @@ class ProcessRunner:
             cores = usable_cores()
             self._strategy = strategy
             for _ in range(strategy.instances):
-                engine = await EngineClient.start(engine_config(self._config, strategy, cores))
+                listener = EngineListener(on_stats=self._on_stats)
+                engine = await EngineClient.start(engine_config(self._config, strategy, cores), listener)
                 self._engines.append(engine)
-                await _ProcessRun([engine], self._numbers).run(WARM_UP)
-        return await _ProcessRun(self._engines, self._numbers).run(jobs)
+                await _Workload([engine], self._numbers).run(WARM_UP)
+        self._workload = _Workload(self._engines, self._numbers)
+        return await self._workload.run(jobs)
+
+    def _on_stats(self, stats: EngineStats) -> None:
+        if self._workload is not None:
+            self._workload.note()
 
     async def _close(self) -> None:
         engines, self._engines, self._strategy = self._engines, [], None
@@ -88,7 +93,7 @@ class ProcessRunner:
             await engine.close()
 
 
-class _ProcessRun:
+class _Workload:
     """One workload on running engines. With several of them, a request goes to an idle one."""
 
     def __init__(self, engines: Sequence[EngineClient], numbers: itertools.count[int]) -> None:
@@ -101,7 +106,6 @@ class _ProcessRun:
         free: asyncio.Queue[EngineClient] = asyncio.Queue()
         for engine in self._engines:
             free.put_nowait(engine)
-            engine.on_stats = self._note
         before = [engine.stats for engine in self._engines]
         self._start = time.perf_counter()
         records = await asyncio.gather(*(self._one(job, free) for job in jobs))
@@ -113,8 +117,8 @@ class _ProcessRun:
             moments=self._moments,
         )
 
-    def _note(self, _: EngineStats) -> None:
-        """Record the state of all engines when one reports statistics."""
+    def note(self) -> None:
+        """Record the state of all engines."""
         at = time.perf_counter() - self._start
         pages = sum(engine.stats.pages_used for engine in self._engines)
         self._moments.append(Moment(at, pages, sum(engine.stats.generating for engine in self._engines)))

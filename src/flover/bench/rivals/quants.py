@@ -18,7 +18,7 @@ _Q6_SUBBLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class QuantFormat:
     """A format: ggml's type number, values and bytes per block, and the packing function.
 
     `pack` maps float32 [blocks, block] to bytes [blocks, size].
@@ -107,11 +107,11 @@ def _half(scale: Floats) -> Bytes:
 
 
 KINDS = {
-    "f32": Kind(0, 1, 4, _plain("<f4")),
-    "f16": Kind(1, 1, 2, _plain("<f2")),
-    "bf16": Kind(30, 1, 2, _bf16),
-    "q4_0": Kind(2, 32, 18, _q4_0),
-    "q8_0": Kind(8, 32, 34, _q8_0),
-    "q6_k": Kind(14, 256, 210, _q6_k),
+    "f32": QuantFormat(0, 1, 4, _plain("<f4")),
+    "f16": QuantFormat(1, 1, 2, _plain("<f2")),
+    "bf16": QuantFormat(30, 1, 2, _bf16),
+    "q4_0": QuantFormat(2, 32, 18, _q4_0),
+    "q8_0": QuantFormat(8, 32, 34, _q8_0),
+    "q6_k": QuantFormat(14, 256, 210, _q6_k),
 }
 """By name."""

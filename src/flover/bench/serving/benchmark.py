@@ -19,7 +19,7 @@ from flover.bench.serving.fit import chat_tokens, check_lengths, fit_lengths
 from flover.bench.serving.options import pairs
 from flover.bench.serving.prepare import draw_samples, load_tokenizer
 from flover.bench.serving.report import Setup
-from flover.bench.serving.run import Ended, ServingRun, Work, find_max_model_len, serve_all
+from flover.bench.serving.run import Ended, ServingRun, ServingWorkload, find_max_model_len, serve_all
 from flover.bench.serving.traffic import arrivals
 from flover.text.tokenizer import Tokenizer
 
@@ -47,7 +47,7 @@ def measure_serving(
     if samples is None:
         samples = draw_samples(data, options.dataset, tokenizer)
     others = _others(options, samples, tokenizer)
-    work = Work(
+    work = ServingWorkload(
         samples=samples,
         times=_times(options, samples),
         warmups=list(islice(cycle(others), traffic.num_warmups)),

@@ -28,7 +28,7 @@ Ended = Callable[[RequestRecord], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class ServingWorkload:
     """The samples to measure and their times, warm-up samples, one for the readiness check, and fields of every
     request."""
 
@@ -51,7 +51,9 @@ class ServingRun:
     counted: str
 
 
-async def serve_all(target: ServerOptions, traffic: Traffic, work: Work, ended: Ended | None = None) -> ServingRun:
+async def serve_all(
+    target: ServerOptions, traffic: Traffic, work: ServingWorkload, ended: Ended | None = None
+) -> ServingRun:
     """Run the benchmark. Raises `EngineError` if the server is unusable; failed requests are in their records."""
     async with Client(target.url, headers=target.headers) as client:
         model = await _find_model(client, target, traffic.ready_check_timeout_sec)
@@ -92,7 +94,12 @@ async def send_all(
 
 
 def _sends(
-    work: Work, samples: Sequence[SampleRequest], times: Sequence[float], target: ServerOptions, model: str, part: str
+    work: ServingWorkload,
+    samples: Sequence[SampleRequest],
+    times: Sequence[float],
+    target: ServerOptions,
+    model: str,
+    part: str,
 ) -> list[Send]:
     """Requests of one part of the run; with backend flover each part has its own cache salt."""
     own = {"return_token_ids": True, "cache_salt": f"{part}-{secrets.token_hex(8)}"} if target.is_flover else {}

@@ -22,6 +22,7 @@ from flover.bench.serving.memory import children, peak_memory, resident_memory
 from flover.config import EngineConfig, one_engine
 from flover.errors import EngineError
 from flover.service.client import EngineClient
+from flover.service.listener import EngineListener
 
 POLL_SECONDS = 0.02
 BLOCK_BYTES = 2**22
@@ -101,7 +102,7 @@ async def _phases(config: EngineConfig) -> Phases:
             began, before_weights = done, sum(map(resident_memory, children(os.getpid())))
 
     started = time.perf_counter()
-    engine = await EngineClient.start(config, on_loading)
+    engine = await EngineClient.start(config, EngineListener(on_loading=on_loading))
     ready = time.perf_counter()
     await engine.close()
     return Phases(began - started, done - began, ready - done, before_weights)

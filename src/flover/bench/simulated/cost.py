@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from flover.engine.budget import chunk_attention
+from flover.engine.budget import attention_of
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError
@@ -56,33 +56,6 @@ class Clock:
         return self.now
 
 
-class ContextCounter:
-    """The context read by the tokens of each plan; plans must come in order."""
-
-    def __init__(self) -> None:
-        self._lens: dict[int, int] = {}
-
-    def of(self, plan: StepPlan) -> int:
-        """The summed context of this plan's tokens."""
-        lens = self._lens
-        for row in plan.evictions:
-            lens.pop(row, None)
-        for move in plan.moves:
-            lens[move.dst] = lens.pop(move.src)
-        context = 0
-        for chunk in plan.chunks:
-            context += chunk_attention(chunk.start, len(chunk.token_ids))
-            lens[chunk.row] = chunk.start + len(chunk.token_ids)
-        for row in plan.generating:
-            lens[row] += 1
-            context += lens[row]
-        return context
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self._lens.clear()
-
-
 class CostExecutor:
     """An executor whose iterations take `cost` times `slowdown` on `clock`."""
 
@@ -91,16 +64,15 @@ class CostExecutor:
         self.slowdown = 1.0
         self._cost = cost
         self._clock = clock
-        self._context = ContextCounter()
 
     def run(self, plan: StepPlan) -> StepResult:
         """Advance the clock by the iteration's time; every sampling row gets a token."""
-        self._clock.now += self._cost.of(plan.num_tokens, self._context.of(plan)) * self.slowdown / 1e3
-        sampling = sorted([chunk.row for chunk in plan.chunks if chunk.samples] + plan.generating)
-        return StepResult(step=plan.step, rows=[RowResult(row=row, token_id=TOKEN) for row in sampling])
+        self._clock.now += self._cost.of(plan.num_tokens, attention_of(plan)) * self.slowdown / 1e3
+        rows = [RowResult(row=work.row, token_ids=[TOKEN]) for work in plan.work if work.num_samples]
+        return StepResult(step=plan.step, rows=rows)
 
     def reset(self) -> None:
-        self._context.clear()
+        pass
 
     def trim(self, free_pages: list[int]) -> None:
         pass

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from flover.bench.paper.processes import as_request
-from flover.bench.simulated.cost import ContextCounter, Cost
+from flover.bench.simulated.cost import Cost
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
+from flover.engine.budget import attention_of
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
@@ -40,17 +41,15 @@ class TimedExecutor:
         self.facts: ModelFacts = executor.facts
         self.observations: list[Observation] = []
         self._executor = executor
-        self._context = ContextCounter()
 
     def run(self, plan: StepPlan) -> StepResult:
         began = time.perf_counter()
         result = self._executor.run(plan)
         milliseconds = 1e3 * (time.perf_counter() - began)
-        self.observations.append(Observation(plan.num_tokens, self._context.of(plan), milliseconds))
+        self.observations.append(Observation(plan.num_tokens, attention_of(plan), milliseconds))
         return result
 
     def reset(self) -> None:
-        self._context.clear()
         self._executor.reset()
 
     def trim(self, free_pages: list[int]) -> None:

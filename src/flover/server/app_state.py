@@ -1,6 +1,6 @@
-"""The door: everything the routes share. Who may come in, how text becomes requests, where the engine is.
+"""What the routes share: admission, how text becomes requests, the engines.
 
-Knows the engine's client and the text side; nothing of routes and JSON.
+Knows the supervisor and the text side; nothing of routes and JSON.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from flover.config import EngineConfig, ServerConfig
-from flover.errors import ConfigError, EngineDeadError, RequestError, quoted
+from flover.errors import ConfigError, EngineClosedError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
-from flover.server.admission import Admission, Size
-from flover.server.errors import DoorError, Unavailable
+from flover.server.admission import AdmissionControl, RequestSize
+from flover.server.errors import HttpError, Unavailable
 from flover.server.generation import Generation
 from flover.server.http_hosts import is_loopback
 from flover.server.http_keys import combine_salts
@@ -45,15 +45,15 @@ OUT_OF_ENGINES = {
 T = TypeVar("T")
 
 
-class Door:
+class AppState:
     """The shared state of one server. Lives in one event loop."""
 
     def __init__(self, engine_config: EngineConfig, config: ServerConfig) -> None:
         self.config = config
         self.model_names: Sequence[str] = config.served_model_name or (engine_config.model,)
-        self.created = int(time.time())
+        self.created = int(time.time())  # noqa: TID251
         self.metrics = Metrics(self.model_names[0])
-        self.engine: Supervisor | None = None
+        self.supervisor: Supervisor | None = None
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None
         self.sampling_defaults: SamplingDefaults = {}
@@ -61,7 +61,7 @@ class Door:
         self.draining = False
         self._generations: set[Generation] = set()
         self._turn = asyncio.Lock()
-        self.admission = Admission(config, self.metrics.rejected.inc)
+        self.admission = AdmissionControl(config, self.metrics.rejected.inc)
         self.threads = TextThreads()
         self._seeds = random.Random(engine_config.seed)
 
@@ -69,42 +69,42 @@ class Door:
 
     def open(
         self,
-        engine: Supervisor,
+        supervisor: Supervisor,
         tokenizer: Tokenizer | None,
         template: ChatTemplate | None,
         sampling_defaults: SamplingDefaults,
     ) -> None:
         """The model is loaded: let requests in. `sampling_defaults` is what its files recommend."""
         self.tokenizer, self.template, self.sampling_defaults = tokenizer, template, sampling_defaults
-        self.metrics.open(engine)
-        self.live.open(engine)
-        self.engine = engine
+        self.metrics.open(supervisor)
+        self.live.open(supervisor)
+        self.supervisor = supervisor
 
     @property
     def status(self) -> str:
         """ "ok", or what is the matter."""
         if self.draining:
             return "shutting down"
-        if self.engine is None:
+        if self.supervisor is None:
             return "loading"
-        return self.engine.status
+        return self.supervisor.status
 
-    def ready_engine(self) -> Supervisor:
-        """The engine, if it takes requests now. Raises `Unavailable`."""
+    def ready_supervisor(self) -> Supervisor:
+        """The supervisor, if it takes requests now. Raises `Unavailable`."""
         if self.draining:
             raise Unavailable("the server is shutting down")
-        if self.engine is None:
+        if self.supervisor is None:
             raise Unavailable("the model is being loaded")
-        if not self.engine.alive:
-            raise Unavailable(OUT_OF_ENGINES[self.engine.status])
-        return self.engine
+        if not self.supervisor.alive:
+            raise Unavailable(OUT_OF_ENGINES[self.supervisor.status])
+        return self.supervisor
 
     @property
     def facts(self) -> ModelFacts:
         """What is known of the loaded model. Raises `Unavailable` before it is loaded."""
-        if self.engine is None:
+        if self.supervisor is None:
             raise Unavailable("the model is being loaded")
-        return self.engine.facts
+        return self.supervisor.facts
 
     def check_model(self, name: str | None) -> str:
         """The name to answer with. Raises a 404 for a model that is not served here."""
@@ -112,14 +112,14 @@ class Door:
             return self.model_names[0]
         if name not in self.model_names:
             message = f"the model {quoted(name)} is not served here; there is {', '.join(self.model_names)}"
-            raise DoorError(404, message, param="model", code="model_not_found")
+            raise HttpError(404, message, param="model", code="model_not_found")
         return name
 
     # Text
 
     async def turn(self) -> None:
-        """Wait for one's turn to work in the event loop: of a thousand requests that come at once, one in each round,
-        so that streams and `/health` come in between."""
+        """Wait for a round of the event loop: of a thousand requests that come at once, one is read in each round, and
+        streams and `/health` are served in between."""
         async with self._turn:
             await asyncio.sleep(0)
 
@@ -157,10 +157,10 @@ class Door:
         """Admit, tokenize and submit the `count` prompts of one HTTP request; they are made off the event loop.
         `key_salt` is that of the request's API key (`http_keys.salt_of`), `num_chars` about the length of all texts.
 
-        The caller must close what it gets. Raises `RequestError`, or a 429 or 503 as `DoorError`.
+        The caller must close what it gets. Raises `RequestError`, or a 429 or 503 as `HttpError`.
         """
         arrival = time.monotonic()
-        self.ready_engine()
+        self.ready_supervisor()
         facts, tokenizer = self.facts, self.tokenizer
         salt = combine_salts(key_salt, body.cache_salt or "")
 
@@ -189,27 +189,27 @@ class Door:
             _check_shared_ids(params, banned, count)
             return [prepare(prompt, number, stops, banned) for number, prompt in enumerate(make_prompts())]
 
-        size = Size(count, count * params.n)
+        size = RequestSize(count, count * params.n)
         with self.admission.enter(size) as keep:
             check_text_limits(params, self.config.limits)
             # Drawn here, in order of arrival, and not by threads that overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
             requests = await self.threads.run(prepare_all, num_chars)
             await self.turn()
-            generation = Generation(self.ready_engine(), tokenizer, self.metrics, requests, arrival)
+            generation = Generation(self.ready_supervisor(), tokenizer, self.metrics, requests, arrival)
             keep()
         self._generations.add(generation)
         generation.on_close = lambda: self._forget(generation, size)
         return generation
 
-    def _forget(self, generation: Generation, size: Size) -> None:
+    def _forget(self, generation: Generation, size: RequestSize) -> None:
         self._generations.discard(generation)
         self.admission.leave(size)
 
     # The end
 
     async def drain(self, seconds: float) -> bool:
-        """Let nobody in any more and wait for the open requests; whether all ended in time."""
+        """Refuse new requests and wait for the open ones; whether all ended in time."""
         self.draining = True
         try:
             await asyncio.wait_for(self.admission.idle.wait(), seconds)
@@ -222,7 +222,7 @@ class Door:
         self.draining = True
         self.live.close()
         for generation in list(self._generations):
-            generation.abort(EngineDeadError("the server is shutting down"))
+            generation.abort(EngineClosedError("the server is shutting down"))
 
     def close(self) -> None:
         """Stop the threads."""
@@ -242,7 +242,7 @@ def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: in
 
 
 def check_exposure(config: ServerConfig) -> None:
-    """Refuse to listen for strangers without a key. Raises `ConfigError`."""
+    """Refuse to listen for other machines without a key. Raises `ConfigError`."""
     if not config.api_key and not config.allow_unauthenticated and not is_loopback(config.host):
         raise ConfigError(
             f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY, or say "

@@ -1,4 +1,4 @@
-"""What a reader gets of a request that begins again in another engine."""
+"""What a reader gets of a request that another engine replays."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from flover.errors import EngineError
 from flover.request import Delta, FinishReason, Request, SamplingParams, TokenLogprobs
-from flover.service.in_flight import MOST_BEGINNINGS, Standing
+from flover.service.in_flight import MAX_ATTEMPTS, InFlightRequest
 from flover.service.streams import Mailbox
 
 TOKENS = list(range(100, 110))
 
 
-def standing(n: int = 1) -> Standing:
+def in_flight(n: int = 1) -> InFlightRequest:
     params = SamplingParams(n=n, temperature=1.0, max_tokens=len(TOKENS))
-    made = Standing(Request(id="r", prompt_ids=[1, 2], params=params, seed=0), Mailbox({"r": n}))
-    assert made.begin() == []
+    made = InFlightRequest(Request(id="r", prompt_ids=[1, 2], params=params, seed=0), Mailbox({"r": n}))
+    assert made.start_attempt() == []
     return made
 
 
@@ -40,64 +40,64 @@ def cut(tokens: Sequence[int], at: Sequence[int]) -> list[Sequence[int]]:
 
 @given(st.lists(st.lists(st.integers(0, 10), max_size=4), min_size=1, max_size=4), st.data())
 def test_whatever_engines_die_when_the_reader_gets_each_token_once(lives: list[list[int]], data: st.DataObject) -> None:
-    request = standing()
+    request = in_flight()
     got: list[Delta] = []
     for life, edges in enumerate(lives):
         if life:
-            assert request.begin() == []
+            assert request.start_attempt() == []
         pieces = cut(TOKENS, edges)
         last = life == len(lives) - 1
         seen = pieces if last else pieces[: data.draw(st.integers(0, len(pieces) - 1))]
         for number, piece in enumerate(seen):
             reason = FinishReason.LENGTH if last and number == len(seen) - 1 else None
-            news = request.take(delta(piece, reason))
-            if news is not None:
-                got.append(news)
-    assert [token for news in got for token in news.token_ids] == TOKENS
-    assert [entry for news in got for entry in news.logprobs or []] == entries(TOKENS)
-    assert [news.finish_reason for news in got][-1] is FinishReason.LENGTH
-    assert all(news.finish_reason is None for news in got[:-1])
+            fresh = request.accept(delta(piece, reason))
+            if fresh is not None:
+                got.append(fresh)
+    assert [token for fresh in got for token in fresh.token_ids] == TOKENS
+    assert [entry for fresh in got for entry in fresh.logprobs or []] == entries(TOKENS)
+    assert [fresh.finish_reason for fresh in got][-1] is FinishReason.LENGTH
+    assert all(fresh.finish_reason is None for fresh in got[:-1])
 
 
 def test_other_tokens_or_an_earlier_end_are_an_error() -> None:
     for again in (delta([100, 999]), delta([100], FinishReason.STOP)):
-        request = standing()
-        request.take(delta([100, 101]))
-        request.begin()
+        request = in_flight()
+        request.accept(delta([100, 101]))
+        request.start_attempt()
         with pytest.raises(EngineError, match="the next one"):
-            request.take(again)
+            request.accept(again)
 
 
 def test_the_prompt_is_reported_once() -> None:
-    request = standing()
+    request = in_flight()
     report = Delta(request_id="r", token_ids=[100], prompt_logprobs=[None, *entries([2])])
-    first = request.take(report)
+    first = request.accept(report)
     assert first is not None and first.prompt_logprobs is not None
-    request.begin()
-    assert request.take(report) is None
-    news = request.take(delta([101]))
-    assert news is not None and news.prompt_logprobs is None
+    request.start_attempt()
+    assert request.accept(report) is None
+    fresh = request.accept(delta([101]))
+    assert fresh is not None and fresh.prompt_logprobs is None
 
 
-def test_sequences_that_nobody_wants_any_more_are_cancelled_in_the_next_engine() -> None:
-    request = standing(n=3)
-    request.take(delta(TOKENS, FinishReason.LENGTH, index=0))
-    request.take(delta([100], index=1))
+def test_ended_and_cancelled_sequences_are_cancelled_in_the_next_engine() -> None:
+    request = in_flight(n=3)
+    request.accept(delta(TOKENS, FinishReason.LENGTH, index=0))
+    request.accept(delta([100], index=1))
     request.cancel(1)
-    assert request.begin() == [0, 1]
-    assert request.take(delta([], FinishReason.ABORT, index=0)) is None, "its reader knows already"
-    ended = request.take(delta([], FinishReason.ABORT, index=1))
+    assert request.start_attempt() == [0, 1]
+    assert request.accept(delta([], FinishReason.ABORT, index=0)) is None, "its reader knows already"
+    ended = request.accept(delta([], FinishReason.ABORT, index=1))
     assert ended is not None and ended.finish_reason is FinishReason.ABORT
-    news = request.take(delta([100], index=2))
-    assert news is not None and news.token_ids == [100]
+    fresh = request.accept(delta([100], index=2))
+    assert fresh is not None and fresh.token_ids == [100]
 
 
 def test_a_request_is_not_given_to_ever_more_engines() -> None:
     async def scenario() -> None:  # mailboxes belong to a loop
-        request = standing()
-        for _ in range(MOST_BEGINNINGS - 1):
-            assert request.may_begin_again
-            request.begin()
-        assert not request.may_begin_again
+        request = in_flight()
+        for _ in range(MAX_ATTEMPTS - 1):
+            assert request.may_retry
+            request.start_attempt()
+        assert not request.may_retry
 
     asyncio.run(scenario())

@@ -1,7 +1,7 @@
-"""What Ray puts on a node for an engine: an actor that starts one of its processes there and passes frames on.
+"""The Ray actor of one rank: starts the rank's process on its node and passes frames on.
 
-It is the other end of the process's socket, as a door is on one machine: when Ray ends the actor, the process hears
-the end of the socket and ends too.
+It is the other end of the process's socket, as a server is on one machine: when Ray ends the actor, the socket ends,
+and the process with it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from flover.ipc.spawn import Spawned, spawn
 EXIT_SECONDS = 2.0
 
 
-class Seat:
-    """The place of one process. Ray calls its methods from several threads: one reads, one writes."""
+class RankActor:
+    """One rank on one node. Ray calls its methods from several threads: one reads, one writes."""
 
     def __init__(self) -> None:
         self._spawned: Spawned | None = None
@@ -30,7 +30,7 @@ class Seat:
         return str(ray.util.get_node_ip_address())
 
     def free_port(self, address: str) -> int:
-        """A port of this node's `address` where the ranks can meet; it is free now, and kept by nobody."""
+        """A port of this node's `address` where the ranks can meet; it is free now, and not reserved."""
         with socket.create_server((address, 0)) as sock:
             return int(sock.getsockname()[1])
 
@@ -50,7 +50,7 @@ class Seat:
         try:
             self._process.sock.sendall(data)
         except OSError:
-            return  # whoever reads hears of the end
+            return  # `read` reports the end
 
     def exit_code(self) -> int:
         """How the process ended, once `read` has come to its end."""

@@ -1,4 +1,4 @@
-"""What asyncio leaves to its users."""
+"""Cleaning up that a cancelled task must not leave half done."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 
-async def to_its_end(work: Coroutine[Any, Any, None]) -> None:
-    """Await it even if this task is cancelled meanwhile, and be cancelled afterwards: half a close leaves a process."""
+async def shielded(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end even if this task is cancelled meanwhile, and raise the cancellation afterwards."""
     task = asyncio.ensure_future(work)
     try:
         await asyncio.shield(task)

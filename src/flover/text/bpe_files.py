@@ -1,0 +1,145 @@
+"""Byte-level BPE tokenizers that were saved as vocab.json and merges.txt, written as the tokenizer.json that they are.
+
+GPT-2's and Qwen 2's kinds, which most such folders hold; how each cuts a text is in no file, so it is data here
+(after transformers' classes of the same names).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flover.errors import ModelError
+from flover.files import is_there, read_object, read_optional_object, read_text, shown
+from flover.generation_config import MAX_TOKENIZER_BYTES
+from flover.text.files import TokenizerFiles
+
+_QWEN2_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How a class of tokenizers cuts a text before its merges; `pieces` is its expression, None for GPT-2's."""
+
+    default_token: str
+    """What those of its special tokens are that no file names."""
+    pieces: str | None = None
+    normalizer: str | None = None
+
+    def pre_tokenizer(self, *, add_prefix_space: bool) -> dict[str, Any]:
+        """As in a tokenizer.json."""
+        step = {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True}
+        if self.pieces is None:
+            return step | {"use_regex": True}
+        split = {"type": "Split", "pattern": {"Regex": self.pieces}, "behavior": "Isolated", "invert": False}
+        return {"type": "Sequence", "pretokenizers": [split, step | {"use_regex": False}]}
+
+
+KINDS: Mapping[str, Kind] = {
+    "GPT2Tokenizer": Kind("<|endoftext|>"),
+    "Qwen2Tokenizer": Kind("<|endoftext|>", _QWEN2_PIECES, "NFC"),
+}
+_OF_MODEL_TYPE = {"gpt2": "GPT2Tokenizer", "gptj": "GPT2Tokenizer"} | dict.fromkeys(
+    ("qwen2", "qwen3"), "Qwen2Tokenizer"
+)
+
+
+def has_bpe_files(folder: Path) -> bool:
+    """Whether both files are there."""
+    return is_there(folder / "vocab.json") and is_there(folder / "merges.txt")
+
+
+def describe_bpe(folder: Path, files: TokenizerFiles) -> dict[str, Any]:
+    """The content of a tokenizer.json. Raises `ModelError` if a file is damaged or the class is another one."""
+    config = read_optional_object(folder / "tokenizer_config.json")
+    kind = _kind(folder, config)
+    vocabulary = read_object(folder / "vocab.json", MAX_TOKENIZER_BYTES)
+    if not all(type(token) is int and 0 <= token < 2**32 for token in vocabulary.values()):
+        raise ModelError(f"{folder / 'vocab.json'} must hold a token id for each token")
+    add_prefix_space = config.get("add_prefix_space") is True
+    return {
+        "version": "1.0",
+        "added_tokens": _added_tokens(folder, config, vocabulary, files, kind),
+        "normalizer": None if kind.normalizer is None else {"type": kind.normalizer},
+        "pre_tokenizer": kind.pre_tokenizer(add_prefix_space=add_prefix_space),
+        "post_processor": _post_processor(config, vocabulary, files, kind),
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": _merges(folder / "merges.txt")},
+    }
+
+
+def _kind(folder: Path, config: Mapping[str, Any]) -> Kind:
+    name = config.get("tokenizer_class")
+    if name is None:
+        name = _OF_MODEL_TYPE.get(str(read_optional_object(folder / "config.json").get("model_type")))
+    kind = KINDS.get(str(name).removesuffix("Fast"))
+    if kind is None:
+        raise ModelError(
+            f"no tokenizer.json in {folder}; vocab.json and merges.txt are read for tokenizer_class "
+            f"{' and '.join(KINDS)}, this one is {shown(name)}: make tokenizer.json with transformers, "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    return kind
+
+
+def _merges(path: Path) -> list[list[str]]:
+    """Pairs of tokens, the first to be merged first. A first line that begins with # tells a version."""
+    lines = read_text(path, MAX_TOKENIZER_BYTES).split("\n")
+    pairs = [line.split(" ") for line in lines[lines[0].startswith("#version") :] if line]
+    wrong = next((i for i, pair in enumerate(pairs) if len(pair) != 2), None)
+    if wrong is not None:
+        raise ModelError(f"{path}: each line must be two tokens with a space between them, got {shown(pairs[wrong])}")
+    return pairs
+
+
+def _added_tokens(
+    folder: Path, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: Kind
+) -> list[dict[str, Any]]:
+    """Tokens that are found in a text before it is cut, by id. Raises `ModelError` where ids leave a gap."""
+    added: dict[int, dict[str, Any]] = {}
+    for text, token in read_optional_object(folder / "added_tokens.json").items():
+        if type(token) is int:
+            added[token] = {"content": text}
+    decoder = config.get("added_tokens_decoder")
+    for token, entry in (decoder if isinstance(decoder, dict) else {}).items():
+        if isinstance(entry, dict) and isinstance(entry.get("content"), str) and token.isascii() and token.isdigit():
+            added[int(token)] = entry
+    special = files.special_texts | {kind.default_token}
+    for text in special & vocabulary.keys():
+        added.setdefault(vocabulary[text], {"content": text, "special": True})
+    size = len(vocabulary)
+    for token in sorted(added):
+        expected = vocabulary.get(added[token]["content"], size)
+        if token != expected:
+            name = shown(added[token]["content"])
+            raise ModelError(f"{folder}: the added token {name} has id {token}, after vocab.json it must be {expected}")
+        size += expected == size
+    return [_added_token(token, added[token], special) for token in sorted(added)]
+
+
+def _added_token(token: int, entry: Mapping[str, Any], special: frozenset[str]) -> dict[str, Any]:
+    flags = {name: entry.get(name) is True for name in _FLAGS}
+    is_special = flags["special"] or entry["content"] in special
+    normalized = entry.get("normalized", not is_special) is True
+    return {"id": token, "content": entry["content"], **flags, "special": is_special, "normalized": normalized}
+
+
+def _post_processor(
+    config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: Kind
+) -> dict[str, Any] | None:
+    """With `add_bos_token`, each text begins with that token."""
+    text = files.special_tokens.get("bos_token", kind.default_token)
+    if config.get("add_bos_token") is not True or text not in vocabulary:
+        return None
+    first, rest = {"SpecialToken": {"id": text, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [first, rest],
+        "pair": [first, rest, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {text: {"id": text, "ids": [vocabulary[text]], "tokens": [text]}},
+    }
