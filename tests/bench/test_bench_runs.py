@@ -101,7 +101,7 @@ def test_half_a_workload_is_no_result() -> None:
     good = RequestRecord(sent=0.0, ticks=[1.0, 2.0], end=2.0, output_tokens=2)
     check_all_served([good], [send])
     short = RequestRecord(sent=0.0, ticks=[1.0], end=1.0, output_tokens=1)
-    with pytest.raises(EngineError, match="1 tokens instead of 2"):
+    with pytest.raises(EngineError, match="1 output tokens instead of 2"):
         check_all_served([short], [send])
     failed = RequestRecord(sent=0.0, error="503: loading")
     with pytest.raises(EngineError, match="request 0 failed: 503: loading"):

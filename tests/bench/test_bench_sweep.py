@@ -108,7 +108,7 @@ def test_a_whole_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--serve-cmd=vllm serve x"], "must begin with 'flover serve'"),
         (["--bench-params", '[{"no_such_flag": 1}]'], "--no-such-flag"),
-        (["--dataset-name=timed_trace", "--dataset-path=x"], "times of its own"),
+        (["--dataset-name=timed_trace", "--dataset-path=x"], "its own times"),
     ],
 )
 def test_the_command_refuses_in_one_line(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
