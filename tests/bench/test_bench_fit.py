@@ -11,7 +11,7 @@ from fake_http import FakeHandler, FakeServer, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flover.bench.serving.datasets import Draw, RandomPrompts, Sample
+from flover.bench.serving.datasets import Draw, RandomPrompts, SampleRequest
 from flover.bench.serving.fit import chat_tokens, check_lengths, fit_lengths
 from flover.bench.serving.prepare import load_tokenizer, usable_ids
 from flover.cli.main import main
@@ -62,7 +62,11 @@ def test_the_defaults_on_a_context_of_1024() -> None:
 
 
 def test_too_long_requests_are_counted_with_their_lengths() -> None:
-    samples = [Sample((1,) * 90, 10, 90), Sample((1,) * 91, 10, 91), Sample("a text of unknown length", 10)]
+    samples = [
+        SampleRequest((1,) * 90, 10, 90),
+        SampleRequest((1,) * 91, 10, 91),
+        SampleRequest("a text of unknown length", 10),
+    ]
     with pytest.raises(ConfigError, match=r"^1 of 3 requests do not fit .* of 100 tokens .* 91 prompt tokens, 10 out"):
         check_lengths(samples, 100)
     check_lengths(samples, None)
@@ -127,7 +131,7 @@ def test_random_lengths_are_made_to_fit(
     assert bench(server, *words) == 0
     out = capsys.readouterr().out
     assert {(len(body["prompt"]), body["max_tokens"]) for body in server.seen} == {lengths}
-    assert ("were made to fit" in out) == ("large" not in words)
+    assert ("were reduced to" in out) == ("large" not in words)
     assert json.loads(out.splitlines()[-1])["completed"] == 3
 
 
@@ -168,5 +172,5 @@ def test_when_all_requests_fail_the_first_error_is_shown(
 
 def test_a_sweep_fits_its_lengths_too(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(server, "--request-rates", "inf", "1000", kind="sweep") == 0
-    assert capsys.readouterr().out.count("were made to fit") == 1
+    assert capsys.readouterr().out.count("were reduced to") == 1
     assert {(len(body["prompt"]), body["max_tokens"]) for body in server.seen} == {(100, 100)}

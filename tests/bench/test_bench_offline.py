@@ -12,7 +12,7 @@ import pytest
 from flover.bench.serving.memory import children, packed_bytes, peak_memory, resident_memory
 from flover.bench.serving.offline import Latency, Throughput
 from flover.bench.serving.offline_options import LatencyOptions, StartupOptions
-from flover.bench.serving.startup import Phases, Start, Startup, middle, read_seconds
+from flover.bench.serving.startup import Phases, ServerStart, Startup, middle, read_seconds
 from flover.bench.serving.startup_report import cold_note, startup_facts, startup_table, verdicts
 from flover.cli.main import main
 from flover.config import EngineConfig
@@ -86,8 +86,8 @@ def test_options_below_their_least_are_refused(make: object) -> None:
 # Startup
 
 
-def start(ready: float, engine_peak: int) -> Start:
-    return Start(
+def start(ready: float, engine_peak: int) -> ServerStart:
+    return ServerStart(
         listening=0.5,
         ready=ready,
         first_token=ready + 0.1,
@@ -119,9 +119,9 @@ def test_the_limits_of_a_start() -> None:
     slow, _, late, _, heavy = verdicts(
         kinds(cold_ready=1.8, peak=316 * MIB), 100 * MIB, QUICK | {"import flover": 0.123}
     )
-    assert str(slow) == "import flover: 123 ms, limit 100 ms: NOT held"
-    assert str(late) == "cold: ready after 1.80 s, limit 1.2 s + reading = 1.70 s: NOT held"
-    assert "1.16 x the packed weights of 100.0 MiB, limit 1.15 x (the whole process: 3.16 x): NOT held" in str(heavy)
+    assert str(slow) == "import flover: 123 ms, limit 100 ms: NOT met"
+    assert str(late) == "cold: ready after 1.80 s, limit 1.2 s + reading = 1.70 s: NOT met"
+    assert "1.16 x the packed weights of 100.0 MiB, limit 1.15 x (the whole process: 3.16 x): NOT met" in str(heavy)
 
 
 def test_the_report_of_starts() -> None:

@@ -1,4 +1,4 @@
-"""What happens between the start of the server and its first request: tokenizer, template, engine, progress."""
+"""Loads what the server needs before its first request: tokenizer, chat template and engines, with progress."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def _abandon(starting: asyncio.Task[Supervisor]) -> None:
 def load_text(
     config: EngineConfig, template_path: str | None, max_messages: int = MAX_MESSAGES
 ) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
-    """The tokenizer, the template, and the sampling parameters that the model recommends."""
+    """The tokenizer, the chat template, and the model's default sampling parameters."""
     folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
     defaults = read_sampling_defaults(folder)
     tokenizer_folder = locate_tokenizer(config)

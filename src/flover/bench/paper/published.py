@@ -1,4 +1,4 @@
-"""The numbers of the Flover paper (arXiv:2305.13484, both versions) and of its release, as printed there.
+"""The published numbers of the Flover paper (arXiv:2305.13484, both versions) and of its release.
 
 Times in seconds unless a name says otherwise. GPT-J is the 6B model on one A100.
 """
