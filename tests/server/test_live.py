@@ -21,14 +21,14 @@ from flover.engine.stats import EngineStats
 from flover.observe.timeline import Iteration
 from flover.server import live
 from flover.server.errors import HttpError
-from flover.server.live import Live, Watcher
+from flover.server.live import Live, Subscriber
 from flover.service.listener import EngineListener, SupervisorListener
 
 Event = dict[str, Any]
 
 
 class Stream:
-    """Events of one watcher, read in a thread as they come."""
+    """Events of one subscriber, read in a thread as they come."""
 
     def __init__(self, server: ServerProcess, headers: dict[str, str] | None = None) -> None:
         self.events: list[Event] = []
@@ -164,7 +164,7 @@ def test_before_the_model_is_loaded_there_is_nothing_to_watch(start: Callable[..
 def test_the_end_of_the_server_ends_the_feed(start: Callable[..., ServerProcess]) -> None:
     server = start()
     with watching(server) as stream:
-        assert server.stop() == 0, "nobody waits for watchers"
+        assert server.stop() == 0, "nobody waits for subscribers"
         assert stream.ended.wait(15)
 
 
@@ -176,9 +176,9 @@ def test_the_death_of_the_engine_is_told(start: Callable[..., ServerProcess]) ->
         assert stream.events[-1]["error"]["type"] == "service_unavailable"
 
 
-def test_more_watchers_than_may_be_are_refused(start: Callable[..., ServerProcess]) -> None:
+def test_more_subscribers_than_may_be_are_refused(start: Callable[..., ServerProcess]) -> None:
     server = start()
-    streams = [Stream(server) for _ in range(live.MAX_WATCHERS)]
+    streams = [Stream(server) for _ in range(live.MAX_SUBSCRIBERS)]
     try:
         for stream in streams:
             stream.until(lambda stream=stream: bool(stream.events))
@@ -194,7 +194,7 @@ def _may_watch(server: ServerProcess) -> bool:
         return answer.status_code == 200
 
 
-def test_a_watcher_that_does_not_read_costs_the_others_nothing(
+def test_a_subscriber_that_does_not_read_costs_the_others_nothing(
     start: Callable[..., ServerProcess],
 ) -> None:
     """Its socket fills, then its queue; generation goes on."""
@@ -231,13 +231,13 @@ def some_iteration(step: int) -> Iteration:
 
 def test_the_oldest_give_way_and_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_WAITING_ITERATIONS", 3)
-    watcher = Watcher(0)
+    subscriber = Subscriber(0)
     for step in range(5):
-        watcher.put(some_iteration(step))
-    iterations, dropped = watcher.take()
+        subscriber.put(some_iteration(step))
+    iterations, dropped = subscriber.take()
     assert ([one.step for one in iterations], dropped) == ([2, 3, 4], 2)
-    watcher.put(some_iteration(5))
-    iterations, dropped = watcher.take()
+    subscriber.put(some_iteration(5))
+    iterations, dropped = subscriber.take()
     assert ([one.step for one in iterations], dropped) == ([5], 0)
 
 
@@ -269,7 +269,7 @@ def test_watching_needs_an_engine() -> None:
     assert refused.value.status == 503
 
 
-def test_a_watcher_sees_at_once_that_the_server_ends() -> None:
+def test_a_subscriber_sees_at_once_that_the_server_ends() -> None:
     async def scenario() -> None:
         async with toys() as engines:
             hub = Live(4)
@@ -292,8 +292,8 @@ def test_of_several_engines_one_is_watched() -> None:
             streams = [engines.submit(make_request(f"r{number}", "abc"[number:], 30)) for number in range(2)]
             for stream in streams:
                 await read_tokens(stream)
-            for watcher in both:
-                iterations, _ = watcher.take()
+            for subscriber in both:
+                iterations, _ = subscriber.take()
                 assert sum(iteration.tokens for iteration in iterations) == 30
             hub.leave(both[0])
             streams = [engines.submit(make_request(f"s{number}", "abc"[number:], 5)) for number in range(2)]

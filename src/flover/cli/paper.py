@@ -135,14 +135,14 @@ def _other_engines(args: argparse.Namespace, scale: Any, progress: Callable[[str
     """Write a model for E8: other engines need the weights in files."""
     from flover.bench.machine import cpu_facts, package_version
     from flover.bench.paper.engines import NUMS, other_engines
-    from flover.bench.rivals.engines import Files, Flover, Machine
+    from flover.bench.rivals.engines import Files, Flover, RivalMachine
     from flover.bench.rivals.find import find_rivals
     from flover.bench.rivals.model import make_model
     from flover.bench.rivals.options import RivalOptions
     from flover.memory.machine import compute_threads
     from flover.model.hf_config import read_model_directory
 
-    machine = Machine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
+    machine = RivalMachine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
     with tempfile.TemporaryDirectory(prefix="flover-") as directory:
         source = make_model(PRESET, Path(directory), lambda what, done, total: progress(f"{what} ({done}/{total})"))
         _, model = read_model_directory(source)

@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from flover.bench.client import CHAT, COMPLETIONS, Client, Send, mean_width
-from flover.bench.fusion import Fusion, Run, measured
-from flover.bench.metrics import Record
+from flover.bench.fusion import Fusion, FusionRun, measured
+from flover.bench.metrics import RequestRecord
 from flover.bench.report import fusion_table
 from flover.bench.server import ServerProcess
 from flover.bench.workload import Lengths, random_arrivals
@@ -89,13 +89,13 @@ class _Demo:
             self._console.print()
         return Fusion(fused, serial)
 
-    async def _show(self, client: Client, sends: list[Send], title: str, *, at_once: bool) -> Run:
+    async def _show(self, client: Client, sends: list[Send], title: str, *, at_once: bool) -> FusionRun:
         """One run with its live display."""
         lanes = [Lane("chat" if send.path == CHAT else "text", send.body["max_tokens"]) for send in sends]
         board = Board(title, lanes)
         start = time.perf_counter()
 
-        def watch(index: int, record: Record) -> None:
+        def watch(index: int, record: RequestRecord) -> None:
             lane = lanes[index]
             lane.done = record.output_tokens > 0
             lane.num_tokens = record.output_tokens if lane.done else min(len(record.ticks), lane.num_wanted)
@@ -116,7 +116,7 @@ class _Demo:
             look()
         return running.result()
 
-    def _print_texts(self, run: Run) -> None:
+    def _print_texts(self, run: FusionRun) -> None:
         self._console.print()
         for story, record in zip(make_stories(self._seed, self._num_requests)[:NUM_SHOWN], run.records, strict=False):
             text = " ".join(record.text.split())

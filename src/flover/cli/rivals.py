@@ -157,12 +157,12 @@ def _compare(
     from rich.progress import TimeRemainingColumn
 
     from flover.bench.report import json_line
-    from flover.bench.rivals.engines import Flover, Machine
+    from flover.bench.rivals.engines import Flover, RivalMachine
     from flover.bench.rivals.find import find_rivals
     from flover.bench.rivals.results import facts, losses, noise, rows, table
     from flover.bench.rivals.run import Contest
 
-    machine = Machine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
+    machine = RivalMachine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
     with described_bar(TimeRemainingColumn()) as progress:
         files = _files(getattr(args, "model", None), options, directory, progress)
         found = find_rivals(places, options, files, machine)

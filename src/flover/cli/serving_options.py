@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from flover.bench.serving.choose import DATASETS, Data, ServeOptions, choose_dataset
-from flover.bench.serving.options import Results, Sampling, Target, Traffic
+from flover.bench.serving.options import ResultOptions, Sampling, ServerOptions, Traffic
 from flover.cli.flags import add_settings, from_args
 from flover.config import read_environment
 
@@ -19,7 +19,7 @@ SECRET = ("--api-key", "--header")
 
 def add_serve_flags(parser: argparse.ArgumentParser, *, skip: frozenset[str] = frozenset()) -> None:
     """All flags of `bench serve` that describe server, requests, traffic and results."""
-    for options in (Target, Data, Traffic, Sampling, Results):
+    for options in (ServerOptions, Data, Traffic, Sampling, ResultOptions):
         add_settings(parser, options, skip=skip)
     add_dataset_flags(parser)
 
@@ -37,7 +37,7 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
 
 def read_serve_options(args: argparse.Namespace) -> ServeOptions:
     """The options from the command line. Raises `ConfigError`."""
-    target = from_args(args, Target)
+    target = from_args(args, ServerOptions)
     if target.api_key is None:
         target = dataclasses.replace(target, api_key=read_environment().api_key)
     data, own = from_args(args, Data), given_for_datasets(args)
@@ -49,7 +49,7 @@ def read_serve_options(args: argparse.Namespace) -> ServeOptions:
         asked=frozenset(own),
         traffic=from_args(args, Traffic),
         sampling=from_args(args, Sampling),
-        results=from_args(args, Results),
+        results=from_args(args, ResultOptions),
     )
 
 

@@ -109,7 +109,7 @@ def _run_fleet(args: argparse.Namespace) -> int:
     for name in ("replicas", "num_prompts", "input_len", "output_len", "max_num_seqs"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    load = fleets.Load(args.num_prompts, args.request_rate, args.input_len, args.output_len)
+    load = fleets.FleetLoad(args.num_prompts, args.request_rate, args.input_len, args.output_len)
     with status() as progress:
         result = fleets.run(
             parse_cost(args.cost),

@@ -1,4 +1,4 @@
-"""How much may be open at once, counted before a request has cost anything."""
+"""Limits the number of open requests and sequences, before any work on a request."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from flover.server.errors import HttpError
 
 @dataclass(frozen=True, slots=True)
 class RequestSize:
-    """What one HTTP request brings: its prompts, and the sequences that continue them."""
+    """The prompts and sequences of one HTTP request."""
 
     prompts: int
     sequences: int
 
 
 class AdmissionControl:
-    """Counts what is open. Lives in one event loop."""
+    """Counts open requests and sequences. Used in one event loop."""
 
     def __init__(self, config: ServerConfig, on_rejected: Callable[[], None]) -> None:
         """`on_rejected` is called for each request that gets a 429."""
         self.idle = asyncio.Event()
-        """Set while nothing is open."""
+        """Set while no request is open."""
         self.idle.set()
         self._config = config
         self._on_rejected = on_rejected
@@ -35,7 +35,7 @@ class AdmissionControl:
 
     @contextmanager
     def enter(self, size: RequestSize) -> Iterator[Callable[[], None]]:
-        """Count a request as open; it is given back at the end of the block unless what is yielded was called.
+        """Count a request as open until the end of the block, or until `leave` if the yielded function was called.
 
         Raises `RequestError` for a request that could never be admitted, and a 429 for one that cannot be now.
         """
@@ -49,7 +49,7 @@ class AdmissionControl:
                 self.leave(size)
 
     def leave(self, size: RequestSize) -> None:
-        """A request is open no longer."""
+        """Count a request as closed."""
         self._change(size, -1)
 
     def _check(self, size: RequestSize) -> None:

@@ -55,7 +55,7 @@ async def answer(
     stream: bool,
     receive: Receive,
 ) -> Response:
-    """Start a generation and answer with it. It is closed in the end, and as soon as the client goes away."""
+    """Start a generation and respond with it. It is closed at the end, and as soon as the client disconnects."""
     if stream:
         generation = await generate()
         return WithGeneration(EventStream(builder.events(generation), generation.close), generation)
@@ -78,7 +78,7 @@ async def answer(
 async def _encoded(
     builder: ResponseBuilder[B, C], generation: Generation, choice: Choice, threads: TextThreads
 ) -> msgspec.Raw:
-    """One sequence as JSON. Log-probabilities take long to write down, so that is done beside the event loop."""
+    """One sequence as JSON; log-probabilities take long to encode, so they are encoded off the event loop."""
 
     def encode() -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(builder.choice(generation, choice)))

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, the errors they may end in, and what stands before them."""
+"""The ASGI application: routes, error handlers and middleware."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""What the routes share: admission, how text becomes requests, the engines.
-
-Knows the supervisor and the text side; nothing of routes and JSON.
-"""
+"""The state shared by all routes: configuration, tokenizer, chat template, supervisor, admission, metrics."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ from flover.text.tokenizer import Tokenizer
 MAX_SHARED_IDS = 2**20
 """Token ids of `bad_words`, or of `allowed_token_ids`, times the prompts of one HTTP request."""
 SEED_BITS = 62
-"""A drawn seed plus the number of any sequence stays within 64 bits."""
+"""Bits of a random seed: the seed plus the index of a sequence must fit 64 bits."""
 
 OUT_OF_ENGINES = {
     "restarting": "the engine has died and is being started again",
@@ -46,7 +43,7 @@ T = TypeVar("T")
 
 
 class AppState:
-    """The shared state of one server. Lives in one event loop."""
+    """The shared state of one server. Used in one event loop."""
 
     def __init__(self, engine_config: EngineConfig, config: ServerConfig) -> None:
         self.config = config
@@ -74,7 +71,7 @@ class AppState:
         template: ChatTemplate | None,
         sampling_defaults: SamplingDefaults,
     ) -> None:
-        """The model is loaded: let requests in. `sampling_defaults` is what its files recommend."""
+        """Accept requests: the model is loaded. `sampling_defaults` are those of its files."""
         self.tokenizer, self.template, self.sampling_defaults = tokenizer, template, sampling_defaults
         self.metrics.open(supervisor)
         self.live.open(supervisor)
@@ -82,7 +79,7 @@ class AppState:
 
     @property
     def status(self) -> str:
-        """ "ok", or what is the matter."""
+        """ "ok", or why requests are not accepted."""
         if self.draining:
             return "shutting down"
         if self.supervisor is None:
@@ -101,13 +98,13 @@ class AppState:
 
     @property
     def facts(self) -> ModelFacts:
-        """What is known of the loaded model. Raises `Unavailable` before it is loaded."""
+        """The facts of the loaded model. Raises `Unavailable` before it is loaded."""
         if self.supervisor is None:
             raise Unavailable("the model is being loaded")
         return self.supervisor.facts
 
     def check_model(self, name: str | None) -> str:
-        """The name to answer with. Raises a 404 for a model that is not served here."""
+        """The model name for the response. Raises a 404 for a model that is not served."""
         if name is None:
             return self.model_names[0]
         if name not in self.model_names:
@@ -118,13 +115,13 @@ class AppState:
     # Text
 
     async def turn(self) -> None:
-        """Wait for a round of the event loop: of a thousand requests that come at once, one is read in each round, and
-        streams and `/health` are served in between."""
+        """Wait for the next round of the event loop: of requests that arrive at once, one is processed in each round,
+        so that streams and `/health` are served in between."""
         async with self._turn:
             await asyncio.sleep(0)
 
     async def in_thread(self, work: Callable[[], T], num_chars: int = 0) -> T:
-        """Run work on a text of about so many characters off the event loop."""
+        """Run work on a text of about `num_chars` characters off the event loop."""
         return await self.threads.run(work, num_chars)
 
     def need_tokenizer(self, param: str) -> Tokenizer:
@@ -157,7 +154,7 @@ class AppState:
         """Admit, tokenize and submit the `count` prompts of one HTTP request; they are made off the event loop.
         `key_salt` is that of the request's API key (`http_keys.salt_of`), `num_chars` about the length of all texts.
 
-        The caller must close what it gets. Raises `RequestError`, or a 429 or 503 as `HttpError`.
+        The caller must close the generation. Raises `RequestError`, or a 429 or 503 as `HttpError`.
         """
         arrival = time.monotonic()
         self.ready_supervisor()
@@ -192,7 +189,7 @@ class AppState:
         size = RequestSize(count, count * params.n)
         with self.admission.enter(size) as keep:
             check_text_limits(params, self.config.limits)
-            # Drawn here, in order of arrival, and not by threads that overtake each other.
+            # Drawn here in order of arrival: threads can overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
             requests = await self.threads.run(prepare_all, num_chars)
             await self.turn()
@@ -206,7 +203,7 @@ class AppState:
         self._generations.discard(generation)
         self.admission.leave(size)
 
-    # The end
+    # Shutdown
 
     async def drain(self, seconds: float) -> bool:
         """Refuse new requests and wait for the open ones; whether all ended in time."""
@@ -218,7 +215,7 @@ class AppState:
         return True
 
     def abort_open(self) -> None:
-        """End all open requests with an error that their clients see, and the watching with them."""
+        """End all open requests with an error to their clients, and all streams of `/live`."""
         self.draining = True
         self.live.close()
         for generation in list(self._generations):
@@ -230,7 +227,7 @@ class AppState:
 
 
 def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: int) -> None:
-    """Refuse lists of token ids that are too much to be sent to the engine with each of the prompts."""
+    """Refuse lists of token ids that are too large to send to the engine with every prompt."""
     sizes = {"bad_words": sum(map(len, banned)), "allowed_token_ids": len(params.allowed_token_ids or ())}
     for name, size in sizes.items():
         if count > 1 and size * count > MAX_SHARED_IDS:

@@ -31,7 +31,7 @@ from flover.text.stream import TextPiece
 
 
 async def create_chat_completion(state: AppState, body: ChatBody, receive: Receive, key_salt: str) -> Response:
-    """Answer one request, as a stream or whole."""
+    """Respond to one request, as a stream or whole."""
     model = state.check_model(body.model)
     state.ready_supervisor()
     template = state.need_template()

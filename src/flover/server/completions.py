@@ -26,7 +26,7 @@ from flover.text.tokenizer import Tokenizer
 
 
 async def create_completion(state: AppState, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
-    """Answer one request, as a stream or whole."""
+    """Respond to one request, as a stream or whole."""
     model = state.check_model(body.model)
     state.ready_supervisor()
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"

@@ -1,8 +1,8 @@
-"""Errors as clients see them: OpenAI's envelope, one place that decides status and type.
+"""Error responses in OpenAI's format; the status and type of every error.
 
     {"error": {"message": ..., "type": ..., "param": ... or null, "code": ... or null}}
 
-What a client reads is written on purpose: the text of an unexpected exception goes to the log, never out.
+The text of an unexpected exception goes to the log, never to a client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.responses import Response
 from flover.errors import EngineError, RequestError
 
 RETRY_SECONDS = 1
-"""What `Retry-After` says when the server is full, loading or on its way down."""
+"""`Retry-After` in seconds when the server is full, loading or shutting down."""
 
 logger = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ class HttpError(Exception):
 
 
 class ClientGone(Exception):  # noqa: N818  # an event, not a fault
-    """The client closed the connection before its answer was complete."""
+    """The client closed the connection before its response was complete."""
 
 
 _BUG = HttpError(500, "the server failed on this request; its log says why", code="internal_error")
 
 
 class Unavailable(HttpError):  # noqa: N818  # named after the answer
-    """503: the engine is loading or dead, or the server is shutting down."""
+    """503: the engine is loading or has died, or the server is shutting down."""
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message, code="service_unavailable")
@@ -75,13 +75,13 @@ def as_http_error(error: Exception) -> HttpError:
 
 
 def envelope(error: HttpError) -> dict[str, Any]:
-    """The body of an error answer, or of an error event in a stream."""
+    """The body of an error response, or of an error event in a stream."""
     kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
 
 def error_response(error: HttpError, headers: Mapping[str, str] | None = None) -> Response:
-    """The whole answer to a request that failed before its answer began."""
+    """The response to a request that failed before its response began."""
     own = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
     if error.status == 401:
         own["WWW-Authenticate"] = "Bearer"
@@ -94,7 +94,7 @@ def error_response(error: HttpError, headers: Mapping[str, str] | None = None) -
 
 
 def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
-    """Every way in which a route can fail ends in the envelope."""
+    """Handlers that turn every exception of a route into an error response."""
     return {
         HTTPException: _on_http,
         ClientDisconnect: _on_disconnect,
@@ -111,7 +111,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    """Starlette raises the exception again after this answer, so that the HTTP server logs it."""
+    """Respond to an unexpected exception; Starlette then raises it again, so that the HTTP server logs it."""
     return error_response(_BUG)
 
 
@@ -131,5 +131,5 @@ def _hint(request: Request) -> str:
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    """The client left before its answer was complete: nothing reads this one, and it is no fault to log."""
+    """Respond after a disconnect: no client reads it, and it is not an error to log."""
     return error_response(HttpError(400, "the client has closed the connection"))

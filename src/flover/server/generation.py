@@ -1,4 +1,4 @@
-"""One HTTP request's generation: its requests in the engine, the growing texts of their sequences, its accounts.
+"""The generation of one HTTP request: its engine requests, the texts of their sequences, its metrics.
 
 Choices are numbered as in OpenAI's API: prompt number times n plus sequence number.
 """
@@ -21,23 +21,23 @@ from flover.text.tokenizer import Tokenizer
 
 @dataclass(slots=True)
 class Choice:
-    """One sequence as the client sees it."""
+    """One sequence of the response."""
 
     index: int
     request: Request
     text: TextStream
     started: bool = False
-    """Whether its first piece has been handed out."""
+    """Whether its first piece has been returned."""
     last_token: float = 0.0
 
 
 @dataclass
 class Prompt:
-    """What the engine reported about one prompt."""
+    """The state of one prompt, as reported by the engine."""
 
     request: Request
     texts: Sequence[str]
-    """What each of its tokens adds to its text, where the answer repeats the prompt."""
+    """The text that each prompt token adds, if the response repeats the prompt."""
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
     choices: list[Choice] = field(default_factory=list)
@@ -49,7 +49,7 @@ class Prompt:
 
 
 class Generation:
-    """Submitted on construction; `pieces` must be read by one reader, and `close` called in the end."""
+    """Submits its requests on construction. `pieces` must be read by one reader; `close` must be called at the end."""
 
     def __init__(
         self,
@@ -74,12 +74,12 @@ class Generation:
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
         self._closed = False
         self.time_to_first_token: float | None = None
-        """Seconds from the arrival to the first token of all."""
+        """Seconds from the arrival to the first token of any sequence."""
         self._reason_of_unfinished = FinishReason.ABORT
         self._stream = supervisor.submit(*(request for request, _ in requests))
 
     def prompt_of(self, choice: Choice) -> Prompt:
-        """The prompt that this choice continues."""
+        """The prompt of this choice."""
         return self._by_id[choice.request.id]
 
     @property
@@ -89,7 +89,7 @@ class Generation:
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that the prefix cache had."""
+        """Prompt tokens found in the prefix cache."""
         return sum(prompt.cached_tokens for prompt in self.prompts)
 
     @property
@@ -99,7 +99,7 @@ class Generation:
 
     @property
     def finish_reasons(self) -> list[FinishReason]:
-        """Of every choice; of one that has not ended, what will be said of it if it is closed now."""
+        """The finish reason of every choice; of an open one the reason if it is closed now."""
         return [choice.text.finish_reason or self._reason_of_unfinished for choice in self.choices]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
@@ -133,7 +133,7 @@ class Generation:
         self._stream.abort(error)
 
     def close(self) -> None:
-        """Cancel what still runs in the engine and settle the accounts. May be called twice."""
+        """Cancel running sequences in the engine and update the metrics. May be called twice."""
         if self._closed:
             return
         self._closed = True

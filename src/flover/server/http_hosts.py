@@ -1,7 +1,7 @@
-"""Which names the server answers to, and whose pages may use it, where no key says who is asking.
+"""Checks of the Host and Origin headers, for servers without an API key.
 
-A page in a browser on this machine reaches a server that listens on this machine alone. It is kept out in two ways: a
-name of its own that leads here (DNS rebinding) is none of ours, and what it sends to our own name carries its Origin.
+Web pages in a browser on this machine can reach a server on loopback. DNS rebinding is blocked by checking the
+Host header, and requests from other sites by checking the Origin header.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flover.server.http_paths import LIVENESS_PATHS
 
 
 class Hosts:
-    """Refuses requests without one Host; without API keys also those for other names, and from pages of others."""
+    """Refuses requests without exactly one Host; without API keys also those with another Host or a foreign Origin."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
@@ -81,7 +81,7 @@ class Hosts:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host is this machine and no other one: `localhost`, 127.0.0.0/8, ::1."""
+    """Whether a host is loopback: `localhost`, 127.0.0.0/8, ::1."""
     address = _address(name)
     return name == "localhost" if address is None else address.is_loopback
 
@@ -104,5 +104,5 @@ def _name(host: str) -> str:
 
 
 def _without_port(place: str, scheme: str) -> str:
-    """The place without the port that the scheme implies."""
+    """`host:port` without the default port of the scheme."""
     return place.removesuffix(":443" if scheme == "https" else ":80")

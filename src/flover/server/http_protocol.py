@@ -1,9 +1,9 @@
-"""HTTP/1.1 on a connection: uvicorn's protocol with httptools' parser, under limits.
+"""HTTP/1.1 with limits: extends uvicorn's protocol with httptools' parser.
 
-What a client has sent is measured before the parser sees it: size of the head, number of its lines, length of its
-path, time that it takes; bytes of a body with the lines around its chunks. Trailers are dropped. What exceeds a limit
-is answered in words, the connection ends, and what the client still sends is thrown away for a while, so that the
-answer is not lost with the connection. Bodies as such are measured in `http_body.py`.
+Input is measured before the parser sees it: size of the head, number of header lines, length of the path, time; bytes
+of a body with its chunk framing. Trailers are dropped. Input beyond a limit gets an error response and the connection
+is closed; further input is discarded for a while, so that the response is not lost. The size of bodies is checked in
+`http_body.py`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.http_refusals import Refusal, answer_bytes, reason_of
 
 CROWDED_HEADER_SECONDS = 2.0
-"""Time for the head on a connection beyond `max_connections`."""
+"""Seconds for the head on a connection beyond `max_connections`."""
 LINGER_SECONDS = 5.0
-"""Time for which input is thrown away after an answer that came before the end of its request."""
+"""Seconds for which input is discarded after a response that was sent before the end of its request."""
 LINGER_BYTES = 128 * 2**20
-"""As much is thrown away at most."""
+"""Maximum number of discarded bytes."""
 MAX_PIPELINED = 16
-"""Requests that may wait on a connection for the answer to the one before."""
+"""Maximum number of pipelined requests on a connection."""
 PIECE_BYTES = 64 * 2**10
 """A body goes to the parser in pieces of this size, and is measured after each."""
 
@@ -47,7 +47,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._most_headers = config.limits.max_header_count
-        # On the wire: chunks of a body need bytes around them, and trailers may follow.
+        # Bytes on the wire, with chunk framing and trailers.
         self._most_body_bytes = 2 * config.limits.max_body_bytes + config.limits.max_header_bytes
         self._places = config.connections
         self._crowded = False
@@ -56,13 +56,13 @@ class HttpProtocol(HttpToolsProtocol):
         self._num_trailers = 0
         self._head_bytes = 0
         self._body_bytes = 0
-        self._deaf = False  # input is thrown away
+        self._deaf = False  # input is discarded
         self._ignored_bytes = 0
         self._input_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
-    # The connection
+    # Connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
@@ -101,7 +101,7 @@ class HttpProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         self._end()
 
-    # What comes in
+    # Input
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -124,7 +124,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._cancel_input_timer()
 
     def _take(self, piece: bytes) -> None:
-        """Parse a piece, which is no longer than what is left of a limit, and one byte of a body."""
+        """Parse a piece of at most the remaining limit, plus one byte of a body."""
         num_heads, in_body = self._num_heads, self._in_body
         try:
             self.parser.feed_data(piece)
@@ -147,8 +147,8 @@ class HttpProtocol(HttpToolsProtocol):
                 self._refuse(HttpError(431, f"request line and headers exceed --max-header-bytes {most}"))
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Nothing is upgraded to here, and what follows is the body of the request, if it has one. The parser takes it
-        for another protocol, so another one reads the same head without that wish."""
+        """Ignore an upgrade request: the rest is the body of the request, if it has one. The parser would treat it as
+        another protocol, so a new parser reads the head again without the upgrade."""
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":
@@ -175,7 +175,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 raise Refusal(HttpError(405, "CONNECT is not answered here"))
-            return  # read again without that wish
+            return  # the head is read again without the upgrade
         if len(self.url) > self._limits.max_url_bytes:
             raise Refusal(HttpError(414, f"path and query exceed --max-url-bytes {self._limits.max_url_bytes}"))
         if self.parser.get_http_version() not in ("1.1", "1.0"):
@@ -186,14 +186,14 @@ class HttpProtocol(HttpToolsProtocol):
             message = f"all {self._places.most} connections are in use (--max-connections)"
             raise Refusal(HttpError(503, message))
         super().on_headers_complete()
-        self.cycle.transport = self._output  # type: ignore[assignment]  # what a response needs of a transport
+        self.cycle.transport = self._output  # type: ignore[assignment]  # the methods of a transport that it uses
         self._num_heads += 1
         if self._input_timer is not None:
             self._cancel_input_timer()
         self._in_body, self._body_bytes, self._num_trailers = True, 0, 0
 
     def _has_place(self) -> bool:
-        """Whether this request is served, on a connection that came when all were taken."""
+        """Whether this request can be served, on a connection beyond the limit."""
         if self.url.partition(b"?")[0].decode("latin-1") in LIVENESS_PATHS:
             return True
         self._crowded = not self._places.make_room(self)
@@ -211,7 +211,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._in_body = False
             self._places.received(self)
 
-    # What goes out
+    # Output
 
     def on_response_complete(self) -> None:
         if self._in_body and self.cycle.response_complete:
@@ -222,14 +222,14 @@ class HttpProtocol(HttpToolsProtocol):
                 self._places.waits(self)
 
     def close_after_response(self) -> None:
-        """End the connection after what has been written."""
+        """Close the connection after the written data has been sent."""
         if self._deaf or (self._in_body and self.cycle.response_complete):
             self._linger()
         else:
             self._end()
 
     def _refuse(self, error: HttpError) -> None:
-        """Read no more of this connection, and answer; while an earlier request is being answered, after that."""
+        """Stop reading and send an error response, after the response to an earlier request if there is one."""
         self._deaf = True
         self._cancel_input_timer()
         cycle = self.cycle
@@ -253,8 +253,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._linger()
 
     def _linger(self) -> None:
-        """Say that nothing more comes, and read on for a while: closing at once, with input that was not read, would
-        take from the client the answer that it has not read yet."""
+        """Half-close the connection and discard input for a while: closing at once with unread input would reset the
+        connection, and the client could lose the response."""
         self._deaf = True
         if self._end_timer is not None or self.transport.is_closing():
             return
@@ -265,7 +265,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _end(self) -> None:
-        """Close, when what was written has been sent, or not for too long."""
+        """Close when the written data has been sent, or after a timeout."""
         self._deaf = True
         self.transport.close()
         if self._end_timer is None and self.transport.get_write_buffer_size():
@@ -292,7 +292,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _Output:
-    """What a response uses of the transport: it writes to it directly, and closes through the connection."""
+    """The transport for responses: writes directly, and closes through the connection."""
 
     __slots__ = ("close", "is_closing", "write")
 

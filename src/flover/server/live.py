@@ -3,10 +3,10 @@
     data: {"facts": {"model": ..., "max_num_seqs": ..., "pages_total": ..., "page_size": ..., "engine": 0, ...}}
     data: {"iterations": [...], "stats": {...}, "dropped": 0}
 
-The first event says what does not change; every other one brings the iterations since the one before
+The first event has the constants of the engine; every other one has the iterations since the previous one
 (`observe/timeline.py`) and the newest counters (`EngineStats`). Of several engines, `/live?engine=1` shows the second.
-An engine describes its iterations only while a client watches. A client that reads too slowly misses the oldest
-iterations and is told how many; it slows down no other.
+An engine sends its iterations only while a client is connected. A client that reads too slowly misses the oldest
+iterations (`dropped` counts them) and does not slow others.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from flover.server.sse import EventStream
 from flover.service.supervisor import Supervisor
 
 EVENT_SECONDS = 0.05
-"""An event comes no sooner after the one before."""
+"""Minimum interval of events, in seconds."""
 IDLE_SECONDS = 0.25
-"""Without iterations, an event comes after so long: counters change, and connections that died are noticed."""
+"""Interval of events without iterations, in seconds: for counters, and to detect closed connections."""
 MAX_WAITING_ITERATIONS = 8192
-"""Most iterations that may wait for one watcher."""
-MAX_WATCHERS = 16
+"""Maximum number of iterations queued for one client."""
+MAX_SUBSCRIBERS = 16
 
 
-class Watcher:
-    """Iterations of one replica on their way to one client."""
+class Subscriber:
+    """The queue of one replica's iterations for one client."""
 
     def __init__(self, replica: int) -> None:
         self.replica = replica
@@ -42,14 +42,14 @@ class Watcher:
         self._dropped = 0
 
     def put(self, iteration: Iteration) -> None:
-        """Add the newest; the oldest gives way when too many wait."""
+        """Add the newest iteration; when full, the oldest is dropped."""
         if len(self._waiting) >= MAX_WAITING_ITERATIONS:
             self._waiting.popleft()
             self._dropped += 1
         self._waiting.append(iteration)
 
     def take(self) -> tuple[list[Iteration], int]:
-        """Everything that waits, and how many were dropped before it since the last call."""
+        """All queued iterations, and the number dropped since the last call."""
         iterations, dropped = list(self._waiting), self._dropped
         self._waiting.clear()
         self._dropped = 0
@@ -57,12 +57,12 @@ class Watcher:
 
 
 class Live:
-    """The watchers of all replicas. Lives in one event loop."""
+    """The subscribers of all replicas. Used in one event loop."""
 
     def __init__(self, max_num_seqs: int) -> None:
         self._max_num_seqs = max_num_seqs
         self._supervisor: Supervisor | None = None
-        self._watchers: set[Watcher] = set()
+        self._subscribers: set[Subscriber] = set()
         self._closed = False
 
     def open(self, supervisor: Supervisor) -> None:
@@ -70,34 +70,34 @@ class Live:
         self._supervisor = supervisor
 
     def close(self) -> None:
-        """End the streams of all watchers."""
+        """End the streams of all subscribers."""
         self._closed = True
 
-    def enter(self, replica: int) -> Watcher:
-        """Begin to watch a replica. Raises a 404, 429 or 503 as `HttpError`."""
+    def enter(self, replica: int) -> Subscriber:
+        """Subscribe to a replica. Raises a 404, 429 or 503 as `HttpError`."""
         supervisor = self._alive(replica)
-        if len(self._watchers) >= MAX_WATCHERS:
-            raise HttpError(429, f"{MAX_WATCHERS} clients watch already", code="rate_limit_exceeded")
-        watcher = Watcher(replica)
-        self._watchers.add(watcher)
+        if len(self._subscribers) >= MAX_SUBSCRIBERS:
+            raise HttpError(429, f"{MAX_SUBSCRIBERS} clients are subscribed already", code="rate_limit_exceeded")
+        subscriber = Subscriber(replica)
+        self._subscribers.add(subscriber)
         supervisor.watch(replica, True)
-        return watcher
+        return subscriber
 
-    def leave(self, watcher: Watcher) -> None:
-        """Watch no more; with the last watcher the engine stops describing iterations."""
-        self._watchers.discard(watcher)
-        if self._supervisor is not None and all(other.replica != watcher.replica for other in self._watchers):
-            self._supervisor.watch(watcher.replica, False)
+    def leave(self, subscriber: Subscriber) -> None:
+        """Unsubscribe; with the last subscriber the engine stops sending iterations."""
+        self._subscribers.discard(subscriber)
+        if self._supervisor is not None and all(other.replica != subscriber.replica for other in self._subscribers):
+            self._supervisor.watch(subscriber.replica, False)
 
-    async def events(self, watcher: Watcher) -> AsyncIterator[dict[str, Any]]:
-        """The events of one watcher, until the server ends. Raises `Unavailable` if the engine dies."""
-        yield {"facts": self._facts(self._alive(watcher.replica), watcher.replica)}
+    async def events(self, subscriber: Subscriber) -> AsyncIterator[dict[str, Any]]:
+        """The events of one subscriber, until the server ends. Raises `Unavailable` if the engine dies."""
+        yield {"facts": self._facts(self._alive(subscriber.replica), subscriber.replica)}
         last = time.monotonic()
         while not self._closed:
-            iterations, dropped = watcher.take()
+            iterations, dropped = subscriber.take()
             if iterations or time.monotonic() - last >= IDLE_SECONDS:
                 last = time.monotonic()
-                stats = self._alive(watcher.replica).replicas[watcher.replica].stats
+                stats = self._alive(subscriber.replica).replicas[subscriber.replica].stats
                 yield {"iterations": iterations, "stats": stats, "dropped": dropped}
             await asyncio.sleep(EVENT_SECONDS)
 
@@ -126,13 +126,13 @@ class Live:
         }
 
     def put(self, replica: int, iteration: Iteration) -> None:
-        """An iteration for the watchers of this replica."""
-        for watcher in self._watchers:
-            if watcher.replica == replica:
-                watcher.put(iteration)
+        """Queue an iteration for the subscribers of this replica."""
+        for subscriber in self._subscribers:
+            if subscriber.replica == replica:
+                subscriber.put(iteration)
 
 
 def watch(live: Live, replica: int) -> Response:
-    """The stream of one watcher."""
-    watcher = live.enter(replica)
-    return EventStream(live.events(watcher), lambda: live.leave(watcher))
+    """The stream of one subscriber."""
+    subscriber = live.enter(replica)
+    return EventStream(live.events(subscriber), lambda: live.leave(subscriber))

@@ -1,4 +1,4 @@
-"""Whether the server runs, whether it takes requests, and what it refuses before it does."""
+"""The routes `/livez` and `/`, and 503 responses while the model loads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BEFORE_LOADING = LIVENESS_PATHS | {"/metrics", "/dashboard", "/openapi.json"}
 
 
 class LoadingGate:
-    """503 for everything but the state, as long as the model loads: a client that gets the list of models assumes that
-    it can generate."""
+    """Middleware that responds 503 to all but health routes while the model loads, also to `/v1/models`: clients treat
+    its 200 as readiness."""
 
     def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app = app
@@ -37,7 +37,7 @@ async def livez(request: Request) -> Response:
 
 
 async def index(request: Request) -> Response:
-    """Where things are."""
+    """Links to documentation, models and dashboard."""
     return json_response(
         {
             "name": "Flover",

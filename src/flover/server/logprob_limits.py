@@ -1,5 +1,7 @@
-"""How many log-probabilities one request may ask for: counted before anything is computed, because each becomes an
-object in the answer, and -1 asks for one per entry of the vocabulary at every position."""
+"""Limits the number of log-probabilities of a request, before anything is computed.
+
+Each becomes an object of the response, and -1 asks for the whole vocabulary at every position.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def check_logprobs(request: Request, facts: ModelFacts, limits: Limits) -> None:
 
 
 def _entries(count: int, facts: ModelFacts) -> int:
-    """At one position: the token itself and its alternatives."""
+    """Entries per position: the token and its alternatives."""
     return facts.vocab_size if count < 0 else count + 1
 
 

@@ -84,7 +84,7 @@ class Metrics:
             self._answers.labels(model_name, kind)
 
     def answered(self, status: int) -> None:
-        """An HTTP request has been answered."""
+        """Count an HTTP response."""
         self._answers.labels(self._model_name, f"{min(max(status // 100, 1), 5)}xx").inc()
 
     def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
@@ -92,22 +92,22 @@ class Metrics:
         return metric.labels(self._model_name)
 
     def open(self, supervisor: Supervisor) -> None:
-        """There is something to measure."""
+        """Start to collect the engines' counters."""
         self._engine.supervisor = supervisor
 
     def on_stats(self, replica: int, stats: EngineStats) -> None:
-        """Take in one snapshot of a replica's engine; there is one after every iteration."""
+        """Take one snapshot of a replica's counters, sent after every iteration."""
         before, self._iterations[replica] = self._iterations.get(replica, 0), stats.iterations
         if stats.iterations not in (0, before):
             self._iteration_rows.observe(stats.generating)
             self._iteration_tokens.observe(stats.generating + stats.chunk_tokens)
 
     def finished(self, reason: FinishReason) -> None:
-        """The text of a sequence has ended."""
+        """Count a finished sequence."""
         self._finished.labels(self._model_name, str(reason)).inc()
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 

@@ -17,7 +17,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class RequestId:
-    """Answers carry `X-Request-Id`: the client's own if it is harmless, else one of ours."""
+    """Adds `X-Request-Id` to responses: the client's if it is valid, else a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -38,7 +38,7 @@ class RequestId:
 
 
 class HeadRequests:
-    """Answers HEAD as GET is answered, without the body."""
+    """Responds to HEAD like GET, without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -1,6 +1,6 @@
-"""Bodies of requests in the words of JSON Schema: what a body may be, so far as a schema can say it.
+"""JSON Schemas of request bodies.
 
-Where a schema cannot compare two fields, it allows them only apart, and the server a little more.
+A schema cannot compare two fields; where the server does, the schema only allows one of them at a time.
 """
 
 from __future__ import annotations
@@ -94,9 +94,9 @@ class ServedModel:
     names: Sequence[str]
     facts: ModelFacts | None = None
     roles: frozenset[str] = frozenset(get_args(Role))
-    """Roles whose messages the chat template takes."""
+    """Roles that the chat template supports."""
     empty_prompt: bool = False
-    """Whether a prompt without text has a token, that of its beginning."""
+    """Whether an empty prompt has a token, the beginning-of-sequence token."""
 
 
 def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]:
@@ -126,25 +126,30 @@ _ONLY_ONE: Schema = {"enum": [1, None]}
 _OFF: Schema = {"enum": [False, None]}
 _ON: Schema = {"const": True}
 _ON_BY_DEFAULT: Schema = {"enum": [True, None]}
+_NONE_OR_0: Schema = {"enum": [0, None]}
+_NO_USAGE: Schema = {
+    "type": ["object", "null"],
+    "properties": {"include_usage": _OFF, "continuous_usage_stats": _OFF},
+}
 _Pair = tuple[dict[str, Schema], dict[str, Schema]]
 _NOT_TOGETHER: list[_Pair] = [
-    ({"stream_options": NULL}, {"stream": _ON}),
+    ({"stream_options": _NO_USAGE}, {"stream": _ON}),
     ({"prompt_logprobs": NULL}, {"stream": _OFF}),
-    ({"min_tokens": NULL}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
-    ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": NULL}),
+    ({"min_tokens": _NONE_OR_0}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
+    ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": _NONE_OR_0}),
 ]
-"""Fields that exclude each other: what most requests have of the one, and what the other must be where they do not."""
+"""Fields that exclude each other: the usual value of the first, and the value of the second if the first differs."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
 _SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"type": "string", "minLength": 1}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
-_TOP: _Pair = ({"top_logprobs": {"enum": [0, None]}}, {"logprobs": _ON})
+_TOP: _Pair = ({"top_logprobs": _NONE_OR_0}, {"logprobs": _ON})
 _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
 
 
 def _apart(pairs: list[_Pair]) -> list[Schema]:
-    """Alternatives: of the first fields of all pairs at most one is other than in most requests. Up to eight: tools
-    that make requests from the document do not take more."""
+    """Alternatives in which at most one of the pairs' first fields has an unusual value. At most eight: tools that
+    generate requests from the document do not support more."""
     usual = {name: schema for first, _ in pairs for name, schema in first.items()}
     alternatives: list[Schema] = [{"properties": usual}]
     for first, second in pairs:
@@ -155,7 +160,7 @@ def _apart(pairs: list[_Pair]) -> list[Schema]:
 
 
 class _Maker:
-    """Makes the schema of each field from its type and the limits in force."""
+    """Makes the schema of each field from its type and the configured limits."""
 
     def __init__(self, config: ServerConfig, served: ServedModel) -> None:
         facts = served.facts
@@ -254,7 +259,7 @@ _A_WORD: Schema = {"type": "string", "minLength": 1}
 
 
 def _max_tokens(least: int) -> Schema:
-    """Also -1, for all that fits."""
+    """`max_tokens`; -1 means as many as fit."""
     return {"anyOf": [{"type": "integer", "minimum": least, "maximum": MAX_ID}, {"const": -1}, NULL]}
 
 
@@ -264,7 +269,7 @@ def _number(allowed: Range) -> Schema:
 
 
 def number_pattern(last: int) -> str:
-    """A regular expression for the whole numbers from 0 to `last`, without zeros before them."""
+    """A regular expression for the whole numbers from 0 to `last`, without leading zeros."""
     digits = str(last)
     options = ["0"] if last < 10 else ["0", "[1-9]" + (f"[0-9]{{0,{len(digits) - 2}}}" if len(digits) > 2 else "")]
     for place, digit in enumerate(digits):

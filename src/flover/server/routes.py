@@ -1,4 +1,4 @@
-"""The table of routes. Each hands over to the module that does the work."""
+"""The routes of the server."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
 
 CHARS_PER_TOKEN = 4
-"""About so many are decoded from a token."""
+"""Approximate number of characters per token."""
 MAX_SHORT_BODY = 2**16
-"""A body of more bytes is read beside the event loop: its many small values can take a tenth of a second."""
+"""Larger bodies are decoded off the event loop: many small values can take a tenth of a second."""
 B = TypeVar("B", bound=msgspec.Struct)
 
 
@@ -67,7 +67,7 @@ async def create_chat_completion(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    """The models that are served: one, under each of its names."""
+    """The served model, under each of its names."""
     state = _state(request)
     return json_response({"object": "list", "data": [_model(state, name) for name in state.model_names]})
 
@@ -91,7 +91,7 @@ def _model(state: AppState, name: str) -> dict[str, Any]:
 
 
 async def tokenize(request: Request) -> Response:
-    """The token ids of a prompt, or of a conversation as the chat template writes it."""
+    """The token ids of a prompt, or of a conversation rendered by the chat template."""
     state, body = _state(request), await _read(request, TokenizeBody)
     state.check_model(body.model)
     facts = state.facts
@@ -142,7 +142,7 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 async def health(request: Request) -> Response:
-    """200 while an engine works; 503 while all are loading, dead, stuck, or on their way down."""
+    """200 while an engine runs; 503 while all are loading, dead, stalled or shutting down."""
     state = _state(request)
     answer: dict[str, Any] = {"status": state.status}
     if state.supervisor is not None and len(state.supervisor.replicas) > 1:
@@ -164,7 +164,7 @@ async def show_live(request: Request) -> Response:
 
 
 async def show_dashboard(request: Request) -> Response:
-    """The page that watches `/live`."""
+    """The dashboard page, which shows `/live`."""
     return dashboard()
 
 
@@ -174,7 +174,7 @@ async def show_metrics(request: Request) -> Response:
 
 
 async def show_openapi(request: Request) -> Response:
-    """What this server answers to, as an OpenAPI document."""
+    """The OpenAPI document of this server."""
     state = _state(request)
     if state.supervisor is None:
         return json_response(openapi(state.config, ServedModel(names=state.model_names)))

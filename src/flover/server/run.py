@@ -1,7 +1,7 @@
-"""`serve`: the life of a server process, from the listening socket to the exit code.
+"""`serve`: runs a server process, from the listening socket to the exit code.
 
-It listens before the model is loaded, so that health can be asked at any time. The first SIGTERM or SIGINT lets open
-requests finish, for a while; the second one ends them.
+It listens before the model is loaded, so that health checks get a response. The first SIGTERM or SIGINT lets open
+requests finish within the shutdown timeout; the second one ends them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from flover.server.throughput import log_throughput
 from flover.service.supervisor import Supervisor
 
 FLUSH_SECONDS = 5
-"""Time that connections get to take what was last written to them, when the server ends."""
+"""Seconds for connections to receive written data when the server ends."""
 EXIT_NO_ENGINE = 70
-"""EX_SOFTWARE of sysexits.h: the engine died too often. An init system may start the server again."""
+"""EX_SOFTWARE of sysexits.h: the engine died too often. A service manager may start the server again."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -131,7 +131,7 @@ def _http_config(state: AppState) -> HttpConfig:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: signals mean more here than the end of HTTP."""
+    """uvicorn without its signal handlers: `_Signals` handles them."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -139,7 +139,7 @@ class _Server(uvicorn.Server):
 
 
 class _Signals:
-    """SIGTERM and SIGINT, counted."""
+    """Handlers of SIGTERM and SIGINT: events for the first and the second signal."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -186,7 +186,7 @@ def _announce(console: Console, state: AppState, config: EngineConfig, url: str)
         f"ready: {url}  model {name} ({facts.architecture}{size}), {facts.dtype}, "
         f"pool of {facts.pool_tokens} tokens, context {facts.max_model_len}, {config.max_num_seqs} rows\n"
         f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'\n"
-        f"  watch it: {url}/dashboard in a browser, or flover top {url}",
+        f"  dashboard: {url}/dashboard in a browser, or flover top {url}",
         markup=False,
     )
     limits = dataclasses.asdict(state.config.limits)

@@ -1,4 +1,4 @@
-"""Answers that live as long as their client: server-sent events, and work that stops when the client goes away."""
+"""Server-sent events, and cancellation when the client disconnects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` while the client is there. If it goes away, `work` is cancelled and `ClientGone` raised."""
+    """Run `work` while the client is connected. If it disconnects, `work` is cancelled and `ClientGone` raised."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnect(receive))
     try:
@@ -45,10 +45,10 @@ def event(content: Any) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come and then `[DONE]`.
+    """Sends events as they arrive and then `[DONE]`.
 
-    An error after the start is an event with OpenAI's error envelope before the `[DONE]`: no choice that it cut off has
-    a finish reason. `close` is called in the end, whatever happened, also when nothing was sent.
+    An error after the start is an event in OpenAI's error format before the `[DONE]`; interrupted choices have no
+    finish reason. `close` is always called at the end.
     """
 
     media_type = "text/event-stream"

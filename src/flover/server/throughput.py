@@ -1,4 +1,4 @@
-"""A line in the log for every ten seconds of work, worded as vLLM's; none while there is nothing to do."""
+"""Logs throughput every ten seconds while there is work, in vLLM's format."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def throughput_line(before: EngineStats, now: EngineStats, seconds: float) -> str | None:
-    """What the engines did in the `seconds` between two snapshots; None if that is nothing."""
+    """The throughput in the `seconds` between two snapshots; None if there was none."""
     prompt = now.prompt_tokens - before.prompt_tokens
     generated = now.generation_tokens - before.generation_tokens
     if not (prompt or generated or now.running or now.waiting):

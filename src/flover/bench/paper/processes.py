@@ -1,6 +1,6 @@
-"""Runs workloads for real: engine processes as a server has them, without its HTTP, and requests at their time.
+"""A `Runner` on engine processes, as a server has them but without HTTP; requests are submitted at their times.
 
-A strategy's engines stay for the runs that follow under the same strategy, so a model is loaded once for each.
+Engines are kept for following runs under the same strategy, so a model is loaded once per strategy.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from flover.bench.metrics import Record
-from flover.bench.paper.outcome import Moment, Outcome, Strategy
+from flover.bench.metrics import RequestRecord
+from flover.bench.paper.outcome import BatchingStrategy, Moment, Outcome
 from flover.bench.workload import Job
 from flover.config import EngineConfig, one_engine
 from flover.engine.stats import EngineStats
@@ -25,12 +25,12 @@ from flover.service.listener import EngineListener
 
 OnLoading = Callable[[str], None]
 WARM_UP = (Job(0.0, tuple(range(16, 24)), 16, 0),)
-"""What a fresh engine does before anything counts."""
+"""The warm-up of a new engine."""
 
 
-def engine_config(config: EngineConfig, strategy: Strategy, cores: int) -> EngineConfig:
-    """How one engine of this strategy runs. Concurrent instances share the cores: more threads than cores only hurt
-    them, and the baseline is to be as good as it can."""
+def engine_config(config: EngineConfig, strategy: BatchingStrategy, cores: int) -> EngineConfig:
+    """The configuration of one engine of a strategy. Concurrent instances divide the cores, for the strongest
+    baseline."""
     name = "serial" if strategy.name == "concurrent" else strategy.name
     return dataclasses.replace(
         config,
@@ -50,7 +50,7 @@ class ProcessRunner:
         one_engine(config)
         self._config = config
         self._on_loading = on_loading
-        self._strategy: Strategy | None = None
+        self._strategy: BatchingStrategy | None = None
         self._engines: list[EngineClient] = []
         self._numbers = itertools.count()
         self._workload: _Workload | None = None
@@ -65,11 +65,11 @@ class ProcessRunner:
         self._asyncio.run(self._close())
         self._asyncio.close()
 
-    def run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
-        """One workload. Raises `EngineError` if a request fails."""
+    def run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
+        """Run one workload. Raises `EngineError` if a request fails."""
         return self._asyncio.run(self._run(jobs, strategy))
 
-    async def _run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
+    async def _run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
         if strategy != self._strategy:
             await self._close()
             self._on_loading(strategy.label)
@@ -94,7 +94,7 @@ class ProcessRunner:
 
 
 class _Workload:
-    """One workload on engines that are up. With several of them, a request goes to one that is free."""
+    """One workload on running engines. With several of them, a request goes to an idle one."""
 
     def __init__(self, engines: Sequence[EngineClient], numbers: itertools.count[int]) -> None:
         self._engines = engines
@@ -118,14 +118,14 @@ class _Workload:
         )
 
     def note(self) -> None:
-        """An engine has sent its counters: the state of all engines together."""
+        """Record the state of all engines."""
         at = time.perf_counter() - self._start
         pages = sum(engine.stats.pages_used for engine in self._engines)
         self._moments.append(Moment(at, pages, sum(engine.stats.generating for engine in self._engines)))
 
-    async def _one(self, job: Job, free: asyncio.Queue[EngineClient]) -> Record:
+    async def _one(self, job: Job, free: asyncio.Queue[EngineClient]) -> RequestRecord:
         await asyncio.sleep(self._start + job.at - time.perf_counter())
-        record = Record(sent=time.perf_counter(), prompt_tokens=len(job.prompt_ids))
+        record = RequestRecord(sent=time.perf_counter(), prompt_tokens=len(job.prompt_ids))
         if len(self._engines) == 1:
             await self._follow(self._engines[0], job, record)
         else:
@@ -134,7 +134,7 @@ class _Workload:
             free.put_nowait(engine)
         return record
 
-    async def _follow(self, engine: EngineClient, job: Job, record: Record) -> None:
+    async def _follow(self, engine: EngineClient, job: Job, record: RequestRecord) -> None:
         async for delta in engine.submit(as_request(job, f"job-{next(self._numbers)}")):
             if delta.finish_reason not in (None, FinishReason.LENGTH):
                 raise EngineError(f"a request of the workload ended with {delta.finish_reason}: {delta.error}")
@@ -145,7 +145,7 @@ class _Workload:
 
 
 def as_request(job: Job, name: str) -> Request:
-    """A job as the engine sees it: so many tokens, whatever they are."""
+    """The engine request of a job, with end-of-sequence ignored."""
     temperature = 0.0 if job.samples == 1 else 1.0
     params = SamplingParams(temperature=temperature, max_tokens=job.output_len, ignore_eos=True, n=job.samples)
     return Request(id=name, prompt_ids=list(job.prompt_ids), params=params, seed=job.seed)

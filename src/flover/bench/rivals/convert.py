@@ -1,7 +1,7 @@
-"""From a Hugging Face directory to llama.cpp's GGUF: the same tensors, in the formats that `llama-quantize` gives them.
+"""Converts a Hugging Face directory to GGUF: the same tensors, in the formats that `llama-quantize` chooses.
 
-llama.cpp turns neighbouring dimensions of a head together, Hugging Face's files dimension i with i + head_dim / 2: the
-rows of the query and key projections are put in llama.cpp's order. Only LLaMA's shape is converted.
+llama.cpp's rotary embedding pairs dimensions 2i and 2i + 1 of a head, Hugging Face's i and i + head_dim / 2, so the
+rows of the query and key projections are permuted. Only LLaMA's architecture is supported.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flover.model.config import ModelConfig
 from flover.model.hf_config import read_model_directory
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
-"""llama.cpp's number of a whole file's format; norms are float32 in all of them."""
+"""llama.cpp's file type numbers; norms are float32 in all of them."""
 QUANT_VERSION = 2
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 _TOP = {
@@ -42,7 +42,7 @@ _LAYER = {
 
 
 def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
-    """Write the model in `source` as a GGUF file of a format. Raises `ModelError` for what is not LLaMA's shape."""
+    """Write the model in `source` as a GGUF file of a format. Raises `ModelError` if it is not a plain LLaMA."""
     _, config = read_model_directory(source)
     check_convertible(config)
     tensors: list[Tensor] = []
@@ -68,7 +68,7 @@ def check_convertible(config: ModelConfig) -> None:
 
 
 def gguf_name(name: str) -> str | None:
-    """llama.cpp's name of a checkpoint's tensor; None for what it does not keep."""
+    """llama.cpp's name of a checkpoint's tensor; None for one that it does not use."""
     if name in _TOP:
         return _TOP[name]
     parts = name.split(".")
@@ -78,7 +78,7 @@ def gguf_name(name: str) -> str | None:
 
 def kind_of(name: str, info: TensorInfo, kind: str) -> str:
     """The format of one tensor in a file of a format, as `llama-quantize` chooses: norms stay float32, and the head
-    of a Q4_0 file is Q6_K, or Q8_0 where its rows are no whole blocks of that."""
+    of a Q4_0 file is Q6_K, or Q8_0 if its rows are not whole Q6_K blocks."""
     if len(info.shape) == 1:
         return "f32"
     if kind == "q4_0" and name == "output.weight":
@@ -95,7 +95,7 @@ def reorder_heads(rows: Floats, num_heads: int) -> Floats:
 
 
 def facts_of(config: ModelConfig, kind: str) -> Facts:
-    """The metadata of a file: the model's numbers, and a vocabulary that names its ids."""
+    """The metadata of a file: hyperparameters, and a vocabulary with one text per id."""
     assert config.rope is not None
     words = pieces(config.vocab_size)
     types = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * NUM_BYTE_PIECES

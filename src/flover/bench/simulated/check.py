@@ -1,4 +1,4 @@
-"""How far simulated time is from this machine's: fit its cost, then run one workload in both."""
+"""The error of simulated times: fits this machine's cost, then simulates and measures one workload."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from flover.executor.load import load_device
 from flover.service.build import scheduler_config
 
 GAP_SHARE = 0.1
-"""Interval between arrivals over the time that a lone request takes, as simulated."""
+"""Interval between arrivals over the simulated time of a lone request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Simulated beside measured."""
+    """Simulated and measured metrics."""
 
     table: Table
     facts: dict[str, Any]
