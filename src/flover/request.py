@@ -89,6 +89,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     salt: str = ""
     bad_words_ids: list[list[int]] = []
+    output_ids: list[list[int]] = []
+    """By sequence: tokens that an engine before brought, after which it goes on. Empty if no sequence has any."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
@@ -168,7 +170,23 @@ def check_request(request: Request, facts: ModelFacts) -> None:
     for name, ids in named.items():
         if ids and max(ids) >= facts.vocab_size:
             raise RequestError(f"{name}: token id {max(ids)} is out of range 0..{facts.vocab_size - 1}", param=name)
+    _check_outputs(request, room)
     _check_choice(request, facts)
+
+
+def _check_outputs(request: Request, room: int) -> None:
+    """Refuse a request that goes on where there is nothing left to generate."""
+    if not request.output_ids:
+        return
+    if len(request.output_ids) != request.params.n:
+        raise RequestError(
+            f"output_ids has tokens of {len(request.output_ids)} sequences, n is {request.params.n}", param="output_ids"
+        )
+    most, longest = room - len(request.prompt_ids), max(map(len, request.output_ids))
+    if request.params.max_tokens is not None:
+        most = min(most, request.params.max_tokens)
+    if longest >= most:
+        raise RequestError(f"output_ids has a sequence of {longest} tokens, of {most} at most", param="output_ids")
 
 
 def _check_choice(request: Request, facts: ModelFacts) -> None:

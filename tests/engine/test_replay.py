@@ -58,7 +58,12 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The trace of a session with preemptions, prefix hits and cancellations."""
     path = tmp_path_factory.mktemp("session") / "trace.json"
     config = EngineConfig(
-        skip_tokenizer_init=True, max_num_seqs=8, kv_cache_memory_bytes=2**20, num_threads=2, trace=str(path)
+        skip_tokenizer_init=True,
+        max_num_seqs=8,
+        kv_cache_memory_bytes=2**20,
+        num_threads=2,
+        target_itl_ms=0.0,
+        trace=str(path),
     )
     engine = build_engine(config, lambda done, total: None)
     converse(engine, seed=1)

@@ -249,3 +249,19 @@ def test_a_row_may_bring_several_tokens(proposals: int, monkeypatch: pytest.Monk
     assert proposed == alone
     assert fewer < steps
     assert others.generation_tokens == stats.generation_tokens
+
+
+def test_a_request_goes_on_after_the_tokens_that_it_has() -> None:
+    """As a preempted one does; what it has counts for max_tokens, and is not reported."""
+    engine, device = make_engine(page_size=4)
+    one = msgspec.structs.replace(request("a", 6, 9, n=2), output_ids=[[50, 51, 52], []])
+    engine.submit(one)
+    deltas = run(engine)
+    assert tokens_of(deltas, "a", 0) == list(range(9, 15))
+    assert tokens_of(deltas, "a", 1) == list(range(6, 15))
+    admitted = [admission for plan in device.plans for admission in plan.admissions]
+    assert [admission.output_ids for admission in admitted] == [[50, 51, 52], []]
+    assert engine.stats().finished["length"] == 2
+    for wrong, words in (([[1] * 9, []], "9 tokens, of 9 at most"), ([[1]], "1 sequences, n is 2")):
+        with pytest.raises(RequestError, match=words):
+            engine.submit(msgspec.structs.replace(one, output_ids=wrong))

@@ -76,6 +76,32 @@ def test_streams_go_on_where_a_dead_engine_stopped() -> None:
     run(scenario)
 
 
+def test_a_platform_without_the_same_bits_continues_after_the_tokens_that_were_delivered(tmp_path: Path) -> None:
+    """Each engine process computes other tokens; sequences that have ended or were cancelled stay as they were."""
+
+    async def scenario() -> None:
+        async with toys("--delay", "0.002", "--drift", str(tmp_path / "starts")) as engines:
+            stream = engines.submit(make_request("r", "abcdefgh", 120, n=3, temperature=1.0, prompt_logprobs=1))
+            short = engines.submit(make_request("short", "abcdefgh", 4))
+            assert await read_tokens(short) == {("short", 0): toy_tokens(list(b"abcdefgh"), 4, shift=1)}
+            deltas = [await anext(stream) for _ in range(60)]
+            engines.cancel("r", 1)
+            kill(engines)
+            deltas += [delta async for delta in stream]
+            tokens = {index: [t for d in deltas if d.index == index for t in d.token_ids] for index in range(3)}
+            for index in (0, 2):
+                first = toy_tokens(list(b"abcdefgh"), 120, shift=1 + index)
+                second = toy_tokens(list(b"abcdefgh"), 120, shift=2 + index)
+                before = next(i for i in range(120) if tokens[index][i] != first[i])
+                assert before >= 10
+                assert tokens[index] == first[:before] + second[before:]
+            assert len(tokens[1]) < 120
+            assert sum(delta.prompt_logprobs is not None for delta in deltas) == 1
+            assert engines.num_restarts == 1
+
+    run(scenario)
+
+
 def test_what_ended_or_was_cancelled_before_a_death_stays_so() -> None:
     async def scenario() -> None:
         async with toys("--delay", "0.002") as engines:

@@ -4,10 +4,11 @@ executor that repeats the prompt.
 Token i of a sequence is prompt[(shift + i) % len(prompt)], where shift is 0 for greedy requests and the sequence's
 seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row, one with
 DEADLY ends the process. Its trace is its process id. With --once FILE only the first process with that FILE gets as far
-as loading; while there is that FILE, with --hang-if FILE none gets further and with --fail-if FILE none loads.
+as loading; with --drift FILE each process with that FILE has a shift that is greater by one, and says that it is not
+deterministic; while there is that FILE, with --hang-if FILE none gets further and with --fail-if FILE none loads.
 
     python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] [--once FILE] [--hang-if FILE]
-                         [--fail-if FILE] FD
+                         [--fail-if FILE] [--drift FILE] FD
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def entry(token: int, alternatives: int) -> TokenLogprobs:
 class ToyExecutor(BlockingExecutor):
     """Repeats prompts."""
 
-    def __init__(self, facts: ModelFacts, delay: float, die_after: int) -> None:
+    def __init__(self, facts: ModelFacts, delay: float, die_after: int, drift: int) -> None:
         self.facts = facts
+        self._drift = drift
         self._delay = delay
         self._die_after = die_after
         self._rows: dict[int, Row] = {}
@@ -86,7 +88,7 @@ class ToyExecutor(BlockingExecutor):
         return StepResult(step=plan.step, rows=[result for result in results if result is not None])
 
     def _admit(self, admission: Admission) -> None:
-        shift = 0 if admission.params.greedy else admission.seed
+        shift = self._drift + (0 if admission.params.greedy else admission.seed)
         self._rows[admission.row] = Row(admission.prompt_ids, admission.params, shift, len(admission.output_ids))
 
     def _chunk(self, work: Work) -> RowResult | None:
@@ -149,6 +151,11 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     progress(100, 100)
     if config.trace is not None:
         Path(config.trace).write_text(str(os.getpid()))
+    drift = 0
+    if options.drift is not None:
+        with options.drift.open("a") as file:
+            file.write(".")
+        drift = options.drift.stat().st_size
     facts = toy_facts(options.vocab_size, config.max_model_len or MAX_MODEL_LEN, options.pool_tokens)
     scheduler = SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
@@ -159,7 +166,8 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
         eos_ids=(EOS,),
         target_itl_ms=0.0,
     )
-    return Engine(ToyExecutor(facts, options.delay, options.die_after), scheduler, time.perf_counter)
+    facts = msgspec.structs.replace(facts, deterministic=not drift)
+    return Engine(ToyExecutor(facts, options.delay, options.die_after, drift), scheduler, time.perf_counter)
 
 
 def main(arguments: list[str]) -> int:
@@ -173,6 +181,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--once", type=Path)
     parser.add_argument("--hang-if", type=Path)
     parser.add_argument("--fail-if", type=Path)
+    parser.add_argument("--drift", type=Path)
     parser.add_argument("fd")
     options = parser.parse_args(arguments)
 

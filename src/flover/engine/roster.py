@@ -65,7 +65,8 @@ class Roster:
     def add(self, request: Request, now: float) -> None:
         """A checked request joins the queue as `n` sequences at time `now`."""
         for index in range(request.params.n):
-            self._enqueue(Sequence(self._arrivals, request, index, list(request.prompt_ids), now))
+            outputs = request.output_ids[index] if request.output_ids else []
+            self._enqueue(Sequence(self._arrivals, request, index, [*request.prompt_ids, *outputs], now))
             self._arrivals += 1
 
     def seat(self, sequence: Sequence) -> bool:
@@ -85,8 +86,8 @@ class Roster:
         sequence.computed = len(shared) * self.config.page_size
         if sequence.first_time:
             sequence.first_time = False
-            sequence.cached_tokens = sequence.computed
-            self.counts["cached_tokens"] += sequence.computed
+            sequence.cached_tokens = min(sequence.computed, sequence.prompt_len)
+            self.counts["cached_tokens"] += sequence.cached_tokens
             self.counts["queried_tokens"] += sequence.prompt_len
         insort(self.running, sequence, key=self._order)
         return True

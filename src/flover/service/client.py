@@ -138,19 +138,20 @@ class EngineClient:
         return stream
 
     def admit(self, requests: Sequence[InFlightRequest]) -> None:
-        """Compute these requests here, from the start. Raises `EngineDeadError` or `EngineClosedError`.
+        """Compute these requests here. Raises `EngineDeadError` or `EngineClosedError`.
 
         There is no await between registering a request and sending it: a request is either in the engine with a
         mailbox that waits for it, or nowhere.
         """
         if self._death is not None:
             raise end_of_engine(self._death)
-        frames = [wire.encode(Submit(each.request)) for each in requests]
-        for request, frame in zip(requests, frames, strict=True):
-            self._requests.add(request)
+        attempts = [each.start_attempt(self.facts.deterministic) for each in requests]
+        frames = [wire.encode(Submit(request)) for request, _ in attempts]
+        for each, (request, cancelled), frame in zip(requests, attempts, frames, strict=True):
+            self._requests.add(each)
             self._connection.write(frame)
-            for index in request.start_attempt():
-                self._connection.send(Cancel(request.request.id, index))
+            for index in cancelled:
+                self._connection.send(Cancel(request.id, index))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """End a request or one of its sequences. Its stream brings the last deltas, with `abort`. Ids that are not open

@@ -1,7 +1,9 @@
-"""Requests in flight: how much of each was delivered, so that another engine can replay it where one died.
+"""Requests in flight: how much of each was delivered, so that another engine can go on where one died.
 
-A request's tokens depend on nothing but the request (ARCHITECTURE.md, "CPU kernels"). Computed again from the start,
-they are the same; those that were delivered already are compared and left out.
+Where the platform is deterministic (`ModelFacts.deterministic`), a request's tokens depend on nothing but the request
+(ARCHITECTURE.md, "CPU kernels"): it is computed again from the start, and the tokens that were delivered already are
+compared and left out. Elsewhere other tokens may come out, so the engine gets those that were delivered and continues
+after them.
 """
 
 from __future__ import annotations
@@ -41,13 +43,16 @@ class InFlightRequest:
         self._sequences = [_SequenceState() for _ in range(request.params.n)]
         self._prompt_delivered = False
 
-    def start_attempt(self) -> list[int]:
-        """An engine computes it from the start. Returns the sequences that ended or were cancelled before: they are to
-        be cancelled in it."""
+    def start_attempt(self, deterministic: bool) -> tuple[Request, list[int]]:
+        """An engine computes it: the request to send, and the sequences to cancel in it because they ended or were
+        cancelled before. `deterministic` is the engine's."""
         self.attempts += 1
-        for sequence in self._sequences:
-            sequence.recomputed = 0
-        return [index for index, each in enumerate(self._sequences) if each.cancelled or each.ended]
+        # What has ended is cancelled at once, and has no room for another token.
+        kept = [[] if deterministic or each.ended else each.delivered for each in self._sequences]
+        for sequence, output_ids in zip(self._sequences, kept, strict=True):
+            sequence.recomputed = len(output_ids)
+        request = msgspec.structs.replace(self.request, output_ids=kept) if any(kept) else self.request
+        return request, [index for index, each in enumerate(self._sequences) if each.cancelled or each.ended]
 
     @property
     def may_retry(self) -> bool:
