@@ -109,18 +109,18 @@ class Generation:
         not go on with one of them: then the whole HTTP request has failed.
         """
         async for delta in self._stream:
-            if delta not in self._texts:
-                continue
             prompt = self._by_id[delta.request_id]
             choice = prompt.choices[delta.index]
+            if choice.text.finished:
+                continue  # computed before the engine had read the cancellation
             self._check(delta)
             self._note(prompt, choice, delta)
-            piece = self._texts.feed(delta)
+            piece = self._texts.feed(choice.text, delta)
             if piece.finish_reason is not None:
                 self._note_end(choice, piece.finish_reason)
             yield choice, piece
             choice.started = True
-            if not self._texts:
+            if piece.finish_reason is not None and not self._texts:
                 return
 
     async def finish(self) -> None:
