@@ -25,7 +25,7 @@ class TextStreams:
         return streams
 
     def __contains__(self, delta: Delta) -> bool:
-        """Whether the sequence of this delta has not ended. An engine goes on until it has read the cancellation."""
+        """Whether the sequence of this delta has not ended. An engine continues until it has read the cancellation."""
         return (delta.request_id, delta.index) in self._streams
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
