@@ -62,7 +62,7 @@ class Connections:
         """A whole request has arrived on it."""
         self._waiting.pop(connection, None)
 
-    def make_room(self, connection: Evictable) -> bool:
+    def evict_for(self, connection: Evictable) -> bool:
         """Close the connection that has waited longest for its client, to serve this one; returns whether this one can
         be served."""
         if not self.over_limit:
