@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ def edit(path: Path, name: str, **fields: Any) -> None:
 
 def load_llm(path: Path, **settings: Any) -> LLM:
     return LLM(path, num_threads=1, max_num_seqs=2, max_num_batched_tokens=64, **settings)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    """One for tests that only get refused."""
+    with load_llm(make_checkpoint(tmp_path_factory.mktemp("model"), tokenizer=True)) as llm:
+        yield llm
 
 
 @pytest.mark.parametrize(
@@ -158,10 +166,10 @@ def test_fields_that_are_not_honoured_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_types_are_request_errors_that_name_the_argument(
-    arguments: dict[str, Any], named: str, tmp_path: Path
+    arguments: dict[str, Any], named: str, shared: LLM
 ) -> None:
-    with load_llm(make_checkpoint(tmp_path, tokenizer=True)) as llm, pytest.raises(RequestError, match=named):
-        llm.generate(**arguments)
+    with pytest.raises(RequestError, match=named):
+        shared.generate(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +187,10 @@ def test_wrong_types_are_request_errors_that_name_the_argument(
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
     ],
 )
-def test_wrong_types_of_chat_are_request_errors_too(arguments: dict[str, Any], named: str, tmp_path: Path) -> None:
+def test_wrong_types_of_chat_are_request_errors_too(arguments: dict[str, Any], named: str, shared: LLM) -> None:
     messages = [{"role": "user", "content": "a"}]
-    with load_llm(make_checkpoint(tmp_path, tokenizer=True)) as llm, pytest.raises(RequestError, match=named):
-        llm.chat(**({"messages": messages} | arguments))
+    with pytest.raises(RequestError, match=named):
+        shared.chat(**({"messages": messages} | arguments))
 
 
 @pytest.mark.parametrize(

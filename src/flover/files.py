@@ -1,6 +1,6 @@
-"""The files of a model directory, read as data that a stranger wrote.
+"""The files of a model directory, read as untrusted data.
 
-Whoever reads one asks here: only regular files are opened, so that a pipe or a device cannot make a reader wait or
+All of them are opened here: only regular files are opened, so that a pipe or a device cannot make a reader wait or
 read without end; only inside the model's directory, wherever symbolic links lead; and no more than a stated number
 of bytes. Everything else is a `ModelError` that names the file.
 """

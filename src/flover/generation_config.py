@@ -1,7 +1,7 @@
 """What a model's own files say about generating: which tokens end a sequence, and how to choose tokens by default.
 
 The engine, the server and `LLM` all ask here, so that they cannot come to different answers. Everything is read from
-files of strangers: an unusable value is a `ModelError` that names file and field.
+untrusted files: an unusable value is a `ModelError` that names file and field.
 """
 
 from __future__ import annotations

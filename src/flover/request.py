@@ -138,6 +138,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     switch_len: int | None = None
     """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that
     for short ones; None if there is but one."""
+    deterministic: bool = True
+    """Whether a request that is computed again gets the same tokens."""
 
 
 def is_long(num_prompt: int, params: SamplingParams, switch_len: int | None) -> bool:

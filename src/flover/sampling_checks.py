@@ -129,6 +129,15 @@ def _check_strings(name: str, value: Any, most: int) -> None:
             raise wrong_value(f"{name}[{position}]", "a string", item)
         if not item:
             raise RequestError(f"{name}[{position}] is an empty string, which is in every text", param=name)
+        if not _is_unicode(item):
+            raise RequestError(f"{name}[{position}] holds half of a surrogate pair, which is no character", param=name)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _check_bias(bias: Any) -> None:

@@ -16,7 +16,7 @@ from flover.cli.fits import find_fit
 from flover.cli.main import main
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError, ModelError
-from flover.executor.device import DeviceExecutor
+from flover.executor.load import load_device
 from flover.memory.machine import Machine, cache_memory, read_machine, sibling_memory
 from flover.model.describe import Description, ProcessPlan, plan_load
 from flover.model.shard import Shard
@@ -134,9 +134,9 @@ def test_what_fits_loads_and_what_does_not_fit_does_not(changes: dict[str, Any],
     assert found.fits == expected
     if not expected:
         with pytest.raises((ConfigError, ModelError)):
-            DeviceExecutor.load(config, lambda done, total: None)
+            load_device(config, lambda done, total: None)
         return
-    executor = DeviceExecutor.load(config, lambda done, total: None)
+    executor = load_device(config, lambda done, total: None)
     facts = executor.facts
     executor.close()
     assert f" as {facts.dtype}" in found.facts["weights"]

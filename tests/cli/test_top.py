@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.server
 import io
 import os
 import pty
@@ -12,11 +11,11 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from fake_http import FakeHandler, FakeServer, serving
 from live_script import SCRIPT, event, facts_event, iteration
 from rich.console import Console
 
@@ -145,49 +144,27 @@ def test_lines_that_say_nothing() -> None:
 # With a server
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Feed(FakeHandler):
     """`/live`: the whole script, and then nothing more until the server ends."""
 
-    server: FeedServer
-
-    def do_GET(self) -> None:
+    def get(self) -> None:
         if self.headers.get("Authorization") != f"Bearer {KEY}":
-            self._answer(401, b'{"error": {"message": "the API key is missing or wrong"}}')
+            self.answer(401, b'{"error": {"message": "the API key is missing or wrong"}}')
         elif self.path != "/live":
-            self._answer(404, b"nothing")
+            self.answer(404, b"nothing")
         else:
-            self._answer(200, facts_event() + event(SCRIPT[:4]) + event(SCRIPT[4:]))
-            self.server.ended.wait(30)
-
-    def _answer(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-class FeedServer(http.server.ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.ended = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}"
+            self.answer(200, facts_event() + event(SCRIPT[:4]) + event(SCRIPT[4:]), more=True)
+            self.server.ended.wait()
 
 
 @pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[FakeServer]:
+    with serving(Feed) as made:
         yield made
-        made.ended.set()
-        made.shutdown()
-        thread.join()
 
 
 def test_once_prints_one_picture_into_a_pipe(
-    server: FeedServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOVER_API_KEY", KEY)
     assert main(["top", server.url, "--once", "--seconds", "0.5"]) == 0
@@ -207,7 +184,7 @@ def test_once_prints_one_picture_into_a_pipe(
     ],
 )
 def test_what_goes_wrong_is_one_line(
-    server: FeedServer, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, message: str
+    server: FakeServer, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, message: str
 ) -> None:
     assert main(["top", server.url, *flags]) == code
     assert capsys.readouterr().err == f"flover top: error: {message}\n"
@@ -267,7 +244,7 @@ ENDINGS: dict[str, Callable[[Terminal], None]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_terminal_is_left_as_it_was(server: FeedServer, ending: str) -> None:
+def test_the_terminal_is_left_as_it_was(server: FakeServer, ending: str) -> None:
     terminal = Terminal(server.url)
     try:
         terminal.until("by share of")
@@ -283,7 +260,7 @@ def test_the_terminal_is_left_as_it_was(server: FeedServer, ending: str) -> None
     assert "Traceback" not in terminal.shown
 
 
-def test_a_server_that_goes_away_is_waited_for(server: FeedServer) -> None:
+def test_a_server_that_goes_away_is_waited_for(server: FakeServer) -> None:
     terminal = Terminal(server.url)
     try:
         terminal.until("by share of")

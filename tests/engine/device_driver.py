@@ -190,7 +190,8 @@ class Driver:
         )
         self._left = []
         self.step += 1
-        result = self.executor.run(plan)
+        self.executor.start(plan)
+        result = self.executor.finish()
         assert result.step == plan.step
         self._take(plan, result)
         return result

@@ -287,7 +287,8 @@ def admission(**changes: Any) -> Admission:
 
 def seated() -> DeviceExecutor:
     executor, _ = echo_executor(num_rows=2, page_size=4)
-    executor.run(plan(admissions=[admission()]))
+    executor.start(plan(admissions=[admission()]))
+    assert executor.finish().rows == []
     return executor
 
 
@@ -308,4 +309,4 @@ def seated() -> DeviceExecutor:
 )
 def test_plans_that_do_not_fit_the_rows_are_refused(broken: StepPlan, message: str) -> None:
     with pytest.raises(InvariantError, match=message):
-        seated().run(broken)
+        seated().start(broken)

@@ -17,7 +17,7 @@ from flover.cli.main import main
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.engine.scheduler import Scheduler
-from flover.executor.device import DeviceExecutor
+from flover.executor.load import load_device
 from flover.observe.record_reader import Record, read_record
 from flover.observe.replay import Replay, replay
 from flover.observe.trace import replay_path
@@ -78,7 +78,7 @@ def record(session: Path) -> Record:
 
 def again(record: Record, **overrides: Any) -> Replay:
     config = dataclasses.replace(record.head.engine, trace=None, **overrides)
-    executor = DeviceExecutor.load(config, lambda done, total: None)
+    executor = load_device(config, lambda done, total: None)
     try:
         return replay(record, executor)
     finally:
@@ -109,7 +109,7 @@ def test_on_other_threads_and_instruction_sets_too(record: Record, isa: str) -> 
 
 def test_other_weights_are_found(record: Record, monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(record.head.engine, trace=None)
-    executor = DeviceExecutor.load(config, lambda done, total: None)
+    executor = load_device(config, lambda done, total: None)
     logits = executor._decoder.logits
     monkeypatch.setattr(
         executor._decoder, "logits", lambda hidden: logits(np.ascontiguousarray(np.roll(hidden, 1, axis=-1)))
@@ -137,7 +137,7 @@ def test_the_command_shows_the_first_difference(
     out = capsys.readouterr().out
     assert "first difference: step" in out
     recorded, replayed = (json.loads(line.split(maxsplit=1)[1]) for line in out.splitlines() if line.startswith("  re"))
-    assert recorded.keys() | replayed.keys() >= {"step", "window", "generating"}
+    assert recorded.keys() | replayed.keys() >= {"step", "window", "admissions"}
     assert recorded != replayed
 
 

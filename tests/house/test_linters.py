@@ -26,7 +26,7 @@ PLANTED_IMPORTS = [
     (LAYERS, "engine/p9.py", "from flover.memory import kvcache"),
     ("What computes knows nothing of the engine", "model/p10.py", "from flover.engine import loop"),
     ("The engine imports requests, configuration and errors alone", "engine/p11.py", "import flover.files"),
-    ("Text lives at the door", "service/p12.py", "from flover.text import chat"),
+    ("Text is outside the engine", "service/p12.py", "from flover.text import chat"),
     ("The server knows no model", "server/p13.py", "from flover.model import decoder"),
     ("torch is an extra of its own files", "model/p14.py", "def f():\n    from torch import nn"),
     ("ray is an extra of its own files", "parallel/p15.py", "def f():\n    from ray.serve import handle"),

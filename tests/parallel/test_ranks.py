@@ -14,6 +14,7 @@ import pytest
 from simulation.hash_executor import HashExecutor
 from simulation.workload import Scenario, draw_scenario
 
+from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import EngineDeadError, InvariantError, RequestError
@@ -56,7 +57,7 @@ class Receiver:
         raise AssertionError("followers say nothing")
 
 
-class HashRank:
+class HashRank(BlockingExecutor):
     """A rank whose device is the hash model, which raises where a plan does not fit what it holds."""
 
     def __init__(self, scenario: Scenario, decide: Callable[[StepPlan], StepPlan] = lambda plan: plan) -> None:

@@ -317,6 +317,9 @@ def test_arguments_are_the_engines_settings() -> None:
 
     engine = Arguments(tensor_parallel_size="2", kv_cache_memory_bytes="1MiB", reorder="false").engine()
     assert (engine.tensor_parallel_size, engine.kv_cache_memory_bytes, engine.reorder) == (2, 2**20, False)
+    assert Arguments(allowed_hosts="a.example, b.example c.example").allowed_hosts == tuple(
+        f"{x}.example" for x in "abc"
+    )
     for wrong, message in [
         ({"min_replicas": 2}, r"min_replicas \(2\) is more than max_replicas \(1\)"),
         ({"threads": 2}, "there is no setting threads"),

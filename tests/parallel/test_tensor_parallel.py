@@ -138,16 +138,16 @@ def test_four_ranks_share_two_key_heads(tmp_path: Path) -> None:
     compare(make_checkpoint(tmp_path, "llama", **WIDE), 4, "float32")
 
 
-@pytest.mark.parametrize(("family", "sizes"), [("llama", WIDE), ("gpt2", WIDE_GPT), ("gpt_neox", WIDE)])
+@pytest.mark.parametrize(("family", "sizes"), [("gpt2", WIDE_GPT), ("gpt_neox", WIDE)])
 def test_four_ranks_give_what_one_gives(tmp_path: Path, family: str, sizes: dict[str, int]) -> None:
-    """A family of each layout of queries, keys and values, in the format that has most to agree on."""
+    """The other layouts of queries, keys and values, in the format that has most to agree on."""
     compare(make_checkpoint(tmp_path, family, **sizes), 4, "int8")
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8"])
-def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(tmp_path: Path, kind: str) -> None:
+def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(tmp_path: Path) -> None:
+    """In int8, whose layers have the sums of float32 and the largest input before them."""
     path = make_checkpoint(tmp_path, "llama", **WIDE)
-    with engine_of(path, 4, enable_prefix_caching=False, **settings_of(kind)) as engine:
+    with engine_of(path, 4, enable_prefix_caching=False, quantization="int8") as engine:
         crowd = serve(engine)
         for number in (0, 2, 5):
             engine.submit(request(number))

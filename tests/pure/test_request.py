@@ -41,10 +41,13 @@ REFUSED: list[tuple[str, Any]] = [
     ("stop", [""]),
     ("stop", ["a"] * 1025),
     ("stop", [1]),
+    ("stop", ["a", "\ud83d"]),
+    ("stop", "\ud83d"),
     ("stop_token_ids", [-1]),
     ("stop_token_ids", "1"),
     ("stop_token_ids", [2**31]),
     ("bad_words", [""]),
+    ("bad_words", ["\udc00"]),
     ("max_tokens", 0),
     ("max_tokens", True),
     ("min_tokens", -1),
@@ -75,6 +78,7 @@ def test_a_value_out_of_range_is_refused_by_name(field: str, value: Any) -> None
     [
         ({"max_tokens": 3, "min_tokens": 4}, "min_tokens"),
         ({"stop": "x", "detokenize": False}, "stop"),
+        ({"spaces_between_special_tokens": False, "skip_special_tokens": False}, "spaces_between_special_tokens"),
     ],
 )
 def test_contradictions_are_refused(params: dict[str, Any], param: str) -> None:
@@ -93,6 +97,8 @@ def test_contradictions_are_refused(params: dict[str, Any], param: str) -> None:
         (make(logit_bias={100: 1.0}), "logit_bias", "100"),
         (make(allowed_token_ids=[5, 100]), "allowed_token_ids", "100"),
         (make(stop_token_ids=[100]), "stop_token_ids", "100"),
+        (make(allowed_token_ids=[2], min_tokens=1), "allowed_token_ids", "no token is left to choose"),
+        (make(allowed_token_ids=[2, 5], min_tokens=1, stop_token_ids=[5]), "allowed_token_ids", "no token is left"),
     ],
 )
 def test_what_the_model_cannot_do_is_refused(request_: Request, param: str, words: str) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.request import Delta, ModelFacts, Request, SamplingParams
 
 
-class ToyExecutor:
+class ToyExecutor(BlockingExecutor):
     """Knows only how long each row is. `fail` may raise for a plan; `seconds` says how long a plan takes."""
 
     def __init__(

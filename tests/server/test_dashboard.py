@@ -88,7 +88,7 @@ def watching(
     problems: int = 0,
     **size: int,
 ) -> None:
-    """Run a scenario with the page open; nothing may go wrong in it and nothing be asked of anybody else."""
+    """Run a scenario with the page open; nothing may go wrong in it and nothing be asked of another host."""
 
     async def run() -> None:
         async with serving(key) as feed, Browser(**size) as browser:

@@ -1,4 +1,4 @@
-"""Answers that are too large, and requests that cannot be read, end themselves and nobody else."""
+"""Answers that are too large, and requests that cannot be read, end alone."""
 
 from __future__ import annotations
 

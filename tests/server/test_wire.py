@@ -67,7 +67,7 @@ def test_a_stream_that_ends_inside_a_frame_is_over() -> None:
 
 
 def test_news_too_long_for_one_frame_are_sent_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The delta that does not even fit alone ends its own sequence, nobody else's."""
+    """The delta that does not even fit alone ends its own sequence and no other."""
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
     ours, theirs = socket.socketpair()
 
@@ -86,8 +86,8 @@ def test_news_too_long_for_one_frame_are_sent_one_by_one(monkeypatch: pytest.Mon
     with ours, theirs:
         worker = process.EngineProcess(theirs, lambda config, progress: pytest.fail("not needed"))
         worker._deliver(engine, deltas)  # type: ignore[arg-type]
-        news = [wire.from_engine_decoder()(wire.receive(ours) or b"") for _ in deltas]
-    received = [item.deltas[0] for item in news if isinstance(item, EngineOutputs)]
+        messages = [wire.from_engine_decoder()(wire.receive(ours) or b"") for _ in deltas]
+    received = [item.deltas[0] for item in messages if isinstance(item, EngineOutputs)]
     assert [received[0], received[2]] == small
     assert (received[1].request_id, received[1].finish_reason) == ("big", FinishReason.ERROR)
     assert engine.cancelled == [("big", 1)]

@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from flover.config import EngineConfig
+from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import Admission, RowResult, StepPlan, StepResult, Work
 from flover.engine.roster import SchedulerConfig
@@ -62,7 +63,7 @@ def entry(token: int, alternatives: int) -> TokenLogprobs:
     return TokenLogprobs(ids, [-0.5] + [-0.5 - i for i in range(alternatives)], [1, *range(1, alternatives + 1)])
 
 
-class ToyExecutor:
+class ToyExecutor(BlockingExecutor):
     """Repeats prompts."""
 
     def __init__(self, facts: ModelFacts, delay: float, die_after: int) -> None:

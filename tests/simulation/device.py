@@ -7,6 +7,7 @@ from random import Random
 
 import msgspec
 
+from flover.engine.executor import BlockingExecutor
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.request import ModelFacts
 
@@ -49,7 +50,7 @@ class Witness:
     def was_reset(self) -> None: ...
 
 
-class SimDevice:
+class SimDevice(BlockingExecutor):
     """An `Executor` that passes plans to the hash model, and sometimes fails as drawn from the scenario."""
 
     def __init__(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from flover.engine.executor import BlockingExecutor
 from flover.engine.plan import NULL_PAGE, Admission, RowResult, StepPlan, StepResult, Work
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
@@ -54,7 +55,7 @@ class HashRow:
     slots: npt.NDArray[np.int64] = field(default_factory=lambda: EMPTY_SLOTS)
 
 
-class HashExecutor:
+class HashExecutor(BlockingExecutor):
     """Implements `Executor` (engine/executor.py). `facts` says how large the model and its pool are.
 
     Raises `LawBroken` where a real device would compute nonsense.

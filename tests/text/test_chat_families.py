@@ -189,6 +189,15 @@ def test_a_developers_message_is_in_the_prompt_where_the_systems_is(name: str) -
         assert said in found
 
 
+@pytest.mark.parametrize("name", sorted(FAMILIES.keys() - {"gemma1", "mistral_v1"}))
+def test_instructions_of_system_and_developer_at_the_start_are_both_in_the_prompt(name: str) -> None:
+    for first, second in ((SYSTEM, DEVELOPER), (DEVELOPER, SYSTEM), (DEVELOPER, DEVELOPER | {"content": PARTS})):
+        found = _found(FAMILIES[name], [first, second, USER])
+        assert found is not None
+        wanted = second["content"] if isinstance(second["content"], str) else "I see."
+        assert first["content"] in found and wanted in found and USER["content"] in found
+
+
 def test_a_template_without_a_system_role_says_so() -> None:
     for role in ("system", "developer"):
         with pytest.raises(RequestError, match="System role not supported"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import text_samples as samples
+import tokenizers
 
 from flover.errors import RequestError
 from flover.request import ModelFacts, Request, SamplingParams
 from flover.text.prompts import bad_words_ids, make_request, prompt_list, read_prompt
+from flover.text.tokenizer import Tokenizer
 
 FACTS = ModelFacts(
     model="toy",
@@ -107,6 +110,16 @@ def test_text_needs_a_tokenizer(prompt: Any, fields: dict[str, Any], message: st
     with pytest.raises(RequestError, match=message):
         make(prompt, None, **fields)
     assert make([5], None).prompt_ids == [5]
+
+
+def test_spaces_that_a_tokenizer_puts_between_any_two_tokens_cannot_be_left_out(tmp_path: Path) -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1, "?": 2}, unk_token="?"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words = Tokenizer.load(samples.write_tokenizer(tmp_path, backend))
+    params = SamplingParams(spaces_between_special_tokens=False)
+    make("a", spaces_between_special_tokens=False)
+    with pytest.raises(RequestError, match="spaces_between_special_tokens: false is not supported with this model's"):
+        make_request("a b", params, request_id="r", tokenizer=words, facts=FACTS, draw_seed=lambda: 1)
 
 
 WORDS = ["fox", " fox", "there", "a small house", "Größe", "🦊", "The", "\n"]

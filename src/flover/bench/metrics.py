@@ -15,6 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+
 
 @dataclass(slots=True)
 class RequestRecord:
@@ -50,14 +52,9 @@ class RequestRecord:
 
 
 def percentile(values: Iterable[float], q: float) -> float:
-    """The q-th percentile (0..100) with linear interpolation; NaN without values."""
-    ordered = sorted(values)
-    if not ordered:
-        return math.nan
-    place = (len(ordered) - 1) * q / 100
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    """The q-th percentile (0..100) with linear interpolation between neighbours; NaN without values."""
+    found = list(values)
+    return float(np.percentile(found, q)) if found else math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,13 +79,13 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
         if model is not None or overrides:
             raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
-    from flover.executor.device import DeviceExecutor
+    from flover.executor.load import load_device
 
     config = dataclasses.replace(head.engine, trace=None, **overrides)
     if model is not None:
         config = dataclasses.replace(config, model=model)
     with loading_bar(config.model) as progress:
-        return DeviceExecutor.load(config, progress)
+        return load_device(config, progress)
 
 
 def _show(done: Replay, steps: int, *, tokens_computed: bool) -> None:

@@ -15,8 +15,6 @@ class Environment:
 
     api_keys: tuple[str, ...] | None = None
     """The keys in FLOVER_API_KEY, separated by blanks; empty if it is set without a key, None if it is not set."""
-    hub_offline: bool = False
-    hub_token: str | None = None
     ray_address: str | None = None
 
     @property
@@ -37,8 +35,6 @@ def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
     env = os.environ if environ is None else environ
     return Environment(
         api_keys=None if (keys := env.get("FLOVER_API_KEY")) is None else tuple(keys.split()),
-        hub_offline=env.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"},
-        hub_token=env.get("HF_TOKEN") or None,
         ray_address=env.get("RAY_ADDRESS") or None,
     )
 

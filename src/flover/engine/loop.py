@@ -1,4 +1,4 @@
-"""The main inference stream: take → plan → run → commit → deliver, once per iteration.
+"""The main inference stream: take → plan → start → finish → commit → deliver, once per iteration.
 
 One thread calls `step`; any thread may call `submit`, `cancel` and `wait`.
 """
@@ -74,7 +74,8 @@ class Engine:
     def _run(self, plan: StepPlan) -> list[Delta]:
         started = self._clock()
         try:
-            result = self._executor.run(plan)
+            self._executor.start(plan)
+            result = self._executor.finish()
             rows = match_rows(plan, result)
         except EngineDeadError:
             raise

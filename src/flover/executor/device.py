@@ -1,36 +1,30 @@
 """One device as an executor: it applies a plan to its rows, runs one forward and one sampling, and reports.
 
-It decides nothing: which rows, tokens and pages is the plan's word, and what it remembers of a row are the columns
-of `memory/columns.py`. Text, queues and clocks are unknown to it.
+It decides nothing: rows, tokens and pages are the plan's, and what it remembers of a row are the columns of
+`memory/columns.py`. What kind of device it is shows in the decoder's operations and the cache that it is given
+(`platform.py`). Text, queues and clocks are unknown to it.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from flover.config import EngineConfig
 from flover.engine.plan import Admission, Grant, RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
 from flover.executor.device_batch import Layout, dummy_batch, lay_out
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache
-from flover.memory.machine import read_machine
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
-from flover.model.describe import kv_dtype_of, plan_load
-from flover.model.load import load_described
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
-from flover.model.shard import Shard
-from flover.ops import Alone, Array, Group, HostArray, Ops
-from flover.ops.cpu import cpu_ops
+from flover.ops import Array, HostArray, Ops
 from flover.request import ModelFacts, TokenLogprobs, is_long
 
 _WARM_UP_TOKENS = 64
@@ -57,6 +51,17 @@ class PromptTail:
     hidden: Array | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A plan whose forward has been started; no layout if it computes nothing."""
+
+    step: int
+    layout: Layout | None
+    hidden: Array  # [T, H] of the batch's tokens
+    kernel_seconds: float
+    """Those of the operations before it."""
+
+
 class DeviceExecutor:
     """Rows, pages and weights on one device. `eos_ids` of the facts are what `min_tokens` bans."""
 
@@ -70,39 +75,7 @@ class DeviceExecutor:
         self._closed = False
         self._leads = self._ops.group.rank == 0
         self._layout: Layout | None = None
-
-    @classmethod
-    def load(
-        cls, config: EngineConfig, progress: Callable[[int, int], None], group: Group | None = None
-    ) -> DeviceExecutor:
-        """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has,
-        and warm up.
-
-        `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
-        """
-        group = group or Alone()
-        machine = read_machine(with_siblings=config.data_parallel_size > 1)
-        described, plan = plan_load(config, Shard(group.rank, group.size), group.local_size, machine)
-        ops = cpu_ops(config.cpu_isa, plan.num_threads, group)
-        loaded = load_described(described, ops, progress)
-        model, kv_dtype = loaded.config, kv_dtype_of(config)
-        size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
-        facts = ModelFacts(
-            model=loaded.name,
-            architecture=model.architecture,
-            dtype=loaded.format,
-            vocab_size=model.vocab_size,
-            max_model_len=loaded.max_len,
-            pool_tokens=size.pool_tokens,
-            page_size=config.block_size,
-            eos_ids=list(model.eos_ids),
-            num_parameters=model.num_parameters(),
-            switch_len=model.switch_len(loaded.max_len),
-        )
-        kv = KVCache(loaded.own, size.num_pages, config.block_size, kv_dtype, ops.page_shapes)
-        executor = cls(loaded.decoder, kv, facts, config.max_num_seqs)
-        executor.warm_up()
-        return executor
+        self._started: _Started | None = None
 
     def warm_up(self) -> None:
         """A chunk and a step of generation on the null page, so that the first request pays for no first use."""
@@ -116,21 +89,32 @@ class DeviceExecutor:
             if logits is not None:
                 sample(logits, rows, self._ops)
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Carry out one plan. If this raises, the rows are void until `reset`."""
+    def start(self, plan: StepPlan) -> None:
+        """Change the rows and run the forward."""
         before = self._ops.kernel_seconds()
         self._change_rows(plan)
         self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size)
+        hidden = None
+        if layout is not None:
+            hidden = self._decoder.forward(layout.batch, self._kv)
+            self._buffers["context_len"][layout.rows] = layout.context_lens
+        self._started = _Started(plan.step, layout, hidden, before)
+
+    def finish(self) -> StepResult:
+        """Sample, and report on prompts."""
+        started, self._started = self._started, None
+        if started is None:
+            raise InvariantError("no plan was started")
+        layout, hidden = started.layout, started.hidden
         if layout is None:
-            return StepResult(step=plan.step, rows=[])
-        hidden = self._decoder.forward(layout.batch, self._kv)
-        self._buffers["context_len"][layout.rows] = layout.context_lens
+            return StepResult(step=started.step, rows=[])
         results = self._sample(layout, hidden)
         for place, work in enumerate(layout.work):
             if not work.generates:
                 self._report_prompt(place, layout, hidden, results)
         rows = [results[row] for row in sorted(results)]
-        return StepResult(step=plan.step, rows=rows, kernel_seconds=self._ops.kernel_seconds() - before)
+        seconds = self._ops.kernel_seconds() - started.kernel_seconds
+        return StepResult(step=started.step, rows=rows, kernel_seconds=seconds)
 
     @property
     def digest(self) -> int:
@@ -147,6 +131,7 @@ class DeviceExecutor:
 
     def reset(self) -> None:
         """Forget all rows; what is in the pages is void."""
+        self._started = None
         self._buffers.clear(range(self._buffers.num_rows))
 
     def trim(self, free_pages: list[int]) -> None:

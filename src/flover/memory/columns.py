@@ -11,7 +11,6 @@ use it, else memory for the row's own tokens only.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +80,3 @@ SAMPLING_COLUMNS = (
 def row_columns(max_pages: int) -> tuple[Column, ...]:
     """All columns of a row that may use up to `max_pages` pages. The fill of `page_table` is the null page."""
     return (Column("page_table", np.int32, (max_pages,)), *POSITION_COLUMNS, *SAMPLING_COLUMNS)
-
-
-RowValues = Mapping[str, Any]
-"""Values of some columns for one row, by column name."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flover.engine.executor import Executor
+from flover.engine.executor import BlockingExecutor, Executor
 from flover.engine.loop import Engine
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import RowResult, StepPlan, StepResult
@@ -53,7 +53,7 @@ class Replay:
     difference: Difference | None
 
 
-class RecordedExecutor:
+class RecordedExecutor(BlockingExecutor):
     """Computes nothing: it returns what the record holds."""
 
     def __init__(self, facts: ModelFacts) -> None:
@@ -213,10 +213,13 @@ class _Faulty:
         self.fault: str | None = None
         self._executor = executor
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def start(self, plan: StepPlan) -> None:
         if self.fault is not None:
             raise RecordedFaultError(self.fault)
-        return self._executor.run(plan)
+        self._executor.start(plan)
+
+    def finish(self) -> StepResult:
+        return self._executor.finish()
 
     def reset(self) -> None:
         self._executor.reset()

@@ -21,7 +21,7 @@ import msgspec
 
 from flover.config import EngineConfig
 from flover.errors import OutOfResourcesError, RankLostError
-from flover.executor.device import DeviceExecutor
+from flover.executor.load import load_device
 from flover.ipc import wire
 from flover.ipc.exits import describe_exit
 from flover.ipc.restarts import MOST_RESTARTS, RestartLimit, Restarts
@@ -53,7 +53,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         for rank in range(1, config.tensor_parallel_size // config.nnodes):
             followers.start(Join(config, rank, file, MEET.total_seconds()))
         group, store = _meet(config, file, followers)
-        own = DeviceExecutor.load(config, progress, group)
+        own = load_device(config, progress, group)
     except BaseException:
         followers.end(False)
         raise

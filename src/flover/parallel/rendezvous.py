@@ -13,7 +13,8 @@ import msgspec
 
 from flover.config import EngineConfig, flag_name
 from flover.errors import ConfigError, RankLostError
-from flover.parallel.group import MEET, GlooGroup, dist
+from flover.parallel.gloo import dist
+from flover.parallel.group import MEET, GlooGroup
 
 LOOPBACK = "127.0.0.1"
 AGAIN_SECONDS = 0.2

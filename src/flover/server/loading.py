@@ -25,12 +25,26 @@ from flover.text.tokenizer import Tokenizer
 async def load(
     state: AppState, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
-    """Load the text side, then the engines, and let requests in. Raises `ConfigError`, `ModelError`, `EngineError`."""
-    tokenizer, template, defaults = await asyncio.to_thread(
-        load_text, config, state.config.chat_template, state.config.limits.max_messages
-    )
+    """Load the text side beside the engines, and let requests in. Raises `ConfigError`, `ModelError` or
+    `EngineError`: the error of the text side, if both fail."""
+    starting = asyncio.create_task(_start_engines(state, config, command, spawned, console), name="engines")
+    try:
+        tokenizer, template, defaults = await asyncio.to_thread(
+            load_text, config, state.config.chat_template, state.config.limits.max_messages
+        )
+        supervisor = await starting
+    except BaseException:
+        await _abandon(starting)
+        raise
+    state.open(supervisor, tokenizer, template, defaults)
+    return supervisor
+
+
+async def _start_engines(
+    state: AppState, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
+) -> Supervisor:
     with loading_bar(config.model, console) as progress:
-        supervisor = await Supervisor.start(
+        return await Supervisor.start(
             config,
             SupervisorListener(
                 on_loading=progress,
@@ -41,8 +55,14 @@ async def load(
             spawned=spawned,
             stall_timeout=state.config.stall_timeout,
         )
-    state.open(supervisor, tokenizer, template, defaults)
-    return supervisor
+
+
+async def _abandon(starting: asyncio.Task[Supervisor]) -> None:
+    """Stop engines that are starting, or have started, for a server that does not start."""
+    starting.cancel()
+    await asyncio.wait({starting})
+    if not starting.cancelled() and starting.exception() is None:
+        await starting.result().close()
 
 
 def load_text(

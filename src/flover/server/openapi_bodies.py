@@ -126,19 +126,24 @@ _ONLY_ONE: Schema = {"enum": [1, None]}
 _OFF: Schema = {"enum": [False, None]}
 _ON: Schema = {"const": True}
 _ON_BY_DEFAULT: Schema = {"enum": [True, None]}
+_NONE_OR_0: Schema = {"enum": [0, None]}
+_NO_USAGE: Schema = {
+    "type": ["object", "null"],
+    "properties": {"include_usage": _OFF, "continuous_usage_stats": _OFF},
+}
 _Pair = tuple[dict[str, Schema], dict[str, Schema]]
 _NOT_TOGETHER: list[_Pair] = [
-    ({"stream_options": NULL}, {"stream": _ON}),
+    ({"stream_options": _NO_USAGE}, {"stream": _ON}),
     ({"prompt_logprobs": NULL}, {"stream": _OFF}),
-    ({"min_tokens": NULL}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
-    ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": NULL}),
+    ({"min_tokens": _NONE_OR_0}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
+    ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": _NONE_OR_0}),
 ]
 """Fields that exclude each other: the usual value of the first, and the value of the second if the first differs."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
 _SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"type": "string", "minLength": 1}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
-_TOP: _Pair = ({"top_logprobs": {"enum": [0, None]}}, {"logprobs": _ON})
+_TOP: _Pair = ({"top_logprobs": _NONE_OR_0}, {"logprobs": _ON})
 _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
 
 

@@ -12,7 +12,7 @@ from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
 from flover.errors import ConfigError
-from flover.executor.device import DeviceExecutor
+from flover.executor.load import load_device
 from flover.extras import need
 from flover.observe.trace import Trace
 from flover.request import ModelFacts
@@ -44,7 +44,7 @@ def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) ->
     if config.distributed_executor_backend == "ray":
         raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
     if config.tensor_parallel_size == 1:
-        return DeviceExecutor.load(config, progress)
+        return load_device(config, progress)
     check_extras(config)
     from flover.parallel.launch import load_group
 

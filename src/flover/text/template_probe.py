@@ -14,6 +14,7 @@ from flover.errors import RequestError
 
 _FIRST, _SECOND = "flover-probe-one", "flover-probe-two"
 _TEXT = _FIRST + _SECOND
+_INSTRUCTING = ("system", "developer")
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
 
 Render = Callable[[list[dict[str, Any]]], str]
@@ -31,12 +32,22 @@ class TemplateSupport:
     """Roles whose content may be a list of text parts."""
     only_part_roles: frozenset[str]
     """Roles whose content must be a list of text parts, even if a client sent a string."""
+    one_system: bool
+    """Whether it drops or refuses a second message with instructions: those at the start are then joined in one."""
     missing_content: bool
     """Whether an assistant message with tool calls may have no content; else it gets an empty one."""
 
     def apply(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages converted to supported forms."""
-        return [self._apply(message) for message in messages]
+        return [self._apply(message) for message in self._joined(messages)]
+
+    def _joined(self, messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        """System and developer messages at the start, joined where the template takes only one."""
+        count = next((i for i, one in enumerate(messages) if one["role"] not in _INSTRUCTING), len(messages))
+        first = messages[:count]
+        if not self.one_system or count < 2 or all(one["role"] == "system" for one in first):
+            return messages
+        return [dict(first[0]) | {"content": "\n\n".join(map(_text_of, first))}, *messages[count:]]
 
     def _apply(self, message: dict[str, Any]) -> dict[str, Any]:
         role, content = message["role"], message.get("content")
@@ -71,11 +82,21 @@ def probe_template(render: Render) -> TemplateSupport:
                 needed.add(role)
     if "system" in roles:
         roles.add("developer")
+    user = {"role": "user", "content": "Hi"}
+    both = [{"role": "system", "content": content} for content in (_FIRST, _SECOND)]
+    one_system = not _renders(render, [*both, user])
     called = _conversation("tool", _TEXT)
     without = [message | {} for message in called]
     del without[1]["content"]
     missing_content = _renders(render, without) or not _renders(render, called)
-    return TemplateSupport(frozenset(roles), developer, frozenset(taken), frozenset(needed), missing_content)
+    return TemplateSupport(
+        frozenset(roles), developer, frozenset(taken), frozenset(needed), one_system, missing_content
+    )
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    content = message.get("content") or ""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _conversation(role: str, content: Any) -> list[dict[str, Any]]:

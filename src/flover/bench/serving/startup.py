@@ -2,13 +2,16 @@
 
 A start is measured twice. First `flover serve`: the times until it listens, is healthy and sends the first token, and
 the peak memory of server and engine process. Then the engine process alone, by the phases of its loading messages:
-until weights are read (process, imports, plan), reading and packing, and the rest (pool, warm-up).
+until weights are read (process, imports, plan), reading and packing, and the rest (pool, warm-up). Beside it, the time
+of a process that imports `flover` or prints the help.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -25,6 +28,8 @@ from flover.service.client import EngineClient
 from flover.service.listener import EngineListener
 
 POLL_SECONDS = 0.02
+COMMANDS = {"import flover": ("-c", "import flover"), "flover --help": ("-m", "flover", "--help")}
+COMMAND_RUNS = 5
 BLOCK_BYTES = 2**22
 PROMPT_LEN = 32
 Timed = TypeVar("Timed", "ServerStart", "Phases")
@@ -106,6 +111,22 @@ async def _phases(config: EngineConfig) -> Phases:
     ready = time.perf_counter()
     await engine.close()
     return Phases(began - started, done - began, ready - done, before_weights)
+
+
+def measure_commands(num: int = COMMAND_RUNS) -> dict[str, float]:
+    """By name, the median seconds of `num` processes that each run one of `COMMANDS`, the interpreter's own start
+    included. Raises `EngineError`."""
+    return {name: sorted(_run_seconds(words) for _ in range(num))[num // 2] for name, words in COMMANDS.items()}
+
+
+def _run_seconds(words: Sequence[str]) -> float:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *words], capture_output=True, check=False)
+    if done.returncode:
+        raise EngineError(
+            f"{words[-1]} ended with code {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}"
+        )
+    return time.perf_counter() - start
 
 
 def middle(runs: Sequence[Timed]) -> Timed:

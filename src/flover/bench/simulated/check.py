@@ -15,7 +15,7 @@ from flover.bench.simulated.runner import SimulatedRunner
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.config import EngineConfig
 from flover.engine.strategy import Strategy
-from flover.executor.device import DeviceExecutor
+from flover.executor.load import load_device
 from flover.service.build import scheduler_config
 
 GAP_SHARE = 0.1
@@ -35,7 +35,7 @@ def check(
 ) -> Check:
     """Fit, simulate, measure. Raises what loading a model raises."""
     progress("loading")
-    executor = DeviceExecutor.load(config, lambda done, total: None)
+    executor = load_device(config, lambda done, total: None)
     limits = dataclasses.replace(
         scheduler_config(config, executor.facts),
         enable_prefix_caching=False,

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 
 from flover.engine.budget import attention_of
+from flover.engine.executor import BlockingExecutor
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError
@@ -56,7 +57,7 @@ class Clock:
         return self.now
 
 
-class CostExecutor:
+class CostExecutor(BlockingExecutor):
     """An executor whose iterations take `cost` times `slowdown` on `clock`."""
 
     def __init__(self, facts: ModelFacts, cost: Cost, clock: Clock) -> None:

@@ -12,7 +12,7 @@ from flover.bench.paper.processes import as_request
 from flover.bench.simulated.cost import Cost
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.engine.budget import attention_of
-from flover.engine.executor import Executor
+from flover.engine.executor import BlockingExecutor, Executor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
@@ -34,7 +34,7 @@ class Observation:
     milliseconds: float
 
 
-class TimedExecutor:
+class TimedExecutor(BlockingExecutor):
     """An executor that records the duration of every iteration."""
 
     def __init__(self, executor: Executor) -> None:
@@ -44,7 +44,8 @@ class TimedExecutor:
 
     def run(self, plan: StepPlan) -> StepResult:
         began = time.perf_counter()
-        result = self._executor.run(plan)
+        self._executor.start(plan)
+        result = self._executor.finish()
         milliseconds = 1e3 * (time.perf_counter() - began)
         self.observations.append(Observation(plan.num_tokens, attention_of(plan), milliseconds))
         return result
