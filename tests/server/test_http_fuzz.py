@@ -10,7 +10,7 @@ from typing import Any
 from http_wire import echo, statuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uvicorn.server import AppState
+from uvicorn.server import ServerState
 
 from flover.config import Limits
 from flover.server.http_body import BodyLimit
@@ -174,7 +174,7 @@ def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int]
         connections = Connections(8, 1024)
         config = HttpConfig(BodyLimit(checked, LIMITS), LIMITS, connections, HttpProtocol)
         config.load()
-        protocol = HttpProtocol(config, AppState(), {}, loop)
+        protocol = HttpProtocol(config, ServerState(), {}, loop)
         transport = Transport(protocol)
         protocol.connection_made(transport)  # type: ignore[arg-type]
         data = b"".join(script)
