@@ -1,7 +1,7 @@
-"""What a model's own files say about generating: which tokens end a sequence, and how to choose tokens by default.
+"""Reads a model's generation config: end-of-sequence tokens and default sampling parameters.
 
-The engine, the server and `LLM` all ask here, so that they cannot come to different answers. Everything is read from
-untrusted files: an unusable value is a `ModelError` that names file and field.
+Engine, server and `LLM` all use this file, so that they agree. The files are untrusted: an invalid value is a
+`ModelError` that names file and field.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from flover.request import SamplingParams
 FILE = "generation_config.json"
 MAX_TOKENIZER_BYTES = 256 * 2**20
 COMPLETION_MAX_TOKENS = 16
-"""Tokens of a text completion that says nothing, as OpenAI's API and vLLM have it."""
+"""Default `max_tokens` of a text completion, as in OpenAI's API and vLLM."""
 
 SamplingDefaults = Mapping[str, float | int]
-"""Sampling parameters that a model recommends, under the names of `SamplingParams`."""
+"""Default sampling parameters of a model, under the names of `SamplingParams`."""
 
 _RECOMMENDED = {
     **{name: name for name in ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")},
@@ -56,8 +56,8 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "dola_layers": (),
     "watermarking_config": (),
 }
-"""Fields of transformers' generation config that would change its answers and are no defaults here, and the values
-with which they change nothing."""
+"""Fields of transformers' generation config that would change its outputs and are not used here, and their neutral
+values."""
 
 
 def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
@@ -82,7 +82,7 @@ def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
 
 
 def ignored_fields(folder: Path) -> list[str]:
-    """Fields of generation_config.json that would change transformers' answers and do not change ours."""
+    """Fields of generation_config.json that change outputs in transformers but not here."""
     generation = read_optional_object(folder / FILE)
     return [
         name
@@ -92,8 +92,8 @@ def ignored_fields(folder: Path) -> list[str]:
 
 
 def default_max_tokens(defaults: SamplingDefaults, *, chat: bool) -> int | None:
-    """Most tokens of an answer to a request that does not say: what the model recommends, else 16 for a completion and
-    all the room that the prompt leaves (None) for a chat. A recommendation is cut to that room (`make_request`)."""
+    """The default of `max_tokens`: the model's, else 16 for a completion and as many as fit (None) for a chat. The
+    model's is reduced to what fits (`make_request`)."""
     recommended = defaults.get("max_tokens")
     if recommended is not None:
         return int(recommended)
@@ -101,7 +101,7 @@ def default_max_tokens(defaults: SamplingDefaults, *, chat: bool) -> int | None:
 
 
 def default_params(defaults: SamplingDefaults, *, chat: bool) -> SamplingParams:
-    """What a request gets that says nothing at all."""
+    """The parameters of a request without any."""
     fields: dict[str, Any] = {**defaults, "max_tokens": default_max_tokens(defaults, chat=chat)}
     return SamplingParams(**fields)
 
@@ -121,7 +121,7 @@ def read_eos_ids(folder: Path, tokenizer_folder: Path | None, vocab_size: int) -
 
 
 def token_ids(value: Any, where: str) -> list[int]:
-    """One token id or a list of them, as the files write them; null is none. Raises `ModelError`."""
+    """A token id or a list of them as a list; null is an empty one. Raises `ModelError`."""
     items = value if isinstance(value, list) else [value]
     items = [item for item in items if item is not None]
     if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
@@ -130,7 +130,7 @@ def token_ids(value: Any, where: str) -> list[int]:
 
 
 def token_text(value: Any) -> str | None:
-    """A special token is written as its text or as an object with `content`."""
+    """The text of a special token, given as text or as an object with `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) and value else None

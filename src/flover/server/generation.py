@@ -103,10 +103,10 @@ class Generation:
         return [choice.text.finish_reason or self._reason_of_unfinished for choice in self.choices]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
-        """What is added to the choices as it comes, until all have ended.
+        """The pieces of all choices as they arrive, until all have ended.
 
-        A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if the engine could
-        not go on with one of them: then the whole HTTP request has failed.
+        A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if one of them failed
+        in the engine: then the whole HTTP request fails.
         """
         async for delta in self._stream:
             prompt = self._by_id[delta.request_id]

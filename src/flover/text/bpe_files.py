@@ -1,7 +1,7 @@
-"""Byte-level BPE tokenizers that were saved as vocab.json and merges.txt, written as the tokenizer.json that they are.
+"""Converts byte-level BPE tokenizers saved as vocab.json and merges.txt to the content of a tokenizer.json.
 
-GPT-2's and Qwen 2's kinds, which most such folders hold; how each cuts a text is in no file, so it is data here
-(after transformers' classes of the same names).
+GPT-2's and Qwen 2's classes are supported. Their pre-tokenization is in no file, so it is data here (from transformers'
+classes of the same names).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How a class of tokenizers cuts a text before its merges; `pieces` is its expression, None for GPT-2's."""
+class BpeClass:
+    """Pre-tokenization of a tokenizer class; `pieces` is its regular expression, None for GPT-2's."""
 
     default_token: str
-    """What those of its special tokens are that no file names."""
+    """The default of special tokens that no file names."""
     pieces: str | None = None
     normalizer: str | None = None
 
     def pre_tokenizer(self, *, add_prefix_space: bool) -> dict[str, Any]:
-        """As in a tokenizer.json."""
+        """The `pre_tokenizer` section of a tokenizer.json."""
         step = {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True}
         if self.pieces is None:
             return step | {"use_regex": True}
@@ -40,9 +40,9 @@ class Kind:
         return {"type": "Sequence", "pretokenizers": [split, step | {"use_regex": False}]}
 
 
-KINDS: Mapping[str, Kind] = {
-    "GPT2Tokenizer": Kind("<|endoftext|>"),
-    "Qwen2Tokenizer": Kind("<|endoftext|>", _QWEN2_PIECES, "NFC"),
+KINDS: Mapping[str, BpeClass] = {
+    "GPT2Tokenizer": BpeClass("<|endoftext|>"),
+    "Qwen2Tokenizer": BpeClass("<|endoftext|>", _QWEN2_PIECES, "NFC"),
 }
 _OF_MODEL_TYPE = {"gpt2": "GPT2Tokenizer", "gptj": "GPT2Tokenizer"} | dict.fromkeys(
     ("qwen2", "qwen3"), "Qwen2Tokenizer"
@@ -50,12 +50,12 @@ _OF_MODEL_TYPE = {"gpt2": "GPT2Tokenizer", "gptj": "GPT2Tokenizer"} | dict.fromk
 
 
 def has_bpe_files(folder: Path) -> bool:
-    """Whether both files are there."""
+    """Whether both files exist."""
     return is_there(folder / "vocab.json") and is_there(folder / "merges.txt")
 
 
 def describe_bpe(folder: Path, files: TokenizerFiles) -> dict[str, Any]:
-    """The content of a tokenizer.json. Raises `ModelError` if a file is damaged or the class is another one."""
+    """The content of a tokenizer.json. Raises `ModelError` if a file is damaged or the class is not supported."""
     config = read_optional_object(folder / "tokenizer_config.json")
     kind = _kind(folder, config)
     vocabulary = read_object(folder / "vocab.json", MAX_TOKENIZER_BYTES)
@@ -73,7 +73,7 @@ def describe_bpe(folder: Path, files: TokenizerFiles) -> dict[str, Any]:
     }
 
 
-def _kind(folder: Path, config: Mapping[str, Any]) -> Kind:
+def _kind(folder: Path, config: Mapping[str, Any]) -> BpeClass:
     name = config.get("tokenizer_class")
     if name is None:
         name = _OF_MODEL_TYPE.get(str(read_optional_object(folder / "config.json").get("model_type")))
@@ -88,7 +88,7 @@ def _kind(folder: Path, config: Mapping[str, Any]) -> Kind:
 
 
 def _merges(path: Path) -> list[list[str]]:
-    """Pairs of tokens, the first to be merged first. A first line that begins with # tells a version."""
+    """Pairs of tokens in order of merging. A first line that begins with #version is skipped."""
     lines = read_text(path, MAX_TOKENIZER_BYTES).split("\n")
     pairs = [line.split(" ") for line in lines[lines[0].startswith("#version") :] if line]
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != 2), None)
@@ -98,9 +98,9 @@ def _merges(path: Path) -> list[list[str]]:
 
 
 def _added_tokens(
-    folder: Path, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: Kind
+    folder: Path, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: BpeClass
 ) -> list[dict[str, Any]]:
-    """Tokens that are found in a text before it is cut, by id. Raises `ModelError` where ids leave a gap."""
+    """Added tokens, which are matched before pre-tokenization, by id. Raises `ModelError` if ids leave a gap."""
     added: dict[int, dict[str, Any]] = {}
     for text, token in read_optional_object(folder / "added_tokens.json").items():
         if type(token) is int:
@@ -130,9 +130,9 @@ def _added_token(token: int, entry: Mapping[str, Any], special: frozenset[str]) 
 
 
 def _post_processor(
-    config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: Kind
+    config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: BpeClass
 ) -> dict[str, Any] | None:
-    """With `add_bos_token`, each text begins with that token."""
+    """The post-processor that adds the beginning-of-sequence token, if `add_bos_token` is set."""
     text = files.special_tokens.get("bos_token", kind.default_token)
     if config.get("add_bos_token") is not True or text not in vocabulary:
         return None

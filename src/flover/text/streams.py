@@ -25,7 +25,7 @@ class TextStreams:
         return streams
 
     def find(self, delta: Delta) -> TextStream | None:
-        """The stream of this delta; None if it has ended: an engine goes on until it has read the cancellation."""
+        """The stream of this delta; None if it has ended: an engine continues until it has read the cancellation."""
         return self._streams.get((delta.request_id, delta.index))
 
     def __iter__(self) -> Iterator[tuple[str, int]]:

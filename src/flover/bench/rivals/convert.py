@@ -97,7 +97,7 @@ def reorder_heads(rows: Floats, num_heads: int) -> Floats:
 def facts_of(config: ModelConfig, kind: str) -> Facts:
     """The metadata of a file: hyperparameters, and a vocabulary with one text per id."""
     assert config.rope is not None
-    words = pieces(config.vocab_size)
+    texts = pieces(config.vocab_size)
     types = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * NUM_BYTE_PIECES
     types += [_NORMAL] * (config.vocab_size - len(types))
     return {
@@ -118,9 +118,9 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
         "llama.rope.freq_base": float(config.rope.theta),
         "llama.vocab_size": config.vocab_size,
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": words,
-        "tokenizer.ggml.scores": [-float(number) for number in range(len(words))],
-        "tokenizer.ggml.token_type": types[: len(words)],
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.scores": [-float(number) for number in range(len(texts))],
+        "tokenizer.ggml.token_type": types[: len(texts)],
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
