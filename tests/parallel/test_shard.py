@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from flover.errors import ConfigError
-from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.config import LayerConfig, ModelConfig, parameter_shapes
 from flover.model.shard import Shard
 from flover.ops import WeightFormat
 
 CONFIG = ModelConfig(
     architecture="x",
     hidden_size=16,
-    num_layers=2,
+    layers=(LayerConfig(attention_scale=1.0),) * 2,
     num_heads=8,
     num_kv_heads=4,
     head_dim=2,
@@ -25,8 +25,6 @@ CONFIG = ModelConfig(
     mlp_bias=True,
     head_bias=True,
     learned_positions=True,
-    sliding_window=(None, None),
-    attention_scale=(1.0, 1.0),
 )
 
 

@@ -68,7 +68,7 @@ def _model_facts(model: Description) -> dict[str, str]:
     config = model.config
     token_bytes = config.kv_bytes_per_token(kv_dtype_of(model.settings))
     facts = {
-        "directory": str(model.path),
+        "directory": str(model.source.path),
         "architecture": f"{config.architecture}, {config.num_layers} layers, hidden size {config.hidden_size}",
         "parameters": f"{config.num_parameters() / 1e6:,.1f} million",
         "weights": f"{gib(config.num_parameters() * BYTES_PER_WEIGHT[model.format])} as {model.format}",

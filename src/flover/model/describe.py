@@ -21,6 +21,7 @@ from flover.model.reads import Read, plan_reads
 from flover.model.shard import Shard
 from flover.ops import DType, WeightFormat
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
+from flover.source import ModelSource, open_source
 
 _DTYPES: Mapping[str, DType] = {
     "auto": "float32",
@@ -40,7 +41,7 @@ class Description:
     are None where the weights are not at hand."""
 
     settings: EngineConfig
-    path: Path
+    source: ModelSource
     family: Family
     config: ModelConfig
     own: ModelConfig
@@ -88,12 +89,13 @@ def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True
     """
     dummy = settings.load_format == "dummy"
     path = locate_model(settings.model, settings.revision, settings.download_dir, weights=weights and not dummy)
+    source = open_source(path)
     family, config = read_model_directory(path, locate_tokenizer(settings))
     weight_format = weight_format_of(settings)
     at_hand = not dummy and (weights or any(path.glob("*.safetensors")) or Path(settings.model).is_dir())
     return Description(
         settings=settings,
-        path=path,
+        source=source,
         family=family,
         config=config,
         own=shard.config(config, weight_format),
@@ -101,7 +103,7 @@ def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True
         dtype=_DTYPES[settings.dtype],
         format=weight_format,
         max_len=_max_len(settings, config),
-        reads=plan_reads(path, family, config) if at_hand else None,
+        reads=plan_reads(source, family, config) if at_hand else None,
     )
 
 

@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Literal
 
 from flover.model.config import Activation, NormKind, Residual
+from flover.source import Layout
 
 Part = Literal["all", "query", "key", "value", "gate", "up"]
-Layout = Literal["plain", "transposed", "by_head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,8 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a module of a checkpoint goes: `part` of our `module`. `{}` is the number of the layer.
-
-    `layout` of its weight: [out, in] ("plain"); [in, out] ("transposed", GPT-2's Conv1D); or rows ordered by head,
-    then query, key, value ("by_head", GPT-NeoX). Biases are plain or by head.
-    """
+    """Where a module of a checkpoint goes: `part` of our `module`, its weight in this `layout`. `{}` is the number of
+    the layer."""
 
     module: str
     part: Part = "all"

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError
-from flover.files import is_there, read_object, shown
+from flover.files import shown
 from flover.generation_config import read_eos_ids
-from flover.model.config import ModelConfig, Residual, RopeConfig
+from flover.model.config import LayerConfig, ModelConfig, Residual, RopeConfig
 from flover.model.config_keys import check_keys
 from flover.model.families import ACTIVATIONS, FAMILIES, Family, Flag
 from flover.model.fields import Fields
 from flover.model.rope import read_rope
+from flover.source import open_source
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
@@ -26,17 +27,17 @@ MAX_CONTEXT = 2**24
 
 
 def read_model_directory(path: Path, tokenizer: Path | None = None) -> tuple[Family, ModelConfig]:
-    """Family and config of the model in a directory; what ends a sequence is also in generation_config.json and in the
-    directory of its `tokenizer`, if there is one.
+    """Family and config of the model that is stored at `path`; what ends a sequence is also in generation_config.json
+    and with its `tokenizer`, if there is one.
 
     Raises `ModelError` if the files are missing or damaged, or say something that Flover does not run.
     """
-    file = path / "config.json"
-    if not is_there(file):
-        adapter = is_there(path / "adapter_config.json")
+    source = open_source(path)
+    if not source.has("config.json"):
+        adapter = source.has("adapter_config.json")
         why = "it holds an adapter; merge it into its base model" if adapter else "it is not the directory of a model"
         raise ModelError(f"{path} has no config.json: {why}")
-    family, config = read_config(read_object(file), str(file))
+    family, config = read_config(source.document("config.json"), source.where("config.json"))
     return family, replace(config, eos_ids=read_eos_ids(path, tokenizer, config.vocab_size))
 
 
@@ -56,7 +57,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
     config = ModelConfig(
         architecture=architecture,
         hidden_size=hidden_size,
-        num_layers=num_layers,
+        layers=_layers(fields, family, num_layers, head_dim, max_len),
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(fields, family, num_heads),
         head_dim=head_dim,
@@ -74,9 +75,6 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         tied_embeddings=fields.flag("tie_word_embeddings", family.default_tied),
         qk_norm=family.qk_norm,
         learned_positions=family.positions == "learned",
-        rope=_rope(fields, family, head_dim, max_len),
-        sliding_window=_windows(fields, family, num_layers, max_len),
-        attention_scale=_scales(fields, family, head_dim, num_layers),
         eos_ids=_possible_ids(fields.ids("eos_token_id"), vocab_size),
         checkpoint_dtype=_dtype(fields),
     )
@@ -197,6 +195,16 @@ def _num_kv_heads(fields: Fields, family: Family, num_heads: int) -> int:
 def _intermediate_size(fields: Fields, family: Family, hidden_size: int) -> int:
     name = family.names.intermediate_size
     return fields.integer(name, 4 * hidden_size if name == "n_inner" else None, most=MAX_WIDTH)
+
+
+def _layers(fields: Fields, family: Family, num_layers: int, head_dim: int, max_len: int) -> tuple[LayerConfig, ...]:
+    rope = _rope(fields, family, head_dim, max_len)
+    windows = _windows(fields, family, num_layers, max_len)
+    scales = _scales(fields, family, head_dim, num_layers)
+    return tuple(
+        LayerConfig(window=window, attention_scale=scale, rope=rope)
+        for window, scale in zip(windows, scales, strict=True)
+    )
 
 
 def _rope(fields: Fields, family: Family, head_dim: int, max_len: int) -> RopeConfig | None:

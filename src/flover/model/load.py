@@ -15,13 +15,13 @@ from flover.errors import ModelError
 from flover.generation_config import FILE as GENERATION_CONFIG
 from flover.generation_config import ignored_fields
 from flover.memory.machine import available_memory
-from flover.model.checkpoint import forget, read_tensors, widen
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
 from flover.ops import DType, HostArray, Ops, WeightFormat
+from flover.source.numbers import forget, widen
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     if model.reads is None:
         _fill_with_noise(weights, cuts, whole, progress)
     else:
-        _fill_from_files(weights, cuts, model.reads, model.format, progress)
+        _fill_from_files(weights, cuts, model, model.reads, progress)
     weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in weights.vectors.items()})
     if model.shard.rank == 0:
         _tell(model)
@@ -105,9 +105,9 @@ def _tell(model: Description) -> None:
     switch_len = model.config.switch_len(model.max_len)
     if switch_len is not None:
         logger.info("%s", rotary_rule(switch_len))
-    ignored = ignored_fields(model.path)
+    ignored = ignored_fields(model.source.path)
     if ignored:
-        logger.warning("not used of %s: %s", model.path / GENERATION_CONFIG, ", ".join(ignored))
+        logger.warning("not used of %s: %s", model.source.where(GENERATION_CONFIG), ", ".join(ignored))
 
 
 def rotary_rule(switch_len: int) -> str:
@@ -149,31 +149,25 @@ def is_gated(name: str, model: ModelConfig) -> bool:
 
 
 def _fill_from_files(
-    weights: Weights,
-    cuts: Mapping[str, Cut],
-    reads: list[Read],
-    weight_format: WeightFormat,
-    progress: Progress,
+    weights: Weights, cuts: Mapping[str, Cut], model: Description, reads: list[Read], progress: Progress
 ) -> None:
     """Take each tensor from its file's mapping into its place, slice by slice; nothing is held twice."""
     total = sum(read.info.num_bytes for read in reads)
     done = 0
     progress(0, total)
-    for file in dict.fromkeys(read.file for read in reads):
-        mine = {read.info.name: read for read in reads if read.file == file}
-        for name, tensor in read_tensors(file, list(mine)):
-            read = mine[name]
-            parameter = read.placement.parameter
-            kept = format_of(parameter, weight_format) if parameter in weights.matrices else "float32"
-            for first, rows in read.placement.pieces(tensor):
-                for start, part in _slices(rows):
-                    numbers = widen(part)
-                    check_numbers(numbers, part, kept, f"{file}: {name}")
-                    _store(weights, cuts[parameter], parameter, first + start, numbers)
-                    done += part.nbytes
-                    forget(part)
-                    progress(done, total)
-            forget(tensor)
+    placements = {read.info: read.placement for read in reads}
+    for info, tensor in model.source.read(list(placements)):
+        parameter = placements[info].parameter
+        kept = format_of(parameter, model.format) if parameter in weights.matrices else "float32"
+        for first, rows in placements[info].pieces(tensor):
+            for start, part in _slices(rows):
+                numbers = widen(part)
+                check_numbers(numbers, part, kept, f"{info.file}: {info.name}")
+                _store(weights, cuts[parameter], parameter, first + start, numbers)
+                done += part.nbytes
+                forget(part)
+                progress(done, total)
+        forget(tensor)
 
 
 def _slices(rows: HostArray) -> Iterator[tuple[int, HostArray]]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flover.model.config import ModelConfig, parameter_shapes
-from flover.model.families import Family, Layout, Part, Target
+from flover.model.families import Family, Part, Target
 from flover.ops import HostArray
+from flover.source import Layout
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import tokenizers
 
 from flover.errors import ModelError, RequestError
-from flover.files import is_there, read_text
 from flover.generation_config import MAX_TOKENIZER_BYTES
+from flover.source import ModelSource, open_source
 from flover.text.files import TokenizerFiles, read_tokenizer_files
 from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
@@ -37,18 +37,19 @@ class Tokenizer:
         self._added = frozenset(backend.get_added_tokens_decoder())
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Read the tokenizer in a model folder. Raises `ModelError` if it is missing, damaged or of another kind."""
-        source = _read_tokenizer_json(folder)
-        files = read_tokenizer_files(folder)
-        path = folder / "tokenizer.json"
+    def load(cls, path: Path) -> Tokenizer:
+        """Read the tokenizer of the model at `path`. Raises `ModelError` if it is missing, damaged or of another
+        kind."""
+        source = open_source(path)
+        text = _read_tokenizer_json(source)
+        files = read_tokenizer_files(source)
         try:
-            described = json.loads(source)
+            described = json.loads(text)
             check_growth(described)
             rule = read_decoder(described.get("decoder"))
-            backend = _guarded(lambda: _make_backend(source, files))
+            backend = _guarded(lambda: _make_backend(text, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
-            raise ModelError(f"{path} is damaged or not supported: {error}") from error
+            raise ModelError(f"{source.where('tokenizer.json')} is damaged or not supported: {error}") from error
         return cls(backend, rule, files)
 
     # Text to ids
@@ -198,23 +199,23 @@ def _reason(text: str, error: Exception) -> str:
     return str(error)
 
 
-def _read_tokenizer_json(folder: Path) -> str:
-    path = folder / "tokenizer.json"
-    if is_there(path):
-        return read_text(path, MAX_TOKENIZER_BYTES)
-    others = [name for name in _OTHER_FORMATS if is_there(folder / name)]
+def _read_tokenizer_json(source: ModelSource) -> str:
+    text = source.text("tokenizer.json", MAX_TOKENIZER_BYTES)
+    if text is not None:
+        return text
+    others = [name for name in _OTHER_FORMATS if source.has(name)]
     if others:
         raise ModelError(
-            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json is supported: "
+            f"no tokenizer.json in {source.path}; {', '.join(others)} is there, but only tokenizer.json is supported: "
             "make it with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
-    if not is_there(folder / "config.json"):
-        raise ModelError(f"{folder} has no config.json: it is not the directory of a model")
-    raise ModelError(f"no tokenizer.json in {folder}")
+    if not source.has("config.json"):
+        raise ModelError(f"{source.path} has no config.json: it is not the directory of a model")
+    raise ModelError(f"no tokenizer.json in {source.path}")
 
 
-def _make_backend(source: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer.from_str(source)
+def _make_backend(described: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(described)
     backend.no_truncation()
     backend.no_padding()
     known: list[Any] = [text for text in sorted(files.special_texts) if backend.token_to_id(text) is not None]
