@@ -7,13 +7,12 @@ files of strangers: an unusable value is a `ModelError` that names file and fiel
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError, RequestError
 from flover.files import shown
 from flover.request import SamplingParams
-from flover.source import ModelSource, open_source
+from flover.source import ModelSource
 
 FILE = "generation_config.json"
 MAX_TOKENIZER_BYTES = 256 * 2**20
@@ -61,12 +60,11 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
 with which they change nothing."""
 
 
-def read_sampling_defaults(path: Path) -> dict[str, float | int]:
+def read_sampling_defaults(source: ModelSource) -> dict[str, float | int]:
     """Sampling parameters that generation_config.json recommends; `max_new_tokens` is called `max_tokens` here.
 
     Raises `ModelError` for a value that no request could have: every request that leaves the field out would fail.
     """
-    source = open_source(path)
     found: dict[str, float | int] = {}
     generation = source.document(FILE)
     for theirs, ours in _RECOMMENDED.items():
@@ -84,9 +82,9 @@ def read_sampling_defaults(path: Path) -> dict[str, float | int]:
     return found
 
 
-def ignored_fields(path: Path) -> list[str]:
+def ignored_fields(source: ModelSource) -> list[str]:
     """Fields of generation_config.json that would change transformers' answers and do not change ours."""
-    generation = open_source(path).document(FILE)
+    generation = source.document(FILE)
     return [
         name
         for name, neutral in _WITHOUT_EFFECT.items()
@@ -109,18 +107,17 @@ def default_params(defaults: SamplingDefaults, *, chat: bool) -> SamplingParams:
     return SamplingParams(**fields)
 
 
-def read_eos_ids(path: Path, tokenizer: Path | None, vocab_size: int) -> tuple[int, ...]:
+def read_eos_ids(source: ModelSource, tokenizer: ModelSource | None, vocab_size: int) -> tuple[int, ...]:
     """The tokens that end a sequence: those of config.json, of generation_config.json and of the tokenizer together.
 
     Ids outside the vocabulary can never be generated and are left out: small test models keep GPT-2's default.
     `tokenizer` is None where no tokenizer is loaded. Raises `ModelError`.
     """
     ids: list[int] = []
-    source = open_source(path)
     for name in ("config.json", FILE):
         ids += token_ids(source.document(name).get("eos_token_id"), f"{source.where(name)}: eos_token_id")
     if tokenizer is not None:
-        ids += _tokenizer_eos(open_source(tokenizer))
+        ids += _tokenizer_eos(tokenizer)
     return tuple(dict.fromkeys(token for token in ids if 0 <= token < vocab_size))
 
 

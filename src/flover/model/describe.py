@@ -15,7 +15,7 @@ from flover.errors import ConfigError, ModelError
 from flover.memory.sizing import PoolSize, size_pool
 from flover.model.config import ModelConfig
 from flover.model.families import Family
-from flover.model.hf_config import read_model_directory
+from flover.model.hf_config import read_model
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.reads import Read, plan_reads
 from flover.model.shard import Shard
@@ -90,7 +90,8 @@ def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True
     dummy = settings.load_format == "dummy"
     path = locate_model(settings.model, settings.revision, settings.download_dir, weights=weights and not dummy)
     source = open_source(path)
-    family, config = read_model_directory(path, locate_tokenizer(settings))
+    tokenizer = locate_tokenizer(settings)
+    family, config = read_model(source, None if tokenizer is None else source if tokenizer == path else open_source(tokenizer))
     weight_format = weight_format_of(settings)
     at_hand = not dummy and (weights or any(path.glob("*.safetensors")) or Path(settings.model).is_dir())
     return Description(

@@ -15,7 +15,7 @@ from flover.model.config_keys import check_keys
 from flover.model.families import ACTIVATIONS, FAMILIES, Family, Flag
 from flover.model.fields import Fields
 from flover.model.rope import read_rope
-from flover.source import open_source
+from flover.source import ModelSource, open_source
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
@@ -26,19 +26,23 @@ MAX_CONTEXT = 2**24
 """Tokens of the longest context: a row has a page table for all of it."""
 
 
-def read_model_directory(path: Path, tokenizer: Path | None = None) -> tuple[Family, ModelConfig]:
-    """Family and config of the model that is stored at `path`; what ends a sequence is also in generation_config.json
+def read_model_directory(path: Path) -> tuple[Family, ModelConfig]:
+    """Family and config of the model at `path`, as `read_model` finds them without a tokenizer."""
+    return read_model(open_source(path), None)
+
+
+def read_model(source: ModelSource, tokenizer: ModelSource | None) -> tuple[Family, ModelConfig]:
+    """Family and config of a model; what ends a sequence is also in generation_config.json
     and with its `tokenizer`, if there is one.
 
     Raises `ModelError` if the files are missing or damaged, or say something that Flover does not run.
     """
-    source = open_source(path)
     if not source.has("config.json"):
         adapter = source.has("adapter_config.json")
         why = "it holds an adapter; merge it into its base model" if adapter else "it is not the directory of a model"
-        raise ModelError(f"{path} has no config.json: {why}")
+        raise ModelError(f"{source.path} has no config.json: {why}")
     family, config = read_config(source.document("config.json"), source.where("config.json"))
-    return family, replace(config, eos_ids=read_eos_ids(path, tokenizer, config.vocab_size))
+    return family, replace(config, eos_ids=read_eos_ids(source, tokenizer, config.vocab_size))
 
 
 def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:

@@ -105,7 +105,7 @@ def _tell(model: Description) -> None:
     switch_len = model.config.switch_len(model.max_len)
     if switch_len is not None:
         logger.info("%s", rotary_rule(switch_len))
-    ignored = ignored_fields(model.source.path)
+    ignored = ignored_fields(model.source)
     if ignored:
         logger.warning("not used of %s: %s", model.source.where(GENERATION_CONFIG), ", ".join(ignored))
 

@@ -38,9 +38,12 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
-        """Read the tokenizer of the model at `path`. Raises `ModelError` if it is missing, damaged or of another
-        kind."""
-        source = open_source(path)
+        """Read the tokenizer of the model at `path`. Raises `ModelError`."""
+        return cls.read(open_source(path))
+
+    @classmethod
+    def read(cls, source: ModelSource) -> Tokenizer:
+        """Read a model's tokenizer. Raises `ModelError` if it is missing, damaged or of another kind."""
         text = _read_tokenizer_json(source)
         files = read_tokenizer_files(source)
         try:
