@@ -13,10 +13,10 @@ from flover import LLM, SamplingParams
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError, RequestError
 from flover.generation_config import default_max_tokens, ignored_fields, read_eos_ids, read_sampling_defaults
-from flover.source import open_source
 from flover.server.loading import load_text
 from flover.server.params import chat_params, completion_params
 from flover.server.protocol import ChatBody, CompletionBody
+from flover.source import open_source
 
 
 def write(path: Path, name: str, **fields: Any) -> None:

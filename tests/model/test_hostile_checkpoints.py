@@ -21,8 +21,8 @@ from safetensors.torch import load_file, save_file
 from flover import SamplingParams
 from flover.errors import ConfigError, ModelError
 from flover.generation_config import read_sampling_defaults
-from flover.source import open_source
 from flover.model.locate import locate_model
+from flover.source import open_source
 from flover.text.tokenizer import Tokenizer
 from model.driver import load, whole_logits
 

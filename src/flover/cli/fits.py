@@ -3,7 +3,6 @@ before it reads them is refused here, by the same functions."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +14,12 @@ from flover.errors import ConfigError, ModelError
 from flover.ipc.spawn import engine_command
 from flover.memory.machine import available_memory, usable_cores
 from flover.memory.sizing import PoolSize
-from flover.model.config import parameter_shapes
 from flover.model.describe import Description, describe_model, kv_dtype_of
+from flover.model.formats import weight_bytes
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
 from flover.ops.cpu_layout import address
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.server.loading import load_text
 
 PROBE_BYTES = 2**28
@@ -71,7 +69,7 @@ def _model_facts(model: Description) -> dict[str, str]:
         "directory": str(model.source.path),
         "architecture": f"{config.architecture}, {config.num_layers} layers, hidden size {config.hidden_size}",
         "parameters": f"{config.num_parameters() / 1e6:,.1f} million",
-        "weights": f"{gib(config.num_parameters() * BYTES_PER_WEIGHT[model.format])} as {model.format}",
+        "weights": f"{gib(weight_bytes(config, model.formats))} as {model.format}",
         "context": f"{model.max_len:,} tokens",
         "keys and values": f"{gib(token_bytes)} per token, {gib(token_bytes * model.max_len)} for a full context",
     }
@@ -96,15 +94,12 @@ def _speed_facts(model: Description) -> dict[str, str]:
     caches are read from there: the probe is as large as they are."""
     threads = model.settings.num_threads or usable_cores()
     whole = model.config
-    numbers = whole.num_parameters()
-    if not whole.tied_embeddings:
-        numbers -= math.prod(parameter_shapes(whole)["embed.weight"])
-    weight_bytes = max(1, int(numbers * BYTES_PER_WEIGHT[model.format]))
-    probe_bytes = max(2**12, min(PROBE_BYTES, weight_bytes))
+    read_bytes = max(1, weight_bytes(whole, model.formats, without=() if whole.tied_embeddings else ("embed.weight",)))
+    probe_bytes = max(2**12, min(PROBE_BYTES, read_bytes))
     bandwidth = measure_bandwidth(threads, probe_bytes)
     return {
         "memory bandwidth": f"{bandwidth / 1e9:.1f} GB/s read, {gib(probe_bytes)} again and again by {threads} threads",
-        "upper bound": f"{bandwidth / weight_bytes:,.0f} iterations/s, if only reading weights took time; each gives "
+        "upper bound": f"{bandwidth / read_bytes:,.0f} iterations/s, if only reading weights took time; each gives "
         "a token to every request that is generating",
     }
 

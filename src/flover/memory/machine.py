@@ -1,4 +1,4 @@
-"""What this machine lends to the process: memory and cores, as Linux tells it. No policy."""
+"""Memory and cores available to this process, as Linux reports them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that the process may still take without pushing others out: the least of what the kernel calls
-    available and what the process's control group has left. Raises `OSError` where /proc/meminfo is missing.
+    """Bytes that the process can still allocate: the smaller of MemAvailable and what its control groups have left.
+
+    Raises `OSError` where /proc/meminfo is missing.
     """
     room = _meminfo(root / "proc/meminfo")
     group = _group_room(root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
@@ -19,7 +20,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
@@ -27,7 +28,7 @@ def _meminfo(path: Path) -> int:
     for line in path.read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"{path} does not say MemAvailable")
+    raise OSError(f"{path} has no MemAvailable")
 
 
 def _group_room(folder: Path, limit_name: str, usage_name: str, reclaimable: str) -> int | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from flover.errors import ModelError
+from flover.errors import InvariantError, ModelError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.reads import Read
 from flover.ops import BLOCKS, INPUTS_TOGETHER, WeightFormat
@@ -73,6 +73,15 @@ def is_gated(name: str, model: ModelConfig) -> bool:
     return model.gated and name.endswith(".up.weight")
 
 
+def format_at(matrix: Sequence[Rows], row: int) -> WeightFormat:
+    """The format of a row of a matrix."""
+    for rows in matrix:
+        if row < rows.count:
+            return rows.format
+        row -= rows.count
+    raise InvariantError(f"the matrix has no row {row}")
+
+
 def coarsest(formats: Formats) -> WeightFormat:
     """The format that keeps most inputs together: ranks are cut between these."""
     kinds = [rows.format for matrix in formats.values() for rows in matrix]
@@ -88,14 +97,18 @@ def most_used(formats: Formats) -> WeightFormat:
     return max(counts, key=lambda kind: counts[kind])
 
 
-def weight_bytes(model: ModelConfig, formats: Formats) -> int:
-    """Bytes of a model's weights, or of a rank's share of them, nearly."""
+def weight_bytes(model: ModelConfig, formats: Formats, without: Container[str] = ()) -> int:
+    """Bytes of a model's weights, or of a rank's share of them, nearly; those of `without` are left out."""
     total = 0.0
     for name, shape in parameter_shapes(model).items():
+        if name in without:
+            continue
         if len(shape) == 1:
             total += shape[0] * VECTOR_BYTES
             continue
         matrix = formats[name]
-        per_row = sum(rows.count * BYTES_PER_WEIGHT[rows.format] for rows in matrix) / sum(rows.count for rows in matrix)
+        per_row = sum(rows.count * BYTES_PER_WEIGHT[rows.format] for rows in matrix) / sum(
+            rows.count for rows in matrix
+        )
         total += shape[0] * shape[1] * per_row
     return int(total)

@@ -26,9 +26,7 @@ from flover.ipc import wire
 from flover.ipc.exits import describe_exit
 from flover.ipc.restarts import MOST_RESTARTS, RestartLimit, Restarts
 from flover.ipc.spawn import Spawned, spawn
-from flover.model.describe import weight_format_of
-from flover.model.hf_config import read_model_directory
-from flover.model.locate import locate_model
+from flover.model.describe import describe_model
 from flover.model.shard import Shard
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
 from flover.parallel.group import MEET, GlooGroup
@@ -47,11 +45,7 @@ logger = logging.getLogger(__name__)
 
 def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Leader:
     """Start the other ranks, load this one's share of the model, and lead. Raises what loading a model raises."""
-    _, model = read_model_directory(
-        locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
-    )
-    # Refuses what cannot be cut, before anything starts.
-    Shard(0, config.tensor_parallel_size).config(model, weight_format_of(config))
+    describe_model(config, Shard(0, config.tensor_parallel_size))  # refuses what cannot be cut, before anything starts
     folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
     file = str(folder / "store")
     followers = Followers()

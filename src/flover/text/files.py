@@ -1,7 +1,6 @@
-"""The small documents beside a tokenizer: special tokens and chat template.
+"""Reads the documents beside a tokenizer: special tokens and chat template.
 
-Everything in them is untrusted: sizes are bounded, types are checked, nothing is executed. This module does not know
-how a tokenizer or a template works.
+Their content is untrusted: sizes are bounded, types are checked, nothing is executed.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from flover.source import ModelSource
 
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_TEMPLATE_BYTES = 128 * 2**10
-"""Most bytes of a chat template, from the model or from the operator."""
+"""Maximum size of a chat template, from the model or the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
-    """What the files beside tokenizer.json say; fields that no file mentions are empty.
+    """The content of the files beside tokenizer.json; missing fields are empty.
 
-    `special_tokens` maps names such as "bos_token" to the token's text. `special_texts` are all texts that are to be
-    treated as special.
+    `special_tokens` maps names such as "bos_token" to the token's text. `special_texts` are the texts of all special
+    tokens.
     """
 
     special_tokens: dict[str, str] = field(default_factory=dict)
@@ -36,7 +35,7 @@ class TokenizerFiles:
 def read_tokenizer_files(source: ModelSource) -> TokenizerFiles:
     """Read tokenizer_config.json, special_tokens_map.json and the template's own file.
 
-    Raises `ModelError` naming the file that is damaged, too big or outside the expected types.
+    Raises `ModelError` naming a file that is damaged, too big or of wrong types.
     """
     config = source.document("tokenizer_config.json", MAX_CONFIG_BYTES)
     special_tokens_map = source.document("special_tokens_map.json", MAX_CONFIG_BYTES)
@@ -49,7 +48,7 @@ def read_tokenizer_files(source: ModelSource) -> TokenizerFiles:
 
 
 def read_template(path: Path) -> str:
-    """A chat template from a file of the operator's. Raises `ModelError`."""
+    """The chat template in the file that --chat-template names. Raises `ModelError`."""
     return read_text(path, MAX_TEMPLATE_BYTES, folder=Path("/"))
 
 
@@ -76,7 +75,7 @@ def _is_special(value: Any) -> bool:
 
 
 def _find_template(source: ModelSource, config: dict[str, Any]) -> str | None:
-    """The model's chat template: its own file first, then the configuration's, where "default" is the one used."""
+    """The model's chat template: from its own file, else from the configuration, where "default" is used."""
     own = source.text("chat_template.jinja", MAX_TEMPLATE_BYTES)
     if own is not None:
         return own

@@ -1,6 +1,6 @@
-"""What methods of strings, comparisons and formatting cost, charged to the budget before they run.
+"""The costs of string methods, comparisons and formatting, charged to the budget before they run.
 
-Python's string methods run in C with the interpreter's lock held: what could take long in one call is refused.
+Python's string methods run in C and hold the GIL, so calls that could take long are refused.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ STRING_METHODS = frozenset((
     "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
     "strip", "swapcase", "title", "upper", "zfill",
 ))
-"""The methods of strings that a template may call."""
+"""String methods that a template may call."""
 _PADDING = frozenset(("center", "ljust", "rjust", "zfill"))
 _STRIPPING = frozenset(("strip", "lstrip", "rstrip"))
 _SEARCHING = frozenset(("count", "find", "index", "partition", "replace", "split"))
 _SEARCHING_BACK = frozenset(("rfind", "rindex", "rpartition", "rsplit"))
 _CHANGING_CASE = frozenset(("capitalize", "casefold", "lower", "swapcase", "title", "upper"))
 LOOKUPS = frozenset(("get", "items", "keys", "values"))
-"""Methods of objects that do not walk through them."""
+"""Methods of objects with constant cost."""
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "lteq": operator.le, "gt": operator.gt,
     "gteq": operator.ge, "in": lambda left, right: left in right, "notin": lambda left, right: left not in right,
@@ -54,7 +54,7 @@ def compare(budget: Budget, name: str, left: Any, right: Any) -> bool:
 
 
 def charge_search(budget: Budget, text: str, wanted: Any) -> None:
-    """Charge looking for `wanted` from the front: CPython compares naively in short texts or for short strings."""
+    """Charge a search for `wanted`: CPython searches naively in short texts or for short strings."""
     wanted_len = len(wanted) if isinstance(wanted, str) else 1
     budget.spend(len(text) * min(wanted_len, 100 if len(text) < _MAX_SIMPLE_SEARCH_LEN else 6) + wanted_len)
 
@@ -79,13 +79,13 @@ def charge_replace(budget: Budget, text: str, old: str, new: str, count: int = -
 
 
 def charge_width(budget: Budget, width: Any) -> None:
-    """Charge padding to a width, or refuse a number that is none."""
+    """Charge padding to a width; refuse an invalid width."""
     if isinstance(width, int):
         budget.room(width)
 
 
 def charge_method(budget: Budget, text: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Charge the call of a method of `text`; `join` and the two of formatting are charged where they run."""
+    """Charge the call of a method of `text`; `join`, `format` and `format_map` are charged where they run."""
     first = args[0] if args else kwargs.get("sep")
     for value in args:
         budget.walk(value)
@@ -128,7 +128,7 @@ def format_percent(budget: Budget, text: str, values: Any) -> str:
 
 
 class BoundFormat:
-    """`text.format` or `text.format_map`, as a value of a template: each value that it writes is charged."""
+    """`text.format` or `text.format_map` as a template value; charges each formatted value."""
 
     def __init__(self, environment: SandboxedEnvironment, text: str, *, is_map: bool) -> None:
         self._environment = environment
@@ -151,7 +151,7 @@ class BoundFormat:
 
 
 class _Formatter(SandboxedFormatter):
-    """Python's format language, attributes by the sandbox's rules, widths bounded."""
+    """Python's format language with sandboxed attributes and bounded widths."""
 
     budget: Budget
 

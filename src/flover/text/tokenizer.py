@@ -1,7 +1,6 @@
-"""Text to token ids and back, over the `tokenizers` library and the tokenizer.json of a model.
+"""The tokenizer of a model: text to token ids and back, with the `tokenizers` library and the model's tokenizer.json.
 
-A `Tokenizer` is never changed after loading (no truncation, no padding), so threads may share it. It knows nothing of
-requests; chat templates are only carried, not rendered, here.
+A `Tokenizer` is immutable after loading (no truncation, no padding), so threads may share it.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class Tokenizer:
             described = json.loads(text)
             check_growth(described)
             rule = read_decoder(described.get("decoder"))
-            backend = _guarded(lambda: _make_backend(text, files))
+            backend = _catch_panic(lambda: _make_backend(text, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
             raise ModelError(f"{source.where('tokenizer.json')} is damaged or not supported: {error}") from error
         return cls(backend, rule, files)
@@ -58,31 +57,33 @@ class Tokenizer:
     # Text to ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end),
-        which its tokenizer.json alone decides, as in transformers 5 (`add_bos_token` is for files that have none).
+        """The ids of a text, with `add_special_tokens` those that tokenizer.json adds to prompts, as in
+        transformers 5 (`add_bos_token` is for files that have none).
 
         Raises `RequestError` if the text is not valid Unicode.
         """
         try:
-            # Of the library's functions, those for batches alone let other threads run meanwhile.
-            (found,) = _guarded(lambda: self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens))
+            # Only the library's batch functions release the GIL.
+            (found,) = _catch_panic(
+                lambda: self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            )
         except _LibraryError as error:
             raise RequestError(f"text cannot be tokenized: {_reason(text, error)}", param="prompt") from error
         ids: list[int] = found.ids
         return ids[1:] if self._begins_twice(text, ids) else ids
 
     def _begins_twice(self, text: str, ids: list[int]) -> bool:
-        """Whether a text that begins with the text of the beginning-of-sequence token was given another one."""
+        """Whether the ids have the beginning-of-sequence token twice because the text starts with its text."""
         bos = self.bos_id
         return bos is not None and ids[:2] == [bos, bos] and text.startswith(self._files.special_tokens["bos_token"])
 
     # Ids to text
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of ids: their bytes joined and read as UTF-8, U+FFFD for what is not UTF-8.
+        """The text of ids: their joined bytes decoded as UTF-8, with U+FFFD for invalid bytes.
 
-        The same as the library's `decode`, but for byte tokens ("<0xE2>") that are not UTF-8: there the library also
-        replaces valid neighbours. Ids that the tokenizer does not know have no text.
+        The same as the library's `decode`, except for byte tokens ("<0xE2>") that are not UTF-8: there the library also
+        replaces valid bytes beside them. Unknown ids have no text.
         """
         parts = [self.token_bytes(token) for token in ids if not (skip_special_tokens and self.is_special(token))]
         parts = [part for part in parts if part]
@@ -91,7 +92,7 @@ class Tokenizer:
         return b"".join(parts).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of a token inside a text; empty for an id that the tokenizer does not know."""
+        """The bytes of a token inside a text; empty for an unknown id."""
         known = self._token_bytes.get(token_id)
         if known is None:
             token = self.token_name(token_id)
@@ -100,33 +101,33 @@ class Tokenizer:
         return known
 
     def _bytes_of(self, token_id: int, token: str) -> bytes:
-        """Added tokens of a byte-level tokenizer are written as their text, all others in its alphabet of bytes."""
+        """The bytes of a token: of an added token of a byte-level tokenizer its text, of others by the rule."""
         if self._rule.byte_level and token_id in self._added:
             return token.encode(errors="replace")
         return self._rule.token_bytes(token)
 
     def strip_start(self, raw: bytes) -> bytes:
-        """What the first token of a text keeps of its bytes: SentencePiece drops a leading space there."""
+        """The bytes of the first token of a text: SentencePiece drops a leading space there."""
         return self._rule.strip_start(raw)
 
     def token_to_str(self, token_id: int) -> str:
-        """The text of one token, as log-probabilities show it: spaces kept, U+FFFD for a part of a character."""
+        """The text of one token for log-probabilities: spaces kept, U+FFFD for a part of a character."""
         return self.token_bytes(token_id).decode(errors="replace")
 
     def token_name(self, token_id: int) -> str | None:
-        """How the vocabulary writes a token ("Ġthe", "▁the"); None for an id that it does not hold."""
+        """A token as written in the vocabulary ("Ġthe", "▁the"); None for an unknown id."""
         name: str | None = self._backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
         return name
 
-    # Facts
+    # Properties
 
     def token_id(self, name: str) -> int | None:
-        """The id of a token as the vocabulary writes it."""
+        """The id of a token given as written in the vocabulary."""
         found: int | None = self._backend.token_to_id(name)
         return found
 
     def is_special(self, token_id: int) -> bool:
-        """Whether the token steers the model and is no text (end of sequence, roles of a chat)."""
+        """Whether the token is special (end of sequence, roles of a chat) and not text."""
         return token_id in self._special_ids
 
     @property
@@ -134,7 +135,7 @@ class Tokenizer:
         return self._special_ids
 
     def holds_special(self, text: str) -> bool:
-        """Whether the text of a special token is in `text`."""
+        """Whether `text` contains the text of a special token."""
         return any(name in text for name in self._special_names)
 
     @cached_property
@@ -143,12 +144,12 @@ class Tokenizer:
 
     @property
     def adds_spaces(self) -> bool:
-        """Whether texts have spaces that no token holds, between words that are tokens."""
+        """Whether decoding adds spaces between tokens."""
         return self._rule.adds_spaces
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        """Texts of the named special tokens ("bos_token", "eos_token", …), as chat templates want them."""
+        """Texts of the named special tokens ("bos_token", "eos_token", …), for chat templates."""
         return dict(self._files.special_tokens)
 
     @cached_property
@@ -163,12 +164,12 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """Source of the model's chat template; None if it has none."""
+        """The source of the model's chat template, or None."""
         return self._files.chat_template
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included; the model's logits may be wider."""
+        """Number of tokens, added ones included; the model's logits may have more entries."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     @cached_property
@@ -181,8 +182,8 @@ class _LibraryError(Exception):
     """The tokenizers library raised, or panicked."""
 
 
-def _guarded(call: Callable[[], _T]) -> _T:
-    """Run code of the library. A panic inside it is a `BaseException` and must not pass for an order to exit."""
+def _catch_panic(call: Callable[[], _T]) -> _T:
+    """Call the library. A panic inside it is a `BaseException` and must not end the process."""
     try:
         return call()
     except Exception as error:
@@ -194,7 +195,7 @@ def _guarded(call: Callable[[], _T]) -> _T:
 
 
 def _reason(text: str, error: Exception) -> str:
-    """The library does not say what is wrong with a text that is not valid Unicode."""
+    """The reason of an encoding error; the library gives none for invalid Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError as found:

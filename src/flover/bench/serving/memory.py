@@ -9,10 +9,9 @@ from pathlib import Path
 from flover.config import EngineConfig
 from flover.errors import EngineError
 from flover.model.config import parameter_shapes
-from flover.model.describe import weight_format_of
-from flover.model.hf_config import read_model_directory
-from flover.model.load import format_of, is_gated
-from flover.model.locate import locate_model
+from flover.model.describe import describe_model
+from flover.model.formats import is_gated
+from flover.model.shard import WHOLE
 from flover.ops.cpu_weight import PackedWeight
 
 VECTOR_BYTES = 4
@@ -52,13 +51,14 @@ def children(pid: int) -> list[int]:
 
 def packed_bytes(config: EngineConfig) -> int:
     """Bytes of all weights as the kernels keep them. Raises `ModelError`."""
-    _, model = read_model_directory(locate_model(config.model, config.revision, config.download_dir, weights=False))
-    weight_format = weight_format_of(config)
+    model = describe_model(config, WHOLE, weights=False)
     total = 0
-    for name, shape in parameter_shapes(model).items():
+    for name, shape in parameter_shapes(model.config).items():
         if len(shape) == 2:
-            packed = PackedWeight((shape[0], shape[1]), format_of(name, weight_format), is_gated(name, model))
-            total += packed.num_bytes
+            gated = is_gated(name, model.config)
+            total += sum(
+                PackedWeight((rows.count, shape[1]), rows.format, gated).num_bytes for rows in model.formats[name]
+            )
         else:
             total += VECTOR_BYTES * shape[0]
     return total
