@@ -97,10 +97,10 @@ def test_the_vocabulary_is_dealt_out_with_a_row_of_zeros_for_everybody_elses_tok
         ({}, 3, "float32", "attention heads: 8"),
         ({"intermediate_size": 25}, 2, "float32", "inner width: 25"),
         ({"num_heads": 12, "num_kv_heads": 3}, 2, "float32", "3 key/value heads"),
-        ({}, 4, "int8", "attention output of 16 into parts of 4, but --quantization int8 .* 8 "),
-        ({}, 2, "int8", "inner width of 24 into parts of 12, but --quantization int8 .* 8 "),
-        ({"head_dim": 8}, 2, "int4", "inner width of 24 into parts of 12, but --quantization int4 .* 32 "),
-        ({"intermediate_size": 64}, 2, "int4", "attention output of 16 into parts of 8, but --quantization int4"),
+        ({}, 4, "int8", "attention output of 16 into parts of 4, but int8 weights keep 8 "),
+        ({}, 2, "int8", "inner width of 24 into parts of 12, but int8 weights keep 8 "),
+        ({"head_dim": 8}, 2, "int4", "inner width of 24 into parts of 12, but int4 weights keep 32 "),
+        ({"intermediate_size": 64}, 2, "int4", "attention output of 16 into parts of 8, but int4"),
     ],
 )
 def test_cuts_that_cannot_be_are_refused_with_the_numbers(
