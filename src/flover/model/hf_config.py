@@ -15,7 +15,7 @@ from flover.model.config_keys import check_keys
 from flover.model.families import ACTIVATIONS, FAMILIES, Family, Flag
 from flover.model.fields import Fields
 from flover.model.rope import read_rope
-from flover.source import ModelSource, open_source
+from flover.source import GGUF_SUFFIX, ModelSource, open_source
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
@@ -40,6 +40,8 @@ def read_model(source: ModelSource, tokenizer: ModelSource | None) -> tuple[Fami
     if not source.has("config.json"):
         adapter = source.has("adapter_config.json")
         why = "it holds an adapter; merge it into its base model" if adapter else "it is not the directory of a model"
+        if source.path.is_dir() and (files := sorted(source.path.glob(f"*{GGUF_SUFFIX}"))):
+            why = f"it holds GGUF files; give one of them as the model, such as {files[0]}"
         raise ModelError(f"{source.path} has no config.json: {why}")
     family, config = read_config(source.document("config.json"), source.where("config.json"))
     return family, replace(config, eos_ids=read_eos_ids(source, tokenizer, config.vocab_size))

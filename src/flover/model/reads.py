@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from flover.errors import ModelError
 from flover.model.config import ModelConfig
 from flover.model.families import Family, Target
+from flover.model.gguf_names import in_gguf
 from flover.model.placement import Placement, TensorNames, expected_tensors
+from flover.ops import BLOCKS
 from flover.source import ModelSource, TensorInfo
 from flover.source.numbers import widen
 
@@ -37,11 +39,14 @@ def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[
     Where embedding and output projection are tied, either of the two may be stored, or both with equal numbers. Raises
     `ModelError` naming what is missing, left over, there twice or not usable.
     """
+    tensors = source.tensors()
+    if source.naming == "gguf":
+        family = in_gguf(family, (info.name for info in tensors))
     expected, names = expected_tensors(family, model), TensorNames(family)
     head, embedding = f"{family.heads[0]}.weight", _embedding_name(family)
     if source.has("adapter_config.json"):
         logger.warning("%s has an adapter beside the model: it is not applied", source.path)
-    stored = [(names.plain(info.name), info) for info in source.tensors()]
+    stored = [(names.plain(info.name), info) for info in tensors]
     found = Counter(plain for plain, _ in stored)
     if model.tied_embeddings and head in found:
         if embedding in found:
@@ -54,6 +59,8 @@ def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[
     for plain, info in stored:
         placement = expected.get(plain)
         if placement is not None:
+            if info.layout is not None:
+                placement = replace(placement, layout=info.layout)
             wrong += _problems(info, placement)
             reads.append(Read(info, placement))
         elif not names.is_dropped(plain) and not (model.tied_embeddings and plain == head):
@@ -86,9 +93,10 @@ def _check_equal(source: ModelSource, head: TensorInfo, embedding: TensorInfo) -
 def _problems(info: TensorInfo, placement: Placement) -> list[str]:
     if info.shape != placement.shape:
         return [f"{info.name} has shape {list(info.shape)} but the config asks for {list(placement.shape)}"]
-    if not info.is_float:
-        return [f"{info.name} has type {info.dtype}, but only F32, F16, BF16 and F64 are supported"]
-    return []
+    if info.is_float or (info.dtype in BLOCKS and placement.columns):
+        return []
+    blocks = f" and, for matrices of GGUF files, {', '.join(BLOCKS)}" if info.layout else ""
+    return [f"{info.name} has type {info.dtype}, but only F32, F16, BF16 and F64{blocks} are supported"]
 
 
 def _report(

@@ -13,22 +13,29 @@ from typing import Any, Literal, Protocol
 
 from flover.files import MAX_JSON_BYTES
 
-Layout = Literal["plain", "transposed", "by_head"]
-"""The order of the numbers of a linear's weight: [out, in] ("plain"); [in, out] ("transposed", GPT-2's Conv1D); or rows
-ordered by head, then query, key, value ("by_head", GPT-NeoX). Biases are plain or by head."""
+Layout = Literal["plain", "transposed", "by_head", "paired"]
+"""The order of the numbers of a linear's weight: [out, in] ("plain"); [in, out] ("transposed", GPT-2's Conv1D); rows
+ordered by head, then query, key, value ("by_head", GPT-NeoX); or those of every head as 0, d/2, 1, d/2 + 1, …, for a
+rotary embedding that turns neighbours ("paired", LLaMA in GGUF). Biases are plain, by head or paired."""
+Naming = Literal["hugging_face", "gguf"]
+GGUF_SUFFIX = ".gguf"
 FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 """Types of plain numbers, as safetensors calls them."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of a file, not read yet. `dtype` is safetensors' name of its type."""
+    """A tensor of a file, not read yet. `dtype` is safetensors' name of its type, or ggml's of blocks ("q4_k");
+    `layout` is None where it is the one that the family's checkpoints have, `start` its first byte in the file where
+    the reader needs that."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     num_bytes: int
     file: Path
+    layout: Layout | None = None
+    start: int = 0
 
     @property
     def is_float(self) -> bool:
@@ -40,7 +47,12 @@ class ModelSource(Protocol):
 
     @property
     def path(self) -> Path:
-        """What a user calls it: a directory."""
+        """What a user calls it: a directory, or a GGUF file."""
+        ...
+
+    @property
+    def naming(self) -> Naming:
+        """Who gave the tensors their names."""
         ...
 
     def where(self, name: str) -> str:
@@ -65,12 +77,16 @@ class ModelSource(Protocol):
 
     def read(self, infos: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, Any]]:
         """Tensors that `tensors` has listed, one after another, as they lie in the file: each is a numpy array over the
-        mapped file (`source.numbers` makes floats of it)."""
+        mapped file (`source.numbers` makes floats of it); blocks are bytes, row by row."""
         ...
 
 
 def open_source(path: Path) -> ModelSource:
-    """The model in a directory. Nothing is read yet."""
+    """The model in a directory or a GGUF file. Raises `ModelError` for a GGUF file that is damaged."""
+    if path.suffix == GGUF_SUFFIX and not path.is_dir():
+        from flover.source.gguf import open_gguf
+
+        return open_gguf(path)
     from flover.source.directory import Directory
 
     return Directory(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flover.files import MAX_JSON_BYTES, is_there, read_optional_object, read_text
-from flover.source import TensorInfo
+from flover.source import Naming, TensorInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Directory:
     """Its documents are its files."""
 
     path: Path
+    naming: Naming = "hugging_face"
 
     def where(self, name: str) -> str:
         return str(self.path / name)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+STORED: Mapping[str, npt.DTypeLike] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+"""Types that are read, and numpy's of the same bytes; numpy has no bfloat16."""
 _libc = ctypes.CDLL(None)
 
 

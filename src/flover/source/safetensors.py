@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ from safetensors import SafetensorError, safe_open
 from flover.errors import ModelError
 from flover.files import check_regular, is_there, open_regular, read_object, shown
 from flover.source import TensorInfo
+from flover.source.numbers import STORED
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header of a safetensors file, as the format's own library has it."""
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_STORED: Mapping[str, npt.DTypeLike] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""Types that are read, and numpy's of the same bytes; numpy has no bfloat16."""
 _FILE_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}\.safetensors")
 _NAMED = 5  # files to name in one error
 _OTHER_WEIGHTS = {
@@ -34,10 +33,7 @@ _OTHER_WEIGHTS = {
         "has its weights only as pickles ({name}), which can run code and are never read; convert them to safetensors, "
         "with transformers: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
     ),
-    ("*.gguf",): (
-        "has its weights only as GGUF ({name}), which is not read; use the model's safetensors, and --quantization "
-        "int8 or int4 for small weights"
-    ),
+    ("*.gguf",): ("has its weights only as GGUF: give the file itself, {name}, as the model"),
     ("adapter_model.safetensors",): (
         "has only an adapter ({name}); merge it into its base model and save the whole, with peft: "
         "merge_and_unload().save_pretrained(…)"
@@ -104,7 +100,7 @@ def list_tensors(path: Path) -> list[TensorInfo]:
 
 
 def _info(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
-    num_bytes = math.prod(shape) * np.dtype(_STORED[dtype]).itemsize if dtype in _STORED else 0
+    num_bytes = math.prod(shape) * np.dtype(STORED[dtype]).itemsize if dtype in STORED else 0
     return TensorInfo(name, dtype, shape, num_bytes, path)
 
 
@@ -121,7 +117,7 @@ def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, npt.NDArra
     for name in names:
         entry = header[name]
         first, end = entry["data_offsets"]
-        yield name, mapped[first:end].view(_STORED[entry["dtype"]]).reshape(entry["shape"])
+        yield name, mapped[first:end].view(STORED[entry["dtype"]]).reshape(entry["shape"])
 
 
 def _check_header_length(path: Path) -> None:
