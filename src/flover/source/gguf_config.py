@@ -58,8 +58,8 @@ _SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p":
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """What GGUF's name of an architecture stands for: `names` are the keys of a config.json by those of the metadata,
-    `fixed` what the metadata leaves out, `flags` the fields that a tensor of the file says by being there, `ignored` keys
-    that say nothing. `paired`: the rows of queries and keys are in pairs."""
+    `fixed` what the metadata leaves out, `flags` the fields that are true if a tensor is there, `ignored` keys that
+    say nothing. `paired`: the rows of queries and keys are in pairs."""
 
     architecture: str
     model_type: str
