@@ -8,7 +8,7 @@ import pytest
 
 from flover.errors import ModelError
 from flover.model.config import ModelConfig
-from flover.model.families import FAMILIES
+from flover.model.family_rows import FAMILIES
 from flover.model.hf_config import read_config
 
 LLAMA: dict[str, Any] = {

@@ -14,7 +14,7 @@ from flover.ops import DTYPE_BYTES, DType
 NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu"]
 RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
-Residual = Literal["sequential", "parallel", "parallel_shared_norm"]
+Residual = Literal["sequential", "parallel", "parallel_shared_norm", "sandwich"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,8 @@ class ModelConfig:
 
     The feed-forward block is `down(act(gate(x)) * up(x))` when `gated`, else `down(act(up(x)))`.
     `residual`: the feed-forward block reads what attention left ("sequential"), or both read the block's input,
-    through two norms ("parallel", GPT-NeoX) or one ("parallel_shared_norm", GPT-J).
+    through two norms ("parallel", GPT-NeoX) or one ("parallel_shared_norm", GPT-J); "sandwich" is sequential, with a
+    norm behind each of the two as well (Gemma 3).
     """
 
     architecture: str
@@ -97,6 +98,7 @@ class ModelConfig:
     tied_embeddings: bool = False
     qk_norm: bool = False  # RMS norm over every query and key head (Qwen3)
     learned_positions: bool = False  # a table of position embeddings (GPT-2)
+    stream_scale: float = 1.0  # the decoder's residual stream is the model's divided by this (see `folds.py`)
     eos_ids: tuple[int, ...] = ()
     checkpoint_dtype: str = "float32"  # as config.json names it; what the files really hold is in the files
 
@@ -186,6 +188,8 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes |= _linear_shapes("out", hidden, config.query_size, config.attention_out_bias)
     if config.residual != "parallel_shared_norm":
         shapes |= _norm_shapes("mlp_norm", config)
+    if config.residual == "sandwich":
+        shapes |= _norm_shapes("attention_post_norm", config) | _norm_shapes("mlp_post_norm", config)
     shapes |= _linear_shapes("up", 2 * inner if config.gated else inner, hidden, config.mlp_bias)
     shapes |= _linear_shapes("down", hidden, inner, config.mlp_bias)
     return shapes

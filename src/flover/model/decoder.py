@@ -162,6 +162,10 @@ class _Layer:
             case "sequential":
                 normed, hidden = self._norm("mlp_norm", ops.all_reduce(attended), hidden)
                 return ops.all_reduce(self._feed_forward(normed)), hidden
+            case "sandwich":
+                attended = self._post_norm("attention_post_norm", ops.all_reduce(attended))
+                normed, hidden = self._norm("mlp_norm", attended, hidden)
+                return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(normed))), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
                 return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
@@ -190,12 +194,16 @@ class _Layer:
     def _norm(self, name: str, update: Array | None, hidden: Array) -> tuple[Array, Array]:
         return _norm(self.ops, self.config, self.weights.vectors, name, update, hidden)
 
+    def _post_norm(self, name: str, x: Array) -> Array:
+        """Norm of what is going to be added to the residual stream."""
+        return self.ops.rms_norm(x, None, self.weights.vectors[f"{name}.weight"], self.config.norm_eps)[0]
+
 
 def _norm(
     ops: Ops, config: ModelConfig, vectors: Mapping[str, Array], name: str, update: Array | None, hidden: Array
 ) -> tuple[Array, Array]:
-    """Norm of hidden + update, and that sum."""
-    weight = vectors[f"{name}.weight"]
+    """Norm of hidden + update, the residual stream, and that sum."""
+    weight, eps = vectors[f"{name}.weight"], config.norm_eps / config.stream_scale**2
     if config.norm == "rms":
-        return ops.rms_norm(hidden, update, weight, config.norm_eps)
-    return ops.layer_norm(hidden, update, weight, vectors[f"{name}.bias"], config.norm_eps)
+        return ops.rms_norm(hidden, update, weight, eps)
+    return ops.layer_norm(hidden, update, weight, vectors[f"{name}.bias"], eps)
