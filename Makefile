@@ -63,6 +63,7 @@ check: $(VENV)/.ready-dev ## format, lint, imports, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/clang-format --dry-run --Werror csrc/*
 	$(BIN)/mypy
 
 # Leaks are not looked for: the interpreter itself has some. Portable code is left out where it would take minutes.

@@ -1,12 +1,13 @@
 """GGUF files from the tiny checkpoints of `checkpoints.py`, written by llama.cpp's own package under its own names.
 
-It knows nothing of Flover: names come from `gguf.get_tensor_name_map`, and what a converter does to weights is written
+Names come from `gguf.get_tensor_name_map`, and what a converter does to weights is written
 down here again, as llama.cpp's convert_hf_to_gguf has it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import load_file
+
+from flover.bench.kernels.blocks import random_blocks
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
@@ -29,13 +32,14 @@ def write_gguf(
     directory: Path,
     path: Path,
     family: str,
-    kind: str = "F32",
+    kind: str | Callable[[str], str] = "F32",
     *,
     metadata: dict[str, Any] | None = None,
     extra: dict[str, np.ndarray] | None = None,
     shards: int = 0,
 ) -> Path:
-    """Write the checkpoint in `directory` as a GGUF file whose matrices are of a type, in parts of `shards` tensors."""
+    """Write the checkpoint in `directory` as a GGUF file, in parts of `shards` tensors. `kind` is the type of its
+    matrices, or says it by their names."""
     config = json.loads((directory / "config.json").read_text())
     arch = ARCHITECTURES[family]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch], split_max_tensors=shards)
@@ -50,7 +54,8 @@ def write_gguf(
         array = _converted(name, tensor.float(), config, family).numpy()
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         assert theirs is not None, name
-        _add(writer, theirs, array, kind if array.ndim == 2 else "F32")
+        own = kind if isinstance(kind, str) else kind(theirs)
+        _add(writer, theirs, array, own if array.ndim == 2 else "F32")
     for name, array in (extra or {}).items():
         _add(writer, name, array, "F32")
     writer.write_header_to_file()
@@ -99,7 +104,16 @@ def _add(writer: gguf.GGUFWriter, name: str, array: np.ndarray, kind: str) -> No
     elif kind == "F16":
         writer.add_tensor(name, array.astype(np.float16))
     else:
-        writer.add_tensor(name, gguf.quants.quantize(np.ascontiguousarray(array), type_), raw_dtype=type_)
+        writer.add_tensor(name, blocks_of(np.ascontiguousarray(array), kind), raw_dtype=type_)
+
+
+def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
+    """The array in blocks; random ones of its shape where the package cannot quantize."""
+    try:
+        return gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
+    except NotImplementedError:
+        generator = np.random.default_rng(array.size)
+        return random_blocks(kind.lower(), *array.shape, generator)  # type: ignore[arg-type]
 
 
 def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import make_checkpoint, random_prompt, reference_logits
+from gguf import GGUFReader
+from gguf.quants import dequantize
 from gguf_files import ARCHITECTURES, write_gguf
 from safetensors.torch import load_file, save_file
 
 from flover.errors import ConfigError, ModelError
+from flover.ops import BLOCKS, WeightFormat
 from flover.source.gguf_file import read_header
 from flover.text.tokenizer import Tokenizer
 from model.driver import load, whole_logits
@@ -92,6 +95,58 @@ def test_an_unknown_type_and_a_tensor_too_many_are_named(tmp_path: Path) -> None
         load(write_gguf(path, tmp_path / "b.gguf", "llama", extra=extra))
     with pytest.raises(ModelError, match=r"give one of them as the model, such as .*a.gguf"):
         load(tmp_path)
+
+
+WIDE = {"vocab_size": 304, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_blocks_are_kept_as_they_are_in_the_file(kind: WeightFormat, tmp_path: Path) -> None:
+    """Every matrix but the values, which are in Q8_0; queries and keys in Hugging Face's order."""
+    path = make_checkpoint(tmp_path / "model", **WIDE)
+    kinds = lambda name: "Q8_0" if "attn_v" in name else kind.upper()  # noqa: E731
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", kinds)
+    loaded = load(file)
+    assert loaded.format == kind
+    matrices = loaded.decoder.weights.matrices
+    numbers = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in GGUFReader(file).tensors}
+    up = np.concatenate([numbers["blk.1.ffn_gate.weight"], numbers["blk.1.ffn_up.weight"]])
+    query, key = numbers["blk.1.attn_q.weight"], numbers["blk.1.attn_k.weight"]
+    query, key = (rows.reshape(-1, 32, 2, 256).swapaxes(1, 2).reshape(-1, 256) for rows in (query, key))
+    qkv = np.concatenate([query, key, numbers["blk.1.attn_v.weight"]])
+    for name, expected in (("up", up), ("qkv", qkv), ("down", numbers["blk.1.ffn_down.weight"])):
+        assert np.array_equal(matrices[f"layers.1.{name}.weight"].unpack(), expected), name
+    assert np.array_equal(matrices["embed.weight"].unpack(), numbers["token_embd.weight"])
+    packed = sum(matrix.num_bytes for matrix in matrices.values()) + 5 * 256 * 4
+    assert loaded.description.weight_bytes == pytest.approx(packed, rel=0.02)
+    with pytest.raises(ConfigError, match=f"--quantization is int8, but .* is stored in .*{kind}"):
+        load(file, quantization="int8")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_file_in_q8_0_gives_nearly_the_answers_of_its_checkpoint(family: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", family, **WIDE)
+    ours = whole_logits(load(write_gguf(path, tmp_path / "m.gguf", family, "Q8_0")), PROMPT)
+    theirs = reference_logits(path, PROMPT)
+    assert (ours - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+def test_gate_and_values_of_two_types_are_refused_by_name(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", **WIDE)
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", lambda name: "Q8_0" if "gate" in name else "Q4_0")
+    with pytest.raises(ModelError, match=r"ffn_gate.weight is q8_0, blk.0.ffn_up.weight is q4_0"):
+        load(file)
+
+
+def test_scales_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", **WIDE)
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", "Q8_0")
+    start = next(stored.start for stored in read_header(file).tensors if stored.name == "blk.1.ffn_down.weight")
+    raw = bytearray(file.read_bytes())
+    raw[start : start + 2] = b"\x00\x7c"
+    file.write_bytes(raw)
+    with pytest.raises(ModelError, match=r"blk.1.ffn_down.weight: "):
+        load(file)
 
 
 TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]

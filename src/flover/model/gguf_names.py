@@ -18,6 +18,8 @@ _MODULES = {
     "blk.{}.attn_q_norm": Target("layers.{}.query_norm"),
     "blk.{}.attn_k_norm": Target("layers.{}.key_norm"),
     "blk.{}.attn_output": Target("layers.{}.out"),
+    "blk.{}.post_attention_norm": Target("layers.{}.attention_post_norm"),
+    "blk.{}.post_ffw_norm": Target("layers.{}.mlp_post_norm"),
     "blk.{}.ffn_norm": Target("layers.{}.mlp_norm"),
     "blk.{}.ffn_gate": Target("layers.{}.up", "gate"),
     "blk.{}.ffn_up": Target("layers.{}.up", "up"),

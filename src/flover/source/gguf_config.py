@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from flover.errors import ModelError
 from flover.files import shown
 from flover.source import TensorInfo
+from flover.source.gguf_architectures import ARCHITECTURES, Architecture
 from flover.source.gguf_file import GgufFile, Texts
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
@@ -21,24 +21,6 @@ ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factor
 END_TEXTS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>")
 """Control tokens that end an answer whatever the metadata says, as llama.cpp has it."""
 _CONTROL = 3
-_NAMES = {
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-}
-_GPT_NAMES = {
-    "context_length": "n_positions",
-    "embedding_length": "n_embd",
-    "block_count": "n_layer",
-    "feed_forward_length": "n_inner",
-    "attention.head_count": "n_head",
-    "attention.layer_norm_epsilon": "layer_norm_epsilon",
-}
 _ROTARY = frozenset(
     f"rope.{key}"
     for key in (
@@ -55,42 +37,6 @@ _ROTARY = frozenset(
 _SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Architecture:
-    """What GGUF's name of an architecture stands for: `names` are the keys of a config.json by those of the metadata,
-    `fixed` what the metadata leaves out, `flags` the fields that are true if a tensor is there, `ignored` keys that
-    say nothing. `paired`: the rows of queries and keys are in pairs."""
-
-    architecture: str
-    model_type: str
-    names: Mapping[str, str] = field(default_factory=lambda: _NAMES)
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-    flags: Mapping[str, str] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
-    rotary: bool = True
-    paired: bool = False
-
-
-ARCHITECTURES: Mapping[str, Architecture] = {
-    "llama": Architecture(
-        architecture="LlamaForCausalLM",
-        model_type="llama",
-        paired=True,
-        flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
-    ),
-    "qwen2": Architecture(architecture="Qwen2ForCausalLM", model_type="qwen2", ignored=("use_parallel_residual",)),
-    "qwen3": Architecture(
-        architecture="Qwen3ForCausalLM", model_type="qwen3", flags={"attention_bias": "blk.0.attn_q.bias"}
-    ),
-    "gpt2": Architecture(architecture="GPT2LMHeadModel", model_type="gpt2", names=_GPT_NAMES, rotary=False),
-    "gptneox": Architecture(
-        architecture="GPTNeoXForCausalLM",
-        model_type="gpt_neox",
-        names={key: name for key, name in _NAMES.items() if name not in ("num_key_value_heads", "rms_norm_eps")}
-        | {"attention.layer_norm_epsilon": "layer_norm_eps", "use_parallel_residual": "use_parallel_residual"},
-        flags={"attention_bias": "blk.0.attn_qkv.bias"},
-    ),
-}
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
@@ -124,7 +70,20 @@ def config_of(
     if known.rotary:
         factors = {key: numbers(tensors[key]) for key in ROTARY_FACTORS if key in tensors}
         config["rope_parameters"] = _rotary(file, own, factors)
+    if known.local_theta is not None:
+        local = {"rope_type": "default", "rope_theta": own.get("rope.freq_base_swa", known.local_theta)}
+        config["rope_parameters"] = {"full_attention": config["rope_parameters"], "sliding_attention": local}
+    if known.large_scale is not None and own.get("block_count") == known.large_scale:
+        config["query_pre_attn_scalar"] = _share(file, own)
     return config
+
+
+def _share(file: GgufFile, own: Mapping[str, Any]) -> int:
+    """The hidden size divided by the heads."""
+    width, heads = own.get("embedding_length"), own.get("attention.head_count")
+    if not isinstance(width, int) or not isinstance(heads, int) or heads < 1:
+        raise ModelError(f"{file.path}: embedding_length and attention.head_count must be numbers above 0")
+    return width // heads
 
 
 def is_paired(file: GgufFile, tensor: str) -> bool:
@@ -152,6 +111,8 @@ def generation_config_of(file: GgufFile) -> dict[str, Any]:
 
 def _check_keys(file: GgufFile, known: Architecture, own: Mapping[str, Any]) -> None:
     read = {*known.names, *known.ignored, *_IGNORED, *(_ROTARY if known.rotary else ())}
+    if known.local_theta is not None:
+        read.add("rope.freq_base_swa")
     for key, value in own.items():
         if isinstance(value, array | list | Texts):
             raise ModelError(f"{file.path}: {key} differs from layer to layer, which is not supported")
