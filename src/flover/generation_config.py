@@ -7,12 +7,12 @@ Engine, server and `LLM` all use this file, so that they agree. The files are un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError, RequestError
-from flover.files import read_object, read_optional_object, shown
+from flover.files import shown
 from flover.request import SamplingParams
+from flover.source import ModelSource
 
 FILE = "generation_config.json"
 MAX_TOKENIZER_BYTES = 256 * 2**20
@@ -60,14 +60,13 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
 values."""
 
 
-def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
+def read_sampling_defaults(source: ModelSource) -> dict[str, float | int]:
     """Sampling parameters that generation_config.json recommends; `max_new_tokens` is called `max_tokens` here.
 
     Raises `ModelError` for a value that no request could have: every request that leaves the field out would fail.
     """
-    path = folder / FILE
     found: dict[str, float | int] = {}
-    generation = read_optional_object(path)
+    generation = source.document(FILE)
     for theirs, ours in _RECOMMENDED.items():
         value = generation.get(theirs)
         if value is None:
@@ -76,14 +75,16 @@ def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
             SamplingParams(**{ours: value})
         except RequestError as error:
             message = error.message.replace(ours, theirs)
-            raise ModelError(f"{path}: {message if len(message) < 300 else message[:300] + '…'}") from error
+            raise ModelError(
+                f"{source.where(FILE)}: {message if len(message) < 300 else message[:300] + '…'}"
+            ) from error
         found[ours] = value
     return found
 
 
-def ignored_fields(folder: Path) -> list[str]:
+def ignored_fields(source: ModelSource) -> list[str]:
     """Fields of generation_config.json that change outputs in transformers but not here."""
-    generation = read_optional_object(folder / FILE)
+    generation = source.document(FILE)
     return [
         name
         for name, neutral in _WITHOUT_EFFECT.items()
@@ -106,17 +107,17 @@ def default_params(defaults: SamplingDefaults, *, chat: bool) -> SamplingParams:
     return SamplingParams(**fields)
 
 
-def read_eos_ids(folder: Path, tokenizer_folder: Path | None, vocab_size: int) -> tuple[int, ...]:
+def read_eos_ids(source: ModelSource, tokenizer: ModelSource | None, vocab_size: int) -> tuple[int, ...]:
     """The tokens that end a sequence: those of config.json, of generation_config.json and of the tokenizer together.
 
     Ids outside the vocabulary can never be generated and are left out: small test models keep GPT-2's default.
-    `tokenizer_folder` is None where no tokenizer is loaded. Raises `ModelError`.
+    `tokenizer` is None where no tokenizer is loaded. Raises `ModelError`.
     """
     ids: list[int] = []
-    for path in (folder / "config.json", folder / FILE):
-        ids += token_ids(read_optional_object(path).get("eos_token_id"), f"{path}: eos_token_id")
-    if tokenizer_folder is not None:
-        ids += _tokenizer_eos(tokenizer_folder)
+    for name in ("config.json", FILE):
+        ids += token_ids(source.document(name).get("eos_token_id"), f"{source.where(name)}: eos_token_id")
+    if tokenizer is not None:
+        ids += _tokenizer_eos(tokenizer)
     return tuple(dict.fromkeys(token for token in ids if 0 <= token < vocab_size))
 
 
@@ -136,12 +137,12 @@ def token_text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _tokenizer_eos(folder: Path) -> list[int]:
+def _tokenizer_eos(source: ModelSource) -> list[int]:
     """The id of the tokenizer's `eos_token`. Its text is in the small files; the id often only in tokenizer.json."""
-    config = read_optional_object(folder / "tokenizer_config.json")
+    config = source.document("tokenizer_config.json")
     text = token_text(config.get("eos_token"))
     if text is None:
-        text = token_text(read_optional_object(folder / "special_tokens_map.json").get("eos_token"))
+        text = token_text(source.document("special_tokens_map.json").get("eos_token"))
     if text is None:
         return []
     added = config.get("added_tokens_decoder")
@@ -149,10 +150,10 @@ def _tokenizer_eos(folder: Path) -> list[int]:
         for token, entry in added.items():
             if token_text(entry) == text and token.isascii() and token.isdigit() and len(token) < 11:
                 return [int(token)]
-    if (folder / "tokenizer.json").is_file():
-        return _vocabulary_id(read_object(folder / "tokenizer.json", MAX_TOKENIZER_BYTES), text)
+    if source.has("tokenizer.json"):
+        return _vocabulary_id(source.document("tokenizer.json", MAX_TOKENIZER_BYTES), text)
     for name in ("added_tokens.json", "vocab.json"):
-        found = read_optional_object(folder / name, MAX_TOKENIZER_BYTES).get(text)
+        found = source.document(name, MAX_TOKENIZER_BYTES).get(text)
         if type(found) is int:
             return [found]
     return []

@@ -255,6 +255,9 @@ class Ops:
     """who else computes this model"""
     all_reduce: Callable[[Array], Array] = lambda x: x
     """(x [T, H]) -> the sum over all ranks, in the place of x"""
+    join: Callable[[Sequence[Weight]], Weight] | None = None
+    """(weights of the same inputs) -> one that has their outputs one after another, each in its own format; for
+    implementations of the formats of `BLOCKS`"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
 

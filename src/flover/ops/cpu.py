@@ -18,7 +18,7 @@ from flover.errors import ConfigError, InvariantError
 from flover.ops import ONE_SCALE, Alone, Array, Group, HostArray, Ops, Pages, RaggedBatch, Reduction, SampleParams
 from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
 from flover.ops.cpu_program import Recorder
-from flover.ops.cpu_weight import CpuWeight, PackedWeight, members_of
+from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
 
 ACTIVATIONS: dict[str | None, int] = {
     None: 0,
@@ -289,6 +289,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         array=np.ascontiguousarray,
         page_shapes=page_shapes,
         new_weight=PackedWeight,
+        join=JoinedWeight,  # type: ignore[arg-type]
         embed=made.embed,  # type: ignore[arg-type]  # weights are this module's own
         rms_norm=made.rms_norm,
         layer_norm=made.layer_norm,

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from flover.errors import ModelError
-from flover.files import is_there, read_object, read_optional_object, read_text, shown
+from flover.errors import ModelError, shown
 from flover.generation_config import MAX_TOKENIZER_BYTES
+from flover.source import ModelSource
 from flover.text.files import TokenizerFiles
 
 _QWEN2_PIECES = (
@@ -49,60 +48,63 @@ _OF_MODEL_TYPE = {"gpt2": "GPT2Tokenizer", "gptj": "GPT2Tokenizer"} | dict.fromk
 )
 
 
-def has_bpe_files(folder: Path) -> bool:
+def has_bpe_files(source: ModelSource) -> bool:
     """Whether both files exist."""
-    return is_there(folder / "vocab.json") and is_there(folder / "merges.txt")
+    return source.has("vocab.json") and source.has("merges.txt")
 
 
-def describe_bpe(folder: Path, files: TokenizerFiles) -> dict[str, Any]:
+def describe_bpe(source: ModelSource, files: TokenizerFiles) -> dict[str, Any]:
     """The content of a tokenizer.json. Raises `ModelError` if a file is damaged or the class is not supported."""
-    config = read_optional_object(folder / "tokenizer_config.json")
-    kind = _kind(folder, config)
-    vocabulary = read_object(folder / "vocab.json", MAX_TOKENIZER_BYTES)
+    config = source.document("tokenizer_config.json")
+    kind = _kind(source, config)
+    vocabulary = source.document("vocab.json", MAX_TOKENIZER_BYTES)
     if not all(type(token) is int and 0 <= token < 2**32 for token in vocabulary.values()):
-        raise ModelError(f"{folder / 'vocab.json'} must hold a token id for each token")
+        raise ModelError(f"{source.where('vocab.json')} must hold a token id for each token")
     add_prefix_space = config.get("add_prefix_space") is True
     return {
         "version": "1.0",
-        "added_tokens": _added_tokens(folder, config, vocabulary, files, kind),
+        "added_tokens": _added_tokens(source, config, vocabulary, files, kind),
         "normalizer": None if kind.normalizer is None else {"type": kind.normalizer},
         "pre_tokenizer": kind.pre_tokenizer(add_prefix_space=add_prefix_space),
         "post_processor": _post_processor(config, vocabulary, files, kind),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": _merges(folder / "merges.txt")},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": _merges(source)},
     }
 
 
-def _kind(folder: Path, config: Mapping[str, Any]) -> BpeClass:
+def _kind(source: ModelSource, config: Mapping[str, Any]) -> BpeClass:
     name = config.get("tokenizer_class")
     if name is None:
-        name = _OF_MODEL_TYPE.get(str(read_optional_object(folder / "config.json").get("model_type")))
+        name = _OF_MODEL_TYPE.get(str(source.document("config.json").get("model_type")))
     kind = KINDS.get(str(name).removesuffix("Fast"))
     if kind is None:
         raise ModelError(
-            f"no tokenizer.json in {folder}; vocab.json and merges.txt are read for tokenizer_class "
+            f"no tokenizer.json in {source.path}; vocab.json and merges.txt are read for tokenizer_class "
             f"{' and '.join(KINDS)}, this one is {shown(name)}: make tokenizer.json with transformers, "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
     return kind
 
 
-def _merges(path: Path) -> list[list[str]]:
+def _merges(source: ModelSource) -> list[list[str]]:
     """Pairs of tokens in order of merging. A first line that begins with #version is skipped."""
-    lines = read_text(path, MAX_TOKENIZER_BYTES).split("\n")
+    lines = (source.text("merges.txt", MAX_TOKENIZER_BYTES) or "").split("\n")
     pairs = [line.split(" ") for line in lines[lines[0].startswith("#version") :] if line]
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != 2), None)
     if wrong is not None:
-        raise ModelError(f"{path}: each line must be two tokens with a space between them, got {shown(pairs[wrong])}")
+        raise ModelError(
+            f"{source.where('merges.txt')}: each line must be two tokens with a space between them, got "
+            f"{shown(pairs[wrong])}"
+        )
     return pairs
 
 
 def _added_tokens(
-    folder: Path, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: BpeClass
+    source: ModelSource, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: BpeClass
 ) -> list[dict[str, Any]]:
     """Added tokens, which are matched before pre-tokenization, by id. Raises `ModelError` if ids leave a gap."""
     added: dict[int, dict[str, Any]] = {}
-    for text, token in read_optional_object(folder / "added_tokens.json").items():
+    for text, token in source.document("added_tokens.json").items():
         if type(token) is int:
             added[token] = {"content": text}
     decoder = config.get("added_tokens_decoder")
@@ -117,7 +119,9 @@ def _added_tokens(
         expected = vocabulary.get(added[token]["content"], size)
         if token != expected:
             name = shown(added[token]["content"])
-            raise ModelError(f"{folder}: the added token {name} has id {token}, after vocab.json it must be {expected}")
+            raise ModelError(
+                f"{source.path}: the added token {name} has id {token}, after vocab.json it must be {expected}"
+            )
         size += expected == size
     return [_added_token(token, added[token], special) for token in sorted(added)]
 
