@@ -128,7 +128,7 @@ def test_proposals_change_no_token_and_no_logprob(seed: int) -> None:
     driver.run(admit=list(enumerate(stories)))
     steps = 1
     while any(not told.done for told in stories):
-        for row, told in enumerate(driver.seats):
+        for row, told in enumerate(driver.stories):
             if told is not None and told.done:
                 driver.leave(row)
         driver.run(propose=propose, window=(0, 6))
@@ -185,7 +185,7 @@ def test_a_row_with_unusable_logits_fails_alone() -> None:
     assert len(crowd[2].outputs) == 2
     driver.leave(2)
     for _ in range(3):
-        driver.run(moves=[(3, 2)] if driver.seats[3] is not None else [])
+        driver.run(moves=[(3, 2)] if driver.stories[3] is not None else [])
     for told in (crowd[0], crowd[1], crowd[3]):
         assert told.outputs == expected_outputs(told)
 
@@ -285,7 +285,7 @@ def admission(**changes: Any) -> Admission:
     return Admission(**{**usual, **changes})
 
 
-def seated() -> DeviceExecutor:
+def loaded() -> DeviceExecutor:
     executor, _ = echo_executor(num_rows=2, page_size=4)
     executor.start(plan(admissions=[admission()]))
     assert executor.finish().rows == []
@@ -309,4 +309,4 @@ def seated() -> DeviceExecutor:
 )
 def test_plans_that_do_not_fit_the_rows_are_refused(broken: StepPlan, message: str) -> None:
     with pytest.raises(InvariantError, match=message):
-        seated().start(broken)
+        loaded().start(broken)

@@ -81,17 +81,17 @@ def _leak_unseen(patch: Patch) -> None:
 
 @plant("a prefix page is published before it is computed", "L7", flavour="calm")
 def _publish_early(patch: Patch) -> None:
-    original = Roster.seat
+    original = Roster.admit
 
-    def seat(self: Roster, sequence: Sequence) -> bool:
-        seated = original(self, sequence)
-        if seated:
+    def admit(self: Roster, sequence: Sequence) -> bool:
+        admitted = original(self, sequence)
+        if admitted:
             computed, sequence.computed = sequence.computed, len(sequence.token_ids)
             commit._publish(self, sequence)
             sequence.computed = computed
-        return seated
+        return admitted
 
-    patch.setattr(Roster, "seat", seat)
+    patch.setattr(Roster, "admit", admit)
 
 
 @plant("a sequence is admitted past the pool", "L3", flavour="starved")
@@ -168,16 +168,16 @@ def _forget(patch: Patch) -> None:
 
 @plant("positions are a page off after a preemption", "L7", "L3", flavour="thrash")
 def _wrong_position(patch: Patch) -> None:
-    original = Roster.seat
+    original = Roster.admit
 
-    def seat(self: Roster, sequence: Sequence) -> bool:
-        seated = original(self, sequence)
+    def admit(self: Roster, sequence: Sequence) -> bool:
+        admitted = original(self, sequence)
         further = sequence.computed + self.config.page_size
-        if seated and sequence.preemptions and further < len(sequence.token_ids):
+        if admitted and sequence.preemptions and further < len(sequence.token_ids):
             sequence.computed = further
-        return seated
+        return admitted
 
-    patch.setattr(Roster, "seat", seat)
+    patch.setattr(Roster, "admit", admit)
 
 
 @plant("all sequences of a request sample with the same seed", "L7", flavour="calm")
@@ -278,7 +278,7 @@ def _stuck_suspect(patch: Patch) -> None:
     patch.setattr(Scheduler, "_plan_alone", plan_alone)
 
 
-@plant("everybody pays for a fault", "L10", flavour="poison")
+@plant("every sequence of an iteration ends with its fault", "L10", flavour="poison")
 def _collective(patch: Patch) -> None:
     original = commit.recover
 

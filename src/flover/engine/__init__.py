@@ -11,5 +11,5 @@ One iteration, in the order of the calls (`loop.Engine.step`):
     executor     the interface of what runs a plan
     commit       sequences advance by their tokens, or leave
     stats        counters and gauges
-    observer     the interface of those who look on: timeline, trace, record
+    observer     the interface of what watches a loop: timeline, trace, record
 """

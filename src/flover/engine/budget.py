@@ -1,4 +1,4 @@
-"""The step budget: how many prompt tokens may join an iteration so that nobody who generates waits too long.
+"""The step budget: how many prompt tokens may join an iteration so that no generating row waits too long.
 
 The duration of an iteration is modelled as a + b·tokens + c·attention, where attention is the sum over tokens of
 the context each one reads. The coefficients are learnt while running by recursive least squares with exponential
@@ -31,7 +31,7 @@ SPREAD_QUANTILE = 0.95
 MOST_MARGIN = 3.0
 """One stall of the machine shall not starve prompts for a whole window."""
 IDLE_FACTOR = 4.0
-"""With nobody generating an iteration may last this many targets: newcomers and cancellations wait for its end."""
+"""Without a generating row an iteration may last this many targets: arrivals and cancellations wait for its end."""
 
 _Vector = tuple[float, float, float]
 """Of the three terms."""

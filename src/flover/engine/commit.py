@@ -1,7 +1,7 @@
-"""Taking in what an iteration brought: sequences advance, full pages become findable, those who are done leave.
+"""Taking in what an iteration brought: sequences advance, full pages become findable, finished sequences leave.
 
-Also what happens when an iteration raises: whose fault it is cannot be told from a fused batch, so everybody is
-computed again, the suspects one at a time, and only the one that fails alone ends with an error.
+Also what happens when an iteration raises: which request caused it cannot be told from a fused batch, so every
+sequence is computed again, the suspects one at a time, and only one that fails alone ends with an error.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def match_rows(plan: StepPlan, result: StepResult) -> dict[int, RowResult]:
 
 
 def commit(roster: Roster, plan: StepPlan, rows: dict[int, RowResult]) -> list[Delta]:
-    """Advance every row of the plan; returns the deltas of those that have news."""
+    """Advance every row of the plan; returns the deltas of those that got something."""
     sequences = {sequence.row: sequence for sequence in roster.running}
     roster.counts["iterations"] += 1
     roster.counts["iteration_rows"] += len(plan.generating)
@@ -118,7 +118,7 @@ def recover(roster: Roster, plan: StepPlan, message: str) -> list[Delta]:
 
 
 def _blame(roster: Roster, sequence: Sequence, message: str) -> Delta | None:
-    """An iteration raised with nobody else in it."""
+    """An iteration raised with no other sequence in it."""
     sequence.faults += 1
     if sequence.faults >= MAX_LONE_FAULTS:
         return roster.end(sequence, FinishReason.ERROR, error=message)

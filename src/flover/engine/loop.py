@@ -43,7 +43,7 @@ class Engine:
     # The loop: one thread
 
     def step(self) -> list[Delta]:
-        """One iteration: everybody alive advances. Returns the news; empty when nobody is here."""
+        """One iteration: every live sequence advances. Returns their deltas; empty when there is none."""
         deltas = self._take()
         now = self._clock()
         self._times.begin(now)
@@ -93,7 +93,7 @@ class Engine:
         return commit(self.roster, plan, rows)
 
     def _recover(self, plan: StepPlan, error: Exception) -> list[Delta]:
-        """The iteration raised: start again from the tokens, and find out whose request does this."""
+        """The iteration raised: start again from the tokens, and find out which request causes it."""
         message = _said(error)
         self._faults_in_a_row += 1
         if self._faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
@@ -133,7 +133,7 @@ class Engine:
         A wait in vain means idleness: the memory behind free pages goes back to the system. Raises `EngineDeadError` if
         the executor can compute nothing any more.
         """
-        # A batch may still wait for company.
+        # A batch may still wait for more requests.
         closed_for = self.scheduler.opens_at - self._clock()
         if closed_for <= 0 or self._queue.wait(min(timeout, closed_for)):
             return True
@@ -147,7 +147,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether anybody is here. (A batch that waits for company needs no step before `wait` says so.)"""
+        """Whether a sequence is here. (A batch that waits for more needs no step before `wait` says so.)"""
         return bool(self.roster) or bool(self._queue)
 
     @property

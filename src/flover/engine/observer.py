@@ -1,4 +1,4 @@
-"""Who looks on while the loop works. An observer is told what happened and changes nothing.
+"""What watches a loop. An observer is called with what happened and changes nothing.
 
 The loop calls its observers in the thread that steps, in this order: `took`, `planned`, `ran` if there was a plan,
 `stepped`. What they are handed is frozen, or belongs to the loop and is only to be read before they return.
@@ -17,7 +17,7 @@ from flover.request import Delta, Request
 
 
 class Run(msgspec.Struct, frozen=True):
-    """How the executor fared with a plan. `started` is the engine's clock; a run that raised has no rows."""
+    """The outcome of a plan. `started` is the engine's clock; a run that raised has no rows."""
 
     plan: StepPlan
     started: float
@@ -28,7 +28,7 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Observer:
-    """Sees and says nothing; the others override what they want to see."""
+    """Ignores everything; the others override what they need."""
 
     def attached(self, roster: Roster, born: float) -> None:
         """The first call: the engine as it stands now, and its clock when it was made."""
@@ -37,7 +37,7 @@ class Observer:
         """A step has begun with these arrivals and cancellations."""
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
-        """What the scheduler made of them; the roster is as the plan left it."""
+        """The scheduler has planned; the roster is as the plan left it."""
 
     def ran(self, run: Run) -> None:
         """The executor has returned or raised. Nothing is committed yet."""

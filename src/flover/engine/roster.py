@@ -1,5 +1,5 @@
-"""The roster: every sequence that lives, and the rows and pages it holds. Who comes and goes is decided elsewhere;
-here is the one way in and the one way out, so that nothing is held by nobody."""
+"""The roster: every live sequence, and the row and pages that it holds. The scheduler decides which sequences enter and
+leave; this is the only way in and the only way out, so that no row or page is held without a sequence."""
 
 from __future__ import annotations
 
@@ -69,9 +69,9 @@ class Roster:
             self._enqueue(Sequence(self._arrivals, request, index, [*request.prompt_ids, *outputs], now))
             self._arrivals += 1
 
-    def seat(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence the pages for all tokens it knows, those of a known prefix shared with whoever
-        has them. False, and nothing changed, if there are not enough. It has no row yet."""
+    def admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the pages for all tokens it knows, those of a known prefix shared with their
+        owners. False, and nothing changed, if there are not enough. It has no row yet."""
         chain = self._known_prefix(sequence)
         shared = [entry.page for entry in chain]
         tokens = sequence.max_len if sequence.guaranteed else len(sequence.token_ids)
@@ -94,7 +94,7 @@ class Roster:
 
     def preempt(self, sequence: Sequence) -> None:
         """Take row and pages away; the sequence waits at its old place to be computed again."""
-        self._unseat(sequence)
+        self._leave_row(sequence)
         sequence.computed = 0
         sequence.prompt_logprobs = []
         self._enqueue(sequence)
@@ -119,7 +119,7 @@ class Roster:
     ) -> Delta:
         """The one way out: frees row and pages, and makes `delta` the sequence's last."""
         if sequence.row is not None:
-            self._unseat(sequence)
+            self._leave_row(sequence)
         else:
             self.waiting.remove(sequence)
         if sequence in self.suspects:
@@ -153,8 +153,8 @@ class Roster:
     def _order(self, sequence: Sequence) -> tuple[int, int]:
         return sequence.order(by_priority=self.config.policy == "priority")
 
-    def _unseat(self, sequence: Sequence) -> None:
-        self.rows.leave(seated(sequence))
+    def _leave_row(self, sequence: Sequence) -> None:
+        self.rows.leave(row_of(sequence))
         self.running.remove(sequence)
         used = self.pool.used
         self.pool.release(sequence.pages, keep=self.config.enable_prefix_caching)
@@ -164,7 +164,7 @@ class Roster:
     def check_invariants(self) -> None:
         """Raise `InvariantError` if pages, rows and sequences do not agree."""
         self.pool.check(Counter(page for sequence in self.running for page in sequence.pages))
-        self.rows.check({sequence.number: seated(sequence) for sequence in self.running})
+        self.rows.check({sequence.number: row_of(sequence) for sequence in self.running})
         for sequence in self.waiting:
             if sequence.row is not None or sequence.pages:
                 raise InvariantError(f"sequence {sequence.number} waits but holds a row or pages")
@@ -175,7 +175,7 @@ class Roster:
                 raise InvariantError(f"sequence {sequence.number} has fewer pages than computed tokens")
 
 
-def seated(sequence: Sequence) -> int:
+def row_of(sequence: Sequence) -> int:
     """The row of a running sequence."""
     if sequence.row is None:
         raise InvariantError(f"sequence {sequence.number} runs without a row")

@@ -1,4 +1,4 @@
-"""One sequence: what the engine knows of a request's i-th continuation while it lives.
+"""One sequence: what the engine knows of a request's i-th continuation while it is open.
 
 A sequence is *waiting* (no row), *pre-processing* (its known tokens are being computed, in chunks), or
 *generating*: ready for fusion, one token in every iteration.
@@ -83,7 +83,7 @@ class Sequence:
         return self.request.params.prompt_logprobs is not None and self.index == 0 and self.num_outputs == 0
 
     def order(self, by_priority: bool) -> tuple[int, int]:
-        """Who goes first: the smaller tuple."""
+        """The order of service: the smaller tuple first."""
         return (self.request.priority if by_priority else 0, self.number)
 
     def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> Ending | None:

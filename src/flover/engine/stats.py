@@ -33,7 +33,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     iteration_rows: int = 0  # generating rows, summed over iterations: the mean fused width is the quotient
     finished: dict[str, int] = {}  # sequences ended, by finish reason
     faults: int = 0  # iterations that raised
-    busy_seconds: float = 0.0  # from step to step, as long as somebody was here
+    busy_seconds: float = 0.0  # from step to step, as long as there was a sequence
     kernel_seconds: float = 0.0  # of these, spent in kernels; the rest is the host's
 
     def plus(self, other: EngineStats) -> EngineStats:
@@ -67,7 +67,7 @@ class LastIteration:
 
 
 class Times:
-    """Where the seconds of the loop go. A turn lasts from plan to plan, as long as somebody is here."""
+    """Where the seconds of the loop go. A step lasts from plan to plan, as long as there is a sequence."""
 
     def __init__(self) -> None:
         self.busy = 0.0

@@ -1,7 +1,6 @@
-"""A file that grows while somebody who must not wait goes on: what is to be written is left in a backlog, and a thread
-of the spool's own turns it into bytes and writes them.
+"""Writes a file in the background: items go through a bounded queue to a thread that encodes and writes them.
 
-A disk that is slow or full ends the file, never the work: what comes after is not written, and the log says so.
+A disk that is slow or full ends the file, never the work: what comes after is not written, and the log has an error.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ logger = logging.getLogger(__name__)
 
 
 class Backlog(Generic[T]):
-    """Left by one thread, fetched by another. When it is full it takes nothing ever again: no gaps."""
+    """A bounded queue between two threads. Once full it takes nothing any more: a file has no gaps."""
 
     def __init__(self) -> None:
         self._waiting: deque[T] = deque()
         self.full = False
 
     def put(self, item: T) -> None:
-        """Leave something, unless the backlog is full."""
+        """Add an item, unless the backlog has been full."""
         if self.full:
             return
         if len(self._waiting) >= MAX_WAITING_STEPS:
@@ -42,15 +41,15 @@ class Backlog(Generic[T]):
         self._waiting.append(item)
 
     def take(self, most: int) -> list[T]:
-        """Fetch the oldest."""
+        """Remove the oldest items, at most so many."""
         return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
 
 class Source(Protocol):
-    """Makes the bytes of a file; called in the spool's thread alone."""
+    """Makes the bytes of a file; called in the writer's thread alone."""
 
     def read(self) -> bytes:
-        """What comes next; empty if there is nothing yet. Short, so that the thread that works is not held up."""
+        """What comes next; empty if there is nothing yet. Short, so that the loop is not held up."""
         ...
 
     def end(self) -> bytes:
@@ -58,7 +57,7 @@ class Source(Protocol):
         ...
 
 
-class Spool:
+class BackgroundWriter:
     """An open file. Only its owner may read it."""
 
     def __init__(self, path: Path, flag: str) -> None:
@@ -73,7 +72,7 @@ class Spool:
 
     def start(self, source: Source) -> None:
         """Write what `source` makes from now on."""
-        self._thread = threading.Thread(target=self._write_all, args=(source,), name="spool", daemon=True)
+        self._thread = threading.Thread(target=self._write_all, args=(source,), name="background-writer", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -79,7 +79,7 @@ class Lanes:
         return events
 
     def _begun(self, iteration: Iteration) -> list[int]:
-        """Who generates for the first time. Looks at those who have not: there are few of them, most of the time."""
+        """Sequences that generate for the first time. Looks at those that have not: there are few, most of the time."""
         return sorted(number for number in self._starting if self._rows[number] in iteration.generating)
 
     def closing(self) -> list[Event]:

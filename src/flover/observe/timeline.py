@@ -1,7 +1,7 @@
-"""What fusion looks like from outside: each iteration as one frozen `Iteration`.
+"""Each iteration as one frozen `Iteration`, for those who watch an engine.
 
-`describe` makes it from the seats before, the plan, what became of it, and the state of the house afterwards; it is
-pure. `Timeline` is the observer that calls it for every iteration of a running engine.
+`describe` makes it from the rows before, the plan, its outcome, and the state of the pool afterwards; it is pure.
+`Timeline` is the observer that calls it for every iteration of a running engine.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ import msgspec
 
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import Move, StepPlan
-from flover.engine.roster import Roster, seated
+from flover.engine.roster import Roster, row_of
 from flover.observe.background_writer import MAX_WAITING_STEPS, Backlog
 from flover.request import Delta
 
 DEAD = -1
-"""In `rows`: nobody sits here."""
+"""In `rows`: a row without a sequence."""
 PREEMPTED = "preempted"
 """Why a sequence left its row when it has not ended; otherwise the reason is its finish reason."""
 
 Name = tuple[str, int]
-"""A sequence as the door knows it: request id and index."""
+"""A sequence as the client knows it: request id and index."""
 Leaving = tuple[int, str]
 """Sequence number, and its finish reason or `PREEMPTED`."""
 
 
 class Iteration(msgspec.Struct, frozen=True, kw_only=True):
-    """One iteration: who sat where, what each row computed, who came and went since the iteration before.
+    """One iteration: the sequence in each row, what each row computed, which sequences came and went since the
+    iteration before.
 
-    Who left is in `rows` if it was computed in this iteration and not if it went before. The pages are counted at the
-    end; pages taken are `pages_used` + `pages_freed` less the `pages_used` of the iteration before.
+    A sequence that left is in `rows` if it was computed in this iteration, and not if it left before. The pages are
+    counted at the end; pages taken are `pages_used` + `pages_freed` less the `pages_used` of the iteration before.
     """
 
     step: int
@@ -55,16 +56,16 @@ class Iteration(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Seats:
-    """Who sits where between two iterations."""
+class RowMap:
+    """The sequence in each row between two iterations."""
 
     rows: Sequence[int]
-    """Sequence number by row, as the device has it: who has just ended is cleared by the next plan."""
+    """Sequence number by row, as the device has it: one that has just ended is cleared by the next plan."""
     numbers: Mapping[Name, int]
-    """Sequence numbers of those who have a row and have not ended."""
+    """Sequence numbers of those that have a row and have not ended."""
 
 
-class House(msgspec.Struct, frozen=True):
+class PoolSnapshot(msgspec.Struct, frozen=True):
     """Queue and pages, counted. `pages_freed` only grows."""
 
     waiting: int
@@ -74,20 +75,20 @@ class House(msgspec.Struct, frozen=True):
     pages_freed: int
 
     @classmethod
-    def of(cls, roster: Roster) -> House:
+    def of(cls, roster: Roster) -> PoolSnapshot:
         pool = roster.pool
         return cls(len(roster.waiting), pool.used, pool.cached, pool.total, roster.counts["pages_freed"])
 
 
-def seats_of(roster: Roster) -> Seats:
-    """The seats of an engine that is already at work."""
+def row_map_of(roster: Roster) -> RowMap:
+    """The rows of an engine that is already at work."""
     rows = [DEAD] * roster.config.max_num_seqs
     for sequence in roster.running:
-        rows[seated(sequence)] = sequence.number
-    return Seats(rows, {(one.request.id, one.index): one.number for one in roster.running})
+        rows[row_of(sequence)] = sequence.number
+    return RowMap(rows, {(one.request.id, one.index): one.number for one in roster.running})
 
 
-def newcomers(roster: Roster, plan: StepPlan) -> dict[int, Name]:
+def admitted_names(roster: Roster, plan: StepPlan) -> dict[int, Name]:
     """Names of the sequences that a plan admits, by number; before anything is committed."""
     numbers = {admission.sequence for admission in plan.admissions}
     if not numbers:
@@ -95,20 +96,20 @@ def newcomers(roster: Roster, plan: StepPlan) -> dict[int, Name]:
     return {one.number: (one.request.id, one.index) for one in roster.running if one.number in numbers}
 
 
-def part(seats: Seats, deltas: Iterable[Delta]) -> tuple[Seats, list[Leaving]]:
-    """The seats without those who have ended, and their leaving."""
-    gone = [delta for delta in deltas if delta.finish_reason is not None and _name(delta) in seats.numbers]
+def remove_finished(before: RowMap, deltas: Iterable[Delta]) -> tuple[RowMap, list[Leaving]]:
+    """The rows without the sequences that have ended, and those with their finish reasons."""
+    gone = [delta for delta in deltas if delta.finish_reason is not None and _name(delta) in before.numbers]
     if not gone:
-        return seats, []
-    numbers = dict(seats.numbers)
-    return Seats(seats.rows, numbers), [(numbers.pop(_name(delta)), str(delta.finish_reason)) for delta in gone]
+        return before, []
+    numbers = dict(before.numbers)
+    return RowMap(before.rows, numbers), [(numbers.pop(_name(delta)), str(delta.finish_reason)) for delta in gone]
 
 
-def reseat(seats: Seats, plan: StepPlan, names: Mapping[int, Name]) -> Seats:
-    """Who sits where while the plan runs."""
+def apply_plan(before: RowMap, plan: StepPlan, names: Mapping[int, Name]) -> RowMap:
+    """The sequence in each row while the plan runs."""
     if not (plan.evictions or plan.moves or plan.admissions):
-        return seats
-    rows, numbers = list(seats.rows), dict(seats.numbers)
+        return before
+    rows, numbers = list(before.rows), dict(before.numbers)
     for row in plan.evictions:
         rows[row] = DEAD
     for move in plan.moves:
@@ -116,31 +117,31 @@ def reseat(seats: Seats, plan: StepPlan, names: Mapping[int, Name]) -> Seats:
     for admission in plan.admissions:
         rows[admission.row] = admission.sequence
         numbers[names[admission.sequence]] = admission.sequence
-    return Seats(rows, numbers)
+    return RowMap(rows, numbers)
 
 
 def describe(
-    before: Seats,
+    before: RowMap,
     run: Run,
     names: Mapping[int, Name],
     deltas: Iterable[Delta],
-    house: House,
+    pool: PoolSnapshot,
     *,
     born: float,
     freed_before: int,
-) -> tuple[Iteration, Seats]:
-    """One iteration, and the seats after it. `names` are those of the newcomers, `deltas` the news of the step,
-    `house` the state at its end; `freed_before` is the counter of freed pages at the end of the iteration before."""
+) -> tuple[Iteration, RowMap]:
+    """One iteration, and the rows after it. `names` are those of the admitted sequences, `deltas` those of the step,
+    `pool` the state at its end; `freed_before` is the counter of freed pages at the end of the iteration before."""
     plan = run.plan
-    during = reseat(before, plan, names)
-    after, left = part(during, deltas)
+    during = apply_plan(before, plan, names)
+    after, left = remove_finished(during, deltas)
     if plan.evictions:
         preempted = {before.rows[row] for row in plan.evictions} & set(after.numbers.values())
         left += [(number, PREEMPTED) for number in sorted(preempted)]
-        after = Seats(after.rows, {name: number for name, number in after.numbers.items() if number not in preempted})
-    if run.fault is not None:  # everybody is computed again, and the device was reset
+        after = RowMap(after.rows, {name: number for name, number in after.numbers.items() if number not in preempted})
+    if run.fault is not None:  # every sequence is computed again, and the device was reset
         left += [(number, PREEMPTED) for number in after.numbers.values()]
-        after = Seats([DEAD] * len(after.rows), {})
+        after = RowMap([DEAD] * len(after.rows), {})
     start, end = plan.window
     iteration = Iteration(
         step=plan.step,
@@ -153,11 +154,11 @@ def describe(
         entered=[(one.row, one.sequence, names[one.sequence][0]) for one in plan.admissions],
         left=left,
         moves=plan.moves,
-        waiting=house.waiting,
-        pages_used=house.pages_used,
-        pages_cached=house.pages_cached,
-        pages_total=house.pages_total,
-        pages_freed=house.pages_freed - freed_before,
+        waiting=pool.waiting,
+        pages_used=pool.pages_used,
+        pages_cached=pool.pages_cached,
+        pages_total=pool.pages_total,
+        pages_freed=pool.pages_freed - freed_before,
         tokens=sum(len(result.token_ids) for result in run.rows.values()),
         fault=run.fault,
     )
@@ -169,12 +170,12 @@ def _name(delta: Delta) -> Name:
 
 
 class _Step(msgspec.Struct, frozen=True):
-    """What is known at the end of a step; described when somebody asks."""
+    """What is known at the end of a step; described when it is taken."""
 
     run: Run | None
     names: Mapping[int, Name]
     deltas: Sequence[Delta]
-    house: House
+    pool: PoolSnapshot
 
 
 class Timeline(Observer):
@@ -189,45 +190,45 @@ class Timeline(Observer):
         self._steps: Backlog[_Step] = Backlog()
         self._born = 0.0
         self._freed = 0
-        self._seats = Seats([], {})
+        self._rows = RowMap([], {})
         self._left: list[Leaving] = []
         self._names: Mapping[int, Name] = {}
         self._run: Run | None = None
 
     def take(self, most: int = MAX_WAITING_STEPS) -> list[Iteration]:
-        """The iterations that nobody has taken yet, at most those of so many steps."""
+        """The iterations that were not taken yet, at most those of so many steps."""
         described = (self._describe(step) for step in self._steps.take(most))
         return [iteration for iteration in described if iteration is not None]
 
     def attached(self, roster: Roster, born: float) -> None:
-        """Take the seats as they are."""
-        self._born, self._seats, self._freed = born, seats_of(roster), roster.counts["pages_freed"]
+        """Take the rows as they are."""
+        self._born, self._rows, self._freed = born, row_map_of(roster), roster.counts["pages_freed"]
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
-        """Note the names of the newcomers while they are surely there."""
+        """Note the names of the admitted sequences while they are surely there."""
         self._run = None
         if plan is not None:
-            self._names = newcomers(roster, plan)
+            self._names = admitted_names(roster, plan)
 
     def ran(self, run: Run) -> None:
         """Keep it for the end of the step."""
         self._run = run
 
     def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
-        """Note the step. One without a plan matters if somebody left."""
+        """Note the step. One without a plan matters if a sequence left."""
         if self._run is not None or deltas:
-            self._steps.put(_Step(self._run, self._names, deltas, House.of(roster)))
+            self._steps.put(_Step(self._run, self._names, deltas, PoolSnapshot.of(roster)))
 
     def _describe(self, step: _Step) -> Iteration | None:
-        """The iteration of a step, if there was one; who leaves between two iterations leaves with the second."""
+        """The iteration of a step, if there was one; what leaves between two iterations leaves with the second."""
         if step.run is None:
-            self._seats, left = part(self._seats, step.deltas)
+            self._rows, left = remove_finished(self._rows, step.deltas)
             self._left += left
             return None
-        iteration, self._seats = describe(
-            self._seats, step.run, step.names, step.deltas, step.house, born=self._born, freed_before=self._freed
+        iteration, self._rows = describe(
+            self._rows, step.run, step.names, step.deltas, step.pool, born=self._born, freed_before=self._freed
         )
-        self._freed = step.house.pages_freed
+        self._freed = step.pool.pages_freed
         if self._left:
             iteration = msgspec.structs.replace(iteration, left=self._left + iteration.left)
             self._left = []

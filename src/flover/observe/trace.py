@@ -14,7 +14,7 @@ import msgspec
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.engine.observer import Observer
-from flover.observe.background_writer import Source, Spool
+from flover.observe.background_writer import BackgroundWriter, Source
 from flover.observe.perfetto import Event, Lanes
 from flover.observe.record import Recorder
 from flover.observe.timeline import Timeline
@@ -51,20 +51,20 @@ class Picture:
 class _End(Observer):
     """Closes the files when the engine closes."""
 
-    def __init__(self, *spools: Spool) -> None:
-        self._spools = spools
+    def __init__(self, *writers: BackgroundWriter) -> None:
+        self._spools = writers
 
     def close(self) -> None:
-        for spool in self._spools:
-            spool.close()
+        for writer in self._spools:
+            writer.close()
 
 
 class Trace:
     """The two files of an engine that is about to be made. Raises `ConfigError` if they cannot be written."""
 
     def __init__(self, path: Path) -> None:
-        self._picture = Spool(path, "--trace")
-        self._record = Spool(replay_path(path), "--trace")
+        self._picture = BackgroundWriter(path, "--trace")
+        self._record = BackgroundWriter(replay_path(path), "--trace")
         self._recorder = Recorder()
 
     def clock(self, clock: Callable[[], float]) -> Callable[[], float]:
@@ -77,8 +77,8 @@ class Trace:
         timeline = Timeline()
         self._recorder.begin(config, scheduler, facts)
         picture: Source = Picture(Lanes(facts, scheduler.max_num_seqs), timeline)
-        for spool, source in ((self._picture, picture), (self._record, self._recorder)):
-            spool.start(source)
+        for writer, source in ((self._picture, picture), (self._record, self._recorder)):
+            writer.start(source)
         for observer in (self._recorder, timeline, _End(self._picture, self._record)):
             engine.observe(observer)
 

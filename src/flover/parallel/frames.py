@@ -1,5 +1,5 @@
-"""What rank 0 tells the others: who they are, and then one frozen frame per iteration, numbered. Followers decide
-nothing."""
+"""What rank 0 sends to the others: their rank and settings, then one frozen frame per iteration, numbered. Followers
+decide nothing."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ from flover.errors import RankLostError
 BEATS_PER_TIMEOUT = 6
 
 
-class Beats:
-    """Rank 0's ear. A rank that counts up no more for `timeout` seconds is dead; so are those who never began."""
+class HeartbeatMonitor:
+    """Rank 0's side. A rank whose count has not grown for `timeout` seconds is dead; so is one that never began."""
 
     def __init__(
         self, store: Any, ranks: Iterable[int], timeout: float, clock: Callable[[], float] = time.monotonic

@@ -1,5 +1,5 @@
 """Starts the ranks of one model that run on this machine and watches them. Each is a process of its own, at the end
-of a socket: when whoever started it dies, it hears of that and ends."""
+of a socket: when the process that started it dies, the socket ends, and so does the rank."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from flover.model.describe import describe_model
 from flover.model.shard import Shard
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
 from flover.parallel.group import MEET, GlooGroup
-from flover.parallel.heartbeat import Beats
+from flover.parallel.heartbeat import HeartbeatMonitor
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
 
@@ -62,7 +62,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
     if store is None:
         return Leader(own, group, followers.check, followers.end)
     elsewhere = range(config.tensor_parallel_size // config.nnodes, config.tensor_parallel_size)
-    beats = Beats(store, elsewhere, config.distributed_timeout_seconds)
+    beats = HeartbeatMonitor(store, elsewhere, config.distributed_timeout_seconds)
 
     def check() -> None:
         followers.check()
@@ -72,7 +72,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
 
 
 def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[GlooGroup, Any]:
-    """Join, unless one of those who were started here ends before: the others would wait for it."""
+    """Join, unless a rank that was started here ends before: the others would wait for it."""
     meeting: Future[tuple[GlooGroup, Any]] = Future()
 
     def work() -> None:

@@ -43,8 +43,8 @@ class Channel(Protocol):
 
 
 class Leader:
-    """Rank 0 of a group, as an executor. Whatever goes wrong in one plan ends the group: nobody knows then how far the
-    others got. `check` raises `EngineDeadError` when one of them has died; `end` ends their processes, and is told
+    """Rank 0 of a group, as an executor. Whatever goes wrong in one plan ends the group: it is not known then how far
+    the others got. `check` raises `EngineDeadError` when one of them has died; `end` ends their processes, and is told
     whether they leave by themselves."""
 
     facts: ModelFacts
