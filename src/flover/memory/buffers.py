@@ -47,12 +47,12 @@ class RowBuffers:
 
     def move(self, src: Sequence[int], dst: Sequence[int]) -> None:
         """Row src[i] becomes row dst[i] for all i at once, one gather per column; vacated rows are cleared."""
+        if not src and not dst:
+            return
         self._check_rows(src)
         self._check_rows(dst)
         if len(src) != len(dst) or len(set(src)) != len(src) or len(set(dst)) != len(dst):
             raise InvariantError(f"moves {list(src)} to {list(dst)} are not one to one")
-        if not src:
-            return
         sources, targets = np.asarray(src), np.asarray(dst)
         for array in self._arrays.values():
             array[targets] = array[sources]
