@@ -105,8 +105,6 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
         raise RequestError(
             f"max_completion_tokens ({new}) and its old name max_tokens ({old}) differ", param="max_completion_tokens"
         )
-    if None not in (old, new) and old != TO_THE_END:
-        check_number("max_tokens", old, RANGES["max_tokens"])  # also where the new name is the one that counts
     wanted = body.wanted_tokens
     if wanted is None:  # a default gives way to what was asked for
         return default if default is None or not body.min_tokens else max(default, body.min_tokens)
