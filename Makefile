@@ -80,7 +80,7 @@ sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and Undefined
 	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p sanitized tests/ops tests/model/test_sampling.py
 
 clean: ## remove .venv and everything that was made
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

@@ -127,6 +127,11 @@ NB_MODULE(_cpu, m) {
              nb::gil_scoped_release released;
              self.store(first, count, at<const float>(values), width, start);
            })
+      .def("store_blocks",
+           [](PackedWeight& self, int64_t first, int64_t count, uintptr_t rows, int64_t width, int64_t start) {
+             nb::gil_scoped_release released;
+             self.store_blocks(first, count, at<const uint8_t>(rows), width, start);
+           })
       .def("row", [](const PackedWeight& self, int64_t index, uintptr_t values) { self.row(index, at<float>(values)); })
       .def_prop_ro("bytes", &PackedWeight::bytes);
 

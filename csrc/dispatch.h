@@ -22,4 +22,13 @@ FLOVER_INLINE void dispatch(int64_t n, Function&& f) {
   f(Number<FIRST>{});
 }
 
+// Calls f(Number<0>{}), …, f(Number<COUNT - 1>{}).
+template <int COUNT, int FIRST = 0, class Function>
+FLOVER_INLINE void repeat(Function&& f) {
+  if constexpr (FIRST < COUNT) {
+    f(Number<FIRST>{});
+    repeat<COUNT, FIRST + 1>(f);
+  }
+}
+
 }  // namespace flover::FLOVER_ISA

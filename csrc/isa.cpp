@@ -3,7 +3,7 @@
 #include "elementwise.h"
 #include "embed.h"
 #include "limits.h"
-#include "linear_int.h"
+#include "linear_block.h"
 #include "norm.h"
 #include "sampling.h"
 

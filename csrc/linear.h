@@ -42,18 +42,19 @@ FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
 FLOVER_INLINE void finish(const Weight& w, const Linear& l, const float* sums, int64_t first_row, int64_t rows,
                           int64_t first_panel, int64_t panels) {
   const int64_t width = w.gated ? w.out / 2 : w.out;
+  const float* bias = l.bias ? l.bias + l.column : nullptr;
   for (int64_t r = 0; r < rows; r++) {
-    float* y = l.y + (first_row + r) * width;
+    float* y = l.y + (first_row + r) * l.stride + l.column;
     const float* row = sums + r * panels * PANEL;
     for (int64_t p = 0; p < panels; p += w.gated ? 2 : 1) {
       const int64_t column = (first_panel + p) / (w.gated ? 2 : 1) * PANEL;
       const int valid = (int)least(PANEL, width - column);
       F16 value = load(row + p * PANEL);
-      if (l.bias) value = add(value, load_first(l.bias + column, valid));
+      if (bias) value = add(value, load_first(bias + column, valid));
       value = activate(value, l.activation);
       if (w.gated) {
         F16 up = load(row + (p + 1) * PANEL);
-        if (l.bias) up = add(up, load_first(l.bias + width + column, valid));
+        if (bias) up = add(up, load_first(bias + width + column, valid));
         value = mul(value, up);
       }
       store_first(y + column, value, valid);

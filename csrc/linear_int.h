@@ -2,6 +2,7 @@
 // int8 or int4 weights, and summed exactly.
 #pragma once
 
+#include "bytes.h"
 #include "linear.h"
 #include "norm.h"
 
@@ -11,64 +12,6 @@ namespace flover::FLOVER_ISA {
 constexpr int64_t INT_TILE = 8;
 #else
 constexpr int64_t INT_TILE = 4;
-#endif
-
-// One step of int8: 4 products per lane, added to 16 sums. The activations come as x + 128, without sign, which is
-// what the instructions multiply with signed weights; the sums start with what that adds too much. AVX2 adds the
-// products of two steps in 16 bits: weights are stored so that they fit (weight.h), and the result is exact.
-#if defined(FLOVER_AVX512)
-struct Quad {
-  __m512i x;
-};
-FLOVER_INLINE Quad quad(int32_t x) { return {_mm512_set1_epi32(x)}; }
-FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) { return {_mm512_dpbusd_epi32(sums.v, x.x, w.v)}; }
-FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
-  return dot(w_next, x_next, dot(w, x, sums));
-}
-#elif defined(FLOVER_AVX2)
-struct Quad {
-  __m256i x;
-};
-FLOVER_INLINE Quad quad(int32_t x) { return {_mm256_set1_epi32(x)}; }
-FLOVER_INLINE Bytes load_bytes(const uint8_t* p) {
-  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
-}
-FLOVER_INLINE __m256i dot_half(__m256i w, __m256i x, __m256i sums) {
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
-}
-FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
-  return {dot_half(w.lo, x.x, sums.lo), dot_half(w.hi, x.x, sums.hi)};
-}
-FLOVER_INLINE __m256i dot_two_halves(__m256i w, __m256i w_next, __m256i x, __m256i x_next, __m256i sums) {
-  const __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(x, w), _mm256_maddubs_epi16(x_next, w_next));
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(both, _mm256_set1_epi16(1)));
-}
-FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
-  return {dot_two_halves(w.lo, w_next.lo, x.x, x_next.x, sums.lo),
-          dot_two_halves(w.hi, w_next.hi, x.x, x_next.x, sums.hi)};
-}
-#else
-struct Bytes {
-  const uint8_t* p;
-};
-struct Quad {
-  uint8_t x[4];
-};
-FLOVER_INLINE Quad quad(int32_t x) {
-  Quad q;
-  memcpy(q.x, &x, 4);
-  return q;
-}
-FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {p}; }
-FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
-  for (int i = 0; i < LANES; i++)
-    for (int k = 0; k < 4; k++) sums.v[i] += (int32_t)(int8_t)w.p[i * 4 + k] * x.x[k];
-  return sums;
-}
-FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
-  return dot(w_next, x_next, dot(w, x, sums));
-}
 #endif
 
 FLOVER_INLINE I16 start_sums(const int32_t* weight_sums) {  // -128 times
@@ -309,18 +252,6 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
     finish(w, l, sums, first, rows, first_panel, count);
   };
   parallel(pool, row_blocks * units, body);
-}
-
-static void run(Pool& pool, const Linear& l) {
-  const Weight& w = l.weight;
-  if (l.rows == 0) return;
-  switch (w.format) {
-    case Format::float32: return float_linear<Format::float32>(pool, w, l);
-    case Format::bfloat16: return float_linear<Format::bfloat16>(pool, w, l);
-    case Format::float16: return float_linear<Format::float16>(pool, w, l);
-    case Format::int8:
-    case Format::int4: return int_linear(pool, w, l);
-  }
 }
 
 }  // namespace flover::FLOVER_ISA

@@ -69,6 +69,7 @@ FLOVER_INLINE I16 add(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 FLOVER_INLINE I16 all_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 FLOVER_INLINE I16 load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 FLOVER_INLINE void store_int(int32_t* p, I16 a) { _mm512_storeu_si512(p, a.v); }
+FLOVER_INLINE void store_i8(int8_t* p, I16 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 FLOVER_INLINE F16 keep_first(F16 a, int n, float other) {
   return {_mm512_mask_blend_ps((__mmask16)((1u << n) - 1), _mm512_set1_ps(other), a.v)};
 }
@@ -158,6 +159,11 @@ FLOVER_INLINE I16 load_int(const int32_t* p) {
 FLOVER_INLINE void store_int(int32_t* p, I16 a) {
   _mm256_storeu_si256((__m256i*)p, a.lo);
   _mm256_storeu_si256((__m256i*)(p + 8), a.hi);
+}
+FLOVER_INLINE void store_i8(int8_t* p, I16 a) {          // numbers that have 8 bits
+  const __m256i mixed = _mm256_packs_epi32(a.lo, a.hi);  // by halves: 0..3, 8..11 and 4..7, 12..15
+  const __m256i halves = _mm256_permute4x64_epi64(mixed, 0xd8);
+  _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
 }
 FLOVER_INLINE F16 keep_first(F16 a, int n, float other) {
   const __m256 fill = _mm256_set1_ps(other);
@@ -255,6 +261,9 @@ FLOVER_INLINE I16 all_int(int32_t x) { FLOVER_LANES(I16, x); }
 FLOVER_INLINE I16 load_int(const int32_t* p) { FLOVER_LANES(I16, p[i]); }
 FLOVER_INLINE void store_int(int32_t* p, I16 a) {
   for (int i = 0; i < LANES; i++) p[i] = a.v[i];
+}
+FLOVER_INLINE void store_i8(int8_t* p, I16 a) {
+  for (int i = 0; i < LANES; i++) p[i] = (int8_t)a.v[i];
 }
 FLOVER_INLINE F16 keep_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? a.v[i] : other); }
 FLOVER_INLINE F16 skip_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? other : a.v[i]); }

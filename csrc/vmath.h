@@ -59,9 +59,7 @@ FLOVER_INLINE F16 relu(F16 x) { return max(zero(), x); }
 
 FLOVER_INLINE F16 relu2(F16 x) { return mul(relu(x), relu(x)); }
 
-FLOVER_INLINE F16 quick_gelu(F16 x) {
-  return div(x, add(all(1.0f), exponential(mul(all(-1.702f), x))));
-}
+FLOVER_INLINE F16 quick_gelu(F16 x) { return div(x, add(all(1.0f), exponential(mul(all(-1.702f), x)))); }
 
 FLOVER_INLINE F16 activate(F16 x, Activation kind) {
   switch (kind) {

@@ -227,6 +227,7 @@ def test_an_interrupted_call_leaves_nothing_in_the_engine(tokenizer: Tokenizer, 
     with pytest.raises(type(error)):
         llm.generate(["a", "b"], SamplingParams(max_tokens=9))
     assert not engine.has_work
+    assert engine.cancelled == [("0", 0), ("1", 0)]
     assert texts(llm.generate("c", SamplingParams(max_tokens=2))) == ["cc"]
 
 

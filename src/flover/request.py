@@ -1,7 +1,7 @@
-"""What a caller asks for and what comes back: data only, shared by the server and the engine; no torch, no text.
+"""Requests, sampling parameters and outputs: the data shared by server and engine.
 
-The engine speaks token ids. Fields of `SamplingParams` that concern text (stop strings, detokenisation) are
-honoured by the server and `LLM`; the engine ignores them.
+The engine works on token ids. Fields of `SamplingParams` that concern text (stop strings, detokenization) are
+handled by the server and `LLM`; the engine ignores them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """What one iteration brought for one sequence. The delta that has a `finish_reason` is the last one.
+    """The output of one iteration for one sequence. The delta with a `finish_reason` is the last one.
 
     `prompt_logprobs` comes once, with the first token, one entry per prompt token; the first entry is None.
     `stop_reason` is the stop token id that ended the sequence, None for end-of-sequence and length.
@@ -123,7 +123,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the server must know of a loaded model to refuse what the engine cannot do."""
+    """The properties of a loaded model that the server needs to check requests."""
 
     model: str
     architecture: str
@@ -150,7 +150,7 @@ def is_long(num_prompt: int, params: SamplingParams, switch_len: int | None) -> 
 
 
 def check_request(request: Request, facts: ModelFacts) -> None:
-    """Refuse what can never be served: raises `RequestError` naming the field and the numbers."""
+    """Check that a request can be served. Raises `RequestError` naming the field and the numbers."""
     length, params = len(request.prompt_ids), request.params
     if length == 0:
         raise RequestError("prompt is empty: at least one token is needed", param="prompt")

@@ -1,5 +1,4 @@
-"""What sampling parameters may be: every field alone, then the combinations. The ranges are data, for the server's
-description of its API too."""
+"""Checks of sampling parameters: every field, then combinations. The ranges are data, also used for OpenAPI."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ if TYPE_CHECKING:
     from flover.request import SamplingParams
 
 MAX_LOGPROBS = 20
-"""Most alternatives per position that `logprobs` may ask for; -1 asks for the whole vocabulary."""
+"""Maximum of `logprobs`; -1 asks for the whole vocabulary."""
 MAX_SEQUENCES = 64
-"""Most sequences that one request may ask for with `n`."""
+"""Maximum of `n`."""
 MAX_STOP_STRINGS = 1024
 MAX_BAD_WORDS = 1024
-"""Of one request, whatever a server's own limits are."""
+"""Limits per request, independent of the server's limits."""
 MAX_STOP_IDS = 64
 MAX_BIASES = 300
 MAX_ALLOWED_IDS = 2**20
@@ -26,7 +25,7 @@ MAX_ID = 2**31 - 1
 
 
 class Range(msgspec.Struct, frozen=True):
-    """The numbers that a field may have, both ends included."""
+    """The range of a numeric field, both ends included."""
 
     low: float
     high: float
@@ -36,7 +35,7 @@ class Range(msgspec.Struct, frozen=True):
 
     @property
     def wanted(self) -> str:
-        """What the field must be, in an error."""
+        """The description of the range in errors."""
         kind = "a whole number" if self.integer else "a number"
         return f"{kind} between {_written(self.low)} and {_written(self.high)}"
 
@@ -96,7 +95,7 @@ def check_params(params: SamplingParams) -> None:
 
 
 def check_number(where: str, value: Any, allowed: Range) -> None:
-    """That a number is in its range. Raises `RequestError` that names `where`."""
+    """Check that a number is in its range. Raises `RequestError` that names `where`."""
     kinds = int if allowed.integer else int | float
     number = isinstance(value, kinds) and not isinstance(value, bool)
     if not number or not allowed.low <= value <= allowed.high:  # true of NaN too
@@ -104,7 +103,7 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
 
 
 def _written(number: float) -> str:
-    """Whole numbers in full."""
+    """A limit as text, whole numbers without an exponent."""
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 

@@ -209,6 +209,15 @@ def test_packing_is_measured() -> None:
     assert measured.bytes == 128 * 64 * 4 and measured.seconds > 0
 
 
+def test_blocks_of_a_file_are_measured_where_they_fit() -> None:
+    shapes = linear_shapes(tiny())  # 64 inputs
+    cells = LinearBench(shapes, "q4_0", cold_bytes=1).measure(CpuOps("auto", 1), 2, 0.0)
+    assert {cell.kind for cell in cells} == {"q4_0"} and all(cell.seconds > 0 for cell in cells)
+    assert measure_packing(shapes[0], "q4_0", 0.0).bytes == 128 * 64 * 18 // 32
+    with pytest.raises(ConfigError, match="--formats q4_k: blocks of 256 inputs do not fit"):
+        LinearBench(shapes, "q4_k", cold_bytes=1)
+
+
 def test_quick_leaves_what_was_asked_for() -> None:
     parse = parser_of_all("bench").parse_args
     quick = kernel_options(parse(["bench", "kernels", "--quick", "--rows", "5", "--threads", "1"]))

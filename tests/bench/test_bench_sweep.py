@@ -10,7 +10,7 @@ from flover.bench.metrics import RequestRecord
 from flover.bench.serving.figures import make_figures
 from flover.bench.serving.null_server import null_server
 from flover.bench.serving.offline_options import SweepOptions
-from flover.bench.serving.sweep import Point, combinations, knee, read_params, to_words
+from flover.bench.serving.sweep import Point, combinations, knee, read_params, to_arguments
 from flover.bench.serving.sweep_report import knee_facts, knee_lines, sweep_table
 from flover.cli.main import main
 from flover.errors import ConfigError
@@ -47,8 +47,8 @@ def test_the_report_names_the_knee_of_each_combination() -> None:
 
 def test_settings_are_flags() -> None:
     params = {"max_num_seqs": 8, "reorder": False, "profile": True, "goodput": ["ttft:1", "tpot:2"], "seed": None}
-    assert to_words(params) == ["--max-num-seqs=8", "--no-reorder", "--profile", "--goodput", "ttft:1", "tpot:2"]
-    assert to_words({"extra-body": {"a": 1}}) == ['--extra-body={"a": 1}']
+    assert to_arguments(params) == ["--max-num-seqs=8", "--no-reorder", "--profile", "--goodput", "ttft:1", "tpot:2"]
+    assert to_arguments({"extra-body": {"a": 1}}) == ['--extra-body={"a": 1}']
 
 
 def test_grids_have_names(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from http_wire import echo, statuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uvicorn.server import AppState
+from uvicorn.server import ServerState
 
 from flover.config import Limits
 from flover.server.http_body import BodyLimit
@@ -174,7 +174,7 @@ def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int]
         connections = Connections(8, 1024)
         config = HttpConfig(BodyLimit(checked, LIMITS), LIMITS, connections, HttpProtocol)
         config.load()
-        protocol = HttpProtocol(config, AppState(), {}, loop)
+        protocol = HttpProtocol(config, ServerState(), {}, loop)
         transport = Transport(protocol)
         protocol.connection_made(transport)  # type: ignore[arg-type]
         data = b"".join(script)
@@ -186,8 +186,8 @@ def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int]
             await asyncio.sleep(pause)
         await asyncio.sleep(1000)
         assert transport.closed
-        assert not connections.crowded
-        assert connections.make_room(protocol)
+        assert not connections.over_limit
+        assert connections.evict_for(protocol)
         assert set(statuses(transport.written)) <= {100, 200, 400, 405, 408, 413, 414, 415, 431, 501, 505}
         assert b"x-trailer" not in transport.written.lower()
         assert len(transport.written) <= 2000 * (1 + b"".join(script).count(b"HTTP/"))

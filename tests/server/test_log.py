@@ -289,7 +289,7 @@ def test_records_beyond_the_limit_are_dropped_and_counted(monkeypatch: pytest.Mo
     text = stream.getvalue()
     written = text.count(" test: ")
     assert 5 <= written <= 6, "one was being written, five waited"
-    assert re.findall(r"(\d+) lines of the log were dropped", text) == [str(50 - written)]
+    assert sum(map(int, re.findall(r"(\d+) lines of the log were dropped", text))) == 50 - written
 
 
 def test_a_stopped_server_has_written_all_of_its_log(start: Callable[..., ServerProcess]) -> None:

@@ -63,10 +63,11 @@ def test_streams_go_on_where_a_dead_engine_stopped() -> None:
             streams = {name: engines.submit(make_request(name, prompt, 100)) for name, prompt in prompts.items()}
             reading = {name: asyncio.create_task(read_tokens(stream)) for name, stream in streams.items()}
             await until(lambda: engines.stats.generation_tokens > 200)
+            before = engines.stats.generation_tokens
             kill(engines)
             await until(lambda: not engines.alive)
             assert engines.status == "restarting"
-            before = engines.stats.generation_tokens
+            assert engines.stats.generation_tokens >= before
             for name, prompt in prompts.items():
                 assert await reading[name] == {(name, 0): toy_tokens(list(prompt.encode()), 100)}
             assert (engines.num_restarts, engines.status) == (1, "ok")
@@ -211,8 +212,9 @@ def test_an_engine_that_does_not_get_on_with_loading_again_is_given_up(
     async def scenario() -> None:
         async with toys("--hang-if", str(late), stall_timeout=1.0) as engines, watched(engines):
             late.touch()
+            engines.replicas[0].slowest_start = 0.0  # else three times what it took on a busy machine is waited for
             kill(engines)
-            await asyncio.wait_for(engines.given_up.wait(), 30)
+            await asyncio.wait_for(engines.given_up.wait(), 50)
 
     run(scenario)
 

@@ -16,7 +16,7 @@ def test_others_come_in_between_requests_that_come_at_once() -> None:
         rounds, seen = 0, list[int]()
 
         async def request() -> None:
-            await state.turn()
+            await state.next_round()
             seen.append(rounds)
 
         tasks = [asyncio.create_task(request()) for _ in range(MANY)]

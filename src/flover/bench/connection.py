@@ -16,8 +16,8 @@ def unreachable(url: str, error: BaseException) -> str:
         return f"no answer from {url}: timed out"
     if isinstance(cause, ConnectionError):
         return f"the connection to {url} broke off"
-    words = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return f"no answer from {url}: {words}"
+    reason = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return f"no answer from {url}: {reason}"
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -40,21 +40,23 @@ async def measure_interference(url: str, options: InterferenceOptions) -> Interf
     """
     async with Client(url) as client:
         card = await client.model()
-        room = int(card["max_model_len"])
-        if min(options.long_output_len, options.stream_prompt_len) >= room:
-            raise ConfigError(f"the model's context of {room} tokens is too short for these lengths")
-        long_prompt_len = min(options.long_prompt_len, room - options.long_output_len)
-        return await _InterferenceRun(client, card["id"], room, replace(options, long_prompt_len=long_prompt_len)).run()
+        max_len = int(card["max_model_len"])
+        if min(options.long_output_len, options.stream_prompt_len) >= max_len:
+            raise ConfigError(f"the model's context of {max_len} tokens is too short for these lengths")
+        long_prompt_len = min(options.long_prompt_len, max_len - options.long_output_len)
+        return await _InterferenceRun(
+            client, card["id"], max_len, replace(options, long_prompt_len=long_prompt_len)
+        ).run()
 
 
 class _InterferenceRun:
     """Streams that restart when their context is full, and the long prompts."""
 
-    def __init__(self, client: Client, model: str, room: int, options: InterferenceOptions) -> None:
+    def __init__(self, client: Client, model: str, max_len: int, options: InterferenceOptions) -> None:
         self._client = client
         self._model = model
         self._options = options
-        self._stream_len = room - options.stream_prompt_len
+        self._stream_len = max_len - options.stream_prompt_len
         self._records: dict[tuple[int, int], RequestRecord] = {}  # by stream and number of restarts
 
     async def run(self) -> Interference:

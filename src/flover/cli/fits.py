@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,13 +14,12 @@ from flover.errors import ConfigError, ModelError
 from flover.ipc.spawn import engine_command
 from flover.memory.machine import Machine
 from flover.memory.sizing import PoolSize
-from flover.model.config import parameter_shapes
 from flover.model.describe import Description, describe_model, kv_dtype_of
+from flover.model.formats import weight_bytes
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
 from flover.ops.cpu_layout import address
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.server.loading import load_text
 from flover.service.build import check_extras
 
@@ -69,10 +67,10 @@ def _model_facts(model: Description) -> dict[str, str]:
     token_bytes = config.kv_bytes_per_token(kv_dtype)
     own = ", the checkpoint's own type" if (model.settings.dtype, model.settings.quantization) == ("auto", None) else ""
     facts = {
-        "directory": str(model.path),
+        "directory": str(model.source.path),
         "architecture": f"{config.architecture}, {config.num_layers} layers, hidden size {config.hidden_size}",
         "parameters": f"{config.num_parameters() / 1e6:,.1f} million",
-        "weights": f"{gib(config.num_parameters() * BYTES_PER_WEIGHT[model.format])} as {model.format}{own}",
+        "weights": f"{gib(weight_bytes(config, model.formats))} as {model.format}{own}",
         "context": f"{model.max_len:,} tokens",
         "keys and values": f"{gib(token_bytes)} per token as {kv_dtype}, {gib(token_bytes * model.max_len)} for a "
         "full context",
@@ -99,21 +97,18 @@ def _speed_facts(
     """One iteration reads every weight once (of an untied embedding only the rows it looks up), so memory bounds the
     speed of weights that are larger than the caches. The probe is as large as they are."""
     whole = model.config
-    numbers = whole.num_parameters()
-    if not whole.tied_embeddings:
-        numbers -= math.prod(parameter_shapes(whole)["embed.weight"])
-    weight_bytes = max(1, int(numbers * BYTES_PER_WEIGHT[model.format]))
-    probe_bytes = max(2**12, min(PROBE_BYTES, weight_bytes))
+    read_bytes = max(1, weight_bytes(whole, model.formats, without=() if whole.tied_embeddings else ("embed.weight",)))
+    probe_bytes = max(2**12, min(PROBE_BYTES, read_bytes))
     bandwidth = measure(num_threads, probe_bytes)
     read = f"{bandwidth / 1e9:.1f} GB/s read, {gib(probe_bytes)} again and again by {num_threads} threads"
-    if weight_bytes < BOUND_CACHES * cache_bytes:
+    if read_bytes < BOUND_CACHES * cache_bytes:
         bound = (
-            f"none: the caches hold {gib(cache_bytes)}, much or all of the {gib(weight_bytes)} of weights that an "
+            f"none: the caches hold {gib(cache_bytes)}, much or all of the {gib(read_bytes)} of weights that an "
             "iteration reads, so memory does not limit it"
         )
     else:
         bound = (
-            f"{bandwidth / weight_bytes:,.0f} iterations/s, if only reading weights took time; each gives a token to "
+            f"{bandwidth / read_bytes:,.0f} iterations/s, if only reading weights took time; each gives a token to "
             "every request that is generating"
         )
     return {"memory bandwidth": read, "upper bound": bound}

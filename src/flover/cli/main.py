@@ -38,10 +38,10 @@ INTERRUPTED, READER_GONE = 130, 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
     try:
         _replace_what_cannot_be_encoded()
-        return _flushed(_run(words))
+        return _flushed(_run(arguments))
     except SystemExit as end:  # --help, a wrong argument
         return _flushed(_exit_code(end))
     except BrokenPipeError:
@@ -51,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     prog = "flover"
     try:
-        args = make_parser(words[0] if words else None).parse_args(words)
+        args = make_parser(arguments[0] if arguments else None).parse_args(arguments)
         prog = args.prog
         from flover.config import spin_briefly
 

@@ -7,12 +7,13 @@ import dataclasses
 from typing import Any
 
 from flover.bench.options import (
-    FORMATS,
+    KERNEL_FORMATS,
     KERNEL_OPS,
     QUICK_ROWS,
     QUICK_SECONDS,
     ROWS,
     SECONDS,
+    USUAL_KERNEL_FORMATS,
     AccuracyOptions,
     KernelOptions,
 )
@@ -42,7 +43,12 @@ def add_kernels(kinds: Any) -> None:
     group = kernels.add_argument_group("what to measure")
     rows = ", ".join(map(str, ROWS))
     group.add_argument("--rows", nargs="+", type=count, metavar="N", help=f"rows of linears (default: {rows})")
-    group.add_argument("--formats", nargs="+", choices=FORMATS, help="formats of weights (default: all)")
+    group.add_argument(
+        "--formats",
+        nargs="+",
+        choices=KERNEL_FORMATS,
+        help=f"formats of weights (default: {', '.join(USUAL_KERNEL_FORMATS)})",
+    )
     group.add_argument("--ops", nargs="+", choices=KERNEL_OPS, help="default: all")
     group.add_argument("--threads", nargs="+", type=count, metavar="N", help="compute threads (default: usable cores)")
     group.add_argument("--cpu-isa", choices=("auto", "avx512", "avx2", "portable"), default="auto")
@@ -119,7 +125,7 @@ def kernel_options(args: argparse.Namespace) -> KernelOptions:
             raise ConfigError(f"--{name} must be at least 1, got 0")
     return KernelOptions(
         rows=tuple(args.rows or (QUICK_ROWS if args.quick else ROWS)),
-        formats=tuple(args.formats or FORMATS),
+        formats=tuple(args.formats or USUAL_KERNEL_FORMATS),
         ops=tuple(args.ops or KERNEL_OPS),
         threads=tuple(args.threads or (compute_threads(None),)),
         cpu_isa=args.cpu_isa,

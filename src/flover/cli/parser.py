@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
             self._refuse_unknown_flags(args)
         found, rest = super().parse_known_args(args, namespace)
         if rest:
-            flags = [word for word in rest if word.startswith("-") and len(word) > 1]
+            flags = [argument for argument in rest if argument.startswith("-") and len(argument) > 1]
             self.error(self._unknown_flag(flags[0]) if flags else f"unexpected argument {shorten(rest[0])}")
         return found, rest
 
@@ -49,17 +49,17 @@ class Parser(argparse.ArgumentParser):
         self.print_help()
         return 0
 
-    def _refuse_unknown_flags(self, words: Sequence[str]) -> None:
-        """`words` are looked at up to a bare `--`, and in a parser with commands up to the command."""
-        for word in words:
-            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+    def _refuse_unknown_flags(self, arguments: Sequence[str]) -> None:
+        """`arguments` are checked up to a bare `--`, and in a parser with commands up to the command."""
+        for argument in arguments:
+            if argument == "--" or (self._subparsers is not None and not argument.startswith("-")):
                 return
-            flag = word.partition("=")[0]
-            if word.startswith("--") and " " not in flag and flag not in self.flags:
+            flag = argument.partition("=")[0]
+            if argument.startswith("--") and " " not in flag and flag not in self.flags:
                 self.error(self._unknown_flag(flag))
 
-    def _unknown_flag(self, word: str) -> str:
-        flag = word.partition("=")[0]
+    def _unknown_flag(self, argument: str) -> str:
+        flag = argument.partition("=")[0]
         known = [
             option
             for option, action in self._option_string_actions.items()
@@ -85,9 +85,9 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def suggestion(word: str, known: Iterable[str]) -> str:
+def suggestion(argument: str, known: Iterable[str]) -> str:
     """`; did you mean …?` for the known names similar to `word`; "" if there is none."""
-    near = difflib.get_close_matches(word, sorted(known), n=2, cutoff=0.7)
+    near = difflib.get_close_matches(argument, sorted(known), n=2, cutoff=0.7)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -141,10 +141,10 @@ def places_of(args: argparse.Namespace) -> Places:
 
     names = {item.name for item in dataclasses.fields(Places)} - {"llama_args"}
     try:
-        words = tuple(shlex.split(args.llama_args))
+        llama_args = tuple(shlex.split(args.llama_args))
     except ValueError as error:
         raise ConfigError(f"--llama-args cannot be read: {error}") from None
-    return Places(llama_args=words, **{name: getattr(args, name) for name in names})
+    return Places(llama_args=llama_args, **{name: getattr(args, name) for name in names})
 
 
 def _compare(
@@ -187,8 +187,8 @@ def _compare(
             print(f"{contender.name} was left out of {', '.join(lacks)}: it has no such weight format")
     versions = {contender.name: contender.version for contender in contenders}
     described = {"model": files.source.name, **dataclasses.asdict(options), "threads": machine.threads}
-    told = {"versions": versions, "skipped": found.skipped, **facts(results, lines)}
-    print(json_line("rivals", command_line(), options=described, **told))
+    facts_by_name = {"versions": versions, "skipped": found.skipped, **facts(results, lines)}
+    print(json_line("rivals", command_line(), options=described, **facts_by_name))
     return 1 if any(failure.name == FLOVER for failure in results.failures) else 0
 
 

@@ -97,8 +97,8 @@ def _formats(config: EngineConfig, names: list[str] | None, asked: frozenset[str
     """The configuration of each requested format, by name."""
     if names is None:
         own = {name: getattr(config, name) for name in ("dtype", "quantization", "kv_cache_dtype")}
-        words = [str(value) for value in own.values() if value not in (None, "auto")]
-        return {" ".join(words) or "as configured by default": config}
+        parts = [str(value) for value in own.values() if value not in (None, "auto")]
+        return {" ".join(parts) or "as configured by default": config}
     fixed = asked & {"dtype", "quantization", "kv_cache_dtype"}
     if fixed:
         raise ConfigError(f"--formats names the types itself: leave {', '.join(sorted(fixed))} out")

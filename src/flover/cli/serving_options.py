@@ -61,12 +61,12 @@ def given_for_datasets(args: argparse.Namespace) -> dict[str, Any]:
 
 def command() -> str:
     """The command line, without the values of secret flags."""
-    words, shown, hide = sys.argv[1:], ["flover"], False
-    for word in words:
-        flag, equals, _ = word.partition("=")
+    arguments, shown, hide = sys.argv[1:], ["flover"], False
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
         if flag.startswith("--"):
             hide = flag in SECRET
-            shown.append(flag + "=..." if hide and equals else word)
+            shown.append(flag + "=..." if hide and equals else argument)
         else:
-            shown.append("..." if hide else word)
+            shown.append("..." if hide else argument)
     return shlex.join(shown)

@@ -38,6 +38,6 @@ def make_stories(seed: int, num_stories: int) -> list[Story]:
         chat = index % 2 == 0
         animal, other = rng.sample(ANIMALS, 2)
         pattern = rng.choice(_CHATS if chat else _OPENINGS)
-        words = {"animal": animal, "other": other, "name": rng.choice(NAMES), "trait": rng.choice(TRAITS)}
-        stories.append(Story(chat, pattern.format(**words)))
+        values = {"animal": animal, "other": other, "name": rng.choice(NAMES), "trait": rng.choice(TRAITS)}
+        stories.append(Story(chat, pattern.format(**values)))
     return stories

@@ -116,11 +116,11 @@ def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any]
 
 def _client(args: argparse.Namespace, params: Any) -> ServeOptions:
     """The client's options overridden by one setting. Raises `ConfigError` for an unknown flag."""
-    from flover.bench.serving.sweep import to_words
+    from flover.bench.serving.sweep import to_arguments
 
     parser = _Overrides(prog="--bench-params", add_help=False)
     add_serve_flags(parser, skip=_SKIPPED)
-    options = read_serve_options(parser.parse_args(to_words(params), copy.copy(args)))
+    options = read_serve_options(parser.parse_args(to_arguments(params), copy.copy(args)))
     if options.data.keeps_time:
         raise ConfigError("a trace has its own times, and a sweep varies rates: use another --dataset-name")
     return options
@@ -147,16 +147,16 @@ def _at(options: ServeOptions, url: str | None, rate: float, place: int) -> Serv
 def _server(options: SweepOptions, params: Any) -> Iterator[str | None]:
     """The address of a server started with one setting; None if a running server is used."""
     from flover.bench.server import ServerProcess
-    from flover.bench.serving.sweep import to_words
+    from flover.bench.serving.sweep import to_arguments
 
     if options.serve_cmd is None:
         yield None
         return
-    words = shlex.split(options.serve_cmd)
-    if words[:2] != ["flover", "serve"]:
+    command = shlex.split(options.serve_cmd)
+    if command[:2] != ["flover", "serve"]:
         raise ConfigError(
             f"--serve-cmd must begin with 'flover serve', got {options.serve_cmd!r}; start other servers "
             "yourself and name them with --base-url"
         )
-    with ServerProcess([*words[2:], *to_words(params)]) as server:
+    with ServerProcess([*command[2:], *to_arguments(params)]) as server:
         yield server.url

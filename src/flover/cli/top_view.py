@@ -171,11 +171,11 @@ def letter(sign: str, sequence: int) -> str:
     return {_GENERATING: name.upper(), _PREPROCESSING: name, _HELD: "-", _DEAD: ".", _MOVED: "^"}.get(sign, sign)
 
 
-def _lanes(shown: list[Iteration], room: int, colours: bool) -> list[Text]:
+def _lanes(shown: list[Iteration], max_rows: int, colours: bool) -> list[Text]:
     num_rows = max(iteration.first + len(iteration.rows) for iteration in shown)
-    lines = [_lane(shown, row, colours) for row in range(min(num_rows, room))]
-    if num_rows > room:
-        lines[-1] = Text(f"{'':{_LABEL}}and {num_rows - room + 1} more rows", style="dim")
+    lines = [_lane(shown, row, colours) for row in range(min(num_rows, max_rows))]
+    if num_rows > max_rows:
+        lines[-1] = Text(f"{'':{_LABEL}}and {num_rows - max_rows + 1} more rows", style="dim")
     return lines
 
 

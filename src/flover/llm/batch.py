@@ -49,7 +49,7 @@ def run_requests(
             deltas = engine.step()
             if not deltas and not engine.has_work:
                 raise InvariantError(f"the engine is idle, but {len(texts)} sequences have not ended")
-            yield [(delta, texts.feed(delta)) for delta in deltas if delta in texts]
+            yield [(delta, texts.feed(stream, delta)) for delta in deltas if (stream := texts.find(delta)) is not None]
     finally:
         for request_id, index in texts:
             engine.cancel(request_id, index)

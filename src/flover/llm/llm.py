@@ -34,6 +34,7 @@ from flover.llm.settings import engine_settings
 from flover.memory.machine import return_freed_memory
 from flover.progress import GenerationBar, loading_bar
 from flover.request import Request, SamplingParams
+from flover.source import open_source
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import Prompt, make_request, prompt_list, read_prompt
 from flover.text.stream import text_start
@@ -77,10 +78,10 @@ class LLM:
         from flover.model.locate import locate_model, locate_tokenizer
         from flover.service.build import build_engine  # imports torch, which `import flover` does not need
 
-        folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
-        tokenizer_folder = locate_tokenizer(config)
-        loaded = None if tokenizer_folder is None else Tokenizer.load(tokenizer_folder)
-        defaults = read_sampling_defaults(folder)
+        path = locate_model(config.model, config.revision, config.download_dir, weights=False)
+        own = locate_tokenizer(config)
+        loaded = None if own is None else Tokenizer.load(own)
+        defaults = read_sampling_defaults(open_source(path))
         with loading_bar(config.model) as progress:
             engine = build_engine(config, progress, time.perf_counter)
         self._setup(

@@ -31,12 +31,12 @@ def available_memory(root: Path = Path("/")) -> int:
 
     Raises `OSError` where /proc/meminfo is missing.
     """
-    room = _meminfo(root / "proc/meminfo")
-    group = _group_room(root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
-    legacy = _group_room(
+    available = _meminfo(root / "proc/meminfo")
+    group = _group_available(root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+    legacy = _group_available(
         root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
     )
-    return max(0, min(value for value in (room, group, legacy) if value is not None))
+    return max(0, min(value for value in (available, group, legacy) if value is not None))
 
 
 def sibling_memory(root: Path = Path("/"), parent: int | None = None) -> int:
@@ -96,7 +96,7 @@ def _meminfo(path: Path) -> int:
     raise OSError(f"{path} has no MemAvailable")
 
 
-def _group_room(folder: Path, limit_name: str, usage_name: str, reclaimable: str) -> int | None:
+def _group_available(folder: Path, limit_name: str, usage_name: str, reclaimable: str) -> int | None:
     """Bytes left in a control group, page cache that can be dropped counted as free; None without a limit."""
     try:
         limit = (folder / limit_name).read_text().strip()

@@ -16,12 +16,13 @@ from flover.memory.machine import Machine, compute_threads
 from flover.memory.sizing import PoolSize, size_pool
 from flover.model.config import ModelConfig
 from flover.model.families import Family
-from flover.model.hf_config import read_model_directory
+from flover.model.formats import Formats, coarsest, matrix_formats, most_used, weight_bytes
+from flover.model.hf_config import read_model
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.reads import Read, plan_reads
 from flover.model.shard import Shard
-from flover.ops import DType, WeightFormat
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT
+from flover.ops import BLOCKS, DType, WeightFormat
+from flover.source import ModelSource, open_source
 
 _DTYPES: Mapping[str, DType] = {
     "float32": "float32",
@@ -47,24 +48,25 @@ class ProcessPlan:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """A model as `settings` load it: `config` is the whole model, `own` what one rank computes of it. `dtype` is the
-    type that was asked for or the checkpoint's own, `format` how the weights are kept, `max_len` the longest context
-    that is served. `reads` are None where the weights are not at hand."""
+    type that was asked for or the checkpoint's own, `formats` how the weights are kept and `format` how most of them
+    are, `max_len` the longest context that is served. `reads` are None where the weights are not at hand."""
 
     settings: EngineConfig
-    path: Path
+    source: ModelSource
     family: Family
     config: ModelConfig
     own: ModelConfig
     shard: Shard
     dtype: DType
     format: WeightFormat
+    formats: Formats
     max_len: int
     reads: list[Read] | None
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of this rank's weights, nearly: norms and biases are float32 in every format."""
-        return int(self.own.num_parameters() * BYTES_PER_WEIGHT[self.format])
+        return weight_bytes(self.own, self.formats)
 
     @property
     def page_bytes(self) -> int:
@@ -110,21 +112,24 @@ def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True
     """
     dummy = settings.load_format == "dummy"
     path = locate_model(settings.model, settings.revision, settings.download_dir, weights=weights and not dummy)
-    family, config = read_model_directory(path, locate_tokenizer(settings))
-    at_hand = not dummy and (weights or any(path.glob("*.safetensors")) or Path(settings.model).is_dir())
-    reads = plan_reads(path, family, config) if at_hand else None
+    source = open_source(path)
+    family, config = read_model(source, _tokenizer_source(settings, source))
+    at_hand = not dummy and (weights or any(path.glob("*.safetensors")) or Path(settings.model).exists())
+    reads = plan_reads(source, family, config) if at_hand else None
     dtype = _DTYPES.get(settings.dtype) or (announced_dtype(config) if reads is None else stored_dtype(reads))
-    weight_format = _format(settings, dtype)
+    formats = matrix_formats(config, _format(settings, dtype), reads or ())
+    _check_quantization(settings, formats)
     return Description(
         settings=settings,
-        path=path,
+        source=source,
         family=family,
         config=config,
-        own=shard.config(config, weight_format),
+        own=shard.config(config, coarsest(formats)),
         shard=shard,
         dtype=dtype,
-        format=weight_format,
+        format=most_used(formats),
         max_len=_max_len(settings, config),
+        formats=formats,
         reads=reads,
     )
 
@@ -140,14 +145,30 @@ def plan_load(
 
 def stored_dtype(reads: Sequence[Read]) -> DType:
     """The type that holds the matrices of a checkpoint as they are: 16 bits if all have the same 16 bits. Vectors do
-    not count: they are kept in float32."""
-    stored = {read.info.dtype for read in reads if len(read.info.shape) > 1}
+    not count: they are kept in float32; nor do matrices in blocks, which are kept as they are."""
+    stored = {read.info.dtype for read in reads if len(read.info.shape) > 1 and read.info.is_float}
     return _STORED.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
 
 
 def announced_dtype(config: ModelConfig) -> DType:
     """The same by config.json, for weights that are not at hand."""
     return _DTYPES.get(config.checkpoint_dtype.removeprefix("torch."), "float32")
+
+
+def _tokenizer_source(settings: EngineConfig, model: ModelSource) -> ModelSource | None:
+    path = locate_tokenizer(settings)
+    if path is None:
+        return None
+    return model if path == model.path else open_source(path)
+
+
+def _check_quantization(settings: EngineConfig, formats: Formats) -> None:
+    kept = sorted({rows.format for matrix in formats.values() for rows in matrix if rows.format in BLOCKS})
+    if settings.quantization is not None and kept:
+        raise ConfigError(
+            f"--quantization is {settings.quantization}, but {settings.model} is stored in {', '.join(kept)} already, "
+            "and is computed as it is stored: leave --quantization out"
+        )
 
 
 def _format(settings: EngineConfig, dtype: DType) -> WeightFormat:

@@ -24,7 +24,7 @@ from flover.errors import ConfigError
 from flover.ray.engine import THREADS_PER_RANK, on_any_node
 from flover.ray.replica import EngineReplica
 from flover.ray.router import TEXT_BLOCK, PrefixAffinityRouter
-from flover.server.app import guard
+from flover.server.app import add_access_checks
 from flover.server.errors import Unavailable, envelope, error_response
 from flover.server.http_keys import KEY_SALT
 from flover.server.sse import DONE, event
@@ -138,7 +138,7 @@ class Ingress:
 
     def __init__(self, server: ServerConfig, engines: DeploymentHandle) -> None:
         self._engines = engines.options(stream=True)
-        self._guarded = guard(self._exchange, server)
+        self._guarded = add_access_checks(self._exchange, server)
 
     async def __call__(self, request: Request) -> Response:
         """Ray Serve's way in."""

@@ -27,11 +27,11 @@ def create_app(state: AppState) -> ASGIApp:
     These stand around the routes' application, not in it: its outermost layer answers to bugs, and that answer needs
     an id too.
     """
-    app = RequestId(guard(LoadingGate(create_api(state), state), state.config))
+    app = RequestId(add_access_checks(LoadingGate(create_api(state), state), state.config))
     return RequestLog(app, state.metrics.answered, lines=state.config.log_requests)
 
 
-def guard(app: ASGIApp, config: ServerConfig) -> ASGIApp:
+def add_access_checks(app: ASGIApp, config: ServerConfig) -> ASGIApp:
     """`app` behind checks of host, key and size of the body."""
     app = BodyLimit(app, config.limits)
     if config.api_key:

@@ -57,7 +57,7 @@ class AppState:
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
-        self._turn = asyncio.Lock()
+        self._round_lock = asyncio.Lock()
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
         self.threads = TextThreads()
         self._seeds = random.Random(engine_config.seed)
@@ -114,10 +114,10 @@ class AppState:
 
     # Text
 
-    async def turn(self) -> None:
+    async def next_round(self) -> None:
         """Wait for the next round of the event loop: of requests that arrive at once, one is processed in each round,
         so that streams and `/health` are served in between."""
-        async with self._turn:
+        async with self._round_lock:
             await asyncio.sleep(0)
 
     async def in_thread(self, work: Callable[[], T], num_chars: int = 0) -> T:
@@ -192,7 +192,7 @@ class AppState:
             # Drawn here in order of arrival: threads can overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
             requests = await self.threads.run(prepare_all, num_chars)
-            await self.turn()
+            await self.next_round()
             generation = Generation(self.ready_supervisor(), tokenizer, self.metrics, requests, arrival)
             keep()
         self._generations.add(generation)

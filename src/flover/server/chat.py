@@ -151,7 +151,7 @@ class ChatBuilder(ResponseBuilder[ChatBody, ChatChoice]):
         return None if entries is None else chat_logprobs(entries, self._tokenizer)
 
     def _echoed(self) -> str:
-        """With `echo`, an answer that goes on with the last message begins with that message."""
+        """With `echo`, a response that continues the last message begins with that message."""
         last = self._body.messages[-1]
         if not self._body.echo or last.role != "assistant":
             return ""

@@ -103,24 +103,24 @@ class Generation:
         return [choice.text.finish_reason or self._reason_of_unfinished for choice in self.choices]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
-        """What is added to the choices as it comes, until all have ended.
+        """The pieces of all choices as they arrive, until all have ended.
 
-        A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if the engine could
-        not go on with one of them: then the whole HTTP request has failed.
+        A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if one of them failed
+        in the engine: then the whole HTTP request fails.
         """
         async for delta in self._stream:
-            if delta not in self._texts:
-                continue
             prompt = self._by_id[delta.request_id]
             choice = prompt.choices[delta.index]
+            if choice.text.finished:
+                continue  # computed before the engine had read the cancellation
             self._check(delta)
             self._note(prompt, choice, delta)
-            piece = self._texts.feed(delta)
+            piece = self._texts.feed(choice.text, delta)
             if piece.finish_reason is not None:
                 self._note_end(choice, piece.finish_reason)
             yield choice, piece
             choice.started = True
-            if not self._texts:
+            if piece.finish_reason is not None and not self._texts:
                 return
 
     async def finish(self) -> None:

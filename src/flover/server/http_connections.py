@@ -27,14 +27,16 @@ class Connections:
 
     def __init__(self, max_connections: int, descriptors: int) -> None:
         """`descriptors` is the number of file descriptors that the process may have open."""
-        room = descriptors - OTHER_DESCRIPTORS if descriptors >= 2 * OTHER_DESCRIPTORS else descriptors // 2
-        self.ceiling = max(2, min(max_connections + SPARE_CONNECTIONS, room))
-        self.most = min(max_connections, max(1, self.ceiling * 3 // 4) if self.ceiling == room else max_connections)
+        available = descriptors - OTHER_DESCRIPTORS if descriptors >= 2 * OTHER_DESCRIPTORS else descriptors // 2
+        self.ceiling = max(2, min(max_connections + SPARE_CONNECTIONS, available))
+        self.most = min(
+            max_connections, max(1, self.ceiling * 3 // 4) if self.ceiling == available else max_connections
+        )
         self._open: set[Evictable] = set()
         self._waiting: dict[Evictable, None] = {}
 
     @property
-    def crowded(self) -> bool:
+    def over_limit(self) -> bool:
         """Whether there are more than `max_connections`."""
         return len(self._open) > self.most
 
@@ -44,7 +46,7 @@ class Connections:
         self._waiting[connection] = None
         if len(self._open) > self.ceiling:
             self._evict(next(iter(self._waiting)))
-        return self.crowded
+        return self.over_limit
 
     def remove(self, connection: Evictable) -> None:
         """Remove a closed connection."""
@@ -60,10 +62,10 @@ class Connections:
         """A whole request has arrived on it."""
         self._waiting.pop(connection, None)
 
-    def make_room(self, connection: Evictable) -> bool:
+    def evict_for(self, connection: Evictable) -> bool:
         """Close the connection that has waited longest for its client, to serve this one; returns whether this one can
         be served."""
-        if not self.crowded:
+        if not self.over_limit:
             return True
         for other in self._waiting:
             if other is not connection:

@@ -20,7 +20,7 @@ from flover.server.http_config import HttpConfig
 from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.http_refusals import Refusal, answer_bytes, reason_of
 
-CROWDED_HEADER_SECONDS = 2.0
+OVER_LIMIT_HEADER_SECONDS = 2.0
 """Seconds for the head on a connection beyond `max_connections`."""
 LINGER_SECONDS = 5.0
 """Seconds for which input is discarded after a response that was sent before the end of its request."""
@@ -50,13 +50,13 @@ class HttpProtocol(HttpToolsProtocol):
         # Bytes on the wire, with chunk framing and trailers.
         self._most_body_bytes = 2 * config.limits.max_body_bytes + config.limits.max_header_bytes
         self._places = config.connections
-        self._crowded = False
+        self._over_limit = False
         self._in_body = False  # the head of a request is complete, the request is not
         self._num_heads = 0
         self._num_trailers = 0
         self._head_bytes = 0
         self._body_bytes = 0
-        self._deaf = False  # input is discarded
+        self._discarding = False  # input is discarded
         self._ignored_bytes = 0
         self._input_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
@@ -66,10 +66,10 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self._crowded = self._places.add(self)
+        self._over_limit = self._places.add(self)
         seconds = self._limits.header_timeout
-        if self._crowded:
-            seconds = min(seconds, CROWDED_HEADER_SECONDS)
+        if self._over_limit:
+            seconds = min(seconds, OVER_LIMIT_HEADER_SECONDS)
         self._output = _Output(self)
         self._input_timer = self.loop.call_later(seconds, self._input_is_late)
 
@@ -79,12 +79,12 @@ class HttpProtocol(HttpToolsProtocol):
         for timer in (self._input_timer, self._end_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
-        self._deaf = True
+        self._discarding = True
         super().connection_lost(exc)
 
     def evict(self) -> None:
         """Close the connection at once."""
-        self._deaf = True
+        self._discarding = True
         self.transport.abort()
 
     def pause_writing(self) -> None:
@@ -105,14 +105,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        while data and not self._deaf:
+        while data and not self._discarding:
             if self._in_body:
                 most = min(PIECE_BYTES, self._most_body_bytes - self._body_bytes + 1)
             else:
                 most = self._limits.max_header_bytes - self._head_bytes
             self._take(data[:most])
             data = data[most:]
-        if self._deaf:
+        if self._discarding:
             self._ignored_bytes += len(data)
             if self._ignored_bytes > LINGER_BYTES:
                 self.transport.abort()
@@ -155,7 +155,7 @@ class HttpProtocol(HttpToolsProtocol):
                 head += [name, b": ", value, b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
         self._take(b"".join([*head, b"\r\n"]))
-        if rest and not self._deaf:
+        if rest and not self._discarding:
             self._take(rest)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -182,7 +182,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise Refusal(HttpError(505, f"HTTP {self.parser.get_http_version()} is not spoken here, HTTP/1.1 is"))
         if len(self.pipeline) >= MAX_PIPELINED:
             raise Refusal(HttpError(429, f"more than {MAX_PIPELINED} requests wait on this connection"))
-        if self._crowded and not self._has_place():
+        if self._over_limit and not self._has_place():
             message = f"all {self._places.most} connections are in use (--max-connections)"
             raise Refusal(HttpError(503, message))
         super().on_headers_complete()
@@ -196,8 +196,8 @@ class HttpProtocol(HttpToolsProtocol):
         """Whether this request can be served, on a connection beyond the limit."""
         if self.url.partition(b"?")[0].decode("latin-1") in LIVENESS_PATHS:
             return True
-        self._crowded = not self._places.make_room(self)
-        return not self._crowded
+        self._over_limit = not self._places.evict_for(self)
+        return not self._over_limit
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
@@ -223,14 +223,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def close_after_response(self) -> None:
         """Close the connection after the written data has been sent."""
-        if self._deaf or (self._in_body and self.cycle.response_complete):
+        if self._discarding or (self._in_body and self.cycle.response_complete):
             self._linger()
         else:
             self._end()
 
     def _refuse(self, error: HttpError) -> None:
         """Stop reading and send an error response, after the response to an earlier request if there is one."""
-        self._deaf = True
+        self._discarding = True
         self._cancel_input_timer()
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
@@ -255,7 +255,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _linger(self) -> None:
         """Half-close the connection and discard input for a while: closing at once with unread input would reset the
         connection, and the client could lose the response."""
-        self._deaf = True
+        self._discarding = True
         if self._end_timer is not None or self.transport.is_closing():
             return
         self._places.waits(self)
@@ -266,14 +266,14 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _end(self) -> None:
         """Close when the written data has been sent, or after a timeout."""
-        self._deaf = True
+        self._discarding = True
         self.transport.close()
         if self._end_timer is None and self.transport.get_write_buffer_size():
             self._end_timer = self.loop.call_later(self._limits.send_timeout, self.transport.abort)
 
     def _input_is_late(self) -> None:
         self._input_timer = None
-        if self._deaf:
+        if self._discarding:
             return
         if self._in_body:
             self._refuse(

@@ -16,6 +16,7 @@ from flover.progress import loading_bar
 from flover.server.app_state import AppState
 from flover.service.listener import SupervisorListener
 from flover.service.supervisor import Supervisor
+from flover.source import open_source
 from flover.text.chat import ChatTemplate
 from flover.text.files import read_template
 from flover.text.messages import MAX_MESSAGES
@@ -69,12 +70,13 @@ def load_text(
     config: EngineConfig, template_path: str | None, max_messages: int = MAX_MESSAGES
 ) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
     """The tokenizer, the chat template, and the model's default sampling parameters."""
-    folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
-    defaults = read_sampling_defaults(folder)
-    tokenizer_folder = locate_tokenizer(config)
-    if tokenizer_folder is None:
+    path = locate_model(config.model, config.revision, config.download_dir, weights=False)
+    model = open_source(path)
+    defaults = read_sampling_defaults(model)
+    own = locate_tokenizer(config)
+    if own is None:
         return None, None, defaults
-    tokenizer = Tokenizer.load(tokenizer_folder)
+    tokenizer = Tokenizer.read(model if own == path else open_source(own))
     source = tokenizer.chat_template if template_path is None else read_template(Path(template_path))
     if source is None:
         return tokenizer, None, defaults

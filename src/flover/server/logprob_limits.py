@@ -17,8 +17,8 @@ def check_logprobs(request: Request, facts: ModelFacts, limits: Limits) -> None:
         entries = _entries(params.prompt_logprobs, facts)
         _check("prompt_logprobs", params.prompt_logprobs, entries, f"{prompt} tokens", prompt, limits)
     if params.logprobs is not None:
-        room = max(1, min(facts.max_model_len, facts.pool_tokens) - prompt)
-        most = room if params.max_tokens is None else min(room, params.max_tokens)
+        remaining = max(1, min(facts.max_model_len, facts.pool_tokens) - prompt)
+        most = remaining if params.max_tokens is None else min(remaining, params.max_tokens)
         asked = f"up to {most} tokens" + (f" of {params.n} sequences" if params.n > 1 else "")
         _check("logprobs", params.logprobs, _entries(params.logprobs, facts), asked, most * params.n, limits)
 

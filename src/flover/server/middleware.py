@@ -1,5 +1,4 @@
-"""What every HTTP exchange passes before a route sees it. Plain ASGI; see `http_hosts.py`, `http_keys.py` and
-`http_body.py` for who is let in and what a body may cost.
+"""ASGI middleware for request ids and HEAD; see also `http_hosts.py`, `http_keys.py` and `http_body.py`.
 
 Starlette's `BaseHTTPMiddleware` would hide a client's disconnect from the routes, so it is not used. Decisions look
 at `scope["path"]`, which the client's Host header cannot change.

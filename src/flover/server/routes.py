@@ -46,7 +46,7 @@ async def _read(request: Request, kind: type[B]) -> B:
     state = _state(request)
     facts = None if state.supervisor is None else state.facts
     data = await request.body()
-    await state.turn()
+    await state.next_round()
 
     def read() -> B:
         return read_body(data, kind, state.config.limits, strict=state.config.strict, facts=facts)

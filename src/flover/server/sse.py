@@ -30,7 +30,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     finally:
         watching.cancel()
         working.cancel()
-        # `work` cleans up before the caller goes on.
+        # `work` cleans up before the caller continues.
         await asyncio.gather(working, watching, return_exceptions=True)
 
 

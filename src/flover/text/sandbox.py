@@ -241,7 +241,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator != "+" or not isinstance(left, str | list | tuple):
             return super().call_binop(context, operator, left, right)
         if isinstance(right, str):
-            budget.room(len(left) + len(right))
+            budget.check_size(len(left) + len(right))
             return budget.made(super().call_binop(context, operator, left, right))
         result = super().call_binop(context, operator, left, right)
         budget.spend(8 * len(result))
@@ -253,7 +253,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def _repeat(self, budget: Budget, value: Any, times: int) -> Any:
         size = budget.measure(value)
-        budget.room(len(value) * max(times, 0) if isinstance(value, str) else size.units * max(times, 0))
+        budget.check_size(len(value) * max(times, 0) if isinstance(value, str) else size.units * max(times, 0))
         result = value * times
         if isinstance(value, list | tuple):
             budget.remember(result, ValueSize(size.units * max(times, 1), size.depth, size.plain))

@@ -24,9 +24,9 @@ class TextStreams:
         self._streams.update({(request.id, index): stream for index, stream in enumerate(streams)})
         return streams
 
-    def __contains__(self, delta: Delta) -> bool:
-        """Whether the sequence of this delta has not ended. An engine goes on until it has read the cancellation."""
-        return (delta.request_id, delta.index) in self._streams
+    def find(self, delta: Delta) -> TextStream | None:
+        """The stream of this delta; None if it has ended: an engine continues until it has read the cancellation."""
+        return self._streams.get((delta.request_id, delta.index))
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         """Request id and index of the sequences that have not ended."""
@@ -35,12 +35,11 @@ class TextStreams:
     def __len__(self) -> int:
         return len(self._streams)
 
-    def feed(self, delta: Delta) -> TextPiece:
-        """What a delta of a sequence that has not ended adds to its text."""
-        key = delta.request_id, delta.index
-        piece = self._streams[key].feed(delta)
-        if piece.cancel:
-            self._cancel(*key)
+    def feed(self, stream: TextStream, delta: Delta) -> TextPiece:
+        """What a delta adds to its stream, which has not ended."""
+        piece = stream.feed(delta)
         if piece.finish_reason is not None:
-            del self._streams[key]
+            del self._streams[delta.request_id, delta.index]
+            if piece.cancel:
+                self._cancel(delta.request_id, delta.index)
         return piece

@@ -80,7 +80,7 @@ class Budget:
         if self._left < 0 or self._clock() > self._deadline:
             raise SecurityError("the template costs more than a rendering may")
 
-    def room(self, size: int) -> None:
+    def check_size(self, size: int) -> None:
         """Refuse a value that would be too large, before it is made."""
         if size > self._max_size:
             raise SecurityError(f"the template makes a value of size {size}, more than {self._max_size}")
@@ -129,7 +129,7 @@ class Budget:
     def made(self, value: Any) -> Any:
         """Charge a newly made value and return it."""
         if isinstance(value, str):
-            self.room(len(value))
+            self.check_size(len(value))
             self.spend(3 * len(value))
         elif isinstance(value, _CONTAINERS):
             self.spend(self.measure(value).units // 8)

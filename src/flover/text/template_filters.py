@@ -123,7 +123,7 @@ def _check_indent(budget: Budget, text: Any, width: Any = 4, first: bool = False
     if isinstance(text, str):
         margin = len(width) if isinstance(width, str) else width if isinstance(width, int) else 0
         budget.walk(text, 8)
-        budget.room(len(text) + margin * (len(text.splitlines()) + 1))
+        budget.check_size(len(text) + margin * (len(text.splitlines()) + 1))
 
 
 def _check_replace(budget: Budget, text: Any, old: Any, new: Any, count: Any = None) -> None:
@@ -139,7 +139,7 @@ def _check_round(budget: Budget, value: Any, precision: Any = 0, method: str = "
 
 def _check_batch(budget: Budget, values: Any, linecount: Any, fill_with: Any = None) -> None:
     if isinstance(linecount, int) and fill_with is not None:
-        budget.room(linecount * ITEM_SIZE)
+        budget.check_size(linecount * ITEM_SIZE)
 
 
 def _check_plain(budget: Budget, value: Any, *_: Any) -> None:
@@ -225,7 +225,7 @@ def _sum(context: Context, value: Iterable[Any], attribute: Any = None, start: A
     value = list(_charge_items(budget, "sum", value, (attribute,)))
     budget.walk(value)
     if isinstance(start, list | tuple):  # each sum of lists is a new list
-        budget.room(budget.measure(start).units + budget.measure(value).units)
+        budget.check_size(budget.measure(start).units + budget.measure(value).units)
         budget.spend(8 * (len(value) + 1) * (budget.measure(value).units // ITEM_SIZE + len(start)))
     return budget.made(FILTERS["sum"](context.environment, value, attribute, start))
 
@@ -254,7 +254,7 @@ def _tojson(
     between = sum(map(len, separators)) if separators is not None else 0
     if margin > _MAX_PADDING or between > _MAX_PADDING:
         raise SecurityError(f"the template pads JSON by more than {_MAX_PADDING} characters")
-    budget.room(size.units + (max(margin, 0) * size.depth + between) * (size.units // ITEM_SIZE))
+    budget.check_size(size.units + (max(margin, 0) * size.depth + between) * (size.units // ITEM_SIZE))
     budget.spend(size.units * (4 if indent is None else 16))
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     made: str = budget.made(text)

@@ -67,7 +67,7 @@ def charge_strip(budget: Budget, text: str, chars: Any = None) -> None:
 def charge_join(budget: Budget, separator: str, values: Sequence[Any]) -> list[str]:
     """Charge `separator.join(values)` and return the values as strings."""
     texts = [budget.text(value) for value in values]
-    budget.room(sum(map(len, texts)) + len(separator) * len(texts))
+    budget.check_size(sum(map(len, texts)) + len(separator) * len(texts))
     return texts
 
 
@@ -75,13 +75,13 @@ def charge_replace(budget: Budget, text: str, old: str, new: str, count: int = -
     """Charge `text.replace(old, new, count)`."""
     charge_search(budget, text, old)
     found = text.count(old)
-    budget.room(len(text) + (found if count < 0 else min(count, found)) * len(new))
+    budget.check_size(len(text) + (found if count < 0 else min(count, found)) * len(new))
 
 
 def charge_width(budget: Budget, width: Any) -> None:
     """Charge padding to a width; refuse an invalid width."""
     if isinstance(width, int):
-        budget.room(width)
+        budget.check_size(width)
 
 
 def charge_method(budget: Budget, text: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -102,12 +102,12 @@ def charge_method(budget: Budget, text: str, name: str, args: Sequence[Any], kwa
     elif name in ("split", "rsplit") and isinstance(first, str) and first:
         most = args[1] if len(args) > 1 else kwargs.get("maxsplit", -1)
         found = text.count(first)
-        budget.room(len(text) + 100 * (min(found, most) if isinstance(most, int) and most >= 0 else found))
+        budget.check_size(len(text) + 100 * (min(found, most) if isinstance(most, int) and most >= 0 else found))
     elif name in _PADDING:
         charge_width(budget, first)
     elif name == "expandtabs":
         tab_len = args[0] if args else kwargs.get("tabsize", 8)
-        budget.room(len(text) + text.count("\t") * (tab_len if isinstance(tab_len, int) else 0))
+        budget.check_size(len(text) + text.count("\t") * (tab_len if isinstance(tab_len, int) else 0))
 
 
 def format_percent(budget: Budget, text: str, values: Any) -> str:
@@ -122,7 +122,7 @@ def format_percent(budget: Budget, text: str, values: Any) -> str:
     if not size.plain:
         raise SecurityError("the template formats a value that cannot be written as text")
     times = len(specs) if isinstance(values, Mapping) else 1
-    budget.room(len(text) + sum(map(int, widths)) + times * size.units)
+    budget.check_size(len(text) + sum(map(int, widths)) + times * size.units)
     made: str = budget.made(text % values)
     return made
 
@@ -164,7 +164,7 @@ class _Formatter(SandboxedFormatter):
         numbers = re.findall(r"\d+", format_spec)
         if any(len(number) > 9 for number in numbers):
             raise SecurityError("the template formats text to a huge width")
-        self.budget.room(sum(map(int, numbers)))
+        self.budget.check_size(sum(map(int, numbers)))
         self.budget.text(value)
         return self.budget.made(super().format_field(value, format_spec))
 

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 import tokenizers
 
 from flover.errors import ModelError, RequestError
-from flover.files import is_there, read_text
 from flover.generation_config import MAX_TOKENIZER_BYTES
+from flover.source import ModelSource, open_source
 from flover.text.bpe_files import describe_bpe, has_bpe_files
 from flover.text.files import TokenizerFiles, read_tokenizer_files
 from flover.text.growth import check_growth
@@ -38,21 +38,22 @@ class Tokenizer:
         self._added = frozenset(backend.get_added_tokens_decoder())
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Load the tokenizer of a model folder. Raises `ModelError` if it is missing, damaged or not supported."""
-        own = is_there(folder / "tokenizer.json")
-        if not own:
-            _check_bpe_files(folder)
-        files = read_tokenizer_files(folder)
-        path = folder / ("tokenizer.json" if own else "vocab.json")
-        source = read_text(path, MAX_TOKENIZER_BYTES) if own else json.dumps(describe_bpe(folder, files))
+    def load(cls, path: Path) -> Tokenizer:
+        """Load the tokenizer of the model at `path`. Raises `ModelError`."""
+        return cls.read(open_source(path))
+
+    @classmethod
+    def read(cls, source: ModelSource) -> Tokenizer:
+        """Load the tokenizer of a model. Raises `ModelError` if it is missing, damaged or not supported."""
+        files = read_tokenizer_files(source)
+        text = _read_tokenizer_json(source, files)
         try:
-            described = json.loads(source)
+            described = json.loads(text)
             check_growth(described)
             rule = read_decoder(described.get("decoder"))
-            backend = _catch_panic(lambda: _make_backend(source, files))
+            backend = _catch_panic(lambda: _make_backend(text, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
-            raise ModelError(f"{path} is damaged or not supported: {error}") from error
+            raise ModelError(f"{source.where('tokenizer.json')} is damaged or not supported: {error}") from error
         return cls(backend, rule, files)
 
     # Text to ids
@@ -204,24 +205,27 @@ def _reason(text: str, error: Exception) -> str:
     return str(error)
 
 
-def _check_bpe_files(folder: Path) -> None:
-    """That a folder without tokenizer.json has a tokenizer in the two older files of byte-level BPE."""
-    if has_bpe_files(folder):
-        return
-    others = [name for name in _OTHER_FORMATS if is_there(folder / name)]
+def _read_tokenizer_json(source: ModelSource, files: TokenizerFiles) -> str:
+    """The content of tokenizer.json, or what it would be for the two older files of byte-level BPE."""
+    text = source.text("tokenizer.json", MAX_TOKENIZER_BYTES)
+    if text is not None:
+        return text
+    if has_bpe_files(source):
+        return json.dumps(describe_bpe(source, files))
+    others = [name for name in _OTHER_FORMATS if source.has(name)]
     if others:
         raise ModelError(
-            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json, or vocab.json with "
-            "merges.txt, is supported: make it with transformers, "
+            f"no tokenizer.json in {source.path}; {', '.join(others)} is there, but only tokenizer.json, or vocab.json "
+            "with merges.txt, is supported: make it with transformers, "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
-    if not is_there(folder / "config.json"):
-        raise ModelError(f"{folder} has no config.json: it is not the directory of a model")
-    raise ModelError(f"no tokenizer.json in {folder}")
+    if not source.has("config.json"):
+        raise ModelError(f"{source.path} has no config.json: it is not the directory of a model")
+    raise ModelError(f"no tokenizer.json in {source.path}")
 
 
-def _make_backend(source: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer.from_str(source)
+def _make_backend(described: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(described)
     backend.no_truncation()
     backend.no_padding()
     known: list[Any] = [text for text in sorted(files.special_texts) if backend.token_to_id(text) is not None]

@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flover import _cpu
+from flover.bench.kernels.blocks import random_blocks
 from flover.bench.kernels.figures import Measurement
 from flover.bench.kernels.timing import Named, best_mean, best_means, keeping
 from flover.bench.kernels.torch_threads import torch_threads
+from flover.errors import ConfigError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
-from flover.ops import WeightFormat
+from flover.ops import BLOCKS, WeightFormat
 from flover.ops.cpu import ACTIVATIONS, CpuOps
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
 
@@ -78,9 +80,16 @@ def num_layers(shapes: Sequence[Shape], bytes_per_weight: float, rows: int, cold
 
 
 class LinearBench:
-    """Weights of every shape in one format, and torch's if it has the format."""
+    """Weights of every shape in one format, and torch's if it has the format. Raises `ConfigError` for shapes that the
+    format cannot hold."""
 
     def __init__(self, shapes: Sequence[Shape], weight_format: WeightFormat, *, cold_bytes: int = COLD_BYTES) -> None:
+        block = BLOCKS.get(weight_format)
+        wrong = [shape.label for shape in shapes if block and shape.in_size % block.inputs]
+        if block and wrong:
+            raise ConfigError(
+                f"--formats {weight_format}: blocks of {block.inputs} inputs do not fit {', '.join(wrong)}"
+            )
         self.shapes = shapes
         self.format = weight_format
         self._cold_bytes = cold_bytes
@@ -141,6 +150,8 @@ class LinearBench:
                 bias=0,
                 activation=ACTIVATIONS[shape.kind],
                 y=y.data_ptr(),
+                stride=shape.out_size // 2 if shape.gated else shape.out_size,
+                column=0,
             )
             yield shape.name, keeping((x, y), partial(ops.runner.run, op))
 
@@ -156,25 +167,33 @@ class LinearBench:
 
 
 def _packed(shape: Shape, weight_format: WeightFormat, values: Tensor, copy: int) -> PackedWeight:
-    """Packed weights; copies after the first have one value per output, which is fast to quantize. Kernel time does not
-    depend on values."""
+    """Packed weights; copies after the first have one value per output, which is fast to quantize, and blocks are
+    random bits. Kernel time does not depend on values."""
     weight = PackedWeight((shape.out_size, shape.in_size), weight_format, shape.gated)
+    if weight_format in BLOCKS:
+        weight.store_blocks(0, random_blocks(weight_format, *weight.shape, np.random.default_rng(copy)))
+        return weight
     weight.store(0, (values if copy == 0 else values[:, :1].expand_as(values)).numpy())
     return weight
 
 
 def measure_packing(shape: Shape, weight_format: WeightFormat, seconds: float) -> Measurement:
-    """Quantize and pack slice by slice, as the loader does; bytes are those of the float32 input."""
+    """Quantize and pack slice by slice, as the loader does; bytes are those of the input, float32 or blocks."""
     count = min(shape.out_size, max(1, SLICE_NUMBERS // shape.in_size))
-    values = np.random.default_rng(0).standard_normal((count, shape.in_size), dtype=np.float32)
-    weight = PackedWeight((count, shape.in_size), weight_format, False)
+    weight, generator = PackedWeight((count, shape.in_size), weight_format, False), np.random.default_rng(0)
+    if weight_format in BLOCKS:
+        blocks = random_blocks(weight_format, *weight.shape, generator)
+        num_bytes, store = blocks.nbytes, partial(weight.store_blocks, 0, blocks)
+    else:
+        values = generator.standard_normal(weight.shape, dtype=np.float32)
+        num_bytes, store = values.nbytes, partial(weight.store, 0, values)
     return Measurement(
         op="pack",
         name=f"{count}×{shape.in_size}",
         kind=weight_format,
         threads=1,
         rows=count,
-        seconds=best_mean(lambda: weight.store(0, values), seconds),
+        seconds=best_mean(store, seconds),
         reads=True,
-        bytes=values.nbytes,
+        bytes=num_bytes,
     )

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from flover.bench.kernels.figures import Floor, MachineLimits, Measurement, floors, whole_step
 from flover.bench.kernels.run import KernelResults
+from flover.ops import INPUTS_TOGETHER
 
 NONE = "-"
 QUIET = 0.8
@@ -107,7 +108,7 @@ def _limits_table(results: KernelResults) -> Group:
 def _linear_table(cells: Sequence[Measurement], limits: MachineLimits) -> Group:
     """A line for our kernel and one for torch for every shape, a column for every number of rows."""
     first = cells[0]
-    integer = first.kind in ("int8", "int4")
+    integer = first.kind in INPUTS_TOGETHER
     title = (
         f"linear, {first.kind}, {_threads(first.threads)}: 1 row in GB/s and % of the read bandwidth, else "
         f"{'G(op)/s' if integer else 'GFLOP/s'} and % of the FMA peak"
@@ -175,7 +176,7 @@ def _packing_table(cells: Sequence[Measurement]) -> Group:
     for cell in cells:
         table.add_column(cell.kind, justify="right")
     table.add_row(*(f"{cell.bandwidth / 1e9:.2f}" for cell in cells))
-    return _titled("packing while loading: GB/s of float32 input", table)
+    return _titled("packing while loading: GB/s of input, float32 or blocks of a file", table)
 
 
 def _titled(title: str, table: Table) -> Group:

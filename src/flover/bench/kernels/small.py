@@ -103,7 +103,7 @@ def _head_norm(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Mad
 
 def _rotary(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Made:
     """The rotary op; every row writes into its own page."""
-    qkv, rope, dtype = _qkv(config, rows), config.rope, CACHES[_CACHE]
+    qkv, rope, dtype = _qkv(config, rows), config.layers[0].rope, CACHES[_CACHE]
     rotary_dim = 0 if rope is None else rope.dim
     cos, sin = torch.rand(2, rows, max(1, rotary_dim // 2))
     pages = KVCache(config, rows + 1, PAGE_SIZE, dtype, page_shapes).layers[0]

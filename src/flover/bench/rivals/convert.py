@@ -15,9 +15,10 @@ from flover.bench.rivals.gguf import Facts, Tensor, write_gguf
 from flover.bench.rivals.model import NUM_BYTE_PIECES, Progress, pieces
 from flover.bench.rivals.quants import Floats, fits
 from flover.errors import ModelError
-from flover.model.checkpoint import TensorInfo, find_files, list_tensors, read_tensors, widen
 from flover.model.config import ModelConfig
 from flover.model.hf_config import read_model_directory
+from flover.source import ModelSource, TensorInfo, open_source
+from flover.source.numbers import widen
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
 """llama.cpp's file type numbers; norms are float32 in all of them."""
@@ -46,12 +47,12 @@ def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
     _, config = read_model_directory(source)
     check_convertible(config)
     tensors: list[Tensor] = []
-    for path in find_files(source):
-        for info in list_tensors(path):
-            name = gguf_name(info.name)
-            if name is None:
-                continue
-            tensors.append(Tensor(name, info.shape, kind_of(name, info, kind), _reader(path, info.name, config)))
+    files = open_source(source)
+    for info in files.tensors():
+        name = gguf_name(info.name)
+        if name is None:
+            continue
+        tensors.append(Tensor(name, info.shape, kind_of(name, info, kind), _reader(files, info, config)))
     total = len(tensors)
     counted = [_counting(tensor, index, total, target.name, progress) for index, tensor in enumerate(tensors)]
     write_gguf(target, facts_of(config, kind), counted)
@@ -59,8 +60,7 @@ def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
 
 def check_convertible(config: ModelConfig) -> None:
     """Raise `ModelError` unless llama.cpp's `llama` with plain rotary embedding computes this model."""
-    rope = config.rope
-    plain = rope is not None and rope.scaling == "default" and rope.dim == config.head_dim
+    plain = [rope.scaling == "default" and rope.dim == config.head_dim for rope in config.ropes] == [True]
     if config.architecture != "LlamaForCausalLM" or config.qkv_bias or config.mlp_bias or not plain:
         raise ModelError(
             f"only LLaMA's shape without biases and rope scaling is written as GGUF, not this {config.architecture}"
@@ -96,8 +96,8 @@ def reorder_heads(rows: Floats, num_heads: int) -> Floats:
 
 def facts_of(config: ModelConfig, kind: str) -> Facts:
     """The metadata of a file: hyperparameters, and a vocabulary with one text per id."""
-    assert config.rope is not None
-    words = pieces(config.vocab_size)
+    (rope,) = config.ropes
+    texts = pieces(config.vocab_size)
     types = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * NUM_BYTE_PIECES
     types += [_NORMAL] * (config.vocab_size - len(types))
     return {
@@ -114,13 +114,13 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
         "llama.attention.key_length": config.head_dim,
         "llama.attention.value_length": config.head_dim,
         "llama.attention.layer_norm_rms_epsilon": float(config.norm_eps),
-        "llama.rope.dimension_count": config.rope.dim,
-        "llama.rope.freq_base": float(config.rope.theta),
+        "llama.rope.dimension_count": rope.dim,
+        "llama.rope.freq_base": float(rope.theta),
         "llama.vocab_size": config.vocab_size,
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": words,
-        "tokenizer.ggml.scores": [-float(number) for number in range(len(words))],
-        "tokenizer.ggml.token_type": types[: len(words)],
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.scores": [-float(number) for number in range(len(texts))],
+        "tokenizer.ggml.token_type": types[: len(texts)],
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
@@ -128,16 +128,15 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
     }
 
 
-def _reader(path: Path, name: str, config: ModelConfig) -> Callable[[], Floats]:
+def _reader(source: ModelSource, info: TensorInfo, config: ModelConfig) -> Callable[[], Floats]:
     def read() -> Floats:
-        for _, tensor in read_tensors(path, [name]):
-            rows = widen(tensor)
-            if name.endswith("q_proj.weight"):
-                rows = reorder_heads(rows, config.num_heads)
-            elif name.endswith("k_proj.weight"):
-                rows = reorder_heads(rows, config.num_kv_heads)
-            return np.array(rows)
-        raise AssertionError(name)
+        ((_, tensor),) = source.read([info])
+        rows = widen(tensor)
+        if info.name.endswith("q_proj.weight"):
+            rows = reorder_heads(rows, config.num_heads)
+        elif info.name.endswith("k_proj.weight"):
+            rows = reorder_heads(rows, config.num_kv_heads)
+        return np.array(rows)
 
     return read
 

@@ -176,8 +176,8 @@ class OpenVino:
         remove(partial)
         export = (self.python, "-m", "optimum.commands.optimum_cli", "export", "openvino")
         what = ("--model", str(self.files.source), "--task", "text-generation-with-past")
-        words = (*export, *what, "--weight-format", self.forms[kind], str(partial))
-        run_to_its_end(words, "optimum-cli", EXPORT_SECONDS)
+        command = (*export, *what, "--weight-format", self.forms[kind], str(partial))
+        run_to_its_end(command, "optimum-cli", EXPORT_SECONDS)
         if not (partial / "openvino_model.bin").is_file():
             raise EngineError(f"optimum-cli wrote no openvino_model.bin into {partial}")
         remove(path)
@@ -185,8 +185,8 @@ class OpenVino:
 
     def command(self, kind: str, load: RivalLoad) -> Command:
         config = self.files.config
-        room = self.max_tokens * 2 * config.num_layers * config.kv_size * 4  # float32 at most
-        settings = ("--threads", str(self.machine.threads), "--cache-gb", str(1 + room // 2**30))
+        cache_bytes = self.max_tokens * 2 * config.num_layers * config.kv_size * 4  # float32 at most
+        settings = ("--threads", str(self.machine.threads), "--cache-gb", str(1 + cache_bytes // 2**30))
         return (self.python, str(WRAPPER), "openvino", str(self._path(kind)), "--port", PORT, *settings)
 
 

@@ -70,10 +70,10 @@ def _llama(places: Places, files: Files, machine: RivalMachine) -> Contender | s
         return f"{places.llama_server or 'llama-server'} was not found (set --llama-server)"
     try:
         program = LlamaCpp(files, machine, binary, None).program
-        told = run_to_its_end((*program, "--version"), binary, PROBE_SECONDS)
+        output = run_to_its_end((*program, "--version"), binary, PROBE_SECONDS)
     except EngineError as error:
         return str(error)
-    return LlamaCpp(files, machine, binary, _version(told), places.llama_args)
+    return LlamaCpp(files, machine, binary, _version(output), places.llama_args)
 
 
 def _openvino(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Contender | str:
@@ -112,6 +112,6 @@ def _package(python: str, package: str, flag: str) -> str | None:
         raise
 
 
-def _version(told: str) -> str | None:
-    match = _VERSION.search(told)
+def _version(output: str) -> str | None:
+    match = _VERSION.search(output)
     return match[1] if match else None

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from flover.bench.presets import PRESETS
-from flover.model.checkpoint import SINGLE_FILE
+from flover.source.safetensors import SINGLE_FILE
 
 STD = 0.02
 NUM_BYTE_PIECES = 128

@@ -76,22 +76,24 @@ class RivalOptions:
         return tuple(rows)
 
 
-def parse_wanted(words: tuple[str, ...], options: RivalOptions) -> dict[tuple[str, str], float]:
+def parse_wanted(arguments: tuple[str, ...], options: RivalOptions) -> dict[tuple[str, str], float]:
     """Target ratios by format and load, from arguments such as int8:32=2.0 or int4:ttft=0.7.
 
     Raises `ConfigError` for a load that is not measured or a ratio that is not a number.
     """
     known = {(kind, load.key) for kind in options.formats for load in options.loads}
     wanted: dict[tuple[str, str], float] = {}
-    for word in words:
-        where, equals, value = word.partition("=")
+    for argument in arguments:
+        where, equals, value = argument.partition("=")
         kind, _, load = where.partition(":")
         try:
             ratio = float(value)
         except ValueError:
             ratio = 0.0
         if not equals or not 0 < ratio < float("inf"):
-            raise ConfigError(f"--wanted takes FORMAT:LOAD=RATIO such as int8:32=2.0 or int4:ttft=0.7, got {word!r}")
+            raise ConfigError(
+                f"--wanted takes FORMAT:LOAD=RATIO such as int8:32=2.0 or int4:ttft=0.7, got {argument!r}"
+            )
         if (kind, load) not in known:
             raise ConfigError(f"--wanted names {where}, which is not measured")
         wanted[kind, load] = ratio

@@ -73,9 +73,9 @@ class HttpServer:
         self.jobs: queue.SimpleQueue[StreamJob] = queue.SimpleQueue()
         self.loop = asyncio.new_event_loop()
 
-    def deliver(self, brought: list[tuple[StreamJob, list[int]]]) -> None:
+    def deliver(self, outputs: list[tuple[StreamJob, list[int]]]) -> None:
         """Deliver the tokens of an iteration; called in the engine's thread."""
-        self.loop.call_soon_threadsafe(_hand_out, brought)
+        self.loop.call_soon_threadsafe(_send_tokens, outputs)
 
     def fail(self, job: StreamJob, error: BaseException) -> None:
         """End a request with an error; called in the engine's thread."""
@@ -119,8 +119,8 @@ class HttpServer:
         await writer.drain()
 
 
-def _hand_out(brought: list[tuple[StreamJob, list[int]]]) -> None:
-    for job, ids in brought:
+def _send_tokens(outputs: list[tuple[StreamJob, list[int]]]) -> None:
+    for job, ids in outputs:
         job.tokens(ids)
 
 

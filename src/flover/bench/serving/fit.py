@@ -25,17 +25,17 @@ def fit_lengths(
     if max_model_len is None or not isinstance(dataset, RandomPrompts):
         return dataset, None
     stretch = 1 + dataset.random_range_ratio
-    room = max_model_len - reserved - dataset.random_prefix_len
+    available = max_model_len - reserved - dataset.random_prefix_len
     asked_input, asked_output = "random_input_len" in asked, "random_output_len" in asked
     longest_input = math.ceil(dataset.random_input_len * stretch)
     longest_output = math.ceil(dataset.random_output_len * stretch)
-    if longest_input + longest_output <= room or (asked_input and asked_output):
+    if longest_input + longest_output <= available or (asked_input and asked_output):
         return dataset, None
     if not asked_output:
-        left = room - longest_input if asked_input else room // 2
+        left = available - longest_input if asked_input else available // 2
         longest_output = min(longest_output, left)
     if not asked_input:
-        longest_input = min(longest_input, room - longest_output)
+        longest_input = min(longest_input, available - longest_output)
     lengths = {"random_input_len": longest_input, "random_output_len": longest_output}
     changes = {
         name: math.floor(value / stretch)

@@ -20,9 +20,9 @@ class Line:
     place: int
     fields: dict[str, Any]
 
-    def error(self, words: str) -> ConfigError:
+    def error(self, reason: str) -> ConfigError:
         """An error about this line."""
-        return ConfigError(f"{self.path}, line {self.place}: {words}")
+        return ConfigError(f"{self.path}, line {self.place}: {reason}")
 
     def whole(self, names: Sequence[str], *, least: int, default: int | None = None) -> int:
         """The first of these fields that is present, a whole number of at least `least`. Raises `ConfigError`."""

@@ -10,7 +10,7 @@ from flover.config import EngineConfig
 from flover.errors import EngineError
 from flover.model.config import parameter_shapes
 from flover.model.describe import describe_model
-from flover.model.load import format_of, is_gated
+from flover.model.formats import is_gated
 from flover.model.shard import WHOLE
 from flover.ops.cpu_weight import PackedWeight
 
@@ -55,8 +55,10 @@ def packed_bytes(config: EngineConfig) -> int:
     total = 0
     for name, shape in parameter_shapes(model.config).items():
         if len(shape) == 2:
-            packed = PackedWeight((shape[0], shape[1]), format_of(name, model.format), is_gated(name, model.config))
-            total += packed.num_bytes
+            gated = is_gated(name, model.config)
+            total += sum(
+                PackedWeight((rows.count, shape[1]), rows.format, gated).num_bytes for rows in model.formats[name]
+            )
         else:
             total += VECTOR_BYTES * shape[0]
     return total

@@ -216,7 +216,7 @@ class ResultOptions:
 
 
 def pairs(flag: str, items: Iterable[str]) -> dict[str, str]:
-    """KEY=VALUE words as a dictionary. Raises `ConfigError`."""
+    """KEY=VALUE arguments as a dictionary. Raises `ConfigError`."""
     found = {}
     for item in items:
         key, equals, value = item.partition("=")

@@ -24,11 +24,11 @@ CACHED = 0.7
 class Verdict:
     """A value and whether it meets its limit."""
 
-    words: str
+    text: str
     held: bool
 
     def __str__(self) -> str:
-        return f"{self.words}: {'met' if self.held else 'NOT met'}"
+        return f"{self.text}: {'met' if self.held else 'NOT met'}"
 
 
 def startup_table(title: str, kinds: Mapping[str, Startup]) -> Table:
@@ -67,14 +67,14 @@ def verdicts(kinds: Mapping[str, Startup], packed: int, commands: Mapping[str, f
     ]
     for name, kind in kinds.items():
         limit = READY_SECONDS + kind.read
-        words = f"{name}: ready after {kind.start.ready:.2f} s, limit {READY_SECONDS:g} s + reading = {limit:.2f} s"
-        found.append(Verdict(words, kind.start.ready <= limit))
+        text = f"{name}: ready after {kind.start.ready:.2f} s, limit {READY_SECONDS:g} s + reading = {limit:.2f} s"
+        found.append(Verdict(text, kind.start.ready <= limit))
     peak, ratio = engine_peak(kinds), weights_ratio(kinds, packed)
-    words = (
+    text = (
         f"peak of the engine above what it held before: {ratio:.2f} x the packed weights of {_mib(packed)}, "
         f"limit {PEAK_RATIO:g} x (the whole process: {peak / packed:.2f} x)"
     )
-    return [*found, Verdict(words, ratio <= PEAK_RATIO)]
+    return [*found, Verdict(text, ratio <= PEAK_RATIO)]
 
 
 def engine_peak(kinds: Mapping[str, Startup]) -> int:

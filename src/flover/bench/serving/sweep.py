@@ -46,26 +46,26 @@ def read_params(flag: str, source: str | None) -> dict[str, Params]:
     if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
         return value
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return {" ".join(to_words(item)) or "as given": item for item in value}
+        return {" ".join(to_arguments(item)) or "as given": item for item in value}
     raise ConfigError(f"{flag} must be a list of objects, or an object of named ones")
 
 
-def to_words(params: Params) -> list[str]:
+def to_arguments(params: Params) -> list[str]:
     """Settings as arguments: true and false are flags without and with "no", null is left out."""
-    words: list[str] = []
+    arguments: list[str] = []
     for name, value in params.items():
         flag = "--" + name.lstrip("-").replace("_", "-")
         if value is True:
-            words.append(flag)
+            arguments.append(flag)
         elif value is False:
-            words.append("--no-" + flag.removeprefix("--"))
+            arguments.append("--no-" + flag.removeprefix("--"))
         elif isinstance(value, list):
-            words += [flag, *map(str, value)]
+            arguments += [flag, *map(str, value)]
         elif isinstance(value, dict):
-            words.append(f"{flag}={json.dumps(value)}")
+            arguments.append(f"{flag}={json.dumps(value)}")
         elif value is not None:
-            words.append(f"{flag}={value}")
-    return words
+            arguments.append(f"{flag}={value}")
+    return arguments
 
 
 def combinations(points: Sequence[Point]) -> dict[str, list[Point]]:

@@ -54,11 +54,11 @@ def knee_lines(points: Sequence[Point], attainment: float) -> list[str]:
     for name, some in combinations(points).items():
         best = knee(some, attainment)
         if best is None:
-            words = f"even {some[0].rate:g} requests per second are too many"
+            result = f"even {some[0].rate:g} requests per second are too many"
         else:
             beyond = [point.rate for point in some if best.rate < point.rate < math.inf]
-            words = f"{best.rate:g} requests per second" + (f", fewer than {beyond[0]:g}" if beyond else " or more")
-        lines.append(f"goodput knee ({100 * attainment:g} % of the requests good), {name}: {words}")
+            result = f"{best.rate:g} requests per second" + (f", fewer than {beyond[0]:g}" if beyond else " or more")
+        lines.append(f"goodput knee ({100 * attainment:g} % of the requests good), {name}: {result}")
     return lines
 
 

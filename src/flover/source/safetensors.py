@@ -1,18 +1,16 @@
-"""Safetensors checkpoints: which files, what they hold, one tensor at a time. It knows nothing of families.
+"""Safetensors files: which belong to a directory, what they hold, one tensor at a time.
 
 Pickled weights are never opened, and no path in an index leads out of the directory.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import mmap
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,17 +18,14 @@ from safetensors import SafetensorError, safe_open
 
 from flover.errors import ModelError
 from flover.files import check_regular, is_there, open_regular, read_object, shown
-from flover.model.fields import Fields
-from flover.ops import HostArray
+from flover.source import TensorInfo
+from flover.source.numbers import STORED
 
 MAX_HEADER_BYTES = 100_000_000
 """Longest header of a safetensors file, as the format's own library has it."""
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
-_libc = ctypes.CDLL(None)
-_STORED: Mapping[str, npt.DTypeLike] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""Types that are read, and numpy's of the same bytes; numpy has no bfloat16."""
 _FILE_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f]{1,200}\.safetensors")
 _NAMED = 5  # files to name in one error
 _OTHER_WEIGHTS = {
@@ -38,34 +33,13 @@ _OTHER_WEIGHTS = {
         "has its weights only as pickles ({name}), which can run code and are never read; convert them to safetensors, "
         "with transformers: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
     ),
-    ("*.gguf",): (
-        "has its weights only as GGUF ({name}), which is not read; use the model's safetensors, and --quantization "
-        "int8 or int4 for small weights"
-    ),
+    ("*.gguf",): ("has its weights only as GGUF: give the file itself, {name}, as the model"),
     ("adapter_model.safetensors",): (
         "has only an adapter ({name}); merge it into its base model and save the whole, with peft: "
         "merge_and_unload().save_pretrained(…)"
     ),
     ("*.h5", "*.msgpack", "*.onnx"): "has its weights only as {name}; they are read from safetensors alone",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
-    """A tensor of a file, not read yet. `dtype` is safetensors' name of it."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def is_float(self) -> bool:
-        return self.dtype in _STORED
-
-    @property
-    def num_bytes(self) -> int:
-        """Size in the file; 0 for types that are not plain floats."""
-        return math.prod(self.shape) * np.dtype(_STORED[self.dtype]).itemsize if self.is_float else 0
 
 
 def find_files(directory: Path) -> list[Path]:
@@ -94,15 +68,17 @@ def _what_instead(directory: Path) -> str:
 
 def _indexed_files(directory: Path) -> list[Path]:
     path = directory / INDEX_FILE
-    index = Fields(read_object(path), str(path))
-    weight_map = index.section("weight_map")
+    weight_map = read_object(path).get("weight_map")
+    if weight_map is not None and not isinstance(weight_map, dict):
+        raise ModelError(f"{path}: weight_map must be an object, got {shown(weight_map)}")
     if not weight_map:
-        raise index.error("weight_map", "is missing or empty")
+        raise ModelError(f"{path}: weight_map is missing or empty")
     names = set()
     for tensor, name in weight_map.items():
         if not isinstance(name, str) or not _FILE_NAME.fullmatch(name):
-            raise index.error(
-                "weight_map", f"puts {shown(tensor)} into {shown(name)}, which is not a plain .safetensors file name"
+            raise ModelError(
+                f"{path}: weight_map puts {shown(tensor)} into {shown(name)}, which is not a plain .safetensors file "
+                "name"
             )
         names.add(name)
     missing = sorted(name for name in names if not is_there(directory / name))
@@ -118,12 +94,17 @@ def list_tensors(path: Path) -> list[TensorInfo]:
     try:
         with safe_open(path, framework="numpy") as file:
             slices = [(name, file.get_slice(name)) for name in file.keys()]  # noqa: SIM118 (not a dict)
-            return [TensorInfo(name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices]
+            return [_info(path, name, part.get_dtype(), tuple(part.get_shape())) for name, part in slices]
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} is not a valid safetensors file: {error}") from error
 
 
-def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, HostArray]]:
+def _info(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    num_bytes = math.prod(shape) * np.dtype(STORED[dtype]).itemsize if dtype in STORED else 0
+    return TensorInfo(name, dtype, shape, num_bytes, path)
+
+
+def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
     """The named tensors of a file, one after another, as they lie in it: `widen` makes numbers of them. Each is a view
     of the mapped file. The file has been through `list_tensors`, which checks all of its header."""
     try:
@@ -136,27 +117,7 @@ def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, HostArray]
     for name in names:
         entry = header[name]
         first, end = entry["data_offsets"]
-        yield name, mapped[first:end].view(_STORED[entry["dtype"]]).reshape(entry["shape"])
-
-
-def widen(stored: HostArray) -> npt.NDArray[np.float32]:
-    """Numbers of a tensor as float32."""
-    if stored.dtype == np.uint16:
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which is refused by name
-        return np.ascontiguousarray(stored, dtype=np.float32)
-
-
-def forget(stored: HostArray) -> None:
-    """Give back the memory behind a tensor of a file that will not be read again: a mapped file counts as memory, and
-    a model would be held twice at the end of loading. Only whole pages inside the tensor go."""
-    if not stored.flags.c_contiguous or not hasattr(mmap, "MADV_DONTNEED"):
-        return
-    address = stored.__array_interface__["data"][0]
-    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
-    end = (address + stored.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > start:
-        _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+        yield name, mapped[first:end].view(STORED[entry["dtype"]]).reshape(entry["shape"])
 
 
 def _check_header_length(path: Path) -> None:
