@@ -113,38 +113,35 @@ FLOVER_INLINE void dot_few_bits(Step&& step, const int32_t* x, const int32_t* st
   });
 }
 
-// Numbers of 8 bits are two numbers of 4 bits.
-template <int STEP_COUNT, int R, class Half>
-FLOVER_INLINE void dot_half_of_eight_bits(Half&& half, const int32_t* x, __m256i* sums) {
-  __m256i lower[R], upper[R];
+// Numbers of 8 bits, 128 added. Two products fit into 16 bits once the sign of the weight has gone to the activation.
+FLOVER_INLINE __m256i add_products(__m256i sums, __m256i w, __m256i magnitude, __m256i x) {
+  const __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(x, w));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+template <int STEP_COUNT, int R, class Step>
+FLOVER_INLINE void dot_eight_bits(Step&& step, const int32_t* x, I16* sums) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r] = all_int(0);
   repeat<STEP_COUNT>([&](auto s) __attribute__((always_inline)) {
-    const __m256i w = half(s), low = moved_half<0, 15>(w), high = moved_half<4, 15>(w);
+    const Bytes raw = step(s);
+    const __m256i flip = _mm256_set1_epi8((char)128);
+    const __m256i lo = _mm256_xor_si256(raw.lo, flip), hi = _mm256_xor_si256(raw.hi, flip);
+    const __m256i lo_size = _mm256_abs_epi8(lo), hi_size = _mm256_abs_epi8(hi);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
       const __m256i a = _mm256_set1_epi32(x[s.value * R + r]);
-      const __m256i below = _mm256_maddubs_epi16(low, a), above = _mm256_maddubs_epi16(high, a);
-      lower[r] = s.value == 0 ? below : _mm256_add_epi16(lower[r], below);
-      upper[r] = s.value == 0 ? above : _mm256_add_epi16(upper[r], above);
+      sums[r] = {add_products(sums[r].lo, lo, lo_size, a), add_products(sums[r].hi, hi, hi_size, a)};
     }
   });
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(lower[r], _mm256_set1_epi16(1)),
-                                          _mm256_madd_epi16(upper[r], _mm256_set1_epi16(16)));
-    sums[r] = _mm256_add_epi32(sums[r], both);
-  }
 }
 
 template <int STEP_COUNT, int BITS, int R, class Step>
 FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* starts, I16* sums) {
-  if constexpr (BITS <= 6) return dot_few_bits<STEP_COUNT, BITS, R>(step, x, starts, sums);
-  __m256i lo[R], hi[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) lo[r] = hi[r] = _mm256_set1_epi32(starts[r]);
-  dot_half_of_eight_bits<STEP_COUNT, R>([&](auto s) __attribute__((always_inline)) { return step(s).lo; }, x, lo);
-  dot_half_of_eight_bits<STEP_COUNT, R>([&](auto s) __attribute__((always_inline)) { return step(s).hi; }, x, hi);
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) sums[r] = {lo[r], hi[r]};
+  if constexpr (BITS == 8)
+    dot_eight_bits<STEP_COUNT, R>(step, x, sums);
+  else
+    dot_few_bits<STEP_COUNT, BITS, R>(step, x, starts, sums);
 }
 #else
 struct Bytes {

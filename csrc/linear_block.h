@@ -7,8 +7,8 @@
 //   output = fma(total, scale of x, output), then fma(offset, scale of x * sum of q, output) for each part's offset
 // which is the same for any tile, thread and instruction set.
 //
-// One row reads the panels as they are. For several rows a piece of a panel is expanded once, to a byte a number and
-// float32 scales, for all tiles that follow.
+// Tiles of the usual formats read the panels as they are. Of the others a piece of a panel is expanded once, to a byte
+// a number and float32 scales, for all tiles that follow.
 #pragma once
 
 #include "linear_int.h"
@@ -55,6 +55,14 @@ struct PackedPanel : BlockTraits<F> {
 
   FLOVER_INLINE_MEMBER PackedPanel(const uint8_t* panel, int64_t blocks)
       : numbers(panel), scales(panel + blocks * FORMAT.number_bytes()) {}
+
+  // From block `first` on, where a block of the file begins.
+  FLOVER_INLINE_MEMBER PackedPanel from(int64_t first) const {
+    PackedPanel panel = *this;
+    panel.numbers += first * FORMAT.number_bytes();
+    panel.scales += first * BLOCK_INPUTS / FORMAT.inputs * FORMAT.scale_bytes();
+    return panel;
+  }
 
   // Four inputs of 16 outputs, a byte each, `zero` added.
   template <int S>
@@ -119,15 +127,13 @@ struct ExpandedPanel {
 };
 
 template <Format F>
-[[gnu::noinline]] static void expand_blocks(PackedPanel<F> panel, int64_t first, int64_t blocks, uint8_t* numbers,
-                                            float* scales) {
+[[gnu::noinline]] static void expand_blocks(PackedPanel<F> panel, int64_t blocks, uint8_t* numbers, float* scales) {
   constexpr int PARTS = PackedPanel<F>::PARTS;
   for (int64_t b = 0; b < blocks; b++, numbers += STEPS * PLANE, scales += PARTS * 2 * PANEL) {
-    repeat<STEPS>([&](auto s) __attribute__((always_inline)) {
-      store_bytes(numbers + s.value * PLANE, panel.step(first + b, s));
-    });
+    repeat<STEPS>([&](auto s)
+                      __attribute__((always_inline)) { store_bytes(numbers + s.value * PLANE, panel.step(b, s)); });
     F16 scale[PARTS], offset[PARTS];
-    panel.factors(first + b, scale, offset);
+    panel.factors(b, scale, offset);
     for (int j = 0; j < PARTS; j++) {
       store(scales + j * PANEL, scale[j]);
       if (PackedPanel<F>::OFFSET) store(scales + (PARTS + j) * PANEL, offset[j]);
@@ -230,45 +236,58 @@ template <int R, class Panel>
   for (int r = 0; r < R; r++) store(sums + r * sum_stride, acc[r]);
 }
 
-// Rows of a block of rows by one panel.
+// Formats whose panels are read as they are; in the others by one row alone, which saves compiling.
+constexpr bool is_usual(Format f) {
+  return f == Format::q8_0 || f == Format::q4_0 || f == Format::q5_0 || f == Format::q4_k || f == Format::q6_k;
+}
+
+// Rows of a block of rows by the panels of a unit.
 template <Format F>
 struct BlockRows {
   using Traits = BlockTraits<F>;
   using Expanded = ExpandedPanel<Traits::PARTS, Traits::OFFSET, Traits::BITS>;
-  static constexpr bool WHOLE_BYTES = Traits::FORMAT.low == 8;  // nothing to expand
 
   BlockGroup x;  // of the first row
   int64_t rows, blocks;
-  uint8_t* numbers;  // scratch: PIECE blocks
+  const uint8_t* data;
+  int64_t stride, panels;
+  const uint8_t* next_unit;  // what is read after this, most likely
+  float* sums;               // [rows][panels][16]
+  uint8_t* numbers;          // scratch: PIECE blocks
   float* scales;
 
+  void run() const {
+    for (int64_t p = 0; p < panels; p++) {
+      const PackedPanel<F> panel(data + p * stride, blocks);
+      const uint8_t* next = p + 1 < panels ? data + (p + 1) * stride : next_unit;
+      if constexpr (is_usual(F))
+        tiles(panel, 0, blocks, p, next);
+      else if (rows == 1)
+        block_tile<1>(panel, x, blocks, true, sums + p * PANEL, 0, share_of(next, stride, blocks, 1, 0));
+      else
+        expanded(panel, p, next);
+    }
+  }
+
+  void expanded(PackedPanel<F> panel, int64_t p, const uint8_t* next) const {
+    for (int64_t b = 0; b < blocks; b += PIECE) {
+      const int64_t count = least(PIECE, blocks - b);
+      expand_blocks<F>(panel.from(b), count, numbers, scales);
+      tiles(Expanded{numbers, scales}, b, count, p, b + PIECE < blocks ? panel.from(b + PIECE).numbers : next);
+    }
+  }
+
   template <class Panel>
-  void tiles(Panel panel, int64_t first, int64_t count, float* sums, int64_t sum_stride, const uint8_t* next,
-             int64_t next_bytes) const {
+  void tiles(Panel panel, int64_t first, int64_t count, int64_t p, const uint8_t* next) const {
     const int64_t groups = num_groups(rows, BLOCK_TILE);
     for (int64_t g = 0; g < groups; g++) {
       const RowGroup group = group_of(rows, groups, g);
       const BlockGroup mine = x.from(group.start * blocks, 1, Traits::PARTS).from(first, group.size, Traits::PARTS);
-      const Ahead ahead = share_of(next, next_bytes, count, groups, g);
+      const Ahead ahead = share_of(next, count * Traits::FORMAT.number_bytes(), count, groups, g);
       dispatch<1, BLOCK_TILE>(group.size, [&](auto r) {
-        block_tile<r.value>(panel, mine, count, first == 0, sums + group.start * sum_stride, sum_stride, ahead);
+        block_tile<r.value>(panel, mine, count, first == 0, sums + (group.start * panels + p) * PANEL, panels * PANEL,
+                            ahead);
       });
-    }
-  }
-
-  // `next` is what comes after the panel, most likely.
-  void run(const uint8_t* data, int64_t stride, const uint8_t* next, float* sums, int64_t sum_stride) const {
-    const PackedPanel<F> panel(data, blocks);
-    if (rows == 1) return block_tile<1>(panel, x, blocks, true, sums, sum_stride, NOTHING);
-    if constexpr (WHOLE_BYTES) {
-      tiles(panel, 0, blocks, sums, sum_stride, next, stride);
-    } else {
-      for (int64_t b = 0; b < blocks; b += PIECE) {
-        const int64_t count = least(PIECE, blocks - b), bytes = count * Traits::FORMAT.number_bytes();
-        expand_blocks<F>(panel, b, count, numbers, scales);
-        const uint8_t* ahead = b + PIECE < blocks ? data + (b + PIECE) * Traits::FORMAT.number_bytes() : next;
-        tiles(Expanded{numbers, scales}, b, count, sums, sum_stride, ahead, bytes);
-      }
     }
   }
 };
@@ -286,13 +305,20 @@ static void block_linear(Pool& pool, const Weight& w, const Linear& l) {
     const int64_t first = item / units * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
     auto* scratch = static_cast<uint8_t*>(pool.own_scratch(worker, SUMS + NUMBERS + PIECE * PARTS * 2 * PANEL * 4));
     auto* sums = reinterpret_cast<float*>(scratch);
-    const BlockRows<F> mine{x.from(first * blocks, 1, PARTS), rows, blocks, scratch + SUMS,
-                            reinterpret_cast<float*>(scratch + SUMS + NUMBERS)};
     const uint8_t* data = w.data + first_panel * stride;
-    for (int64_t p = 0; p < count; p++) {
-      const uint8_t* next = p + 1 < count ? data + (p + 1) * stride : data + pool.threads() * unit * stride;
-      mine.run(data + p * stride, stride, next, sums + p * PANEL, count * PANEL);
+    BlockRows<F>{
+        .x = x.from(first * blocks, 1, PARTS),
+        .rows = rows,
+        .blocks = blocks,
+        .data = data,
+        .stride = stride,
+        .panels = count,
+        .next_unit = data + pool.threads() * unit * stride,
+        .sums = sums,
+        .numbers = scratch + SUMS,
+        .scales = reinterpret_cast<float*>(scratch + SUMS + NUMBERS),
     }
+        .run();
     finish(w, l, sums, first, rows, first_panel, count);
   };
   parallel(pool, row_blocks * units, body);

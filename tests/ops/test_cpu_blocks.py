@@ -243,14 +243,16 @@ def test_parts_need_no_other_rank_and_add_up() -> None:
 def test_joined_weights_give_the_outputs_of_their_members() -> None:
     formats: tuple[WeightFormat, ...] = ("q4_k", "q6_k", "float32")
     numbers = np.random.default_rng(4).standard_normal((20, INPUTS), dtype=np.float32)
-    joined = JoinedWeight(
+    ops = ops_of(ISAS[0], 1)
+    assert ops.join is not None
+    joined = ops.join(
         [PackedWeight((size, INPUTS), name, False) for size, name in zip((70, 33, 20), formats, strict=True)]
     )
+    assert isinstance(joined, JoinedWeight)
     joined.store_blocks(70, raw("q6_k", 33))
     joined.store_blocks(0, raw("q4_k"))
     joined.store(103, numbers)
     x, bias = activations(7), np.random.default_rng(5).standard_normal(123, dtype=np.float32)
-    ops = ops_of(ISAS[0], 1)
     y = ops.linear(x, joined, bias, "silu")  # type: ignore[arg-type]
     for member, start in zip(joined.members, (0, 70, 103), strict=True):
         end = start + member.shape[0]

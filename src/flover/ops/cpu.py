@@ -306,5 +306,6 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         kernel_seconds=lambda: made.runner.seconds,
         group=made.group,
         all_reduce=made.all_reduce,
+        join=JoinedWeight,  # type: ignore[arg-type]
         capture=made.capture,
     )
