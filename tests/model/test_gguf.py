@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 from pathlib import Path
@@ -16,8 +17,13 @@ from gguf.quants import dequantize
 from gguf_files import ARCHITECTURES, write_gguf
 from safetensors.torch import load_file, save_file
 
+from flover import LLM, SamplingParams
+from flover.cli.fits import find_fit
+from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
+from flover.generation_config import read_sampling_defaults
 from flover.ops import BLOCKS, WeightFormat
+from flover.source import open_source
 from flover.source.gguf_file import read_header
 from flover.text.tokenizer import Tokenizer
 from model.driver import load, whole_logits
@@ -95,6 +101,35 @@ def test_an_unknown_type_and_a_tensor_too_many_are_named(tmp_path: Path) -> None
         load(write_gguf(path, tmp_path / "b.gguf", "llama", extra=extra))
     with pytest.raises(ModelError, match=r"give one of them as the model, such as .*a.gguf"):
         load(tmp_path)
+
+
+def test_llm_and_doctor_take_a_file_with_its_tokenizer_and_template(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", tokenizer=True)
+    described = json.loads((path / "tokenizer.json").read_text())
+    vocabulary = sorted(described["model"]["vocab"], key=described["model"]["vocab"].get)
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [*vocabulary, "<|end|>", "!!", *(f"unused {n}" for n in range(42))],
+        "tokenizer.ggml.token_type": [*[1] * 256, 3, 1, *[5] * 42],
+        "tokenizer.ggml.merges": ["! !"],
+        "tokenizer.ggml.eos_token_id": 256,
+        "tokenizer.chat_template": json.loads((path / "tokenizer_config.json").read_text())["chat_template"],
+        "general.sampling.temp": 0.25,
+    }
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", metadata=metadata)
+    params = SamplingParams(temperature=0, max_tokens=24)
+    found = []
+    for place in (path, file):
+        with LLM(place, num_threads=1) as llm:
+            answer = llm.chat([{"role": "user", "content": "Hello, naïve  world"}], params, use_tqdm=False)[0]
+            found.append((answer.prompt_token_ids, answer.outputs[0].token_ids))
+    assert found[0] == found[1]
+    assert read_sampling_defaults(open_source(file)) == {"temperature": 0.25}
+    assert load(file).config.eos_ids == (256,)
+    fit = find_fit(EngineConfig(model=str(file)))
+    assert fit.fits
+    assert fit.facts["path"] == str(file)
 
 
 WIDE = {"vocab_size": 304, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
