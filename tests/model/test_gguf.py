@@ -22,7 +22,12 @@ from flover.cli.fits import find_fit
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.generation_config import read_sampling_defaults
-from flover.ops import BLOCKS, WeightFormat
+from flover.memory.machine import Machine
+from flover.model.describe import describe_model
+from flover.model.load import load_model
+from flover.model.shard import Shard
+from flover.ops import BLOCKS, Alone, WeightFormat
+from flover.ops.cpu import cpu_ops
 from flover.source import open_source
 from flover.source.gguf_file import read_header
 from flover.text.tokenizer import Tokenizer
@@ -133,7 +138,7 @@ def test_llm_and_doctor_take_a_file_with_its_tokenizer_and_template(tmp_path: Pa
     assert found[0] == found[1]
     assert read_sampling_defaults(open_source(file)) == {"temperature": 0.25}
     assert load(file).config.eos_ids == (256,)
-    fit = find_fit(EngineConfig(model=str(file)))
+    fit = find_fit(EngineConfig(model=str(file)), Machine(1, 2**30), lambda threads, size: 1e9)
     assert fit.fits
     assert fit.facts["path"] == str(file)
 
@@ -162,6 +167,36 @@ def test_blocks_are_kept_as_they_are_in_the_file(kind: WeightFormat, tmp_path: P
     assert loaded.description.weight_bytes == pytest.approx(packed, rel=0.02)
     with pytest.raises(ConfigError, match=f"--quantization is int8, but .* is stored in .*{kind}"):
         load(file, quantization="int8")
+
+
+class Rank(Alone):
+    """One of two ranks that are never asked to compute."""
+
+    size = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+
+def test_ranks_keep_their_share_of_the_blocks(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", **WIDE | {"intermediate_size": 512, "head_dim": 128})
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", lambda name: "Q8_0" if "attn_v" in name else "Q4_K")
+    config = EngineConfig(model=str(file), tensor_parallel_size=2)
+    whole = load(file).decoder.weights.matrices
+    for rank in range(2):
+        loaded = load_model(config, cpu_ops("auto", 1, Rank(rank)), lambda done, total: None)
+        shard = Shard(rank, 2)
+        for name in ("qkv", "out", "up", "down"):
+            name = f"layers.1.{name}.weight"
+            ours, theirs = loaded.decoder.weights.matrices[name].unpack(), whole[name].unpack()
+            cut = shard.cut(name, len(theirs), loaded.config)
+            for first, count, own in cut.pieces(0, len(theirs)):
+                rows = theirs[first : first + count]
+                start = cut.part.start if cut.part else 0
+                assert np.array_equal(ours[own : own + count], rows[:, start : start + ours.shape[1]]), name
+    narrow = write_gguf(make_checkpoint(tmp_path / "narrow", **WIDE), tmp_path / "n.gguf", "llama", "Q4_K")
+    with pytest.raises(ConfigError, match=r"attention output of 256 into parts of 128, but q4_k weights keep 256"):
+        describe_model(EngineConfig(model=str(narrow), tensor_parallel_size=2), Shard(0, 2))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
