@@ -49,6 +49,12 @@ RECIPES |= {
     "starcoder2": ("Starcoder2ForCausalLM", {**_LLAMA, "sliding_window": 16}),
     "seed_oss": ("SeedOssForCausalLM", {**_LLAMA, "head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
     "smollm3": ("SmolLM3ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "pad_token_id": None}),
+    "glm": ("GlmForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None}),
+    "helium": ("HeliumForCausalLM", {**_LLAMA, "head_dim": 12, "pad_token_id": None}),
+    "ernie4_5": ("Ernie4_5ForCausalLM", {**_LLAMA, "head_dim": 12, "use_bias": True, "pad_token_id": None}),
+    "cohere": ("CohereForCausalLM", {**_LLAMA, "pad_token_id": None}),
+    "cohere2": ("Cohere2ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16, "pad_token_id": None}),
+    "exaone4": ("Exaone4ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16}),
     "gemma3": (
         "Gemma3ForCausalLM",
         {

@@ -24,6 +24,15 @@ ARCHITECTURES = {
     "qwen3": gguf.MODEL_ARCH.QWEN3,
     "gpt2": gguf.MODEL_ARCH.GPT2,
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
+    "phi": gguf.MODEL_ARCH.PHI2,
+    "phi3": gguf.MODEL_ARCH.PHI3,
+    "stablelm": gguf.MODEL_ARCH.STABLELM,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "gemma3": gguf.MODEL_ARCH.GEMMA3,
+    "cohere": gguf.MODEL_ARCH.COMMAND_R,
+    "cohere2": gguf.MODEL_ARCH.COHERE2,
 }
 FLOATS = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}
 
@@ -88,8 +97,16 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     else:
-        writer.add_layer_norm_eps(either("layer_norm_epsilon", "layer_norm_eps"))
+        writer.add_layer_norm_eps(either("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"))
     rope = config.get("rope_parameters")
+    rope = rope and rope.get("full_attention", rope)
+    if config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+    if "logit_scale" in config:
+        writer.add_logit_scale(config["logit_scale"])
+    if rope and rope["rope_type"] == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
     if rope:
         writer.add_rope_freq_base(rope["rope_theta"])
         writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
@@ -117,7 +134,9 @@ def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:
-    if family == "llama" and (".q_proj." in name or ".k_proj." in name):
+    if family == "gemma3" and name.endswith("norm.weight"):
+        return tensor + 1
+    if family in ("llama", "smollm3") and (".q_proj." in name or ".k_proj." in name):
         heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         return halves.swapaxes(1, 2).reshape(tensor.shape)

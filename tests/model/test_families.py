@@ -34,6 +34,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "seed_oss": ("seed_oss", {}),
     "smollm3": ("smollm3", {}),
     "smollm3 other layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0], "tie_word_embeddings": False}),
+    "glm": ("glm", {}),
+    "helium": ("helium", {"attention_bias": True}),
+    "ernie4_5": ("ernie4_5", {}),
+    "cohere": ("cohere", {"attention_bias": True, "logit_scale": 0.3}),
+    "cohere2": ("cohere2", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+    "exaone4": ("exaone4", {}),
+    "exaone4 without windows": ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
     "gemma3": ("gemma3", {}),
     "gemma3 untied, six layers by the pattern": (
         "gemma3",
@@ -135,6 +142,8 @@ def exaone_name(name: str) -> str:
         ("gemma3", {"sliding_window_pattern": 0, "layer_types": None}, "sliding_window_pattern"),
         ("smollm3", {"no_rope_layers": [1, 2, 0, 1]}, "no_rope_layers must hold 4 of 0 and 1"),
         ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "layer_types": None}, "layer_types is missing"),
+        ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
+        ("cohere2", {"sliding_window": None}, "sliding_window is missing"),
         ("phi3", {"model_type": "phimoe"}, "model_type"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 from pathlib import Path
@@ -16,21 +17,37 @@ from gguf.quants import dequantize
 from gguf_files import ARCHITECTURES, write_gguf
 from safetensors.torch import load_file, save_file
 
+from flover import LLM, SamplingParams
+from flover.cli.fits import find_fit
+from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
-from flover.ops import BLOCKS, WeightFormat
+from flover.generation_config import read_sampling_defaults
+from flover.memory.machine import Machine
+from flover.model.describe import describe_model
+from flover.model.load import load_model
+from flover.model.shard import Shard
+from flover.ops import BLOCKS, Alone, WeightFormat
+from flover.ops.cpu import cpu_ops
+from flover.source import open_source
 from flover.source.gguf_file import read_header
 from flover.text.tokenizer import Tokenizer
 from model.driver import load, whole_logits
 
 PROMPT = random_prompt(1, 45)
 MUTATIONS = 200
-BIASES = {"llama": {"attention_bias": True, "mlp_bias": True, "head_dim": 16}, "gpt_neox": {"rotary_pct": 0.5}}
+CHANGES: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True, "head_dim": 16},
+    "gpt_neox": {"rotary_pct": 0.5},
+    "gemma3": {"num_hidden_layers": 7, "layer_types": None, "query_pre_attn_scalar": 16},
+    "cohere2": {"num_hidden_layers": 5, "layer_types": None},
+    "cohere": {"logit_scale": 0.5},
+}
+KINDS = [*((family, "F32") for family in ARCHITECTURES), ("llama", "F16"), ("qwen2", "BF16"), ("gpt2", "F16")]
 
 
-@pytest.mark.parametrize("family", ARCHITECTURES)
-@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize(("family", "kind"), KINDS)
 def test_a_gguf_file_gives_the_bits_of_its_checkpoint(family: str, kind: str, tmp_path: Path) -> None:
-    path = make_checkpoint(tmp_path / "model", family, **BIASES.get(family, {}))
+    path = make_checkpoint(tmp_path / "model", family, **CHANGES.get(family, {}))
     file = write_gguf(path, tmp_path / "model.gguf", family, kind)
     dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind]
     tensors = load_file(path / "model.safetensors")
@@ -97,6 +114,35 @@ def test_an_unknown_type_and_a_tensor_too_many_are_named(tmp_path: Path) -> None
         load(tmp_path)
 
 
+def test_llm_and_doctor_take_a_file_with_its_tokenizer_and_template(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", tokenizer=True)
+    described = json.loads((path / "tokenizer.json").read_text())
+    vocabulary = sorted(described["model"]["vocab"], key=described["model"]["vocab"].get)
+    metadata = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": [*vocabulary, "<|end|>", "!!", *(f"unused {n}" for n in range(42))],
+        "tokenizer.ggml.token_type": [*[1] * 256, 3, 1, *[5] * 42],
+        "tokenizer.ggml.merges": ["! !"],
+        "tokenizer.ggml.eos_token_id": 256,
+        "tokenizer.chat_template": json.loads((path / "tokenizer_config.json").read_text())["chat_template"],
+        "general.sampling.temp": 0.25,
+    }
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", metadata=metadata)
+    params = SamplingParams(temperature=0, max_tokens=24)
+    found = []
+    for place in (path, file):
+        with LLM(place, num_threads=1) as llm:
+            answer = llm.chat([{"role": "user", "content": "Hello, naïve  world"}], params, use_tqdm=False)[0]
+            found.append((answer.prompt_token_ids, answer.outputs[0].token_ids))
+    assert found[0] == found[1]
+    assert read_sampling_defaults(open_source(file)) == {"temperature": 0.25}
+    assert load(file).config.eos_ids == (256,)
+    fit = find_fit(EngineConfig(model=str(file)), Machine(1, 2**30), lambda threads, size: 1e9)
+    assert fit.fits
+    assert fit.facts["path"] == str(file)
+
+
 WIDE = {"vocab_size": 304, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
 
 
@@ -121,6 +167,36 @@ def test_blocks_are_kept_as_they_are_in_the_file(kind: WeightFormat, tmp_path: P
     assert loaded.description.weight_bytes == pytest.approx(packed, rel=0.02)
     with pytest.raises(ConfigError, match=f"--quantization is int8, but .* is stored in .*{kind}"):
         load(file, quantization="int8")
+
+
+class Rank(Alone):
+    """One of two ranks that are never asked to compute."""
+
+    size = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+
+def test_ranks_keep_their_share_of_the_blocks(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", **WIDE | {"intermediate_size": 512, "head_dim": 128})
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", lambda name: "Q8_0" if "attn_v" in name else "Q4_K")
+    config = EngineConfig(model=str(file), tensor_parallel_size=2)
+    whole = load(file).decoder.weights.matrices
+    for rank in range(2):
+        loaded = load_model(config, cpu_ops("auto", 1, Rank(rank)), lambda done, total: None)
+        shard = Shard(rank, 2)
+        for name in ("qkv", "out", "up", "down"):
+            name = f"layers.1.{name}.weight"
+            ours, theirs = loaded.decoder.weights.matrices[name].unpack(), whole[name].unpack()
+            cut = shard.cut(name, len(theirs), loaded.config)
+            for first, count, own in cut.pieces(0, len(theirs)):
+                rows = theirs[first : first + count]
+                start = cut.part.start if cut.part else 0
+                assert np.array_equal(ours[own : own + count], rows[:, start : start + ours.shape[1]]), name
+    narrow = write_gguf(make_checkpoint(tmp_path / "narrow", **WIDE), tmp_path / "n.gguf", "llama", "Q4_K")
+    with pytest.raises(ConfigError, match=r"attention output of 256 into parts of 128, but q4_k weights keep 256"):
+        describe_model(EngineConfig(model=str(narrow), tensor_parallel_size=2), Shard(0, 2))
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

@@ -15,7 +15,7 @@ from flover.ipc.spawn import engine_command
 from flover.memory.machine import Machine
 from flover.memory.sizing import PoolSize
 from flover.model.describe import Description, describe_model, kv_dtype_of
-from flover.model.formats import weight_bytes
+from flover.model.formats import kinds_of, weight_bytes
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
@@ -65,12 +65,14 @@ def _model_facts(model: Description) -> dict[str, str]:
     config = model.config
     kv_dtype = kv_dtype_of(model.settings)
     token_bytes = config.kv_bytes_per_token(kv_dtype)
-    own = ", the checkpoint's own type" if (model.settings.dtype, model.settings.quantization) == ("auto", None) else ""
+    kinds: str = model.format
+    if (model.settings.dtype, model.settings.quantization) == ("auto", None):
+        kinds = ", ".join(kinds_of(model.formats)) + ", the checkpoint's own type"
     facts = {
-        "directory": str(model.source.path),
+        "path": str(model.source.path),
         "architecture": f"{config.architecture}, {config.num_layers} layers, hidden size {config.hidden_size}",
         "parameters": f"{config.num_parameters() / 1e6:,.1f} million",
-        "weights": f"{gib(weight_bytes(config, model.formats))} as {model.format}{own}",
+        "weights": f"{gib(weight_bytes(config, model.formats))} as {kinds}",
         "context": f"{model.max_len:,} tokens",
         "keys and values": f"{gib(token_bytes)} per token as {kv_dtype}, {gib(token_bytes * model.max_len)} for a "
         "full context",

@@ -14,7 +14,7 @@ from flover.ops import DTYPE_BYTES, DType
 NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
 RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
-Residual = Literal["sequential", "parallel", "parallel_shared_norm", "sandwich"]
+Residual = Literal["sequential", "parallel", "parallel_shared_norm", "sandwich", "post_norm"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class ModelConfig:
     The feed-forward block is `down(act(gate(x)) * up(x))` when `gated`, else `down(act(up(x)))`.
     `residual`: the feed-forward block reads what attention left ("sequential"), or both read the block's input,
     through two norms ("parallel", GPT-NeoX) or one ("parallel_shared_norm", GPT-J); "sandwich" is sequential, with a
-    norm behind each of the two as well (Gemma 3).
+    norm behind each of the two as well (Gemma 3), "post_norm" with those norms alone (EXAONE 4).
     """
 
     architecture: str
@@ -98,6 +98,8 @@ class ModelConfig:
     tied_embeddings: bool = False
     qk_norm: bool = False  # RMS norm over every query and key head (Qwen3)
     learned_positions: bool = False  # a table of position embeddings (GPT-2)
+    norm_bias: bool = True  # whether a layer norm's bias is in the checkpoint; else it is zero
+    logit_scale: float = 1.0  # folded into the final norm (see `folds.py`)
     stream_scale: float = 1.0  # the decoder's residual stream is the model's divided by this (see `folds.py`)
     eos_ids: tuple[int, ...] = ()
     checkpoint_dtype: str = "float32"  # as config.json names it; what the files really hold is in the files
@@ -181,14 +183,14 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = config.hidden_size, config.intermediate_size
-    shapes = _norm_shapes("attention_norm", config)
+    shapes = {} if config.residual == "post_norm" else _norm_shapes("attention_norm", config)
     shapes |= _linear_shapes("qkv", config.qkv_size, hidden, config.qkv_bias)
     if config.qk_norm:
         shapes |= {"query_norm.weight": (config.head_dim,), "key_norm.weight": (config.head_dim,)}
     shapes |= _linear_shapes("out", hidden, config.query_size, config.attention_out_bias)
-    if config.residual != "parallel_shared_norm":
+    if config.residual not in ("parallel_shared_norm", "post_norm"):
         shapes |= _norm_shapes("mlp_norm", config)
-    if config.residual == "sandwich":
+    if config.residual in ("sandwich", "post_norm"):
         shapes |= _norm_shapes("attention_post_norm", config) | _norm_shapes("mlp_post_norm", config)
     shapes |= _linear_shapes("up", 2 * inner if config.gated else inner, hidden, config.mlp_bias)
     shapes |= _linear_shapes("down", hidden, inner, config.mlp_bias)
@@ -197,7 +199,7 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 def _norm_shapes(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (config.hidden_size,)}
-    if config.norm == "layer":
+    if config.norm == "layer" and config.norm_bias:
         shapes[f"{name}.bias"] = (config.hidden_size,)
     return shapes
 

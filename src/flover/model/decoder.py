@@ -155,9 +155,11 @@ class _Layer:
 
     def forward(self, update: Array | None, hidden: Array, step: _Step, pages: Pages) -> tuple[Array, Array]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
+        ops = self.ops
+        if self.config.residual == "post_norm":
+            return self._forward_post_norm(hidden if update is None else ops.add(hidden, update), step, pages)
         normed, hidden = self._norm("attention_norm", update, hidden)
         attended = self._attention(normed, step, pages)
-        ops = self.ops
         match self.config.residual:
             case "sequential":
                 normed, hidden = self._norm("mlp_norm", ops.all_reduce(attended), hidden)
@@ -169,8 +171,15 @@ class _Layer:
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
                 return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
-            case "parallel_shared_norm":
+            case _:  # parallel_shared_norm
                 return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
+
+    def _forward_post_norm(self, hidden: Array, step: _Step, pages: Pages) -> tuple[Array, Array]:
+        """The same where the residual stream itself is read."""
+        ops = self.ops
+        attended = ops.all_reduce(self._attention(hidden, step, pages))
+        hidden = ops.add(hidden, self._post_norm("attention_post_norm", attended))
+        return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(hidden))), hidden
 
     def _attention(self, x: Array, step: _Step, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors

@@ -64,16 +64,21 @@ class Family:
     gated: bool = True
     residual: Residual | Flag = "sequential"  # a flag chooses `parallel` or "sequential"
     parallel: Residual = "parallel"
+    norm_bias: bool = True  # of layer norms
+    logit_scale: str | None = None  # the name of the factor on logits
     norm_offset: bool = False  # Hugging Face's files have the weights of norms less one
     scaled_embeddings: bool = False  # by the root of the hidden size
     positions: Literal["rotary", "rotary_interleaved", "learned"] = "rotary"
     rotary_share: float | None = None  # part of a head that turns by default; None: whole heads only
     rotary_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # v4 names of base and share
     rotary_kinds: Mapping[str, str] = field(default_factory=dict)  # other names that kinds of scaling have here
-    rotary_layers: bool = False  # no_rope_layers says which layers turn: 1 does, 0 does not
+    interleaved: bool = False  # neighbouring dimensions turn together
+    # Layers that turn: all, those that no_rope_layers says, or those with a window ("or_all": all if none has one).
+    rotary_layers: Literal["all", "listed", "windowed", "windowed_or_all"] = "all"
     default_theta: float = 10_000.0
     local_theta: tuple[str, float] | None = None  # v4 name and default of the base of layers with a window
     window: Literal["none", "all", "by_layer", "pattern"] = "none"  # "all": unless layer_types says which layers
+    pattern: int = 6  # every so many layers one has no window
     scale_name: str | None = None  # the factor on query · key is one by the root of this number
     scale_switches: bool = False  # the file may switch the factor on query · key off, or divide it by the layer
     qk_norm: bool = False

@@ -109,3 +109,15 @@ GEMMA3_MODULES = {
     "layers.{}.pre_feedforward_layernorm": Target("layers.{}.mlp_norm"),
     "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),
 }
+
+GLM_MODULES = {
+    **{name: target for name, target in LLAMA_MODULES.items() if ".mlp." not in name},
+    "layers.{}.mlp.gate_up_proj": Target("layers.{}.up"),
+    "layers.{}.mlp.down_proj": Target("layers.{}.down"),
+}
+
+EXAONE4_MODULES = {
+    **{name: target for name, target in LLAMA_MODULES.items() if "input_layernorm" not in name},
+    "layers.{}.post_attention_layernorm": Target("layers.{}.attention_post_norm"),
+    "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),
+}

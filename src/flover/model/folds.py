@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flover.model.config import ModelConfig
+import numpy as np
+
+from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.families import Family
 from flover.ops import HostArray
 from flover.source import Naming
@@ -17,9 +19,19 @@ from flover.source import Naming
 
 def fold(vectors: Mapping[str, HostArray], family: Family, config: ModelConfig, naming: Naming) -> None:
     """Change the weights of norms, once all are read from files of this `naming`: llama.cpp's have Gemma's norms as
-    they are used, Hugging Face's less one."""
+    they are used, Hugging Face's less one. A factor on logits goes into the final norm."""
     for name, vector in vectors.items():
         if family.norm_offset and naming == "hugging_face" and name.endswith("norm.weight"):
             vector += 1
         if name.endswith("post_norm.weight"):
             vector /= config.stream_scale
+        if name.startswith("final_norm."):
+            vector *= config.logit_scale
+
+
+def zero_biases(config: ModelConfig) -> dict[str, HostArray]:
+    """The biases of layer norms that have none in the checkpoint."""
+    if config.norm != "layer" or config.norm_bias:
+        return {}
+    norms = [name for name in parameter_shapes(config) if name.endswith("norm.weight")]
+    return {f"{name.removesuffix('weight')}bias": np.zeros(config.hidden_size, dtype=np.float32) for name in norms}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -90,11 +91,16 @@ def coarsest(formats: Formats) -> WeightFormat:
 
 def most_used(formats: Formats) -> WeightFormat:
     """The format that most rows of linears are in."""
-    counts: dict[WeightFormat, int] = {}
-    for name, matrix in formats.items():
+    return kinds_of({name: matrix for name, matrix in formats.items() if name.startswith("layers.")})[0]
+
+
+def kinds_of(formats: Formats) -> list[WeightFormat]:
+    """The formats of all matrices, those of most rows first."""
+    counts: Counter[WeightFormat] = Counter()
+    for matrix in formats.values():
         for rows in matrix:
-            counts[rows.format] = counts.get(rows.format, 0) + rows.count * name.startswith("layers.")
-    return max(counts, key=lambda kind: counts[kind])
+            counts[rows.format] += rows.count
+    return [kind for kind, _ in counts.most_common()]
 
 
 def weight_bytes(model: ModelConfig, formats: Formats, without: Container[str] = ()) -> int:

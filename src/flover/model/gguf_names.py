@@ -28,6 +28,7 @@ _MODULES = {
 }
 _QKV, _PARTS = "blk.{}.attn_qkv", ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v")
 _GATE, _UP = "blk.{}.ffn_gate", "blk.{}.ffn_up"
+_FFN_NORM, _POST_NORM = "blk.{}.ffn_norm", "blk.{}.post_attention_norm"
 _DROPPED = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 
 
@@ -41,4 +42,6 @@ def in_gguf(family: Family, stored: Iterable[str]) -> Family:
     if f"{_GATE.format(0)}.weight" not in names:
         del modules[_GATE]
         modules[_UP] = Target(modules[_UP].module)
+    if family.residual == "sequential" and f"{_FFN_NORM.format(0)}.weight" not in names:
+        modules[_POST_NORM] = modules.pop(_FFN_NORM)  # Seed-OSS calls it by its place
     return replace(family, prefix="", heads=("output",), modules=modules, dropped=_DROPPED)

@@ -82,6 +82,8 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         tied_embeddings=fields.flag("tie_word_embeddings", family.default_tied),
         qk_norm=family.qk_norm,
         learned_positions=family.positions == "learned",
+        norm_bias=family.norm_bias,
+        logit_scale=1.0 if family.logit_scale is None else fields.positive(family.logit_scale, 1.0),
         stream_scale=hidden_size**0.5 if family.scaled_embeddings else 1.0,
         eos_ids=_possible_ids(fields.ids("eos_token_id"), vocab_size),
         checkpoint_dtype=_dtype(fields),
@@ -160,7 +162,9 @@ def _read_keys(family: Family) -> frozenset[str]:
         keys.add(family.local_theta[0])
     if family.scale_name is not None:
         keys.add(family.scale_name)
-    if family.rotary_layers:
+    if family.logit_scale is not None:
+        keys.add(family.logit_scale)
+    if family.rotary_layers == "listed":
         keys |= {"no_rope_layers", "no_rope_layer_interval"}
     return frozenset(keys)
 

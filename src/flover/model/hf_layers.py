@@ -21,7 +21,7 @@ def read_layers(
     kinds = _layer_types(fields, family, num_layers)
     windows = _windows(fields, family, kinds, num_layers, max_len)
     scales = _scales(fields, family, head_dim, num_layers)
-    ropes = _ropes(fields, family, kinds, num_layers, head_dim, max_len)
+    ropes = _ropes(fields, family, kinds, windows, head_dim, max_len)
     return tuple(
         LayerConfig(window=window, attention_scale=scale, rope=rope)
         for window, scale, rope in zip(windows, scales, ropes, strict=True)
@@ -29,15 +29,26 @@ def read_layers(
 
 
 def _ropes(
-    fields: Fields, family: Family, kinds: Sequence[str] | None, num_layers: int, head_dim: int, max_len: int
+    fields: Fields,
+    family: Family,
+    kinds: Sequence[str] | None,
+    windows: Sequence[int | None],
+    head_dim: int,
+    max_len: int,
 ) -> Sequence[RopeConfig | None]:
     """The rotary embedding of every layer."""
+    num_layers = len(windows)
     if family.local_theta is not None:
         assert kinds is not None
         by_kind = {kind: _rope(fields, family, head_dim, max_len, kind) for kind in dict.fromkeys(kinds)}
         return [by_kind[kind] for kind in kinds]
     rope = _rope(fields, family, head_dim, max_len)
-    if not family.rotary_layers:
+    if family.rotary_layers.startswith("windowed"):
+        if not fields.has("sliding_window") and family.rotary_layers == "windowed":
+            raise fields.error("sliding_window", "is missing: it says which layers have a rotary embedding")
+        everywhere = not fields.has("sliding_window")
+        return [rope if window is not None or everywhere else None for window in windows]
+    if family.rotary_layers == "all":
         return [rope] * num_layers
     turning = fields.data.get("no_rope_layers")
     if turning is None:
@@ -68,6 +79,7 @@ def _rope(fields: Fields, family: Family, head_dim: int, max_len: int, kind: str
         fields,
         head_dim=head_dim,
         max_len=max_len,
+        interleaved=family.interleaved,
         theta_name=theta_name,
         share_name=share_name,
         share=family.rotary_share,
@@ -99,7 +111,7 @@ def _windows(
         return tuple(window if kind == SLIDING else None for kind in kinds)
     if family.window == "all":
         return (window,) * num_layers
-    if family.rotary_layers:
+    if family.rotary_layers != "all":
         raise fields.error("layer_types", "is missing: it says which layers have the sliding window")
     first = fields.number("max_window_layers", 28)
     return tuple(window if layer >= first else None for layer in range(num_layers))
@@ -110,12 +122,12 @@ def _narrow(window: Any, max_len: int) -> bool:
 
 
 def _layer_types(fields: Fields, family: Family, num_layers: int) -> Sequence[str] | None:
-    """The kind of every layer, if the file says it; in a family with a pattern, every sixth layer is full else."""
+    """The kind of every layer, if the file says it; in a family with a pattern, one of so many is full else."""
     kinds = fields.data.get("layer_types")
     if family.window == "none":
         return None
     if kinds is None and family.window == "pattern":
-        every = fields.integer("sliding_window_pattern", 6)
+        every = fields.integer("sliding_window_pattern", family.pattern)
         return [SLIDING if (layer + 1) % every else FULL for layer in range(num_layers)]
     if kinds is None:
         return None

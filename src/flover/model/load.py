@@ -18,7 +18,7 @@ from flover.memory.machine import available_memory
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
-from flover.model.folds import fold
+from flover.model.folds import fold, zero_biases
 from flover.model.formats import Rows, format_at, is_gated
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
@@ -99,7 +99,8 @@ def load_described(model: Description, ops: Ops, progress: Progress) -> LoadedMo
     else:
         _fill_from_files(weights, cuts, model, model.reads, progress)
         fold(weights.vectors, model.family, own, model.source.naming)
-    weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in weights.vectors.items()})
+    vectors = {**weights.vectors, **zero_biases(own)}
+    weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in vectors.items()})
     if model.shard.rank == 0:
         _tell(model)
     return LoadedModel(

@@ -82,7 +82,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "starcoder2": Architecture(
         architecture="Starcoder2ForCausalLM",
         model_type="starcoder2",
-        names=_NAMES | {"attention.layer_norm_epsilon": "norm_epsilon"},
+        names=_NAMES | {"attention.layer_norm_epsilon": "norm_epsilon", "attention.sliding_window": "sliding_window"},
         flags={"use_bias": "blk.0.attn_q.bias"},
     ),
     "seed_oss": Architecture(
@@ -96,6 +96,18 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "smollm3": Architecture(
         architecture="SmolLM3ForCausalLM", model_type="smollm3", fixed={"no_rope_layer_interval": 4}, paired=True
+    ),
+    "command-r": Architecture(
+        architecture="CohereForCausalLM",
+        model_type="cohere",
+        names=_LAYER_NORM_NAMES | {"logit_scale": "logit_scale"},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
+    "cohere2": Architecture(
+        architecture="Cohere2ForCausalLM",
+        model_type="cohere2",
+        names=_LAYER_NORM_NAMES | {"logit_scale": "logit_scale", "attention.sliding_window": "sliding_window"},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
     ),
     "gemma3": Architecture(
         architecture="Gemma3ForCausalLM",
