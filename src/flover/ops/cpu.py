@@ -289,7 +289,6 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         array=np.ascontiguousarray,
         page_shapes=page_shapes,
         new_weight=PackedWeight,
-        join=JoinedWeight,  # type: ignore[arg-type]
         embed=made.embed,  # type: ignore[arg-type]  # weights are this module's own
         rms_norm=made.rms_norm,
         layer_norm=made.layer_norm,
