@@ -103,9 +103,8 @@ def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
-    spaces = _SPACES[0] | _SPECIAL[0], _SPACES[1] | _SPECIAL[1]
     some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
-    completion["anyOf"] = _apart([*_NOT_TOGETHER, spaces, _PROMPTS, (some, {"echo": _ON})])
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS, (some, {"echo": _ON})])
     chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
@@ -141,7 +140,7 @@ _NOT_TOGETHER: list[_Pair] = [
 """Fields that exclude each other: what most requests have of the one, and what the other must be where they do not."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
-_SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"type": "string", "minLength": 1}})
+_SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"minLength": 1, "items": {"minLength": 1}}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
 _TOP: _Pair = ({"top_logprobs": _NONE_OR_0}, {"logprobs": _ON})
 _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
@@ -149,9 +148,10 @@ _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_c
 
 def _apart(pairs: list[_Pair]) -> list[Schema]:
     """Alternatives: of the first fields of all pairs at most one is other than in most requests. Up to eight: tools
-    that make requests from the document do not take more."""
+    that make requests from the document do not take more. What most requests are is an alternative of its own, unless
+    the first two pairs are those of streams, of which a request is one or none."""
     usual = {name: schema for first, _ in pairs for name, schema in first.items()}
-    alternatives: list[Schema] = [{"properties": usual}]
+    alternatives: list[Schema] = [] if pairs[:2] == _NOT_TOGETHER[:2] else [{"properties": usual}]
     for first, second in pairs:
         rest = {name: schema for name, schema in usual.items() if name not in first}
         needed = [name for name, schema in second.items() if "const" in schema]
