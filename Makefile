@@ -19,6 +19,8 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # What may run two at a time does; tests marked `alone` measure time and run after the others.
 JOBS ?= 2
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
+QUICK := tests/house tests/pure tests/text tests/memory tests/ops/test_cpu_parts.py tests/simulation/test_simulation.py \
+  tests/server/test_streams.py
 
 # $(call need,what tells that it is there,Debian package,what to say where it cannot be installed,what to do then)
 define need
@@ -42,7 +44,7 @@ NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,ch
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test check sanitize clean
+.PHONY: help demo serve quick check test sanitize clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -53,15 +55,20 @@ demo: $(VENV)/.ready ## 32 requests fused, then one after another, live in the t
 serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the bundled model
 	@$(BIN)/flover serve
 
+quick: $(VENV)/.ready-dev ## what to run at each save: decisions, rules, samples of the rest, in a minute
+	$(PYTEST) -n $(JOBS) -m "not alone" --sim-seeds 14 $(QUICK)
+
 test: $(VENV)/.ready-dev ## the whole test suite
 	@$(NEED_BROWSER)
 	@$(NEED_IP)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone"
 	$(PYTEST) -m alone
 
-check: $(VENV)/.ready-dev ## format, lint, types
+check: $(VENV)/.ready-dev ## format, lint, imports, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/clang-format --dry-run --Werror csrc/*
 	$(BIN)/mypy
 
 # Leaks are not looked for: the interpreter itself has some. Portable code is left out where it would take minutes.
@@ -73,7 +80,7 @@ sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and Undefined
 	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p sanitized tests/ops tests/model/test_sampling.py
 
 clean: ## remove .venv and everything that was made
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
@@ -84,12 +91,14 @@ $(VENV)/.made:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip --quiet uninstall --yes setuptools  # Python 3.11 brings it along, and nothing here uses it
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.made $(SOURCES) constraints.txt
 	@$(NEED_COMPILER)
 	@echo "Compiling the kernels and installing Flover (a minute or two)"
 	@$(PIP) --editable .
+	@$(BIN)/python -m compileall -q src/flover
 	@touch $@
 
 # torch first and alone: nothing else may pull in another version of it.

@@ -6,15 +6,16 @@
 // dimensions of the head, an output one chain over the keys. Which tokens, heads or rows share a tile never enters.
 #pragma once
 
+#include "dispatch.h"
 #include "norm.h"
 #include "vmath.h"
 
 namespace flover::FLOVER_ISA {
 
-constexpr int64_t BLOCK = 64;            // keys
+constexpr int64_t BLOCK = 64;  // keys
 constexpr int64_t BLOCK_PANELS = BLOCK / LANES;
-constexpr int64_t QUERY_TILE = 6;        // queries in registers at once
-constexpr int64_t QUERIES = 48;          // queries (tokens times heads that share a key head) of one item, about
+constexpr int64_t QUERY_TILE = 6;  // queries in registers at once
+constexpr int64_t QUERIES = 48;    // queries (tokens times heads that share a key head) of one item, about
 constexpr float NEVER = -__builtin_inff();
 
 // ---- the three types of keys and values ----
@@ -250,8 +251,14 @@ class Attender {
  public:
   Attender(const Attention& a, const Pages& pages, int64_t row, int64_t head, int64_t heads, int64_t first,
            int64_t tokens, void* scratch)
-      : a_(a), pages_(pages), table_(a.page_table + row * a.table_stride), first_head_(head), heads_(heads),
-        tokens_(tokens), sharing_(a.query_heads / pages.heads), count_(tokens * sharing_),
+      : a_(a),
+        pages_(pages),
+        table_(a.page_table + row * a.table_stride),
+        first_head_(head),
+        heads_(heads),
+        tokens_(tokens),
+        sharing_(a.query_heads / pages.heads),
+        count_(tokens * sharing_),
         stride_(round_up(pages.dim, LANES)) {
     const int64_t start = a.query_starts[row], length = a.query_starts[row + 1] - start;
     token_ = start + first;
@@ -328,17 +335,10 @@ class Attender {
       const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
       float* scores = scores_ + first * BLOCK;
       const float* x = queries_ + first * pages_.dim;
-#define FLOVER_SCORES(R, P) \
-  case R: score_rows<R, P, S>(x, block + first_panel, panels, pages_.dim, scores + first_panel * LANES); break;
-      switch (size) {
-        FLOVER_SCORES(1, 4)
-        FLOVER_SCORES(2, 2)
-        FLOVER_SCORES(3, 2)
-        FLOVER_SCORES(4, 1)
-        FLOVER_SCORES(5, 1)
-        FLOVER_SCORES(6, 1)
-      }
-#undef FLOVER_SCORES
+      dispatch<1, QUERY_TILE>(size, [&](auto rows) {
+        constexpr int R = rows.value;
+        score_rows<R, panels_at_once(R), S>(x, block + first_panel, panels, pages_.dim, scores + first_panel * LANES);
+      });
       int64_t ranges[QUERY_TILE][2];
       for (int64_t r = 0; r < size; r++) {
         const int64_t position = position_ + (first + r) / sharing_;
@@ -401,8 +401,8 @@ class Attender {
     const bool last = head_ + 1 == first_head_ + heads_;
     const int64_t position = last ? start + BLOCK : start, head = last ? first_head_ : head_ + 1;
     for (int64_t p = 0; p < BLOCK_PANELS; p++)
-      next[p] = static_cast<const Type*>(pages_.keys) +
-                token_place(least(position + p * LANES, end - 1), head) * pages_.dim;
+      next[p] =
+          static_cast<const Type*>(pages_.keys) + token_place(least(position + p * LANES, end - 1), head) * pages_.dim;
   }
 
   // From the scores of keys from..to of query m to weights; what was summed before shrinks if there is a new maximum.
@@ -486,17 +486,10 @@ class Attender {
     if (to <= from) return;
     float* out = outputs_ + first * stride_;
     const float* weights = scores_ + first * BLOCK;
-#define FLOVER_VALUES(R, N) \
-  case R: value_rows<R, N, S>(weights, block, next, from, to, pages_.dim, out, stride_); break;
-    switch (size) {
-      FLOVER_VALUES(1, 4)
-      FLOVER_VALUES(2, 2)
-      FLOVER_VALUES(3, 2)
-      FLOVER_VALUES(4, 1)
-      FLOVER_VALUES(5, 1)
-      FLOVER_VALUES(6, 1)
-    }
-#undef FLOVER_VALUES
+    dispatch<1, QUERY_TILE>(size, [&](auto rows) {
+      constexpr int R = rows.value;
+      value_rows<R, panels_at_once(R), S>(weights, block, next, from, to, pages_.dim, out, stride_);
+    });
     for (int64_t r = 0; r < size; r++) add_alone(first + r, most(to, ranges[r][0]), ranges[r][1], block, next);
   }
 
@@ -517,13 +510,13 @@ class Attender {
   const Pages& pages_;
   const int32_t* table_;
   int64_t first_head_, heads_, tokens_, sharing_, count_, stride_, token_, position_;
-  float* scores_;    // [count][BLOCK]: scores, then weights
-  float* states_;    // of every head
-  int64_t head_;     // the one in hand, with its state
-  float* queries_;   // packed
-  float* outputs_;   // [count][stride]
-  float* maxima_;    // [count]
-  float* sums_;      // [count]
+  float* scores_;           // [count][BLOCK]: scores, then weights
+  float* states_;           // of every head
+  int64_t head_;            // the one in hand, with its state
+  float* queries_;          // packed
+  float* outputs_;          // [count][stride]
+  float* maxima_;           // [count]
+  float* sums_;             // [count]
   float* gathered_scales_;  // of keys, of values: [BLOCK] each
   Type* gathered_;          // keys [BLOCK / 16][dim][16], values [BLOCK][dim]
 };

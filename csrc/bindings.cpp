@@ -108,21 +108,29 @@ NB_MODULE(_cpu, m) {
   nb::set_leak_warnings(false);  // threads and weights may live until the process ends
   m.doc() = "CPU kernels; see csrc/kernels.h for what each takes.";
   m.def("instruction_sets", &instruction_sets, "Those this machine can run, the fastest first.");
-  m.def("workspace", [](uintptr_t offset) { return reference(Reference::workspace, offset); },
-        "A reference to the buffer that starts `offset` floats per token into the workspace.");
-  m.def("input", [](uintptr_t index) { return reference(Reference::input, index); },
-        "A reference to one of `Batch.pointers`.");
+  m.def(
+      "workspace", [](uintptr_t offset) { return reference(Reference::workspace, offset); },
+      "A reference to the buffer that starts `offset` floats per token into the workspace.");
+  m.def(
+      "input", [](uintptr_t index) { return reference(Reference::input, index); },
+      "A reference to one of `Batch.pointers`.");
 
   nb::class_<PackedWeight>(m, "PackedWeight")
-      .def("__init__",
-           [](PackedWeight* self, int format, int64_t out, int64_t in, bool gated) {
-             new (self) PackedWeight((Format)format, out, in, gated);
-           },
-           "format"_a, "out"_a, "in_"_a, "gated"_a)
+      .def(
+          "__init__",
+          [](PackedWeight* self, int format, int64_t out, int64_t in, bool gated) {
+            new (self) PackedWeight((Format)format, out, in, gated);
+          },
+          "format"_a, "out"_a, "in_"_a, "gated"_a)
       .def("store",
            [](PackedWeight& self, int64_t first, int64_t count, uintptr_t values, int64_t width, int64_t start) {
              nb::gil_scoped_release released;
              self.store(first, count, at<const float>(values), width, start);
+           })
+      .def("store_blocks",
+           [](PackedWeight& self, int64_t first, int64_t count, uintptr_t rows, int64_t width, int64_t start) {
+             nb::gil_scoped_release released;
+             self.store_blocks(first, count, at<const uint8_t>(rows), width, start);
            })
       .def("row", [](const PackedWeight& self, int64_t index, uintptr_t values) { self.row(index, at<float>(values)); })
       .def_prop_ro("bytes", &PackedWeight::bytes);
@@ -136,8 +144,10 @@ NB_MODULE(_cpu, m) {
       .def_prop_ro("threads", &KernelRunner::threads)
       .def_prop_ro("seconds", &KernelRunner::seconds, "Spent in kernels since the start.")
       .def("multiply_adds", &KernelRunner::multiply_adds, released)
-      .def("read", [](KernelRunner& self, uintptr_t data, int64_t bytes) { return self.read(at<const uint8_t>(data), bytes); },
-           released);
+      .def(
+          "read",
+          [](KernelRunner& self, uintptr_t data, int64_t bytes) { return self.read(at<const uint8_t>(data), bytes); },
+          released);
 
   nb::class_<Program> program(m, "Program");
   program.def(nb::init<>()).def("run", &Program::run, released);

@@ -51,7 +51,8 @@ std::vector<double> block_sums(const Choice& c) {
     const int64_t start = (int64_t)block * SUM_BLOCK, end = std::min(start + SUM_BLOCK, c.size);
     double chains[8] = {};
     for (int64_t i = start; i < end; i++) chains[i % 8] += (double)c.weights[i];
-    sums[block] = ((chains[0] + chains[4]) + (chains[2] + chains[6])) + ((chains[1] + chains[5]) + (chains[3] + chains[7]));
+    sums[block] =
+        ((chains[0] + chains[4]) + (chains[2] + chains[6])) + ((chains[1] + chains[5]) + (chains[3] + chains[7]));
   }
   return sums;
 }

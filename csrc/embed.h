@@ -16,13 +16,16 @@ static void run(Pool&, const Embed& e) {
     const auto* floats = reinterpret_cast<const float*>(data);
     const auto* halves = reinterpret_cast<const uint16_t*>(data);
     float* y = e.y + i * w.in;
+    if (is_block(w.format)) {
+      unpack_blocks(block_format(w.format), data, w.in, lane, y);
+      continue;
+    }
     switch (w.format) {
       case Format::float32:
         for (int64_t k = 0; k < w.in; k++) y[k] = floats[k * PANEL + lane];
         break;
       case Format::bfloat16:
-        for (int64_t k = 0; k < w.in; k++)
-          y[k] = widen_bf16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);
+        for (int64_t k = 0; k < w.in; k++) y[k] = widen_bf16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);
         break;
       case Format::float16:
         for (int64_t k = 0; k < w.in; k++) y[k] = widen_f16(halves[(k / 2 * PANEL + lane) * 2 + k % 2]);
@@ -41,6 +44,7 @@ static void run(Pool&, const Embed& e) {
                  widen_f16(parameters[PANEL + lane]);
         }
         break;
+      default: break;
     }
   }
 }

@@ -11,9 +11,9 @@
 #define FLOVER_EACH_AGAIN() FLOVER_EACH_STEP
 
 #define FLOVER_VISIT(field) visit(#field, field);
-#define FLOVER_FIELDS(Name, ...)                \
-  static constexpr const char* name = #Name;    \
-  template <class Visit>                        \
-  void each_field(Visit&& visit) {              \
-    FLOVER_EACH(FLOVER_VISIT, __VA_ARGS__)      \
+#define FLOVER_FIELDS(Name, ...)             \
+  static constexpr const char* name = #Name; \
+  template <class Visit>                     \
+  void each_field(Visit&& visit) {           \
+    FLOVER_EACH(FLOVER_VISIT, __VA_ARGS__)   \
   }

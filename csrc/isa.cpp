@@ -3,7 +3,7 @@
 #include "elementwise.h"
 #include "embed.h"
 #include "limits.h"
-#include "linear_int.h"
+#include "linear_block.h"
 #include "norm.h"
 #include "sampling.h"
 
@@ -26,7 +26,12 @@ struct Overloads {
 
 const Kernels& FLOVER_TABLE(FLOVER_ISA)() {
   using namespace FLOVER_ISA;
-  static const Kernels kernels = {FLOVER_NAME(FLOVER_ISA), ForAllOps<Overloads>::table(), multiply_adds, read_all};
+  static const Kernels kernels = {
+      .name = FLOVER_NAME(FLOVER_ISA),
+      .table = ForAllOps<Overloads>::table(),
+      .multiply_adds = multiply_adds,
+      .read = read_all,
+  };
   return kernels;
 }
 

@@ -15,7 +15,27 @@ namespace flover {
 
 class Pool;
 
-enum class Format : int { float32, bfloat16, float16, int8, int4 };
+enum class Format : int {
+  float32,
+  bfloat16,
+  float16,
+  int8,
+  int4,
+  q8_0,
+  q4_0,
+  q4_1,
+  q5_0,
+  q5_1,
+  q2_k,
+  q3_k,
+  q4_k,
+  q5_k,
+  q6_k,
+  iq4_nl,
+  iq4_xs,
+  mxfp4,  // GGUF's, see blocks.h
+};
+constexpr Format FIRST_BLOCK = Format::q8_0, LAST_BLOCK = Format::mxfp4;
 enum class Activation : int { none, silu, gelu, gelu_tanh, relu, relu2, quick_gelu };
 enum class Cache : int { float32, bfloat16, int8 };
 
@@ -37,10 +57,10 @@ struct TableStride {
 struct Weight {
   Format format;
   int64_t out, in;
-  bool gated;            // rows 0..out/2 are the gate, the rest goes up: their panels alternate
+  bool gated;  // rows 0..out/2 are the gate, the rest goes up: their panels alternate
   const uint8_t* data;
-  const float* scales;   // int8: by output, in the order of the panels
-  const int32_t* sums;   // int8: sum over the input, by output, in the order of the panels
+  const float* scales;  // int8: by output, in the order of the panels
+  const int32_t* sums;  // int8: sum over the input, by output, in the order of the panels
 };
 
 // The pages of one layer. A page holds page_size tokens of every key/value head. Keys lie transposed,
@@ -113,10 +133,11 @@ struct Linear {
   const float* x;  // [rows, in]
   Tokens rows;
   const float* absmax;  // [rows]: the largest magnitude of the wider row that x is a shard of; null: x is all of it
-  const float* bias;    // [out] or null
+  const float* bias;    // [column + out] or null
   Activation activation;
-  float* y;  // [rows, out], or [rows, out / 2] if gated: activation(gate) * up
-  FLOVER_FIELDS(Linear, weight, x, rows, absmax, bias, activation, y)
+  float* y;  // [rows, stride]: out columns from `column` on, or out / 2 if gated: activation(gate) * up
+  int64_t stride, column;
+  FLOVER_FIELDS(Linear, weight, x, rows, absmax, bias, activation, y, stride, column)
 };
 
 struct AbsMax {
@@ -188,7 +209,8 @@ struct Sample {
 };
 
 template <template <class...> class List>
-using ForAllOps = List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, LogSumExp, Sample>;
+using ForAllOps =
+    List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, LogSumExp, Sample>;
 
 template <class Op>
 using Kernel = void (*)(Pool&, const Op&);

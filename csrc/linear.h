@@ -8,6 +8,7 @@
 // forward in memory, whatever the stride of x. Items of the pool are (block of rows, unit of panels).
 #pragma once
 
+#include "dispatch.h"
 #include "kernels.h"
 #include "pool.h"
 #include "vmath.h"
@@ -15,10 +16,10 @@
 
 namespace flover::FLOVER_ISA {
 
-constexpr int64_t ROW_BLOCK = 96;   // rows that pass a unit of panels before the next unit
-constexpr int64_t DEPTH = 256;      // inputs of a panel that are expanded to float32 at once: 16 KiB
+constexpr int64_t ROW_BLOCK = 96;      // rows that pass a unit of panels before the next unit
+constexpr int64_t DEPTH = 256;         // inputs of a panel that are expanded to float32 at once: 16 KiB
 constexpr int64_t STEPS_PER_TICK = 8;  // steps of a tile between two looks ahead
-constexpr int64_t UNIT = 4;         // panels per item, at most
+constexpr int64_t UNIT = 4;            // panels per item, at most
 
 // Panels per item: fewer where the matrix is small, so that no thread waits long for the last item of another. Even,
 // because gate and up belong together.
@@ -41,18 +42,19 @@ FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
 FLOVER_INLINE void finish(const Weight& w, const Linear& l, const float* sums, int64_t first_row, int64_t rows,
                           int64_t first_panel, int64_t panels) {
   const int64_t width = w.gated ? w.out / 2 : w.out;
+  const float* bias = l.bias ? l.bias + l.column : nullptr;
   for (int64_t r = 0; r < rows; r++) {
-    float* y = l.y + (first_row + r) * width;
+    float* y = l.y + (first_row + r) * l.stride + l.column;
     const float* row = sums + r * panels * PANEL;
     for (int64_t p = 0; p < panels; p += w.gated ? 2 : 1) {
       const int64_t column = (first_panel + p) / (w.gated ? 2 : 1) * PANEL;
       const int valid = (int)least(PANEL, width - column);
       F16 value = load(row + p * PANEL);
-      if (l.bias) value = add(value, load_first(l.bias + column, valid));
+      if (bias) value = add(value, load_first(bias + column, valid));
       value = activate(value, l.activation);
       if (w.gated) {
         F16 up = load(row + (p + 1) * PANEL);
-        if (l.bias) up = add(up, load_first(l.bias + width + column, valid));
+        if (bias) up = add(up, load_first(bias + width + column, valid));
         value = mul(value, up);
       }
       store_first(y + column, value, valid);
@@ -73,7 +75,9 @@ struct Panel<Format::float32> {
 template <>
 struct Panel<Format::bfloat16> {
   static constexpr int64_t STEP = 2;
-  FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_bf16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]); }
+  FLOVER_INLINE void get(const uint8_t* p, F16* w) {
+    load_bf16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]);
+  }
 };
 template <>
 struct Panel<Format::float16> {
@@ -100,7 +104,8 @@ FLOVER_INLINE Ahead share_of(const uint8_t* next, int64_t bytes, int64_t ticks, 
 
 constexpr Ahead NOTHING{nullptr, 0};
 
-// Calls step(0), step(AT_ONCE), … as long as so many steps are left, and looks ahead now and then. Returns how far it came.
+// Calls step(0), step(AT_ONCE), … as long as so many steps are left, and looks ahead now and then. Returns how far it
+// came.
 template <int AT_ONCE, class Step>
 FLOVER_INLINE int64_t over_steps(int64_t steps, Ahead ahead, Step& step) {
   int64_t s = 0;
@@ -147,39 +152,16 @@ constexpr int64_t FLOAT_TILE = 12;
 constexpr int64_t FLOAT_TILE = 6;
 #endif
 
-// One group of rows by `panels` panels, of which there are as many as panels_at_once says, or fewer. Few rows take
-// several panels at once: one alone has too few chains to hide the latency of a multiply-add.
-FLOVER_INLINE int64_t panels_at_once(int64_t size) { return size == 1 ? 4 : size <= 3 ? 2 : 1; }
-
+// One group of rows by `panels` panels, of which there are as many as panels_at_once says, or fewer.
 template <Format F>
 static void float_group(int64_t size, const float* x, const uint8_t* data, int64_t stride, int64_t panels,
                         int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead) {
-#define FLOVER_TILE(R, P)                                                                                  \
-  case R:                                                                                                  \
-    if (P > 1 && panels == P) {                                                                            \
-      float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead);                         \
-      break;                                                                                               \
-    }                                                                                                      \
-    for (int64_t p = 0; p < panels; p++)                                                                   \
-      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead); \
-    break;
-  switch (size) {
-    FLOVER_TILE(1, 4)
-    FLOVER_TILE(2, 2)
-    FLOVER_TILE(3, 2)
-    FLOVER_TILE(4, 1)
-    FLOVER_TILE(5, 1)
-    FLOVER_TILE(6, 1)
-#if defined(FLOVER_AVX512)
-    FLOVER_TILE(7, 1)
-    FLOVER_TILE(8, 1)
-    FLOVER_TILE(9, 1)
-    FLOVER_TILE(10, 1)
-    FLOVER_TILE(11, 1)
-    FLOVER_TILE(12, 1)
-#endif
-  }
-#undef FLOVER_TILE
+  dispatch<1, FLOAT_TILE>(size, [&](auto rows) {
+    constexpr int R = rows.value, P = panels_at_once(R);
+    if (P > 1 && panels == P) return float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead);
+    for (int64_t p = 0; p < panels; p++)
+      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead);
+  });
 }
 
 template <Format F>
@@ -234,14 +216,15 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
     const int64_t block = item / units, first_panel = item % units * unit, count = least(unit, panels - first_panel);
     const int64_t first = block * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
     const int64_t groups = num_groups(rows, FLOAT_TILE), sum_stride = count * PANEL;
-    auto* sums = static_cast<float*>(
-        pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT + DEPTH) * PANEL * sizeof(float)));
+    auto* sums =
+        static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT + DEPTH) * PANEL * sizeof(float)));
     float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
     const uint8_t* data = w.data + first_panel * stride;
     const float* x = packed + first * depth;
     const uint8_t* next_unit = data + pool.threads() * unit * stride;  // the others take those between, most likely
-    if (groups <= 2) {  // expanding pays from three groups on
-      const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size), ticks = depth / STEP / STEPS_PER_TICK;
+    if (groups <= 2) {                                                 // expanding pays from three groups on
+      const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size),
+                    ticks = depth / STEP / STEPS_PER_TICK;
       for (int64_t p = 0; p < count; p += wide) {
         const uint8_t* next = p + wide < count ? data + (p + wide) * stride : next_unit;
         for (int64_t g = 0; g < groups; g++) {
@@ -257,7 +240,9 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
         for (int64_t p = 0; p < count; p++) {
           const uint8_t* panel = data + p * stride + k / STEP * 64;
           // The next block lies in the next panel, or further down in the first one.
-          const uint8_t* next = p + 1 < count ? panel + stride : k + DEPTH < depth ? data + (k + DEPTH) / STEP * 64 : next_unit;
+          const uint8_t* next = p + 1 < count       ? panel + stride
+                                : k + DEPTH < depth ? data + (k + DEPTH) / STEP * 64
+                                                    : next_unit;
           if (F != Format::float32) {
             expand<F>(panel, inputs / STEP, expanded);
             panel = reinterpret_cast<const uint8_t*>(expanded);

@@ -2,6 +2,7 @@
 // int8 or int4 weights, and summed exactly.
 #pragma once
 
+#include "bytes.h"
 #include "linear.h"
 #include "norm.h"
 
@@ -11,64 +12,6 @@ namespace flover::FLOVER_ISA {
 constexpr int64_t INT_TILE = 8;
 #else
 constexpr int64_t INT_TILE = 4;
-#endif
-
-// One step of int8: 4 products per lane, added to 16 sums. The activations come as x + 128, without sign, which is
-// what the instructions multiply with signed weights; the sums start with what that adds too much. AVX2 adds the
-// products of two steps in 16 bits: weights are stored so that they fit (weight.h), and the result is exact.
-#if defined(FLOVER_AVX512)
-struct Quad {
-  __m512i x;
-};
-FLOVER_INLINE Quad quad(int32_t x) { return {_mm512_set1_epi32(x)}; }
-FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) { return {_mm512_dpbusd_epi32(sums.v, x.x, w.v)}; }
-FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
-  return dot(w_next, x_next, dot(w, x, sums));
-}
-#elif defined(FLOVER_AVX2)
-struct Quad {
-  __m256i x;
-};
-FLOVER_INLINE Quad quad(int32_t x) { return {_mm256_set1_epi32(x)}; }
-FLOVER_INLINE Bytes load_bytes(const uint8_t* p) {
-  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
-}
-FLOVER_INLINE __m256i dot_half(__m256i w, __m256i x, __m256i sums) {
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
-}
-FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
-  return {dot_half(w.lo, x.x, sums.lo), dot_half(w.hi, x.x, sums.hi)};
-}
-FLOVER_INLINE __m256i dot_two_halves(__m256i w, __m256i w_next, __m256i x, __m256i x_next, __m256i sums) {
-  const __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(x, w), _mm256_maddubs_epi16(x_next, w_next));
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(both, _mm256_set1_epi16(1)));
-}
-FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
-  return {dot_two_halves(w.lo, w_next.lo, x.x, x_next.x, sums.lo),
-          dot_two_halves(w.hi, w_next.hi, x.x, x_next.x, sums.hi)};
-}
-#else
-struct Bytes {
-  const uint8_t* p;
-};
-struct Quad {
-  uint8_t x[4];
-};
-FLOVER_INLINE Quad quad(int32_t x) {
-  Quad q;
-  memcpy(q.x, &x, 4);
-  return q;
-}
-FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {p}; }
-FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
-  for (int i = 0; i < LANES; i++)
-    for (int k = 0; k < 4; k++) sums.v[i] += (int32_t)(int8_t)w.p[i * 4 + k] * x.x[k];
-  return sums;
-}
-FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
-  return dot(w_next, x_next, dot(w, x, sums));
-}
 #endif
 
 FLOVER_INLINE I16 start_sums(const int32_t* weight_sums) {  // -128 times
@@ -197,7 +140,8 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
       quantize_row(l.x + row * w.in, w.in, depth, rows, r, q.x + first * (depth / 4), flip,
-                   l.absmax ? l.absmax + row : nullptr, q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
+                   l.absmax ? l.absmax + row : nullptr, q.scales + row,
+                   q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
   });
   return q;
@@ -205,8 +149,8 @@ static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
 
 template <int R, int P>
 [[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panels, int64_t stride, int64_t steps,
-                                        const float* weight_scales, const int32_t* weight_sums,
-                                        const float* row_scales, float* sums, int64_t sum_stride, Ahead ahead) {
+                                        const float* weight_scales, const int32_t* weight_sums, const float* row_scales,
+                                        float* sums, int64_t sum_stride, Ahead ahead) {
   I16 acc[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -241,9 +185,9 @@ template <int R, int P>
 }
 
 template <int R>
-[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks,
-                                        const float* block_sums, int64_t block_stride, const float* row_scales,
-                                        float* sums, int64_t sum_stride, Ahead ahead) {
+[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks, const float* block_sums,
+                                        int64_t block_stride, const float* row_scales, float* sums, int64_t sum_stride,
+                                        Ahead ahead) {
   F16 acc[R];
   for (int r = 0; r < R; r++) acc[r] = zero();
   for (int64_t b = 0; b < blocks; b++) {
@@ -289,54 +233,25 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
         float* out = sums + group.start * sum_stride + p * PANEL;
         const Ahead ahead = twice ? NOTHING : share_of(next, stride, ticks, groups, g);
-#define FLOVER_INT8(R, P)                                                                                           \
-  int8_tile<R, P>(x, panel, stride, depth / 4, scales + p * PANEL, weight_sums + p * PANEL, q.scales + row, out, \
-                  sum_stride, ahead)
-#define FLOVER_TILE(R)                                                                                           \
-  case R:                                                                                                        \
-    if (four)                                                                                                    \
-      int4_tile<R>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);                \
-    else                                                                                                         \
-      FLOVER_INT8(R, 1);                                                                                         \
-    break;
+        auto int8 = [&](auto r, auto at_once) {
+          int8_tile<r.value, at_once.value>(x, panel, stride, depth / 4, scales + p * PANEL, weight_sums + p * PANEL,
+                                            q.scales + row, out, sum_stride, ahead);
+        };
         if (twice && p + 2 <= count) {
-          if (rows == 1)
-            FLOVER_INT8(1, 2);
-          else
-            FLOVER_INT8(2, 2);
+          dispatch<1, 2>(rows, [&](auto r) { int8(r, Number<2>{}); });
           continue;
         }
-        switch (group.size) {
-          FLOVER_TILE(1)
-          FLOVER_TILE(2)
-          FLOVER_TILE(3)
-          FLOVER_TILE(4)
-#if defined(FLOVER_AVX512)
-          FLOVER_TILE(5)
-          FLOVER_TILE(6)
-          FLOVER_TILE(7)
-          FLOVER_TILE(8)
-#endif
-        }
-#undef FLOVER_TILE
-#undef FLOVER_INT8
+        dispatch<1, INT_TILE>(group.size, [&](auto r) {
+          if (four)
+            int4_tile<r.value>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);
+          else
+            int8(r, Number<1>{});
+        });
       }
     }
     finish(w, l, sums, first, rows, first_panel, count);
   };
   parallel(pool, row_blocks * units, body);
-}
-
-static void run(Pool& pool, const Linear& l) {
-  const Weight& w = l.weight;
-  if (l.rows == 0) return;
-  switch (w.format) {
-    case Format::float32: return float_linear<Format::float32>(pool, w, l);
-    case Format::bfloat16: return float_linear<Format::bfloat16>(pool, w, l);
-    case Format::float16: return float_linear<Format::float16>(pool, w, l);
-    case Format::int8:
-    case Format::int4: return int_linear(pool, w, l);
-  }
 }
 
 }  // namespace flover::FLOVER_ISA

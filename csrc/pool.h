@@ -51,9 +51,9 @@ class Pool {
   void* context_ = nullptr;
   int64_t count_ = 0;
   alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint32_t> job_{0};     // number of the newest job; what sleepers wait on
-  alignas(64) std::atomic<uint32_t> open_{0};    // number of the job that may be entered; 0: none
-  alignas(64) std::atomic<int> inside_{0};       // workers that may hold an item
+  alignas(64) std::atomic<uint32_t> job_{0};   // number of the newest job; what sleepers wait on
+  alignas(64) std::atomic<uint32_t> open_{0};  // number of the job that may be entered; 0: none
+  alignas(64) std::atomic<int> inside_{0};     // workers that may hold an item
   std::atomic<bool> stop_{false};
 };
 

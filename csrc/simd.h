@@ -69,6 +69,7 @@ FLOVER_INLINE I16 add(I16 a, I16 b) { return {_mm512_add_epi32(a.v, b.v)}; }
 FLOVER_INLINE I16 all_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
 FLOVER_INLINE I16 load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
 FLOVER_INLINE void store_int(int32_t* p, I16 a) { _mm512_storeu_si512(p, a.v); }
+FLOVER_INLINE void store_i8(int8_t* p, I16 a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a.v)); }
 FLOVER_INLINE F16 keep_first(F16 a, int n, float other) {
   return {_mm512_mask_blend_ps((__mmask16)((1u << n) - 1), _mm512_set1_ps(other), a.v)};
 }
@@ -76,8 +77,7 @@ FLOVER_INLINE F16 skip_first(F16 a, int n, float other) {
   return {_mm512_mask_blend_ps((__mmask16)((1u << n) - 1), a.v, _mm512_set1_ps(other))};
 }
 FLOVER_INLINE F16 load_bf16(const uint16_t* p) {
-  return {_mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
 FLOVER_INLINE F16 load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 FLOVER_INLINE F16 load_i8(const int8_t* p) {
@@ -160,6 +160,11 @@ FLOVER_INLINE void store_int(int32_t* p, I16 a) {
   _mm256_storeu_si256((__m256i*)p, a.lo);
   _mm256_storeu_si256((__m256i*)(p + 8), a.hi);
 }
+FLOVER_INLINE void store_i8(int8_t* p, I16 a) {          // numbers that have 8 bits
+  const __m256i mixed = _mm256_packs_epi32(a.lo, a.hi);  // by halves: 0..3, 8..11 and 4..7, 12..15
+  const __m256i halves = _mm256_permute4x64_epi64(mixed, 0xd8);
+  _mm_storeu_si128((__m128i*)p, _mm_packs_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1)));
+}
 FLOVER_INLINE F16 keep_first(F16 a, int n, float other) {
   const __m256 fill = _mm256_set1_ps(other);
   return {_mm256_blendv_ps(fill, a.lo, _mm256_castsi256_ps(first_mask(n))),
@@ -175,7 +180,8 @@ FLOVER_INLINE __m256 widen_eight(const uint16_t* p) {
 }
 FLOVER_INLINE F16 load_bf16(const uint16_t* p) { return {widen_eight(p), widen_eight(p + 8)}; }
 FLOVER_INLINE F16 load_f16(const uint16_t* p) {
-  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
 FLOVER_INLINE F16 load_i8(const int8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))),
@@ -193,8 +199,10 @@ FLOVER_INLINE __m128i low_halves(__m256i a) {  // 8 lanes of 32 bits, of which t
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
   const __m256i lo = _mm256_loadu_si256((const __m256i*)p), hi = _mm256_loadu_si256((const __m256i*)(p + 16));
   const __m256i lower = _mm256_set1_epi32(0xffff);
-  even = {_mm256_cvtph_ps(low_halves(_mm256_and_si256(lo, lower))), _mm256_cvtph_ps(low_halves(_mm256_and_si256(hi, lower)))};
-  odd = {_mm256_cvtph_ps(low_halves(_mm256_srli_epi32(lo, 16))), _mm256_cvtph_ps(low_halves(_mm256_srli_epi32(hi, 16)))};
+  even = {_mm256_cvtph_ps(low_halves(_mm256_and_si256(lo, lower))),
+          _mm256_cvtph_ps(low_halves(_mm256_and_si256(hi, lower)))};
+  odd = {_mm256_cvtph_ps(low_halves(_mm256_srli_epi32(lo, 16))),
+         _mm256_cvtph_ps(low_halves(_mm256_srli_epi32(hi, 16)))};
 }
 FLOVER_INLINE float sum(F16 a) {
   __m256 half = _mm256_add_ps(a.lo, a.hi);
@@ -212,33 +220,32 @@ struct I16 {
   int32_t v[LANES];
 };
 
-#define FLOVER_LANES(TYPE, EXPRESSION)                 \
-  {                                                    \
-    TYPE r;                                            \
-    for (int i = 0; i < LANES; i++) r.v[i] = (EXPRESSION); \
-    return r;                                          \
-  }
+// The body of a function that gives a value lane by lane.
+#define FLOVER_LANES(TYPE, EXPRESSION)                   \
+  TYPE r;                                                \
+  for (int i = 0; i < LANES; i++) r.v[i] = (EXPRESSION); \
+  return r
 
-FLOVER_INLINE F16 zero() FLOVER_LANES(F16, 0.0f)
-FLOVER_INLINE F16 all(float x) FLOVER_LANES(F16, x)
-FLOVER_INLINE F16 load(const float* p) FLOVER_LANES(F16, p[i])
+FLOVER_INLINE F16 zero() { FLOVER_LANES(F16, 0.0f); }
+FLOVER_INLINE F16 all(float x) { FLOVER_LANES(F16, x); }
+FLOVER_INLINE F16 load(const float* p) { FLOVER_LANES(F16, p[i]); }
 FLOVER_INLINE void store(float* p, F16 a) {
   for (int i = 0; i < LANES; i++) p[i] = a.v[i];
 }
-FLOVER_INLINE F16 load_first(const float* p, int n) FLOVER_LANES(F16, i < n ? p[i] : 0.0f)
+FLOVER_INLINE F16 load_first(const float* p, int n) { FLOVER_LANES(F16, i < n ? p[i] : 0.0f); }
 FLOVER_INLINE void store_first(float* p, F16 a, int n) {
   for (int i = 0; i < n && i < LANES; i++) p[i] = a.v[i];
 }
-FLOVER_INLINE F16 fma(F16 a, F16 b, F16 c) FLOVER_LANES(F16, fmaf(a.v[i], b.v[i], c.v[i]))
-FLOVER_INLINE F16 add(F16 a, F16 b) FLOVER_LANES(F16, a.v[i] + b.v[i])
-FLOVER_INLINE F16 sub(F16 a, F16 b) FLOVER_LANES(F16, a.v[i] - b.v[i])
-FLOVER_INLINE F16 mul(F16 a, F16 b) FLOVER_LANES(F16, a.v[i] * b.v[i])
-FLOVER_INLINE F16 div(F16 a, F16 b) FLOVER_LANES(F16, a.v[i] / b.v[i])
-FLOVER_INLINE F16 max(F16 a, F16 b) FLOVER_LANES(F16, a.v[i] > b.v[i] ? a.v[i] : b.v[i])
-FLOVER_INLINE F16 min(F16 a, F16 b) FLOVER_LANES(F16, a.v[i] < b.v[i] ? a.v[i] : b.v[i])
-FLOVER_INLINE F16 absolute(F16 a) FLOVER_LANES(F16, float_of(bits_of(a.v[i]) & 0x7fffffff))
-FLOVER_INLINE F16 round(F16 a) FLOVER_LANES(F16, nearbyintf(a.v[i]))
-FLOVER_INLINE F16 to_float(I16 a) FLOVER_LANES(F16, (float)a.v[i])
+FLOVER_INLINE F16 fma(F16 a, F16 b, F16 c) { FLOVER_LANES(F16, fmaf(a.v[i], b.v[i], c.v[i])); }
+FLOVER_INLINE F16 add(F16 a, F16 b) { FLOVER_LANES(F16, a.v[i] + b.v[i]); }
+FLOVER_INLINE F16 sub(F16 a, F16 b) { FLOVER_LANES(F16, a.v[i] - b.v[i]); }
+FLOVER_INLINE F16 mul(F16 a, F16 b) { FLOVER_LANES(F16, a.v[i] * b.v[i]); }
+FLOVER_INLINE F16 div(F16 a, F16 b) { FLOVER_LANES(F16, a.v[i] / b.v[i]); }
+FLOVER_INLINE F16 max(F16 a, F16 b) { FLOVER_LANES(F16, a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+FLOVER_INLINE F16 min(F16 a, F16 b) { FLOVER_LANES(F16, a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+FLOVER_INLINE F16 absolute(F16 a) { FLOVER_LANES(F16, float_of(bits_of(a.v[i]) & 0x7fffffff)); }
+FLOVER_INLINE F16 round(F16 a) { FLOVER_LANES(F16, nearbyintf(a.v[i])); }
+FLOVER_INLINE F16 to_float(I16 a) { FLOVER_LANES(F16, (float)a.v[i]); }
 FLOVER_INLINE I16 to_int(F16 a) {  // as the vector instructions: what does not fit becomes INT32_MIN
   I16 r;
   for (int i = 0; i < LANES; i++) {
@@ -247,19 +254,22 @@ FLOVER_INLINE I16 to_int(F16 a) {  // as the vector instructions: what does not 
   }
   return r;
 }
-FLOVER_INLINE F16 as_float(I16 a) FLOVER_LANES(F16, float_of((uint32_t)a.v[i]))
-FLOVER_INLINE I16 shift_left(I16 a, int n) FLOVER_LANES(I16, (int32_t)((uint32_t)a.v[i] << n))
-FLOVER_INLINE I16 add(I16 a, I16 b) FLOVER_LANES(I16, (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i]))
-FLOVER_INLINE I16 all_int(int32_t x) FLOVER_LANES(I16, x)
-FLOVER_INLINE I16 load_int(const int32_t* p) FLOVER_LANES(I16, p[i])
+FLOVER_INLINE F16 as_float(I16 a) { FLOVER_LANES(F16, float_of((uint32_t)a.v[i])); }
+FLOVER_INLINE I16 shift_left(I16 a, int n) { FLOVER_LANES(I16, (int32_t)((uint32_t)a.v[i] << n)); }
+FLOVER_INLINE I16 add(I16 a, I16 b) { FLOVER_LANES(I16, (int32_t)((uint32_t)a.v[i] + (uint32_t)b.v[i])); }
+FLOVER_INLINE I16 all_int(int32_t x) { FLOVER_LANES(I16, x); }
+FLOVER_INLINE I16 load_int(const int32_t* p) { FLOVER_LANES(I16, p[i]); }
 FLOVER_INLINE void store_int(int32_t* p, I16 a) {
   for (int i = 0; i < LANES; i++) p[i] = a.v[i];
 }
-FLOVER_INLINE F16 keep_first(F16 a, int n, float other) FLOVER_LANES(F16, i < n ? a.v[i] : other)
-FLOVER_INLINE F16 skip_first(F16 a, int n, float other) FLOVER_LANES(F16, i < n ? other : a.v[i])
-FLOVER_INLINE F16 load_bf16(const uint16_t* p) FLOVER_LANES(F16, widen_bf16(p[i]))
-FLOVER_INLINE F16 load_f16(const uint16_t* p) FLOVER_LANES(F16, widen_f16(p[i]))
-FLOVER_INLINE F16 load_i8(const int8_t* p) FLOVER_LANES(F16, (float)p[i])
+FLOVER_INLINE void store_i8(int8_t* p, I16 a) {
+  for (int i = 0; i < LANES; i++) p[i] = (int8_t)a.v[i];
+}
+FLOVER_INLINE F16 keep_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? a.v[i] : other); }
+FLOVER_INLINE F16 skip_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? other : a.v[i]); }
+FLOVER_INLINE F16 load_bf16(const uint16_t* p) { FLOVER_LANES(F16, widen_bf16(p[i])); }
+FLOVER_INLINE F16 load_f16(const uint16_t* p) { FLOVER_LANES(F16, widen_f16(p[i])); }
+FLOVER_INLINE F16 load_i8(const int8_t* p) { FLOVER_LANES(F16, (float)p[i]); }
 FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
   for (int i = 0; i < LANES; i++) {
     even.v[i] = widen_bf16(p[2 * i]);

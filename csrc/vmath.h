@@ -26,9 +26,7 @@ FLOVER_INLINE F16 exponential(F16 x) {
 FLOVER_INLINE F16 silu(F16 x) { return div(x, add(all(1.0f), exponential(sub(zero(), x)))); }
 
 // tanh x = 1 - 2 / (e^2x + 1)
-FLOVER_INLINE F16 tanh(F16 x) {
-  return sub(all(1.0f), div(all(2.0f), add(exponential(add(x, x)), all(1.0f))));
-}
+FLOVER_INLINE F16 tanh(F16 x) { return sub(all(1.0f), div(all(2.0f), add(exponential(add(x, x)), all(1.0f)))); }
 
 FLOVER_INLINE F16 gelu_tanh(F16 x) {
   const F16 cube = mul(mul(x, x), x);
@@ -55,17 +53,13 @@ FLOVER_INLINE F16 erf(F16 x) {
   return div(mul(x, p), q);
 }
 
-FLOVER_INLINE F16 gelu(F16 x) {
-  return mul(mul(all(0.5f), x), add(all(1.0f), erf(mul(x, all(0.70710678118654752f)))));
-}
+FLOVER_INLINE F16 gelu(F16 x) { return mul(mul(all(0.5f), x), add(all(1.0f), erf(mul(x, all(0.70710678118654752f))))); }
 
 FLOVER_INLINE F16 relu(F16 x) { return max(zero(), x); }
 
 FLOVER_INLINE F16 relu2(F16 x) { return mul(relu(x), relu(x)); }
 
-FLOVER_INLINE F16 quick_gelu(F16 x) {
-  return div(x, add(all(1.0f), exponential(mul(all(-1.702f), x))));
-}
+FLOVER_INLINE F16 quick_gelu(F16 x) { return div(x, add(all(1.0f), exponential(mul(all(-1.702f), x)))); }
 
 FLOVER_INLINE F16 activate(F16 x, Activation kind) {
   switch (kind) {

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -156,7 +157,8 @@ FLOVER_CLONES int32_t quantize_int8(const float* values, int64_t in, float scale
 
 void check_finite(const float* values, int64_t count) {
   for (int64_t k = 0; k < count; k++)
-    if (!std::isfinite(values[k])) throw std::invalid_argument("weights that are not finite numbers cannot be quantized");
+    if (!std::isfinite(values[k]))
+      throw std::invalid_argument("weights that are not finite numbers cannot be quantized");
 }
 
 int64_t usable_cores() {
@@ -173,6 +175,8 @@ PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated)
     : format_(format), out_(out), in_(in), gated_(gated) {
   if (out < 1 || in < 1) throw std::invalid_argument("a weight needs at least one input and one output");
   if (gated && out % 2) throw std::invalid_argument("a gated weight needs an even number of outputs");
+  if (is_block(format) && in % block_format(format).inputs)
+    throw std::invalid_argument("the inputs of a weight must be whole blocks of its format");
   const int64_t panels = num_panels(out, gated);
   data_bytes_ = (size_t)(panels * panel_bytes(format, in));
   bytes_ = data_bytes_ + (format == Format::int8 ? (size_t)(panels * PANEL * 8) : 0);
@@ -190,7 +194,15 @@ PackedWeight::~PackedWeight() { munmap(memory_, bytes_); }
 Weight PackedWeight::view() const {
   const auto* scales = reinterpret_cast<const float*>(memory_ + data_bytes_);
   const auto* sums = reinterpret_cast<const int32_t*>(scales + num_panels(out_, gated_) * PANEL);
-  return {format_, out_, in_, gated_, memory_, scales, sums};
+  return {
+      .format = format_,
+      .out = out_,
+      .in = in_,
+      .gated = gated_,
+      .data = memory_,
+      .scales = scales,
+      .sums = sums,
+  };
 }
 
 void PackedWeight::place(int64_t row, int64_t& panel, int64_t& lane) const {
@@ -199,11 +211,9 @@ void PackedWeight::place(int64_t row, int64_t& panel, int64_t& lane) const {
   lane = within % PANEL;
 }
 
-void PackedWeight::store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start) {
-  if (first < 0 || count < 0 || first + count > out_) throw std::out_of_range("these rows are not in the weight");
-  if (start < 0 || start + in_ > width) throw std::out_of_range("the weight's columns are not in these rows");
-  if (format_ == Format::int8 || format_ == Format::int4) check_finite(values, count * width);
-  // Each thread takes whole panels: rows of one panel share bytes.
+// Calls store(row) for so many rows, on all cores. Each thread takes whole panels: rows of one panel share bytes.
+template <class Store>
+void PackedWeight::each_row(int64_t first, int64_t count, Store&& store) const {
   const bool aligned = !gated_ || out_ / 2 % PANEL == 0;
   const int64_t panels = (first + count - 1) / PANEL - first / PANEL + 1;
   const int64_t threads = aligned ? std::min(panels, usable_cores()) : 1;
@@ -211,12 +221,38 @@ void PackedWeight::store(int64_t first, int64_t count, const float* values, int6
   auto work = [&](int64_t thread) {
     const int64_t from = (first / PANEL + panels * thread / threads) * PANEL;
     const int64_t to = (first / PANEL + panels * (thread + 1) / threads) * PANEL;
-    for (int64_t row = std::max(first, from); row < std::min(first + count, to); row++)
-      store_row(row, values + (row - first) * width, width, start);
+    for (int64_t row = std::max(first, from); row < std::min(first + count, to); row++) store(row);
   };
   for (int64_t thread = 1; thread < threads; thread++) others.emplace_back(work, thread);
   work(0);
   for (auto& other : others) other.join();
+}
+
+void PackedWeight::check_rows(int64_t first, int64_t count, int64_t width, int64_t start) const {
+  if (first < 0 || count < 0 || first + count > out_) throw std::out_of_range("these rows are not in the weight");
+  if (start < 0 || start + in_ > width) throw std::out_of_range("the weight's columns are not in these rows");
+}
+
+void PackedWeight::store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start) {
+  check_rows(first, count, width, start);
+  if (is_block(format_)) throw std::logic_error("numbers are not quantized to blocks");
+  if (format_ == Format::int8 || format_ == Format::int4) check_finite(values, count * width);
+  each_row(first, count, [&](int64_t row) { store_row(row, values + (row - first) * width, width, start); });
+}
+
+void PackedWeight::store_blocks(int64_t first, int64_t count, const uint8_t* rows, int64_t width, int64_t start) {
+  check_rows(first, count, width, start);
+  if (!is_block(format_)) throw std::logic_error("the weight is not kept in blocks");
+  const BlockFormat& f = block_format(format_);
+  if (width % f.inputs || start % f.inputs) throw std::out_of_range("the weight's columns are not whole blocks");
+  std::atomic<bool> finite = true;
+  each_row(first, count, [&](int64_t row) {
+    int64_t panel, lane;
+    place(row, panel, lane);
+    const uint8_t* blocks = rows + ((row - first) * width + start) / f.inputs * f.file_bytes;
+    if (!pack_blocks(format_, blocks, in_, lane, memory_ + panel * panel_bytes(format_, in_))) finite = false;
+  });
+  if (!finite) throw std::invalid_argument("weights that are not finite numbers cannot be computed with");
 }
 
 void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int64_t start) {
@@ -263,6 +299,7 @@ void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int
         }
       }
       break;
+    default: break;  // blocks are stored as they are
   }
 }
 
@@ -271,6 +308,7 @@ void PackedWeight::row(int64_t index, float* values) const {
   int64_t panel, lane;
   place(index, panel, lane);
   const uint8_t* data = memory_ + panel * panel_bytes(format_, in_);
+  if (is_block(format_)) return unpack_blocks(block_format(format_), data, in_, lane, values);
   for (int64_t k = 0; k < in_; k++) {
     switch (format_) {
       case Format::float32: values[k] = reinterpret_cast<const float*>(data)[k * PANEL + lane]; break;
@@ -286,6 +324,7 @@ void PackedWeight::row(int64_t index, float* values) const {
         values[k] = widen_f16(halves(block)[lane]) * (float)q + widen_f16(halves(block)[PANEL + lane]);
         break;
       }
+      default: break;
     }
   }
 }

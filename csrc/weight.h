@@ -9,17 +9,18 @@
 //   int4               [in / 32] blocks of: 16 float16 scales, 16 float16 offsets, then [8][8][4] bytes: step, output,
 //                      input; the low half of a byte belongs to output o, the high half to output o + 8;
 //                      w = scale * q + offset, q in 0..15
+//   block formats      blocks.h
 // The input is padded with zeros to whole steps (int4: whole blocks), the outputs to whole panels; of a gated weight
 // each half is padded and the panels of gate and up alternate.
 #pragma once
 
 #include <cstdint>
 
+#include "blocks.h"
 #include "kernels.h"
 
 namespace flover {
 
-constexpr int64_t PANEL = 16;
 constexpr int64_t GROUP = 32;  // inputs that share a scale in int4
 constexpr int64_t INT4_BLOCK = 2 * 2 * PANEL + GROUP * PANEL / 2;
 
@@ -30,15 +31,18 @@ inline int64_t step_of(Format format) {
     case Format::float16: return 2;
     case Format::int8: return 4;
     case Format::int4: return GROUP;
+    default: return block_format(format).inputs;
   }
-  return 1;
 }
 
 inline int64_t bytes_per_step(Format format) {
   switch (format) {
     case Format::int4: return INT4_BLOCK;
-    default: return 64;
+    default: break;
   }
+  if (!is_block(format)) return 64;
+  const BlockFormat& f = block_format(format);
+  return f.inputs / BLOCK_INPUTS * f.number_bytes() + f.scale_bytes();
 }
 
 inline int64_t padded_in(Format format, int64_t in) {
@@ -47,7 +51,7 @@ inline int64_t padded_in(Format format, int64_t in) {
 }
 
 inline int64_t panel_bytes(Format format, int64_t in) {
-  return padded_in(format, in) / step_of(format) * bytes_per_step(format);
+  return (padded_in(format, in) / step_of(format) * bytes_per_step(format) + 63) / 64 * 64;
 }
 
 inline int64_t num_panels(int64_t out, bool gated) {
@@ -58,7 +62,8 @@ inline int64_t num_panels(int64_t out, bool gated) {
 // Memory of a packed weight. Rows are stored one after another or in any order; each is written exactly once.
 class PackedWeight {
  public:
-  // Throws std::invalid_argument for sizes below one or an odd gated output, std::bad_alloc.
+  // Throws std::invalid_argument for sizes below one, an odd gated output or inputs that are not whole blocks,
+  // std::bad_alloc.
   PackedWeight(Format format, int64_t out, int64_t in, bool gated);
   ~PackedWeight();
   PackedWeight(const PackedWeight&) = delete;
@@ -67,6 +72,8 @@ class PackedWeight {
   // Quantize and pack rows first..first+count of `values` [count, width], whose columns start..start+in are kept. int8
   // takes the scale of the whole row; whoever cuts does it at a multiple of 8 (int4: of 32). Throws std::out_of_range.
   void store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start);
+  // The same for rows in the blocks of a file. Throws std::invalid_argument for scales that are not finite.
+  void store_blocks(int64_t first, int64_t count, const uint8_t* rows, int64_t width, int64_t start);
   // The numbers that the kernels see for one row, [in].
   void row(int64_t index, float* values) const;
 
@@ -75,6 +82,9 @@ class PackedWeight {
 
  private:
   void place(int64_t row, int64_t& panel, int64_t& lane) const;
+  template <class Store>
+  void each_row(int64_t first, int64_t count, Store&& store) const;
+  void check_rows(int64_t first, int64_t count, int64_t width, int64_t start) const;
   void store_row(int64_t row, const float* whole, int64_t width, int64_t start);
 
   Format format_;

@@ -40,7 +40,31 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt_neox": ("GPTNeoXForCausalLM", {**_NEOX, "rotary_pct": 0.5}),
 }
 FAMILIES = tuple(RECIPES)
-"""One name per family: a parameter for tests that must hold for all of them."""
+"""One name for every wiring of the decoder but the last: a parameter for tests that must hold for all of them."""
+
+RECIPES |= {
+    "phi": ("PhiForCausalLM", {**_LLAMA, "partial_rotary_factor": 0.5, "head_dim": 12}),
+    "phi3": ("Phi3ForCausalLM", {**_LLAMA, "pad_token_id": None, "sliding_window": 16}),
+    "stablelm": ("StableLmForCausalLM", {**_LLAMA, "partial_rotary_factor": 0.5, "use_qkv_bias": True}),
+    "starcoder2": ("Starcoder2ForCausalLM", {**_LLAMA, "sliding_window": 16}),
+    "seed_oss": ("SeedOssForCausalLM", {**_LLAMA, "head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
+    "smollm3": ("SmolLM3ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "pad_token_id": None}),
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        {
+            **_LLAMA,
+            "head_dim": 16,
+            "num_hidden_layers": 4,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+    ),
+}
 
 
 def make_checkpoint(

@@ -1,16 +1,24 @@
 """Set before torch is imported anywhere: tests run two at a time on two cores, and never reach for the network."""
 
 import os
+import signal
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("FLOVER_API_KEY", None)
+# A shell without job control starts what it leaves in the background with SIGINT ignored, and so would every process
+# that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A suite started in the background ignores Ctrl-C, and so would every process that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long a draw takes says something of the machine's other work, nothing of Flover.
 settings.register_profile("flover", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flover.engine.messages import EngineStats
+from flover.engine.stats import EngineStats
 from flover.request import Delta, FinishReason, ModelFacts, Request, TokenLogprobs
 
 EOS = 256

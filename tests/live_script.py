@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from flover.engine.messages import EngineStats
 from flover.engine.plan import Move
-from flover.engine.timeline import DEAD, Iteration
+from flover.engine.stats import EngineStats
+from flover.observe.timeline import DEAD, Iteration
 
 FACTS = {"model": "toy", "max_num_seqs": 8, "pages_total": 100, "page_size": 16}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from flover.generation_config import default_max_tokens, ignored_fields, read_eo
 from flover.server.loading import load_text
 from flover.server.params import chat_params, completion_params
 from flover.server.protocol import ChatBody, CompletionBody
+from flover.source import open_source
 
 
 def write(path: Path, name: str, **fields: Any) -> None:
@@ -28,6 +30,13 @@ def edit(path: Path, name: str, **fields: Any) -> None:
 
 def load_llm(path: Path, **settings: Any) -> LLM:
     return LLM(path, num_threads=1, max_num_seqs=2, max_num_batched_tokens=64, **settings)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    """One for tests that only get refused."""
+    with load_llm(make_checkpoint(tmp_path_factory.mktemp("model"), tokenizer=True)) as llm:
+        yield llm
 
 
 @pytest.mark.parametrize(
@@ -52,7 +61,7 @@ def test_ends_are_the_union_of_three_files(
     (path / "generation_config.json").unlink(missing_ok=True)
     if generation is not ...:
         write(path, "generation_config.json", eos_token_id=generation)
-    assert read_eos_ids(path, path, 300) == expected
+    assert read_eos_ids(open_source(path), open_source(path), 300) == expected
     with load_llm(path) as llm:
         assert tuple(llm._running_engine().facts.eos_ids) == expected
     with load_llm(path, skip_tokenizer_init=True) as llm:
@@ -71,7 +80,7 @@ def test_the_tokenizers_end_is_found_wherever_it_is_written(where: str, tmp_path
         edit(tmp_path, "tokenizer_config.json", eos_token=None)
         write(tmp_path, where, eos_token="<|end|>")
     expected = {"added_tokens_decoder": 77, "vocab": ord("a")}.get(where, 256)
-    assert read_eos_ids(tmp_path, tmp_path, 300) == (expected,)
+    assert read_eos_ids(open_source(tmp_path), open_source(tmp_path), 300) == (expected,)
 
 
 @pytest.mark.parametrize("value", ["</s>", [1, "2"], True, 1.5, {"id": 1}])
@@ -80,7 +89,7 @@ def test_an_end_that_is_no_token_id_is_refused(value: Any, tmp_path: Path) -> No
         write(tmp_path, "config.json")
         write(tmp_path, name, eos_token_id=value)
         with pytest.raises(ModelError, match=f"{name}: eos_token_id"):
-            read_eos_ids(tmp_path, None, 300)
+            read_eos_ids(open_source(tmp_path), None, 300)
 
 
 BAD: dict[str, list[Any]] = {
@@ -99,7 +108,7 @@ def test_a_recommendation_that_no_request_can_have_is_refused_at_start(name: str
     for value in BAD[name]:
         write(path, "generation_config.json", **{name: value})
         for start in (
-            lambda: read_sampling_defaults(path),
+            lambda: read_sampling_defaults(open_source(path)),
             lambda: load_llm(path),
             lambda: load_text(EngineConfig(model=str(path)), None),
             lambda: load_text(EngineConfig(model=str(path), skip_tokenizer_init=True), None),
@@ -139,7 +148,7 @@ def test_a_recommended_length_is_cut_to_the_room_that_the_prompt_leaves(tmp_path
 
 def test_fields_that_are_not_honoured_are_named(tmp_path: Path) -> None:
     write(tmp_path, "generation_config.json", num_beams=4, do_sample=False, max_length=20, suppress_tokens=[1], top_k=5)
-    assert ignored_fields(tmp_path) == ["do_sample", "num_beams", "suppress_tokens"]
+    assert ignored_fields(open_source(tmp_path)) == ["do_sample", "num_beams", "suppress_tokens"]
 
 
 @pytest.mark.parametrize(
@@ -158,10 +167,10 @@ def test_fields_that_are_not_honoured_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_types_are_request_errors_that_name_the_argument(
-    arguments: dict[str, Any], named: str, tmp_path: Path
+    arguments: dict[str, Any], named: str, shared: LLM
 ) -> None:
-    with load_llm(make_checkpoint(tmp_path, tokenizer=True)) as llm, pytest.raises(RequestError, match=named):
-        llm.generate(**arguments)
+    with pytest.raises(RequestError, match=named):
+        shared.generate(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -179,10 +188,10 @@ def test_wrong_types_are_request_errors_that_name_the_argument(
         ({"chat_template_kwargs": [1]}, "chat_template_kwargs"),
     ],
 )
-def test_wrong_types_of_chat_are_request_errors_too(arguments: dict[str, Any], named: str, tmp_path: Path) -> None:
+def test_wrong_types_of_chat_are_request_errors_too(arguments: dict[str, Any], named: str, shared: LLM) -> None:
     messages = [{"role": "user", "content": "a"}]
-    with load_llm(make_checkpoint(tmp_path, tokenizer=True)) as llm, pytest.raises(RequestError, match=named):
-        llm.chat(**({"messages": messages} | arguments))
+    with pytest.raises(RequestError, match=named):
+        shared.chat(**({"messages": messages} | arguments))
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from checkpoints import write_tokenizer
 from fake_engine import EOS, FakeEngine
 
 from flover.config import EngineConfig
-from flover.errors import ConfigError, EngineDeadError, EngineError, RequestError
-from flover.llm import LLM
-from flover.llm_progress import GenerationBar
-from flover.llm_settings import engine_settings
-from flover.outputs import Logprob
+from flover.errors import ConfigError, EngineClosedError, EngineDeadError, InvariantError, RequestError
+from flover.llm.llm import LLM
+from flover.llm.outputs import Logprob
+from flover.llm.settings import engine_settings
+from flover.progress import GenerationBar
 from flover.request import SamplingParams
 from flover.text.tokenizer import Tokenizer
 
@@ -227,6 +227,7 @@ def test_an_interrupted_call_leaves_nothing_in_the_engine(tokenizer: Tokenizer, 
     with pytest.raises(type(error)):
         llm.generate(["a", "b"], SamplingParams(max_tokens=9))
     assert not engine.has_work
+    assert engine.cancelled == [("0", 0), ("1", 0)]
     assert texts(llm.generate("c", SamplingParams(max_tokens=2))) == ["cc"]
 
 
@@ -258,7 +259,7 @@ def test_an_engine_that_forgets_a_request_is_noticed(tokenizer: Tokenizer) -> No
         def submit(self, request: Any) -> None:
             pass
 
-    with pytest.raises(EngineError, match="1 requests have not ended"):
+    with pytest.raises(InvariantError, match="1 sequences have not ended"):
         LLM.from_engine(Forgetful(), tokenizer).generate("a")
 
 
@@ -270,7 +271,7 @@ def test_closing(llm: LLM, engine: FakeEngine) -> None:
     llm.close()
     assert engine.num_closed == 1
     for call in (lambda: llm.generate("a"), llm.get_metrics, llm.reset_prefix_cache):
-        with pytest.raises(EngineDeadError, match="closed"):
+        with pytest.raises(EngineClosedError, match="closed"):
             call()
 
 

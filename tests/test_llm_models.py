@@ -11,7 +11,7 @@ import psutil
 import pytest
 from checkpoints import make_checkpoint, random_prompt, reference_greedy
 
-from flover import LLM, EngineDeadError, ModelError, RequestError, SamplingParams
+from flover import LLM, EngineClosedError, ModelError, RequestError, SamplingParams
 
 SMALL: dict[str, Any] = {"num_threads": 1, "kv_cache_memory_bytes": 2**24}
 
@@ -149,5 +149,5 @@ def test_closing_gives_the_memory_back(tmp_path: Path) -> None:
     llm.close()
     assert loaded - before > 80, "the model must be big enough to be seen"
     assert resident() - before < 20
-    with pytest.raises(EngineDeadError):
+    with pytest.raises(EngineClosedError):
         llm.generate([[1]])

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flover.config import EngineConfig
     from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
-    from flover.llm import LLM
-    from flover.outputs import CompletionOutput, Logprob, RequestOutput
+    from flover.llm.llm import LLM
+    from flover.llm.outputs import CompletionOutput, Logprob, RequestOutput
     from flover.request import SamplingParams
 
 _HOMES = {
-    "LLM": "flover.llm",
+    "LLM": "flover.llm.llm",
     "SamplingParams": "flover.request",
-    "RequestOutput": "flover.outputs",
-    "CompletionOutput": "flover.outputs",
-    "Logprob": "flover.outputs",
+    "RequestOutput": "flover.llm.outputs",
+    "CompletionOutput": "flover.llm.outputs",
+    "Logprob": "flover.llm.outputs",
     "EngineConfig": "flover.config",
     "FloverError": "flover.errors",
     "RequestError": "flover.errors",
@@ -30,12 +30,14 @@ _HOMES = {
     "ModelError": "flover.errors",
     "EngineError": "flover.errors",
     "EngineDeadError": "flover.errors",
+    "EngineClosedError": "flover.errors",
 }
 
 __all__ = [
     "LLM",
     "CompletionOutput",
     "ConfigError",
+    "EngineClosedError",
     "EngineConfig",
     "EngineDeadError",
     "EngineError",

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 MAX_SHOWN_DIGITS = 40
 MAX_SHOWN_CHARACTERS = 60
 """Numbers and strings up to this length are shown whole in an error."""
+MAX_NAME_CHARACTERS = 64
 MAX_SHOWN_BYTES = 4096
 """Longest piece of JSON that is read to be shown."""
 _KINDS = {ord('"'): "a string", ord("["): "a list", ord("{"): "an object"}
@@ -23,12 +24,17 @@ _KINDS = {ord('"'): "a string", ord("["): "a list", ord("{"): "an object"}
 class FloverError(Exception):
     """Base of all errors that Flover raises on purpose."""
 
+    http_status: ClassVar[int] = 500
+    """What the server answers to a request that ended with it."""
+
 
 class RequestError(FloverError, ValueError):
-    """The caller asked for something that cannot be done; the server answers 400.
+    """The caller asked for something that cannot be done.
 
     `param` names the field at fault (None when it is the whole request); `code` is OpenAI's short code.
     """
+
+    http_status = 400
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -50,11 +56,31 @@ class EngineError(FloverError):
 
 
 class EngineDeadError(EngineError):
-    """The engine has stopped and takes no more requests."""
+    """The engine has crashed, hangs, or cannot be reached; it takes no more requests. Another one may be started."""
+
+    http_status = 503
+
+
+class RankLostError(EngineDeadError):
+    """A rank of a tensor-parallel engine has ended or does not answer, and the others cannot go on without it."""
+
+
+class EngineClosedError(EngineError):
+    """The engine was closed on purpose: `close` was called, or the server shuts down."""
+
+    http_status = 503
+
+
+class RequestAbortedError(EngineError):
+    """The engine ended this request because it was itself going down."""
+
+    http_status = 503
 
 
 class OutOfResourcesError(EngineError):
     """The machine has no descriptor, memory or process left to start an engine with; later there may be one."""
+
+    http_status = 503
 
 
 class InvariantError(FloverError, AssertionError):
@@ -85,6 +111,11 @@ def first_name(where: str) -> str:
 def quoted(text: str, most: int = 200) -> str:
     """A client's text in a sentence: cut, and between the quotation marks of JSON."""
     return json.dumps(text[:most], ensure_ascii=not text[:most].isprintable())
+
+
+def named(name: str) -> str:
+    """A name that a client gave, in an error: short identifiers as they are, else as `shown`."""
+    return name if name.isidentifier() and len(name) <= MAX_NAME_CHARACTERS else shown(name)
 
 
 def shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What is installed only on request: a pip extra, and what needs it."""
+"""Checks for optional dependencies, which are installed by pip extras."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from flover.errors import ConfigError
 
 
 def need(module: str, extra: str, what: str) -> None:
-    """Raises `ConfigError` if `module` is not installed, which `what` needs and `extra` brings."""
+    """Raises `ConfigError` naming the extra if `module`, which `what` needs, is not installed."""
     if importlib.util.find_spec(module) is None:
         raise ConfigError(f"{what} needs {module}: pip install 'flover[{extra}]'")

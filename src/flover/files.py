@@ -1,8 +1,7 @@
-"""The files of a model directory, read as data that a stranger wrote.
+"""Opens the files of a model directory, which are untrusted.
 
-Whoever reads one asks here: only regular files are opened, so that a pipe or a device cannot make a reader wait or
-read without end; only inside the model's directory, wherever symbolic links lead; and no more than a stated number
-of bytes. Everything else is a `ModelError` that names the file.
+Only regular files are opened, since a pipe or a device could block or never end; only inside the model's directory
+after resolving symbolic links; and only up to a size limit. Other files are a `ModelError` that names the file.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 from flover.errors import ModelError
 
 MAX_JSON_BYTES = 64 * 2**20
-"""Largest JSON file of a model directory that is read; the largest index in use is below 10 MB."""
+"""Maximum size of a JSON file of a model directory; the largest known index is below 10 MB."""
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -28,7 +27,7 @@ _KINDS = (
 
 
 def is_there(path: Path) -> bool:
-    """Whether the directory has an entry of this name, a link that leads nowhere included."""
+    """Whether the directory has an entry of this name, also a dangling link."""
     return os.path.lexists(path)
 
 
@@ -49,7 +48,7 @@ def check_regular(path: Path, limit: int | None = None, folder: Path | None = No
 
 
 def open_regular(path: Path, limit: int, folder: Path | None = None) -> BinaryIO:
-    """The file that `check_regular` allows, opened so that nothing can make the opening wait."""
+    """Open a file after `check_regular`, without blocking."""
     check_regular(path, limit, folder)
     try:
         file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb")
@@ -76,7 +75,7 @@ def read_text(path: Path, limit: int, folder: Path | None = None) -> str:
 
 
 def read_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file. A key that is there twice is refused: readers differ about which one counts."""
+    """The JSON object in a file. Duplicate keys are refused: readers differ about which one they use."""
     text = read_text(path, limit)
     try:
         data = json.loads(text, object_pairs_hook=_distinct)
@@ -93,7 +92,7 @@ def read_optional_object(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, A
 
 
 def shown(value: Any, most: int = 200) -> str:
-    """A value of a file as an error shows it: as Python writes it, cut where it is long."""
+    """A value of a file for error messages: its repr, truncated."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):

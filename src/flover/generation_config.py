@@ -1,26 +1,26 @@
-"""What a model's own files say about generating: which tokens end a sequence, and how to choose tokens by default.
+"""Reads a model's generation config: end-of-sequence tokens and default sampling parameters.
 
-The engine, the server and `LLM` all ask here, so that they cannot come to different answers. Everything is read from
-files of strangers: an unusable value is a `ModelError` that names file and field.
+Engine, server and `LLM` all use this file, so that they agree. The files are untrusted: an invalid value is a
+`ModelError` that names file and field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError, RequestError
-from flover.files import read_object, read_optional_object, shown
+from flover.files import shown
 from flover.request import SamplingParams
+from flover.source import ModelSource
 
 FILE = "generation_config.json"
 MAX_TOKENIZER_BYTES = 256 * 2**20
 COMPLETION_MAX_TOKENS = 16
-"""Tokens of a text completion that says nothing, as OpenAI's API and vLLM have it."""
+"""Default `max_tokens` of a text completion, as in OpenAI's API and vLLM."""
 
 SamplingDefaults = Mapping[str, float | int]
-"""Sampling parameters that a model recommends, under the names of `SamplingParams`."""
+"""Default sampling parameters of a model, under the names of `SamplingParams`."""
 
 _RECOMMENDED = {
     **{name: name for name in ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")},
@@ -56,18 +56,17 @@ _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "dola_layers": (),
     "watermarking_config": (),
 }
-"""Fields of transformers' generation config that would change its answers and are no defaults here, and the values
-with which they change nothing."""
+"""Fields of transformers' generation config that would change its outputs and are not used here, and their neutral
+values."""
 
 
-def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
+def read_sampling_defaults(source: ModelSource) -> dict[str, float | int]:
     """Sampling parameters that generation_config.json recommends; `max_new_tokens` is called `max_tokens` here.
 
     Raises `ModelError` for a value that no request could have: every request that leaves the field out would fail.
     """
-    path = folder / FILE
     found: dict[str, float | int] = {}
-    generation = read_optional_object(path)
+    generation = source.document(FILE)
     for theirs, ours in _RECOMMENDED.items():
         value = generation.get(theirs)
         if value is None:
@@ -76,14 +75,16 @@ def read_sampling_defaults(folder: Path) -> dict[str, float | int]:
             SamplingParams(**{ours: value})
         except RequestError as error:
             message = error.message.replace(ours, theirs)
-            raise ModelError(f"{path}: {message if len(message) < 300 else message[:300] + '…'}") from error
+            raise ModelError(
+                f"{source.where(FILE)}: {message if len(message) < 300 else message[:300] + '…'}"
+            ) from error
         found[ours] = value
     return found
 
 
-def ignored_fields(folder: Path) -> list[str]:
-    """Fields of generation_config.json that would change transformers' answers and do not change ours."""
-    generation = read_optional_object(folder / FILE)
+def ignored_fields(source: ModelSource) -> list[str]:
+    """Fields of generation_config.json that change outputs in transformers but not here."""
+    generation = source.document(FILE)
     return [
         name
         for name, neutral in _WITHOUT_EFFECT.items()
@@ -92,8 +93,8 @@ def ignored_fields(folder: Path) -> list[str]:
 
 
 def default_max_tokens(defaults: SamplingDefaults, *, chat: bool) -> int | None:
-    """Most tokens of an answer to a request that does not say: what the model recommends, else 16 for a completion and
-    all the room that the prompt leaves (None) for a chat. A recommendation is cut to that room (`make_request`)."""
+    """The default of `max_tokens`: the model's, else 16 for a completion and as many as fit (None) for a chat. The
+    model's is reduced to what fits (`make_request`)."""
     recommended = defaults.get("max_tokens")
     if recommended is not None:
         return int(recommended)
@@ -101,27 +102,27 @@ def default_max_tokens(defaults: SamplingDefaults, *, chat: bool) -> int | None:
 
 
 def default_params(defaults: SamplingDefaults, *, chat: bool) -> SamplingParams:
-    """What a request gets that says nothing at all."""
+    """The parameters of a request without any."""
     fields: dict[str, Any] = {**defaults, "max_tokens": default_max_tokens(defaults, chat=chat)}
     return SamplingParams(**fields)
 
 
-def read_eos_ids(folder: Path, tokenizer_folder: Path | None, vocab_size: int) -> tuple[int, ...]:
+def read_eos_ids(source: ModelSource, tokenizer: ModelSource | None, vocab_size: int) -> tuple[int, ...]:
     """The tokens that end a sequence: those of config.json, of generation_config.json and of the tokenizer together.
 
     Ids outside the vocabulary can never be generated and are left out: small test models keep GPT-2's default.
-    `tokenizer_folder` is None where no tokenizer is loaded. Raises `ModelError`.
+    `tokenizer` is None where no tokenizer is loaded. Raises `ModelError`.
     """
     ids: list[int] = []
-    for path in (folder / "config.json", folder / FILE):
-        ids += token_ids(read_optional_object(path).get("eos_token_id"), f"{path}: eos_token_id")
-    if tokenizer_folder is not None:
-        ids += _tokenizer_eos(tokenizer_folder)
+    for name in ("config.json", FILE):
+        ids += token_ids(source.document(name).get("eos_token_id"), f"{source.where(name)}: eos_token_id")
+    if tokenizer is not None:
+        ids += _tokenizer_eos(tokenizer)
     return tuple(dict.fromkeys(token for token in ids if 0 <= token < vocab_size))
 
 
 def token_ids(value: Any, where: str) -> list[int]:
-    """One token id or a list of them, as the files write them; null is none. Raises `ModelError`."""
+    """A token id or a list of them as a list; null is an empty one. Raises `ModelError`."""
     items = value if isinstance(value, list) else [value]
     items = [item for item in items if item is not None]
     if not all(isinstance(item, int) and not isinstance(item, bool) for item in items):
@@ -130,18 +131,18 @@ def token_ids(value: Any, where: str) -> list[int]:
 
 
 def token_text(value: Any) -> str | None:
-    """A special token is written as its text or as an object with `content`."""
+    """The text of a special token, given as text or as an object with `content`."""
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) and value else None
 
 
-def _tokenizer_eos(folder: Path) -> list[int]:
+def _tokenizer_eos(source: ModelSource) -> list[int]:
     """The id of the tokenizer's `eos_token`. Its text is in the small files; the id often only in tokenizer.json."""
-    config = read_optional_object(folder / "tokenizer_config.json")
+    config = source.document("tokenizer_config.json")
     text = token_text(config.get("eos_token"))
     if text is None:
-        text = token_text(read_optional_object(folder / "special_tokens_map.json").get("eos_token"))
+        text = token_text(source.document("special_tokens_map.json").get("eos_token"))
     if text is None:
         return []
     added = config.get("added_tokens_decoder")
@@ -149,10 +150,10 @@ def _tokenizer_eos(folder: Path) -> list[int]:
         for token, entry in added.items():
             if token_text(entry) == text and token.isascii() and token.isdigit() and len(token) < 11:
                 return [int(token)]
-    if (folder / "tokenizer.json").is_file():
-        return _vocabulary_id(read_object(folder / "tokenizer.json", MAX_TOKENIZER_BYTES), text)
+    if source.has("tokenizer.json"):
+        return _vocabulary_id(source.document("tokenizer.json", MAX_TOKENIZER_BYTES), text)
     for name in ("added_tokens.json", "vocab.json"):
-        found = read_optional_object(folder / name, MAX_TOKENIZER_BYTES).get(text)
+        found = source.document(name, MAX_TOKENIZER_BYTES).get(text)
         if type(found) is int:
             return [found]
     return []

@@ -1,7 +1,7 @@
-"""What a caller asks for and what comes back: data only, shared by the door and the engine; no torch, no text.
+"""Requests, sampling parameters and outputs: the data shared by server and engine.
 
-The engine speaks token ids. Fields of `SamplingParams` that concern text (stop strings, detokenisation) are
-honoured at the door; the engine ignores them.
+The engine works on token ids. Fields of `SamplingParams` that concern text (stop strings, detokenization) are
+handled by the server and `LLM`; the engine ignores them.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """One request as it crosses from the door to the engine: token ids and resolved parameters.
+    """One request as it is sent to the engine: token ids and resolved parameters.
 
-    `seed` is always set (the door draws one when the caller gives none); sequence i of n samples with seed + i.
+    `seed` is always set (drawn when the caller gives none); sequence i of n samples with seed + i.
     `salt` separates prefix caches: only requests with equal salt share pages. Lower `priority` goes first.
     """
 
@@ -89,6 +89,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     salt: str = ""
     bad_words_ids: list[list[int]] = []
+    output_ids: list[list[int]] = []
+    """By sequence: tokens that an engine before brought, after which it goes on. Empty if no sequence has any."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True):
@@ -103,7 +105,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True):
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
-    """News of one sequence after one iteration. The delta that has a `finish_reason` is the last one.
+    """The output of one iteration for one sequence. The delta with a `finish_reason` is the last one.
 
     `prompt_logprobs` comes once, with the first token, one entry per prompt token; the first entry is None.
     `stop_reason` is the stop token id that ended the sequence, None for end-of-sequence and length.
@@ -121,7 +123,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the door must know of a loaded model to refuse what the engine cannot do."""
+    """The properties of a loaded model that the server needs to check requests."""
 
     model: str
     architecture: str
@@ -138,6 +140,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     switch_len: int | None = None
     """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that
     for short ones; None if there is but one."""
+    deterministic: bool = True
+    """Whether a request that is computed again gets the same tokens."""
 
 
 def is_long(num_prompt: int, params: SamplingParams, switch_len: int | None) -> bool:
@@ -146,7 +150,7 @@ def is_long(num_prompt: int, params: SamplingParams, switch_len: int | None) -> 
 
 
 def check_request(request: Request, facts: ModelFacts) -> None:
-    """Refuse what can never be served: raises `RequestError` naming the field and the numbers."""
+    """Check that a request can be served. Raises `RequestError` naming the field and the numbers."""
     length, params = len(request.prompt_ids), request.params
     if length == 0:
         raise RequestError("prompt is empty: at least one token is needed", param="prompt")
@@ -166,7 +170,23 @@ def check_request(request: Request, facts: ModelFacts) -> None:
     for name, ids in named.items():
         if ids and max(ids) >= facts.vocab_size:
             raise RequestError(f"{name}: token id {max(ids)} is out of range 0..{facts.vocab_size - 1}", param=name)
+    _check_outputs(request, room)
     _check_choice(request, facts)
+
+
+def _check_outputs(request: Request, room: int) -> None:
+    """Refuse a request that goes on where there is nothing left to generate."""
+    if not request.output_ids:
+        return
+    if len(request.output_ids) != request.params.n:
+        raise RequestError(
+            f"output_ids has tokens of {len(request.output_ids)} sequences, n is {request.params.n}", param="output_ids"
+        )
+    most, longest = room - len(request.prompt_ids), max(map(len, request.output_ids))
+    if request.params.max_tokens is not None:
+        most = min(most, request.params.max_tokens)
+    if longest >= most:
+        raise RequestError(f"output_ids has a sequence of {longest} tokens, of {most} at most", param="output_ids")
 
 
 def _check_choice(request: Request, facts: ModelFacts) -> None:

@@ -1,5 +1,4 @@
-"""What sampling parameters may be: every field alone, then the combinations. The ranges are data, for the server's
-description of its API too."""
+"""Checks of sampling parameters: every field, then combinations. The ranges are data, also used for OpenAPI."""
 
 from __future__ import annotations
 
@@ -13,12 +12,12 @@ if TYPE_CHECKING:
     from flover.request import SamplingParams
 
 MAX_LOGPROBS = 20
-"""Most alternatives per position that `logprobs` may ask for; -1 asks for the whole vocabulary."""
+"""Maximum of `logprobs`; -1 asks for the whole vocabulary."""
 MAX_SEQUENCES = 64
-"""Most sequences that one request may ask for with `n`."""
+"""Maximum of `n`."""
 MAX_STOP_STRINGS = 1024
 MAX_BAD_WORDS = 1024
-"""Of one request, whatever a server's own limits are."""
+"""Limits per request, independent of the server's limits."""
 MAX_STOP_IDS = 64
 MAX_BIASES = 300
 MAX_ALLOWED_IDS = 2**20
@@ -26,7 +25,7 @@ MAX_ID = 2**31 - 1
 
 
 class Range(msgspec.Struct, frozen=True):
-    """The numbers that a field may have, both ends included."""
+    """The range of a numeric field, both ends included."""
 
     low: float
     high: float
@@ -36,7 +35,7 @@ class Range(msgspec.Struct, frozen=True):
 
     @property
     def wanted(self) -> str:
-        """What the field must be, in an error."""
+        """The description of the range in errors."""
         kind = "a whole number" if self.integer else "a number"
         return f"{kind} between {_written(self.low)} and {_written(self.high)}"
 
@@ -59,6 +58,7 @@ RANGES = {
 }
 TOKEN_ID = Range(0, MAX_ID, integer=True)
 BIAS = Range(-100, 100)
+PRIORITY = Range(-(2**31), 2**31 - 1, integer=True)
 _FLAGS = (
     "include_stop_str_in_output",
     "ignore_eos",
@@ -95,7 +95,7 @@ def check_params(params: SamplingParams) -> None:
 
 
 def check_number(where: str, value: Any, allowed: Range) -> None:
-    """That a number is in its range. Raises `RequestError` that names `where`."""
+    """Check that a number is in its range. Raises `RequestError` that names `where`."""
     kinds = int if allowed.integer else int | float
     number = isinstance(value, kinds) and not isinstance(value, bool)
     if not number or not allowed.low <= value <= allowed.high:  # true of NaN too
@@ -103,25 +103,26 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
 
 
 def _written(number: float) -> str:
-    """Whole numbers in full."""
+    """A limit as text, whole numbers without an exponent."""
     return str(number) if isinstance(number, int) else f"{number:g}"
 
 
-def _check_ids(name: str, value: Any, most: int) -> None:
+def _check_list(name: str, value: Any, most: int, wanted: str, members: str) -> None:
     if not isinstance(value, list):
-        raise wrong_value(name, "a list of token ids", value)
+        raise wrong_value(name, wanted, value)
     if len(value) > most:
-        raise too_many(name, most, "token ids", len(value))
+        raise too_many(name, most, members, len(value))
+
+
+def _check_ids(name: str, value: Any, most: int) -> None:
+    _check_list(name, value, most, "a list of token ids", "token ids")
     for position, token in enumerate(value):
         if type(token) is not int or not 0 <= token <= MAX_ID:
             check_number(f"{name}[{position}]", token, TOKEN_ID)
 
 
 def _check_strings(name: str, value: Any, most: int) -> None:
-    if not isinstance(value, list):
-        raise wrong_value(name, "a string or a list of strings", value)
-    if len(value) > most:
-        raise too_many(name, most, "strings", len(value))
+    _check_list(name, value, most, "a string or a list of strings", "strings")
     for position, item in enumerate(value):
         if not isinstance(item, str):
             raise wrong_value(f"{name}[{position}]", "a string", item)

@@ -7,11 +7,11 @@ import pytest
 from aiohttp import web
 
 from flover.bench.client import CHAT, COMPLETIONS, Client, Send, mean_width, note, parse_metrics
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 
 
-def read(events: list[dict]) -> Record:
-    record = Record(sent=0.0)
+def read(events: list[dict]) -> RequestRecord:
+    record = RequestRecord(sent=0.0)
     for now, event in enumerate(events, start=1):
         note(record, event, float(now))
     return record
@@ -74,7 +74,7 @@ def test_mean_width_is_rows_per_iteration_between_two_readings() -> None:
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-async def ask(handler: Handler, sends: list[Send]) -> list[Record]:
+async def ask(handler: Handler, sends: list[Send]) -> list[RequestRecord]:
     app = web.Application()
     app.router.add_post(COMPLETIONS, handler)
     app.router.add_post(CHAT, handler)

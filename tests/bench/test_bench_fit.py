@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from fake_http import FakeHandler, FakeServer, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flover.bench.serving.datasets import Draw, RandomPrompts, Sample
+from flover.bench.serving.datasets import Draw, RandomPrompts, SampleRequest
 from flover.bench.serving.fit import chat_tokens, check_lengths, fit_lengths
 from flover.bench.serving.prepare import load_tokenizer, usable_ids
 from flover.cli.main import main
@@ -62,7 +62,11 @@ def test_the_defaults_on_a_context_of_1024() -> None:
 
 
 def test_too_long_requests_are_counted_with_their_lengths() -> None:
-    samples = [Sample((1,) * 90, 10, 90), Sample((1,) * 91, 10, 91), Sample("a text of unknown length", 10)]
+    samples = [
+        SampleRequest((1,) * 90, 10, 90),
+        SampleRequest((1,) * 91, 10, 91),
+        SampleRequest("a text of unknown length", 10),
+    ]
     with pytest.raises(ConfigError, match=r"^1 of 3 requests do not fit .* of 100 tokens .* 91 prompt tokens, 10 out"):
         check_lengths(samples, 100)
     check_lengths(samples, None)
@@ -80,49 +84,35 @@ def test_a_prompt_that_is_sent_as_text_may_come_back_longer() -> None:
     assert chat_tokens(samples, None) == 64
 
 
-class Small(http.server.BaseHTTPRequestHandler):
+class Small(FakeHandler):
     """A server of two models that refuses what is longer than the context of the one that is named."""
 
+    refusing = False
     contexts = {"small": 200, "large": 2000}
 
-    def do_GET(self) -> None:
+    def get(self) -> None:
         models = [{"id": name, "max_model_len": most} for name, most in self.contexts.items()]
-        self._send(200, json.dumps({"data": models}))
+        self.answer(200, json.dumps({"data": models}))
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def post(self, body: Any) -> None:
         self.server.seen.append(body)
-        if self.server.refusing or len(body["prompt"]) + body["max_tokens"] > self.contexts[body["model"]]:
-            self._send(400, json.dumps({"error": {"message": "this one is too long"}}))
+        if self.refusing or len(body["prompt"]) + body["max_tokens"] > self.contexts[body["model"]]:
+            self.answer(400, json.dumps({"error": {"message": "this one is too long"}}))
             return
         events = [{"choices": [{"index": 0, "text": "x", "finish_reason": None}]} for _ in range(body["max_tokens"])]
         usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": body["max_tokens"]}
         lines = [f"data: {json.dumps(event)}\n\n" for event in (*events, {"choices": [], "usage": usage})]
-        self._send(200, "".join([*lines, "data: [DONE]\n\n"]))
-
-    def _send(self, status: int, content: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content.encode())))
-        self.end_headers()
-        self.wfile.write(content.encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
+        self.answer(200, "".join([*lines, "data: [DONE]\n\n"]))
 
 
 @pytest.fixture
-def server() -> Iterator[http.server.HTTPServer]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Small) as made:
-        made.seen, made.refusing = [], False
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[FakeServer]:
+    with serving(Small) as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
-def bench(server: http.server.HTTPServer, *words: str, kind: str = "serve") -> int:
-    return main(["bench", kind, "--base-url", f"http://127.0.0.1:{server.server_port}", "--num-prompts", "3", *words])
+def bench(server: FakeServer, *words: str, kind: str = "serve") -> int:
+    return main(["bench", kind, "--base-url", server.url, "--num-prompts", "3", *words])
 
 
 @pytest.mark.parametrize(
@@ -136,12 +126,12 @@ def bench(server: http.server.HTTPServer, *words: str, kind: str = "serve") -> i
     ],
 )
 def test_random_lengths_are_made_to_fit(
-    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], words: list[str], lengths: tuple[int, int]
+    server: FakeServer, capsys: pytest.CaptureFixture[str], words: list[str], lengths: tuple[int, int]
 ) -> None:
     assert bench(server, *words) == 0
     out = capsys.readouterr().out
     assert {(len(body["prompt"]), body["max_tokens"]) for body in server.seen} == {lengths}
-    assert ("were made to fit" in out) == ("large" not in words)
+    assert ("were reduced to" in out) == ("large" not in words)
     assert json.loads(out.splitlines()[-1])["completed"] == 3
 
 
@@ -155,7 +145,7 @@ def test_random_lengths_are_made_to_fit(
     ],
 )
 def test_what_was_asked_for_and_does_not_fit_is_not_sent(
-    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], words: list[str]
+    server: FakeServer, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     assert bench(server, *words) == 2
     err = capsys.readouterr().err
@@ -166,9 +156,13 @@ def test_what_was_asked_for_and_does_not_fit_is_not_sent(
 
 @pytest.mark.parametrize(("kind", "words"), [("serve", []), ("sweep", ["--request-rates", "inf"])])
 def test_when_all_requests_fail_the_first_error_is_shown(
-    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], kind: str, words: list[str]
+    server: FakeServer,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    words: list[str],
 ) -> None:
-    server.refusing = True
+    monkeypatch.setattr(Small, "refusing", True)
     assert bench(server, *words, kind=kind) == 1
     out, err = capsys.readouterr()
     assert "====" not in out
@@ -176,7 +170,7 @@ def test_when_all_requests_fail_the_first_error_is_shown(
     assert err.endswith("failed; the first: 400: this one is too long\n")
 
 
-def test_a_sweep_fits_its_lengths_too(server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_fits_its_lengths_too(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench(server, "--request-rates", "inf", "1000", kind="sweep") == 0
-    assert capsys.readouterr().out.count("were made to fit") == 1
+    assert capsys.readouterr().out.count("were reduced to") == 1
     assert {(len(body["prompt"]), body["max_tokens"]) for body in server.seen} == {(100, 100)}

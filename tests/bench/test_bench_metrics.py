@@ -4,12 +4,12 @@ import math
 
 import pytest
 
-from flover.bench.metrics import Record, Spread, percentile, summarise
+from flover.bench.metrics import RequestRecord, Spread, percentile, summarise
 
 
-def record(sent: float, ticks: list[float], **changes: object) -> Record:
+def record(sent: float, ticks: list[float], **changes: object) -> RequestRecord:
     values = {"end": ticks[-1] if ticks else None, "prompt_tokens": 3, "output_tokens": len(ticks), **changes}
-    return Record(sent=sent, ticks=ticks, **values)
+    return RequestRecord(sent=sent, ticks=ticks, **values)
 
 
 def test_percentiles_interpolate_between_neighbours() -> None:

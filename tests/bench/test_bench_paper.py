@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.paper import engines, published, report
 from flover.bench.paper.arrivals import made_over_time
 from flover.bench.paper.bench import FUSION, SERIAL, Bench, Figure, Result, Scale, Table
 from flover.bench.paper.experiments import run_experiments
 from flover.bench.paper.lengths import memory_figure
-from flover.bench.paper.outcome import Moment, Outcome, Strategy
+from flover.bench.paper.outcome import BatchingStrategy, Moment, Outcome
 from flover.bench.paper.processes import ProcessRunner, engine_config
 from flover.bench.paper.ranks import FULL_CASES, tensor_parallel
 from flover.bench.paper.reordering import cost
@@ -20,13 +20,13 @@ from flover.cli.main import main
 from flover.config import EngineConfig
 from flover.errors import InvariantError
 
-WINDOW = Strategy("dynamic-batching", window_ms=100)
+WINDOW = BatchingStrategy("dynamic-batching", window_ms=100)
 CONFIG = EngineConfig(num_threads=1, kv_cache_memory_bytes=32 * 2**20, max_num_seqs=8)
 JOBS = [Job(0.0, tuple(range(20, 28)), 12, 1), Job(0.0, tuple(range(30, 38)), 24, 2), Job(0.3, (50, 51), 6, 3)]
 
 
-def record(sent: float, *ticks: float) -> Record:
-    return Record(sent=sent, ticks=list(ticks), end=ticks[-1], output_tokens=len(ticks))
+def record(sent: float, *ticks: float) -> RequestRecord:
+    return RequestRecord(sent=sent, ticks=list(ticks), end=ticks[-1], output_tokens=len(ticks))
 
 
 def test_an_outcome_counts_from_the_first_arrival_to_the_last_token() -> None:
@@ -42,7 +42,7 @@ def test_an_outcome_counts_from_the_first_arrival_to_the_last_token() -> None:
 def test_strategies_in_engine_processes() -> None:
     outcomes: dict[str, Outcome] = {}
     with ProcessRunner(CONFIG) as runner:
-        for strategy in (FUSION, SERIAL, WINDOW, Strategy("concurrent", instances=2)):
+        for strategy in (FUSION, SERIAL, WINDOW, BatchingStrategy("concurrent", instances=2)):
             outcomes[strategy.label] = runner.run(JOBS, strategy)
     for label, outcome in outcomes.items():
         assert [one.output_tokens for one in outcome.records] == [12, 24, 6], label
@@ -62,21 +62,21 @@ def test_strategies_in_engine_processes() -> None:
 
 
 def test_concurrent_instances_share_the_cores() -> None:
-    config = engine_config(EngineConfig(), Strategy("concurrent", instances=4), cores=8)
+    config = engine_config(EngineConfig(), BatchingStrategy("concurrent", instances=4), cores=8)
     assert (config.strategy, config.num_threads) == ("serial", 2)
-    assert engine_config(EngineConfig(), Strategy("concurrent", instances=4), cores=2).num_threads == 1
+    assert engine_config(EngineConfig(), BatchingStrategy("concurrent", instances=4), cores=2).num_threads == 1
 
 
 class Known:
     """A runner whose outcomes are known: a token every second, one after another."""
 
-    def run(self, jobs: list[Job], strategy: Strategy) -> Outcome:
+    def run(self, jobs: list[Job], strategy: BatchingStrategy) -> Outcome:
         records = [record(job.at, *(job.at + 1 + i for i in range(job.output_len))) for job in jobs]
         return Outcome(records, 10, 5, [Moment(0.0, 3, 1), Moment(2.0, 1, 1)])
 
 
 def test_ranks_share_the_cores_and_the_model() -> None:
-    config = engine_config(EngineConfig(), Strategy("fusion", ranks=2), cores=4)
+    config = engine_config(EngineConfig(), BatchingStrategy("fusion", ranks=2), cores=4)
     assert (config.tensor_parallel_size, config.num_threads) == (2, 2)
     assert engine_config(EngineConfig(), FUSION, cores=4).tensor_parallel_size == 1
 
@@ -92,10 +92,9 @@ def test_tensor_parallelism_is_compared_with_and_without_reordering() -> None:
     assert {row[6] for row in result.tables[0].rows} == {"1.46 x", "1.59 x", "2.34 x"}
 
 
-@pytest.mark.alone
 def test_two_ranks_in_engine_processes() -> None:
     with ProcessRunner(CONFIG) as runner:
-        outcome = runner.run(JOBS, Strategy("fusion", ranks=2))
+        outcome = runner.run(JOBS, BatchingStrategy("fusion", ranks=2))
     assert [one.output_tokens for one in outcome.records] == [12, 24, 6]
 
 

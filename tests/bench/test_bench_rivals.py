@@ -11,17 +11,17 @@ from rich.console import Console
 from flover.bench.metrics import Spread, Summary
 from flover.bench.presets import PRESETS
 from flover.bench.report import tidy
-from flover.bench.rivals.engines import PORT, Files, Flover, LlamaCpp, Machine, OpenVino, Transformers, Vllm
+from flover.bench.rivals.engines import PORT, Files, Flover, LlamaCpp, OpenVino, RivalMachine, Transformers, Vllm
 from flover.bench.rivals.find import Places, find_rivals
-from flover.bench.rivals.options import Load, RivalOptions, parse_wanted
-from flover.bench.rivals.results import Failure, Results, Row, facts, losses, noise, rows, table
+from flover.bench.rivals.options import RivalLoad, RivalOptions, parse_wanted
+from flover.bench.rivals.results import Failure, RivalResults, Row, facts, losses, noise, rows, table
 from flover.cli.main import make_parser
 from flover.cli.rivals import rival_options
 from flover.errors import ConfigError
 from flover.model.hf_config import read_config
 
-EIGHT, FIRST = Load(8, 64, 64), Load(1, 512, 8, first_token=True)
-PLAIN, SIXTEEN = Machine(2, frozenset({"avx2"})), Machine(2, frozenset({"avx512_bf16"}))
+EIGHT, FIRST = RivalLoad(8, 64, 64), RivalLoad(1, 512, 8, first_token=True)
+PLAIN, SIXTEEN = RivalMachine(2, frozenset({"avx2"})), RivalMachine(2, frozenset({"avx512_bf16"}))
 
 
 def summary(throughput: float = 0.0, ttft_ms: float = 0.0) -> Summary:
@@ -29,10 +29,10 @@ def summary(throughput: float = 0.0, ttft_ms: float = 0.0) -> Summary:
     return Summary(1, 0, 1.0, 64, 64, 0, throughput, spread, spread, spread, spread)
 
 
-def results(**measured: list[Summary]) -> Results:
+def results(**measured: list[Summary]) -> RivalResults:
     """Results of engines at eight requests of int8, by name."""
     names = {"flover": "flover", "llama": "llama.cpp", "openvino": "openvino"}
-    found = Results(("flover", "llama.cpp", "openvino"))
+    found = RivalResults(("flover", "llama.cpp", "openvino"))
     for name, summaries in measured.items():
         found.cells["int8", EIGHT, names[name]] = summaries
     found.forms = {("int8", "flover"): "int8", ("int8", "llama.cpp"): "q8_0", ("int8", "openvino"): "int8"}
@@ -64,7 +64,7 @@ def test_medians_count_and_the_best_rival_is_the_fastest() -> None:
         (FIRST, 60, None, ""),
     ],
 )
-def test_the_verdict_knows_which_way_is_better(load: Load, own: float, wanted: float | None, verdict: str) -> None:
+def test_the_verdict_knows_which_way_is_better(load: RivalLoad, own: float, wanted: float | None, verdict: str) -> None:
     row = Row("int8", load, {"flover": own, "llama.cpp": 100.0, "openvino": 90.0 if load is EIGHT else 110.0}, wanted)
     assert row.best == "llama.cpp"
     assert row.ratio == own / 100
@@ -180,7 +180,7 @@ def test_rivals_that_are_not_there_are_skipped_with_a_word(
     places = Places(openvino_python=bare, vllm_python=bare, transformers_python=nowhere)
     found = find_rivals(places, RivalOptions(), files, PLAIN)
     assert found.rivals == []
-    assert found.skipped["llama.cpp"] == "llama-server is not there (--llama-server says where it is)"
+    assert found.skipped["llama.cpp"] == "llama-server was not found (set --llama-server)"
     assert found.skipped["openvino"] == f"openvino-genai is not installed in {bare} (--openvino-python)"
     assert found.skipped["vllm"] == f"vllm is not installed in {bare} (--vllm-python)"
     assert "no-python" in found.skipped["transformers"]

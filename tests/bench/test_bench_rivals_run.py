@@ -16,13 +16,13 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from flover.bench.client import Client
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.presets import PRESETS
 from flover.bench.rivals.engines import PORT, WRAPPER, Command, Files, OpenVino
-from flover.bench.rivals.engines import Machine as Cores
+from flover.bench.rivals.engines import RivalMachine as Cores
 from flover.bench.rivals.model import write_model
-from flover.bench.rivals.options import Load, RivalOptions
-from flover.bench.rivals.run import Contest, Fleet, Server, check_prompts, in_turn, measure, sends_of
+from flover.bench.rivals.options import RivalLoad, RivalOptions
+from flover.bench.rivals.run import Contest, Server, ServerPool, check_prompts, in_turn, measure, sends_of
 from flover.errors import EngineError
 from flover.model.hf_config import read_model_directory
 
@@ -113,7 +113,7 @@ async def ids_of(url: str, bodies: list[dict[str, Any]]) -> list[list[int]]:
 
 def test_the_wrapper_streams_what_the_engine_brings(engine: Path) -> None:
     with Server(wrapper(engine), 30) as server:
-        load = Load(3, 4, 12)
+        load = RivalLoad(3, 4, 12)
         sends = sends_of(load, 1, IDS)
         summary = asyncio.run(measure(server.url, sends, 4, 30))
         assert (summary.completed, summary.output_tokens, summary.prompt_tokens) == (3, 36, 12)
@@ -123,8 +123,8 @@ def test_the_wrapper_streams_what_the_engine_brings(engine: Path) -> None:
 
 
 def test_the_wrapper_says_what_went_wrong(engine: Path) -> None:
-    async def ask(url: str, prompt_len: int, output_len: int) -> Record:
-        (send,) = sends_of(Load(1, prompt_len, output_len), 0, IDS)
+    async def ask(url: str, prompt_len: int, output_len: int) -> RequestRecord:
+        (send,) = sends_of(RivalLoad(1, prompt_len, output_len), 0, IDS)
         async with Client(url, timeout=20) as client:
             return await client.stream(send)
 
@@ -136,14 +136,16 @@ def test_the_wrapper_says_what_went_wrong(engine: Path) -> None:
         assert broken.error
         assert "Timeout" not in broken.error
         with pytest.raises(EngineError):
-            asyncio.run(measure(server.url, sends_of(Load(1, 4, 2), 0, IDS), 4, 5))
+            asyncio.run(measure(server.url, sends_of(RivalLoad(1, 4, 2), 0, IDS), 4, 5))
 
 
-@pytest.mark.alone
 def test_transformers_behind_the_wrapper_says_what_it_says_alone(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "model", seed=2, progress=quiet)
     words = ("transformers", str(tmp_path / "model"), "--port", PORT, "--threads", "1")
-    sends = [*sends_of(Load(2, 9, 8), 4, IDS), *sends_of(Load(1, 5, 6), 5, IDS)]  # lengths that must be padded
+    sends = [
+        *sends_of(RivalLoad(2, 9, 8), 4, IDS),
+        *sends_of(RivalLoad(1, 5, 6), 5, IDS),
+    ]  # lengths that must be padded
     with Server((sys.executable, str(WRAPPER), *words), 120) as server:
         answers = asyncio.run(ids_of(server.url, [send.body for send in sends]))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model").float()
@@ -178,7 +180,7 @@ class Script:
         if self.trouble:
             raise EngineError(self.trouble)
 
-    def command(self, kind: str, load: Load) -> Command:
+    def command(self, kind: str, load: RivalLoad) -> Command:
         return (*self.words, *(("--dtype", load.key) if self.restarts else ()))
 
 
@@ -235,7 +237,7 @@ def test_everybody_begins_once() -> None:
 
 
 def test_prompts_differ_from_seed_to_seed_and_not_from_engine_to_engine() -> None:
-    load = Load(4, 8, 8)
+    load = RivalLoad(4, 8, 8)
     bodies = [[send.body["prompt"] for send in sends_of(load, seed, IDS)] for seed in (1, 1, 2)]
     assert bodies[0] == bodies[1]
     assert not {tuple(prompt) for prompt in bodies[0]} & {tuple(prompt) for prompt in bodies[2]}
@@ -243,7 +245,7 @@ def test_prompts_differ_from_seed_to_seed_and_not_from_engine_to_engine() -> Non
 
 def test_other_prompts_than_were_sent_are_no_result() -> None:
     with pytest.raises(EngineError, match="request 0: the server counts 65 prompt tokens of 64"):
-        check_prompts([Record(sent=0.0, prompt_tokens=65)], 64)
+        check_prompts([RequestRecord(sent=0.0, prompt_tokens=65)], 64)
 
 
 def gone(pid: int) -> bool:
@@ -255,7 +257,7 @@ def gone(pid: int) -> bool:
 
 
 def test_a_fleet_keeps_what_is_the_same_and_stops_what_is_not(engine: Path) -> None:
-    with Fleet(30) as fleet:
+    with ServerPool(30) as fleet:
         first, seconds = fleet.server("a", wrapper(engine))
         assert seconds is not None
         assert fleet.server("a", wrapper(engine)) == (first, None)
@@ -270,9 +272,9 @@ def test_a_fleet_keeps_what_is_the_same_and_stops_what_is_not(engine: Path) -> N
 
 def test_sigterm_takes_the_fleet_along_after_a_restart(engine: Path) -> None:
     code = (
-        "from flover.bench.rivals.run import Fleet\nimport time\n"
+        "from flover.bench.rivals.run import ServerPool\nimport time\n"
         f"words = {wrapper(engine)!r}\n"
-        "with Fleet(30) as fleet:\n"
+        "with ServerPool(30) as fleet:\n"
         "    fleet.server('a', words)\n"
         "    b, _ = fleet.server('b', words)\n"
         "    a, _ = fleet.server('a', (*words, '--dtype', 'x'))\n"
@@ -312,7 +314,6 @@ def test_an_export_is_made_once_and_its_last_words_are_told(tmp_path: Path) -> N
         rival.prepare("int4", quiet)
 
 
-@pytest.mark.alone
 def test_the_command_runs_whole_on_a_small_model(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "small", seed=0, progress=quiet)
     words = ["--only=transformers,llama.cpp,openvino", "--formats", "float32", "int8", "--concurrency", "2"]
@@ -331,6 +332,6 @@ def test_the_command_runs_whole_on_a_small_model(tmp_path: Path) -> None:
     assert line["rows"][0]["verdict"] == ("LOST" if line["rows"][0]["ratio"] < 1 else "")
     assert set(line["skipped"]) == {"llama.cpp", "openvino"}
     assert line["failures"] == []
-    assert "llama.cpp was left out: nowhere is not there (--llama-server says where it is)" in done.stdout
-    assert "transformers was left out of int8: it has no such weights by itself" in done.stdout
+    assert "llama.cpp was left out: nowhere was not found (set --llama-server)" in done.stdout
+    assert "transformers was left out of int8: it has no such weight format" in done.stdout
     assert "TTFT of 32" in done.stdout

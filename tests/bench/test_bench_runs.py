@@ -10,7 +10,7 @@ import pytest
 
 from flover.bench.client import COMPLETIONS, Send
 from flover.bench.fusion import check_all_served
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.presets import PRESETS, write_preset
 from flover.errors import ConfigError, EngineError
 
@@ -71,12 +71,11 @@ def test_interference_on_random_weights(tiny: Path) -> None:
         assert facts["disturbed_itl_ms"]["max"] >= facts["disturbed_itl_ms"]["p99"] > 0
 
 
-@pytest.mark.alone
 def test_the_demo_ends_by_itself_and_compares() -> None:
     out = flover("demo", "--num-requests=6", "--rate=20", *SMALL)
     assert "Fused: requests join and leave at any time" in out
     assert "The same requests one after another" in out
-    assert "mean fused width" in out
+    assert "mean batch size" in out
     assert "of 6 texts are the same in both runs." in out
     assert out.rstrip().endswith("nothing is left running.")
     assert "\x1b" not in out
@@ -99,17 +98,16 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 
 def test_half_a_workload_is_no_result() -> None:
     send = Send(0.0, COMPLETIONS, {"max_tokens": 2})
-    good = Record(sent=0.0, ticks=[1.0, 2.0], end=2.0, output_tokens=2)
+    good = RequestRecord(sent=0.0, ticks=[1.0, 2.0], end=2.0, output_tokens=2)
     check_all_served([good], [send])
-    short = Record(sent=0.0, ticks=[1.0], end=1.0, output_tokens=1)
-    with pytest.raises(EngineError, match="1 tokens instead of 2"):
+    short = RequestRecord(sent=0.0, ticks=[1.0], end=1.0, output_tokens=1)
+    with pytest.raises(EngineError, match="1 output tokens instead of 2"):
         check_all_served([short], [send])
-    failed = Record(sent=0.0, error="503: loading")
+    failed = RequestRecord(sent=0.0, error="503: loading")
     with pytest.raises(EngineError, match="request 0 failed: 503: loading"):
         check_all_served([failed], [send])
 
 
-@pytest.mark.alone
 def test_ranks_on_random_weights(tiny: Path) -> None:
     out = flover("bench", "ranks", *dummy(tiny), "--tensor-parallel-size=2", "--rows", "1", "4", "--steps=5")
     line = json.loads(out.splitlines()[-1])

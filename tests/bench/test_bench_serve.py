@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.serving.choose import Data, ServeOptions, choose_dataset
 from flover.bench.serving.datasets import RandomPrompts
 from flover.bench.serving.figures import Figures, make_figures, peak_concurrency, peak_throughput
 from flover.bench.serving.files import result_path, save
-from flover.bench.serving.options import Results, Sampling, Target, Traffic
+from flover.bench.serving.options import ResultOptions, Sampling, ServerOptions, Traffic
 from flover.bench.serving.report import Setup, block, details, result
 from flover.bench.serving.requests import make_send, prompt_for
 from flover.bench.serving.traffic import arrivals, ramp_rate
 from flover.errors import ConfigError
 
 
-def record(sent: float, ticks: list[float], **changes: object) -> Record:
+def record(sent: float, ticks: list[float], **changes: object) -> RequestRecord:
     values = {"end": ticks[-1] if ticks else None, "prompt_tokens": 3, "output_tokens": len(ticks), **changes}
-    return Record(sent=sent, ticks=ticks, **values)
+    return RequestRecord(sent=sent, ticks=ticks, **values)
 
 
 # A first token after 100, 200, 300, 400 ms, then two more every 50 ms.
@@ -218,7 +218,7 @@ def test_details_are_in_the_order_of_the_requests() -> None:
 def test_results_are_named_after_label_rate_model_and_time(
     tmp_path: Path, traffic: Traffic, label: str | None, name: str
 ) -> None:
-    results = Results(save_result=True, result_dir=str(tmp_path / "new"))
+    results = ResultOptions(save_result=True, result_dir=str(tmp_path / "new"))
     _, setup = figures_and_setup(traffic, label=label)
     assert result_path(results, setup) == tmp_path / "new" / name
 
@@ -245,16 +245,16 @@ def test_a_result_replaces_the_file_or_becomes_its_last_line(tmp_path: Path) -> 
             lambda: Traffic(ramp_up_strategy="linear", ramp_up_start_rps=1.0, ramp_up_end_rps=2.0, request_rate=3.0),
             "exclude each other",
         ),
-        (lambda: Results(goodput=("itl:5",)), "--goodput takes"),
-        (lambda: Results(goodput=("ttft:fast",)), "takes numbers"),
-        (lambda: Results(percentile_metrics="ttft,foo"), "got foo"),
-        (lambda: Results(metric_percentiles="101"), "between 0 and 100"),
-        (lambda: Results(metadata=("nothing",)), "KEY=VALUE"),
-        (lambda: Results(metadata=("command=x",)), "cannot be called command"),
-        (lambda: Results(save_detailed=True), "needs --save-result"),
+        (lambda: ResultOptions(goodput=("itl:5",)), "--goodput takes"),
+        (lambda: ResultOptions(goodput=("ttft:fast",)), "takes numbers"),
+        (lambda: ResultOptions(percentile_metrics="ttft,foo"), "got foo"),
+        (lambda: ResultOptions(metric_percentiles="101"), "between 0 and 100"),
+        (lambda: ResultOptions(metadata=("nothing",)), "KEY=VALUE"),
+        (lambda: ResultOptions(metadata=("command=x",)), "cannot be called command"),
+        (lambda: ResultOptions(save_detailed=True), "needs --save-result"),
         (lambda: Sampling(extra_body="[1]"), "JSON object"),
         (lambda: Sampling(extra_body="{"), "not JSON"),
-        (lambda: Target(endpoint="v1"), "must begin with /"),
+        (lambda: ServerOptions(endpoint="v1"), "must begin with /"),
         (lambda: Data(dataset_name="sharegpt"), "would have to be downloaded"),
         (lambda: Data(dataset_name="mine"), "must be one of random"),
         (lambda: Data(dataset_name="custom"), "needs --dataset-path"),
@@ -271,7 +271,7 @@ def test_what_cannot_be_done_is_refused_by_name(make: object, words: str) -> Non
 
 
 def test_a_trace_has_times_of_its_own() -> None:
-    parts = {"target": Target(), "sampling": Sampling(), "results": Results(), "dataset": RandomPrompts()}
+    parts = {"target": ServerOptions(), "sampling": Sampling(), "results": ResultOptions(), "dataset": RandomPrompts()}
     data = Data(dataset_name="timed_trace", dataset_path="x")
     ServeOptions(data=data, traffic=Traffic(), **parts)
     with pytest.raises(ConfigError, match="--no-self-timed"):
@@ -288,7 +288,7 @@ def test_general_lengths_mean_the_data_sets_own() -> None:
 
 def test_a_request_as_each_backend_wants_it() -> None:
     (sample,) = RandomPrompts(random_input_len=4, random_output_len=9).samples(1, draw())
-    completions, chats = Target(), Target(backend="openai-chat")
+    completions, chats = ServerOptions(), ServerOptions(backend="openai-chat")
     send = make_send(sample, 1.5, completions, "m", {"top_p": 0.5}, prompt_for(sample, completions, None))
     assert (send.at, send.path) == (1.5, "/v1/completions")
     assert send.body == {"model": "m", "max_tokens": 9, "top_p": 0.5, "prompt": list(sample.prompt)}
@@ -299,9 +299,9 @@ def test_a_request_as_each_backend_wants_it() -> None:
 
 
 def test_where_the_server_is_and_what_it_is_told() -> None:
-    assert Target(host="::1", port=9).url == "http://[::1]:9"
-    assert Target(base_url="https://api.example.org/").url == "https://api.example.org"
-    target = Target(api_key="k", header=("x-a=b=c",))
+    assert ServerOptions(host="::1", port=9).url == "http://[::1]:9"
+    assert ServerOptions(base_url="https://api.example.org/").url == "https://api.example.org"
+    target = ServerOptions(api_key="k", header=("x-a=b=c",))
     assert target.headers == {"Authorization": "Bearer k", "x-a": "b=c"}
 
 

@@ -13,14 +13,14 @@ import pytest
 from aiohttp import web
 
 from flover.bench.client import CHAT, COMPLETIONS, Client, Send
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.server import ServerProcess
 from flover.bench.serving.benchmark import Measured, measure_serving
 from flover.bench.serving.choose import Data, ServeOptions
-from flover.bench.serving.datasets import Draw, RandomPrompts, Sample
+from flover.bench.serving.datasets import Draw, RandomPrompts, SampleRequest
 from flover.bench.serving.null_server import answer, null_server
-from flover.bench.serving.options import Results, Sampling, Target, Traffic
-from flover.bench.serving.run import Served, Work, serve_all
+from flover.bench.serving.options import ResultOptions, Sampling, ServerOptions, Traffic
+from flover.bench.serving.run import ServingRun, ServingWorkload, serve_all
 from flover.errors import EngineError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,14 +32,14 @@ def null_url() -> Iterator[str]:
         yield server.url
 
 
-def work(num: int, output_len: int = 4, **changes: Any) -> Work:
+def work(num: int, output_len: int = 4, **changes: Any) -> ServingWorkload:
     samples = RandomPrompts(random_input_len=8, random_output_len=output_len).samples(num, Draw(seed=0))
     values = {"samples": samples, "times": [0.0] * num, "warmups": [], "probe": samples[0], "fields": {}, **changes}
-    return Work(**values)
+    return ServingWorkload(**values)
 
 
-def serve(url: str, given: Work, traffic: Traffic | None = None, **target: Any) -> Served:
-    return asyncio.run(serve_all(Target(base_url=url, **target), traffic or Traffic(), given))
+def serve(url: str, given: ServingWorkload, traffic: Traffic | None = None, **target: Any) -> ServingRun:
+    return asyncio.run(serve_all(ServerOptions(base_url=url, **target), traffic or Traffic(), given))
 
 
 async def _with_server(handler: Handler, act: Callable[[str], Awaitable[Any]]) -> Any:
@@ -56,9 +56,9 @@ async def _with_server(handler: Handler, act: Callable[[str], Awaitable[Any]]) -
         await runner.cleanup()
 
 
-def against(handler: Handler, given: Work, traffic: Traffic | None = None, **target: Any) -> Served:
-    async def act(url: str) -> Served:
-        options = Target(base_url=url, **{"model": "m", **target})
+def against(handler: Handler, given: ServingWorkload, traffic: Traffic | None = None, **target: Any) -> ServingRun:
+    async def act(url: str) -> ServingRun:
+        options = ServerOptions(base_url=url, **{"model": "m", **target})
         return await serve_all(options, traffic or Traffic(), given)
 
     return asyncio.run(_with_server(handler, act))
@@ -68,7 +68,7 @@ def against(handler: Handler, given: Work, traffic: Traffic | None = None, **tar
 def test_the_null_server_brings_what_was_asked_for(null_url: str, backend: str) -> None:
     given = work(5, output_len=7)
     if backend == "openai-chat":
-        given = work(5, samples=[Sample("hello", 7)] * 5)
+        given = work(5, samples=[SampleRequest("hello", 7)] * 5)
     served = serve(null_url, given, backend=backend)
     assert served.model == "null"
     assert [record.error for record in served.records] == [None] * 5
@@ -216,12 +216,12 @@ def test_neither_warm_ups_nor_the_ready_check_send_a_prompt_that_counts() -> Non
 
     def options_for(url: str) -> ServeOptions:
         return ServeOptions(
-            target=Target(base_url=url, model="m"),
+            target=ServerOptions(base_url=url, model="m"),
             data=Data(num_prompts=3),
             dataset=RandomPrompts(random_input_len=8),
             traffic=Traffic(num_warmups=4, ready_check_timeout_sec=5.0),
             sampling=Sampling(),
-            results=Results(),
+            results=ResultOptions(),
         )
 
     measured = asyncio.run(_with_server(note, act))
@@ -286,7 +286,7 @@ def test_thoughts_are_tokens() -> None:
         await response.write(b"data: [DONE]\n\n")
         return response
 
-    async def act(url: str) -> Record:
+    async def act(url: str) -> RequestRecord:
         async with Client(url) as client:
             return await client.stream(Send(0.0, CHAT, {"model": "m"}))
 
@@ -294,11 +294,10 @@ def test_thoughts_are_tokens() -> None:
     assert (len(record.ticks), record.text, record.error) == (2, "hmso", None)
 
 
-@pytest.mark.alone
 def test_flover_itself() -> None:
     flags = ["--num-threads=1", "--kv-cache-memory-bytes=8MiB", "--max-num-seqs=4"]
     given = work(3, samples=RandomPrompts(random_input_len=40).samples(3, Draw(seed=0)), fields={"ignore_eos": True})
-    chat = work(1, samples=[Sample("Tell me a story.", 6)], fields={"ignore_eos": True})
+    chat = work(1, samples=[SampleRequest("Tell me a story.", 6)], fields={"ignore_eos": True})
     with ServerProcess(flags) as server:
         runs = [serve(server.url, given, backend=backend) for backend in ("flover", "flover", "openai", "openai")]
         told = serve(server.url, chat, backend="openai-chat")

@@ -4,10 +4,10 @@ import pytest
 
 from flover.bench.paper.bench import FUSION, NO_REORDER, SERIAL, STATIC, Bench, Scale
 from flover.bench.paper.experiments import EXPERIMENTS, run_experiments
-from flover.bench.paper.outcome import Strategy
+from flover.bench.paper.outcome import BatchingStrategy
 from flover.bench.simulated.cost import Cost, line, roomy
 from flover.bench.simulated.fit import Observation, fit, mean_error
-from flover.bench.simulated.fleet import Fleet, least_requests, round_robin
+from flover.bench.simulated.fleet import SimulatedFleet, least_requests, round_robin
 from flover.bench.simulated.runner import SimulatedRunner
 from flover.bench.workload import Job
 from flover.cli.simulate import parse_cost
@@ -50,20 +50,20 @@ def test_fusion_lets_a_newcomer_join_and_serial_does_not() -> None:
 
 def test_dynamic_batching_waits_for_its_window_and_runs_to_the_longest() -> None:
     load = jobs((0.0, 4), (0.05, 10), (0.2, 1))
-    outcome = SimulatedRunner(TEN_MS).run(load, Strategy("dynamic-batching", window_ms=100))
+    outcome = SimulatedRunner(TEN_MS).run(load, BatchingStrategy("dynamic-batching", window_ms=100))
     assert [record.ticks[0] for record in outcome.records] == pytest.approx([0.11, 0.11, 0.31])
     assert outcome.seconds == pytest.approx(0.31)
 
 
 def test_a_full_batch_does_not_wait_for_its_window() -> None:
     runner = SimulatedRunner(TEN_MS, max_num_seqs=2)
-    outcome = runner.run(jobs((0.0, 1), (0.03, 1)), Strategy("dynamic-batching", window_ms=1000))
+    outcome = runner.run(jobs((0.0, 1), (0.03, 1)), BatchingStrategy("dynamic-batching", window_ms=1000))
     assert [record.ticks[0] for record in outcome.records] == pytest.approx([0.04, 0.04])
 
 
 def test_concurrent_instances_share_the_machine() -> None:
     load = jobs((0.0, 10), (0.0, 10), (0.0, 10))
-    outcome = SimulatedRunner(TEN_MS).run(load, Strategy("concurrent", instances=2))
+    outcome = SimulatedRunner(TEN_MS).run(load, BatchingStrategy("concurrent", instances=2))
     assert outcome.records[0].e2el == pytest.approx(0.2, rel=0.1)
     assert outcome.seconds == pytest.approx(0.3, rel=0.1)
     assert outcome.overlap == 1.0
@@ -80,7 +80,7 @@ def test_reordering_saves_the_computing_of_dead_rows() -> None:
 def test_replicas_do_not_slow_each_other_and_the_router_spreads() -> None:
     facts, config = roomy(max_num_seqs=4, longest=64)
     for router in (least_requests, round_robin()):
-        fleet = Fleet(facts, config, line(10.0, 1.0), 3)
+        fleet = SimulatedFleet(facts, config, line(10.0, 1.0), 3)
         outcome = fleet.run(jobs((0.0, 10), (0.0, 10), (0.0, 10)), router)
         assert [record.e2el for record in outcome.records] == pytest.approx([0.112] * 3, rel=0.05)
 

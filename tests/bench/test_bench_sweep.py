@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.serving.figures import make_figures
 from flover.bench.serving.null_server import null_server
 from flover.bench.serving.offline_options import SweepOptions
-from flover.bench.serving.sweep import Point, combinations, knee, read_params, to_words
+from flover.bench.serving.sweep import Point, combinations, knee, read_params, to_arguments
 from flover.bench.serving.sweep_report import knee_facts, knee_lines, sweep_table
 from flover.cli.main import main
 from flover.errors import ConfigError
@@ -19,7 +19,8 @@ from flover.errors import ConfigError
 def point(rate: float, good: int, server: str = "") -> Point:
     """Ten requests, of which `good` had their first token within 100 ms."""
     records = [
-        Record(sent=0.0, ticks=[0.05 if index < good else 0.5, 1.0], end=1.0, output_tokens=2) for index in range(10)
+        RequestRecord(sent=0.0, ticks=[0.05 if index < good else 0.5, 1.0], end=1.0, output_tokens=2)
+        for index in range(10)
     ]
     return Point(server, "", rate, make_figures(records, {"ttft": 100.0}))
 
@@ -46,8 +47,8 @@ def test_the_report_names_the_knee_of_each_combination() -> None:
 
 def test_settings_are_flags() -> None:
     params = {"max_num_seqs": 8, "reorder": False, "profile": True, "goodput": ["ttft:1", "tpot:2"], "seed": None}
-    assert to_words(params) == ["--max-num-seqs=8", "--no-reorder", "--profile", "--goodput", "ttft:1", "tpot:2"]
-    assert to_words({"extra-body": {"a": 1}}) == ['--extra-body={"a": 1}']
+    assert to_arguments(params) == ["--max-num-seqs=8", "--no-reorder", "--profile", "--goodput", "ttft:1", "tpot:2"]
+    assert to_arguments({"extra-body": {"a": 1}}) == ['--extra-body={"a": 1}']
 
 
 def test_grids_have_names(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_whole_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--serve-cmd=vllm serve x"], "must begin with 'flover serve'"),
         (["--bench-params", '[{"no_such_flag": 1}]'], "--no-such-flag"),
-        (["--dataset-name=timed_trace", "--dataset-path=x"], "times of its own"),
+        (["--dataset-name=timed_trace", "--dataset-path=x"], "its own times"),
     ],
 )
 def test_the_command_refuses_in_one_line(words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import http.server
 import json
 import os
 import pty
@@ -13,79 +12,57 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fake_http import FakeHandler, FakeServer, serving
 
 LONG = "a slow answer that is interrupted "
+HUNG_SECONDS = 120.0
+"""After so long a process hangs. It is no bound of its speed, which depends on what else the machine does."""
 
 
-class OpenAI(http.server.BaseHTTPRequestHandler):
+class OpenAI(FakeHandler):
     """Answers with how many messages it got; to "slow" with a beginning and then nothing; to "break" with a 400."""
 
-    def do_GET(self) -> None:
-        self._send(200, json.dumps({"data": [{"id": "served"}]}))
+    def get(self) -> None:
+        self.answer(200, json.dumps({"data": [{"id": "served"}]}))
 
-    def do_POST(self) -> None:
-        messages = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"]
+    def post(self, body: Any) -> None:
+        messages = body["messages"]
         self.server.seen.append(messages)
         asked = messages[-1]["content"]
         if asked == "break":
-            self._send(400, json.dumps({"error": {"message": "no such thing"}}))
+            self.answer(400, json.dumps({"error": {"message": "no such thing"}}))
         elif asked == "slow":
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(self._event(LONG).encode())
-            self.wfile.flush()
-            self.server.ended.wait(20)
+            self.answer(200, self._event(LONG), more=True)
+            self.server.ended.wait()
         else:
             usage = f"data: {json.dumps({'choices': [], 'usage': {'completion_tokens': 7}})}\n\n"
-            self._send(200, self._event(f"<{len(messages)} messages>") + usage + "data: [DONE]\n\n")
+            self.answer(200, self._event(f"<{len(messages)} messages>") + usage + "data: [DONE]\n\n")
 
     def _event(self, text: str) -> str:
         choice = {"index": 0, "delta": {"content": text}, "finish_reason": None}
         return f"data: {json.dumps({'choices': [choice]})}\n\n"
 
-    def _send(self, status: int, content: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content.encode())))
-        self.end_headers()
-        self.wfile.write(content.encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-class Server(http.server.ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), OpenAI)
-        self.seen: list[list[dict[str, str]]] = []
-        self.ended = threading.Event()
-
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    with Server() as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[FakeServer]:
+    with serving(OpenAI) as made:
         yield made
-        made.ended.set()
-        made.shutdown()
-        thread.join()
 
 
 class Terminal:
     """`flover chat` in a terminal of 60 columns."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: FakeServer) -> None:
         self._mine, theirs = pty.openpty()
         self.shown = ""
-        url = f"http://127.0.0.1:{server.server_port}"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flover", "chat", "--url", url],
+            [sys.executable, "-m", "flover", "chat", "--url", server.url],
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
@@ -97,9 +74,10 @@ class Terminal:
 
     def until(self, pattern: str) -> str:
         """Read what is shown until the pattern is in it; what was not looked at before, up to the match."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + HUNG_SECONDS
         while not (match := re.search(pattern, self.shown, flags=re.DOTALL)):
             assert time.monotonic() < deadline, self.shown
+            assert self.process.poll() is None, self.shown
             if select.select([self._mine], [], [], 0.1)[0]:
                 self.shown += os.read(self._mine, 65536).decode(errors="replace")
         found, self.shown = self.shown[: match.end()], self.shown[match.end() :]
@@ -112,7 +90,7 @@ class Terminal:
         """Ctrl-D on an empty line; the exit code."""
         try:
             self.type("\x04")
-            return self.process.wait(timeout=20)
+            return self.process.wait(timeout=HUNG_SECONDS)
         finally:
             self.process.kill()
             self.process.wait()
@@ -120,19 +98,19 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(server: Server) -> Iterator[Terminal]:
+def terminal(server: FakeServer) -> Iterator[Terminal]:
     made = Terminal(server)
     made.until(r"/help lists the commands.*?> ")
     yield made
     assert made.close() == 0
 
 
-def contents(server: Server) -> list[str]:
+def contents(server: FakeServer) -> list[str]:
     """What was sent last, without roles."""
     return [message["content"] for message in server.seen[-1]]
 
 
-def test_lines_are_edited_and_remembered(server: Server, terminal: Terminal) -> None:
+def test_lines_are_edited_and_remembered(server: FakeServer, terminal: Terminal) -> None:
     terminal.type("wolrd\x1b[D\x1b[D\x1b[D\x7fr\x1b[C\r")
     terminal.until("<1 messages>.*?> ")
     assert len(contents(server)[0]) == 5
@@ -142,7 +120,7 @@ def test_lines_are_edited_and_remembered(server: Server, terminal: Terminal) -> 
     assert contents(server)[2] == contents(server)[0], "the arrow up brings the line back"
 
 
-def test_messages_of_several_lines(server: Server, terminal: Terminal) -> None:
+def test_messages_of_several_lines(server: FakeServer, terminal: Terminal) -> None:
     terminal.type("one \\\rtwo\r")
     terminal.until("<1 messages>.*?> ")
     assert contents(server) == ["one \ntwo"]
@@ -151,7 +129,7 @@ def test_messages_of_several_lines(server: Server, terminal: Terminal) -> None:
     assert contents(server)[-1] == "three\nfour\\\n\nfive"
 
 
-def test_ctrl_c_keeps_the_question_and_what_came_of_the_answer(server: Server, terminal: Terminal) -> None:
+def test_ctrl_c_keeps_the_question_and_what_came_of_the_answer(server: FakeServer, terminal: Terminal) -> None:
     terminal.type("slow\r")
     terminal.until(LONG)
     terminal.type("\x03")
@@ -161,7 +139,7 @@ def test_ctrl_c_keeps_the_question_and_what_came_of_the_answer(server: Server, t
     assert contents(server) == ["slow", LONG, "go on"]
 
 
-def test_ctrl_c_clears_a_half_typed_line_and_does_not_leave(server: Server, terminal: Terminal) -> None:
+def test_ctrl_c_clears_a_half_typed_line_and_does_not_leave(server: FakeServer, terminal: Terminal) -> None:
     terminal.type("half a line")
     terminal.until("half a line")
     terminal.type("\x03")
@@ -173,7 +151,7 @@ def test_ctrl_c_clears_a_half_typed_line_and_does_not_leave(server: Server, term
     assert contents(server) == ["whole"]
 
 
-def test_an_error_is_shown_and_not_remembered(server: Server, terminal: Terminal) -> None:
+def test_an_error_is_shown_and_not_remembered(server: FakeServer, terminal: Terminal) -> None:
     terminal.type("break\r")
     terminal.until("the server says 400: no such thing.*?> ")
     terminal.type("again\r")
@@ -181,7 +159,7 @@ def test_an_error_is_shown_and_not_remembered(server: Server, terminal: Terminal
     assert contents(server) == ["again"]
 
 
-def test_the_commands(server: Server, terminal: Terminal, tmp_path: Path) -> None:
+def test_the_commands(server: FakeServer, terminal: Terminal, tmp_path: Path) -> None:
     terminal.type("/stats\r")
     terminal.until("no answer yet.*?> ")
     terminal.type("/set system Be brief.\r")
@@ -219,9 +197,9 @@ def test_the_commands(server: Server, terminal: Terminal, tmp_path: Path) -> Non
     assert contents(server) == ["Be brief.", "new"]
 
 
-def test_a_pipe_that_is_interrupted_ends(server: Server) -> None:
+def test_a_pipe_that_is_interrupted_ends(server: FakeServer) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "flover", "chat", "--url", f"http://127.0.0.1:{server.server_port}"],
+        [sys.executable, "-m", "flover", "chat", "--url", server.url],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -232,5 +210,5 @@ def test_a_pipe_that_is_interrupted_ends(server: Server) -> None:
     process.stdin.flush()
     assert process.stdout.read(len(LONG)).decode() == LONG
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=HUNG_SECONDS)
     assert (process.returncode, err) == (130, b"")

@@ -40,7 +40,7 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines_now_and_then() -> No
     assert lines[0] == "A title"
     assert len(lines) == 1 + 3 + 1
     assert "\x1b" not in out.getvalue()
-    assert "to come  1  waiting  1  generating  1  done  1  fused width  4.0  tokens 14" in lines[-1]
+    assert "to come  1  waiting  1  generating  1  done  1  batch size  4.0  tokens 14" in lines[-1]
 
 
 def test_on_a_terminal_every_lane_is_drawn() -> None:

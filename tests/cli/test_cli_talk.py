@@ -1,12 +1,12 @@
 """generate, chat and doctor on the bundled model, in this process; chat also against a server of the test's own."""
 
-import http.server
 import io
 import json
-import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from fake_http import FakeHandler, FakeServer, serving
 
 from flover.cli.main import main
 from flover.model.hf_config import read_model_directory
@@ -67,50 +67,35 @@ def test_quick_chat_answers_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "chat", "-q", "Hello.", *GREEDY).strip()
 
 
-class OpenAI(http.server.BaseHTTPRequestHandler):
+class OpenAI(FakeHandler):
     """Answers a chat with how many messages it got."""
 
-    def do_GET(self) -> None:
-        self._send(200, json.dumps({"data": [{"id": "served"}]}).encode())
+    def get(self) -> None:
+        self.answer(200, json.dumps({"data": [{"id": "served"}]}))
 
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def post(self, body: Any) -> None:
         self.server.seen.append((body, self.headers.get("Authorization")))
         if body["messages"][-1]["content"] == "break":
-            self._send(400, json.dumps({"error": {"message": "no such thing"}}).encode())
+            self.answer(400, json.dumps({"error": {"message": "no such thing"}}))
             return
         words = [f"{len(body['messages'])} ", "messages"]
         chunks = [{"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]} for word in words]
         events = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
-        self._send(200, "".join([*events, "data: [DONE]\n\n"]).encode())
-
-    def _send(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
+        self.answer(200, "".join([*events, "data: [DONE]\n\n"]))
 
 
 @pytest.fixture
-def server() -> Iterator[http.server.HTTPServer]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), OpenAI) as made:
-        made.seen = []
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[FakeServer]:
+    with serving(OpenAI) as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1", "/v1/"])
 def test_chat_with_a_server(
-    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("one\ntwo\n"))
-    url = f"http://127.0.0.1:{server.server_port}{path}"
+    url = server.url + path
     out = run(capsys, "chat", "--url", url, "--api-key", "key", "--system-prompt", "Be brief.", "--top-k", "5")
     assert out == "2 messages\n4 messages\n"
     body, key = server.seen[0]
@@ -121,18 +106,18 @@ def test_chat_with_a_server(
 
 
 def test_a_key_from_the_environment(
-    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOVER_API_KEY", "from-outside")
-    run(capsys, "chat", "--url", f"http://127.0.0.1:{server.server_port}", "-q", "Hello.")
+    run(capsys, "chat", "--url", server.url, "-q", "Hello.")
     assert server.seen[0][1] == "Bearer from-outside"
 
 
 def test_what_a_server_refuses_ends_a_pipe_with_its_message(
-    server: http.server.HTTPServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("one\nbreak\ntwo\n"))
-    assert main(["chat", "--url", f"http://127.0.0.1:{server.server_port}"]) == 2
+    assert main(["chat", "--url", server.url]) == 2
     out, err = capsys.readouterr()
     assert out == "1 messages\n"
     assert err == "flover chat: error: the server says 400: no such thing\n"

@@ -1,8 +1,7 @@
-"""`flover top`: what the lanes show of a feed, the picture in a pipe, and a terminal that is left as it was."""
+"""`flover top`: what it shows of a feed, its output in a pipe, and a terminal that is restored."""
 
 from __future__ import annotations
 
-import http.server
 import io
 import os
 import pty
@@ -12,20 +11,20 @@ import signal
 import subprocess
 import sys
 import termios
-import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from fake_http import FakeHandler, FakeServer, serving
 from live_script import SCRIPT, event, facts_event, iteration
 from rich.console import Console
 
 from flover.cli.address import server_address
 from flover.cli.follow import LiveEvent, read_event
-from flover.cli.lanes import Lanes, LiveLanes, Shares, cell, colour
 from flover.cli.main import main
-from flover.engine.timeline import DEAD
+from flover.cli.top_view import Shares, TopScreen, TopView, cell, colour
 from flover.errors import ConfigError, EngineError
+from flover.observe.timeline import DEAD
 
 KEY = "sk-secret"
 
@@ -36,20 +35,20 @@ def read(content: bytes) -> LiveEvent:
     return found
 
 
-def picture(lanes: Lanes, *, now: float = 2.0, width: int = 100, height: int = 40, terminal: bool = False) -> str:
+def picture(view: TopView, *, now: float = 2.0, width: int = 100, height: int = 40, terminal: bool = False) -> str:
     out = io.StringIO()
     system = "truecolor" if terminal else None
     console = Console(file=out, width=width, height=height, color_system=system, force_terminal=terminal)
-    console.print(LiveLanes(lanes, now))
+    console.print(TopScreen(view, now))
     return out.getvalue()
 
 
-def seen(*events: bytes) -> Lanes:
-    """Lanes after the events of a stream, a second after each other."""
-    lanes = Lanes("http://toy")
+def seen(*events: bytes) -> TopView:
+    """TopView after the events of a stream, a second after each other."""
+    view = TopView("http://toy")
     for second, one in enumerate(events):
-        lanes.take(read(one), float(second))
-    return lanes
+        view.take(read(one), float(second))
+    return view
 
 
 def test_letters_show_who_sat_where_and_did_what() -> None:
@@ -76,21 +75,21 @@ def test_the_time_of_a_mixed_iteration_is_shared_out_by_tokens() -> None:
 def test_the_gauges() -> None:
     stats = {"generation_tokens": 300, "iterations": 4, "iteration_rows": 6, "preemptions": 2, "row_moves": 1}
     finished = {"stop": 3, "length": 20, "abort": 1, "error": 0}
-    lanes = seen(facts_event(), event(SCRIPT[:2]), event(SCRIPT[2:4], waiting=5, finished=finished, **stats))
-    shown = picture(lanes)
-    assert "300 tok/s   fused width 3 of 8 rows, mean 1.5   queue 5   iteration 8.0 ms" in shown
+    view = seen(facts_event(), event(SCRIPT[:2]), event(SCRIPT[2:4], waiting=5, finished=finished, **stats))
+    shown = picture(view)
+    assert "300 tok/s   batch size 3 of 8 rows, mean 1.5   queue 5   iteration 8.0 ms" in shown
     assert (
         "pages 30 used, 5 cached, 65 free   preemptions 2   row moves 1\nfinished 24 (length 20, stop 3, abort 1)"
         in shown
     )
-    assert lanes.rate(now=5.0) == 0.0, "nothing has come for a while"
+    assert view.rate(now=5.0) == 0.0, "nothing has come for a while"
 
 
 def test_colours_tell_neighbours_apart_and_no_colours_no_escapes() -> None:
     assert len({colour(number) for number in range(64)}) == 64
-    lanes = seen(facts_event(), event(SCRIPT))
-    assert "\x1b[38;2;" in picture(lanes, terminal=True)
-    assert "\x1b" not in picture(lanes)
+    view = seen(facts_event(), event(SCRIPT))
+    assert "\x1b[38;2;" in picture(view, terminal=True)
+    assert "\x1b" not in picture(view)
 
 
 def test_only_what_there_is_room_for_is_drawn() -> None:
@@ -103,15 +102,15 @@ def test_only_what_there_is_room_for_is_drawn() -> None:
 
 
 def test_another_engine_begins_another_picture() -> None:
-    lanes = seen(facts_event(), event(SCRIPT), event([iteration(0, [0], generating=[0])]))
-    assert len(lanes.iterations) == 1
+    view = seen(facts_event(), event(SCRIPT), event([iteration(0, [0], generating=[0])]))
+    assert len(view.iterations) == 1
 
 
 def test_a_server_that_is_gone_has_no_reading() -> None:
-    lanes = seen(facts_event(), event(SCRIPT, generation_tokens=300))
-    assert "tok/s" in picture(lanes)
-    lanes.state = "cannot connect, trying again"
-    shown = picture(lanes)
+    view = seen(facts_event(), event(SCRIPT, generation_tokens=300))
+    assert "tok/s" in picture(view)
+    view.state = "cannot connect, trying again"
+    shown = picture(view)
     assert "no reading: the server does not answer" in shown
     assert not {"tok/s", "queue 0", "pages 30 used"} & set(shown.split("   "))
 
@@ -145,49 +144,27 @@ def test_lines_that_say_nothing() -> None:
 # With a server
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Feed(FakeHandler):
     """`/live`: the whole script, and then nothing more until the server ends."""
 
-    server: FeedServer
-
-    def do_GET(self) -> None:
+    def get(self) -> None:
         if self.headers.get("Authorization") != f"Bearer {KEY}":
-            self._answer(401, b'{"error": {"message": "the API key is missing or wrong"}}')
+            self.answer(401, b'{"error": {"message": "the API key is missing or wrong"}}')
         elif self.path != "/live":
-            self._answer(404, b"nothing")
+            self.answer(404, b"nothing")
         else:
-            self._answer(200, facts_event() + event(SCRIPT[:4]) + event(SCRIPT[4:]))
-            self.server.ended.wait(30)
-
-    def _answer(self, status: int, content: bytes) -> None:
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-class FeedServer(http.server.ThreadingHTTPServer):
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.ended = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}"
+            self.answer(200, facts_event() + event(SCRIPT[:4]) + event(SCRIPT[4:]), more=True)
+            self.server.ended.wait()
 
 
 @pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as made:
-        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+def server() -> Iterator[FakeServer]:
+    with serving(Feed) as made:
         yield made
-        made.ended.set()
-        made.shutdown()
-        thread.join()
 
 
 def test_once_prints_one_picture_into_a_pipe(
-    server: FeedServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    server: FakeServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOVER_API_KEY", KEY)
     assert main(["top", server.url, "--once", "--seconds", "0.5"]) == 0
@@ -203,11 +180,11 @@ def test_once_prints_one_picture_into_a_pipe(
         (["--once", "--api-key", "wrong"], 1, "the server says 401: the API key is missing or wrong"),
         (["--once", "--seconds", "0"], 2, "--seconds must be above 0 and at most 3600, got 0"),
         (["--once", "--seconds", "inf"], 2, "--seconds must be above 0 and at most 3600, got inf"),
-        (["--api-key", KEY], 2, "the output is no terminal: --once prints one picture as text"),
+        (["--api-key", KEY], 2, "the output is not a terminal: --once prints one screen as text"),
     ],
 )
 def test_what_goes_wrong_is_one_line(
-    server: FeedServer, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, message: str
+    server: FakeServer, capsys: pytest.CaptureFixture[str], flags: list[str], code: int, message: str
 ) -> None:
     assert main(["top", server.url, *flags]) == code
     assert capsys.readouterr().err == f"flover top: error: {message}\n"
@@ -267,7 +244,7 @@ ENDINGS: dict[str, Callable[[Terminal], None]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_the_terminal_is_left_as_it_was(server: FeedServer, ending: str) -> None:
+def test_the_terminal_is_left_as_it_was(server: FakeServer, ending: str) -> None:
     terminal = Terminal(server.url)
     try:
         terminal.until("by share of")
@@ -283,7 +260,7 @@ def test_the_terminal_is_left_as_it_was(server: FeedServer, ending: str) -> None
     assert "Traceback" not in terminal.shown
 
 
-def test_a_server_that_goes_away_is_waited_for(server: FeedServer) -> None:
+def test_a_server_that_goes_away_is_waited_for(server: FakeServer) -> None:
     terminal = Terminal(server.url)
     try:
         terminal.until("by share of")

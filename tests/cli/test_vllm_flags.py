@@ -11,7 +11,7 @@ from flover.cli.main import main, make_parser
 from flover.config import EngineConfig, ServerConfig, flag_name
 from flover.config.vllm import VLLM_SETTINGS
 from flover.errors import ConfigError
-from flover.llm_settings import engine_settings
+from flover.llm.settings import engine_settings
 
 OURS = {item.name for config in (EngineConfig, ServerConfig) for item in dataclasses.fields(config)}
 FOREIGN = {name: setting for name, setting in VLLM_SETTINGS.items() if name not in OURS}

@@ -6,15 +6,15 @@ the pages: a wrong slot, position, page or row gives other tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from flover.engine.device import DeviceExecutor
-from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan, StepResult
+from flover.engine.plan import Admission, Grant, Move, StepPlan, StepResult, Work
+from flover.executor.device import DeviceExecutor
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.ops import HostArray, reference
@@ -22,6 +22,7 @@ from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 VOCAB = 50
 EOS = 7
+MOST_PROPOSED = 4
 _PRIME = 8191
 
 
@@ -122,24 +123,24 @@ def story(prompt: Sequence[int], max_tokens: int, seed: int = 0, bad: Sequence[l
 
 
 class Driver:
-    """Seats stories in rows and runs plans until they are done."""
+    """Admits stories to rows and runs plans until they are done."""
 
     def __init__(self, executor: DeviceExecutor, num_rows: int = 6) -> None:
         self.executor = executor
         facts = executor.facts
         self.page_size = facts.page_size
         self.free = list(range(1, facts.pool_tokens // facts.page_size + 1))
-        self.seats: list[Story | None] = [None] * num_rows
+        self.stories: list[Story | None] = [None] * num_rows
         self.step = 0
         self._left: list[int] = []
 
     def leave(self, row: int) -> Story:
         """Finished or preempted: the row dies, its pages are free."""
-        left = self.seats[row]
+        left = self.stories[row]
         assert left is not None
         self.free = left.pages + self.free  # used again at once, so that a late write to them is noticed
         left.pages, left.computed = [], 0
-        self.seats[row] = None
+        self.stories[row] = None
         self._left.append(row)
         return left
 
@@ -149,31 +150,33 @@ class Driver:
         moves: Sequence[tuple[int, int]] = (),
         chunk_len: int = 10**6,
         window: tuple[int, int] | None = None,
+        propose: Callable[[Story], Sequence[int]] = lambda story: (),
     ) -> StepResult:
-        """One plan: everybody who generates, and a chunk for everybody who does not yet."""
+        """One plan: each generating row with what is proposed for it, and a chunk for each of the others."""
         for src, dst in moves:
-            self.seats[dst], self.seats[src] = self.seats[src], None
-        grants, chunks, generating, admissions = [], [], [], []
-        for row, newcomer in admit:
-            assert self.seats[row] is None
-            self.seats[row] = newcomer
-        for row, seated in enumerate(self.seats):
-            if seated is None:
+            self.stories[dst], self.stories[src] = self.stories[src], None
+        grants, work, admissions = [], [], []
+        for row, admitted in admit:
+            assert self.stories[row] is None
+            self.stories[row] = admitted
+        for row, told in enumerate(self.stories):
+            if told is None:
                 continue
-            missing = -(-len(seated.known) // self.page_size) - len(seated.pages)
+            missing = -(-(len(told.known) + MOST_PROPOSED) // self.page_size) - len(told.pages)
             taken, self.free = self.free[: max(0, missing)], self.free[max(0, missing) :]
-            seated.pages += taken
-            if any(seated is newcomer for _, newcomer in admit):
-                admissions.append(_admission(row, seated))
+            told.pages += taken
+            if any(told is admitted for _, admitted in admit):
+                admissions.append(_admission(row, told))
             elif taken:
                 grants.append(Grant(row=row, pages=taken))
-            pending = len(seated.known) - seated.computed
-            if pending == 1 and seated.outputs:
-                generating.append(row)
+            pending = len(told.known) - told.computed
+            if pending == 1 and told.outputs:
+                proposed = list(propose(told))
+                work.append(Work(row, told.computed, proposed, len(proposed) + 1))
             else:
-                part = seated.known[seated.computed :][:chunk_len]
-                chunks.append(Chunk(row=row, start=seated.computed, token_ids=part, samples=len(part) == pending))
-        live = [row for row, seated in enumerate(self.seats) if seated is not None]
+                part = told.known[told.computed :][:chunk_len]
+                work.append(Work(row, told.computed, part, int(len(part) == pending)))
+        live = [row for row, told in enumerate(self.stories) if told is not None]
         window = window or (0, max(live, default=-1) + 1)
         plan = StepPlan(
             step=self.step,
@@ -181,45 +184,44 @@ class Driver:
             moves=[Move(src, dst) for src, dst in moves],
             admissions=admissions,
             grants=grants,
-            chunks=chunks,
-            generating=generating,
+            work=work,
             window=window,
             dead=[row for row in range(*window) if row not in live],
         )
         self._left = []
         self.step += 1
-        result = self.executor.run(plan)
+        self.executor.start(plan)
+        result = self.executor.finish()
         assert result.step == plan.step
         self._take(plan, result)
         return result
 
     def _take(self, plan: StepPlan, result: StepResult) -> None:
-        work = {chunk.row: len(chunk.token_ids) for chunk in plan.chunks} | dict.fromkeys(plan.generating, 1)
-        for row, count in work.items():
-            seated = self.seats[row]
-            assert seated is not None
-            seated.computed += count
+        found = {item.row: len(item.token_ids) for item in result.rows}
+        for one in plan.work:
+            told = self.stories[one.row]
+            assert told is not None
+            told.computed += one.num_tokens - one.num_samples + found.get(one.row, 0)
         for item in result.rows:
-            seated = self.seats[item.row]
-            assert seated is not None
-            seated.prompt_logprobs += item.prompt_logprobs or []
-            seated.logprobs += [item.logprobs] if item.logprobs is not None else []
-            seated.error = item.error
-            if item.token_id is not None:
-                seated.outputs.append(item.token_id)
+            told = self.stories[item.row]
+            assert told is not None
+            told.prompt_logprobs += item.prompt_logprobs or []
+            told.logprobs += item.logprobs or []
+            told.error = item.error
+            told.outputs += item.token_ids
 
 
-def _admission(row: int, seated: Story) -> Admission:
+def _admission(row: int, told: Story) -> Admission:
     return Admission(
         row=row,
         sequence=0,
-        prompt_ids=seated.prompt,
-        output_ids=list(seated.outputs),
-        params=seated.params,
-        seed=seated.seed,
-        bad_words_ids=seated.bad,
-        computed=seated.computed,
-        pages=list(seated.pages),
+        prompt_ids=told.prompt,
+        output_ids=list(told.outputs),
+        params=told.params,
+        seed=told.seed,
+        bad_words_ids=told.bad,
+        computed=told.computed,
+        pages=list(told.pages),
     )
 
 
@@ -234,15 +236,15 @@ def tell_alone(driver: Driver, told: Story) -> Story:
 
 def tell_in_a_crowd(driver: Driver, stories: Sequence[Story], rng: Random, *, reorder: bool, preempt: float) -> None:
     """Run all of them together: random arrivals, chunks, leavers, holes closed by moves or kept, preemptions."""
-    waiting, total_rows = list(stories), len(driver.seats)
+    waiting, total_rows = list(stories), len(driver.stories)
     for _ in range(2000):
-        for row, seated in enumerate(driver.seats):
-            if seated is not None and (seated.done or rng.random() < preempt):
+        for row, told in enumerate(driver.stories):
+            if told is not None and (told.done or rng.random() < preempt):
                 left = driver.leave(row)
                 if not left.done:
                     left.prompt_logprobs = [] if not left.outputs else left.prompt_logprobs
                     waiting.insert(0, left)
-        live = [row for row, seated in enumerate(driver.seats) if seated is not None]
+        live = [row for row, told in enumerate(driver.stories) if told is not None]
         if not live and not waiting:
             return
         room = total_rows - len(live)

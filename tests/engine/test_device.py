@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from device_driver import (
     EOS,
+    MOST_PROPOSED,
     VOCAB,
     Driver,
     Story,
@@ -20,9 +21,9 @@ from device_driver import (
     tell_in_a_crowd,
 )
 
-from flover.engine.device import DeviceExecutor
-from flover.engine.plan import Admission, Chunk, Grant, Move, StepPlan
+from flover.engine.plan import Admission, Grant, Move, StepPlan, Work
 from flover.errors import InvariantError
+from flover.executor.device import DeviceExecutor
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.model.sampling import sample, sampling_values, token_logprobs
@@ -110,6 +111,44 @@ def test_prompt_logprobs_have_one_entry_per_prompt_token_in_any_chunking(chunk_l
     assert crowd.prompt_logprobs == []
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_proposals_change_no_token_and_no_logprob(seed: int) -> None:
+    """Right and wrong ones, greedy and sampled, with what follows the tokens before: penalties, bans, min_tokens."""
+    rng = Random(seed)
+    stories = [draw_story(rng) for _ in range(6)]
+    wanted = [expected_outputs(told) for told in stories]
+    answers = {id(told): outputs for told, outputs in zip(stories, wanted, strict=True)}
+
+    def propose(told: Story) -> list[int]:
+        rest = answers[id(told)][len(told.outputs) :][: rng.randint(0, MOST_PROPOSED)]
+        return [(token + 1) % VOCAB if rng.random() < 0.3 else token for token in rest]
+
+    executor, decoder = echo_executor(num_pages=200)
+    driver = Driver(executor)
+    driver.run(admit=list(enumerate(stories)))
+    steps = 1
+    while any(not told.done for told in stories):
+        for row, told in enumerate(driver.stories):
+            if told is not None and told.done:
+                driver.leave(row)
+        driver.run(propose=propose, window=(0, 6))
+        steps += 1
+    assert [told.outputs[: len(outputs)] for told, outputs in zip(stories, wanted, strict=True)] == wanted
+    assert steps < max(map(len, wanted)), "some proposals were right"
+    for told in stories:
+        if told.params.logprobs is not None:
+            digests = echo_digests(told.known[:-1])[len(told.prompt) - 1 :]
+            assert [entry.token_ids[0] for entry in told.logprobs] == told.outputs
+            alone = [echo_logits(int(digest)) for digest in digests]
+            count = np.array([told.params.logprobs])
+            again = [
+                token_logprobs(logits, np.array([token]), count, reference.OPS)[0]
+                for logits, token in zip(alone, told.outputs, strict=True)
+            ]
+            assert told.logprobs == again
+    assert max(decoder.logit_rows) > len(stories)
+
+
 def test_a_prompt_taken_from_the_cache_is_not_computed_again() -> None:
     executor, decoder = echo_executor(page_size=4)
     driver = Driver(executor)
@@ -146,7 +185,7 @@ def test_a_row_with_unusable_logits_fails_alone() -> None:
     assert len(crowd[2].outputs) == 2
     driver.leave(2)
     for _ in range(3):
-        driver.run(moves=[(3, 2)] if driver.seats[3] is not None else [])
+        driver.run(moves=[(3, 2)] if driver.stories[3] is not None else [])
     for told in (crowd[0], crowd[1], crowd[3]):
         assert told.outputs == expected_outputs(told)
 
@@ -227,9 +266,7 @@ def test_closing_twice_is_harmless() -> None:
 
 
 def plan(**changes: Any) -> StepPlan:
-    empty: dict[str, Any] = {
-        name: [] for name in ("evictions", "moves", "admissions", "grants", "chunks", "generating")
-    }
+    empty: dict[str, Any] = {name: [] for name in ("evictions", "moves", "admissions", "grants", "work")}
     return StepPlan(**{"step": 0, "window": (0, 2), **empty, **changes})
 
 
@@ -248,20 +285,22 @@ def admission(**changes: Any) -> Admission:
     return Admission(**{**usual, **changes})
 
 
-def seated() -> DeviceExecutor:
+def loaded() -> DeviceExecutor:
     executor, _ = echo_executor(num_rows=2, page_size=4)
-    executor.run(plan(admissions=[admission()]))
+    executor.start(plan(admissions=[admission()]))
+    assert executor.finish().rows == []
     return executor
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        (plan(chunks=[Chunk(row=0, start=2, token_ids=[1], samples=False)]), "0 tokens computed"),
-        (plan(chunks=[Chunk(row=0, start=0, token_ids=[], samples=True)]), "chunk of 0"),
-        (plan(chunks=[Chunk(row=0, start=0, token_ids=[1] * 9, samples=True)]), "too few pages"),
-        (plan(generating=[0, 0]), "planned twice"),
-        (plan(generating=[1]), "too few pages"),
+        (plan(work=[Work(0, 2, [1], 0)]), "0 tokens computed"),
+        (plan(work=[Work(0, 0, [], 0)]), "work of 0 tokens"),
+        (plan(work=[Work(0, 0, [1] * 9, 1)]), "too few pages"),
+        (plan(work=[Work(0, 0, [1] * 8, 9)]), "too few pages"),
+        (plan(work=[Work(0, 0, [], 1)] * 2), "planned twice"),
+        (plan(work=[Work(1, 0, [], 1)]), "too few pages"),
         (plan(grants=[Grant(row=0, pages=[3] * 30)]), "would have 32 pages of 24"),
         (plan(moves=[Move(0, 9)]), "outside 0..1"),
         (plan(admissions=[admission(row=1, computed=4)]), "reports on its prompt"),
@@ -270,4 +309,4 @@ def seated() -> DeviceExecutor:
 )
 def test_plans_that_do_not_fit_the_rows_are_refused(broken: StepPlan, message: str) -> None:
     with pytest.raises(InvariantError, match=message):
-        seated().run(broken)
+        loaded().start(broken)

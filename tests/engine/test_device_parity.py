@@ -11,8 +11,9 @@ from checkpoints import make_checkpoint, random_prompt, reference_greedy, refere
 from device_driver import Driver, Story, story, tell_alone, tell_in_a_crowd
 
 from flover.config import EngineConfig
-from flover.engine.device import DeviceExecutor
 from flover.errors import ConfigError
+from flover.executor.device import DeviceExecutor
+from flover.executor.load import load_device
 
 torch.set_num_threads(1)
 NUM_TOKENS = 12
@@ -32,7 +33,7 @@ def references(checkpoint: Path) -> list[tuple[list[int], list[int]]]:
 
 def load(checkpoint: Path, **changes: object) -> DeviceExecutor:
     settings = {"model": str(checkpoint), "max_num_seqs": 4, "num_threads": 1, "max_model_len": 128, **changes}
-    return DeviceExecutor.load(EngineConfig(**settings), lambda done, total: None)  # type: ignore[arg-type]
+    return load_device(EngineConfig(**settings), lambda done, total: None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("page_size", "reorder"), [(1, True), (5, False), (16, True), (16, False)])
@@ -84,7 +85,7 @@ def test_prompt_logprobs_are_those_of_transformers(checkpoint: Path, chunk_len: 
 def test_loading_tells_the_facts_and_sizes_the_pool(checkpoint: Path) -> None:
     seen: list[tuple[int, int]] = []
     config = EngineConfig(model=str(checkpoint), max_num_seqs=2, max_model_len=100, num_threads=1)
-    executor = DeviceExecutor.load(config, lambda done, total: seen.append((done, total)))
+    executor = load_device(config, lambda done, total: seen.append((done, total)))
     facts = executor.facts
     assert (facts.vocab_size, facts.max_model_len, facts.page_size) == (300, 100, 16)
     assert facts.pool_tokens == 2 * 112

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from flover.config import EngineConfig
-from flover.engine.build import build_engine
 from flover.engine.loop import Engine
 from flover.request import Delta, Request, SamplingParams, TokenLogprobs
+from flover.service.build import build_engine
 
 Answers = dict[str, list[Delta]]
 

@@ -17,7 +17,7 @@ from flover.ops.cpu import cpu_ops
 
 
 def load(path: Path, **settings: object) -> LoadedModel:
-    """Load a checkpoint in float32, without progress."""
+    """Load a checkpoint, without progress."""
     config = EngineConfig(model=str(path), **settings)  # type: ignore[arg-type]
     return load_model(config, OPS, lambda done, total: None)
 
@@ -35,7 +35,7 @@ class Driver:
 
     def __init__(self, loaded: LoadedModel, *, num_pages: int = 96, page_size: int = 4, seed: int = 0) -> None:
         self.loaded = loaded
-        dtype: DType = "bfloat16" if loaded.dtype == "bfloat16" else "float32"
+        dtype: DType = "bfloat16" if loaded.description.settings.dtype == "bfloat16" else "float32"
         self.kv = KVCache(loaded.config, num_pages, page_size, dtype, OPS.page_shapes)
         for pages in self.kv.layers:
             pages.keys.fill(NAN[dtype])

@@ -8,7 +8,7 @@ import pytest
 
 from flover.errors import ModelError
 from flover.model.config import ModelConfig
-from flover.model.families import FAMILIES
+from flover.model.family_rows import FAMILIES
 from flover.model.hf_config import read_config
 
 LLAMA: dict[str, Any] = {
@@ -107,6 +107,10 @@ def config_of(data: dict[str, Any]) -> ModelConfig:
     return read_config(data)[1]
 
 
+def windows(config: ModelConfig) -> list[int | None]:
+    return [layer.window for layer in config.layers]
+
+
 @pytest.mark.parametrize("name", PAIRS)
 def test_version_4_and_5_say_the_same(name: str) -> None:
     old, new = PAIRS[name]
@@ -120,18 +124,16 @@ def test_fields_left_out_have_transformers_defaults() -> None:
     assert (llama.max_position_embeddings, llama.activation, llama.tied_embeddings) == (2048, "silu", False)
     assert config_of({**LLAMA, "num_key_value_heads": None}).num_kv_heads == 4
     assert config_of({**LLAMA, "architectures": ["Qwen3ForCausalLM"]}).head_dim == 128
-    assert config_of({**LLAMA, "architectures": ["MistralForCausalLM"]}).sliding_window == (4096,) * 3
-    assert config_of(QWEN2).sliding_window == (None,) * 3
+    assert windows(config_of({**LLAMA, "architectures": ["MistralForCausalLM"]})) == [4096] * 3
+    assert windows(config_of(QWEN2)) == [None] * 3
     assert config_of(GPT2).tied_embeddings
     assert config_of(GPT2).intermediate_size == 256
-    neox = config_of(NEOX).rope
-    assert neox is not None
-    assert neox.dim == 4
+    assert [rope.dim for rope in config_of(NEOX).ropes] == [4]
 
 
 def test_null_window_is_no_window() -> None:
     mistral = {**LLAMA, "architectures": ["MistralForCausalLM"], "sliding_window": None}
-    assert config_of(mistral).sliding_window == (None,) * 3
+    assert windows(config_of(mistral)) == [None] * 3
 
 
 def test_eos_ids_are_one_or_many_and_possible() -> None:

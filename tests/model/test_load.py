@@ -13,9 +13,10 @@ import torch
 from checkpoints import FAMILIES, make_checkpoint, random_prompt
 from safetensors.torch import load_file, save_file
 
-from flover.config import EngineConfig
+from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.model.config import parameter_shapes
+from flover.model.describe import kv_dtype_of
 from flover.model.load import LoadedModel, load_model
 from flover.model.locate import locate_model
 from flover.ops import HostArray
@@ -84,12 +85,64 @@ def test_progress_grows_to_the_size_of_the_weights(path: Path) -> None:
     assert len(seen) > 10
 
 
-def test_float16_and_bfloat16_files_are_read(path: Path) -> None:
-    wide = load_file(path / "model.safetensors")
-    for dtype in (torch.float16, torch.bfloat16, torch.float64):
-        save_file({name: tensor.to(dtype) for name, tensor in wide.items()}, path / "model.safetensors")
-        embedding = plain_weights(load(path))["embed.weight"]
-        assert np.array_equal(embedding, wide["model.embed_tokens.weight"].to(dtype).float().numpy())
+@pytest.mark.parametrize(
+    ("stored", "kept"),
+    [(torch.float16, "float16"), (torch.bfloat16, "bfloat16"), (torch.float32, "float32"), (torch.float64, "float32")],
+)
+def test_the_type_of_the_checkpoint_is_kept_and_gives_the_bits_of_float32(
+    path: Path, stored: torch.dtype, kept: str
+) -> None:
+    tensors = {name: tensor.to(stored) for name, tensor in load_file(path / "model.safetensors").items()}
+    save_file(tensors, path / "model.safetensors")
+    own, wide = load(path), load(path, dtype="float32")
+    assert (own.format, wide.format) == (kept, "float32")
+    ours, theirs = plain_weights(own), plain_weights(wide)
+    assert np.array_equal(ours["embed.weight"], tensors["model.embed_tokens.weight"].float().numpy())
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+    assert torch.equal(whole_logits(own, PROMPT), whole_logits(wide, PROMPT))
+    assert kv_dtype_of(own.description.settings) == "float32"
+
+
+def test_the_bundled_model_is_kept_in_bfloat16_and_gives_the_bits_of_float32() -> None:
+    own, wide = load(Path(BUNDLED_MODEL)), load(Path(BUNDLED_MODEL), dtype="float32")
+    assert own.format == "bfloat16"
+    assert torch.equal(whole_logits(own, PROMPT), whole_logits(wide, PROMPT))
+
+
+def test_only_what_all_matrices_are_stored_in_is_kept(path: Path) -> None:
+    narrow = {name: tensor.bfloat16() for name, tensor in load_file(path / "model.safetensors").items()}
+    save_file({n: t.float() if t.ndim == 1 else t for n, t in narrow.items()}, path / "model.safetensors")
+    assert load(path).format == "bfloat16"
+    save_file(narrow | {"lm_head.weight": narrow["lm_head.weight"].float()}, path / "model.safetensors")
+    assert load(path).format == "float32"
+    save_file(narrow | {"lm_head.weight": narrow["lm_head.weight"].half()}, path / "model.safetensors")
+    assert load(path).format == "float32"
+
+
+@pytest.mark.parametrize(
+    ("announced", "kept"), [("bfloat16", "bfloat16"), ("torch.float16", "float16"), ("float8_e4m3fn", "float32")]
+)
+def test_the_config_says_the_type_of_weights_that_are_not_there(path: Path, announced: str, kept: str) -> None:
+    edit_json(path / "config.json", dtype=announced)
+    assert load(path, load_format="dummy").format == kept
+    assert load(path, load_format="dummy", dtype="float32").format == "float32"
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "float32"),
+        ({"dtype": "float32"}, "float32"),
+        ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"dtype": "half"}, "bfloat16"),
+        ({"quantization": "int8"}, "bfloat16"),
+        ({"dtype": "float32", "quantization": "int4"}, "bfloat16"),
+        ({"dtype": "bfloat16", "kv_cache_dtype": "float32"}, "float32"),
+        ({"kv_cache_dtype": "int8"}, "int8"),
+    ],
+)
+def test_keys_and_values_follow_what_is_asked_for_not_the_checkpoint(settings: dict[str, str], expected: str) -> None:
+    assert kv_dtype_of(EngineConfig(**settings)) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])

@@ -101,7 +101,16 @@ def test_philox_gives_the_published_numbers() -> None:
     ]
     counters = np.array([counter for counter, _, _ in vectors], dtype=np.uint64).T
     keys = np.array([key for _, key, _ in vectors], dtype=np.uint64).T
-    assert philox4x32(counters, keys).T.tolist() == [expected for _, _, expected in vectors]
+    assert np.stack(philox4x32(counters, keys)).T.tolist() == [expected for _, _, expected in vectors]
+    assert [list(philox4x32(counter, key)) for counter, key, _ in vectors] == [expected for _, _, expected in vectors]
+
+
+def test_a_few_rows_draw_what_they_draw_among_many() -> None:
+    seeds = np.array([0, -1, 2**63 - 1, -(2**63), 7]).repeat(40)
+    positions = np.tile(np.array([0, 1, 2**31, 2**40, 10**6]), 40)
+    many = uniforms(seeds, positions)
+    few = np.concatenate([uniforms(seeds[i : i + 4], positions[i : i + 4]) for i in range(0, 200, 4)])
+    assert many.dtype == few.dtype and np.array_equal(many, few)
 
 
 def test_uniforms_stay_inside_zero_and_one_and_differ_by_seed_and_position() -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional
 from flover.errors import ConfigError, InvariantError, ModelError
 from flover.ops import Ops, Part, WeightFormat, reference
 from flover.ops.cpu import cpu_ops, instruction_sets
-from flover.ops.cpu_weight import FORMATS, PackedWeight
+from flover.ops.cpu_weight import NUMBERS, PackedWeight
 from ops.bridge import store, torch_ops, unpacked
 from ops.spec import SPECS, Inputs
 
@@ -155,7 +155,7 @@ LARGE_VOCABULARY = {
 }
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("weight_format", NUMBERS)
 @settings(max_examples=60)
 @example(drawn=LARGE_VOCABULARY)
 @given(drawn=linears)
@@ -174,7 +174,7 @@ def test_linears_of_any_size(weight_format: WeightFormat, drawn: dict[str, Any])
     assert ((y.double() - wanted).abs() <= bound).all()
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("weight_format", NUMBERS)
 @pytest.mark.parametrize("gated", [False, True])
 def test_weights_come_near_what_was_stored(weight_format: WeightFormat, gated: bool) -> None:
     """In any order of rows; half a step of the format away at most."""
@@ -208,7 +208,7 @@ def int8_step(plain: Tensor) -> Tensor:
     return torch.maximum(plain.abs().amax(1) / 127, fours.amax((1, 2)) / 126.9)[:, None]
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("weight_format", NUMBERS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_embedding_is_a_row_of_the_table(weight_format: WeightFormat, isa: str) -> None:
     ops = ops_of(isa)
@@ -263,8 +263,8 @@ def part_of(weight_format: WeightFormat) -> Compute:
 
 
 BY_ROW: dict[str, Compute] = {
-    **{f"linear-{name}": linear_of(name, False) for name in FORMATS},
-    **{f"gated-{name}": linear_of(name, True) for name in FORMATS},
+    **{f"linear-{name}": linear_of(name, False) for name in NUMBERS},
+    **{f"gated-{name}": linear_of(name, True) for name in NUMBERS},
     **{f"linear-part-{name}": part_of(name) for name in ("int8", "int4")},
     "gelu_tanh": lambda ops, x: ops.linear(x, packed(ops, normal(7, 33, 300), "float32"), None, "gelu_tanh"),
     "rms_norm": lambda ops, x: torch.cat(ops.rms_norm(x, x.flip(1).contiguous(), normal(8, 300), 1e-6)[:2], 1),

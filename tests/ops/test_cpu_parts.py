@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flover.ops import Alone, HostArray, Part, Reduction, WeightFormat
 from flover.ops.cpu import instruction_sets
-from flover.ops.cpu_weight import FORMATS, PackedWeight
+from flover.ops.cpu_weight import NUMBERS, PackedWeight
 from ops.bridge import store, torch_ops, unpacked
 
 ISAS = instruction_sets()
@@ -47,14 +47,14 @@ def parts_of(plain: Tensor, weight_format: WeightFormat) -> list[PackedWeight]:
     return [packed(plain, weight_format, Part(first, CUTS[-1]), end - first) for first, end in pairwise(CUTS)]
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("weight_format", NUMBERS)
 def test_parts_have_the_numbers_of_the_whole(weight_format: WeightFormat) -> None:
     plain = normal(1, 40, CUTS[-1])
     together = torch.cat([unpacked(part) for part in parts_of(plain, weight_format)], dim=1)
     assert torch.equal(together, unpacked(packed(plain, weight_format)))
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("weight_format", NUMBERS)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("rows", [1, 2, 29])
 def test_what_parts_give_adds_up_to_what_the_whole_gives(weight_format: WeightFormat, isa: str, rows: int) -> None:
@@ -68,7 +68,7 @@ def test_what_parts_give_adds_up_to_what_the_whole_gives(weight_format: WeightFo
     assert ((total - whole).abs() <= 1e-6 * (x.abs() @ plain.abs().T)).all()
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("weight_format", NUMBERS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_only_part_gives_the_bits_of_the_whole(weight_format: WeightFormat, isa: str) -> None:
     plain, x = normal(4, 40, CUTS[-1]), normal(5, 29, CUTS[-1])

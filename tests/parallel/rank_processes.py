@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import psutil
 
-ENGINE, FOLLOWER = "flover.engine.process", "flover.parallel.follower"
+ENGINE, FOLLOWER = "flover.service.process", "flover.parallel.follower"
 
 
 def processes(module: str) -> list[psutil.Process]:

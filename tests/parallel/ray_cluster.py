@@ -15,7 +15,7 @@ from rank_processes import ENGINE, FOLLOWER, processes
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "include_dashboard": False}
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
-RELAY = "flover.parallel.ray_engine"
+RELAY = "flover.ray.engine"
 
 
 class Nodes:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from flover.errors import EngineDeadError
-from flover.parallel.beats import Beats, beat
+from flover.parallel.heartbeat import HeartbeatMonitor, beat
 
 
 class Store:
@@ -29,7 +29,7 @@ class Store:
 
 def test_who_counts_up_lives_and_who_stops_is_named() -> None:
     store, now = Store(), [0.0]
-    beats = Beats(store, [1, 2], timeout=60, clock=lambda: now[0])
+    beats = HeartbeatMonitor(store, [1, 2], timeout=60, clock=lambda: now[0])
     for second in range(200):
         now[0] = float(second)
         store.add("beats-1", 1)
@@ -43,7 +43,7 @@ def test_who_counts_up_lives_and_who_stops_is_named() -> None:
 
 def test_a_rank_that_never_began_is_dead_too() -> None:
     now = [0.0]
-    beats = Beats(Store(), [1], timeout=60, clock=lambda: now[0])
+    beats = HeartbeatMonitor(Store(), [1], timeout=60, clock=lambda: now[0])
     now[0] = 60.0
     beats.check()
     now[0] = 71.0

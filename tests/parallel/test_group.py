@@ -15,9 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flover.errors import EngineDeadError
+from flover.errors import ConfigError, EngineDeadError
 from flover.ops import HostArray
-from flover.parallel.group import GATHER_BYTES, GlooGroup, dist
+from flover.parallel.gloo import check_torch, dist
+from flover.parallel.group import GATHER_BYTES, GlooGroup
 
 WIDTH = 257
 MANY = 3 * GATHER_BYTES // (2 * 4 * WIDTH)
@@ -111,4 +112,13 @@ def test_a_rank_that_does_not_come_ends_the_sum_after_the_timeout(rows: int) -> 
     began = time.monotonic()
     with pytest.raises(EngineDeadError, match="does not answer"):
         ranks.groups[0].all_reduce("sum", np.zeros((rows, WIDTH), dtype=np.float32))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
+
+
+def test_a_torch_whose_gloo_is_another_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_torch()
+    with pytest.raises(ConfigError, match=r"torch 2\.6 or newer .* got torch 2\.5\.1"):
+        check_torch("2.5.1+cpu")
+    monkeypatch.delattr(dist.ProcessGroupGloo, "_Options")
+    with pytest.raises(ConfigError, match=r"got torch 3\.0"):
+        check_torch("3.0.0a0+git")

@@ -16,8 +16,6 @@ import httpx
 import psutil
 import pytest
 
-pytestmark = pytest.mark.alone
-
 SERVE = [
     *(sys.executable, "-m", "flover", "serve", "--port=0", "--tensor-parallel-size=2", "--num-threads=1"),
     *("--kv-cache-memory-bytes=32MiB", "--distributed-timeout-seconds=5"),
@@ -40,7 +38,7 @@ class Server:
 
     def role(self, role: str) -> psutil.Process | None:
         """The process of rank 0 or 1, if it is there."""
-        module = {"rank 0": "flover.engine.process", "rank 1": "flover.parallel.follower"}[role]
+        module = {"rank 0": "flover.service.process", "rank 1": "flover.parallel.follower"}[role]
         found = None
         for process in psutil.Process(self.process.pid).children(recursive=True):
             self.seen.add(process)

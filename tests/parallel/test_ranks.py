@@ -14,6 +14,7 @@ import pytest
 from simulation.hash_executor import HashExecutor
 from simulation.workload import Scenario, draw_scenario
 
+from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import EngineDeadError, InvariantError, RequestError
@@ -56,7 +57,7 @@ class Receiver:
         raise AssertionError("followers say nothing")
 
 
-class HashRank:
+class HashRank(BlockingExecutor):
     """A rank whose device is the hash model, which raises where a plan does not fit what it holds."""
 
     def __init__(self, scenario: Scenario, decide: Callable[[StepPlan], StepPlan] = lambda plan: plan) -> None:
@@ -74,7 +75,7 @@ class HashRank:
         self.plans.append(msgspec.msgpack.encode(plan))
         self.digest = zlib.crc32(self.plans[-1], self.digest)
         result = self.model.run(plan)
-        self.own = {row.row: row.token_id for row in result.rows if row.token_id is not None}
+        self.own = {row.row: row.token_ids[-1] for row in result.rows if row.token_ids}
         return result
 
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
@@ -152,7 +153,7 @@ def test_no_rank_ever_runs_another_plan() -> None:
 
 def test_a_rank_that_decides_for_itself_is_caught() -> None:
     def leave_one_out(plan: StepPlan) -> StepPlan:
-        return msgspec.structs.replace(plan, generating=plan.generating[:-1])
+        return msgspec.structs.replace(plan, work=plan.work[:-1])
 
     _, (honest, _), errors = run_group(1, leave_one_out)
     assert [type(error) for error in errors] == [InvariantError], errors
@@ -162,7 +163,7 @@ def test_a_rank_that_decides_for_itself_is_caught() -> None:
 
 def test_a_frame_that_is_missing_is_noticed() -> None:
     scenario, channel = draw_scenario(3), Channel(0)
-    plan = StepPlan(step=1, evictions=[], moves=[], admissions=[], grants=[], chunks=[], generating=[], window=(0, 0))
+    plan = StepPlan(step=1, evictions=[], moves=[], admissions=[], grants=[], work=[], window=(0, 0))
     channel.send(encode(Run(1, plan, [], 0)))
     with pytest.raises(InvariantError, match="frame 1 of rank 0 came where frame 0 was due"):
         follow(HashRank(scenario), channel.receiver(0))

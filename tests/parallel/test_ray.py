@@ -22,9 +22,9 @@ from ray_cluster import RELAY, Nodes, two_nodes, wait_for_nobody
 
 from flover import LLM, SamplingParams
 from flover.config import EngineConfig
-from flover.engine.build import build_engine
-from flover.engine.spawn import engine_command
 from flover.errors import ConfigError
+from flover.ipc.spawn import engine_command
+from flover.service.build import build_engine
 
 pytestmark = [
     pytest.mark.alone,
@@ -170,7 +170,7 @@ class Application:
         import ray
         from ray import serve
 
-        from flover.parallel.ray import Arguments, app
+        from flover.ray.serve import Arguments, app
 
         ray.init(address=nodes.address, log_to_driver=False, configure_logging=False)
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -208,13 +208,21 @@ def application(cluster: Nodes) -> Iterator[Application]:
     made.close()
 
 
-async def load(url: str, count: int, *, streamed: bool, tokens: int) -> list[tuple[bool, str]]:
-    """That many requests at once: whether the answer was a 200, and the whole of it."""
+async def load(
+    url: str, count: int, *, streamed: bool, tokens: int, begun: asyncio.Event | None = None
+) -> list[tuple[bool, str]]:
+    """That many requests at once: whether the answer was a 200, and the whole of it. `begun` is set once some of it
+    has come."""
 
     async def one(number: int) -> tuple[bool, str]:
         body = {**STORY, "prompt": f"{number} times", "max_tokens": tokens, "ignore_eos": True, "stream": streamed}
-        answer = await client.post("/v1/completions", json=body)
-        return answer.status_code == 200, answer.text
+        text = ""
+        async with client.stream("POST", "/v1/completions", json=body) as answer:
+            async for piece in answer.aiter_text():
+                text += piece
+                if begun is not None:
+                    begun.set()
+        return answer.status_code == 200, text
 
     limits = httpx.Limits(max_connections=count)
     async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
@@ -257,12 +265,15 @@ def test_an_engine_that_dies_under_load_costs_nobody_an_answer(application: Appl
     """What had begun goes on with the engine that its replica begins; what had not is asked of the other one."""
 
     async def run() -> list[tuple[bool, str]]:
-        waiting = [load(application.url, 12, streamed=streamed, tokens=300) for streamed in (False, True)]
+        begun = asyncio.Event()
+        waiting = [
+            load(application.url, 12, streamed=False, tokens=300),
+            load(application.url, 12, streamed=True, tokens=300, begun=begun),
+        ]
         tasks = [asyncio.create_task(one) for one in waiting]
-        await asyncio.sleep(0.5)
+        await begun.wait()
         assert not any(task.done() for task in tasks)
         processes(ENGINE)[0].kill()
-        await asyncio.sleep(0.2)
         late = await load(application.url, 12, streamed=False, tokens=8)
         whole, streams = await asyncio.gather(*tasks)
         assert all(text.endswith("data: [DONE]\n\n") for _, text in streams)
@@ -276,9 +287,10 @@ def test_a_replica_that_dies_costs_only_what_had_begun(application: Application)
     """The whole actor goes: nobody is there to say what happened."""
 
     async def run() -> list[tuple[bool, str]]:
+        begun = asyncio.Event()
         whole = asyncio.create_task(load(application.url, 12, streamed=False, tokens=400))
-        streams = asyncio.create_task(load(application.url, 12, streamed=True, tokens=400))
-        await asyncio.sleep(0.5)
+        streams = asyncio.create_task(load(application.url, 12, streamed=True, tokens=400, begun=begun))
+        await begun.wait()
         assert not whole.done()
         processes(ENGINE)[0].parent().kill()
         assert all(good for good, _ in await whole)
@@ -289,7 +301,7 @@ def test_a_replica_that_dies_costs_only_what_had_begun(application: Application)
 
 
 def test_how_a_prompt_begins() -> None:
-    from flover.parallel.ray import prefix_key
+    from flover.ray.serve import prefix_key
 
     chat = '{"temperature": 0, "messages": [{"role": "system", "content": "Be brief."}, {"role": "user"'
     first, second = (prefix_key((chat + f', "content": "{word}"}}]}}').encode()) for word in ("Hello", "Help"))
@@ -301,10 +313,13 @@ def test_how_a_prompt_begins() -> None:
 
 
 def test_arguments_are_the_engines_settings() -> None:
-    from flover.parallel.ray import Arguments
+    from flover.ray.serve import Arguments
 
     engine = Arguments(tensor_parallel_size="2", kv_cache_memory_bytes="1MiB", reorder="false").engine()
     assert (engine.tensor_parallel_size, engine.kv_cache_memory_bytes, engine.reorder) == (2, 2**20, False)
+    assert Arguments(allowed_hosts="a.example, b.example c.example").allowed_hosts == tuple(
+        f"{x}.example" for x in "abc"
+    )
     for wrong, message in [
         ({"min_replicas": 2}, r"min_replicas \(2\) is more than max_replicas \(1\)"),
         ({"threads": 2}, "there is no setting threads"),

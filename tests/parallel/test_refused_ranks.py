@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from flover.config import EngineConfig
-from flover.engine.restarts import MOST_RESTARTS, PATIENCE_SECONDS
-from flover.engine.spawn import Spawned
 from flover.errors import OutOfResourcesError
+from flover.ipc.restarts import MOST_RESTARTS, PATIENCE_SECONDS
+from flover.ipc.spawn import Spawned
 from flover.parallel import launch
 
 

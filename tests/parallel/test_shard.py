@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from flover.errors import ConfigError
-from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.config import LayerConfig, ModelConfig, parameter_shapes
 from flover.model.shard import Shard
 from flover.ops import WeightFormat
 
 CONFIG = ModelConfig(
     architecture="x",
     hidden_size=16,
-    num_layers=2,
+    layers=(LayerConfig(attention_scale=1.0),) * 2,
     num_heads=8,
     num_kv_heads=4,
     head_dim=2,
@@ -25,8 +25,6 @@ CONFIG = ModelConfig(
     mlp_bias=True,
     head_bias=True,
     learned_positions=True,
-    sliding_window=(None, None),
-    attention_scale=(1.0, 1.0),
 )
 
 
@@ -99,10 +97,10 @@ def test_the_vocabulary_is_dealt_out_with_a_row_of_zeros_for_everybody_elses_tok
         ({}, 3, "float32", "attention heads: 8"),
         ({"intermediate_size": 25}, 2, "float32", "inner width: 25"),
         ({"num_heads": 12, "num_kv_heads": 3}, 2, "float32", "3 key/value heads"),
-        ({}, 4, "int8", "attention output of 16 into parts of 4, but --quantization int8 .* 8 "),
-        ({}, 2, "int8", "inner width of 24 into parts of 12, but --quantization int8 .* 8 "),
-        ({"head_dim": 8}, 2, "int4", "inner width of 24 into parts of 12, but --quantization int4 .* 32 "),
-        ({"intermediate_size": 64}, 2, "int4", "attention output of 16 into parts of 8, but --quantization int4"),
+        ({}, 4, "int8", "attention output of 16 into parts of 4, but int8 weights keep 8 "),
+        ({}, 2, "int8", "inner width of 24 into parts of 12, but int8 weights keep 8 "),
+        ({"head_dim": 8}, 2, "int4", "inner width of 24 into parts of 12, but int4 weights keep 32 "),
+        ({"intermediate_size": 64}, 2, "int4", "attention output of 16 into parts of 8, but int4"),
     ],
 )
 def test_cuts_that_cannot_be_are_refused_with_the_numbers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import statistics
@@ -17,11 +18,11 @@ from checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_prompt
 from rank_processes import FOLLOWER, processes
 
 from flover.config import BUNDLED_MODEL, EngineConfig
-from flover.engine.build import build_engine
 from flover.engine.loop import Engine
 from flover.errors import ConfigError, EngineDeadError
 from flover.parallel.ranks import Leader
 from flover.request import Request, SamplingParams
+from flover.service.build import build_engine
 
 SMALL: dict[str, Any] = {
     "num_threads": 1,
@@ -109,9 +110,9 @@ def compare(path: Path, ranks: int, kind: str) -> None:
     assert statistics.median(differences) <= typical and max(differences) <= most
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "kind"), [*itertools.product(FAMILIES, ("float32", "int8")), ("llama", "bfloat16")])
 def test_two_ranks_give_what_one_gives(tmp_path: Path, family: str, kind: str) -> None:
+    """Formats are cut by one code for all families: those that differ most in it, and a third with one of them."""
     compare(make_checkpoint(tmp_path, family), 2, kind)
 
 
@@ -137,16 +138,16 @@ def test_four_ranks_share_two_key_heads(tmp_path: Path) -> None:
     compare(make_checkpoint(tmp_path, "llama", **WIDE), 4, "float32")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_four_ranks_give_what_one_gives(tmp_path: Path, family: str) -> None:
-    """In the format that has most to agree on."""
-    compare(make_checkpoint(tmp_path, family, **(WIDE_GPT if family in ("gpt2", "gptj") else WIDE)), 4, "int8")
+@pytest.mark.parametrize(("family", "sizes"), [("gpt2", WIDE_GPT), ("gpt_neox", WIDE)])
+def test_four_ranks_give_what_one_gives(tmp_path: Path, family: str, sizes: dict[str, int]) -> None:
+    """The other layouts of queries, keys and values, in the format that has most to agree on."""
+    compare(make_checkpoint(tmp_path, family, **sizes), 4, "int8")
 
 
-@pytest.mark.parametrize("kind", ["float32", "int8"])
-def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(tmp_path: Path, kind: str) -> None:
+def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(tmp_path: Path) -> None:
+    """In int8, whose layers have the sums of float32 and the largest input before them."""
     path = make_checkpoint(tmp_path, "llama", **WIDE)
-    with engine_of(path, 4, enable_prefix_caching=False, **settings_of(kind)) as engine:
+    with engine_of(path, 4, enable_prefix_caching=False, quantization="int8") as engine:
         crowd = serve(engine)
         for number in (0, 2, 5):
             engine.submit(request(number))
@@ -215,7 +216,7 @@ def test_a_rank_that_is_killed_ends_the_engine_at_once(tmp_path: Path) -> None:
         with pytest.raises(EngineDeadError, match="rank"):
             for _ in range(1000):
                 engine.step()
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < SMALL["distributed_timeout_seconds"] / 2
 
 
 def test_an_idle_engine_notices_too(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_a_rank_that_stands_still_ends_the_engine_after_the_timeout(tmp_path: Pa
         with pytest.raises(EngineDeadError, match="does not answer"):
             for _ in range(1000):
                 engine.step()
-        assert 1 < time.monotonic() - began < 10
+        assert 1 < time.monotonic() - began < 30
     assert not psutil.pid_exists(follower.pid)
 
 
@@ -257,24 +258,24 @@ def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
 def test_followers_do_not_outlive_rank_0(tmp_path: Path) -> None:
     """Rank 0 in a process of its own, killed without a chance to say anything."""
     path = make_checkpoint(tmp_path, "llama")
+    told, tell = os.pipe()
     pid = os.fork()
     if pid == 0:
         with engine_of(path, 2):
+            os.write(tell, b"ready")
             time.sleep(60)
         os._exit(0)
+    os.close(tell)
     leader = psutil.Process(pid)
     try:
-        for _ in range(600):
-            if any("follower" in " ".join(child.cmdline()) for child in leader.children()):
-                break
-            time.sleep(0.05)
+        assert os.read(told, 5) == b"ready"
         followers = leader.children()
-        assert followers
-        time.sleep(1)
+        assert any("follower" in " ".join(child.cmdline()) for child in followers)
         leader.kill()
         leader.wait(5)
         _, alive = psutil.wait_procs(followers, timeout=10)
         assert not alive
     finally:
+        os.close(told)
         if leader.is_running():
             leader.kill()

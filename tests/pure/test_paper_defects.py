@@ -116,7 +116,7 @@ def test_defect_2_a_request_is_ready_before_its_prompt_is_done() -> None:
     first_token = next(step for step in range(100) if engine.step())
     assert [plan.generating for plan in device.plans] == [[]] * 7  # 100 tokens in chunks of 16
     assert first_token == 6
-    assert [chunk.samples for plan in device.plans for chunk in plan.chunks] == [False] * 6 + [True]
+    assert [chunk.num_samples for plan in device.plans for chunk in plan.chunks] == [0] * 6 + [1]
 
 
 @pytest.mark.parametrize("reorder", [True, False])

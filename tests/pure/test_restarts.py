@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flover.engine.restarts import RestartLimit, Restarts
+from flover.ipc.restarts import RestartLimit, Restarts
 
 
 def test_so_many_restarts_within_so_many_seconds() -> None:

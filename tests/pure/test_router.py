@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from flover.engine import router
-from flover.engine.router import PrefixRouter
+from flover.service import router
+from flover.service.router import PrefixRouter
 
 SYSTEM = list(range(100))
 

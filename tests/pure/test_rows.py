@@ -28,24 +28,24 @@ def test_picture_of_the_module_docstring() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=80), st.booleans())
 def test_row_table_against_a_dictionary(steps: list[tuple[bool, int]], reorder: bool) -> None:
-    table, seats, number = RowTable(8, reorder=reorder), {}, 0
+    table, rows, number = RowTable(8, reorder=reorder), {}, 0
     for enters, choice in steps:
-        if enters and len(seats) < 8:
-            newcomers = list(range(number, number + 1 + choice % (8 - len(seats))))
-            number += len(newcomers)
-            layout = table.enter(newcomers)
+        if enters and len(rows) < 8:
+            admitted = list(range(number, number + 1 + choice % (8 - len(rows))))
+            number += len(admitted)
+            layout = table.enter(admitted)
             moved = {move.src: move.dst for move in layout.moves}
-            seats = {who: moved.get(row, row) for who, row in seats.items()}
-            seats |= dict(zip(newcomers, layout.entries, strict=True))
+            rows = {who: moved.get(row, row) for who, row in rows.items()}
+            rows |= dict(zip(admitted, layout.entries, strict=True))
             if reorder:
-                assert sorted(seats.values()) == list(range(len(seats)))
-        elif seats:
-            who = sorted(seats)[choice % len(seats)]
-            table.leave(seats.pop(who))
-        table.check(seats)
+                assert sorted(rows.values()) == list(range(len(rows)))
+        elif rows:
+            who = sorted(rows)[choice % len(rows)]
+            table.leave(rows.pop(who))
+        table.check(rows)
         start, end = table.window
-        assert all(start <= row < end for row in seats.values())
-        assert set(table.dead) == set(range(start, end)) - set(seats.values())
+        assert all(start <= row < end for row in rows.values())
+        assert set(table.dead) == set(range(start, end)) - set(rows.values())
 
 
 def test_without_reordering_a_dead_row_stays_until_it_is_at_an_edge() -> None:

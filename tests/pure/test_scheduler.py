@@ -1,10 +1,13 @@
 """Who enters, who waits, who is preempted: on a toy executor, without torch."""
 
+import msgspec
 import pytest
 from toy import ToyExecutor, make_engine, request, run, tokens_of
 
-from flover.engine.plan import StepPlan
-from flover.engine.sequence import MAX_PREEMPTIONS
+from flover.engine import scheduler
+from flover.engine.plan import StepPlan, Work
+from flover.engine.sequence import MAX_PREEMPTIONS, Sequence
+from flover.engine.stats import EngineStats
 from flover.errors import EngineDeadError, RequestError
 from flover.request import FinishReason, ModelFacts
 
@@ -214,3 +217,51 @@ def test_a_long_prompt_keeps_the_target_once_the_cost_is_known() -> None:
     busy = [plan for plan in device.plans[before:] if plan.generating]
     assert max(seconds(plan) for plan in busy) <= 0.060 * 1.1
     assert sum(len(chunk.token_ids) for plan in busy for chunk in plan.chunks) >= 1000
+
+
+@pytest.mark.parametrize("proposals", [1, 2, 5])
+def test_a_row_may_bring_several_tokens(proposals: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind the last one (max_tokens, a stop token) do not count; the pages of the others are found again."""
+    requests = [request("a", 6, 9), request("b", 3, 40, stop_token_ids=[14]), request("c", 5, 2, logprobs=0)]
+
+    def answers() -> tuple[dict[str, tuple[list[int], object, object]], int, EngineStats]:
+        engine, device = make_engine(page_size=4)
+        for one in requests:
+            engine.submit(one)
+        deltas = run(engine)
+        again = msgspec.structs.replace(requests[0], id="d", prompt_ids=requests[0].prompt_ids + tokens_of(deltas, "a"))
+        engine.submit(again)
+        deltas += run(engine)
+        last = {delta.request_id: delta for delta in deltas}
+        told = {name: (tokens_of(deltas, name), one.finish_reason, one.stop_reason) for name, one in last.items()}
+        assert last["d"].cached_tokens == 12  # of a: 6 in the prompt, 8 of the 9 that it brought
+        return told, len(device.plans), engine.stats()
+
+    alone, steps, stats = answers()
+
+    def propose(sequence: Sequence) -> Work:
+        count = min(proposals, len(sequence.pages) * 4 - len(sequence.token_ids))
+        return msgspec.structs.replace(generate(sequence), token_ids=[0] * count, num_samples=count + 1)
+
+    generate = scheduler._generate
+    monkeypatch.setattr(scheduler, "_generate", propose)
+    proposed, fewer, others = answers()
+    assert proposed == alone
+    assert fewer < steps
+    assert others.generation_tokens == stats.generation_tokens
+
+
+def test_a_request_goes_on_after_the_tokens_that_it_has() -> None:
+    """As a preempted one does; what it has counts for max_tokens, and is not reported."""
+    engine, device = make_engine(page_size=4)
+    one = msgspec.structs.replace(request("a", 6, 9, n=2), output_ids=[[50, 51, 52], []])
+    engine.submit(one)
+    deltas = run(engine)
+    assert tokens_of(deltas, "a", 0) == list(range(9, 15))
+    assert tokens_of(deltas, "a", 1) == list(range(6, 15))
+    admitted = [admission for plan in device.plans for admission in plan.admissions]
+    assert [admission.output_ids for admission in admitted] == [[50, 51, 52], []]
+    assert engine.stats().finished["length"] == 2
+    for wrong, words in (([[1] * 9, []], "9 tokens, of 9 at most"), ([[1]], "1 sequences, n is 2")):
+        with pytest.raises(RequestError, match=words):
+            engine.submit(msgspec.structs.replace(one, output_ids=wrong))

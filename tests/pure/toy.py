@@ -1,16 +1,18 @@
-"""A toy executor for tests of the scheduler: each next token is the number of tokens known so far."""
+"""A toy executor for tests of the scheduler: each next token is the number of tokens known so far, whatever is
+proposed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.request import Delta, ModelFacts, Request, SamplingParams
 
 
-class ToyExecutor:
+class ToyExecutor(BlockingExecutor):
     """Knows only how long each row is. `fail` may raise for a plan; `seconds` says how long a plan takes."""
 
     def __init__(
@@ -42,14 +44,12 @@ class ToyExecutor:
             self._sequences[admission.row] = admission.sequence
         self._fail(plan, self._sequences)
         results = []
-        for chunk in plan.chunks:
-            assert self._lens[chunk.row] == chunk.start
-            self._lens[chunk.row] += len(chunk.token_ids)
-            if chunk.samples:
-                results.append(RowResult(row=chunk.row, token_id=self._lens[chunk.row]))
-        for row in plan.generating:
-            self._lens[row] += 1
-            results.append(RowResult(row=row, token_id=self._lens[row]))
+        for work in plan.work:
+            assert self._lens[work.row] == work.start
+            self._lens[work.row] += work.num_tokens
+            if work.num_samples:
+                end = self._lens[work.row] + 1
+                results.append(RowResult(row=work.row, token_ids=list(range(end - work.num_samples, end))))
         self.now += self._seconds(plan)
         return StepResult(step=plan.step, rows=results)
 

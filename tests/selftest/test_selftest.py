@@ -15,10 +15,10 @@ from torch import Tensor
 
 from flover.cli.main import main
 from flover.config import EngineConfig
-from flover.engine import device
 from flover.engine.plan import StepPlan
 from flover.engine.scheduler import Scheduler
 from flover.errors import InvariantError
+from flover.executor import device
 from flover.model.sampling import sampler
 from flover.ops import Ops
 from flover.ops.cpu import cpu_ops, instruction_sets
@@ -231,7 +231,7 @@ def entry(token: int, *logprobs: float) -> TokenLogprobs:
         ([(3, entry(3, -0.5, -1.5)), (4, entry(4, -0.25))], None),
         ([(3, entry(3, -0.5, -1.5)), (5, entry(5, -0.25))], "token 1 is 5 and not 4"),
         ([(3, entry(3, -0.5, float(np.nextafter(-1.5, 0)))), (4, entry(4, -0.25))], "token 0 has a log-probability"),
-        ([(3, entry(3, -0.5)), (4, entry(4, -0.25))], "other tokens beside it"),
+        ([(3, entry(3, -0.5)), (4, entry(4, -0.25))], "other top tokens"),
         ([(3, None), (4, entry(4, -0.25))], "no log-probabilities"),
         ([(3, entry(3, -0.5, -1.5))], "1 output tokens and not 2"),
     ],

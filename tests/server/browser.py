@@ -60,7 +60,11 @@ class Browser:
         self._folder = Path(tempfile.mkdtemp(prefix="flover-browser-"))
         command = [chromium(), *FLAGS, f"--user-data-dir={self._folder}", "about:blank"]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            command,
+            env=os.environ | {"TMPDIR": str(self._folder)},  # what chromium leaves there goes with the folder
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         self._session = aiohttp.ClientSession()
         try:
@@ -86,7 +90,10 @@ class Browser:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        async with asyncio.timeout(START_SECONDS):
+            while self._folder.exists():  # the killed children may still be writing
+                shutil.rmtree(self._folder, ignore_errors=True)
+                await asyncio.sleep(0.02)
 
     async def _page_address(self) -> str:
         port = self._folder / "DevToolsActivePort"

@@ -6,26 +6,26 @@ import pytest
 
 from flover.config import Limits, ServerConfig
 from flover.errors import RequestError
-from flover.server.admission import Admission, Size
-from flover.server.errors import DoorError
+from flover.server.admission import AdmissionControl, RequestSize
+from flover.server.errors import HttpError
 
 CONFIG = ServerConfig(max_num_queued_reqs=4, limits=Limits(max_request_seqs=6, max_open_seqs=8))
 
 
-def admission() -> tuple[Admission, list[int]]:
+def admission() -> tuple[AdmissionControl, list[int]]:
     rejected: list[int] = []
-    return Admission(CONFIG, lambda: rejected.append(1)), rejected
+    return AdmissionControl(CONFIG, lambda: rejected.append(1)), rejected
 
 
 @pytest.mark.parametrize(
     ("size", "param", "numbers"),
     [
-        (Size(5, 5), "prompt", ["5", "4", "--max-num-queued-reqs"]),
-        (Size(1, 7), "n", ["7", "6", "--max-request-seqs"]),
-        (Size(2, 8), "n", ["2 prompts", "n = 4", "8 sequences"]),
+        (RequestSize(5, 5), "prompt", ["5", "4", "--max-num-queued-reqs"]),
+        (RequestSize(1, 7), "n", ["7", "6", "--max-request-seqs"]),
+        (RequestSize(2, 8), "n", ["2 prompts", "n = 4", "8 sequences"]),
     ],
 )
-def test_what_could_never_come_in_is_refused_by_name(size: Size, param: str, numbers: list[str]) -> None:
+def test_what_could_never_come_in_is_refused_by_name(size: RequestSize, param: str, numbers: list[str]) -> None:
     counts, rejected = admission()
     with pytest.raises(RequestError) as caught, counts.enter(size):
         pass
@@ -36,27 +36,27 @@ def test_what_could_never_come_in_is_refused_by_name(size: Size, param: str, num
 
 def test_what_cannot_come_in_now_gets_a_429_until_others_have_left() -> None:
     counts, rejected = admission()
-    first = Size(1, 6)
+    first = RequestSize(1, 6)
     with counts.enter(first) as keep:
         keep()
     assert not counts.idle.is_set()
     for size, words in (
-        (Size(1, 3), "6 sequences are open and 3 more"),
-        (Size(4, 1), "1 requests are open and 4 more"),
+        (RequestSize(1, 3), "6 sequences are open and 3 more"),
+        (RequestSize(4, 1), "1 requests are open and 4 more"),
     ):
-        with pytest.raises(DoorError, match=words) as caught, counts.enter(size):
+        with pytest.raises(HttpError, match=words) as caught, counts.enter(size):
             pass
         assert caught.value.status == 429
     assert len(rejected) == 2
     counts.leave(first)
     assert counts.idle.is_set()
-    with counts.enter(Size(1, 3)):
+    with counts.enter(RequestSize(1, 3)):
         assert not counts.idle.is_set()
     assert counts.idle.is_set()
 
 
 def test_a_request_that_fails_on_its_way_in_is_open_no_longer() -> None:
     counts, _ = admission()
-    with pytest.raises(ValueError, match="broken"), counts.enter(Size(1, 1)):
+    with pytest.raises(ValueError, match="broken"), counts.enter(RequestSize(1, 1)):
         raise ValueError("broken")
     assert counts.idle.is_set()

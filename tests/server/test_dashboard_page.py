@@ -11,14 +11,14 @@ import httpx
 
 from flover.config import EngineConfig, ServerConfig
 from flover.server.app import create_app
+from flover.server.app_state import AppState
 from flover.server.dashboard import policy
-from flover.server.door import Door
 
 
 def page(api_key: str | None = None, method: str = "GET") -> httpx.Response:
     async def get() -> httpx.Response:
-        door = Door(EngineConfig(model="toy"), ServerConfig(api_key=() if api_key is None else (api_key,)))
-        transport = httpx.ASGITransport(app=create_app(door))
+        state = AppState(EngineConfig(model="toy"), ServerConfig(api_key=() if api_key is None else (api_key,)))
+        transport = httpx.ASGITransport(app=create_app(state))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, "/dashboard")
 

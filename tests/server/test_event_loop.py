@@ -126,6 +126,7 @@ class Pulse:
         self.longest_health = 0.0
         self.longest_gap = 0.0
         self._url = server.url
+        self._reads = threading.Event()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=work) for work in (self._ask, self._read)]
 
@@ -143,6 +144,7 @@ class Pulse:
             with httpx.stream("POST", f"{self._url}{COMPLETIONS}", json=body, timeout=60) as stream:
                 last: float | None = None
                 for _ in stream.iter_lines():
+                    self._reads.set()
                     now = time.monotonic()
                     self.longest_gap = max(self.longest_gap, now - (last or now))
                     last = now
@@ -152,7 +154,7 @@ class Pulse:
     def __enter__(self) -> Pulse:
         for thread in self._threads:
             thread.start()
-        time.sleep(0.1)
+        assert self._reads.wait(60)
         self.longest_health = self.longest_gap = 0.0
         return self
 

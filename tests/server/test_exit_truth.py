@@ -18,7 +18,7 @@ import pytest
 from conftest import ServerProcess, read_events, wait_gone
 from test_life import LONG, running
 
-from flover.engine.restarts import MOST_RESTARTS
+from flover.ipc.restarts import MOST_RESTARTS
 
 pytestmark = pytest.mark.alone
 

@@ -8,9 +8,11 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from conftest import ServerProcess
 from test_engine_process import until
@@ -18,7 +20,8 @@ from test_engine_restarts import FakeTime, Machine, begin
 from test_life import LONG, Background, running
 from test_supervisor import kill
 
-from flover.engine.replica import STALL_SECONDS
+from flover.service.replica import STALL_SECONDS
+from flover.service.supervisor import Supervisor
 
 pytestmark = pytest.mark.alone
 
@@ -57,16 +60,15 @@ class Watch:
 def test_never_503_while_idle(start: Callable[..., ServerProcess]) -> None:
     server = start()
     with Watch(server) as watch:
-        time.sleep(2)
+        server.until(lambda: len(watch.answers) > 100)
     assert watch.statuses == {200}
-    assert len(watch.answers) > 20
 
 
 def test_never_503_in_a_long_iteration_or_with_a_full_queue(start: Callable[..., ServerProcess]) -> None:
-    server = start("--delay", "2", server={"max_num_queued_reqs": 2, "shutdown_timeout": 0})
+    server = start("--delay", "1", server={"max_num_queued_reqs": 2, "shutdown_timeout": 0})
     with Watch(server) as watch:
-        open_requests = [Background(server, {**LONG, "max_tokens": 2}) for _ in range(2)]
-        time.sleep(0.5)  # both have arrived, and the iteration of the first goes on
+        open_requests = [Background(server, {**LONG, "max_tokens": 4}) for _ in range(2)]
+        running(server, 2)
         assert server.post("/v1/completions", LONG).status_code == 429
         assert [each.result().status_code for each in open_requests] == [200, 200]
     assert watch.statuses == {200}
@@ -78,19 +80,17 @@ def test_503_within_two_seconds_of_a_death_and_200_when_the_engine_is_there_agai
 ) -> None:
     server = start("--load-delay", "1.5")
     with Watch(server) as watch:
-        time.sleep(0.2)
+        server.until(lambda: bool(watch.answers))
         killed = time.monotonic()
         server.engine.kill()
         server.until(lambda: watch.answers[-1][1] == 503)
         server.until(lambda: watch.answers[-1][1] == 200)
         there = time.monotonic()
-        time.sleep(0.2)
+        server.until(lambda: watch.answers[-1][0] > there)
     first_bad = min(asked for asked, status, _ in watch.answers if status == 503)
     assert first_bad - killed < 2
-    assert {said for _, status, said in watch.answers if status == 503} == {"restarting"}
-    late = [status for asked, status, _ in watch.answers if killed + 1 < asked < killed + 1.4]
-    assert set(late) <= {503}, "while it loads there is no engine"
-    assert there - killed < 15
+    assert [said for said, _ in groupby(said for _, _, said in watch.answers)] == ["ok", "restarting", "ok"]
+    assert 1.5 < there - killed < 15, "while it loads there is no engine"
 
 
 def test_loading_is_not_ready_and_answers(start: Callable[..., ServerProcess]) -> None:
@@ -103,12 +103,20 @@ def test_loading_is_not_ready_and_answers(start: Callable[..., ServerProcess]) -
     assert set(said) == {"loading", "ok"}
 
 
+def stopped(engines: Supervisor) -> bool:
+    (replica,) = engines.replicas
+    assert replica.client is not None
+    return psutil.Process(replica.client.pid).status() == psutil.STATUS_STOPPED
+
+
 def test_503_within_the_limit_of_a_stall_and_200_after_it() -> None:
     async def scenario() -> None:
         machine, clock = Machine(), FakeTime()
         engines = await begin(machine, clock)
         kill(engines, how=signal.SIGSTOP)
-        await asyncio.sleep(0.3)  # what it had sent before has been read
+        await until(lambda: stopped(engines))
+        for _ in range(10):
+            await asyncio.sleep(0)  # what it had sent before is read
         clock.now += STALL_SECONDS - 1
         assert engines.status == "ok"
         clock.now += 2

@@ -16,7 +16,7 @@ from flover.cli.main import main
 from flover.config import EngineConfig, ServerConfig, read_environment
 from flover.errors import ConfigError
 from flover.server.app import create_app
-from flover.server.door import Door, check_exposure
+from flover.server.app_state import AppState, check_exposure
 from flover.server.http_hosts import is_loopback
 from flover.server.http_keys import ApiKey, combine_salts, salt_of
 
@@ -26,8 +26,8 @@ PAGE = "https://page.example"
 
 def with_app(scenario: Callable[[httpx.AsyncClient], Coroutine[Any, Any, None]], **settings: Any) -> None:
     async def run() -> None:
-        door = Door(EngineConfig(model="toy"), ServerConfig(**settings))
-        transport = httpx.ASGITransport(app=create_app(door))
+        state = AppState(EngineConfig(model="toy"), ServerConfig(**settings))
+        transport = httpx.ASGITransport(app=create_app(state))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             await scenario(client)
 

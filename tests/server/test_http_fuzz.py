@@ -186,8 +186,8 @@ def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int]
             await asyncio.sleep(pause)
         await asyncio.sleep(1000)
         assert transport.closed
-        assert not connections.crowded
-        assert connections.make_room(protocol)
+        assert not connections.over_limit
+        assert connections.evict_for(protocol)
         assert set(statuses(transport.written)) <= {100, 200, 400, 405, 408, 413, 414, 415, 431, 501, 505}
         assert b"x-trailer" not in transport.written.lower()
         assert len(transport.written) <= 2000 * (1 + b"".join(script).count(b"HTTP/"))

@@ -234,7 +234,7 @@ def test_the_body_that_has_taken_longest_gives_way() -> None:
         half = HEAD + b"Content-Length: 100000\r\n\r\n" + b"a" * 90_000
         async with wire(max_pending_body_bytes=1_000_000) as server:
             stuck = [asyncio.create_task(server.say(half)) for _ in range(20)]
-            await asyncio.sleep(0.2)
+            await until(lambda: sum(task.done() for task in stuck) >= 9)
             whole = HEAD + b"Connection: close\r\nContent-Length: 300000\r\n\r\n"
             for _ in range(5):
                 assert statuses(await server.say(whole, *[b"a" * 1000] * 300)) == [200]

@@ -1,4 +1,4 @@
-"""Answers that are too large, and requests that cannot be read, end themselves and nobody else."""
+"""Answers that are too large, and requests that cannot be read, end alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from test_engine_process import make_request, read_tokens, run, toy
 from toy_engine import toy_facts
 
 from flover.config import EngineConfig, Limits
-from flover.engine import process, wire
-from flover.engine.messages import EngineStats, News, Refused, Start, Submit
+from flover.engine.queue import Submit
+from flover.engine.stats import EngineStats
 from flover.errors import FloverError, RequestError
+from flover.ipc import wire
+from flover.ipc.messages import EngineOutputs, Refused, Start
 from flover.request import Delta, FinishReason, Request, SamplingParams
 from flover.server.logprob_limits import check_logprobs
+from flover.service import process
 
 
 class BrokenEngine:
@@ -63,7 +66,7 @@ def exchange(engine: BrokenEngine, bodies: list[bytes], answers: int) -> list[An
             ours.sendall(wire.frame(body))
         while len(found) < answers:
             message = decode(wire.receive(ours) or b"")
-            if not isinstance(message, News) or message.deltas:
+            if not isinstance(message, EngineOutputs) or message.deltas:
                 found.append(message)
         worker._stopping.set()
         running.join(5)
@@ -103,12 +106,12 @@ def test_large_news_are_sent_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
         worker = process.EngineProcess(theirs, lambda config, progress: pytest.fail("not needed"))
         worker._deliver(BrokenEngine(), deltas)  # type: ignore[arg-type]
         got = [wire.from_engine_decoder()(wire.receive(ours) or b"") for _ in deltas]
-    assert [item.deltas for item in got if isinstance(item, News)] == [[delta] for delta in deltas]
+    assert [item.deltas for item in got if isinstance(item, EngineOutputs)] == [[delta] for delta in deltas]
 
 
 def test_an_answer_too_long_for_a_frame_ends_its_request_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a real process whose frames hold little."""
-    code = "from flover.engine import wire; wire.MAX_FRAME_BYTES = 20_000; import runpy, sys; sys.argv = sys.argv[1:]; "
+    code = "from flover.ipc import wire; wire.MAX_FRAME_BYTES = 20_000; import runpy, sys; sys.argv = sys.argv[1:]; "
     code += "runpy.run_path(sys.argv[0], run_name='__main__')"
 
     async def scenario() -> None:

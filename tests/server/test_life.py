@@ -1,4 +1,4 @@
-"""From start to end of the server, and what happens when the engine or the door dies."""
+"""From start to end of the server, and what happens when the engine or the server dies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,7 +151,7 @@ def test_when_the_engine_dies_for_good_streams_end_with_an_error_and_health_says
     assert server.process.wait(20) == EXIT_NO_ENGINE
 
 
-def test_when_the_door_dies_the_engine_dies(start: Start) -> None:
+def test_when_the_server_dies_the_engine_dies(start: Start) -> None:
     server = start("--delay", "0.005")
     engine = server.engine
     stream = threading.Thread(target=lambda: _ignore_errors(server))
@@ -181,13 +180,11 @@ def test_more_requests_than_may_be_open_are_sent_away(start: Start) -> None:
     assert server.post("/v1/completions", {"prompt": "", "max_tokens": 1}).status_code == 400
     assert server.post("/v1/completions", {"prompt": ["a"] * 4}).json()["error"]["param"] == "prompt"
     assert first.result().status_code == 200
-    started = time.monotonic()
     assert server.post("/v1/completions", {"prompt": ["a"] * 3, "max_tokens": 1}).status_code == 200
-    assert time.monotonic() - started < 2
     assert server.metric("requests_rejected_total") == 1
 
 
-def test_the_door_imports_no_torch() -> None:
+def test_the_server_imports_no_torch() -> None:
     heavy = ("torch", "flover.memory", "flover.ops")
     code = f"import sys, flover.server.run; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

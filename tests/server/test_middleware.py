@@ -17,7 +17,7 @@ from starlette.routing import Route
 from flover.config import EngineConfig, Limits, ServerConfig
 from flover.server import http_keys
 from flover.server.app import create_api, create_app
-from flover.server.door import Door
+from flover.server.app_state import AppState
 from flover.server.http_body import BodyLimit
 from flover.server.http_keys import OPEN_PATHS
 from flover.server.metrics import Metrics
@@ -49,10 +49,10 @@ def with_app(scenario: Callable[[httpx.AsyncClient, Starlette], Coroutine[Any, A
     """Run a scenario against the application, with no engine behind it."""
 
     async def run() -> None:
-        door = Door(EngineConfig(model="toy"), ServerConfig(**settings))
-        transport = httpx.ASGITransport(app=create_app(door), raise_app_exceptions=False)
+        state = AppState(EngineConfig(model="toy"), ServerConfig(**settings))
+        transport = httpx.ASGITransport(app=create_app(state), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            await scenario(client, create_api(door))
+            await scenario(client, create_api(state))
 
     asyncio.run(run())
 

@@ -6,11 +6,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import pytest
 from conftest import ServerProcess
 from toy_engine import DEADLY
 
-pytestmark = pytest.mark.alone
 NUM_EXAMPLES = 20
 
 

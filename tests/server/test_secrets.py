@@ -17,8 +17,6 @@ from toy_engine import POISON
 
 from flover.errors import MAX_SHOWN_CHARACTERS
 
-pytestmark = pytest.mark.alone
-
 KEY = "canary-key-4711"
 WRONG_KEY = "canary-wrong-key-4712"
 WORD = "canary" * (MAX_SHOWN_CHARACTERS // 6 + 1)

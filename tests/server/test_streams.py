@@ -54,13 +54,11 @@ def test_token_ids_come_with_the_chunks(server: ServerProcess) -> None:
     assert [choice["text"] for choice in choices] == ["", "é", "�"]
 
 
-def test_a_stop_string_at_the_door_ends_the_sequence_in_the_engine(server: ServerProcess) -> None:
+def test_a_stop_string_of_the_server_ends_the_sequence_in_the_engine(server: ServerProcess) -> None:
     aborted = server.metric("engine_sequences_total", finished_reason="abort")
     stopped = server.metric("request_success_total", finished_reason="stop")
     body = {"prompt": "abc", "max_tokens": LONG, "stop": "ca", "n": 3, "temperature": 1}
-    started = time.monotonic()
     answer = server.post("/v1/completions", body).json()
-    assert time.monotonic() - started < 2, "nobody waits for the 2000 tokens that were not wanted"
     assert {choice["finish_reason"] for choice in answer["choices"]} == {"stop"}
     server.until(lambda: server.metric("engine_sequences_total", finished_reason="abort") == aborted + 3)
     assert server.metric("request_success_total", finished_reason="stop") == stopped + 3

@@ -19,12 +19,12 @@ from test_life import LONG, Background, running
 from toy_engine import DEADLY, toy_tokens
 
 from flover.config import EngineConfig
-from flover.engine import client, supervisor
-from flover.engine.restarts import MOST_RESTARTS
-from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError
+from flover.ipc.restarts import MOST_RESTARTS
 from flover.request import Request, SamplingParams
 from flover.server.run import EXIT_NO_ENGINE
+from flover.service import client, supervisor
+from flover.service.supervisor import Supervisor
 
 
 def kill(engines: Supervisor, number: int = 0, how: signal.Signals = signal.SIGKILL) -> None:
@@ -63,15 +63,42 @@ def test_streams_go_on_where_a_dead_engine_stopped() -> None:
             streams = {name: engines.submit(make_request(name, prompt, 100)) for name, prompt in prompts.items()}
             reading = {name: asyncio.create_task(read_tokens(stream)) for name, stream in streams.items()}
             await until(lambda: engines.stats.generation_tokens > 200)
+            before = engines.stats.generation_tokens
             kill(engines)
             await until(lambda: not engines.alive)
             assert engines.status == "restarting"
-            before = engines.stats.generation_tokens
+            assert engines.stats.generation_tokens >= before
             for name, prompt in prompts.items():
                 assert await reading[name] == {(name, 0): toy_tokens(list(prompt.encode()), 100)}
             assert (engines.num_restarts, engines.status) == (1, "ok")
             assert engines.stats.generation_tokens >= before + 8, "counters do not begin again"
             assert engines.stats.running == 0
+
+    run(scenario)
+
+
+def test_a_platform_without_the_same_bits_continues_after_the_tokens_that_were_delivered(tmp_path: Path) -> None:
+    """Each engine process computes other tokens; sequences that have ended or were cancelled stay as they were."""
+
+    async def scenario() -> None:
+        async with toys("--delay", "0.002", "--drift", str(tmp_path / "starts")) as engines:
+            stream = engines.submit(make_request("r", "abcdefgh", 120, n=3, temperature=1.0, prompt_logprobs=1))
+            short = engines.submit(make_request("short", "abcdefgh", 4))
+            assert await read_tokens(short) == {("short", 0): toy_tokens(list(b"abcdefgh"), 4, shift=1)}
+            deltas = [await anext(stream) for _ in range(60)]
+            engines.cancel("r", 1)
+            kill(engines)
+            deltas += [delta async for delta in stream]
+            tokens = {index: [t for d in deltas if d.index == index for t in d.token_ids] for index in range(3)}
+            for index in (0, 2):
+                first = toy_tokens(list(b"abcdefgh"), 120, shift=1 + index)
+                second = toy_tokens(list(b"abcdefgh"), 120, shift=2 + index)
+                before = next(i for i in range(120) if tokens[index][i] != first[i])
+                assert before >= 10
+                assert tokens[index] == first[:before] + second[before:]
+            assert len(tokens[1]) < 120
+            assert sum(delta.prompt_logprobs is not None for delta in deltas) == 1
+            assert engines.num_restarts == 1
 
     run(scenario)
 
@@ -111,9 +138,8 @@ def test_a_reader_that_leaves_while_there_is_no_engine_leaves_nothing() -> None:
             with pytest.raises(EngineDeadError):
                 engines.submit(make_request("late"))
             await until(lambda: engines.alive)
-            await asyncio.sleep(0.1)
-            assert engines.stats.running == 0
             assert await read_tokens(engines.submit(make_request("next")))
+            assert engines.stats.running == 0
 
     run(scenario)
 
@@ -157,7 +183,7 @@ def test_an_engine_that_does_not_start_again_is_given_up(tmp_path: Path) -> None
             waiting = asyncio.create_task(read_tokens(engines.submit(make_request(max_tokens=1500))))
             await until(lambda: engines.stats.running == 1)
             kill(engines)
-            with pytest.raises(EngineDeadError, match="not begun again: FileExistsError"):
+            with pytest.raises(EngineDeadError, match="not restarted: FileExistsError"):
                 await waiting
             assert engines.given_up.is_set()
             assert engines.num_restarts == 0
@@ -186,8 +212,9 @@ def test_an_engine_that_does_not_get_on_with_loading_again_is_given_up(
     async def scenario() -> None:
         async with toys("--hang-if", str(late), stall_timeout=1.0) as engines, watched(engines):
             late.touch()
+            engines.replicas[0].slowest_start = 0.0  # else three times what it took on a busy machine is waited for
             kill(engines)
-            await asyncio.wait_for(engines.given_up.wait(), 30)
+            await asyncio.wait_for(engines.given_up.wait(), 50)
 
     run(scenario)
 
@@ -256,11 +283,11 @@ def test_prompts_that_begin_alike_go_to_one_engine() -> None:
             both = [engines.submit(make_request(letter, letter * 64, 3)) for letter in "ab"]
             for stream in both:
                 await read_tokens(stream)
-            assert [engines.stats_of(number).generation_tokens for number in range(2)] == [3, 3]
+            assert [engines.replicas[number].stats.generation_tokens for number in range(2)] == [3, 3]
             for turn in range(1, 4):
                 await read_tokens(engines.submit(make_request(f"b{turn}", "b" * (64 + turn), 3)))
-            assert [engines.stats_of(number).generation_tokens for number in range(2)] == [3, 12]
-            assert engines.stats_of(1).cached_tokens == 3 * 64
+            assert [engines.replicas[number].stats.generation_tokens for number in range(2)] == [3, 12]
+            assert engines.replicas[1].stats.cached_tokens == 3 * 64
 
     run(scenario)
 

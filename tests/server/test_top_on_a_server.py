@@ -25,6 +25,6 @@ def test_once_shows_those_who_generate(start: Callable[..., ServerProcess], caps
     server.until(lambda: server.metric("num_requests_running") == 2)
     assert main(["top", server.url, "--once", "--seconds", "1"]) == 0
     out = capsys.readouterr().out
-    assert "fused width 2 of 64 rows" in out
+    assert "batch size 2 of 64 rows" in out
     assert "0 " + "A" * 20 in out
     assert "1 " + "B" * 20 in out

@@ -1,4 +1,4 @@
-"""Frames between the door and the engine: what passes, what does not, and how long they may be."""
+"""Frames between the server and the engine: what passes, what does not, and how long they may be."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import pytest
 from toy_engine import toy_facts
 
 from flover.config import EngineConfig
-from flover.engine import process, wire
-from flover.engine.messages import Cancel, EngineStats, Loading, News, Ready, Start, Stop, Submit
+from flover.engine.queue import Cancel, Submit
+from flover.engine.stats import EngineStats
+from flover.ipc import wire
+from flover.ipc.messages import EngineOutputs, Loading, Ready, Start, Stop
 from flover.request import Delta, FinishReason, Request, SamplingParams, TokenLogprobs
+from flover.service import process
 
 
 def make_request(**params: object) -> Request:
@@ -23,7 +26,7 @@ def test_every_message_survives_the_wire() -> None:
     entry = TokenLogprobs([1, 2], [-0.5, float("-inf")], [1, 2])
     delta = Delta(request_id="r", token_ids=[1], logprobs=[entry], prompt_logprobs=[None, entry])
     to_engine = [Start(EngineConfig(model="m", num_threads=3)), Submit(request), Cancel("r", 2), Stop()]
-    from_engine = [Loading(1, 2), Ready(toy_facts()), News([delta], EngineStats(finished={"stop": 3}))]
+    from_engine = [Loading(1, 2), Ready(toy_facts()), EngineOutputs([delta], EngineStats(finished={"stop": 3}))]
     for messages, decode in ((to_engine, wire.to_engine_decoder()), (from_engine, wire.from_engine_decoder())):
         for message in messages:
             frame = wire.encode(message)  # type: ignore[arg-type]
@@ -64,7 +67,7 @@ def test_a_stream_that_ends_inside_a_frame_is_over() -> None:
 
 
 def test_news_too_long_for_one_frame_are_sent_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The delta that does not even fit alone ends its own sequence, nobody else's."""
+    """The delta that does not even fit alone ends its own sequence and no other."""
     monkeypatch.setattr(wire, "MAX_FRAME_BYTES", 1000)
     ours, theirs = socket.socketpair()
 
@@ -83,8 +86,8 @@ def test_news_too_long_for_one_frame_are_sent_one_by_one(monkeypatch: pytest.Mon
     with ours, theirs:
         worker = process.EngineProcess(theirs, lambda config, progress: pytest.fail("not needed"))
         worker._deliver(engine, deltas)  # type: ignore[arg-type]
-        news = [wire.from_engine_decoder()(wire.receive(ours) or b"") for _ in deltas]
-    received = [item.deltas[0] for item in news if isinstance(item, News)]
+        messages = [wire.from_engine_decoder()(wire.receive(ours) or b"") for _ in deltas]
+    received = [item.deltas[0] for item in messages if isinstance(item, EngineOutputs)]
     assert [received[0], received[2]] == small
     assert (received[1].request_id, received[1].finish_reason) == ("big", FinishReason.ERROR)
     assert engine.cancelled == [("big", 1)]

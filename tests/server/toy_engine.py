@@ -4,10 +4,11 @@ executor that repeats the prompt.
 Token i of a sequence is prompt[(shift + i) % len(prompt)], where shift is 0 for greedy requests and the sequence's
 seed otherwise. Ids below 256 are bytes of text, 256 is end-of-sequence. A prompt with POISON fails its row, one with
 DEADLY ends the process. Its trace is its process id. With --once FILE only the first process with that FILE gets as far
-as loading; while there is that FILE, with --hang-if FILE none gets further and with --fail-if FILE none loads.
+as loading; with --drift FILE each process with that FILE has a shift that is greater by one, and says that it is not
+deterministic; while there is that FILE, with --hang-if FILE none gets further and with --fail-if FILE none loads.
 
     python toy_engine.py [--delay S] [--load-delay S] [--fail KIND] [--die-after STEPS] [--once FILE] [--hang-if FILE]
-                         [--fail-if FILE] FD
+                         [--fail-if FILE] [--drift FILE] FD
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from flover.config import EngineConfig
-from flover.engine import process
+from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
-from flover.engine.plan import Admission, RowResult, StepPlan, StepResult
+from flover.engine.plan import Admission, RowResult, StepPlan, StepResult, Work
 from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError, ModelError, OutOfResourcesError
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
+from flover.service import process
 
 EOS, DEADLY, POISON, VOCAB_SIZE = 256, 298, 299, 300
 MAX_MODEL_LEN = 2048
@@ -60,11 +64,12 @@ def entry(token: int, alternatives: int) -> TokenLogprobs:
     return TokenLogprobs(ids, [-0.5] + [-0.5 - i for i in range(alternatives)], [1, *range(1, alternatives + 1)])
 
 
-class ToyExecutor:
+class ToyExecutor(BlockingExecutor):
     """Repeats prompts."""
 
-    def __init__(self, facts: ModelFacts, delay: float, die_after: int) -> None:
+    def __init__(self, facts: ModelFacts, delay: float, die_after: int, drift: int) -> None:
         self.facts = facts
+        self._drift = drift
         self._delay = delay
         self._die_after = die_after
         self._rows: dict[int, Row] = {}
@@ -79,23 +84,22 @@ class ToyExecutor:
             self._rows[move.dst] = self._rows.pop(move.src)
         for admission in plan.admissions:
             self._admit(admission)
-        chunks = [self._chunk(chunk.row, chunk.start, chunk.token_ids, chunk.samples) for chunk in plan.chunks]
-        results = [result for result in chunks if result is not None]
-        return StepResult(step=plan.step, rows=results + [self._sample(row) for row in plan.generating])
+        results = [self._sample(one.row) if one.generates else self._chunk(one) for one in plan.work]
+        return StepResult(step=plan.step, rows=[result for result in results if result is not None])
 
     def _admit(self, admission: Admission) -> None:
-        shift = 0 if admission.params.greedy else admission.seed
+        shift = self._drift + (0 if admission.params.greedy else admission.seed)
         self._rows[admission.row] = Row(admission.prompt_ids, admission.params, shift, len(admission.output_ids))
 
-    def _chunk(self, row: int, start: int, token_ids: list[int], samples: bool) -> RowResult | None:
-        wanted = self._rows[row].params.prompt_logprobs
-        result = self._sample(row) if samples else RowResult(row=row)
+    def _chunk(self, work: Work) -> RowResult | None:
+        wanted = self._rows[work.row].params.prompt_logprobs
+        result = self._sample(work.row) if work.num_samples else RowResult(row=work.row)
         if wanted is None:
-            return result if samples else None
-        report: list[TokenLogprobs | None] = [entry(token, wanted) for token in token_ids]
-        if start == 0:
+            return result if work.num_samples else None
+        report: list[TokenLogprobs | None] = [entry(token, wanted) for token in work.token_ids]
+        if work.start == 0:
             report[0] = None
-        return RowResult(row=row, token_id=result.token_id, logprobs=result.logprobs, prompt_logprobs=report)
+        return msgspec.structs.replace(result, prompt_logprobs=report)
 
     def _sample(self, number: int) -> RowResult:
         row = self._rows[number]
@@ -105,8 +109,8 @@ class ToyExecutor:
             return RowResult(row=number, error="poisoned")
         token = toy_tokens(row.prompt_ids, 1, row.shift + row.made)[0]
         row.made += 1
-        logprobs = None if row.params.logprobs is None else entry(token, row.params.logprobs)
-        return RowResult(row=number, token_id=token, logprobs=logprobs)
+        logprobs = None if row.params.logprobs is None else [entry(token, row.params.logprobs)]
+        return RowResult(row=number, token_ids=[token], logprobs=logprobs)
 
     def reset(self) -> None:
         self._rows.clear()
@@ -147,6 +151,11 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
     progress(100, 100)
     if config.trace is not None:
         Path(config.trace).write_text(str(os.getpid()))
+    drift = 0
+    if options.drift is not None:
+        with options.drift.open("a") as file:
+            file.write(".")
+        drift = options.drift.stat().st_size
     facts = toy_facts(options.vocab_size, config.max_model_len or MAX_MODEL_LEN, options.pool_tokens)
     scheduler = SchedulerConfig(
         max_num_seqs=config.max_num_seqs,
@@ -157,7 +166,8 @@ def build(options: argparse.Namespace, config: EngineConfig, progress: Callable[
         eos_ids=(EOS,),
         target_itl_ms=0.0,
     )
-    return Engine(ToyExecutor(facts, options.delay, options.die_after), scheduler, time.perf_counter)
+    facts = msgspec.structs.replace(facts, deterministic=not drift)
+    return Engine(ToyExecutor(facts, options.delay, options.die_after, drift), scheduler, time.perf_counter)
 
 
 def main(arguments: list[str]) -> int:
@@ -171,6 +181,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--once", type=Path)
     parser.add_argument("--hang-if", type=Path)
     parser.add_argument("--fail-if", type=Path)
+    parser.add_argument("--drift", type=Path)
     parser.add_argument("fd")
     options = parser.parse_args(arguments)
 

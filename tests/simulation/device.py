@@ -7,6 +7,7 @@ from random import Random
 
 import msgspec
 
+from flover.engine.executor import BlockingExecutor
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.request import ModelFacts
 
@@ -49,7 +50,7 @@ class Witness:
     def was_reset(self) -> None: ...
 
 
-class SimDevice:
+class SimDevice(BlockingExecutor):
     """An `Executor` that passes plans to the hash model, and sometimes fails as drawn from the scenario."""
 
     def __init__(
@@ -118,20 +119,20 @@ class SimDevice:
     def _spoil(self, plan: StepPlan, result: StepResult, fault: str) -> StepResult:
         """Damage a result. A fault that needs rows which the result does not have does not happen."""
         rows = list(result.rows)
-        sampled = [row for row in rows if row.token_id is not None]
+        sampled = [row for row in rows if row.token_ids]
         if fault == "failed row":
             return self._fail_row(plan, rows)
         if fault == "wrong step":
             result = msgspec.structs.replace(result, step=result.step - 1)
         elif fault == "foreign row":
-            rows.append(RowResult(row=max(self.model.rows, default=0) + 1, token_id=0))
+            rows.append(RowResult(row=max(self.model.rows, default=0) + 1, token_ids=[0]))
         elif not sampled:
             return result
         elif fault == "duplicate row":
             rows.append(self._rng.choice(rows))
         else:
             rows.remove(self._rng.choice(sampled))
-            others = [chunk.row for chunk in plan.chunks if not chunk.samples]
+            others = [work.row for work in plan.work if not work.num_samples]
             if fault == "missing row and failed row" and others:
                 rows.append(RowResult(row=others[0], error="not a number"))
         self._history.add("fault", fault)
@@ -151,4 +152,4 @@ class SimDevice:
 
 def planned_rows(plan: StepPlan) -> list[int]:
     """Rows that a plan computes."""
-    return [chunk.row for chunk in plan.chunks] + plan.generating
+    return [work.row for work in plan.work]

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from flover.engine.plan import NULL_PAGE, Admission, Chunk, RowResult, StepPlan, StepResult
+from flover.engine.executor import BlockingExecutor
+from flover.engine.plan import NULL_PAGE, Admission, RowResult, StepPlan, StepResult, Work
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 
 from .broken import LawBroken, require
@@ -54,7 +55,7 @@ class HashRow:
     slots: npt.NDArray[np.int64] = field(default_factory=lambda: EMPTY_SLOTS)
 
 
-class HashExecutor:
+class HashExecutor(BlockingExecutor):
     """Implements `Executor` (engine/executor.py). `facts` says how large the model and its pool are.
 
     Raises `LawBroken` where a real device would compute nonsense.
@@ -166,7 +167,7 @@ class HashExecutor:
         for number, page in enumerate(pages):
             require("L3", NULL_PAGE < page < self.num_pages, "sequence {} is given page {}", row.sequence, page)
             held = page in row.pages or (number >= shared and self._holders[page] > 0)
-            require("L3", not held, "sequence {} is given page {}, which is somebody's", row.sequence, page)
+            require("L3", not held, "sequence {} is given page {}, which is another row's", row.sequence, page)
             row.pages.append(page)
             self._holders[page] += 1
         row.slots = np.concatenate([row.slots, self._slots_of(pages)])
@@ -185,29 +186,30 @@ class HashExecutor:
     # Steps 5 and 6: read everything, then write everything, then sample.
 
     def _forward(self, plan: StepPlan) -> list[RowResult]:
-        chunks = [self._check_chunk(chunk) for chunk in plan.chunks]
-        chunks += [self._generating_chunk(number) for number in plan.generating]
-        numbers = [chunk.row for chunk in chunks]
-        require("plan", len(set(numbers)) == len(numbers), "a row appears twice among {}", numbers)
+        numbers = [work.row for work in plan.work]
+        require("plan", numbers == sorted(set(numbers)), "a row appears twice, or out of order, among {}", numbers)
+        inputs = [self._inputs(work) for work in plan.work]
         memories = [self._read(self.rows[number]) for number in numbers]
-        results = [self._write(chunk, memory) for chunk, memory in zip(chunks, memories, strict=True)]
+        results = map(self._write, plan.work, inputs, memories)
         return [result for result in results if result is not None]
 
-    def _check_chunk(self, chunk: Chunk) -> Chunk:
-        row, number, start = self._row(chunk.row), chunk.row, chunk.start
-        end, known = start + len(chunk.token_ids), len(row.known)
-        require("plan", start == row.computed, "row {}: chunk at {}, {} are computed", number, start, row.computed)
-        wanted = row.known[start:end]
+    def _inputs(self, work: Work) -> list[int]:
+        """The tokens that a row computes; those of a generating row begin with its newest one."""
+        row, number, start = self._row(work.row), work.row, work.start
+        inputs = row.known[-1:] + work.token_ids if work.generates else work.token_ids
+        end, known = start + len(inputs), len(row.known)
+        require("plan", start == row.computed, "row {}: work at {}, {} are computed", number, start, row.computed)
         require("plan", end > start, "row {}: empty chunk", number)
-        require("plan", chunk.token_ids == wanted, "row {}: chunk {} instead of {}", number, chunk.token_ids, wanted)
-        require("plan", chunk.samples == (end == known), "row {}: samples={} at {}", number, chunk.samples, end)
         require("plan", end <= len(row.slots), "row {}: {} tokens, pages for {}", number, end, len(row.slots))
-        return chunk
-
-    def _generating_chunk(self, number: int) -> Chunk:
-        """A generating row as a chunk of one token, taken from the last-id column."""
-        row = self._row(number)
-        return self._check_chunk(Chunk(row=number, start=len(row.known) - 1, token_ids=row.known[-1:], samples=True))
+        if work.generates:
+            require("plan", start == known - 1, "row {} generates at {} of {} known tokens", number, start, known)
+            require("plan", work.num_samples == len(inputs), "row {}: {} samples", number, work.num_samples)
+        else:
+            wanted = row.known[start:end]
+            require("plan", inputs == wanted, "row {}: chunk {} instead of {}", number, inputs, wanted)
+            samples = work.num_samples
+            require("plan", samples == (end == known), "row {}: {} samples at {} of {}", number, samples, end, known)
+        return inputs
 
     def _read(self, row: HashRow) -> int:
         """Attention: fold all earlier slots through the page table; complain at once if it is not what it should be."""
@@ -217,24 +219,42 @@ class HashExecutor:
             raise LawBroken("L7", self._explain(row))
         return memory
 
-    def _write(self, chunk: Chunk, memory: int) -> RowResult | None:
-        row = self.rows[chunk.row]
-        values, memory = extend(memory, chunk.token_ids, chunk.start)
-        position = chunk.start + len(values)
+    def _write(self, work: Work, inputs: list[int], memory: int) -> RowResult | None:
+        row, start = self.rows[work.row], work.start
+        values, after = extend(memory, inputs, start)
+        position = start + len(values)
         if len(values) == 1:
-            slot = row.slots[chunk.start]
+            slot = row.slots[start]
             self._values[slot] = values[0]
-            self._written[slot] = chunk.token_ids[0] * LONGEST + chunk.start
+            self._written[slot] = inputs[0] * LONGEST + start
         else:
-            slots = row.slots[chunk.start : position]
+            slots = row.slots[start:position]
             self._values[slots] = np.array(values, dtype=np.uint64)
-            self._written[slots] = np.array(chunk.token_ids) * LONGEST + np.arange(chunk.start, position)
-        row.computed, row.memory = position, memory
-        report = prompt_logprobs_of(chunk.token_ids, values, chunk.start, row.params.prompt_logprobs)
-        if not chunk.samples:
-            return RowResult(row=chunk.row, prompt_logprobs=report) if report is not None else None
+            self._written[slots] = np.array(inputs) * LONGEST + np.arange(start, position)
+        if work.generates and work.token_ids:
+            return self._verify(work.row, work.token_ids)
+        row.computed, row.memory = position, after
+        report = prompt_logprobs_of(inputs, values, start, row.params.prompt_logprobs)
+        if not work.num_samples:
+            return RowResult(row=work.row, prompt_logprobs=report) if report is not None else None
         # After its first token a row has nothing more to say about its prompt.
-        return self._sample(chunk.row, report if len(row.known) == row.prompt_len else None)
+        return self._sample(work.row, report if len(row.known) == row.prompt_len else None)
+
+    def _verify(self, number: int, proposals: list[int]) -> RowResult:
+        """Sample after the newest token, and after each proposal as long as it is what was sampled."""
+        row, results = self.rows[number], []
+        for proposal in [*proposals, None]:
+            _, row.memory = extend(row.memory, row.known[-1:], row.computed)
+            row.computed += 1
+            results.append(self._sample(number, None))
+            if row.known[-1] != proposal:
+                break
+        logprobs = [entry for result in results for entry in result.logprobs or []]
+        return RowResult(
+            row=number,
+            token_ids=[token for result in results for token in result.token_ids],
+            logprobs=logprobs if row.params.logprobs is not None else None,
+        )
 
     def _sample(self, number: int, prompt_logprobs: list[TokenLogprobs | None] | None) -> RowResult:
         row = self.rows[number]
@@ -244,8 +264,8 @@ class HashExecutor:
         row.known.append(token)
         return RowResult(
             row=number,
-            token_id=token,
-            logprobs=logprobs_of(row.memory, token, wanted) if wanted is not None else None,
+            token_ids=[token],
+            logprobs=[logprobs_of(row.memory, token, wanted)] if wanted is not None else None,
             prompt_logprobs=prompt_logprobs,
         )
 

@@ -6,7 +6,7 @@ L2  submitted = ended + alive, and the engine's counters agree with what was see
 L3  free, cached and owned pages are the pool; pages of a prefix belong to the salt that wrote them
 L4  when idle nothing is left
 L5  progress: the most that was ever computed rises, or a sequence ends; preemptions per sequence are bounded
-L6  nobody is admitted past an earlier sequence that waits
+L6  no sequence is admitted past an earlier sequence that waits
 L7  tokens are those of the sequence alone (hence L10: no neighbour changes anything)
 L8  the text of a sequence does not depend on how its deltas are cut: it is that of its tokens, cut at the first stop
     string (`texts.py`)
@@ -70,7 +70,7 @@ class Laws(Witness):
         self.open: dict[tuple[str, int], Tracked] = {}
         self.counts: Counter[str] = Counter()
         self._by_seed: dict[int, Tracked] = {}
-        self._seats: dict[int, Tracked] = {}
+        self._by_row: dict[int, Tracked] = {}
         self._page_owner: dict[int, tuple[str, str]] = {}
         self._arrivals = 0
         self._clean_since = 0
@@ -114,11 +114,11 @@ class Laws(Witness):
     def planned(self, plan: StepPlan) -> None:
         config = self.scenario.config
         for row in plan.evictions:
-            left = self._seats.pop(row, None)
+            left = self._by_row.pop(row, None)
             if left is not None and left.ended is None and self._trying_alone:
                 left.resets += 1  # it made way for a suspect, not for want of pages
         for move in plan.moves:
-            self._seats[move.dst] = self._seats.pop(move.src)
+            self._by_row[move.dst] = self._by_row.pop(move.src)
         for admission in plan.admissions:
             one = self._by_seed[admission.seed]
             one.admissions += 1
@@ -130,29 +130,29 @@ class Laws(Witness):
                 self.counts["preempted"] += 1
             self.counts["guaranteed"] += preempted == MAX_PREEMPTIONS
             self.counts["reused tokens"] += admission.computed
-            self._seats[admission.row] = one
+            self._by_row[admission.row] = one
             self._check_pages(one, admission.pages, admission.computed // config.page_size)
         for grant in plan.grants:
-            self._check_pages(self._seats[grant.row], grant.pages, 0)
+            self._check_pages(self._by_row[grant.row], grant.pages, 0)
         if plan.admissions:
             self._check_order([self._by_seed[admission.seed] for admission in plan.admissions])
         self.counts["dead rows"] += len(plan.dead)
         self.counts["moves"] += len(plan.moves)
         tokens, most = plan.num_tokens, config.max_num_batched_tokens
         require("L9", tokens <= most, "{} tokens in an iteration, {} are allowed", tokens, most)
-        require("L9", len(self._seats) <= config.max_num_seqs, "{} rows alive", len(self._seats))
+        require("L9", len(self._by_row) <= config.max_num_seqs, "{} rows alive", len(self._by_row))
 
     def running(self, plan: StepPlan, rows: dict[int, HashRow]) -> None:
-        seated = {number: one.request.seed + one.index for number, one in self._seats.items()}
+        expected = {number: one.request.seed + one.index for number, one in self._by_row.items()}
         actual = {number: row.seed for number, row in rows.items()}
-        require("rows", seated == actual, "device has {}, the plans say {}", actual, seated)
+        require("rows", expected == actual, "device has {}, the plans say {}", actual, expected)
 
     def computed(self, plan: StepPlan, rows: dict[int, HashRow]) -> None:
         for number in planned_rows(plan):
-            one, computed = self._seats[number], rows[number].computed
+            one, computed = self._by_row[number], rows[number].computed
             if computed > one.ceiling:
                 one.ceiling, self._progress_at = computed, self.step
-        self._committed = (sum(len(chunk.token_ids) for chunk in plan.chunks), len(plan.generating))
+        self._committed = (plan.chunk_tokens, len(plan.generating))
 
     def failed(self, plan: StepPlan, kind: str) -> None:
         self._committed = (0, 0)
@@ -162,16 +162,16 @@ class Laws(Witness):
         self._progress_at = self.step
         rows = planned_rows(plan)
         if len(rows) == 1:
-            self._seats[rows[0]].lone_faults += 1
+            self._by_row[rows[0]].lone_faults += 1
 
     def row_failed(self, row: HashRow) -> None:
         self._by_seed[row.seed].doomed = True
         self.counts["fault failed row"] += 1
 
     def was_reset(self) -> None:
-        for one in self._seats.values():
+        for one in self._by_row.values():
             one.resets += 1
-        self._seats.clear()
+        self._by_row.clear()
 
     def _check_pages(self, one: Tracked, pages: list[int], shared: int) -> None:
         """Shared pages were written under the same salt, and without prefix caching by the same request."""
@@ -185,9 +185,9 @@ class Laws(Witness):
     def _check_order(self, admitted: list[Tracked]) -> None:
         """L6, in runs of arrivals that no fault has put out of order."""
         last = max(self._order(one) for one in admitted)
-        seated = set(self._seats.values())
+        running = set(self._by_row.values())
         for one in self.open.values():
-            if one.arrival >= self._clean_since and one.end_by is None and one not in seated:
+            if one.arrival >= self._clean_since and one.end_by is None and one not in running:
                 passed = self._order(one) < last and min(other.arrival for other in admitted) >= self._clean_since
                 require("L6", not passed, "{} waits and is passed by {}", one, admitted[-1])
 
@@ -229,7 +229,7 @@ class Laws(Witness):
         self.counts[f"ended {reason}"] += 1
         self._progress_at = self.step
         if reason is FinishReason.ABORT:
-            require("L1", one.end_by is not None, "{} was aborted and nobody cancelled it", one)
+            require("L1", one.end_by is not None, "{} was aborted without a cancellation", one)
         elif reason is FinishReason.ERROR:
             guilty = one.doomed or one.lone_faults >= MAX_LONE_FAULTS
             require("L10", guilty, "{} ends with {!r} and {} faults of its own", one, delta.error, one.lone_faults)
@@ -280,7 +280,7 @@ class Laws(Witness):
             raise LawBroken("L3", str(error)) from error
 
     def at_idle(self, engine: Engine) -> None:
-        """L4: nothing of anybody is left."""
+        """L4: nothing is left."""
         stats = engine.stats()
         left = {"rows": stats.running, "waiting": stats.waiting, "pages": stats.pages_used, "open": len(self.open)}
         require("L4", not any(left.values()), "idle, but left are {}", left)

@@ -13,11 +13,10 @@ import pytest
 from flover.engine import commit, rows, scheduler
 from flover.engine.budget import Allowance
 from flover.engine.loop import Engine
-from flover.engine.messages import Cancel
 from flover.engine.pages import PagePool
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.prefix import PrefixIndex
-from flover.engine.queue import RequestQueue
+from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster
 from flover.engine.scheduler import Scheduler
 from flover.engine.sequence import Sequence
@@ -82,17 +81,17 @@ def _leak_unseen(patch: Patch) -> None:
 
 @plant("a prefix page is published before it is computed", "L7", flavour="calm")
 def _publish_early(patch: Patch) -> None:
-    original = Roster.seat
+    original = Roster.admit
 
-    def seat(self: Roster, sequence: Sequence) -> bool:
-        seated = original(self, sequence)
-        if seated:
+    def admit(self: Roster, sequence: Sequence) -> bool:
+        admitted = original(self, sequence)
+        if admitted:
             computed, sequence.computed = sequence.computed, len(sequence.token_ids)
             commit._publish(self, sequence)
             sequence.computed = computed
-        return seated
+        return admitted
 
-    patch.setattr(Roster, "seat", seat)
+    patch.setattr(Roster, "admit", admit)
 
 
 @plant("a sequence is admitted past the pool", "L3", flavour="starved")
@@ -139,7 +138,7 @@ def _swap_rows(patch: Patch) -> None:
 
     def match_rows(plan: StepPlan, result: StepResult) -> dict[int, RowResult]:
         matched = original(plan, result)
-        if len(matched) > 1 and all(row.token_id is not None for row in matched.values()):
+        if len(matched) > 1 and all(row.token_ids for row in matched.values()):
             (a, first), (b, second), *_ = matched.items()
             matched[a], matched[b] = second, first
         return matched
@@ -169,16 +168,16 @@ def _forget(patch: Patch) -> None:
 
 @plant("positions are a page off after a preemption", "L7", "L3", flavour="thrash")
 def _wrong_position(patch: Patch) -> None:
-    original = Roster.seat
+    original = Roster.admit
 
-    def seat(self: Roster, sequence: Sequence) -> bool:
-        seated = original(self, sequence)
+    def admit(self: Roster, sequence: Sequence) -> bool:
+        admitted = original(self, sequence)
         further = sequence.computed + self.config.page_size
-        if seated and sequence.preemptions and further < len(sequence.token_ids):
+        if admitted and sequence.preemptions and further < len(sequence.token_ids):
             sequence.computed = further
-        return seated
+        return admitted
 
-    patch.setattr(Roster, "seat", seat)
+    patch.setattr(Roster, "admit", admit)
 
 
 @plant("all sequences of a request sample with the same seed", "L7", flavour="calm")
@@ -279,7 +278,7 @@ def _stuck_suspect(patch: Patch) -> None:
     patch.setattr(Scheduler, "_plan_alone", plan_alone)
 
 
-@plant("everybody pays for a fault", "L10", flavour="poison")
+@plant("every sequence of an iteration ends with its fault", "L10", flavour="poison")
 def _collective(patch: Patch) -> None:
     original = commit.recover
 

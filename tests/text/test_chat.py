@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from chat_families import FAMILIES
 
 from flover.errors import ModelError, RequestError
 from flover.text.chat import ChatTemplate
@@ -17,19 +18,6 @@ CHATML = (
     "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-LLAMA2 = (
-    "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}"
-    "{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}"
-    "{% set system_message = false %}{% endif %}"
-    "{% for message in loop_messages %}"
-    "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
-    "{% if loop.index0 == 0 and system_message != false %}"
-    "{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}"
-    "{% else %}{% set content = message['content'] %}{% endif %}"
-    "{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}"
-    "{% elif message['role'] == 'assistant' %}{{ ' ' + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
 )
 # the ways of larger templates: macros, namespaces, tools, slices from the end, tests, filters, breaks
 MODERN = """
@@ -73,7 +61,7 @@ TOOLS = [
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
-@pytest.mark.parametrize("source", [CHATML, LLAMA2, MODERN])
+@pytest.mark.parametrize("source", [CHATML, FAMILIES["llama2"], MODERN])
 @pytest.mark.parametrize("add_generation_prompt", [True, False])
 @pytest.mark.parametrize("messages", [CHAT, CHAT[1:], CHAT[1:2]])
 @pytest.mark.parametrize("kwargs", [{}, {"enable_thinking": False}])
@@ -97,7 +85,7 @@ def test_prompts_are_those_of_transformers(
 
 def test_a_template_may_refuse_a_conversation() -> None:
     with pytest.raises(RequestError, match="roles must alternate"):
-        ChatTemplate(LLAMA2, special_tokens=TOKENS).render([CHAT[1], CHAT[1]])
+        ChatTemplate(FAMILIES["llama2"], special_tokens=TOKENS).render([CHAT[1], CHAT[1]])
 
 
 def test_the_last_message_can_be_continued() -> None:

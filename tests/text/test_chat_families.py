@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from typing import Any
 
@@ -81,9 +82,14 @@ def _expected(source: str, messages: list[dict[str, Any]], **kwargs: Any) -> str
     return str(texts[0])
 
 
+@functools.cache
+def _template(source: str) -> ChatTemplate:
+    return ChatTemplate(source, special_tokens=TOKENS)
+
+
 def _found(source: str, messages: list[dict[str, Any]], **kwargs: Any) -> str | None:
     try:
-        return ChatTemplate(source, special_tokens=TOKENS).render(messages, **kwargs)
+        return _template(source).render(messages, **kwargs)
     except RequestError:
         return None
 
@@ -95,7 +101,7 @@ def test_there_are_many_families() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_are_those_of_transformers(name: str) -> None:
     source = FAMILIES[name]
-    template = ChatTemplate(source, special_tokens=TOKENS)
+    template = _template(source)
     rendered = 0
     for kind, messages in CONVERSATIONS.items():
         for tools in (None, TOOLS):
@@ -128,7 +134,7 @@ def test_what_transformers_refuses_is_refused_in_the_templates_words(name: str) 
         messages = CONVERSATIONS[kind]
         if _expected(FAMILIES[name], messages, add_generation_prompt=True) is None:
             with pytest.raises(RequestError, match="the chat template failed"):
-                ChatTemplate(FAMILIES[name], special_tokens=TOKENS).render(messages)
+                _template(FAMILIES[name]).render(messages)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

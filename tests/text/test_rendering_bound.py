@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -22,6 +21,7 @@ TEMPLATES = {
 SCRIPT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
+resource.setrlimit(resource.RLIMIT_CPU, (15, 15))
 from flover.errors import FloverError
 from flover.text.chat import ChatTemplate
 try:
@@ -34,7 +34,5 @@ except FloverError as error:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_that_grows_is_refused_soon(name: str) -> None:
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", SCRIPT, TEMPLATES[name]], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, TEMPLATES[name]], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("refused"), (done.returncode, done.stderr[-500:])
-    assert time.monotonic() - began < 15

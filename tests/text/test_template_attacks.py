@@ -14,8 +14,6 @@ from template_attacks import BUILDERS, WALKERS, all_attacks
 from flover.errors import ModelError, RequestError
 from flover.text.chat import ChatTemplate
 
-pytestmark = pytest.mark.alone
-
 CHAT = [{"role": "user", "content": "hello"}]
 MAX_SECONDS = 0.5
 """Of processor time: five times what a rendering should take, for slower machines."""

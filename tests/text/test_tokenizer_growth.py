@@ -49,10 +49,10 @@ def test_growth_is_refused(name: str, tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | HOSTILE[name]))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ModelError, match=r"tokenizer\.json"):
         Tokenizer.load(tmp_path)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_what_models_in_use_do_is_not_refused(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""What a format costs in quality: every format's scores of the same text against float32 by the reference operations.
+"""The accuracy of weight and cache formats: perplexity and KL divergence against float32 by the reference ops.
 
-A model scores a text by teacher forcing: every document by itself, each token given those before it. Knows nothing
-of how weights are kept.
+A text is scored by teacher forcing: every document by itself, each token given those before it.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from flover.ops import Ops, reference
 from flover.ops.cpu import cpu_ops
 
 CHUNK = 512
-"""Tokens that are computed at once, at most; a token's scores do not depend on it."""
+"""Maximum chunk size in tokens; a token's scores do not depend on it."""
 
 _ROWS_AT_ONCE = 128  # in double precision, to bound the memory
 _PAGE_SIZE = 16
 LIMITS = {"int8": 0.005, "int4": 0.04}
-"""How much the perplexity may grow."""
+"""Limits of the growth of perplexity, by format."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being computed, and how much of how much of it is done."""
+"""A function of (task, done, total)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One way to keep weights and cache, as settings of the engine."""
+    """Formats of weights and cache, as engine settings."""
 
     name: str
     dtype: str
@@ -47,7 +46,7 @@ class Variant:
     kv_cache_dtype: str = "auto"
 
     def applied(self, config: EngineConfig) -> EngineConfig:
-        """`config` with weights and cache kept so."""
+        """`config` with these formats."""
         return dataclasses.replace(
             config, dtype=self.dtype, quantization=self.quantization, kv_cache_dtype=self.kv_cache_dtype
         )
@@ -78,8 +77,8 @@ class Accuracy:
     _reference_loss: float = field(default=0.0, init=False)
 
     def add(self, logits: Tensor, expected: Tensor, targets: Tensor | None) -> None:
-        """Logits [n, vocab] of the model and of the reference; `targets` int64 [n], None if no token is the right
-        one. Raises `ValueError` for shapes that do not fit."""
+        """Logits [n, vocab] of the model and of the reference; `targets` int64 [n], None for random ids. Raises
+        `ValueError` for shapes that do not match."""
         if logits.shape != expected.shape or (targets is not None and len(targets) != len(logits)):
             raise ValueError(f"logits {list(logits.shape)} do not fit the reference's {list(expected.shape)}")
         for first in range(0, len(logits), _ROWS_AT_ONCE):
@@ -116,12 +115,12 @@ class Accuracy:
 
     @property
     def agreement(self) -> float:
-        """Share of tokens where both find the same token most likely."""
+        """Share of positions with the same most likely token."""
         return self._agreed / self.tokens
 
 
 def score(decoder: Decoder, kv: KVCache, document: Sequence[int]) -> Tensor:
-    """Logits [n, vocab] of a document of n tokens, computed in chunks; `kv` has pages enough, all for it."""
+    """Logits [n, vocab] of a document of n tokens, computed in chunks; `kv` has enough pages, all of them its own."""
     parts = []
     for first in range(0, len(document), CHUNK):
         last = min(first + CHUNK, len(document))
@@ -133,7 +132,7 @@ def score(decoder: Decoder, kv: KVCache, document: Sequence[int]) -> Tensor:
 
 
 def _chunk(document: Sequence[int], first: int, last: int, page_size: int, ops: Ops) -> Batch:
-    """Tokens first..last of the only row; position p lies in slot p behind the null page."""
+    """Tokens first..last of the only row; position p is in slot p after the null page."""
     positions = np.arange(first, last)
     num_pages = -(-last // page_size)
     return Batch(

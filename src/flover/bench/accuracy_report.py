@@ -1,4 +1,4 @@
-"""The cost of formats as a table for people and as facts for the JSON line."""
+"""The accuracy of formats as a table and as facts for the JSON line."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def accuracy_table(title: str, results: Mapping[str, Accuracy]) -> Group:
 
 
 def limit_lines(results: Mapping[str, Accuracy]) -> Iterator[str]:
-    """Every limit with its figure, held or not; nothing where there is no perplexity."""
+    """Every limit with its value, met or not; none without perplexity."""
     for name, limit in LIMITS.items():
         if name in results and not math.isnan(results[name].change):
-            verdict = "held" if is_held(results[name], limit) else "NOT held"
+            verdict = "met" if is_held(results[name], limit) else "NOT met"
             yield f"{name}: perplexity {results[name].change:+.3%}, limit {limit:+.1%}: {verdict}"
 
 
 def is_held(result: Accuracy, limit: float) -> bool:
-    """Whether the perplexity has grown by no more than that."""
+    """Whether the growth of perplexity is within the limit."""
     return result.change <= limit
 
 

@@ -1,4 +1,4 @@
-"""One asyncio client of the OpenAI streaming API that notes when every chunk came. Knows nothing of workloads."""
+"""An asyncio client of the OpenAI streaming API that records the arrival of every chunk."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import aiohttp
 import msgspec
 
 from flover.bench.connection import unreachable
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.routes import CHAT as CHAT
 from flover.bench.routes import COMPLETIONS as COMPLETIONS
 from flover.errors import EngineError
 
-Watcher = Callable[[int, Record], None]
-"""Called with the index of a request and its record whenever the record has grown."""
+Watcher = Callable[[int, RequestRecord], None]
+"""A function of a request's index and record, called whenever the record has grown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """One request as it goes out: `at` seconds after the start, `body` without the fields that make it a stream."""
+    """One request: sent `at` seconds after the start; `body` without the fields for streaming."""
 
     at: float
     path: str
@@ -54,7 +54,7 @@ class Client:
         await self._session.close()
 
     async def models(self) -> list[dict[str, Any]]:
-        """The models that the server names: `id`, `max_model_len`, … Raises `EngineError` if it names none."""
+        """The server's models: `id`, `max_model_len`, … Raises `EngineError` if there are none."""
         try:
             async with self._session.get(self.base_url + "/v1/models") as response:
                 if response.status != 200:
@@ -68,7 +68,7 @@ class Client:
             raise EngineError(f"{self.base_url}/v1/models names no model") from error
 
     async def model(self) -> dict[str, Any]:
-        """The first model that the server names."""
+        """The server's first model."""
         return (await self.models())[0]
 
     async def metrics(self) -> dict[str, float]:
@@ -78,15 +78,15 @@ class Client:
             return parse_metrics(await response.text())
 
     async def post(self, path: str) -> None:
-        """An order without a body, such as /start_profile. Raises `EngineError` if the server does not obey."""
+        """POST without a body, such as /start_profile. Raises `EngineError` for an error response."""
         async with self._session.post(self.base_url + path) as response:
             if response.status != 200:
                 raise EngineError(f"{self.base_url}{path} answers {response.status}: {(await response.text())[:300]}")
 
-    async def stream(self, send: Send, changed: Callable[[Record], None] | None = None) -> Record:
-        """Send one streaming request now and read it to its end. Failures end up in the record's `error`."""
+    async def stream(self, send: Send, changed: Callable[[RequestRecord], None] | None = None) -> RequestRecord:
+        """Send one streaming request now and read it to the end. Failures are in the record's `error`."""
         body = {**send.body, "stream": True, "stream_options": {"include_usage": True}}
-        record = Record(sent=time.perf_counter())
+        record = RequestRecord(sent=time.perf_counter())
         complete = False
         try:
             async with self._session.post(self.base_url + send.path, json=body) as response:
@@ -110,26 +110,26 @@ class Client:
         if record.error is None and not complete:
             record.error = "the stream ended early"
         if record.error is None and not record.ok:
-            record.error = "the stream brought no token"
+            record.error = "the stream had no tokens"
         return record
 
-    async def all_at_their_time(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[Record]:
-        """Open loop: every request goes out at its own time, whatever became of the others."""
+    async def all_at_their_time(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[RequestRecord]:
+        """Open loop: every request is sent at its own time, independent of the others."""
         start = time.perf_counter()
 
-        async def one(index: int, send: Send) -> Record:
+        async def one(index: int, send: Send) -> RequestRecord:
             await asyncio.sleep(send.at - (time.perf_counter() - start))
             return await self.stream(send, _watching(watch, index))
 
         return list(await asyncio.gather(*(one(index, send) for index, send in enumerate(sends))))
 
-    async def one_after_another(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[Record]:
-        """Closed loop of one: each request goes out when the one before has ended; arrival times do not count."""
+    async def one_after_another(self, sends: Sequence[Send], watch: Watcher | None = None) -> list[RequestRecord]:
+        """Closed loop of one: each request is sent when the one before has ended; arrival times are ignored."""
         return [await self.stream(send, _watching(watch, index)) for index, send in enumerate(sends)]
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> str:
-    """Status and message of an answer that is no stream; the beginning of the body where there is no message."""
+    """Status and message of a response that is not a stream, or the start of its body without a message."""
     body = await response.text(errors="replace")
     try:
         message = str(msgspec.json.decode(body)["error"]["message"])
@@ -138,12 +138,12 @@ async def _refusal(response: aiohttp.ClientResponse) -> str:
     return f"{response.status}: {message[:300]}"
 
 
-def _watching(watch: Watcher | None, index: int) -> Callable[[Record], None] | None:
+def _watching(watch: Watcher | None, index: int) -> Callable[[RequestRecord], None] | None:
     return None if watch is None else lambda record: watch(index, record)
 
 
-def _take(record: Record, event: bytes, now: float) -> bool:
-    """`note` for an event as it was sent, which may be anything."""
+def _take(record: RequestRecord, event: bytes, now: float) -> bool:
+    """`note` for a raw event, which may be invalid."""
     try:
         return note(record, msgspec.json.decode(event), now)
     except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
@@ -151,12 +151,12 @@ def _take(record: Record, event: bytes, now: float) -> bool:
         return True
 
 
-def note(record: Record, event: dict[str, Any], now: float) -> bool:
-    """Write one event of a stream, arrived at `now`, into the record. True if it says that the answer has ended.
+def note(record: RequestRecord, event: dict[str, Any], now: float) -> bool:
+    """Add one event of a stream, arrived at `now`, to the record. True if it ends the response.
 
-    An event is a tick if it brought tokens: `token_ids` say so where the request asked for them. Else the chunk that
-    only opens a chat message and the one that only closes a stream are none; without a tokenizer, where there is no
-    text, every chunk before the closing one is a tick.
+    An event is a tick if it has tokens: by its `token_ids` if the request asked for them. Otherwise the chunk that
+    only opens a chat message and the one that only closes a stream are not ticks; without a tokenizer, where there is
+    no text, every chunk before the closing one is.
     """
     if error := event.get("error"):
         record.error = str(error.get("message", error) if isinstance(error, dict) else error)
@@ -179,7 +179,7 @@ def note(record: Record, event: dict[str, Any], now: float) -> bool:
 
 
 def _text(choice: dict[str, Any]) -> str:
-    """What the choice says; a model that thinks aloud says it under another name, and its thoughts are tokens too."""
+    """The text of a choice, with reasoning text, which some servers send in another field."""
     if "delta" not in choice:
         return choice.get("text") or ""
     delta = choice["delta"]
@@ -205,14 +205,14 @@ def parse_metrics(text: str) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class HostTime:
-    """What an iteration cost beside its kernels: milliseconds, and its share of the iteration."""
+    """Host time of an iteration (outside kernels): milliseconds, and share of the iteration."""
 
     milliseconds: float
     share: float
 
 
 def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | None:
-    """Mean over the iterations between two readings of /metrics; None if there was none or kernels are not counted."""
+    """Mean over the iterations between two readings of /metrics; None without iterations or kernel times."""
     grown = partial(_grown, before, after)
     iterations, busy = grown("flover:iteration_rows_count"), grown("flover:busy_seconds_total")
     kernels = grown("flover:kernel_seconds_total")
@@ -222,7 +222,7 @@ def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | N
 
 
 def mean_width(before: dict[str, float], after: dict[str, float]) -> float | None:
-    """Mean number of requests that one iteration generated for between two readings of /metrics; None if it stood."""
+    """Mean batch size (generating rows per iteration) between two readings of /metrics; None without iterations."""
     grown = partial(_grown, before, after)
     iterations = grown("flover:iteration_rows_count")
     return grown("flover:iteration_rows_sum") / iterations if iterations else None

@@ -1,4 +1,4 @@
-"""The text that a model is measured on, as token ids; random ids for a model without text."""
+"""The documents that formats are scored on, as token ids; random ids for a model without text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from flover.errors import ConfigError
 from flover.text.tokenizer import Tokenizer
 
 HELD_OUT = "heldout.txt"
-"""A model's own text that it was not trained on. A line with only its end-of-text token separates documents."""
+"""A model's held-out text. A line with only its end-of-text token separates documents."""
 
 SCORE_BYTES = 2**29
-"""float32 scores of all tokens, kept while others are compared with them: the default bound on the tokens."""
+"""Memory for the reference's float32 logits, which bounds the number of tokens by default."""
 
 RANDOM_TOKENS = 1024
 RANDOM_LEN = 256
@@ -25,7 +25,7 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """Token ids by document, where they come from, and whether they mean anything."""
+    """Token ids by document, their source, and whether they are text."""
 
     ids: list[list[int]]
     source: str
@@ -37,8 +37,8 @@ class Documents:
 
 
 def find_documents(path: Path, options: AccuracyOptions, vocab_size: int, max_len: int, dummy: bool) -> Documents:
-    """The text that was asked for, else the model's own held-out text; random ids if there is none, or if the
-    weights are random too. Raises `ConfigError` for a file that cannot be read or holds nothing."""
+    """The text of the options, else the model's held-out text; random ids if there is none or the weights are random.
+    Raises `ConfigError` for a file that cannot be read or is empty."""
     length = min(options.context_len, max_len)
     if length < 2:
         raise ConfigError(f"--context-len must be at least 2, got {length}")
@@ -59,7 +59,7 @@ def find_documents(path: Path, options: AccuracyOptions, vocab_size: int, max_le
 
 
 def random_documents(vocab_size: int, num_tokens: int, length: int) -> Documents:
-    """Always the same ids: good for comparing two models, without meaning for either."""
+    """Random ids, always the same."""
     generator = np.random.default_rng(_SEED)
     lens = [length] * (num_tokens // length) or [num_tokens]
     ids = [generator.integers(vocab_size, size=size).tolist() for size in lens]
@@ -67,15 +67,15 @@ def random_documents(vocab_size: int, num_tokens: int, length: int) -> Documents
 
 
 def split_documents(text: str, separator: str | None) -> list[str]:
-    """The documents of a file, without the newline that ends it."""
+    """The documents of a file, without its last newline."""
     text = text.removesuffix("\n")
     parts = [text] if separator is None else text.split(f"\n{separator}\n")
     return [part for part in parts if part]
 
 
 def _pieces(tokenizer: Tokenizer, text: str, length: int) -> Iterator[list[int]]:
-    """Every document between the begin and the end token, in pieces of at most `length`: each but the first begins
-    with the last token of the one before it, so that every token is scored once."""
+    """Every document with its begin and end tokens, in pieces of at most `length`: each but the first starts
+    with the last token of the previous one, so that every token is scored once."""
     end = None if tokenizer.eos_id is None else tokenizer.token_name(tokenizer.eos_id)
     first = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     last = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -85,7 +85,7 @@ def _pieces(tokenizer: Tokenizer, text: str, length: int) -> Iterator[list[int]]
 
 
 def _first(documents: Iterable[list[int]], most: int) -> Iterator[list[int]]:
-    """Documents of at least two tokens until there are `most` tokens, the last one cut."""
+    """Documents of at least two tokens up to `most` tokens in all, the last one cut."""
     left = most
     for ids in documents:
         kept = ids[:left]

@@ -1,7 +1,7 @@
-"""Does fusion pay? The same requests all at once and one after another, in one run on one server.
+"""The fusion benchmark: the same number of requests all at once and one after another, on one server.
 
-Both halves do the same work: token-id prompts of one length, a fixed number of output tokens, end-of-sequence
-ignored, greedy. The prompts of the two halves differ, so that no half finds the other's in the prefix cache.
+Both parts do the same work: token-id prompts of one length, a fixed number of output tokens, end-of-sequence
+ignored, greedy. Their prompts differ, so that neither finds the other's in the prefix cache.
 """
 
 from __future__ import annotations
@@ -10,29 +10,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from flover.bench.client import COMPLETIONS, Client, HostTime, Send, Watcher, host_time, mean_width
-from flover.bench.metrics import Record, Summary, summarise
+from flover.bench.metrics import RequestRecord, Summary, summarise
 from flover.bench.options import FusionOptions
 from flover.bench.workload import TOKEN_IDS, Job, fixed, fixed_arrivals, random_jobs
 from flover.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """One half: its figures and the mean number of requests per iteration that generated."""
+class FusionRun:
+    """One part: its metrics and the mean batch size."""
 
     summary: Summary
     width: float | None
-    records: list[Record]
+    records: list[RequestRecord]
     host: HostTime | None = None
-    """What iterations cost beside their kernels."""
+    """Host time of iterations (outside kernels)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """Both halves of the comparison."""
+    """Both parts of the comparison."""
 
-    fused: Run
-    serial: Run
+    fused: FusionRun
+    serial: FusionRun
 
     @property
     def ratio(self) -> float:
@@ -53,24 +53,24 @@ def as_send(job: Job, model: str) -> Send:
     return Send(at=job.at, path=COMPLETIONS, body=body)
 
 
-async def measured(client: Client, sends: list[Send], *, at_once: bool, watch: Watcher | None = None) -> Run:
-    """Run one half. Raises `EngineError` if a request fails: figures of half a workload mean nothing."""
+async def measured(client: Client, sends: list[Send], *, at_once: bool, watch: Watcher | None = None) -> FusionRun:
+    """Run one part. Raises `EngineError` if a request fails: metrics of an incomplete workload are not comparable."""
     before = await client.metrics()
     deliver = client.all_at_their_time if at_once else client.one_after_another
     records = await deliver(sends, watch)
     after = await client.metrics()
     check_all_served(records, sends)
-    return Run(summarise(records), mean_width(before, after), records, host_time(before, after))
+    return FusionRun(summarise(records), mean_width(before, after), records, host_time(before, after))
 
 
-def check_all_served(records: list[Record], sends: list[Send]) -> None:
-    """Raise `EngineError` naming the first request that failed or brought the wrong number of tokens."""
+def check_all_served(records: list[RequestRecord], sends: list[Send]) -> None:
+    """Raise `EngineError` naming the first request that failed or has the wrong number of tokens."""
     for index, (record, send) in enumerate(zip(records, sends, strict=True)):
         if not record.ok:
             raise EngineError(f"request {index} failed: {record.error}")
         wanted = send.body["max_tokens"]
         if record.output_tokens != wanted:
-            raise EngineError(f"request {index} brought {record.output_tokens} tokens instead of {wanted}")
+            raise EngineError(f"request {index} has {record.output_tokens} output tokens instead of {wanted}")
 
 
 async def measure_fusion(url: str, options: FusionOptions) -> Fusion:

@@ -1,7 +1,6 @@
-"""Does a long prompt freeze the others? Streams generate; a long prompt arrives; how long do the streams wait?
+"""The interference benchmark: inter-token gaps of running streams while a long prompt is computed.
 
-What counts are the gaps between tokens of the streams from the moment the long prompt is sent until its first token
-is there: the time in which its pre-processing runs among them.
+Measured are the gaps between tokens of the streams from the sending of the long prompt until its first token.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from itertools import pairwise
 
 from flover.bench.client import Client, Send
 from flover.bench.fusion import as_send, check_all_served
-from flover.bench.metrics import Record, Spread
+from flover.bench.metrics import RequestRecord, Spread
 from flover.bench.options import InterferenceOptions
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.errors import ConfigError
 
 SETTLE = 0.1
-"""Seconds on either side of a visit that count neither as quiet nor as disturbed."""
+"""Seconds before and after a long prompt that count neither as undisturbed nor as disturbed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,31 +34,33 @@ class Interference:
 
 
 async def measure_interference(url: str, options: InterferenceOptions) -> Interference:
-    """Run the streams and send the long prompts, shortened to what the model's context has room for.
+    """Run the streams and send the long prompts, shortened to fit the model's context.
 
-    Raises `ConfigError` if not even a stream fits, `EngineError` if a request fails.
+    Raises `ConfigError` if a stream does not fit, `EngineError` if a request fails.
     """
     async with Client(url) as client:
         card = await client.model()
-        room = int(card["max_model_len"])
-        if min(options.long_output_len, options.stream_prompt_len) >= room:
-            raise ConfigError(f"the model's context of {room} tokens has no room for these lengths")
-        long_prompt_len = min(options.long_prompt_len, room - options.long_output_len)
-        return await _Bench(client, card["id"], room, replace(options, long_prompt_len=long_prompt_len)).run()
+        max_len = int(card["max_model_len"])
+        if min(options.long_output_len, options.stream_prompt_len) >= max_len:
+            raise ConfigError(f"the model's context of {max_len} tokens is too short for these lengths")
+        long_prompt_len = min(options.long_prompt_len, max_len - options.long_output_len)
+        return await _InterferenceRun(
+            client, card["id"], max_len, replace(options, long_prompt_len=long_prompt_len)
+        ).run()
 
 
-class _Bench:
-    """Streams that start anew when their context is full, and long prompts in between."""
+class _InterferenceRun:
+    """Streams that restart when their context is full, and the long prompts."""
 
-    def __init__(self, client: Client, model: str, room: int, options: InterferenceOptions) -> None:
+    def __init__(self, client: Client, model: str, max_len: int, options: InterferenceOptions) -> None:
         self._client = client
         self._model = model
         self._options = options
-        self._stream_len = room - options.stream_prompt_len
-        self._records: dict[tuple[int, int], Record] = {}  # by stream and how often it started anew
+        self._stream_len = max_len - options.stream_prompt_len
+        self._records: dict[tuple[int, int], RequestRecord] = {}  # by stream and number of restarts
 
     async def run(self) -> Interference:
-        """Run to the last long prompt; a stream that fails ends the run with its error."""
+        """Run until the last long prompt; a failing stream ends the run with its error."""
         streams = [asyncio.create_task(self._keep_streaming(index)) for index in range(self._options.num_streams)]
         visitor = asyncio.create_task(self._send_long_prompts())
         try:
@@ -81,7 +82,7 @@ class _Bench:
             keep = functools.partial(self._records.__setitem__, (index, generation))
             check_all_served([await self._client.stream(send, keep)], [send])
 
-    async def _send_long_prompts(self) -> list[Record]:
+    async def _send_long_prompts(self) -> list[RequestRecord]:
         while sum(len(record.ticks) > 4 for record in self._records.values()) < self._options.num_streams:
             await asyncio.sleep(0.02)
         visits = []
@@ -93,8 +94,8 @@ class _Bench:
             check_all_served(visits[-1:], [send])
         return visits
 
-    def _judge(self, visits: list[Record]) -> Interference:
-        """The first visit warmed up: what follows it counts."""
+    def _judge(self, visits: list[RequestRecord]) -> Interference:
+        """The result of all long prompts but the first, which is the warm-up."""
         disturbed = self._gaps([(visit.sent, visit.ticks[0]) for visit in visits[1:]])
         quiet = self._gaps([(early.ticks[-1] + SETTLE, late.sent - SETTLE) for early, late in pairwise(visits)])
         return Interference(

@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, cores, memory, versions, commit. Reads /proc; starts nothing but git."""
+"""The machine of a result: processor, cores, memory, versions, commit. Reads /proc and runs git."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vn
 
 
 def cpu_facts() -> dict[str, Any]:
-    """Model name, cores of the machine, cores this process may use, and the flags of `FLAGS` that are there."""
+    """Model name, cores of the machine, cores usable by this process, and its flags out of `FLAGS`."""
     info = _proc("/proc/cpuinfo")
     present = set(info.get("flags", "").split()) | set(info.get("Features", "").split())
     return {
@@ -26,7 +26,7 @@ def cpu_facts() -> dict[str, Any]:
 
 
 def memory_facts() -> dict[str, int]:
-    """Memory of the machine in bytes: `total` and `available`; zeros where the system does not say."""
+    """Memory of the machine in bytes: `total` and `available`; zeros if unknown."""
     info = _proc("/proc/meminfo")
 
     def entry(name: str) -> int:
@@ -44,7 +44,7 @@ def package_version(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit that the package's files belong to, with a "+" if they have been changed; None outside a checkout."""
+    """The commit of the package's checkout, with a "+" if files are changed; None outside a checkout."""
     here = Path(__file__).parent
     found = _git(here, "rev-parse", "--short=12", "HEAD")
     changed = _git(here, "status", "--porcelain", "--", here.parent.as_posix())
@@ -52,7 +52,7 @@ def commit() -> str | None:
 
 
 def machine_facts() -> dict[str, Any]:
-    """What a result's JSON line says of the machine."""
+    """The facts of the machine for a result's JSON line."""
     cpu = cpu_facts()
     return {
         "cpu": cpu["model"],
@@ -74,7 +74,7 @@ def _git(where: Path, *command: str) -> str | None:
 
 
 def _proc(path: str) -> dict[str, str]:
-    """The first `key : value` of each key of a file in /proc; empty where there is no such file."""
+    """The first `key : value` of each key of a file in /proc; empty if the file is missing."""
     try:
         lines = Path(path).read_text().splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""From ticks to figures. Pure; the definitions are the usual ones of serving benchmarks:
+"""Metrics of serving benchmarks, from the arrival times of chunks:
 
 - TTFT, time to first token: from sending the request to its first chunk with a token.
 - E2EL, end-to-end latency: from sending the request to its last chunk.
 - TPOT, time per output token: (E2EL - TTFT) / (output tokens - 1), one value per request with more than one token.
 - ITL, inter-token latency: the gaps between successive chunks of a request, pooled over all requests, so that long
-  requests weigh more. A chunk that carries several tokens makes one gap.
+  requests weigh more. A chunk of several tokens makes one gap.
 - Output throughput: generated tokens of all requests / wall time from the first send to the last chunk.
 """
 
@@ -15,13 +15,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+
 
 @dataclass(slots=True)
-class Record:
-    """What one request went through; times in seconds on one clock. `error` is None if it was served in full."""
+class RequestRecord:
+    """The times of one request, in seconds on one clock. `error` is None if it was served in full."""
 
     sent: float
-    ticks: list[float] = field(default_factory=list)  # arrivals of the chunks that brought tokens
+    ticks: list[float] = field(default_factory=list)  # arrivals of the chunks with tokens
     end: float | None = None  # arrival of the last chunk
     prompt_tokens: int = 0
     output_tokens: int = 0
@@ -31,7 +33,7 @@ class Record:
 
     @property
     def ok(self) -> bool:
-        """Was it served in full?"""
+        """Whether it was served in full."""
         return self.error is None and self.end is not None and bool(self.ticks)
 
     @property
@@ -50,19 +52,14 @@ class Record:
 
 
 def percentile(values: Iterable[float], q: float) -> float:
-    """The q-th percentile (0..100) with linear interpolation between neighbours; NaN of nothing."""
-    ordered = sorted(values)
-    if not ordered:
-        return math.nan
-    place = (len(ordered) - 1) * q / 100
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    """The q-th percentile (0..100) with linear interpolation between neighbours; NaN without values."""
+    found = list(values)
+    return float(np.percentile(found, q)) if found else math.nan
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean, middle and tail of some durations, in milliseconds; NaN where there were none."""
+    """Mean and percentiles of durations, in milliseconds; NaN without values."""
 
     mean: float
     p50: float
@@ -99,8 +96,8 @@ class Summary:
     e2el: Spread
 
 
-def summarise(records: Sequence[Record]) -> Summary:
-    """Figures of one run; requests that failed are counted and otherwise left out."""
+def summarise(records: Sequence[RequestRecord]) -> Summary:
+    """Metrics of one run; failed requests are counted and otherwise left out."""
     good = [record for record in records if record.ok]
     ends = [record.end for record in good if record.end is not None]
     duration = max(ends) - min(record.sent for record in records) if good else 0.0
@@ -120,6 +117,6 @@ def summarise(records: Sequence[Record]) -> Summary:
     )
 
 
-def tpot(record: Record) -> float:
+def tpot(record: RequestRecord) -> float:
     """Seconds per output token after the first."""
     return (record.e2el - record.ttft) / (record.output_tokens - 1)

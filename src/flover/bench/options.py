@@ -1,10 +1,14 @@
-"""What each benchmark can be asked for; the command line is made from these fields. Data only."""
+"""Options of the benchmarks; the command line is made from these fields."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flover.ops import BLOCKS
+
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+KERNEL_FORMATS = (*FORMATS, *BLOCKS)
+USUAL_KERNEL_FORMATS = (*FORMATS, "q8_0", "q4_0", "q4_k", "q6_k")
 SMALL_OPS = ("norm", "head_norm", "rotary", "embed")
 KERNEL_OPS = ("linear", "attention", *SMALL_OPS, "pack")
 ROWS, QUICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512), (1, 8, 32)
@@ -13,7 +17,7 @@ SECONDS, QUICK_SECONDS = 0.2, 0.04
 
 @dataclass(frozen=True, slots=True)
 class FusionOptions:
-    """How many requests, how long (in tokens), and the seed that makes their prompts."""
+    """Number of requests, their lengths in tokens, and the seed of their prompts."""
 
     num_requests: int = 32
     prompt_len: int = 64
@@ -23,7 +27,7 @@ class FusionOptions:
 
 @dataclass(frozen=True, slots=True)
 class InterferenceOptions:
-    """Numbers of requests and tokens. `rounds` long prompts arrive one after another, after one that warms up."""
+    """Numbers of requests and tokens. `rounds` long prompts arrive one after another, after one warm-up."""
 
     num_streams: int = 8
     stream_prompt_len: int = 32
@@ -36,7 +40,7 @@ class InterferenceOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelOptions:
-    """What of the kernels to measure, and for how long."""
+    """Which kernels to measure, and for how long."""
 
     rows: tuple[int, ...]
     formats: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Shapes of models for benchmarks: a config.json without weights, run with `--load-format dummy`."""
+"""Model shapes for benchmarks: a config.json without weights, run with `--load-format dummy`."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "torch_dtype": "bfloat16",
     },
 }
-"""By name. `llama-213m` is the shape on which BENCHMARKS.md compares; the families are those of the Flover paper."""
+"""By name. `llama-213m` is the main shape of BENCHMARKS.md; the families are those of the Flover paper."""
 
 
 def write_preset(name: str, directory: Path) -> None:

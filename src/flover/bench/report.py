@@ -1,4 +1,4 @@
-"""Results as tables for people and as one JSON line for programs. Pure but for the machine's facts."""
+"""Results as tables and as one JSON line."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
-from flover.bench.fusion import Fusion, Run
+from flover.bench.fusion import Fusion, FusionRun
 from flover.bench.interference import Interference
 from flover.bench.machine import commit, machine_facts
 
 
 def fusion_table(title: str, result: Fusion, names: tuple[str, str] = ("fused", "one by one")) -> Table:
-    """Both halves side by side, and fused over serial where that means something."""
+    """Both parts side by side, with the ratio of fused to serial."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for name in (*names, "ratio"):
@@ -36,8 +36,8 @@ def fusion_table(title: str, result: Fusion, names: tuple[str, str] = ("fused", 
         for quantile in ("p50", "p99"):
             values = [getattr(getattr(half, spread), quantile) for half in (fused, serial)]
             table.add_row(f"{label}, {quantile}", *(milliseconds(value) for value in values), "")
-    table.add_row("mean fused width", _width(result.fused), _width(result.serial), "")
-    table.add_row("iteration beside its kernels", _host(result.fused), _host(result.serial), "")
+    table.add_row("mean batch size", _width(result.fused), _width(result.serial), "")
+    table.add_row("host time of an iteration", _host(result.fused), _host(result.serial), "")
     return table
 
 
@@ -57,8 +57,8 @@ def interference_table(title: str, results: dict[str, Interference]) -> Table:
     return table
 
 
-def run_facts(run: Run) -> dict[str, Any]:
-    """One half of a comparison for the JSON line; durations in seconds, spreads in milliseconds."""
+def run_facts(run: FusionRun) -> dict[str, Any]:
+    """One part of a comparison for the JSON line; durations in seconds, spreads in milliseconds."""
     summary = run.summary
     return {
         "wall_s": summary.duration,
@@ -86,20 +86,20 @@ def interference_facts(result: Interference) -> dict[str, Any]:
 
 
 def json_line(benchmark: str, command: str, **results: Any) -> str:
-    """The result as one line: what was run, on what, and what came out. What could not be measured is null."""
+    """The result as one line: command, machine and results. Missing values are null."""
     line = {"benchmark": benchmark, "command": command, "machine": machine_facts(), "commit": commit(), **results}
     return json.dumps(tidy(line))
 
 
 def milliseconds(value: float) -> str:
-    """A duration in milliseconds with three significant figures; a dash where there is none."""
+    """A duration in milliseconds with three significant figures, or a dash for NaN."""
     if math.isnan(value):
         return "-"
     return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
 
 
 def tidy(value: Any) -> Any:
-    """Fit for JSON: NaN is null, infinity "inf", and numbers keep six figures."""
+    """A value for JSON: NaN is null, infinity "inf", and numbers keep six figures."""
     if isinstance(value, dict):
         return {key: tidy(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -113,9 +113,9 @@ def _times(more: float, less: float) -> str:
     return f"{more / less:.2f} x" if less else "-"
 
 
-def _host(run: Run) -> str:
+def _host(run: FusionRun) -> str:
     return "-" if run.host is None else f"{milliseconds(run.host.milliseconds)} ({run.host.share:.1%})"
 
 
-def _width(run: Run) -> str:
+def _width(run: FusionRun) -> str:
     return "-" if run.width is None else f"{run.width:.2f}"

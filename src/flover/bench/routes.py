@@ -1,4 +1,4 @@
-"""Where OpenAI-compatible servers listen."""
+"""Routes of OpenAI-compatible servers."""
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

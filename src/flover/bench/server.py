@@ -1,4 +1,4 @@
-"""A Flover server as a child process for the time of a benchmark: started, waited for, stopped, seen to be gone."""
+"""A Flover server as a child process during a benchmark."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from typing import NoReturn
 from flover.errors import EngineError
 
 STOP_SECONDS = 40.0
-"""Time to stop in order, longer than the server's own patience with open requests."""
+"""Time for a graceful stop, longer than the server's own shutdown timeout."""
 GONE_SECONDS = 5.0
-"""Time for what the server started to go after it."""
+"""Time for the server's child processes to end after it."""
 _URL = re.compile(r"http://[\w.\[\]:-]+:[1-9]\d*")
 
 
 class ServerProcess:
     """`flover serve` with the given flags on a free port of 127.0.0.1. Use as a context manager.
 
-    The server's output goes to a temporary file; its end is part of the error if the server does not come up.
-    SIGTERM ends this process in order while the server runs, so that it is not left behind: enter it from the main
-    thread. Raises `EngineError` if it is not ready within `patience` seconds or does not go away when told to.
+    The server's output goes to a temporary file; its last lines are part of the error if the server does not start.
+    While the server runs, SIGTERM ends this process through `SystemExit`, so that the server is stopped: enter it from
+    the main thread. Raises `EngineError` if it is not ready within `patience` seconds or does not stop.
     """
 
     def __init__(self, flags: Sequence[str], patience: float = 300.0, poll: float = 0.05) -> None:
         self.command = [sys.executable, "-m", "flover", "serve", *flags, "--host", "127.0.0.1", "--port", "0"]
         self.url = ""
         self.started = self.listening = self.ready = 0.0
-        """When the process was started, named its address and was healthy, on `time.perf_counter`, to within `poll`."""
+        """Times of the process start, of its address and of health, on `time.perf_counter`, to within `poll`."""
         self._patience = patience
         self._poll = poll
 
@@ -57,7 +57,7 @@ class ServerProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the server and everything it started; does not return before they are gone."""
+        """End the server and its child processes, and wait for them."""
         if self._process.poll() is None:
             self._process.terminate()
         try:
@@ -72,7 +72,7 @@ class ServerProcess:
         self._log.close()
         signal.signal(signal.SIGTERM, self._previous_handler)
         if left and kind is None:
-            raise EngineError(f"the server did not stop when told to and was killed; its last words: {tail}")
+            raise EngineError(f"the server did not stop on SIGTERM and was killed; its last output: {tail}")
 
     @property
     def pid(self) -> int:
@@ -102,7 +102,7 @@ class ServerProcess:
 
     def _tail(self) -> str:
         lines = self._output().strip().splitlines()
-        return " | ".join(lines[-5:]) or "(it said nothing)"
+        return " | ".join(lines[-5:]) or "(no output)"
 
     def _group_gone(self, within: float) -> bool:
         deadline = time.monotonic() + within

@@ -1,8 +1,7 @@
-"""What it costs to share a model: one iteration on one rank and on several, and what collectives and frames take of it.
+"""The overhead of tensor parallelism: one iteration on one rank and on several, with collectives and frames.
 
-All ranks are on this machine, and so are its cores: N ranks have N times the processes and no more arithmetic. What
-more they take than one rank is what sharing costs; what they would gain on machines of their own, the model in
-ARCHITECTURE.md says from these figures.
+All ranks share the cores of this machine, so N ranks have no more arithmetic than one, and the difference is overhead.
+ARCHITECTURE.md has the formula for ranks on machines of their own.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from rich.table import Table
 from flover.bench.paper.processes import as_request
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.config import EngineConfig
-from flover.engine.build import load_executor, scheduler_config
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.parallel.ranks import Leader
+from flover.service.build import load_executor, scheduler_config
 
 PROMPT_LEN = 16
 Progress = Callable[[int, int], None]
@@ -29,8 +28,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Means of an iteration that generates for `rows` rows; seconds and bytes of rank 0. `alone` is the iteration on
-    one rank that has all cores."""
+    """Means of an iteration with `rows` generating rows; seconds and bytes of rank 0. `alone` is the iteration on
+    one rank with all cores."""
 
     rows: int
     alone: float
@@ -43,7 +42,7 @@ class Shared:
 
     @property
     def model(self) -> float:
-        """Seconds that the parts add up to: the same arithmetic, collectives, frames."""
+        """The sum of the parts in seconds: arithmetic, collectives, frames."""
         return self.alone + self.collective_seconds + self.frame_seconds
 
 
@@ -88,7 +87,7 @@ def measure_sharing(config: EngineConfig, rows: Sequence[int], steps: int, progr
 def _iterations(
     config: EngineConfig, rows: Sequence[int], steps: int, done: Callable[[int], None]
 ) -> list[tuple[float, _Counts]]:
-    """For each number of rows the mean iteration, and what was counted in all of them."""
+    """The mean iteration and the counters, for each number of rows."""
     executor = load_executor(config, lambda part, whole: None)
     engine = Engine(executor, scheduler_config(config, executor.facts), time.perf_counter)
     found = []

@@ -1,4 +1,4 @@
-"""What a benchmark sends and when: arrivals and lengths from a seed. Pure: no clock, no network, no text."""
+"""Workloads of benchmarks: arrivals, lengths and prompts from a seed. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from flover.errors import ConfigError
 
 TOKEN_IDS = (16, 255)
-"""Range of the random prompt ids: ids that every vocabulary has."""
+"""Range of the random prompt ids, valid in every vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One request of a workload: when it arrives (seconds after the start), what it brings, what it wants."""
+    """One request of a workload: arrival (seconds after the start), prompt and number of output tokens."""
 
     at: float
     prompt_ids: tuple[int, ...]
@@ -41,17 +41,17 @@ class Lengths:
 
 
 def fixed(length: int) -> Lengths:
-    """Always the same length."""
+    """A constant length."""
     return Lengths(length, length)
 
 
 def fixed_arrivals(num_requests: int, gap: float) -> list[float]:
-    """Arrival times in seconds with one gap between any two; gap 0 is all at once."""
+    """Arrival times in seconds with a constant gap; gap 0 is all at once."""
     return [index * gap for index in range(num_requests)]
 
 
 def random_arrivals(rng: random.Random, num_requests: int, rate: float, burstiness: float = 1.0) -> list[float]:
-    """Arrival times in seconds at `rate` requests per second; the first request comes at 0.
+    """Arrival times in seconds at `rate` requests per second; the first is 0.
 
     Gaps follow a gamma distribution with shape `burstiness` and mean 1/rate: 1 is a Poisson process, below 1 is more
     bursty, above 1 is more even. An infinite rate is all at once.
@@ -72,7 +72,7 @@ def random_jobs(
 ) -> list[Job]:
     """One job per arrival with random token ids in the range `ids` (both ends included).
 
-    Different seeds give different prompts, so a second run finds nothing of the first in a prefix cache.
+    Different seeds give different prompts, so runs share no prefixes.
     """
     rng = random.Random(seed)
     low, high = ids

@@ -1,4 +1,4 @@
-"""The address of a running server, as it is typed."""
+"""Parses the address of a running server."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from flover.errors import ConfigError
 
 
 def server_address(url: str, flag: str = "URL") -> str:
-    """The server's own address, without a path of the API or the dashboard. Raises `ConfigError` naming `flag`."""
+    """The server's base address, without a path of the API or the dashboard. Raises `ConfigError` naming `flag`."""
     base = url.strip().rstrip("/").removesuffix("/v1").removesuffix("/dashboard").rstrip("/")
     try:
         parts = urllib.parse.urlsplit(base)
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is none, an open bracket
+    except ValueError:  # an invalid port, an unclosed bracket
         known = False
     if not known or any(char.isspace() or not char.isprintable() for char in base):
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""`flover bench`: measurements that anyone can repeat with one command. Results: a table, then one JSON line."""
+"""`flover bench`: benchmarks, each one command. Prints a table, then one JSON line."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from flover.config import EngineConfig, flag_name
 from flover.errors import ConfigError
 
 SLACK = 1.5
-"""How far the p99 gap may exceed the target."""
+"""Allowed ratio of the p99 inter-token gap to the target."""
 _HELP = {
     "num_requests": "requests in each half",
     "prompt_len": "prompt tokens of each request",
     "output_len": "output tokens of each request",
-    "num_streams": "streams that generate",
+    "num_streams": "generating streams",
     "stream_prompt_len": "prompt tokens of each stream",
-    "long_prompt_len": "tokens of the prompt that arrives",
+    "long_prompt_len": "tokens of the long prompt",
     "long_output_len": "output tokens of the long prompt",
-    "rounds": "long prompts that are counted, after one that warms up",
+    "rounds": "long prompts to measure, after one warm-up",
     "pause": "seconds of undisturbed generation before each long prompt",
 }
 
@@ -50,14 +50,14 @@ def add(commands: Any) -> Parser:
     kinds = parser.with_commands("BENCHMARK", "benchmarks")
     fusion = kinds.add_parser(
         "fusion",
-        help="requests all at once against the same requests one after another",
+        help="requests all at once, compared with one after another",
         description="Start a server; send requests all at once, then as many one after another; compare.",
     )
     _add_server_benchmark(fusion, FusionOptions, _run_fusion)
     interference = kinds.add_parser(
         "interference",
-        help="what a long prompt does to the streams that generate, with the time budget on and off",
-        description="Start a server; let streams generate; send long prompts; measure the gaps of the streams.",
+        help="inter-token latency of streams while a long prompt is computed, with the time budget on and off",
+        description="Start a server; start streams; send long prompts; measure the inter-token gaps of the streams.",
     )
     _add_server_benchmark(interference, InterferenceOptions, _run_interference)
     measures.add_kernels(kinds)
@@ -96,7 +96,7 @@ def _add_server_benchmark(parser: argparse.ArgumentParser, options: type[Any], r
 
 
 def _options(args: argparse.Namespace, options: type[Any]) -> Any:
-    """The workload that was asked for. Raises `ConfigError`."""
+    """The workload from the command line. Raises `ConfigError`."""
     values = {item.name: getattr(args, f"workload_{item.name}") for item in dataclasses.fields(options)}
     for name, value in values.items():
         least = 0 if name in ("seed", "pause") else 1
@@ -135,13 +135,13 @@ def _run_interference(args: argparse.Namespace) -> int:
         flags = to_flags(EngineConfig, {**given(args, EngineConfig), "target_itl_ms": target})
         with ServerProcess(flags) as server:
             results[name] = asyncio.run(measure_interference(server.url, options))
-    title = f"{config.model}: {options.num_streams} streams generate, a long prompt arrives"
+    title = f"{config.model}: {options.num_streams} streams and a long prompt"
     Console().print(interference_table(title, results))
     on, off = results.values()
     limit = SLACK * config.target_itl_ms
     held = on.disturbed.p99 <= limit
     print(f"p99 gap with the budget on: {on.disturbed.p99:.1f} ms, limit {SLACK:g} x target = {limit:.1f} ms: ", end="")
-    print("held" if held else "NOT held")
+    print("met" if held else "NOT met")
     facts = {"budget_on": interference_facts(on), "budget_off": interference_facts(off)}
     options_facts = {**dataclasses.asdict(options), "target_itl_ms": config.target_itl_ms}
     print(json_line("interference", command_line(), options=options_facts, **facts, limit_ms=limit, held=held))

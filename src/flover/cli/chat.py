@@ -1,4 +1,4 @@
-"""`flover chat`: a conversation, with a model in this process or with a running server."""
+"""`flover chat`: a chat with a model in this process or on a running server."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def add(commands: Any) -> Parser:
     """The command's part of the parser."""
     parser: Parser = commands.add_parser(
         "chat",
-        description="Talk to a model in this process, or to a running server with --url. "
-        "/help lists the commands of a conversation, /exit or Ctrl-D ends it. Piped input is answered line by line: "
+        description="Chat with a model in this process, or with a running server (--url). "
+        "/help lists the commands, /exit or Ctrl-D ends the chat. Piped input is answered line by line: "
         "only answers are printed.",
     )
     add_model(parser)
     group = parser.add_argument_group("chat")
-    group.add_argument("--url", metavar="URL", help="talk to this server, such as http://127.0.0.1:8000")
+    group.add_argument("--url", metavar="URL", help="server to use, such as http://127.0.0.1:8000")
     group.add_argument("--api-key", metavar="KEY", help="the server's key; also read from FLOVER_API_KEY")
-    group.add_argument("--system-prompt", metavar="TEXT", help="what the model is told before the conversation")
-    group.add_argument("-q", "--quick", metavar="TEXT", help="send this one message, print the answer and end")
+    group.add_argument("--system-prompt", metavar="TEXT", help="system message of the conversation")
+    group.add_argument("-q", "--quick", metavar="TEXT", help="send this one message, print the answer and exit")
     add_sampling(parser, max_tokens=None, temperature=0.7)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
     add_vllm_flags(parser)
@@ -40,7 +40,7 @@ def add(commands: Any) -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Hold one conversation."""
+    """Run one conversation."""
     resolve_model(args)
     params = sampling_from(args)
     with _remote(args) if args.url is not None else _local(args) as answer:
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _local(args: argparse.Namespace) -> Iterator[Answer]:
     config = from_args(args, EngineConfig)
-    from flover.cli.loading import loading_bar
     from flover.cli.local import LocalModel
+    from flover.progress import loading_bar
 
     with loading_bar(config.model) as progress:
         model = LocalModel(config, progress)

@@ -1,4 +1,4 @@
-"""A conversation at the terminal: messages and answers, and the commands that begin with a slash."""
+"""A chat at the terminal: messages, answers and slash commands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from flover.request import SamplingParams
 
 Message = dict[str, str]
 Answer = Callable[[Sequence[Message], SamplingParams], Generator[tuple[str, int], None, None]]
-"""From a conversation to the pieces of the answer: text, and tokens that came with it."""
+"""Maps a conversation to the pieces of the answer: text and number of tokens."""
 
 
 @dataclass(slots=True)
 class AnswerStats:
-    """The last answer: its tokens (0 where they are not known), seconds to its first text and to its end."""
+    """Statistics of the last answer: tokens (0 if unknown), seconds to the first text and to the end."""
 
     tokens: int
     first: float
@@ -32,15 +32,15 @@ class AnswerStats:
 
     def __str__(self) -> str:
         rate = f" ({self.tokens / self.seconds:.1f} per second)" if self.tokens and self.seconds > 0 else ""
-        tokens = f"{self.tokens} tokens{rate}" if self.tokens else "tokens are not known"
-        return f"{tokens}; first text after {self.first:.2f} s, all in {self.seconds:.2f} s"
+        tokens = f"{self.tokens} tokens{rate}" if self.tokens else "number of tokens unknown"
+        return f"{tokens}; first text after {self.first:.2f} s, total {self.seconds:.2f} s"
 
 
 class Conversation:
     """Reads messages and prints answers until the input ends.
 
-    At a terminal an error of a request is shown and the conversation goes on. From a pipe only answers are printed, and
-    an error ends it.
+    At a terminal the error of a request is shown and the conversation continues. With piped input only answers are
+    printed, and an error ends it.
     """
 
     def __init__(self, answer: Answer, params: SamplingParams, system: str | None) -> None:
@@ -60,7 +60,7 @@ class Conversation:
         }
 
     def run(self) -> None:
-        """Until the input ends or `/exit`. Raises `FloverError` where the conversation cannot go on."""
+        """Run until the input ends or `/exit`. Raises `FloverError` if the conversation cannot continue."""
         read_line = line_reader()
         self._note("/help lists the commands, /exit or Ctrl-D ends the conversation.")
         while True:
@@ -80,7 +80,7 @@ class Conversation:
             self._take(text)
 
     def _take(self, text: str) -> None:
-        """A message or a command."""
+        """Handle one message or command."""
         try:
             name, _, rest = text.partition(" ")
             name = "/clear" if name == "/reset" else name
@@ -96,18 +96,18 @@ class Conversation:
             self._note(f"({error})")
 
     def ask(self, text: str) -> None:
-        """Send one message and print the answer. What the model refuses is not remembered; an answer that is
-        interrupted is, as far as it came."""
+        """Send one message and print the answer. A refused message is not kept; an interrupted answer is kept as far as
+        it was generated."""
         self._messages.append({"role": "user", "content": text})
-        said = ""
+        answered = ""
         try:
-            said = self._print_answer()
+            answered = self._print_answer()
         finally:
-            if not said and self._messages[-1]["role"] == "user":
+            if not answered and self._messages[-1]["role"] == "user":
                 self._messages.pop()
 
     def _print_answer(self) -> str:
-        """The answer to the messages, printed as it comes and remembered; returns it."""
+        """Print the answer to the messages as it is generated, keep it and return it."""
         pieces: list[str] = []
         start = [{"role": "system", "content": self._system}] if self._system else []
         wrap = WordWrap() if sys.stdout.isatty() else None
@@ -132,7 +132,7 @@ class Conversation:
                 print()
         self._stats = AnswerStats(tokens, first, time.perf_counter() - began)
         if interrupted:
-            self._note("(interrupted; what came of the answer is kept)" if pieces else "(interrupted before an answer)")
+            self._note("(interrupted; the partial answer is kept)" if pieces else "(interrupted before an answer)")
         elif not pieces:
             self._note("(the answer is empty)")
         return "".join(pieces)
@@ -190,6 +190,6 @@ class Conversation:
         self._note("There is no answer yet." if self._stats is None else str(self._stats))
 
     def _note(self, text: str) -> None:
-        """What is no answer is for a person at a terminal, and never in the output of a pipe."""
+        """Print a note, at a terminal only."""
         if self._interactive:
             print(text, file=sys.stdout if sys.stdout.isatty() else sys.stderr)

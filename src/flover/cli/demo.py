@@ -1,4 +1,4 @@
-"""`flover demo`: the server at work on 32 requests, fused, then the same 32 one after another."""
+"""`flover demo`: serves 32 requests fused, then the same 32 one after another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo",
-        description="Start a server, send streaming requests that arrive at random, show them live, then send the "
+        description="Start a server, send streaming requests with random arrivals, show them live, then send the "
         "same ones one after another and compare.",
     )
     add_model(parser)
@@ -33,7 +33,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run both halves and print the comparison."""
+    """Run both parts and print the comparison."""
     if args.num_requests < 1:
         raise ConfigError(f"--num-requests must be at least 1, got {args.num_requests}")
     if not 0 < args.rate < float("inf"):

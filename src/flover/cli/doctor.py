@@ -1,4 +1,4 @@
-"""`flover doctor`: the machine, the versions, and what of a model fits. Loads no weights."""
+"""`flover doctor`: the machine, the versions, and whether a model fits. Loads no weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "doctor",
-        help="this machine, the versions, and what fits",
+        help="this machine, the versions, and whether a model fits",
         description="Show the machine and the versions, and whether a model fits and how fast it can be.",
     )
     add_model(parser)
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flover.bench.machine import cpu_facts, memory_facts, package_version
-    from flover.cli.fits import find_fit
+    from flover.cli.fits import find_fit, gib
+    from flover.memory.machine import read_machine
     from flover.ops.cpu import instruction_sets
 
     resolve_model(args)
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     )
     versions = {name: package_version(name) or "not installed" for name in PACKAGES}
     _section(console, "Versions", {"python": platform.python_version(), **versions})
-    fit = find_fit(config)
+    fit = find_fit(config, read_machine())
     _section(console, f"Model {config.model}", fit.facts)
     console.print(fit.verdict, style="green" if fit.fits else "red")
     default = ServerConfig()
@@ -79,14 +80,6 @@ def _section(console: Any, title: str, facts: dict[str, str]) -> None:
     for name, value in facts.items():
         console.print(f"  {name:{width}}  {value}", markup=False)
     console.print()
-
-
-def gib(num_bytes: float) -> str:
-    """A size for people: GiB from 1 GiB on, else MiB or KiB."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
-        if num_bytes >= size:
-            return f"{num_bytes / size:.1f} {unit}"
-    return f"{num_bytes / 2**10:.1f} KiB"
 
 
 def ranges(numbers: list[int]) -> str:

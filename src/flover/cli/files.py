@@ -1,4 +1,4 @@
-"""Files that a command writes at its end: looked at before it begins."""
+"""Checks, before a command runs, that its output files can be written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flover.errors import ConfigError
 
 
 def check_output(flag: str, file: str | Path | None) -> None:
-    """Raises `ConfigError` if `file` cannot be written where it is; None is no file."""
+    """Raises `ConfigError` if `file` cannot be written; None is no file."""
     if file is None:
         return
     path = Path(file)
@@ -19,7 +19,7 @@ def check_output(flag: str, file: str | Path | None) -> None:
 
 
 def check_output_dir(flag: str, directory: str | Path | None) -> None:
-    """Raises `ConfigError` if `directory` is not there and cannot be made, or cannot be written to; None is none."""
+    """Raises `ConfigError` if `directory` cannot be created or written to; None is no directory."""
     if directory is None:
         return
     path = Path(directory).expanduser()

@@ -1,79 +1,79 @@
-"""Does a model fit this machine, and how fast can it be? No weight is read; everything that `flover serve` would refuse
-before it reads them is refused here, by the same functions."""
+"""Whether a model fits this machine, and an upper bound of its speed. Reads no weights; checks by the same functions as
+`flover serve`."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from flover.bench.kernels.timing import best_mean
-from flover.cli.doctor import gib
 from flover.config import EngineConfig
-from flover.engine.spawn import engine_command
 from flover.errors import ConfigError, ModelError
-from flover.memory.machine import available_memory, usable_cores
+from flover.ipc.spawn import engine_command
+from flover.memory.machine import Machine
 from flover.memory.sizing import PoolSize
-from flover.model.config import parameter_shapes
 from flover.model.describe import Description, describe_model, kv_dtype_of
+from flover.model.formats import weight_bytes
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
 from flover.ops.cpu_layout import address
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.server.loading import load_text
+from flover.service.build import check_extras
 
 PROBE_BYTES = 2**28
-"""Most that the bandwidth probe reads: far larger than any cache."""
+"""Maximum size of the bandwidth probe, in bytes: far larger than any cache."""
 PROBE_SECONDS = 0.1
+BOUND_CACHES = 4
+"""Weights of fewer times the caches' size are read from them in part: what memory alone would allow is no bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """What was found: facts by name, in the order to show them, and the verdict."""
+    """The result: facts by name, in display order, and the verdict."""
 
     fits: bool
     verdict: str
     facts: dict[str, str]
 
 
-def find_fit(config: EngineConfig) -> Fit:
-    """Look at the model that `config` names and at this machine. A model that cannot be read does not fit."""
+def find_fit(config: EngineConfig, machine: Machine, measure: Callable[[int, int], float] | None = None) -> Fit:
+    """Examine the model of `config` for `machine`. A model that cannot be read does not fit. `measure` gives
+    the bandwidth of so many threads over so many bytes (`measure_bandwidth` by default).
+    """
     try:
         engine_command(config.distributed_executor_backend)
+        check_extras(config)
         load_text(config, None)
         model = describe_model(config, Shard(0, config.tensor_parallel_size), weights=False)
         cpu_ops(config.cpu_isa, 1)
     except (ModelError, ConfigError) as error:
         return Fit(False, "The model cannot be used.", {"error": str(error)})
     facts = _model_facts(model)
+    local_ranks = config.tensor_parallel_size // config.nnodes
     try:
-        pool = plan_memory(model, available_memory())
+        plan = model.plan(machine, local_ranks * config.data_parallel_size)
     except (ModelError, ConfigError) as error:
         return Fit(False, f"The model does not fit: {error}", facts)
-    return Fit(True, "The model fits.", facts | _pool_facts(pool, model) | _speed_facts(model))
-
-
-def plan_memory(model: Description, available: int) -> PoolSize:
-    """The pool of keys and values of one engine process, when `available` bytes are shared by all that run on this
-    machine: ranks and replicas. Raises what an engine raises that has loaded its weights there."""
-    config = model.settings
-    sharing = config.tensor_parallel_size // config.nnodes * config.data_parallel_size
-    model.check_weights(available // sharing)
-    return model.pool(available // sharing - model.weight_bytes)
+    speed = _speed_facts(model, plan.num_threads * local_ranks, machine.cache_bytes, measure or measure_bandwidth)
+    return Fit(True, "The model fits.", facts | _pool_facts(plan.pool, model) | speed)
 
 
 def _model_facts(model: Description) -> dict[str, str]:
     config = model.config
-    token_bytes = config.kv_bytes_per_token(kv_dtype_of(model.settings))
+    kv_dtype = kv_dtype_of(model.settings)
+    token_bytes = config.kv_bytes_per_token(kv_dtype)
+    own = ", the checkpoint's own type" if (model.settings.dtype, model.settings.quantization) == ("auto", None) else ""
     facts = {
-        "directory": str(model.path),
+        "directory": str(model.source.path),
         "architecture": f"{config.architecture}, {config.num_layers} layers, hidden size {config.hidden_size}",
         "parameters": f"{config.num_parameters() / 1e6:,.1f} million",
-        "weights": f"{gib(config.num_parameters() * BYTES_PER_WEIGHT[model.format])} as {model.format}",
+        "weights": f"{gib(weight_bytes(config, model.formats))} as {model.format}{own}",
         "context": f"{model.max_len:,} tokens",
-        "keys and values": f"{gib(token_bytes)} per token, {gib(token_bytes * model.max_len)} for a full context",
+        "keys and values": f"{gib(token_bytes)} per token as {kv_dtype}, {gib(token_bytes * model.max_len)} for a "
+        "full context",
     }
     switch_len = config.switch_len(model.max_len)
     if switch_len is not None:
@@ -91,22 +91,35 @@ def _pool_facts(pool: PoolSize, model: Description) -> dict[str, str]:
     }
 
 
-def _speed_facts(model: Description) -> dict[str, str]:
-    """One iteration reads every weight once (of an untied embedding only the rows it looks up). Weights that fit the
-    caches are read from there: the probe is as large as they are."""
-    threads = model.settings.num_threads or usable_cores()
+def _speed_facts(
+    model: Description, num_threads: int, cache_bytes: int, measure: Callable[[int, int], float]
+) -> dict[str, str]:
+    """One iteration reads every weight once (of an untied embedding only the rows it looks up), so memory bounds the
+    speed of weights that are larger than the caches. The probe is as large as they are."""
     whole = model.config
-    numbers = whole.num_parameters()
-    if not whole.tied_embeddings:
-        numbers -= math.prod(parameter_shapes(whole)["embed.weight"])
-    weight_bytes = max(1, int(numbers * BYTES_PER_WEIGHT[model.format]))
-    probe_bytes = max(2**12, min(PROBE_BYTES, weight_bytes))
-    bandwidth = measure_bandwidth(threads, probe_bytes)
-    return {
-        "memory bandwidth": f"{bandwidth / 1e9:.1f} GB/s read, {gib(probe_bytes)} again and again by {threads} threads",
-        "upper bound": f"{bandwidth / weight_bytes:,.0f} iterations/s, if only reading weights took time; each gives "
-        "a token to every request that is generating",
-    }
+    read_bytes = max(1, weight_bytes(whole, model.formats, without=() if whole.tied_embeddings else ("embed.weight",)))
+    probe_bytes = max(2**12, min(PROBE_BYTES, read_bytes))
+    bandwidth = measure(num_threads, probe_bytes)
+    read = f"{bandwidth / 1e9:.1f} GB/s read, {gib(probe_bytes)} again and again by {num_threads} threads"
+    if read_bytes < BOUND_CACHES * cache_bytes:
+        bound = (
+            f"none: the caches hold {gib(cache_bytes)}, much or all of the {gib(read_bytes)} of weights that an "
+            "iteration reads, so memory does not limit it"
+        )
+    else:
+        bound = (
+            f"{bandwidth / read_bytes:,.0f} iterations/s, if only reading weights took time; each gives a token to "
+            "every request that is generating"
+        )
+    return {"memory bandwidth": read, "upper bound": bound}
+
+
+def gib(num_bytes: float) -> str:
+    """A size for people: GiB from 1 GiB on, else MiB or KiB."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes / 2**10:.1f} KiB"
 
 
 def measure_bandwidth(threads: int, probe_bytes: int = PROBE_BYTES) -> float:

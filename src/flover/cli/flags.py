@@ -1,7 +1,7 @@
-"""Flags made from the fields of a configuration: the name, help, group and choices stand in `config/` alone.
+"""Makes command-line flags from the fields of configurations, which have name, help, group and choices.
 
-Only flags that were given end up in the namespace, so every default is the configuration's own. This module knows
-nothing of single settings, except that what ends in `_bytes` is a number of bytes and `max_...` is a size.
+Only flags that were given enter the namespace, so defaults come from the configuration. Fields ending in `_bytes` are
+parsed as numbers of bytes, `max_...` as counts with units.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GROUPS = {
     "cpu": "CPU",
     "parallel": "several processes",
     "server": "server",
-    "limits": "limits of what one client may cost",
+    "limits": "limits of connections and requests",
 }
 _COUNT_UNITS = {"": 1, "k": 10**3, "K": 2**10, "m": 10**6, "M": 2**20, "g": 10**9, "G": 2**30}
 _BYTE_UNITS = {f"{unit}{end}": size for unit, size in _COUNT_UNITS.items() for end in ("", "B")} | {
@@ -42,7 +42,7 @@ Config = TypeVar("Config")
 
 
 def parse_size(text: str, units: dict[str, int]) -> int:
-    """A whole number with an optional unit; `units` says what the units are worth. Raises `ValueError`."""
+    """A whole number with an optional unit; `units` maps units to factors. Raises `ValueError`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
     if match is None or match[2] not in units:
         raise ValueError(text)
@@ -53,7 +53,7 @@ def parse_size(text: str, units: dict[str, int]) -> int:
 
 
 def count(text: str) -> int:
-    """A number of things: 2048, 32k (32,000), 32K (32,768), 1.5k."""
+    """A count: 2048, 32k (32,000), 32K (32,768), 1.5k."""
     try:
         return parse_size(text, _COUNT_UNITS)
     except ValueError:
@@ -88,7 +88,7 @@ def number(text: str) -> float:
 
 
 def add_settings(parser: argparse.ArgumentParser, config: type[Any], *, skip: frozenset[str] = frozenset()) -> None:
-    """One flag for each setting of the dataclass `config`, in the groups that the fields name."""
+    """Add one flag for each setting of the dataclass `config`, in the groups of the fields."""
     hints = typing.get_type_hints(config)
     groups: dict[str, argparse._ArgumentGroup] = {}
     for item in dataclasses.fields(config):
@@ -107,12 +107,12 @@ def given(args: argparse.Namespace, config: type[Config]) -> dict[str, Any]:
 
 
 def from_args(args: argparse.Namespace, config: type[Config]) -> Config:
-    """The configuration that the command line asks for. Raises `ConfigError`."""
+    """The configuration from the command line. Raises `ConfigError`."""
     return config(**given(args, config))
 
 
 def to_flags(config: type[Any], values: dict[str, Any]) -> list[str]:
-    """The command line that sets these fields of `config`: the way back of `given`."""
+    """The command-line arguments that set these fields of `config`: the inverse of `given`."""
     flags: list[str] = []
     for item in dataclasses.fields(config):
         value = values.get(item.name)

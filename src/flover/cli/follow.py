@@ -1,4 +1,4 @@
-"""A running server's live feed, read over HTTP: `/live` as a stream of typed events. Draws nothing."""
+"""Reads the live feed of a running server (`/live`) as typed events."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import aiohttp
 import msgspec
 
 from flover.bench.connection import unreachable
-from flover.engine.messages import EngineStats
-from flover.engine.timeline import Iteration
+from flover.engine.stats import EngineStats
 from flover.errors import EngineError
+from flover.observe.timeline import Iteration
 
 SILENCE_SECONDS = 60.0
-"""A connection that cannot be made within this time is no connection."""
+"""Connection timeout, in seconds."""
 MAX_EVENT_BYTES = 2**24
 
 
 class LiveFacts(msgspec.Struct, frozen=True):
-    """What does not change while the server runs."""
+    """Properties of the server that do not change while it runs."""
 
     model: str
     max_num_seqs: int
@@ -28,7 +28,7 @@ class LiveFacts(msgspec.Struct, frozen=True):
 
 
 class LiveEvent(msgspec.Struct, frozen=True):
-    """One event: the facts that open a stream, or what has happened since the last one, or why the stream ends."""
+    """One event: the facts at the start of a stream, the iterations since the last event, or the reason of its end."""
 
     facts: LiveFacts | None = None
     iterations: list[Iteration] = []
@@ -38,7 +38,7 @@ class LiveEvent(msgspec.Struct, frozen=True):
 
 
 async def follow(address: str, api_key: str | None) -> AsyncIterator[LiveEvent]:
-    """The events of one connection, until the server ends it. Raises `EngineError` when it cannot be made or breaks."""
+    """The events of one connection, until the server ends it. Raises `EngineError` if it fails or breaks."""
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_SECONDS)
     try:
@@ -60,7 +60,7 @@ async def follow(address: str, api_key: str | None) -> AsyncIterator[LiveEvent]:
 
 
 def read_event(line: bytes) -> LiveEvent | None:
-    """What one line of the stream says; None for lines that say nothing. Raises `EngineError` if it is no feed."""
+    """The event in one line of the stream; None for a line without one. Raises `EngineError` if it is not a feed."""
     content = line.removeprefix(b"data:").strip()
     if not line.startswith(b"data:") or content == b"[DONE]":
         return None
@@ -71,7 +71,7 @@ def read_event(line: bytes) -> LiveEvent | None:
 
 
 def _message(body: bytes) -> str:
-    """The message of an error's envelope, or the beginning of whatever else came."""
+    """The message of an error response, or the start of the body if it is not one."""
     try:
         return str(msgspec.json.decode(body)["error"]["message"])
     except (msgspec.DecodeError, KeyError, TypeError):

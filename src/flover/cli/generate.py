@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_from(args, n=args.n)
     prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin(args.model_argument)]
     config = from_args(args, EngineConfig)
-    from flover.cli.loading import loading_bar
     from flover.cli.local import LocalModel
+    from flover.progress import loading_bar
 
     with loading_bar(config.model) as progress:
         model = LocalModel(config, progress)
@@ -65,13 +65,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_stdin(model: str | None) -> str:
-    """The prompt. Raises `ConfigError` if there is none; a MODEL that is no directory may have been meant as one."""
+    """The prompt on stdin. Raises `ConfigError` if there is none; a MODEL that is no directory may be a prompt."""
     text = "" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.read().rstrip("\n")
     if text:
         return text
     if model is not None and not Path(model).is_dir():
         raise ConfigError(
-            f"there is no prompt, and {shorten(model)} was read as the model; for a prompt write: "
+            f"there is no prompt, and {shorten(model)} was read as the model; to give it as the prompt: "
             f"flover generate -p {shlex.quote(model)}"
         )
-    raise ConfigError("there is no prompt: write one after -p, or send one to standard input")
+    raise ConfigError("there is no prompt: give one with -p or on standard input")

@@ -1,6 +1,6 @@
-"""The demo's window on running requests: a lane for each, the fused width over time. Draws; measures nothing.
+"""The demo's live display: a line for each request and the batch size over time.
 
-On a terminal it is redrawn in place; elsewhere (a file, a pipe, a log of a build) it prints a plain line now and then.
+On a terminal it is redrawn in place; to a file or pipe it prints a summary line at intervals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STATES = {"to come": "dim", "waiting": "yellow", "generating": "cyan", "done": 
 
 @dataclass(slots=True)
 class Lane:
-    """One request: what it is, how many tokens it will have, how far it is."""
+    """One request: its kind, length and progress."""
 
     kind: str
     num_wanted: int
@@ -43,7 +43,7 @@ class Lane:
 
 @dataclass(slots=True)
 class Board:
-    """All lanes of one run and the readings of the fused width, oldest first. Seconds are since the run's start."""
+    """All requests of one run and the samples of the batch size, oldest first. Seconds are since the run's start."""
 
     title: str
     lanes: list[Lane]
@@ -51,29 +51,29 @@ class Board:
     seconds: float = 0.0
 
     def count(self, state: str) -> int:
-        """How many lanes are in a state."""
+        """Number of requests in a state."""
         return sum(lane.state == state for lane in self.lanes)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens that all lanes have together."""
+        """Total tokens of all requests so far."""
         return sum(lane.num_tokens for lane in self.lanes)
 
     @property
     def plain_line(self) -> str:
-        """Where the run stands, in one line without colours."""
+        """The progress of the run in one line without colours."""
         counts = "  ".join(f"{state} {self.count(state):2d}" for state in _STATES)
         width = f"{self.widths[-1]:4.1f}" if self.widths else "   -"
-        return f"  {self.seconds:5.1f} s  {counts}  fused width {width}  tokens {self.num_tokens}"
+        return f"  {self.seconds:5.1f} s  {counts}  batch size {width}  tokens {self.num_tokens}"
 
     def draw(self) -> RenderableType:
-        """The whole board: a headline, the width over time, and the lanes in two columns."""
+        """The display: a headline, the batch size over time, and the requests in two columns."""
         rate = self.num_tokens / self.seconds if self.seconds else 0.0
         head = Text.assemble(
             (self.title, "bold"), f"   {self.seconds:4.1f} s   {self.num_tokens:,} tokens   {rate:,.0f} tok/s"
         )
         width = Text.assemble(
-            "fused width ", (sparkline(self.widths, len(self.lanes), 48), "magenta"), f" {_last(self.widths)}"
+            "batch size ", (sparkline(self.widths, len(self.lanes), 48), "magenta"), f" {_last(self.widths)}"
         )
         grid = Table.grid(padding=(0, 3))
         num_rows = -(-len(self.lanes) // _COLUMNS)
@@ -84,14 +84,14 @@ class Board:
 
 
 def sparkline(values: list[float], highest: float, num_columns: int) -> str:
-    """The last `num_columns` values as blocks; `highest` fills the cell, and what is not 0 is seen."""
+    """The last `num_columns` values as blocks; `highest` fills a cell, and values above 0 are visible."""
     steps = len(_BLOCKS) - 1
     heights = [min(steps, max(1 if value > 0 else 0, round(steps * value / highest))) for value in values]
     return "".join(_BLOCKS[height] for height in heights[-num_columns:]).rjust(num_columns)
 
 
 class Display:
-    """Shows a board while a run goes on; call `refresh` often. Use as a context manager."""
+    """Shows a board during a run; call `refresh` often. Use as a context manager."""
 
     def __init__(self, board: Board, console: Console) -> None:
         self._board = board
@@ -118,7 +118,7 @@ class Display:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def refresh(self) -> None:
-        """Draw anew, or print a line if it is time for one."""
+        """Redraw, or print a line if the interval has passed."""
         if self._live is not None:
             self._live.update(self._board.draw(), refresh=True)
         elif self._board.seconds >= self._next_line:

@@ -1,22 +1,23 @@
-"""A model in this process for commands that talk to it directly: text in, pieces of text out, one request after the
-other or several fused. The server and `LLM` have ways of their own; this one streams."""
+"""A model in this process for `flover generate` and `flover chat`: prompts in, a stream of text pieces out."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
 
 from flover.config import EngineConfig, one_engine
-from flover.engine.build import build_engine
 from flover.errors import ConfigError, EngineError, ModelError
-from flover.llm_batch import deferred_interrupt
+from flover.llm.batch import deferred_interrupt, run_requests
 from flover.model.locate import locate_model
 from flover.request import FinishReason, SamplingParams
+from flover.service.build import build_engine
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import make_request
-from flover.text.stream import TextPiece, TextStream, text_start
+from flover.text.stream import TextPiece, text_start
+from flover.text.streams import TextStreams
 from flover.text.tokenizer import Tokenizer
 
 
@@ -45,9 +46,9 @@ class LocalModel:
     def generate(
         self, prompts: Sequence[str], params: SamplingParams, *, add_special_tokens: bool = True
     ) -> Iterator[tuple[int, int, TextPiece]]:
-        """All prompts at once: (prompt, sequence, piece) as they come.
+        """Generate for all prompts at once; yields (prompt index, sequence index, piece).
 
-        Leaving the iterator early cancels what is still running. Raises `RequestError` before anything is generated,
+        Closing the iterator early cancels running sequences. Raises `RequestError` before anything is generated,
         `EngineError` if a sequence fails.
         """
         requests = [
@@ -62,35 +63,16 @@ class LocalModel:
             )
             for prompt in prompts
         ]
-        streams: dict[tuple[str, int], tuple[int, TextStream]] = {}
-        for place, request in enumerate(requests):
-            self._engine.submit(request)
-            start = text_start(self.tokenizer, request.params, request.prompt_ids)
-            for index in range(params.n):
-                streams[request.id, index] = (place, TextStream(self.tokenizer, request.params, start))
-        try:
-            yield from self._follow(streams)
-        finally:
-            for request_id, index in streams:
-                self._engine.cancel(request_id, index)
-            while self._engine.has_work:
-                self._engine.step()
-
-    def _follow(self, streams: dict[tuple[str, int], tuple[int, TextStream]]) -> Iterator[tuple[int, int, TextPiece]]:
-        """Step until every stream has ended; what has ended is taken out of `streams`."""
-        while streams:
-            for delta in self._engine.step():
-                if (delta.request_id, delta.index) not in streams:
-                    continue
-                place, stream = streams[delta.request_id, delta.index]
-                piece = stream.feed(delta)
-                if piece.cancel:
-                    self._engine.cancel(delta.request_id, delta.index)
-                if piece.finish_reason is not None:
-                    del streams[delta.request_id, delta.index]
-                if piece.finish_reason == FinishReason.ERROR:
-                    raise EngineError(delta.error or "the engine failed on this request")
-                yield place, delta.index, piece
+        texts = TextStreams(self.tokenizer, self._engine.cancel)
+        for request in requests:
+            texts.add(request, text_start(self.tokenizer, request.params, request.prompt_ids))
+        numbers = {request.id: number for number, request in enumerate(requests)}
+        with contextlib.closing(run_requests(self._engine, requests, texts)) as iterations:
+            for deltas in iterations:
+                for delta, piece in deltas:
+                    if piece.finish_reason == FinishReason.ERROR:
+                        raise EngineError(delta.error or "the engine failed on this request")
+                    yield numbers[delta.request_id], delta.index, piece
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], params: SamplingParams

@@ -1,8 +1,7 @@
-"""The `flover` command: which command runs, and what an error looks like from outside.
+"""The `flover` command: runs one subcommand and reports errors.
 
-Exit codes: 0 done, 1 it failed, 2 it was asked for wrongly, 130 interrupted, 141 the reader of its output has gone. A
-user's mistake is one line on stderr; a traceback means a bug. Nothing here imports torch: `flover --help` answers at
-once.
+Exit codes: 0 success, 1 failure, 2 wrong arguments, 130 interrupted, 141 output closed by its reader. A user error is
+one line on stderr; a traceback means a bug. Only the subcommand that runs is imported.
 """
 
 from __future__ import annotations
@@ -21,28 +20,28 @@ from flover.errors import ConfigError, FloverError, RequestError
 
 COMMANDS = {
     "serve": ("serve", "run the OpenAI-compatible server"),
-    "generate": ("generate", "text for one or several prompts"),
-    "chat": ("chat", "talk to a model"),
-    "demo": ("demo", "see it work: requests fused, then one after another"),
+    "generate": ("generate", "generate text for one or several prompts"),
+    "chat": ("chat", "chat with a model"),
+    "demo": ("demo", "show requests fused, then one after another"),
     "bench": ("benchmarks", "measure"),
-    "simulate": ("simulate", "the scheduler in simulated time: other machines, many replicas"),
-    "doctor": ("doctor", "what this machine has, what a model needs, and whether it fits"),
-    "selftest": ("selftest", "check that results do not depend on how requests are run together"),
+    "simulate": ("simulate", "run the scheduler in simulated time: other machines, many replicas"),
+    "doctor": ("doctor", "show this machine and whether a model fits"),
+    "selftest": ("selftest", "check that outputs do not depend on the batch"),
     "replay": ("replay", "run a recorded schedule again and compare"),
     "top": ("top", "watch a running server: rows over iterations"),
     "version": ("version", "print the version"),
 }
-"""By name, the module of `flover.cli` that brings the command, and what it does."""
+"""By command: its module in `flover.cli` and its help text."""
 INTERRUPTED, READER_GONE = 130, 141
-"""128 + SIGINT, 128 + SIGPIPE: what a shell reports of a program that these signals end."""
+"""128 + SIGINT and 128 + SIGPIPE, as shells report programs ended by these signals."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    arguments = sys.argv[1:] if argv is None else argv
     try:
         _replace_what_cannot_be_encoded()
-        return _flushed(_run(words))
+        return _flushed(_run(arguments))
     except SystemExit as end:  # --help, a wrong argument
         return _flushed(_exit_code(end))
     except BrokenPipeError:
@@ -52,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(arguments: Sequence[str]) -> int:
     prog = "flover"
     try:
-        args = make_parser(words[0] if words else None).parse_args(words)
+        args = make_parser(arguments[0] if arguments else None).parse_args(arguments)
         prog = args.prog
         from flover.config import spin_briefly
 
@@ -70,9 +69,9 @@ def _run(words: Sequence[str]) -> int:
 
 
 def make_parser(named: str | None = None) -> argparse.ArgumentParser:
-    """The parser with the command `named`, and if that is none of the commands, with the names of all.
+    """The parser of the command `named`; for any other name one that lists all commands.
 
-    Only the command that runs is imported.
+    Only the module of `named` is imported.
     """
     parser = Parser(prog="flover", description="Serve and run autoregressive language models with temporal fusion.")
     parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
@@ -95,9 +94,9 @@ def _complain(prog: str, error: BaseException, code: int) -> int:
 
 
 def _replace_what_cannot_be_encoded() -> None:
-    """A character that the terminal's encoding lacks, or a byte that is none of it, must not end a command."""
+    """Escape characters that the terminal's encoding lacks, and replace undecodable input, instead of failing."""
     for stream in (sys.stdin, sys.stdout):
-        with contextlib.suppress(AttributeError, ValueError):  # closed, or in the place of the process's own
+        with contextlib.suppress(AttributeError, ValueError):  # closed, or replaced by another object
             stream.reconfigure(errors="replace" if stream is sys.stdin else "backslashreplace")  # type: ignore[union-attr]
 
 
@@ -109,7 +108,7 @@ def _exit_code(end: SystemExit) -> int:
 
 
 def _flushed(code: int) -> int:
-    """`code`, after what was printed has been written; another one if it cannot be."""
+    """Flush stdout and return `code`, or another code if that fails."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -124,6 +123,6 @@ def _flushed(code: int) -> int:
 
 
 def _forget(stream: IO[str]) -> None:
-    """Send the rest of `stream` nowhere: the interpreter flushes once more when it ends."""
+    """Redirect `stream` to the null device: the interpreter flushes it again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""`flover bench kernels` and `flover bench accuracy`: what needs no server. Results: tables, then one JSON line."""
+"""`flover bench kernels`, `accuracy` and `ranks`: benchmarks without a server. Print tables, then one JSON line."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ import dataclasses
 from typing import Any
 
 from flover.bench.options import (
-    FORMATS,
+    KERNEL_FORMATS,
     KERNEL_OPS,
     QUICK_ROWS,
     QUICK_SECONDS,
     ROWS,
     SECONDS,
+    USUAL_KERNEL_FORMATS,
     AccuracyOptions,
     KernelOptions,
 )
 from flover.bench.presets import PRESETS
 from flover.cli.flags import add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
-from flover.cli.terminal import command_line, progress_bar
+from flover.cli.terminal import command_line
 from flover.config import EngineConfig, one_engine
 from flover.errors import ConfigError
 from flover.extras import need
-from flover.memory.machine import usable_cores
+from flover.memory.machine import compute_threads
+from flover.progress import described_bar
 
 DEFAULT_PRESET = "llama-213m"
 SHARED_ROWS, SHARED_STEPS = (1, 8, 32), 50
@@ -34,14 +36,19 @@ def add_kernels(kinds: Any) -> None:
     """The parser of `flover bench kernels`."""
     kernels = kinds.add_parser(
         "kernels",
-        help="each op on a model's shapes, beside what the machine can do and what torch does",
-        description="Measure what the machine can do, and every op on the shapes of a model. Loads no weights.",
+        help="speed of each op on a model's shapes, beside the machine's limits and torch",
+        description="Measure the machine's limits, and every op on the shapes of a model. Loads no weights.",
     )
     add_model(kernels, default=f"the shapes of {DEFAULT_PRESET}")
     group = kernels.add_argument_group("what to measure")
     rows = ", ".join(map(str, ROWS))
     group.add_argument("--rows", nargs="+", type=count, metavar="N", help=f"rows of linears (default: {rows})")
-    group.add_argument("--formats", nargs="+", choices=FORMATS, help="formats of weights (default: all)")
+    group.add_argument(
+        "--formats",
+        nargs="+",
+        choices=KERNEL_FORMATS,
+        help=f"formats of weights (default: {', '.join(USUAL_KERNEL_FORMATS)})",
+    )
     group.add_argument("--ops", nargs="+", choices=KERNEL_OPS, help="default: all")
     group.add_argument("--threads", nargs="+", type=count, metavar="N", help="compute threads (default: usable cores)")
     group.add_argument("--cpu-isa", choices=("auto", "avx512", "avx2", "portable"), default="auto")
@@ -54,13 +61,15 @@ def add_accuracy(kinds: Any) -> None:
     """The parser of `flover bench accuracy`."""
     accuracy = kinds.add_parser(
         "accuracy",
-        help="what each format of weights and cache costs in perplexity and divergence",
+        help="perplexity and divergence of each format of weights and cache",
         description="Score a text with every format, and compare with float32 computed by plain torch. A model "
         "without heldout.txt, or with random weights, is compared on random token ids.",
     )
     add_model(accuracy)
     group = accuracy.add_argument_group("text")
-    group.add_argument("--text", metavar="FILE", help="what to score; lines with the end-of-text token separate texts")
+    group.add_argument(
+        "--text", metavar="FILE", help="text to score; lines with the end-of-text token separate documents"
+    )
     group.add_argument("--max-tokens", type=count, metavar="N", help="default: what half a GiB of scores can hold")
     group.add_argument("--context-len", type=count, metavar="N", default=AccuracyOptions().context_len)
     hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _ACCURACY_SETTINGS
@@ -72,9 +81,9 @@ def add_ranks(kinds: Any) -> None:
     """The parser of `flover bench ranks`."""
     ranks = kinds.add_parser(
         "ranks",
-        help="what it costs to share a model between processes (--tensor-parallel-size)",
-        description="Measure an iteration on one rank and on several of this machine, and what collectives and frames "
-        "take of it.",
+        help="overhead of tensor parallelism (--tensor-parallel-size)",
+        description="Measure an iteration on one rank and on several ranks of this machine, and its collectives and "
+        "frames.",
     )
     add_model(ranks)
     group = ranks.add_argument_group("what to measure")
@@ -97,7 +106,7 @@ def _run_ranks(args: argparse.Namespace) -> int:
     rows, ranks = tuple(args.rows or SHARED_ROWS), config.tensor_parallel_size
     if ranks == 1 or 0 in rows or not args.steps:
         raise ConfigError("flover bench ranks needs --tensor-parallel-size above 1, and --rows and --steps above 0")
-    with progress_bar() as progress:
+    with described_bar() as progress:
         results = measure_sharing(config, rows, args.steps, lambda done, total: progress(config.model, done, total))
     Console(highlight=False).print(sharing_table(f"{config.model} on {ranks} ranks of this machine", results))
     described = {"model": config.model, "ranks": ranks, "rows": rows, "steps": args.steps}
@@ -107,7 +116,7 @@ def _run_ranks(args: argparse.Namespace) -> int:
 
 
 def kernel_options(args: argparse.Namespace) -> KernelOptions:
-    """What was asked for, and for the rest the defaults of a quick or a thorough run. Raises `ConfigError`."""
+    """The options from the command line, with the defaults of a quick or a full run. Raises `ConfigError`."""
     seconds = args.seconds if args.seconds is not None else QUICK_SECONDS if args.quick else SECONDS
     if not 0 < seconds < float("inf"):
         raise ConfigError(f"--seconds must be more than 0, got {seconds:g}")
@@ -116,9 +125,9 @@ def kernel_options(args: argparse.Namespace) -> KernelOptions:
             raise ConfigError(f"--{name} must be at least 1, got 0")
     return KernelOptions(
         rows=tuple(args.rows or (QUICK_ROWS if args.quick else ROWS)),
-        formats=tuple(args.formats or FORMATS),
+        formats=tuple(args.formats or USUAL_KERNEL_FORMATS),
         ops=tuple(args.ops or KERNEL_OPS),
-        threads=tuple(args.threads or (usable_cores(),)),
+        threads=tuple(args.threads or (compute_threads(None),)),
         cpu_isa=args.cpu_isa,
         seconds=seconds,
     )
@@ -141,7 +150,7 @@ def _run_kernels(args: argparse.Namespace) -> int:
         _, model = read_config(PRESETS[DEFAULT_PRESET])
     else:
         _, model = read_model_directory(locate_model(name, weights=False))
-    with progress_bar() as progress:
+    with described_bar() as progress:
         results = measure_kernels(model, options, progress)
     console = Console(highlight=False)
     for table in tables(results):
@@ -172,8 +181,8 @@ def _run_accuracy(args: argparse.Namespace) -> int:
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
     _, model = read_model_directory(path)
     documents = find_documents(path, options, model.vocab_size, model.default_max_len, dummy)
-    num_threads = config.num_threads or usable_cores()
-    with progress_bar() as progress:
+    num_threads = compute_threads(config.num_threads)
+    with described_bar() as progress:
         results = measure_accuracy(config, documents.ids, num_threads, progress, is_text=documents.is_text)
     source = f"{documents.num_tokens:,} tokens of {documents.source}"
     Console(highlight=False).print(accuracy_table(f"{config.model} against float32: {source}", results))

@@ -1,4 +1,4 @@
-"""Messages as they are typed: lines that may be edited, and messages of several lines."""
+"""Reads chat messages from the terminal: editable lines and messages of several lines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _QUOTES = '"""'
 
 
 def line_reader() -> Callable[[str], str]:
-    """What reads a line after showing a prompt. Editing and a history of the session come with readline, where it is.
+    """A function that shows a prompt and reads a line, with editing and history if readline is available.
 
-    From a pipe no prompt is shown; where only the output is a pipe, it is shown on stderr.
+    With piped input no prompt is shown; if only the output is a pipe, it is shown on stderr.
     """
     if not sys.stdin.isatty():
         return lambda prompt: input()
@@ -30,9 +30,9 @@ def line_reader() -> Callable[[str], str]:
 
 
 def read_message(read_line: Callable[[str], str]) -> str:
-    """One message: a line, lines that end with a backslash, or what stands between two lines of three quotes.
+    """One message: a line, lines continued by a backslash, or the text between two lines of three quotes.
 
-    Raises `EOFError` at the end of the input; what was begun before it is a message.
+    Raises `EOFError` at the end of the input; an unfinished message before it is returned first.
     """
     line = read_line(PROMPT)
     if line.strip().startswith(_QUOTES):

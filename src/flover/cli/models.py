@@ -1,4 +1,4 @@
-"""The model of a command: MODEL or --model, the same thing twice."""
+"""The model argument of a command: MODEL or --model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def add_model(parser: argparse.ArgumentParser, default: str = f"the bundled {BUN
 
 
 def resolve_model(args: argparse.Namespace) -> None:
-    """Make one `args.model` of the two ways to name it; leaves it unset when neither is used.
+    """Set `args.model` from MODEL or --model; leave it unset if neither is given.
 
-    Raises `ConfigError` if they disagree or name nothing.
+    Raises `ConfigError` if they differ or are empty.
     """
     named = args.model_argument
     for name, value in (("MODEL", named), ("--model", getattr(args, "model", None))):

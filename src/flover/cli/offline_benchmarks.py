@@ -12,10 +12,11 @@ from flover.bench.serving.offline_options import LatencyOptions
 from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
-from flover.cli.serving_options import add_dataset_flags, command, counting, given_for_datasets
+from flover.cli.serving_options import add_dataset_flags, command, given_for_datasets
 from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar
 
 _MODEL = frozenset({"model"})
 
@@ -24,7 +25,7 @@ def add_latency(kinds: Any) -> None:
     """The parser of `flover bench latency`."""
     parser = kinds.add_parser(
         "latency",
-        help="how long one batch of a fixed size takes, without a server",
+        help="latency of one batch of a fixed size, without a server",
         description="Run batches of one size, one after another, in this process.",
     )
     add_model(parser)
@@ -38,15 +39,15 @@ def add_throughput(kinds: Any) -> None:
     """The parser of `flover bench throughput`."""
     parser = kinds.add_parser(
         "throughput",
-        help="how many requests and tokens a second the engine does, without a server",
-        description="Give all requests to the engine at once, in this process.",
+        help="requests and tokens per second of the engine, without a server",
+        description="Submit all requests to the engine at once, in this process.",
     )
     add_model(parser)
     engine = frozenset(item.name for item in dataclasses.fields(EngineConfig))
     add_settings(parser, Data, skip=engine | {"self_timed"})
     add_dataset_flags(parser)
     group = parser.add_argument_group("requests")
-    group.add_argument("--ignore-eos", action=argparse.BooleanOptionalAction, help="default: on for made prompts")
+    group.add_argument("--ignore-eos", action=argparse.BooleanOptionalAction, help="default: on for random prompts")
     group.add_argument("--disable-tqdm", action="store_true", help="show no progress")
     group.add_argument("--output-json", metavar="FILE", help="file for the result")
     add_settings(parser, EngineConfig, skip=_MODEL)
@@ -59,7 +60,7 @@ def _run_latency(args: argparse.Namespace) -> int:
 
     from flover.bench.serving.offline import measure_latency
     from flover.bench.serving.offline_report import latency_table
-    from flover.llm import LLM
+    from flover.llm.llm import LLM
 
     resolve_model(args)
     options = from_args(args, LatencyOptions)
@@ -68,7 +69,7 @@ def _run_latency(args: argparse.Namespace) -> int:
     config = EngineConfig(**settings)
     with (
         LLM(**settings) as llm,
-        counting("batches", options.num_iters_warmup + options.num_iters) as ended,
+        counting_bar("batches", options.num_iters_warmup + options.num_iters) as ended,
     ):
         most, asked_len = llm.max_model_len, options.input_len + options.output_len
         if asked_len > most:
@@ -84,7 +85,7 @@ def _run_latency(args: argparse.Namespace) -> int:
 
 
 def _with_rows(args: argparse.Namespace, num_rows: int) -> dict[str, Any]:
-    """The engine's settings, with as many rows as the batch has. Raises `ConfigError` if fewer were asked for."""
+    """The engine's settings, with `max_num_seqs` at least the batch size. Raises `ConfigError` if it was set lower."""
     settings = given(args, EngineConfig)
     asked = settings.setdefault("max_num_seqs", max(num_rows, EngineConfig().max_num_seqs))
     if asked < num_rows:
@@ -99,7 +100,7 @@ def _run_throughput(args: argparse.Namespace) -> int:
     from flover.bench.serving.offline import measure_throughput
     from flover.bench.serving.offline_report import throughput_table
     from flover.bench.serving.prepare import draw_samples, load_tokenizer
-    from flover.llm import LLM
+    from flover.llm.llm import LLM
 
     resolve_model(args)
     check_output("--output-json", args.output_json)
@@ -121,7 +122,7 @@ def _run_throughput(args: argparse.Namespace) -> int:
 
 
 def finish(benchmark: str, options: dict[str, Any], result: dict[str, Any], file: str | None) -> int:
-    """Write the result where it was asked for, and print it as the last line."""
+    """Write the result to `file` and print it as the last line."""
     import json
 
     from flover.bench.report import json_line, tidy

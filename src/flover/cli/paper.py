@@ -15,16 +15,17 @@ from flover.bench.presets import PRESETS, write_preset
 from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, count, from_args
 from flover.cli.rivals import add_places, places_of
-from flover.cli.terminal import command_line, stderr_progress, table_console
+from flover.cli.terminal import command_line, table_console
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError
+from flover.progress import make_progress
 
 NAMES = ("E1", "E2", "E3", "E4", "E5", "E6", "reordering", "E7", "E8")
 MODELS = ("llama-213m", "gptj-164m", BUNDLED_MODEL)
 OUTPUT = Path("flover-paper")
 PRESET, E8_FORMAT = "llama-213m", "bfloat16"
 PIPE_WIDTH = 140
-"""Columns of the tables where no terminal sets them."""
+"""Width of the tables without a terminal."""
 _FIXED = frozenset({"model", "strategy", "reorder", "batch_window_ms", "enable_prefix_caching"})
 
 
@@ -53,7 +54,7 @@ def add(kinds: Any) -> None:
 
 
 def add_experiment_flags(parser: argparse.ArgumentParser, output: Path) -> None:
-    """What to run, how large, and where results go."""
+    """Flags for the choice of experiments, their size and the output directory."""
     group = parser.add_argument_group("experiments")
     group.add_argument("--experiments", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
     group.add_argument("--output-len", type=count, metavar="N", help="tokens of a request")
@@ -65,7 +66,7 @@ def add_experiment_flags(parser: argparse.ArgumentParser, output: Path) -> None:
 
 
 def sized(scale: Any, args: argparse.Namespace) -> Any:
-    """The scale with what the flags say of it. Raises `ConfigError`."""
+    """The scale with the values of the flags. Raises `ConfigError`."""
     for flag, least in (("output_len", 4), ("num_requests", 1), ("instances", 1)):
         value = getattr(args, flag)
         if value is not None and value < least:
@@ -81,7 +82,7 @@ def sized(scale: Any, args: argparse.Namespace) -> Any:
 
 @contextmanager
 def model_config(name: str, config: EngineConfig) -> Iterator[EngineConfig]:
-    """The configuration for a model of the list; a preset is written out for as long as it is needed."""
+    """The configuration for a model; a preset is written to a temporary directory."""
     if name not in PRESETS:
         yield dataclasses.replace(config, model=name)
         return
@@ -93,10 +94,10 @@ def model_config(name: str, config: EngineConfig) -> Iterator[EngineConfig]:
 
 @contextmanager
 def status() -> Iterator[Callable[[str], None]]:
-    """One line on stderr that says what runs and for how long, where stderr is a terminal."""
+    """A status line on stderr with the current task and its time, if stderr is a terminal."""
     from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with stderr_progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
+    with make_progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()) as bar:
         task = bar.add_task("", total=None)
         yield lambda what: bar.update(task, description=what)
 
@@ -109,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
     from flover.bench.paper.reordering import cost
 
     if args.all and (args.quick or args.experiments):
-        raise ConfigError("--all is everything at full length; leave it out with --quick or --experiments")
+        raise ConfigError("--all runs everything at full length; leave it out with --quick or --experiments")
     scale = sized(experiments.QUICK if args.quick else experiments.FULL, args)
     names = args.experiments or NAMES
     config = from_args(args, EngineConfig)
@@ -131,17 +132,17 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _other_engines(args: argparse.Namespace, scale: Any, progress: Callable[[str], None]) -> Any:
-    """E8 needs weights in files, for engines that are not Flover."""
+    """Write a model for E8: other engines need the weights in files."""
     from flover.bench.machine import cpu_facts, package_version
     from flover.bench.paper.engines import NUMS, other_engines
-    from flover.bench.rivals.engines import Files, Flover, Machine
+    from flover.bench.rivals.engines import Files, Flover, RivalMachine
     from flover.bench.rivals.find import find_rivals
     from flover.bench.rivals.model import make_model
     from flover.bench.rivals.options import RivalOptions
-    from flover.memory.machine import usable_cores
+    from flover.memory.machine import compute_threads
     from flover.model.hf_config import read_model_directory
 
-    machine = Machine(getattr(args, "num_threads", None) or usable_cores(), frozenset(cpu_facts()["flags"]))
+    machine = RivalMachine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
     with tempfile.TemporaryDirectory(prefix="flover-") as directory:
         source = make_model(PRESET, Path(directory), lambda what, done, total: progress(f"{what} ({done}/{total})"))
         _, model = read_model_directory(source)
@@ -156,7 +157,7 @@ def _other_engines(args: argparse.Namespace, scale: Any, progress: Callable[[str
 
 @contextmanager
 def output(args: argparse.Namespace, benchmark: str, scale: Any) -> Iterator[Callable[[str, Any], None]]:
-    """Prints each result as it comes, and writes the report at the end, also of what there is after an error."""
+    """Prints each result when it is ready, and writes the report at the end, also of partial results after an error."""
     from flover.bench.paper import report
 
     check_output_dir("--output-dir", args.output_dir)

@@ -1,7 +1,7 @@
-"""What `flover demo` performs: a server, two runs of the same requests, their boards, their texts, the comparison.
+"""The demo: starts a server, runs the same requests fused and one after another, and compares.
 
-Both runs send the same prompts with the same seeds and lengths and ignore the end of sequence, so they do the same
-work; each run has a cache salt of its own, so no run finds the other's prompts in the prefix cache.
+Both runs have the same prompts, seeds and lengths and ignore the end of sequence, so they do the same work. Each has
+its own cache salt, so that neither finds the other's prompts in the prefix cache.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 
 from flover.bench.client import CHAT, COMPLETIONS, Client, Send, mean_width
-from flover.bench.fusion import Fusion, Run, measured
-from flover.bench.metrics import Record
+from flover.bench.fusion import Fusion, FusionRun, measured
+from flover.bench.metrics import RequestRecord
 from flover.bench.report import fusion_table
 from flover.bench.server import ServerProcess
 from flover.bench.workload import Lengths, random_arrivals
@@ -29,7 +29,7 @@ MAX_SHOWN_CHARS = 400
 
 
 def perform(flags: list[str], num_requests: int, rate: float, seed: int) -> None:
-    """The whole demo on a server with these flags. Raises `EngineError` if anything goes wrong."""
+    """Run the demo on a server with these flags. Raises `EngineError` if it fails."""
     console = Console(highlight=False)
     console.print("Starting the server …")
     started = time.perf_counter()
@@ -44,7 +44,7 @@ def perform(flags: list[str], num_requests: int, rate: float, seed: int) -> None
 
 
 def make_sends(model: str, num_requests: int, rate: float, seed: int, salt: str) -> list[Send]:
-    """Chats and completions in turn, with Poisson arrivals and lengths from the seed, under one cache salt."""
+    """Alternating chats and completions with Poisson arrivals and lengths from the seed, under one cache salt."""
     rng = random.Random(seed)
     sends = []
     arrivals = random_arrivals(rng, num_requests, rate)
@@ -89,13 +89,13 @@ class _Demo:
             self._console.print()
         return Fusion(fused, serial)
 
-    async def _show(self, client: Client, sends: list[Send], title: str, *, at_once: bool) -> Run:
-        """One run with its board on the screen."""
+    async def _show(self, client: Client, sends: list[Send], title: str, *, at_once: bool) -> FusionRun:
+        """One run with its live display."""
         lanes = [Lane("chat" if send.path == CHAT else "text", send.body["max_tokens"]) for send in sends]
         board = Board(title, lanes)
         start = time.perf_counter()
 
-        def watch(index: int, record: Record) -> None:
+        def watch(index: int, record: RequestRecord) -> None:
             lane = lanes[index]
             lane.done = record.output_tokens > 0
             lane.num_tokens = record.output_tokens if lane.done else min(len(record.ticks), lane.num_wanted)
@@ -116,7 +116,7 @@ class _Demo:
             look()
         return running.result()
 
-    def _print_texts(self, run: Run) -> None:
+    def _print_texts(self, run: FusionRun) -> None:
         self._console.print()
         for story, record in zip(make_stories(self._seed, self._num_requests)[:NUM_SHOWN], run.records, strict=False):
             text = " ".join(record.text.split())
@@ -127,7 +127,7 @@ class _Demo:
 
 
 async def _read_widths(client: Client, board: Board) -> None:
-    """Add a reading of the mean fused width four times a second."""
+    """Sample the mean batch size four times a second."""
     before = await client.metrics()
     while True:
         await asyncio.sleep(METRICS_SECONDS)

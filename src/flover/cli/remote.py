@@ -1,4 +1,4 @@
-"""A running server as a partner for a chat. Knows the OpenAI API and nothing of models."""
+"""A client of an OpenAI-compatible server for `flover chat`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from flover.request import SamplingParams
 _SENT = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _SENT_TOO = ("presence_penalty", "frequency_penalty", "stop", "ignore_eos")
 _REFUSALS = range(400, 500)
-"""Answers that say what is wrong with the request."""
+"""Status codes that report an error of the request."""
 
 
 class RemoteModel:
-    """One server; `model` is the name to ask for, by default the first that it serves.
+    """A client of one server; `model` is the requested model, by default the first that it serves.
 
     Raises `ConfigError` for a wrong address or key, `EngineError` if the server cannot be reached.
     """
@@ -38,7 +38,7 @@ class RemoteModel:
     def chat(
         self, messages: Sequence[Mapping[str, str]], params: SamplingParams
     ) -> Generator[tuple[str, int], None, None]:
-        """The answer to a conversation, in pieces: text, and how many tokens the server says that it has brought.
+        """The answer to a conversation, in pieces of text with the number of tokens that the server reports.
 
         Only parameters that differ from vLLM's defaults are sent. Raises `RequestError` with the server's message.
         """
@@ -63,10 +63,10 @@ class RemoteModel:
         except (http.client.HTTPException, OSError) as error:
             raise EngineError(unreachable(self._base, error)) from error
         if not ended:
-            raise EngineError(f"the answer from {self._base} broke off")
+            raise EngineError(f"the response from {self._base} broke off")
 
     def _read(self, content: bytes) -> tuple[str, int, bool]:
-        """Text, tokens and whether the answer ends with this event."""
+        """Text, number of tokens, and whether this event ends the response."""
         try:
             event = json.loads(content)
             if event.get("error"):
@@ -102,7 +102,7 @@ class RemoteModel:
 
 
 def _message(body: bytes) -> str:
-    """The message of an error's envelope, or the beginning of whatever else came."""
+    """The message of an error response, or the start of the body if it is not one."""
     try:
         error = json.loads(body)["error"]
         return str(error["message"] if isinstance(error, dict) else error)

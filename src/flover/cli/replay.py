@@ -1,40 +1,37 @@
-"""`flover replay`: a schedule that `--trace` recorded, run again and compared."""
+"""`flover replay`: runs a schedule recorded by `--trace` again and compares it."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, given
-from flover.cli.terminal import stderr_progress
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar, loading_bar
 
 if TYPE_CHECKING:
     from flover.engine.executor import Executor
-    from flover.engine.record import Head
-    from flover.engine.replay import Replay
+    from flover.observe.record import Head
+    from flover.observe.replay import Replay
 
 _OVERRIDES = frozenset({"num_threads", "cpu_isa", "download_dir"})
-"""Settings that change no decision and no token."""
+"""Settings without effect on decisions and tokens."""
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "replay",
-        description="Run a schedule that --trace recorded again: the same requests at the same steps, with the costs "
-        "that were measured then. Every decision has to be the same, and every token. Exit code 0 if all are equal, "
-        "1 if not.",
+        description="Run a schedule recorded by --trace again: the same requests at the same steps, with the recorded "
+        "costs. All decisions and tokens must be equal. Exit code 0 if they are, 1 if not.",
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="the FILE of --trace, or its FILE.replay")
     parser.add_argument("--schedule-only", action="store_true", help="replay the decisions alone, without the model")
     parser.add_argument(
-        "--model", default=None, metavar="MODEL", help="where the same model lies now; by default where it lay then"
+        "--model", default=None, metavar="MODEL", help="directory of the same model; by default the recorded one"
     )
     hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _OVERRIDES
     add_settings(parser, EngineConfig, skip=frozenset(hidden))
@@ -43,9 +40,9 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay and say what was the same; 0 if everything was, 1 if not."""
-    from flover.engine.record import read_record
-    from flover.engine.replay import replay
+    """Replay and print the comparison; 0 if all was equal, 1 if not."""
+    from flover.observe.record_reader import read_record
+    from flover.observe.replay import replay
 
     path = _record_path(args.file)
     record = read_record(path)
@@ -53,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{path} ends in the middle of a step: its recording was interrupted")
     executor = _executor(args, record.head)
     try:
-        with _progress(len(record.steps)) as progress:
+        with counting_bar("Replaying", len(record.steps)) as progress:
             done = replay(record, executor, progress)
     finally:
         executor.close()
@@ -62,14 +59,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _record_path(path: Path) -> Path:
-    from flover.engine.trace import REPLAY_SUFFIX, replay_path
+    from flover.observe.trace import REPLAY_SUFFIX, replay_path
 
     if path.name.endswith(REPLAY_SUFFIX):
         return path
     if not path.name or path.is_dir():
         raise ConfigError(f"{path} is a directory: FILE is what --trace wrote")
     if not replay_path(path).exists():
-        raise ConfigError(f"{replay_path(path)} is not there: flover replay needs the record that lies beside a trace")
+        raise ConfigError(f"{replay_path(path)} is not there: flover replay needs the record beside the trace")
     return replay_path(path)
 
 
@@ -77,32 +74,22 @@ def _executor(args: argparse.Namespace, head: Head) -> Executor:
     overrides = given(args, EngineConfig)
     model = overrides.pop("model")
     if args.schedule_only:
-        from flover.engine.replay import RecordedExecutor
+        from flover.observe.replay import RecordedExecutor
 
         if model is not None or overrides:
             raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
-    from flover.cli.loading import loading_bar
-    from flover.engine.device import DeviceExecutor
+    from flover.executor.load import load_device
 
     config = dataclasses.replace(head.engine, trace=None, **overrides)
     if model is not None:
         config = dataclasses.replace(config, model=model)
     with loading_bar(config.model) as progress:
-        return DeviceExecutor.load(config, progress)
-
-
-@contextmanager
-def _progress(steps: int) -> Iterator[Callable[[int], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
-
-    with stderr_progress(TextColumn("Replaying"), BarColumn(), MofNCompleteColumn()) as bar:
-        task = bar.add_task("", total=steps)
-        yield lambda done: bar.update(task, completed=done)
+        return load_device(config, progress)
 
 
 def _show(done: Replay, steps: int, *, tokens_computed: bool) -> None:
-    equal = "computed again" if tokens_computed else "taken from the record"
+    equal = "recomputed" if tokens_computed else "taken from the record"
     print(f"steps   {done.steps} of {steps} replayed")
     print(f"plans   {done.plans_equal} of {done.plans} equal")
     print(f"tokens  {done.tokens_equal} of {done.tokens} equal, {equal}")

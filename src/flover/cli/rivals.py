@@ -1,4 +1,4 @@
-"""`flover bench rivals`: other engines on the same tensors, through the same client. A table, then one JSON line."""
+"""`flover bench rivals`: compares engines on the same tensors with the same client. Prints a table and a JSON line."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from flover.bench.machine import cpu_facts, package_version
 from flover.bench.rivals.options import FLOVER, FORMATS, RIVALS, RivalOptions, parse_wanted
 from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
-from flover.cli.terminal import command_line, progress_bar, table_console
+from flover.cli.terminal import command_line, table_console
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 from flover.extras import need
-from flover.memory.machine import usable_cores
+from flover.memory.machine import compute_threads
+from flover.progress import described_bar
 
 if TYPE_CHECKING:
     from flover.bench.rivals.engines import Files
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 PRESET = "llama-213m"
 PIPE_WIDTH = 120
-"""Columns of the table where no terminal sets them."""
+"""Width of the table without a terminal."""
 _OURS = {
     "model",
     "tokenizer",
@@ -38,17 +39,17 @@ _OURS = {
     "revision",
     "download_dir",
 }
-"""Settings of the engine that the benchmark chooses."""
+"""Engine settings that the benchmark chooses."""
 
 
 def add_rivals(kinds: Any) -> None:
     """The parser of `flover bench rivals`."""
     parser = kinds.add_parser(
         "rivals",
-        help="llama.cpp, OpenVINO, vLLM and transformers beside Flover, where they are installed",
-        description="Serve one model with every engine that is installed, in every format, and send all of them the "
-        "same requests. What is not installed is named and left out. Engines in a Python of their own are found "
-        "through that Python.",
+        help="compare llama.cpp, OpenVINO, vLLM and transformers with Flover, where they are installed",
+        description="Serve one model with every installed engine, in every format, and send all of them the "
+        "same requests. Engines that are not installed are named and left out. An engine in another environment is "
+        "found through that environment's Python.",
     )
     add_model(parser, default=f"{PRESET} with random weights, made here")
     what = parser.add_argument_group("what to measure")
@@ -61,8 +62,8 @@ def add_rivals(kinds: Any) -> None:
     helps = {
         "prompt_len": "prompt tokens of each request",
         "output_len": "output tokens of each request",
-        "ttft_prompt_len": "prompt tokens of the lone request whose first token is timed; 0 leaves it out",
-        "seeds": "repetitions, each with prompts of its own; medians count",
+        "ttft_prompt_len": "prompt tokens of the single request for time to first token; 0 leaves it out",
+        "seeds": "repetitions with different prompts; the result is the median",
     }
     for name, text in helps.items():
         flag = "--" + name.replace("_", "-")
@@ -74,7 +75,7 @@ def add_rivals(kinds: Any) -> None:
         nargs="+",
         default=(),
         metavar="FORMAT:LOAD=RATIO",
-        help="ratios to the best rival to hold the result against: int8:32=2.0, or int4:ttft=0.7 for the first token",
+        help="target ratios to the best rival: int8:32=2.0, or int4:ttft=0.7 for the first token",
     )
     add_places(parser)
     _add_patience(parser, plain)
@@ -83,10 +84,12 @@ def add_rivals(kinds: Any) -> None:
 
 
 def add_places(parser: argparse.ArgumentParser) -> None:
-    """Flags that say where rivals are installed."""
-    where = parser.add_argument_group("where rivals are")
+    """Flags for the installations of rivals."""
+    where = parser.add_argument_group("installations of rivals")
     where.add_argument("--llama-server", metavar="PATH", help="llama.cpp's server (default: llama-server on the PATH)")
-    where.add_argument("--llama-args", metavar="WORDS", default="", help="more words for llama-server, as in a shell")
+    where.add_argument(
+        "--llama-args", metavar="ARGS", default="", help="more arguments for llama-server, as in a shell"
+    )
     for name in ("openvino", "vllm", "transformers"):
         where.add_argument(
             f"--{name}-python", metavar="PATH", default=sys.executable, help="Python that has it (default: this one)"
@@ -98,19 +101,19 @@ def _add_patience(where: argparse.ArgumentParser, plain: RivalOptions) -> None:
         "--models",
         type=Path,
         metavar="DIR",
-        help="make the model and its other forms here, and use again what is here (default: a temporary directory)",
+        help="directory for the model and its conversions, reused if present (default: a temporary directory)",
     )
     where.add_argument(
         "--patience",
         type=number,
         metavar="X",
         default=plain.patience,
-        help="seconds for a server to get ready, and for a request (default: %(default)g)",
+        help="timeout in seconds for the start of a server, and for a request (default: %(default)g)",
     )
 
 
 def rival_options(args: argparse.Namespace) -> RivalOptions:
-    """What was asked for. Raises `ConfigError`."""
+    """The options from the command line. Raises `ConfigError`."""
     names = {item.name for item in dataclasses.fields(RivalOptions)} - {"only"}
     values = {name: value for name, value in vars(args).items() if name in names}
     values |= {name: tuple(dict.fromkeys(values[name])) for name in ("formats", "concurrency")}
@@ -133,15 +136,15 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def places_of(args: argparse.Namespace) -> Places:
-    """Where the flags of `add_places` say that rivals are. Raises `ConfigError`."""
+    """The installations of rivals from the flags of `add_places`. Raises `ConfigError`."""
     from flover.bench.rivals.find import Places
 
     names = {item.name for item in dataclasses.fields(Places)} - {"llama_args"}
     try:
-        words = tuple(shlex.split(args.llama_args))
+        llama_args = tuple(shlex.split(args.llama_args))
     except ValueError as error:
         raise ConfigError(f"--llama-args cannot be read: {error}") from None
-    return Places(llama_args=words, **{name: getattr(args, name) for name in names})
+    return Places(llama_args=llama_args, **{name: getattr(args, name) for name in names})
 
 
 def _compare(
@@ -154,13 +157,13 @@ def _compare(
     from rich.progress import TimeRemainingColumn
 
     from flover.bench.report import json_line
-    from flover.bench.rivals.engines import Flover, Machine
+    from flover.bench.rivals.engines import Flover, RivalMachine
     from flover.bench.rivals.find import find_rivals
     from flover.bench.rivals.results import facts, losses, noise, rows, table
     from flover.bench.rivals.run import Contest
 
-    machine = Machine(getattr(args, "num_threads", None) or usable_cores(), frozenset(cpu_facts()["flags"]))
-    with progress_bar(TimeRemainingColumn()) as progress:
+    machine = RivalMachine(compute_threads(getattr(args, "num_threads", None)), frozenset(cpu_facts()["flags"]))
+    with described_bar(TimeRemainingColumn()) as progress:
         files = _files(getattr(args, "model", None), options, directory, progress)
         found = find_rivals(places, options, files, machine)
         for name, why in found.skipped.items():
@@ -181,16 +184,16 @@ def _compare(
         print(f"{name} was left out: {why}")
     for contender in contenders:
         if lacks := [kind for kind in options.formats if kind not in contender.forms]:
-            print(f"{contender.name} was left out of {', '.join(lacks)}: it has no such weights by itself")
+            print(f"{contender.name} was left out of {', '.join(lacks)}: it has no such weight format")
     versions = {contender.name: contender.version for contender in contenders}
     described = {"model": files.source.name, **dataclasses.asdict(options), "threads": machine.threads}
-    told = {"versions": versions, "skipped": found.skipped, **facts(results, lines)}
-    print(json_line("rivals", command_line(), options=described, **told))
+    facts_by_name = {"versions": versions, "skipped": found.skipped, **facts(results, lines)}
+    print(json_line("rivals", command_line(), options=described, **facts_by_name))
     return 1 if any(failure.name == FLOVER for failure in results.failures) else 0
 
 
 def _files(name: str | None, options: RivalOptions, directory: Path, progress: Progress) -> Files:
-    """The model, made or found. Raises `ConfigError` if a request would be longer than it allows."""
+    """The model files, made or found. Raises `ConfigError` if a request would exceed the model's context."""
     from flover.bench.rivals.engines import Files
     from flover.bench.rivals.model import make_model
     from flover.model.hf_config import read_model_directory
@@ -208,7 +211,7 @@ def _files(name: str | None, options: RivalOptions, directory: Path, progress: P
 
 
 def _flover_settings(args: argparse.Namespace, options: RivalOptions) -> dict[str, Any]:
-    """The engine's settings that were given, with a row for each request where there are more than by default."""
+    """The given engine settings, with `max_num_seqs` raised to the largest concurrency."""
     settings = {name: value for name, value in given(args, EngineConfig).items() if name not in _OURS}
     most = max(options.concurrency)
     if most > EngineConfig().max_num_seqs:

@@ -13,20 +13,20 @@ from flover.errors import RequestError
 from flover.request import SamplingParams
 
 _FLAGS: dict[str, tuple[Any, str, str]] = {
-    "max_tokens": (count, "N", "most tokens to generate"),
-    "min_tokens": (count, "N", "least tokens to generate"),
-    "temperature": (number, "X", "0 is the most likely token, always; higher is more random"),
-    "top_p": (number, "X", "choose among the most likely tokens that have this probability together"),
-    "top_k": (whole, "N", "choose among this many of the most likely tokens; 0 is all"),
-    "min_p": (number, "X", "choose among tokens at least this likely, relative to the most likely one"),
-    "repetition_penalty": (number, "X", "above 1 makes tokens that were there less likely"),
-    "presence_penalty": (number, "X", "above 0 makes tokens that were generated less likely"),
+    "max_tokens": (count, "N", "maximum number of tokens to generate"),
+    "min_tokens": (count, "N", "minimum number of tokens to generate"),
+    "temperature": (number, "X", "0 is greedy; higher is more random"),
+    "top_p": (number, "X", "sample from the most likely tokens with this total probability"),
+    "top_k": (whole, "N", "sample from this many of the most likely tokens; 0 is all"),
+    "min_p": (number, "X", "sample from tokens with at least this probability, relative to the most likely one"),
+    "repetition_penalty": (number, "X", "above 1 makes tokens of the prompt and output less likely"),
+    "presence_penalty": (number, "X", "above 0 makes generated tokens less likely"),
     "frequency_penalty": (number, "X", "the same, for each time a token was generated"),
 }
 
 
 def add_sampling(parser: argparse.ArgumentParser, **defaults: Any) -> None:
-    """Add the flags; `defaults` are the command's own where they differ from those of `SamplingParams`."""
+    """Add the flags; `defaults` override those of `SamplingParams`."""
     group = parser.add_argument_group("sampling")
     own = SamplingParams()
     for name, (kind, metavar, text) in _FLAGS.items():
@@ -36,19 +36,19 @@ def add_sampling(parser: argparse.ArgumentParser, **defaults: Any) -> None:
             flag_name(name), type=kind, metavar=metavar, default=default, help=f"{text} (default: {shown})"
         )
     group.add_argument("--stop", action="append", metavar="TEXT", help="end at this text; may be given several times")
-    group.add_argument("--ignore-eos", action="store_true", help="go on after the end of sequence")
+    group.add_argument("--ignore-eos", action="store_true", help="continue after the end-of-sequence token")
 
 
 def sampling_from(args: argparse.Namespace, **more: Any) -> SamplingParams:
-    """The parameters that the command line asks for. Raises `RequestError`."""
+    """The parameters from the command line. Raises `RequestError`."""
     values = {name: getattr(args, name) for name in _FLAGS}
     return SamplingParams(**values, stop=args.stop, ignore_eos=args.ignore_eos, **more)
 
 
 def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
-    """The parameters with another value of one of the flags, by the flag's name with or without dashes.
+    """The parameters with one value changed; `name` is the flag's name with or without dashes.
 
-    Raises `RequestError` naming what is wrong.
+    Raises `RequestError` naming the wrong parameter or value.
     """
     field = name.removeprefix("--").replace("-", "_")
     if field not in _FLAGS:

@@ -1,4 +1,4 @@
-"""`flover selftest`: does the engine keep its promises on this machine, with this model?"""
+"""`flover selftest`: checks batch invariance on this machine, with this model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from flover.cli.flags import add_settings, from_args, given
 from flover.cli.models import add_model, resolve_model
 from flover.cli.parser import Parser
-from flover.cli.terminal import command_line, stderr_progress
+from flover.cli.terminal import command_line
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar
 from flover.selftest.matrix import FORMATS, Space, all_cells, few_cells
 
 if TYPE_CHECKING:
@@ -26,19 +27,19 @@ _OWN = frozenset(
         *("target_itl_ms", "scheduling_policy", "reorder", "enable_prefix_caching", "trace"),
     }
 )
-"""Settings that mean nothing here, or that the test makes itself."""
+"""Settings without meaning for this test, or set by it."""
 _SHOWN = 10
-"""Differences to print; the JSON line has them all."""
+"""Number of differences to print; the JSON line has them all."""
 
 
 def add(commands: Any) -> Parser:
     """The command's part of the parser."""
-    parser: Parser = commands.add_parser("selftest", description="Check the engine's promises on this machine.")
+    parser: Parser = commands.add_parser("selftest", description="Check the engine on this machine.")
     kinds = parser.with_commands("TEST", "tests")
     invariance = kinds.add_parser(
         "invariance",
-        help="the same bits alone and in any crowd, chunking, paging, preemption, thread count, instruction set",
-        description="Run requests alone and then in every arrangement of a matrix, and compare tokens and "
+        help="the same bits alone and with any batch, chunks, pages, preemption, thread count, instruction set",
+        description="Run requests alone and then under every combination of a matrix, and compare tokens and "
         "log-probabilities bit for bit. Exit code 0 if all are equal, 1 if not. --cpu-isa, --num-threads, "
         "--block-size and --max-num-seqs narrow the matrix to that value.",
     )
@@ -47,7 +48,7 @@ def add(commands: Any) -> Parser:
     group.add_argument(
         "--full",
         action="store_true",
-        help="every cell; by default every value alone and every pair of values, in some forty cells",
+        help="test every cell; by default every value alone and every pair of values, in about forty cells",
     )
     group.add_argument(
         "--formats",
@@ -93,11 +94,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _formats(config: EngineConfig, names: list[str] | None, asked: frozenset[str]) -> dict[str, EngineConfig]:
-    """By name, the configuration of each format that was asked for."""
+    """The configuration of each requested format, by name."""
     if names is None:
         own = {name: getattr(config, name) for name in ("dtype", "quantization", "kv_cache_dtype")}
-        words = [str(value) for value in own.values() if value not in (None, "auto")]
-        return {" ".join(words) or "as configured by default": config}
+        parts = [str(value) for value in own.values() if value not in (None, "auto")]
+        return {" ".join(parts) or "as configured by default": config}
     fixed = asked & {"dtype", "quantization", "kv_cache_dtype"}
     if fixed:
         raise ConfigError(f"--formats names the types itself: leave {', '.join(sorted(fixed))} out")
@@ -106,18 +107,14 @@ def _formats(config: EngineConfig, names: list[str] | None, asked: frozenset[str
 
 
 def _check(config: EngineConfig, space: Space, full: bool, name: str) -> list[Finding]:
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
     from flover.selftest.invariance import check_cells
 
     cells = all_cells(space) if full else few_cells(space)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     findings: list[Finding] = []
-    with stderr_progress(*columns) as bar:
-        task = bar.add_task(f"Checking {name}", total=len(cells))
+    with counting_bar(f"Checking {name}", len(cells)) as checked:
         for finding in check_cells(config, space, cells):
             findings.append(finding)
-            bar.update(task, completed=len(findings))
+            checked()
     return findings
 
 

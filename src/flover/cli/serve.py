@@ -26,7 +26,7 @@ def add(commands: Any) -> Parser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until told to stop; returns the exit code."""
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
     resolve_model(args)
     engine = from_args(args, EngineConfig)
     server = dataclasses.replace(from_args(args, ServerConfig), limits=from_args(args, Limits))
@@ -36,9 +36,9 @@ def run(args: argparse.Namespace) -> int:
         return follow_node(engine)
     if not server.api_key:
         server = dataclasses.replace(server, api_key=read_environment().server_keys())
-    from flover.engine.spawn import engine_command, spawn
+    from flover.ipc.spawn import engine_command, spawn
 
-    # The engine's imports take longest of all: they go on beside those of the door.
+    # The engine's imports take longest: they run while the server imports.
     command = engine_command(engine.distributed_executor_backend)
     spawned = spawn(command)
     try:

@@ -1,4 +1,4 @@
-"""`flover bench serve`: any OpenAI-compatible server, measured the way the field does it."""
+"""`flover bench serve`: a benchmark of any OpenAI-compatible server, with vLLM's flags and metrics."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 from flover.cli.files import check_output_dir
 from flover.cli.flags import number
-from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
+from flover.cli.serving_options import add_serve_flags, command, read_serve_options
 from flover.errors import ConfigError, EngineError
+from flover.progress import counting_bar
 
 
 def add_serve(kinds: Any) -> None:
@@ -22,14 +23,14 @@ def add_serve(kinds: Any) -> None:
         description="Send requests to a running server, and report throughput and latency under vLLM's names.",
     )
     add_serve_flags(serve)
-    group = serve.add_argument_group("the client itself")
+    group = serve.add_argument_group("overhead of the client")
     group.add_argument(
         "--null-server",
         action="store_true",
-        help="start and ask a server that answers at once: what the client itself costs per token",
+        help="measure the client's cost per token against a server that answers at once",
     )
     group.add_argument(
-        "--null-gap-ms", type=number, default=0.0, metavar="X", help="between tokens of that server (default: 0)"
+        "--null-gap-ms", type=number, default=0.0, metavar="X", help="time between tokens of that server (default: 0)"
     )
     serve.set_defaults(run=_run_serve)
 
@@ -70,7 +71,7 @@ def _run_serve(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, options: Any) -> Any:
-    """The run, against the server that was named or one that costs nothing."""
+    """Run against the given server or the null server."""
     from flover.bench.serving.benchmark import measure_serving, prepare
     from flover.bench.serving.null_server import null_server
 
@@ -84,5 +85,5 @@ def _measure(args: argparse.Namespace, options: Any) -> Any:
         prepared = prepare(options)
         if prepared.note is not None:
             print(prepared.note)
-        with counting("requests", len(prepared.samples), shown=not options.results.disable_tqdm) as ended:
+        with counting_bar("requests", len(prepared.samples), shown=not options.results.disable_tqdm) as ended:
             return measure_serving(prepared.options, prepared.samples, ended)

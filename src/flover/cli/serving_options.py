@@ -1,4 +1,4 @@
-"""The flags of serving benchmarks and the way from them to options."""
+"""The flags of serving benchmarks and their conversion to options."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import argparse
 import dataclasses
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from flover.bench.serving.choose import DATASETS, Data, ServeOptions, choose_dataset
-from flover.bench.serving.options import Results, Sampling, Target, Traffic
+from flover.bench.serving.options import ResultOptions, Sampling, ServerOptions, Traffic
 from flover.cli.flags import add_settings, from_args
 from flover.config import read_environment
 
 SECRET = ("--api-key", "--header")
-"""Flags whose values no result repeats."""
+"""Flags whose values are left out of results."""
 
 
 def add_serve_flags(parser: argparse.ArgumentParser, *, skip: frozenset[str] = frozenset()) -> None:
     """All flags of `bench serve` that describe server, requests, traffic and results."""
-    for options in (Target, Data, Traffic, Sampling, Results):
+    for options in (ServerOptions, Data, Traffic, Sampling, ResultOptions):
         add_settings(parser, options, skip=skip)
     add_dataset_flags(parser)
 
@@ -33,13 +31,13 @@ def add_dataset_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--skip-chat-template",
         action="store_true",
-        help="changes nothing: the server renders chats",
+        help="no effect: the server renders chats",
     )
 
 
 def read_serve_options(args: argparse.Namespace) -> ServeOptions:
-    """What was asked for. Raises `ConfigError`."""
-    target = from_args(args, Target)
+    """The options from the command line. Raises `ConfigError`."""
+    target = from_args(args, ServerOptions)
     if target.api_key is None:
         target = dataclasses.replace(target, api_key=read_environment().api_key)
     data, own = from_args(args, Data), given_for_datasets(args)
@@ -51,7 +49,7 @@ def read_serve_options(args: argparse.Namespace) -> ServeOptions:
         asked=frozenset(own),
         traffic=from_args(args, Traffic),
         sampling=from_args(args, Sampling),
-        results=from_args(args, Results),
+        results=from_args(args, ResultOptions),
     )
 
 
@@ -63,26 +61,12 @@ def given_for_datasets(args: argparse.Namespace) -> dict[str, Any]:
 
 def command() -> str:
     """The command line, without the values of secret flags."""
-    words, shown, hide = sys.argv[1:], ["flover"], False
-    for word in words:
-        flag, equals, _ = word.partition("=")
+    arguments, shown, hide = sys.argv[1:], ["flover"], False
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
         if flag.startswith("--"):
             hide = flag in SECRET
-            shown.append(flag + "=..." if hide and equals else word)
+            shown.append(flag + "=..." if hide and equals else argument)
         else:
-            shown.append("..." if hide else word)
+            shown.append("..." if hide else argument)
     return shlex.join(shown)
-
-
-@contextmanager
-def counting(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr, where that is a terminal; yields what to call when one more of `total` is done."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    hidden = not (shown and console.is_terminal)
-    with Progress(*columns, console=console, transient=True, disable=hidden, refresh_per_second=4) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda *_: bar.advance(task)

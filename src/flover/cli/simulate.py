@@ -1,4 +1,4 @@
-"""`flover simulate`: the real scheduler in simulated time, for machines that are not here."""
+"""`flover simulate`: the real scheduler in simulated time, to model other machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from flover.config import EngineConfig
 from flover.errors import ConfigError
 
 COSTS = {"gpt-j-a100": "1:11.3,6:13.0,29:22.0"}
-"""Known costs: GPT-J 6B on one A100, read off the Flover paper (E3)."""
+"""Named costs: GPT-J 6B on one A100, read off the Flover paper (E3)."""
 EXPERIMENTS = ("E1", "E2", "E3", "E4", "E5", "E6")
 ROUTERS = ("least-requests", "two-choices", "round-robin")
 OUTPUT = Path("flover-simulated")
@@ -31,7 +31,7 @@ def add(commands: Any) -> Parser:
     """The command's part of the parser."""
     parser: Parser = commands.add_parser(
         "simulate",
-        description="Run the real scheduler, rows and pages with a cost model in the place of a device.",
+        description="Run the real scheduler, rows and pages with a cost model instead of a device.",
     )
     kinds = parser.with_commands("SIMULATION", "simulations")
     paper = kinds.add_parser("paper", help="the experiments of the Flover paper, at its size")
@@ -68,7 +68,7 @@ def _add_cost(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def parse_cost(text: str) -> Any:
-    """What --cost says. Raises `ConfigError`."""
+    """The cost model of --cost. Raises `ConfigError`."""
     from flover.bench.simulated.cost import Cost, line
 
     text = COSTS.get(text, text)
@@ -109,7 +109,7 @@ def _run_fleet(args: argparse.Namespace) -> int:
     for name in ("replicas", "num_prompts", "input_len", "output_len", "max_num_seqs"):
         if getattr(args, name) < 1:
             raise ConfigError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(args, name)}")
-    load = fleets.Load(args.num_prompts, args.request_rate, args.input_len, args.output_len)
+    load = fleets.FleetLoad(args.num_prompts, args.request_rate, args.input_len, args.output_len)
     with status() as progress:
         result = fleets.run(
             parse_cost(args.cost),

@@ -1,4 +1,4 @@
-"""`flover bench startup`: seconds to ready and to the first token, cold and warm, and the memory at the peak."""
+"""`flover bench startup`: seconds to ready and to the first token, cold and warm, and peak memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given, to_flags
 from flover.cli.models import add_model, resolve_model
 from flover.cli.offline_benchmarks import finish
-from flover.cli.serving_options import counting
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.progress import counting_bar
 
 
 def add_startup(kinds: Any) -> None:
     """The parser of `flover bench startup`."""
     parser = kinds.add_parser(
         "startup",
-        help="how long a server takes to be ready, and its memory at the peak",
-        description="Start servers, ask each for its first tokens, and stop them. Needs /proc (Linux).",
+        help="startup time and peak memory of a server",
+        description="Start servers, send each a request, and stop them; time the import of flover and its "
+        "help. Needs /proc (Linux).",
     )
     add_model(parser)
     add_settings(parser, StartupOptions)
@@ -34,7 +35,7 @@ def _run_startup(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flover.bench.serving.memory import packed_bytes
-    from flover.bench.serving.startup import measure_startup, weight_files
+    from flover.bench.serving.startup import measure_commands, measure_startup, weight_files
     from flover.bench.serving.startup_report import cold_note, startup_facts, startup_table, verdicts
     from flover.model.locate import locate_model
 
@@ -48,15 +49,16 @@ def _run_startup(args: argparse.Namespace) -> int:
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
     files, packed = [] if dummy else weight_files(path), packed_bytes(config)
     nums = {"cold": options.num_iters_cold, "warm": options.num_iters_warm}
-    with counting("starts", sum(nums.values())) as ended:
+    commands = measure_commands()
+    with counting_bar("starts", sum(nums.values())) as ended:
         kinds = {
             name: measure_startup(config, flags, files, num, cold=name == "cold", ended=ended)
             for name, num in nums.items()
         }
     Console(highlight=False).print(startup_table(f"{config.model}: starts of flover serve, medians", kinds))
-    for verdict in verdicts(kinds, packed):
+    for verdict in verdicts(kinds, packed, commands):
         print(verdict)
     if note := cold_note(kinds, len(files)):
         print(note)
     asked = {"model": config.model, **dataclasses.asdict(options)}
-    return finish("startup", asked, startup_facts(kinds, packed), options.output_json)
+    return finish("startup", asked, startup_facts(kinds, packed, commands), options.output_json)

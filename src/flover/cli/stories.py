@@ -1,4 +1,4 @@
-"""Prompts for the demo in the words that the bundled model knows, drawn from a seed."""
+"""Prompts for the demo in the vocabulary of the bundled model, drawn from a seed."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ _OPENINGS = (
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What one request of the demo asks for; a chat sends `text` as the user's message."""
+    """One request of the demo; a chat sends `text` as the user's message."""
 
     chat: bool
     text: str
 
 
 def make_stories(seed: int, num_stories: int) -> list[Story]:
-    """Chats and completions in turn; the same seed gives the same ones."""
+    """Alternating chats and completions, a function of the seed."""
     rng = random.Random(seed)
     stories = []
     for index in range(num_stories):
         chat = index % 2 == 0
         animal, other = rng.sample(ANIMALS, 2)
         pattern = rng.choice(_CHATS if chat else _OPENINGS)
-        words = {"animal": animal, "other": other, "name": rng.choice(NAMES), "trait": rng.choice(TRAITS)}
-        stories.append(Story(chat, pattern.format(**words)))
+        values = {"animal": animal, "other": other, "name": rng.choice(NAMES), "trait": rng.choice(TRAITS)}
+        stories.append(Story(chat, pattern.format(**values)))
     return stories

@@ -16,26 +16,27 @@ from flover.bench.serving.offline_options import SweepOptions
 from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, from_args
 from flover.cli.parser import Parser
-from flover.cli.serving_options import add_serve_flags, command, counting, read_serve_options
+from flover.cli.serving_options import add_serve_flags, command, read_serve_options
 from flover.errors import ConfigError, EngineError
+from flover.progress import counting_bar
 
 DEFAULT_LIMITS = ("ttft:1000", "tpot:200")
 _SEEDS = 1009
-"""Between the seeds of two points, so that none finds the other's prompts in a prefix cache."""
+"""Distance of the seeds of two points, so that their prompts share no prefix."""
 _SKIPPED = frozenset(
     {
         *("request_rate", "ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps", "self_timed", "plot_timeline"),
         *("save_result", "save_detailed", "append_result", "result_dir", "result_filename"),
     }
 )
-"""Flags of `bench serve` that the sweep decides itself."""
+"""Flags of `bench serve` that the sweep sets."""
 
 
 def add_sweep(kinds: Any) -> None:
     """The parser of `flover bench sweep`."""
     parser = kinds.add_parser(
         "sweep",
-        help="request rates over a grid of settings: throughput, latency and the goodput knee",
+        help="throughput, latency and the goodput knee over request rates and a grid of settings",
         description="Run bench serve at several rates, for each setting of server and client.",
     )
     add_settings(parser, SweepOptions)
@@ -64,7 +65,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
     for line in knee_lines(points, options.attainment):
         print(line)
     if options.output_dir is None:
-        print("no plot: --output-dir says where to put it")
+        print("no plot: set --output-dir")
     else:
         path = Path(options.output_dir) / "sweep.png"
         plot_sweep(points, options.attainment, limits, path)
@@ -75,7 +76,7 @@ def _run_sweep(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any], list[dict[str, Any]]]:
-    """Every point of the grid, and its result as `bench serve` would have it."""
+    """Every point of the grid, and its result in the format of `bench serve`."""
     from flover.bench.serving.benchmark import first_error, measure_serving, prepare
     from flover.bench.serving.files import save
     from flover.bench.serving.report import result
@@ -89,7 +90,7 @@ def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any]
         Path(options.output_dir).mkdir(parents=True, exist_ok=True)
     points: list[Point] = []
     results, notes, error = [], list[str](), ""
-    with counting("runs", len(servers) * len(clients) * len(options.rates)) as ended:
+    with counting_bar("runs", len(servers) * len(clients) * len(options.rates)) as ended:
         for server, params in servers.items():
             with _server(options, params) as url:
                 for client, base in clients.items():
@@ -114,19 +115,19 @@ def _measure(args: argparse.Namespace, options: SweepOptions) -> tuple[list[Any]
 
 
 def _client(args: argparse.Namespace, params: Any) -> ServeOptions:
-    """The client's options with those of one setting over them. Raises `ConfigError` for a flag that there is not."""
-    from flover.bench.serving.sweep import to_words
+    """The client's options overridden by one setting. Raises `ConfigError` for an unknown flag."""
+    from flover.bench.serving.sweep import to_arguments
 
     parser = _Overrides(prog="--bench-params", add_help=False)
     add_serve_flags(parser, skip=_SKIPPED)
-    options = read_serve_options(parser.parse_args(to_words(params), copy.copy(args)))
+    options = read_serve_options(parser.parse_args(to_arguments(params), copy.copy(args)))
     if options.data.keeps_time:
-        raise ConfigError("a trace has times of its own, and a sweep tries rates: use another --dataset-name")
+        raise ConfigError("a trace has its own times, and a sweep varies rates: use another --dataset-name")
     return options
 
 
 class _Overrides(Parser):
-    """A parser whose complaints are errors of a configuration."""
+    """A parser whose errors are `ConfigError`s."""
 
     def error(self, message: str) -> Any:
         raise ConfigError(f"{self.prog}: {message}")
@@ -144,18 +145,18 @@ def _at(options: ServeOptions, url: str | None, rate: float, place: int) -> Serv
 
 @contextmanager
 def _server(options: SweepOptions, params: Any) -> Iterator[str | None]:
-    """The server of one setting while it is needed; None if the one that is asked runs anyway."""
+    """The address of a server started with one setting; None if a running server is used."""
     from flover.bench.server import ServerProcess
-    from flover.bench.serving.sweep import to_words
+    from flover.bench.serving.sweep import to_arguments
 
     if options.serve_cmd is None:
         yield None
         return
-    words = shlex.split(options.serve_cmd)
-    if words[:2] != ["flover", "serve"]:
+    command = shlex.split(options.serve_cmd)
+    if command[:2] != ["flover", "serve"]:
         raise ConfigError(
-            f"--serve-cmd must begin with 'flover serve', got {options.serve_cmd!r}; other servers are "
-            "started by hand and named by --base-url"
+            f"--serve-cmd must begin with 'flover serve', got {options.serve_cmd!r}; start other servers "
+            "yourself and name them with --base-url"
         )
-    with ServerProcess([*words[2:], *to_words(params)]) as server:
+    with ServerProcess([*command[2:], *to_arguments(params)]) as server:
         yield server.url

@@ -1,4 +1,4 @@
-"""`flover top`: a running server's lanes, drawn in the terminal while it works."""
+"""`flover top`: shows the rows and iterations of a running server in the terminal."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def add(commands: Any) -> argparse.ArgumentParser:
     """The command's part of the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "top",
-        description="Watch a running server: which sequence sits in which row, iteration by iteration, the fused "
-        "width, the queue, pages and time. q ends it. /dashboard shows the same in a browser.",
+        description="Show a running server live: sequences by row, iteration by iteration, batch size, queue, pages "
+        "and time. q ends it. /dashboard shows the same in a browser.",
     )
     parser.add_argument("url", nargs="?", default=DEFAULT_URL, metavar="URL", help="the server (default: %(default)s)")
     parser.add_argument("--api-key", metavar="KEY", help="the server's key; also read from FLOVER_API_KEY")
-    parser.add_argument("--once", action="store_true", help="print one picture as text and end, also into a pipe")
+    parser.add_argument("--once", action="store_true", help="print one screen as text and exit, also into a pipe")
     parser.add_argument(
-        "--seconds", type=number, default=1.0, metavar="X", help="with --once: watch for so long (default: %(default)g)"
+        "--seconds", type=number, default=1.0, metavar="X", help="with --once: seconds to watch (default: %(default)g)"
     )
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Watch until told to stop."""
+    """Run until q or a signal."""
     from flover.cli.watch import print_once, show
 
     if not 0 < args.seconds <= 3600:

@@ -1,4 +1,4 @@
-"""`flover version`, and `--version` of the command itself."""
+"""`flover version` and `flover --version`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def flover_version() -> str:
-    """The installed version; "unknown" when flover runs from files that were never installed."""
+    """The installed version; "unknown" if flover is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -30,7 +30,7 @@ def flover_version() -> str:
 
 
 class VersionAction(argparse.Action):
-    """`--version`: looks the version up only when it is asked for."""
+    """`--version`: looks the version up only when used."""
 
     def __call__(self, parser: argparse.ArgumentParser, *unused: Any) -> None:
         print(f"flover {flover_version()}")

@@ -1,4 +1,4 @@
-"""Flags of vLLM that Flover has not: a line for those that change nothing, an error with the reason for the others."""
+"""Flags of vLLM that Flover does not have: accepted with a note if without effect, else refused with the reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flover.errors import ConfigError
 
 
 def add_vllm_flags(parser: Parser) -> None:
-    """Add every flag of vLLM's table that the parser does not have; call it after all others. `--help` shows none."""
+    """Add every flag of vLLM's table that the parser lacks; call it after all others. `--help` hides them."""
     for name, setting in VLLM_SETTINGS.items():
         flags = [flag_name(name)] + ([flag_name("no_" + name)] if setting.switch else [])
         options: dict[str, Any] = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "dest": f"vllm_{name}"}
@@ -22,7 +22,7 @@ def add_vllm_flags(parser: Parser) -> None:
         if setting.switch:
             nargs: int | str | None = 0
         else:
-            nargs = "*" if setting.accepts == (None,) else None  # refused at once, whatever follows
+            nargs = "*" if setting.accepts == (None,) else None  # refused whatever values follow
         parser.add_argument(*flags, action=_VllmAction, nargs=nargs, type=_plain, setting=setting, **options)
 
 
@@ -48,7 +48,7 @@ class _VllmAction(argparse.Action):
 
 
 def _plain(text: str) -> int | float | str:
-    """A number where the text is one."""
+    """The text as a number if it is one."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -1,4 +1,4 @@
-"""Text that comes in pieces, wrapped at words for a terminal."""
+"""Word wrap of streamed text for a terminal."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import unicodedata
 from rich.cells import cell_len
 
 _ERASE_LEFT = "\x1b[{}D\x1b[K"
-"""Back by so many columns, and clear to the end of the line."""
+"""Move back by so many columns and clear to the end of the line."""
 
 
 class WordWrap:
-    """Turns pieces of a text into what to write, so that no word is broken at the terminal's edge.
+    """Converts pieces of a text to terminal output without words broken at the edge.
 
-    A word is written as it comes; when it reaches the edge it is taken back and written again on the next line. A word
-    that is wider than the terminal is left to it. Control characters never reach the terminal.
+    A word is written as it arrives; when it reaches the edge it is erased and written again on the next line. A word
+    wider than the terminal is not moved. Control characters are replaced.
     """
 
     def __init__(self) -> None:
@@ -22,11 +22,11 @@ class WordWrap:
         self._word = ""
 
     def feed(self, text: str, width: int) -> str:
-        """What to write for a piece; `width` is the terminal's, in columns."""
+        """The output for a piece; `width` is the terminal's, in columns."""
         return "".join(self._put(_visible(char), max(2, width) - 1) for char in text if char != "\r")
 
     def _put(self, char: str, width: int) -> str:
-        """One character; the last column stays free, so that the terminal itself never wraps a word."""
+        """Add one character; the last column stays free, so that the terminal never wraps a word."""
         if char == "\n":
             self._column, self._word = 0, ""
             return char
@@ -45,7 +45,7 @@ class WordWrap:
 
     def _to_next_line(self, char: str, size: int, width: int) -> str:
         word, length = self._word + char, cell_len(self._word)
-        if unicodedata.east_asian_width(char) in "WF" or length + size > width:  # may be broken, or must be
+        if unicodedata.east_asian_width(char) in "WF" or length + size > width:  # can or must be broken
             self._word, self._column = char, size
             return "\n" + char
         self._word, self._column = word, length + size
@@ -53,7 +53,7 @@ class WordWrap:
 
 
 def _visible(char: str) -> str:
-    """The character, or a replacement for one that would command the terminal."""
+    """The character, or a replacement for a control character."""
     if char == "\t":
         return " "
     return "\ufffd" if unicodedata.category(char) in ("Cc", "Cs") and char != "\n" else char

@@ -1,7 +1,7 @@
-"""Every setting of Flover, once: name, type, default, unit and meaning. The command line is made from these fields.
+"""All settings of Flover: name, type, default, unit and help text. Command-line flags are made from these fields.
 
-Configurations are frozen and sit side by side: `EngineConfig` for whoever runs an engine, `ServerConfig` for the
-server in front of it, `Limits` for what one client may cost. The environment is read in `environment.py` alone.
+Configurations are frozen: `EngineConfig` for an engine, `ServerConfig` for the HTTP server, `Limits` for the limits
+of one request. Only `environment.py` reads the environment.
 """
 
 from flover.config.engine import BUNDLED_MODEL, EngineConfig, one_engine

@@ -1,4 +1,4 @@
-"""The settings of an engine: what to load and how to run it."""
+"""The settings of an engine: model, scheduler, cache and parallelism."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from flover.config.setting import at_least, at_most, check_choices, check_types,
 from flover.errors import ConfigError
 
 BUNDLED_MODEL = "flover-tiny"
-"""The model that ships inside the package and is used when no model is named."""
+"""The model inside the package, used when no model is named."""
 
-_THREADS = "more threads than a machine has cores only wait for each other"
-_ROWS = "every row has columns that are kept for it"
-_PROCESSES = "each is a process of its own"
+_THREADS = "threads beyond the number of cores only slow each other down"
+_ROWS = "memory for the columns of every row is allocated at start"
+_PROCESSES = "each is a separate process"
 _MOST: dict[str, tuple[int, str]] = {
     "num_threads": (1024, _THREADS),
     "max_num_seqs": (2**16, _ROWS),
     "max_num_batched_tokens": (2**24, "an iteration keeps the activations of all its tokens"),
-    "max_model_len": (2**24, "a row has a page table for the longest context"),
+    "max_model_len": (2**24, "each row has a page table for the longest context"),
     "block_size": (2**16, "a sequence owns whole pages"),
     "tensor_parallel_size": (1024, _PROCESSES),
     "data_parallel_size": (1024, _PROCESSES),
     "nnodes": (1024, _PROCESSES),
     "master_port": (65535, "it is a port"),
 }
-"""Largest values, and why: beyond them a start would fail later and without a reason."""
+"""Upper limits and their reasons; larger values would fail later, with a less clear error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
-    """What to load and how to run it. Flag names are vLLM's where vLLM has the flag."""
+    """Settings of one engine. Flag names are vLLM's where vLLM has the flag."""
 
     model: str = setting(
         BUNDLED_MODEL, "Hugging Face directory or hub name; the bundled model by default", group="model"
@@ -48,7 +48,8 @@ class EngineConfig:
     )
     dtype: str = setting(
         "auto",
-        "type of the weights; auto is float32 on a CPU, where sums and activations always are",
+        "type of the weights; auto is the checkpoint's own, bfloat16, float16 or float32, which gives the same bits as "
+        "float32 (sums and activations always are float32)",
         group="model",
         choices=("auto", "float32", "float", "bfloat16", "float16", "half"),
     )
@@ -63,13 +64,13 @@ class EngineConfig:
         None, "tokens of prompt and output together; the model's own limit by default", group="model"
     )
     seed: int | None = setting(
-        None, "seed of requests that bring none, drawn in order of arrival; random by default", group="model"
+        None, "seed from which requests without one get theirs, in order of arrival; random by default", group="model"
     )
-    max_num_seqs: int = setting(64, "rows: sequences that generate at once", group="scheduler")
+    max_num_seqs: int = setting(64, "most sequences that run at once", group="scheduler")
     max_num_batched_tokens: int = setting(2048, "hard cap on the tokens of one iteration", group="scheduler")
     target_itl_ms: float = setting(
         200.0,
-        "inter-token gap to keep while prompts join, in milliseconds; 0 switches the time budget off",
+        "inter-token latency to keep while prompts are computed, in milliseconds; 0 switches the time budget off",
         group="scheduler",
     )
     scheduling_policy: str = setting(
@@ -80,17 +81,17 @@ class EngineConfig:
     )
     strategy: str = setting(
         "fusion",
-        "how requests share the model; all but fusion are baselines of the Flover paper: one request at a time, "
-        "batches that run to their longest, such batches after a wait for company",
+        "batching of requests; all but fusion are baselines of the Flover paper: one request at a time, static "
+        "batches, static batches that wait for more requests",
         group="scheduler",
         choices=("fusion", "serial", "static", "dynamic-batching"),
     )
     batch_window_ms: float = setting(
-        100.0, "milliseconds that a batch waits for company; dynamic-batching only", group="scheduler"
+        100.0, "milliseconds that a batch waits for more requests; dynamic-batching only", group="scheduler"
     )
     reorder: bool = setting(
         True,
-        "buffer reordering: keep live rows dense (off is the baseline of the Flover paper)",
+        "buffer reordering: keep running rows dense (off is the baseline of the Flover paper)",
         group="scheduler",
     )
     block_size: int = setting(16, "tokens per page of keys and values", group="cache")
@@ -102,11 +103,12 @@ class EngineConfig:
     )
     kv_cache_dtype: str = setting(
         "auto",
-        "type of keys and values; auto is bfloat16 unless the weights are float32",
+        "type of keys and values; auto is bfloat16 if --dtype or --quantization asks for weights of 16 bits or less, "
+        "else float32",
         group="cache",
         choices=("auto", "float32", "bfloat16", "int8"),
     )
-    enable_prefix_caching: bool = setting(True, "reuse the pages of equal prompt beginnings", group="cache")
+    enable_prefix_caching: bool = setting(True, "reuse the pages of equal prompt prefixes", group="cache")
     cpu_isa: str = setting(
         "auto",
         "instruction set of the kernels; auto is the fastest this machine has, the results are the same",
@@ -115,7 +117,7 @@ class EngineConfig:
     )
     num_threads: int | None = setting(None, "compute threads; the cores this process may use by default", group="cpu")
     tensor_parallel_size: int = setting(
-        1, "processes that share the model, each with a part of every weight", group="parallel", short="-tp"
+        1, "ranks that share the model, each with a shard of every weight", group="parallel", short="-tp"
     )
     data_parallel_size: int = setting(
         1,
@@ -125,30 +127,28 @@ class EngineConfig:
     )
     distributed_executor_backend: str = setting(
         "mp",
-        "who starts the processes of the model: mp, this machine and those of --nnodes; ray, a Ray cluster (the one at "
-        "RAY_ADDRESS, else the one this machine is in, else a new one on it), each where as many CPUs are free as it "
-        "has threads, --num-threads or 1; paths must then exist on every node",
+        "how ranks are started: mp, as processes on this node and those of --nnodes; ray, in a Ray cluster (the one at "
+        "RAY_ADDRESS, else the one this machine is in, else a new local one), each with --num-threads (else 1) CPUs; "
+        "paths must then exist on every node",
         group="parallel",
         choices=("mp", "ray"),
     )
-    nnodes: int = setting(1, "machines that share the model, as many of its processes on each", group="parallel")
-    node_rank: int = setting(
-        0, "which of the machines this is; all but 0 serve no requests themselves", group="parallel"
-    )
+    nnodes: int = setting(1, "nodes that share the model, with equally many ranks on each", group="parallel")
+    node_rank: int = setting(0, "number of this node; only node 0 answers HTTP", group="parallel")
     master_addr: str = setting(
         "127.0.0.1",
-        "address of machine 0 that the others reach, in a network of their own: nobody is asked for a key there, and "
-        "prompts pass unencrypted",
+        "address of node 0 for the other nodes; the network must be private: connections are not authenticated and "
+        "prompts not encrypted",
         group="parallel",
     )
-    master_port: int = setting(29501, "port on it where they meet", group="parallel")
+    master_port: int = setting(29501, "rendezvous port on node 0", group="parallel")
     distributed_timeout_seconds: float = setting(
-        60.0, "time after which a rank that does not answer counts as dead", group="parallel"
+        60.0, "time after which a rank that does not answer is treated as failed", group="parallel"
     )
     trace: str | None = setting(
         None,
-        "write the schedule to this file, for ui.perfetto.dev; and beside it, with the ending .replay, everything that "
-        "flover replay needs, which is the prompts and tokens of all requests",
+        "write the schedule to this file, for ui.perfetto.dev, and the input of flover replay, with the prompts and "
+        "tokens of all requests, to a second one with the ending .replay",
         group="trace",
     )
 
@@ -174,7 +174,7 @@ class EngineConfig:
             _only_one(self)
         if self.distributed_executor_backend == "ray" and self.nnodes > 1:
             raise ConfigError(
-                f"--distributed-executor-backend ray finds the machines itself: leave --nnodes ({self.nnodes}) out"
+                f"--distributed-executor-backend ray chooses the nodes itself: leave --nnodes ({self.nnodes}) out"
             )
         if not 0 <= self.node_rank < self.nnodes:
             raise ConfigError(f"--node-rank must be from 0 to {self.nnodes - 1} (--nnodes), got {self.node_rank}")
@@ -186,7 +186,7 @@ class EngineConfig:
 
 
 def one_engine(config: EngineConfig) -> None:
-    """For whoever runs an engine without a server. Raises `ConfigError` if `config` asks for several."""
+    """Check that `config` asks for one engine, as commands without a server need. Raises `ConfigError`."""
     if config.data_parallel_size > 1:
         raise ConfigError(f"--data-parallel-size {config.data_parallel_size}: several engines need a server in front")
 
@@ -194,6 +194,6 @@ def one_engine(config: EngineConfig) -> None:
 def _only_one(config: EngineConfig) -> None:
     size = f"--data-parallel-size {config.data_parallel_size}"
     if config.trace is not None:
-        raise ConfigError(f"--trace writes down one engine, and {size} asks for several")
+        raise ConfigError(f"--trace records one engine, and {size} asks for several")
     if config.nnodes > 1:
         raise ConfigError(f"{size} runs its engines on one machine, and --nnodes is {config.nnodes}")

@@ -1,4 +1,4 @@
-"""The environment: read here and nowhere else."""
+"""Environment variables; no other file reads them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ from flover.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """What Flover takes from the environment."""
+    """The environment variables that Flover uses."""
 
     api_keys: tuple[str, ...] | None = None
-    """The keys in FLOVER_API_KEY, separated by blanks; none of them where it is set and empty, None where it is not."""
-    hub_offline: bool = False
-    hub_token: str | None = None
+    """The keys in FLOVER_API_KEY, separated by blanks; empty if it is set without a key, None if it is not set."""
     ray_address: str | None = None
 
     @property
@@ -25,30 +23,28 @@ class Environment:
         return self.api_keys[0] if self.api_keys else None
 
     def server_keys(self) -> tuple[str, ...]:
-        """The keys that a server asks for. Raises `ConfigError` where FLOVER_API_KEY is set and holds none: whoever
-        sets it wants a key."""
+        """The keys that a server accepts. Raises `ConfigError` if FLOVER_API_KEY is set without a key: the operator
+        meant to require one."""
         if self.api_keys == ():
             raise ConfigError("FLOVER_API_KEY is set and empty: give it a key, or unset it to serve without one")
         return self.api_keys or ()
 
 
 def read_environment(environ: Mapping[str, str] | None = None) -> Environment:
-    """The one place that reads environment variables."""
+    """Read the variables, from `os.environ` by default."""
     env = os.environ if environ is None else environ
     return Environment(
         api_keys=None if (keys := env.get("FLOVER_API_KEY")) is None else tuple(keys.split()),
-        hub_offline=env.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"},
-        hub_token=env.get("HF_TOKEN") or None,
         ray_address=env.get("RAY_ADDRESS") or None,
     )
 
 
 def spin_briefly(environ: MutableMapping[str, str] | None = None) -> None:
-    """Let compute threads that wait spin for some microseconds and then sleep, unless the environment has decided.
+    """Let waiting OpenMP threads spin for some microseconds and then sleep, unless OMP_WAIT_POLICY is set.
 
-    OpenMP's threads spin for milliseconds by default, and starve the very threads that they wait for as soon as
-    anything else wants the cores: an iteration then takes seconds. Sleeping at once costs a small model half its
-    speed. Works only before torch is loaded; child processes inherit it.
+    By default they spin for milliseconds and, on busy cores, starve the threads that they wait for: an iteration then
+    takes seconds. Sleeping at once halves the speed of a small model. Call it before torch is loaded; child processes
+    inherit it.
     """
     env = os.environ if environ is None else environ
     if "OMP_WAIT_POLICY" not in env:
@@ -56,6 +52,6 @@ def spin_briefly(environ: MutableMapping[str, str] | None = None) -> None:
 
 
 def keep_ray_quiet(environ: MutableMapping[str, str] | None = None) -> None:
-    """A Ray that Flover starts tells its makers nothing of how it is used, unless the environment wants it to."""
+    """Switch Ray's usage statistics off, unless the environment sets them."""
     env = os.environ if environ is None else environ
     env.setdefault("RAY_USAGE_STATS_ENABLED", "0")

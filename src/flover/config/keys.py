@@ -1,4 +1,4 @@
-"""API keys as an operator gives them."""
+"""Checks of the API keys in a server's configuration."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from flover.errors import ConfigError
 
 
 def check_keys(keys: Sequence[str]) -> None:
-    """Raises `ConfigError` for a key that no client could send, or that every client would: each is one or more
-    printable ASCII characters without blanks. The key itself is never part of the message."""
+    """Raises `ConfigError` unless each key is one or more printable ASCII characters without blanks. The message never
+    contains the key."""
     if isinstance(keys, str):
         raise ConfigError("--api-key must be a list of keys, got one text")
     for number, key in enumerate(keys, 1):
@@ -17,6 +17,6 @@ def check_keys(keys: Sequence[str]) -> None:
         if not isinstance(key, str):
             raise ConfigError(f"{which} must be text, got {type(key).__name__}")
         if not key.strip():
-            raise ConfigError(f"{which} is empty: it would let in whoever sends none; is a variable unset?")
+            raise ConfigError(f"{which} is empty: requests without a key would be accepted; is a variable unset?")
         if not (key.isascii() and key.isprintable()) or " " in key:
             raise ConfigError(f"{which} must be printable ASCII characters without blanks and line breaks")

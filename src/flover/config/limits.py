@@ -1,7 +1,6 @@
-"""The settings of a server that bound what one client can cost: each a size, a number or a time with a default.
+"""Limits on connections and requests: sizes, numbers and times, each with a default.
 
-What exceeds a limit is refused before it has cost anything, with an error that names the field, the limit and the
-flag that changes it.
+A request beyond a limit is refused early, with an error that names the field, the limit and its flag.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from flover.config.setting import at_least, setting
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one client may ask of a server. Every limit is at least 1."""
+    """Limits of a server. Each is at least 1."""
 
     # Connections
     max_connections: int = setting(
-        1024, "connections at once; a further one is answered only on /livez, /readyz and /health", group="limits"
+        1024, "connections at once; further ones get answers only on /livez, /readyz and /health", group="limits"
     )
     max_header_bytes: int = setting(
         64 * 2**10, "request line and headers of one request; more get a 431", group="limits"
@@ -31,12 +30,10 @@ class Limits:
     )
     body_timeout: float = setting(60.0, "seconds to receive the body; a slower one gets a 408", group="limits")
     timeout_keep_alive: float = setting(15.0, "seconds that an idle connection is kept", group="limits")
-    send_timeout: float = setting(
-        60.0, "seconds that a client may read nothing of an answer that waits for it", group="limits"
-    )
+    send_timeout: float = setting(60.0, "seconds that a client may leave a response unread", group="limits")
 
     # Bodies
-    max_json_depth: int = setting(64, "objects and lists inside each other in a body", group="limits")
+    max_json_depth: int = setting(64, "nesting depth of objects and lists in a body", group="limits")
     max_json_values: int = setting(300_000, "values in a body: numbers, strings, lists, objects", group="limits")
     max_messages: int = setting(1024, "messages of one conversation", group="limits")
     max_request_seqs: int = setting(128, "sequences of one request: its prompts times n", group="limits")
@@ -47,10 +44,10 @@ class Limits:
 
     # Log-probabilities
     max_logprobs_values: int = setting(
-        2**20, "log-probabilities of one answer: its tokens times one more than logprobs", group="limits"
+        2**20, "log-probabilities of one response: its tokens times (logprobs + 1)", group="limits"
     )
     max_prompt_logprobs_values: int = setting(
-        2**17, "log-probabilities of one prompt: its tokens times one more than prompt_logprobs", group="limits"
+        2**17, "log-probabilities of one prompt: its tokens times (prompt_logprobs + 1)", group="limits"
     )
 
     # Strings that generated text is searched for

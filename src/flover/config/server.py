@@ -1,4 +1,4 @@
-"""The settings of a server: where it listens and whom it lets in."""
+"""The settings of the HTTP server: address, access, log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from flover.errors import ConfigError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """How the door listens and what it lets in."""
+    """Settings of one HTTP server."""
 
     host: str = setting("127.0.0.1", "address to listen on", group="server")
     port: int = setting(8000, "port to listen on; 0 picks a free one", group="server")
@@ -23,25 +23,25 @@ class ServerConfig:
         (), "keys, one of which clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
     )
     allow_unauthenticated: bool = setting(
-        False, "let other machines in without a key, where --host is not of this machine alone", group="server"
+        False,
+        "accept clients on other machines without an API key, where --host is not a loopback address",
+        group="server",
     )
-    share_prefixes: bool = setting(
-        False, "let requests with different keys use each other's prompts in the prefix cache", group="server"
-    )
+    share_prefixes: bool = setting(False, "let requests with different keys share the prefix cache", group="server")
     allowed_hosts: tuple[str, ...] = setting(
-        (), "Host names to answer to without a key, beside those of this machine; * is any", group="server"
+        (), "Host headers to accept without an API key, beside this machine's names; * is any", group="server"
     )
     allowed_origins: tuple[str, ...] = setting(
-        (), "origins (https://name:port) whose pages in a browser may use the API; * is any", group="server"
+        (), "origins (https://name:port) of web pages that may use the API (CORS); * is any", group="server"
     )
     chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
     strict: bool = setting(
         False, "refuse fields of a request that have no effect, instead of ignoring them", group="server"
     )
-    max_num_queued_reqs: int = setting(1024, "requests that may be open at once; more get a 429", group="server")
+    max_num_queued_reqs: int = setting(1024, "open requests; more get a 429", group="server")
     shutdown_timeout: float = setting(30.0, "seconds that open requests get to finish after SIGTERM", group="server")
     stall_timeout: float = setting(
-        600.0, "seconds without a word from an engine after which it is begun again; 0: never", group="server"
+        600.0, "seconds without a message from an engine after which it is restarted; 0: never", group="server"
     )
     log_level: str = setting(
         "info", "least severe message to print", group="server", choices=("debug", "info", "warning", "error")
@@ -52,7 +52,7 @@ class ServerConfig:
     )
 
     limits: Limits = field(default_factory=Limits)
-    """What one client may cost; flags of its own."""
+    """Limits of requests, set by their own flags."""
 
     def __post_init__(self) -> None:
         check_choices(self)

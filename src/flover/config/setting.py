@@ -1,4 +1,4 @@
-"""What one field of a configuration is, and the checks that fields have in common."""
+"""Fields of configurations, and the checks that they share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SAID = {str: "a string", int: "a whole number", float: "a number", bool: "true 
 
 
 def setting(default: Any, help: str, *, group: str, choices: tuple[str | None, ...] = (), short: str = "") -> Any:
-    """A field of a configuration with what the command line needs to know of it."""
+    """A field of a configuration, with the help text, group, choices and short name of its flag."""
     return field(default=default, metadata={"help": help, "group": group, "choices": choices, "short": short})
 
 
@@ -22,7 +22,7 @@ def flag_name(name: str) -> str:
 
 
 def check_choices(config: Any) -> None:
-    """Raises `ConfigError` for a field whose value is none of its choices."""
+    """Raises `ConfigError` for a field whose value is not one of its choices."""
     for item in fields(config):
         choices, value = item.metadata.get("choices"), getattr(config, item.name)
         if choices and value not in choices:
@@ -31,7 +31,7 @@ def check_choices(config: Any) -> None:
 
 
 def check_types(config: Any) -> None:
-    """Raises `ConfigError` naming the flag of a field whose value is of another type than it is declared with."""
+    """Raises `ConfigError` naming the flag of a field whose value is not of the declared type."""
     for item in fields(config):
         value = getattr(config, item.name)
         kinds = [_TYPES[name] for name in str(item.type).split(" | ") if name in _TYPES]
@@ -43,7 +43,7 @@ def check_types(config: Any) -> None:
 
 
 def at_most(config: Any, name: str, most: int, why: str) -> None:
-    """Raises `ConfigError` naming the flag if the field is above `most`; `why` says where the limit comes from."""
+    """Raises `ConfigError` naming the flag if the field is above `most`; `why` is the limit's reason."""
     value = getattr(config, name)
     if value is not None and value > most:
         raise ConfigError(f"{flag_name(name)} must be at most {most}, got {value}: {why}")

@@ -1,6 +1,6 @@
-"""Settings of vLLM that Flover has not: which are accepted because they change nothing here, which are refused and why.
+"""Settings of vLLM that Flover does not have: those that are accepted without effect, and those that are refused.
 
-One table for the keywords of `LLM` and for flags. What Flover has itself under the same name is not looked up here.
+One table for the keywords of `LLM` and for flags. Settings that Flover has under the same name are not in it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from flover.errors import ConfigError
 class VllmSetting:
     """A setting of vLLM: `why` is shown when it is accepted or refused.
 
-    `accepts` has the values that change nothing here, None where that is every value. `switch` is a flag without a
-    value. `same_as` is the field of Flover, and its value, that a switch stands for.
+    `accepts` are the values without effect, None if all are. `switch` marks a flag without a value. `same_as` is the
+    Flover field, and its value, that a switch sets.
     """
 
     why: str
@@ -25,7 +25,7 @@ class VllmSetting:
     same_as: tuple[str, bool] | None = None
 
     def check(self, name: str, value: Any) -> None:
-        """Raises `ConfigError` if `value` asks for what there is not. `name` is shown, as a keyword or as a flag."""
+        """Raises `ConfigError` if `value` asks for an unsupported feature. `name` is the keyword or flag to show."""
         if self.accepts is None or any(_equal(value, one) for one in self.accepts):
             return
         others = [repr(one) for one in self.accepts if one is not None and not isinstance(one, bool)]
@@ -61,7 +61,7 @@ _NO_GRAPHS = "there are no captured graphs"
 _POOL = "--kv-cache-memory-bytes is the size of the key/value pool"
 
 VLLM_SETTINGS: dict[str, VllmSetting] = {
-    # What changes no answer
+    # Without effect on outputs
     "enforce_eager": _switch_without_effect(_NO_GRAPHS),
     "cuda_graph_sizes": _changes_nothing(_NO_GRAPHS),
     "max_seq_len_to_capture": _changes_nothing(_NO_GRAPHS),
@@ -73,15 +73,15 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "gpu_memory_utilization": _changes_nothing(f"{_NO_GPU}; {_POOL}"),
     "swap_space": _changes_nothing(f"{_NO_GPU}; {_POOL}"),
     "max_parallel_loading_workers": _changes_nothing("one process loads the weights"),
-    "prefix_caching_hash_algo": _changes_nothing("it changes no answer"),
+    "prefix_caching_hash_algo": _changes_nothing("it does not change outputs"),
     "disable_uvicorn_access_log": _switch_without_effect("uvicorn writes no access log"),
     "uvicorn_log_level": _changes_nothing("uvicorn writes no log; --log-level is the server's"),
     "enable_chunked_prefill": VllmSetting("prompts always join in chunks", accepts=(True, None), switch=True),
     "disable_log_stats": VllmSetting("--no-log-stats is the same", None, True, ("log_stats", False)),
     "disable_log_requests": VllmSetting("--no-log-requests is the same", None, True, ("log_requests", False)),
     "enable_log_requests": VllmSetting("--log-requests is the same", None, True, ("log_requests", True)),
-    # What is accepted at the values that ask for what Flover does
-    "pipeline_parallel_size": _no("a model is shared by --tensor-parallel-size alone", 1),
+    # Accepted at the values that Flover implements
+    "pipeline_parallel_size": _no("a model is divided by --tensor-parallel-size alone", 1),
     "api_server_count": _no("one process answers HTTP", 1),
     "num_scheduler_steps": _no("every iteration is planned", 1),
     "tokenizer_mode": _no("there is one kind of tokenizer", "auto", "fast", "hf"),
@@ -92,10 +92,10 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "model_impl": _no("there is one implementation of each model", "auto"),
     "runner": _no("only text is generated", "auto", "generate"),
     "task": _no("only text is generated", "auto", "generate"),
-    "response_role": _no("answers are the assistant's", "assistant"),
+    "response_role": _no("responses have the role assistant", "assistant"),
     "chat_template_content_format": _no("content reaches a template as a string", "auto", "string"),
     "scheduler_delay_factor": _no("requests join as soon as there is room", 0),
-    # What cannot be honoured
+    # Not supported
     "trust_remote_code": _no_switch("code from a model repository is never run"),
     "config": _no("settings are not read from a file: write them as flags"),
     "tokenizer_revision": _no("--revision is that of the tokenizer too"),
@@ -138,5 +138,5 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "allowed_headers": _no("there is no CORS: pages of other origins cannot ask this server"),
     "allow_credentials": _no_switch("there is no CORS: pages of other origins cannot ask this server"),
     "uds": _no("the server listens on --host and --port"),
-    "headless": _no_switch("every server answers HTTP; machines that share a model are named by --node-rank"),
+    "headless": _no_switch("every server answers HTTP; the other nodes of a model are started with --node-rank"),
 }

@@ -1,4 +1,4 @@
-"""The step budget: how many prompt tokens may join an iteration so that nobody who generates waits too long.
+"""The step budget: how many prompt tokens may join an iteration so that no generating row waits too long.
 
 The duration of an iteration is modelled as a + b·tokens + c·attention, where attention is the sum over tokens of
 the context each one reads. The coefficients are learnt while running by recursive least squares with exponential
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+
+from flover.engine.plan import StepPlan
 
 FORGETTING = 0.97
 """Weight of an observation that is one iteration older."""
@@ -29,7 +31,7 @@ SPREAD_QUANTILE = 0.95
 MOST_MARGIN = 3.0
 """One stall of the machine shall not starve prompts for a whole window."""
 IDLE_FACTOR = 4.0
-"""With nobody generating an iteration may last this many targets: newcomers and cancellations wait for its end."""
+"""Without a generating row an iteration may last this many targets: arrivals and cancellations wait for its end."""
 
 _Vector = tuple[float, float, float]
 """Of the three terms."""
@@ -97,6 +99,11 @@ def _features(tokens: int, attention: int) -> _Vector:
 def chunk_attention(start: int, count: int) -> int:
     """Context read by `count` tokens from position `start` on, summed."""
     return count * start + count * (count + 1) // 2
+
+
+def attention_of(plan: StepPlan) -> int:
+    """Context read by the tokens of a plan, summed."""
+    return sum(chunk_attention(work.start, work.num_tokens) for work in plan.work)
 
 
 @dataclass(slots=True)

@@ -1,14 +1,14 @@
-"""Taking in what an iteration brought: sequences advance, full pages become findable, those who are done leave.
+"""Taking in what an iteration brought: sequences advance, full pages become findable, finished sequences leave.
 
-Also what happens when an iteration raises: whose fault it is cannot be told from a fused batch, so everybody is
-computed again, the suspects one at a time, and only the one that fails alone ends with an error.
+Also what happens when an iteration raises: which request caused it cannot be told from a fused batch, so every
+sequence is computed again, the suspects one at a time, and only one that fails alone ends with an error.
 """
 
 from __future__ import annotations
 
-from flover.engine.plan import RowResult, StepPlan, StepResult
+from flover.engine.plan import RowResult, StepPlan, StepResult, Work
 from flover.engine.roster import Roster
-from flover.engine.sequence import Sequence
+from flover.engine.sequence import Ending, Sequence
 from flover.errors import InvariantError
 from flover.request import Delta, FinishReason
 
@@ -23,58 +23,71 @@ def match_rows(plan: StepPlan, result: StepResult) -> dict[int, RowResult]:
     rows = {row.row: row for row in result.rows}
     if len(rows) != len(result.rows):
         raise InvariantError(f"step {plan.step}: a row has two results")
-    sampling = {chunk.row for chunk in plan.chunks if chunk.samples} | set(plan.generating)
-    sampled = {row.row for row in result.rows if row.token_id is not None}
-    failed = {row.row for row in result.rows if row.error is not None}
-    if not rows.keys() <= plan.busy_rows or not sampled <= sampling or not sampling <= sampled | failed:
-        raise InvariantError(f"step {plan.step}: rows {sorted(sampling)} sample, results came for {sorted(rows)}")
+    wanted = {work.row: work.num_samples for work in plan.work}
+    for row, most in wanted.items():
+        found = rows.get(row, RowResult(row=row))
+        if found.error is None and not min(most, 1) <= len(found.token_ids) <= most:
+            raise InvariantError(
+                f"step {plan.step}: row {row} samples {most} times and has {len(found.token_ids)} tokens in the result"
+            )
+    if not rows.keys() <= wanted.keys():
+        raise InvariantError(f"step {plan.step}: rows {sorted(wanted)} are planned, results came for {sorted(rows)}")
     return rows
 
 
 def commit(roster: Roster, plan: StepPlan, rows: dict[int, RowResult]) -> list[Delta]:
-    """Advance every row of the plan; returns the deltas of those that have news."""
-    seats = {sequence.row: sequence for sequence in roster.running}
-    work = {chunk.row: len(chunk.token_ids) for chunk in plan.chunks} | dict.fromkeys(plan.generating, 1)
+    """Advance every row of the plan; returns the deltas of those that got something."""
+    sequences = {sequence.row: sequence for sequence in roster.running}
     roster.counts["iterations"] += 1
     roster.counts["iteration_rows"] += len(plan.generating)
     roster.counts["prompt_tokens"] += plan.chunk_tokens
-    deltas = [_advance(roster, seats[row], count, rows.get(row)) for row, count in sorted(work.items())]
+    deltas = [_advance(roster, sequences[work.row], work, rows.get(work.row)) for work in plan.work]
     return [delta for delta in deltas if delta is not None]
 
 
-def _advance(roster: Roster, sequence: Sequence, count: int, result: RowResult | None) -> Delta | None:
+def _advance(roster: Roster, sequence: Sequence, work: Work, result: RowResult | None) -> Delta | None:
     if result is not None and result.error is not None:
         return roster.end(sequence, FinishReason.ERROR, error=result.error)
-    sequence.computed += count
-    _publish(roster, sequence)
-    if result is None:
+    if result is None or not result.token_ids:
+        sequence.computed += work.num_tokens
+        _publish(roster, sequence)
+        if result is not None:
+            sequence.prompt_logprobs += result.prompt_logprobs or []
         return None
     sequence.prompt_logprobs += result.prompt_logprobs or []
-    if result.token_id is None:
-        return None
-    news = _append(sequence, result, result.token_id)
-    roster.counts["generation_tokens"] += 1
+    delta, ending = _append(roster, sequence, result)
+    # The tokens behind a proposal that was refused, or behind the end, do not count.
+    sequence.computed += work.num_tokens - work.num_samples + len(delta.token_ids)
+    _publish(roster, sequence)
+    roster.counts["generation_tokens"] += len(delta.token_ids)
     if sequence in roster.suspects:
         roster.suspects.remove(sequence)
-    ending = sequence.ending(roster.config.eos_ids, roster.config.max_model_len)
     if ending is None:
-        return news
+        return delta
     reason, stop_reason = ending
-    return roster.end(sequence, reason, stop_reason=stop_reason, news=news)
+    return roster.end(sequence, reason, stop_reason=stop_reason, delta=delta)
 
 
-def _append(sequence: Sequence, result: RowResult, token_id: int) -> Delta:
+def _append(roster: Roster, sequence: Sequence, result: RowResult) -> tuple[Delta, Ending | None]:
+    """Take the row's tokens, up to the one that ends the sequence."""
     report = sequence.prompt_logprobs if sequence.wants_prompt_logprobs else None
-    sequence.token_ids.append(token_id)
+    before, ending = len(sequence.token_ids), None
+    for token_id in result.token_ids:
+        sequence.token_ids.append(token_id)
+        ending = sequence.ending(roster.config.eos_ids, roster.config.max_model_len)
+        if ending is not None:
+            break
+    taken = sequence.token_ids[before:]
     sequence.prompt_logprobs = []
-    return Delta(
+    delta = Delta(
         request_id=sequence.request.id,
         index=sequence.index,
-        token_ids=[token_id],
-        logprobs=[result.logprobs] if result.logprobs is not None else None,
+        token_ids=taken,
+        logprobs=result.logprobs[: len(taken)] if result.logprobs is not None else None,
         prompt_logprobs=report,
         cached_tokens=sequence.cached_tokens,
     )
+    return delta, ending
 
 
 def _publish(roster: Roster, sequence: Sequence) -> None:
@@ -105,7 +118,7 @@ def recover(roster: Roster, plan: StepPlan, message: str) -> list[Delta]:
 
 
 def _blame(roster: Roster, sequence: Sequence, message: str) -> Delta | None:
-    """An iteration raised with nobody else in it."""
+    """An iteration raised with no other sequence in it."""
     sequence.faults += 1
     if sequence.faults >= MAX_LONE_FAULTS:
         return roster.end(sequence, FinishReason.ERROR, error=message)

@@ -1,21 +1,30 @@
-"""What the loop asks of whatever computes: run a plan. Known executors: one torch device, a tensor-parallel
-group of them, and the integer-exact hash model of the tests."""
+"""What the loop asks of an executor: start a plan, and finish it. Known executors: one device (`executor/device.py`),
+the ranks of a tensor-parallel group (`parallel/ranks.py`), and those without a model: simulations, replays, tests."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 from flover.engine.plan import StepPlan, StepResult
+from flover.errors import InvariantError
 from flover.request import ModelFacts
 
 
 class Executor(Protocol):
-    """Carries out plans in order. It decides nothing."""
+    """Carries out plans in order. It decides nothing.
+
+    If `start` or `finish` raises, the device's rows are void until `reset`, and the plan is not finished any more.
+    """
 
     facts: ModelFacts
 
-    def run(self, plan: StepPlan) -> StepResult:
-        """Carry out one plan. If this raises, the device's rows are void until `reset`."""
+    def start(self, plan: StepPlan) -> None:
+        """Begin a plan; the one before is finished. It may return before the device is done."""
+        ...
+
+    def finish(self) -> StepResult:
+        """The results of the plan that was started, when the device is done."""
         ...
 
     def reset(self) -> None:
@@ -33,3 +42,24 @@ class Executor(Protocol):
     def close(self) -> None:
         """Free everything. Calling it twice is harmless."""
         ...
+
+
+class BlockingExecutor(ABC):
+    """The two halves of an executor that carries out a plan in one call."""
+
+    _result: StepResult | None = None
+
+    @abstractmethod
+    def run(self, plan: StepPlan) -> StepResult:
+        """Carry out one plan."""
+
+    def start(self, plan: StepPlan) -> None:
+        """All of the work is done here."""
+        self._result = self.run(plan)
+
+    def finish(self) -> StepResult:
+        """What `run` has returned."""
+        result, self._result = self._result, None
+        if result is None:
+            raise InvariantError("no plan was started")
+        return result

@@ -1,4 +1,4 @@
-"""The main inference stream: take → plan → run → commit → deliver, once per iteration.
+"""The main inference stream: take → plan → start → finish → commit → deliver, once per iteration.
 
 One thread calls `step`; any thread may call `submit`, `cancel` and `wait`.
 """
@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flover.engine.budget import CostModel
+from flover.engine.budget import CostModel, attention_of
 from flover.engine.commit import commit, match_rows, recover
 from flover.engine.executor import Executor
-from flover.engine.messages import Cancel, EngineStats
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import StepPlan
-from flover.engine.queue import RequestQueue
+from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster, SchedulerConfig
 from flover.engine.scheduler import Scheduler
-from flover.engine.stats import LastIteration, Times, snapshot
+from flover.engine.stats import EngineStats, LastIteration, Times, snapshot
 from flover.errors import EngineDeadError
 from flover.request import Delta, ModelFacts, Request, check_request, resolve_max_tokens
 
@@ -44,7 +43,7 @@ class Engine:
     # The loop: one thread
 
     def step(self) -> list[Delta]:
-        """One iteration: everybody alive advances. Returns the news; empty when nobody is here."""
+        """One iteration: every live sequence advances. Returns their deltas; empty when there is none."""
         deltas = self._take()
         now = self._clock()
         self._times.begin(now)
@@ -75,7 +74,8 @@ class Engine:
     def _run(self, plan: StepPlan) -> list[Delta]:
         started = self._clock()
         try:
-            result = self._executor.run(plan)
+            self._executor.start(plan)
+            result = self._executor.finish()
             rows = match_rows(plan, result)
         except EngineDeadError:
             raise
@@ -88,12 +88,12 @@ class Engine:
         self._times.ran(ended, result.kernel_seconds)
         for observer in self._observers:
             observer.ran(Run(plan, started, self._last.milliseconds, rows))
-        self._cost.observe(plan.num_tokens, self.roster.attention(plan), self._last.milliseconds)
+        self._cost.observe(plan.num_tokens, attention_of(plan), self._last.milliseconds)
         self._faults_in_a_row, self._trimmed = 0, False
         return commit(self.roster, plan, rows)
 
     def _recover(self, plan: StepPlan, error: Exception) -> list[Delta]:
-        """The iteration raised: start again from the tokens, and find out whose request does this."""
+        """The iteration raised: start again from the tokens, and find out which request causes it."""
         message = _said(error)
         self._faults_in_a_row += 1
         if self._faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
@@ -133,7 +133,7 @@ class Engine:
         A wait in vain means idleness: the memory behind free pages goes back to the system. Raises `EngineDeadError` if
         the executor can compute nothing any more.
         """
-        # A batch may still wait for company.
+        # A batch may still wait for more requests.
         closed_for = self.scheduler.opens_at - self._clock()
         if closed_for <= 0 or self._queue.wait(min(timeout, closed_for)):
             return True
@@ -147,7 +147,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether anybody is here. (A batch that waits for company needs no step before `wait` says so.)"""
+        """Whether a sequence is here. (A batch that waits for more needs no step before `wait` says so.)"""
         return bool(self.roster) or bool(self._queue)
 
     @property

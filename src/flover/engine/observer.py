@@ -1,4 +1,4 @@
-"""Who looks on while the loop works. An observer is told what happened and changes nothing.
+"""What watches a loop. An observer is called with what happened and changes nothing.
 
 The loop calls its observers in the thread that steps, in this order: `took`, `planned`, `ran` if there was a plan,
 `stepped`. What they are handed is frozen, or belongs to the loop and is only to be read before they return.
@@ -7,20 +7,17 @@ The loop calls its observers in the thread that steps, in this order: `took`, `p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from flover.engine.plan import RowResult, StepPlan
+from flover.engine.queue import Cancel
 from flover.engine.roster import Roster
 from flover.request import Delta, Request
 
-if TYPE_CHECKING:
-    from flover.engine.messages import Cancel  # which brings iterations itself
-
 
 class Run(msgspec.Struct, frozen=True):
-    """How the executor fared with a plan. `started` is the engine's clock; a run that raised has no rows."""
+    """The outcome of a plan. `started` is the engine's clock; a run that raised has no rows."""
 
     plan: StepPlan
     started: float
@@ -31,16 +28,16 @@ class Run(msgspec.Struct, frozen=True):
 
 
 class Observer:
-    """Sees and says nothing; the others override what they want to see."""
+    """Ignores everything; the others override what they need."""
 
     def attached(self, roster: Roster, born: float) -> None:
         """The first call: the engine as it stands now, and its clock when it was made."""
 
-    def took(self, words: Sequence[Request | Cancel]) -> None:
+    def took(self, inputs: Sequence[Request | Cancel]) -> None:
         """A step has begun with these arrivals and cancellations."""
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
-        """What the scheduler made of them; the roster is as the plan left it."""
+        """The scheduler has planned; the roster is as the plan left it."""
 
     def ran(self, run: Run) -> None:
         """The executor has returned or raised. Nothing is committed yet."""

@@ -1,7 +1,8 @@
-"""The pool of pages of keys and values: who owns which page, as numbers only.
+"""The pool of pages of keys and values: the owners of each page, as numbers only.
 
 A page is *free* (nothing in it matters), *owned* (by one or more sequences), or *cached* (no owner, but it holds a
-prefix that may be wanted again; the one unused for longest is the first to go). Page 0 is the null page: nobody's.
+prefix that may be wanted again; the one unused for longest is the first to go). Page 0 is the null page, which has no
+owner.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class PagePool:
 
     @property
     def free_pages(self) -> list[int]:
-        """Pages whose contents nobody will read again."""
+        """Pages whose contents are not read again."""
         return sorted(self._free)
 
     def take(self, count: int) -> list[int]:
@@ -72,7 +73,7 @@ class PagePool:
         # The end of a prefix is of use only with its beginning, so it is the first to be evicted.
         for page in reversed(list(pages)):
             if self._owners[page] <= 0:
-                raise InvariantError(f"page {page} was released by somebody who does not own it")
+                raise InvariantError(f"page {page} was released more often than it was taken")
             self._owners[page] -= 1
             if self._owners[page] == 0:
                 self._retire(page, keep)
@@ -96,6 +97,6 @@ class PagePool:
         if actual != owned:
             wrong = {page for page in actual.keys() | owned.keys() if actual.get(page) != owned.get(page)}
             raise InvariantError(f"owners of pages {sorted(wrong)} differ from the sequences that hold them")
-        places = [*self._free, *self._cached, *actual]
-        if sorted(places) != list(range(1, len(self._owners))):
+        numbers = [*self._free, *self._cached, *actual]
+        if sorted(numbers) != list(range(1, len(self._owners))):
             raise InvariantError("free, cached and owned pages are not a partition of the pool")

@@ -1,14 +1,14 @@
-"""The frozen words between the work scheduler and the devices: one `StepPlan` in, one `StepResult` out.
+"""The frozen types between the scheduler and the devices: one `StepPlan` in, one `StepResult` out.
 
-A plan says everything a device has to know about one iteration; whoever runs the same plans in the same order
-holds the same state. An executor applies a plan in this order:
+A plan says everything that a device has to know about one iteration; devices that run the same plans in the same order
+hold the same state. An executor applies a plan in this order:
 
 1. `evictions`: these rows are dead, clear their columns;
 2. `moves`: copy the columns of row `src` to row `dst` (buffer reordering; keys and values stay in their pages);
 3. `admissions`: fill the columns of a new row;
 4. `grants`: append page numbers to a row's page table;
-5. one ragged forward over all `chunks` and `generating` rows, keys and values written to the rows' pages;
-6. one sampling for the rows that want a token: every generating row, and every chunk with `samples`.
+5. one ragged forward over the tokens of all `work`, keys and values written to the rows' pages;
+6. sampling, after the last `num_samples` tokens of each row's work.
 """
 
 from __future__ import annotations
@@ -53,20 +53,35 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     pages: list[int]
 
 
-class Chunk(msgspec.Struct, frozen=True, kw_only=True):
-    """Pre-processing of a part of a row's known tokens: `token_ids` at positions start, start + 1, …
+class Work(msgspec.Struct, frozen=True, array_like=True):
+    """What one row computes: its tokens at positions `start`, `start` + 1, …, the last `num_samples` of them sampled.
 
-    `samples` is set on the chunk that reaches the last known token: the row then gets its next token.
+    A *chunk* of known tokens names them all; it samples once if it reaches the last known token, else not at all. A
+    *generating* row begins with its newest token, which the device has and the plan does not repeat; `token_ids` are
+    proposals for the tokens after it (none without speculation), and each of the len(token_ids) + 1 tokens is sampled.
+    Sample i of a generating row is drawn with the random number `num_outputs` + i, and is void unless the proposals
+    before it were the samples before it.
     """
 
     row: int
     start: int
     token_ids: list[int]
-    samples: bool
+    num_samples: int
+
+    @property
+    def generates(self) -> bool:
+        """Whether it begins with the row's newest token."""
+        return self.num_samples > len(self.token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the forward computes for the row."""
+        named = len(self.token_ids)
+        return named if named >= self.num_samples else self.num_samples
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One iteration. `window` is the half-open range of rows that the forward covers.
+    """One iteration. `work` is in the order of rows; `window` is the half-open range of rows that the forward covers.
 
     With buffer reordering the window is 0..n and all its rows are alive. Without it (`--no-reorder`) dead rows
     may lie inside; a device computes them like live ones, on the null page, and throws the result away.
@@ -77,37 +92,46 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     moves: list[Move]
     admissions: list[Admission]
     grants: list[Grant]
-    chunks: list[Chunk]
-    generating: list[int]
+    work: list[Work]
     window: tuple[int, int]
     dead: list[int] = []
 
     @property
+    def chunks(self) -> list[Work]:
+        """The work of rows that are pre-processing."""
+        return [work for work in self.work if not work.generates]
+
+    @property
+    def generating(self) -> list[int]:
+        """The rows that generate."""
+        return [work.row for work in self.work if work.generates]
+
+    @property
     def chunk_tokens(self) -> int:
         """Tokens of all chunks."""
-        return sum(len(chunk.token_ids) for chunk in self.chunks)
+        return sum(work.num_tokens for work in self.work if not work.generates)
 
     @property
     def num_tokens(self) -> int:
         """Tokens that the forward computes, dead rows included."""
-        return len(self.generating) + len(self.dead) + self.chunk_tokens
+        return len(self.dead) + sum(work.num_tokens for work in self.work)
 
     @property
     def busy_rows(self) -> set[int]:
-        """Live rows that the forward computes: those with a chunk, and those that generate."""
-        return {chunk.row for chunk in self.chunks} | set(self.generating)
+        """Live rows that the forward computes."""
+        return {work.row for work in self.work}
 
 
 class RowResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What one row got: a token if it sampled, or `error` if its numbers were not usable (then no token).
+    """What one row got: up to `num_samples` tokens if it sampled, or `error` if its numbers were not usable.
 
-    `prompt_logprobs` has one entry per token of the chunk (the entry for position 0 is None), and is there
-    only if the request asked for it.
+    `logprobs` has one entry per token and `prompt_logprobs` one per token of the chunk (the entry for position 0 is
+    None); both are there only if the request asked for them.
     """
 
     row: int
-    token_id: int | None = None
-    logprobs: TokenLogprobs | None = None
+    token_ids: list[int] = []
+    logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     error: str | None = None
 

@@ -5,9 +5,23 @@ from __future__ import annotations
 
 import threading
 
-from flover.engine.messages import Cancel
+import msgspec
+
 from flover.errors import RequestError
 from flover.request import Request
+
+
+class Submit(msgspec.Struct, frozen=True, tag="submit"):
+    """A checked request, as it is sent to the engine process and written to a record."""
+
+    request: Request
+
+
+class Cancel(msgspec.Struct, frozen=True, tag="cancel"):
+    """End this request's sequence `index`, or all of its sequences (index None)."""
+
+    request_id: str
+    index: int | None = None
 
 
 class RequestQueue:

@@ -1,5 +1,5 @@
-"""The roster: every sequence that lives, and the rows and pages it holds. Who comes and goes is decided elsewhere;
-here is the one way in and the one way out, so that nothing is held by nobody."""
+"""The roster: every live sequence, and the row and pages that it holds. The scheduler decides which sequences enter and
+leave; this is the only way in and the only way out, so that no row or page is held without a sequence."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flover.engine.budget import chunk_attention
 from flover.engine.pages import PagePool
-from flover.engine.plan import StepPlan
 from flover.engine.prefix import Entry, PrefixIndex
 from flover.engine.rows import RowTable
 from flover.engine.sequence import Sequence
@@ -67,12 +65,13 @@ class Roster:
     def add(self, request: Request, now: float) -> None:
         """A checked request joins the queue as `n` sequences at time `now`."""
         for index in range(request.params.n):
-            self._enqueue(Sequence(self._arrivals, request, index, list(request.prompt_ids), now))
+            outputs = request.output_ids[index] if request.output_ids else []
+            self._enqueue(Sequence(self._arrivals, request, index, [*request.prompt_ids, *outputs], now))
             self._arrivals += 1
 
-    def seat(self, sequence: Sequence) -> bool:
-        """Give a waiting sequence the pages for all tokens it knows, those of a known prefix shared with whoever
-        has them. False, and nothing changed, if there are not enough. It has no row yet."""
+    def admit(self, sequence: Sequence) -> bool:
+        """Give a waiting sequence the pages for all tokens it knows, those of a known prefix shared with their
+        owners. False, and nothing changed, if there are not enough. It has no row yet."""
         chain = self._known_prefix(sequence)
         shared = [entry.page for entry in chain]
         tokens = sequence.max_len if sequence.guaranteed else len(sequence.token_ids)
@@ -87,15 +86,15 @@ class Roster:
         sequence.computed = len(shared) * self.config.page_size
         if sequence.first_time:
             sequence.first_time = False
-            sequence.cached_tokens = sequence.computed
-            self.counts["cached_tokens"] += sequence.computed
+            sequence.cached_tokens = min(sequence.computed, sequence.prompt_len)
+            self.counts["cached_tokens"] += sequence.cached_tokens
             self.counts["queried_tokens"] += sequence.prompt_len
         insort(self.running, sequence, key=self._order)
         return True
 
     def preempt(self, sequence: Sequence) -> None:
         """Take row and pages away; the sequence waits at its old place to be computed again."""
-        self._unseat(sequence)
+        self._leave_row(sequence)
         sequence.computed = 0
         sequence.prompt_logprobs = []
         self._enqueue(sequence)
@@ -114,19 +113,21 @@ class Roster:
         sequence: Sequence,
         reason: FinishReason,
         *,
-        news: Delta | None = None,
+        delta: Delta | None = None,
         stop_reason: int | None = None,
         error: str | None = None,
     ) -> Delta:
-        """The one way out: frees row and pages, and makes `news` the sequence's last delta."""
+        """The one way out: frees row and pages, and makes `delta` the sequence's last."""
         if sequence.row is not None:
-            self._unseat(sequence)
+            self._leave_row(sequence)
         else:
             self.waiting.remove(sequence)
         if sequence in self.suspects:
             self.suspects.remove(sequence)
         self.counts[f"finished:{reason}"] += 1
-        last = news or Delta(request_id=sequence.request.id, index=sequence.index, cached_tokens=sequence.cached_tokens)
+        last = delta or Delta(
+            request_id=sequence.request.id, index=sequence.index, cached_tokens=sequence.cached_tokens
+        )
         return msgspec.structs.replace(last, finish_reason=reason, stop_reason=stop_reason, error=error)
 
     def root(self, request: Request) -> Entry:
@@ -141,12 +142,6 @@ class Roster:
         """Pages that so many tokens fill or begin."""
         return -(-tokens // self.config.page_size)
 
-    def attention(self, plan: StepPlan) -> int:
-        """Context read by the tokens of a plan, summed: what the cost model takes beside the tokens."""
-        context = {sequence.row: len(sequence.token_ids) for sequence in self.running}
-        generating = sum(context[row] for row in plan.generating)
-        return generating + sum(chunk_attention(chunk.start, len(chunk.token_ids)) for chunk in plan.chunks)
-
     def _known_prefix(self, sequence: Sequence) -> list[Entry]:
         # The last known token is always computed: its logits are what the next token is drawn from.
         usable = 0 if sequence.wants_prompt_logprobs else len(sequence.token_ids) - 1
@@ -158,8 +153,8 @@ class Roster:
     def _order(self, sequence: Sequence) -> tuple[int, int]:
         return sequence.order(by_priority=self.config.policy == "priority")
 
-    def _unseat(self, sequence: Sequence) -> None:
-        self.rows.leave(seated(sequence))
+    def _leave_row(self, sequence: Sequence) -> None:
+        self.rows.leave(row_of(sequence))
         self.running.remove(sequence)
         used = self.pool.used
         self.pool.release(sequence.pages, keep=self.config.enable_prefix_caching)
@@ -169,7 +164,7 @@ class Roster:
     def check_invariants(self) -> None:
         """Raise `InvariantError` if pages, rows and sequences do not agree."""
         self.pool.check(Counter(page for sequence in self.running for page in sequence.pages))
-        self.rows.check({sequence.number: seated(sequence) for sequence in self.running})
+        self.rows.check({sequence.number: row_of(sequence) for sequence in self.running})
         for sequence in self.waiting:
             if sequence.row is not None or sequence.pages:
                 raise InvariantError(f"sequence {sequence.number} waits but holds a row or pages")
@@ -180,7 +175,7 @@ class Roster:
                 raise InvariantError(f"sequence {sequence.number} has fewer pages than computed tokens")
 
 
-def seated(sequence: Sequence) -> int:
+def row_of(sequence: Sequence) -> int:
     """The row of a running sequence."""
     if sequence.row is None:
         raise InvariantError(f"sequence {sequence.number} runs without a row")

@@ -1,25 +1,27 @@
-"""The work scheduler: who enters, how many prompt tokens join, who waits, who is preempted. Pure Python.
+"""The work scheduler: which sequences enter, how many prompt tokens join, which are preempted. Pure Python.
 
 One iteration is planned so:
 
 1. every generating row gets room for its next token; when the pool is empty, the last in the order of service is
-   preempted (its pages go, its tokens stay, and it waits at its old place to be computed again);
+   preempted (its pages go, its tokens stay, and it waits at its old position to be computed again);
 2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
-3. waiting sequences enter, the first first and none past it, while there are rows, pages and budget. (Of a strategy
+3. waiting sequences enter in order, none past an earlier one, while there are rows, pages and budget. (Of a strategy
    other than fusion: only those of the batch; see `strategy.py`.)
 
 Progress: a request that cannot fit the empty pool never gets here, the first in the order of service is never
-preempted for another, and nobody is preempted more than `MAX_PREEMPTIONS` times, since from then on a sequence
+preempted for another, and none is preempted more than `MAX_PREEMPTIONS` times, since from then on a sequence
 enters only with all the pages it can ever need.
 """
 
 from __future__ import annotations
 
 import math
+from operator import attrgetter
 
 from flover.engine.budget import Allowance, CostModel
-from flover.engine.plan import Admission, Chunk, Grant, StepPlan
-from flover.engine.roster import Roster, seated
+from flover.engine.plan import Admission, Grant, StepPlan, Work
+from flover.engine.roster import Roster, row_of
+from flover.engine.rows import NO_CHANGE
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy, choose_batch, opens_at
 
@@ -38,30 +40,32 @@ class Scheduler:
         self._batch: list[Sequence] = []
 
     def plan(self, now: float) -> StepPlan | None:
-        """The iteration that begins at `now` (seconds), or None if nobody is here or may enter yet."""
+        """The iteration that begins at `now` (seconds), or None if no sequence is here or may enter yet."""
         roster = self._roster
         if not roster or now < self.opens_at:
             return None
         if roster.suspects:
             return self._plan_alone(roster.suspects[0])
-        grants, preempted = self._grow()
         generating = [sequence for sequence in roster.running if sequence.ready]
+        grants, preempted = self._grow(generating)
+        if preempted:
+            generating = [sequence for sequence in generating if sequence.row is not None]
         allowance = self._allowance(generating)
-        chunks = self._continue_prompts(allowance)
-        # Pages that a preemption has just freed are for those who run; an admission would take them right back.
-        admitted = [] if preempted else self._admit(self._invited(), allowance, chunks)
+        chunks = {} if len(generating) == len(roster.running) else self._continue_prompts(allowance)
+        # Pages that a preemption has just freed are for the running rows; an admission would take them right back.
+        admitted = [] if preempted else self._admit(self._candidates(), allowance, chunks)
         return self._freeze(generating, chunks, admitted, grants)
 
     @property
     def opens_at(self) -> float:
-        """When there is something to plan at the earliest, in seconds; in the past while somebody runs."""
+        """When there is something to plan at the earliest, in seconds; in the past while a sequence runs."""
         roster, config = self._roster, self._roster.config
         if roster.running or self._waiting_of_batch():
             return -math.inf
         return opens_at(config.strategy, roster.waiting, config.max_num_seqs, config.batch_window)
 
-    def _invited(self) -> list[Sequence]:
-        """Who of the queue may enter now: with fusion everybody, else who is left of the batch, or a new batch."""
+    def _candidates(self) -> list[Sequence]:
+        """Waiting sequences that may enter now: with fusion all, else the rest of the batch, or a new batch."""
         roster = self._roster
         strategy = roster.config.strategy
         if strategy is Strategy.FUSION:
@@ -95,13 +99,14 @@ class Scheduler:
             attention=sum(len(sequence.token_ids) for sequence in generating),
         )
 
-    def _grow(self) -> tuple[Grants, bool]:
-        """A page for every generating row whose next token opens one; whether somebody was preempted for it."""
+    def _grow(self, generating: list[Sequence]) -> tuple[Grants, bool]:
+        """A page for every generating row whose next token opens one; whether a sequence was preempted for it."""
         roster = self._roster
         grants: Grants = {}
         preempted = False
-        for sequence in list(roster.running):
-            if not sequence.ready or roster.pages_for(len(sequence.token_ids)) <= len(sequence.pages):
+        size = roster.config.page_size
+        for sequence in generating:
+            if len(sequence.token_ids) <= len(sequence.pages) * size:
                 continue
             while roster.pool.available == 0 and sequence.row is not None:
                 victim = next(other for other in reversed(roster.running) if not other.guaranteed)
@@ -130,7 +135,7 @@ class Scheduler:
             full = len(self._roster.running) >= self._roster.config.max_num_seqs
             if full or self._awaits_sibling(sequence) or not allowance.afford(0, 1):
                 break
-            if not self._roster.seat(sequence):
+            if not self._roster.admit(sequence):
                 break
             _join(sequence, allowance, chunks)
             admitted.append(sequence)
@@ -144,14 +149,17 @@ class Scheduler:
         return any(other.request is sequence.request and other.computed < shared for other in running)
 
     def _freeze(self, generating: list[Sequence], chunks: Chunks, admitted: list[Sequence], grants: Grants) -> StepPlan:
-        """Seat the newcomers, close the holes, and write it all down."""
+        """Give rows to the admitted sequences, close the holes, and make the plan."""
         roster = self._roster
         evictions = roster.rows.take_left()
-        layout = roster.rows.enter([sequence.number for sequence in admitted])
-        moved = {move.src: move.dst for move in layout.moves}
-        for sequence in roster.running:
-            if sequence.row is not None:
-                sequence.row = moved.get(sequence.row, sequence.row)
+        layout = NO_CHANGE
+        if evictions or admitted:
+            layout = roster.rows.enter([sequence.number for sequence in admitted])
+        if layout.moves:
+            moved = {move.src: move.dst for move in layout.moves}
+            for sequence in roster.running:
+                if sequence.row is not None:
+                    sequence.row = moved.get(sequence.row, sequence.row)
         for sequence, row in zip(admitted, layout.entries, strict=True):
             sequence.row = row
         roster.counts["row_moves"] += len(layout.moves)
@@ -160,9 +168,8 @@ class Scheduler:
             evictions=evictions,
             moves=layout.moves,
             admissions=[_admission(sequence) for sequence in admitted],
-            grants=[Grant(row=seated(sequence), pages=pages) for sequence, pages in grants.items()],
-            chunks=sorted((_chunk(*item) for item in chunks.items()), key=lambda chunk: chunk.row),
-            generating=sorted(seated(sequence) for sequence in generating),
+            grants=[Grant(row=row_of(sequence), pages=pages) for sequence, pages in grants.items()],
+            work=sorted([*map(_generate, generating), *map(_chunk, chunks, chunks.values())], key=attrgetter("row")),
             window=roster.rows.window,
             dead=roster.rows.dead,
         )
@@ -184,7 +191,7 @@ def _admission(sequence: Sequence) -> Admission:
     if params.prompt_logprobs is not None and not sequence.wants_prompt_logprobs:
         params = params.replace(prompt_logprobs=None)
     return Admission(
-        row=seated(sequence),
+        row=row_of(sequence),
         sequence=sequence.number,
         prompt_ids=request.prompt_ids,
         output_ids=sequence.output_ids,
@@ -196,11 +203,12 @@ def _admission(sequence: Sequence) -> Admission:
     )
 
 
-def _chunk(sequence: Sequence, count: int) -> Chunk:
+def _generate(sequence: Sequence) -> Work:
+    """The next token after the newest one."""
+    return Work(row_of(sequence), sequence.computed, [], 1)
+
+
+def _chunk(sequence: Sequence, count: int) -> Work:
+    """The next `count` known tokens."""
     start = sequence.computed
-    return Chunk(
-        row=seated(sequence),
-        start=start,
-        token_ids=sequence.token_ids[start : start + count],
-        samples=count == sequence.pending,
-    )
+    return Work(row_of(sequence), start, sequence.token_ids[start : start + count], int(count == sequence.pending))

@@ -1,4 +1,4 @@
-"""One sequence: what the engine knows of a request's i-th continuation while it lives.
+"""One sequence: what the engine knows of a request's i-th continuation while it is open.
 
 A sequence is *waiting* (no row), *pre-processing* (its known tokens are being computed, in chunks), or
 *generating*: ready for fusion, one token in every iteration.
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from flover.engine.prefix import Entry
 from flover.request import FinishReason, Request, TokenLogprobs
 
+Ending = tuple[FinishReason, int | None]
+"""Why a sequence ends, and the stop token id that did it if one did."""
 MAX_PREEMPTIONS = 8
 """After so many preemptions a sequence is admitted only with all the pages it can ever need, and then stays."""
 
@@ -60,7 +62,8 @@ class Sequence:
     @property
     def ready(self) -> bool:
         """Ready for fusion: in a row, and its next token needs only its last one."""
-        return self.row is not None and self.pending == 1 and self.num_outputs > 0
+        known = len(self.token_ids)  # asked of every row in every iteration
+        return known - self.computed == 1 and self.row is not None and known > len(self.request.prompt_ids)
 
     @property
     def guaranteed(self) -> bool:
@@ -80,17 +83,18 @@ class Sequence:
         return self.request.params.prompt_logprobs is not None and self.index == 0 and self.num_outputs == 0
 
     def order(self, by_priority: bool) -> tuple[int, int]:
-        """Who goes first: the smaller tuple."""
+        """The order of service: the smaller tuple first."""
         return (self.request.priority if by_priority else 0, self.number)
 
-    def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> tuple[FinishReason, int | None] | None:
-        """Whether its last token ends it: the reason, and the stop token id that did it if one did."""
+    def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> Ending | None:
+        """Whether its last token ends it."""
         params, token = self.request.params, self.token_ids[-1]
-        if self.num_outputs >= params.min_tokens:
+        num_outputs = len(self.token_ids) - len(self.request.prompt_ids)
+        if num_outputs >= params.min_tokens:
             if token in eos_ids and not params.ignore_eos:
                 return FinishReason.STOP, None
             if params.stop_token_ids and token in params.stop_token_ids:
                 return FinishReason.STOP, token
-        if len(self.token_ids) >= min(self.max_len, max_model_len):
+        if len(self.token_ids) >= self.max_len or len(self.token_ids) >= max_model_len:
             return FinishReason.LENGTH, None
         return None

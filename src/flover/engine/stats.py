@@ -4,10 +4,52 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flover.engine.messages import EngineStats
+import msgspec
+
 from flover.engine.plan import StepPlan
 from flover.engine.roster import Roster
 from flover.request import FinishReason
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
+    """A snapshot of the engine after an iteration; counters only grow."""
+
+    step: int = 0
+    running: int = 0  # rows alive
+    waiting: int = 0
+    generating: int = 0  # rows that generated in the last iteration
+    chunk_tokens: int = 0  # prompt tokens of the last iteration
+    step_ms: float = 0.0  # duration of the last iteration
+    pages_used: int = 0
+    pages_cached: int = 0  # unused but still holding a reusable prefix
+    pages_total: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    cached_tokens: int = 0  # prompt tokens taken from the prefix cache
+    queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
+    preemptions: int = 0
+    row_moves: int = 0
+    iterations: int = 0
+    iteration_rows: int = 0  # generating rows, summed over iterations: the mean fused width is the quotient
+    finished: dict[str, int] = {}  # sequences ended, by finish reason
+    faults: int = 0  # iterations that raised
+    busy_seconds: float = 0.0  # from step to step, as long as there was a sequence
+    kernel_seconds: float = 0.0  # of these, spent in kernels; the rest is the host's
+
+    def plus(self, other: EngineStats) -> EngineStats:
+        """Two engines as one."""
+        mine, theirs = msgspec.structs.asdict(self), msgspec.structs.asdict(other)
+        both = {name: mine[name] + theirs[name] for name in mine if name not in ("finished", "step_ms")}
+        reasons = self.finished.keys() | other.finished.keys()
+        finished = {reason: self.finished.get(reason, 0) + other.finished.get(reason, 0) for reason in reasons}
+        return EngineStats(**both, finished=finished, step_ms=max(self.step_ms, other.step_ms))
+
+    def past(self) -> EngineStats:
+        """What stays of an engine that is gone: its counters."""
+        return msgspec.structs.replace(self, **dict.fromkeys(_GAUGES, 0))
+
+
+_GAUGES = ("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +67,7 @@ class LastIteration:
 
 
 class Times:
-    """Where the seconds of the loop go. A turn lasts from plan to plan, as long as somebody is here."""
+    """Where the seconds of the loop go. A step lasts from plan to plan, as long as there is a sequence."""
 
     def __init__(self) -> None:
         self.busy = 0.0

@@ -1,7 +1,8 @@
 """How requests share the model: fusion, and the strategies that the Flover paper compares it with. Pure.
 
-A strategy other than fusion works in batches: a batch is chosen when nobody runs, all of it enters, and nobody else
-before it has ended. That is how a server without temporal fusion works, with the model and the kernels of this one.
+A strategy other than fusion works in batches: a batch is chosen when no sequence runs, all of it enters, and no other
+sequence before it has ended. That is how a server without temporal fusion works, with the model and the kernels of this
+one.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from flover.engine.sequence import Sequence
 
 
 class Strategy(StrEnum):
-    """Who of the queue may enter, and when."""
+    """Which waiting sequences may enter, and when."""
 
     FUSION = "fusion"
-    """Whoever is first, in any iteration."""
+    """The first in the queue, in any iteration."""
     SERIAL = "serial"
     """One request at a time."""
     STATIC = "static"
-    """Everybody who waits, together; they leave together."""
+    """All that wait, together; they leave together."""
     DYNAMIC_BATCHING = "dynamic-batching"
     """As static, but a batch waits for company until its window has passed or it is full."""
 
@@ -32,7 +33,7 @@ class Strategy(StrEnum):
 
 
 def opens_at(strategy: Strategy, waiting: Items[Sequence], max_num_seqs: int, window: float) -> float:
-    """When the next batch may be chosen, on the clock of `Sequence.arrived`; infinity if nobody waits."""
+    """When the next batch may be chosen, on the clock of `Sequence.arrived`; infinity if none waits."""
     if not waiting:
         return math.inf
     if strategy is not Strategy.DYNAMIC_BATCHING or len(waiting) >= max_num_seqs:
@@ -41,7 +42,8 @@ def opens_at(strategy: Strategy, waiting: Items[Sequence], max_num_seqs: int, wi
 
 
 def choose_batch(strategy: Strategy, waiting: Items[Sequence], max_num_seqs: int) -> list[Sequence]:
-    """Who enters together, in the order of service, when nobody runs. A request's sequences count one by one."""
+    """Which sequences enter together, in the order of service, when none runs. A request's sequences count one by
+    one."""
     if strategy is Strategy.SERIAL:
         return [sequence for sequence in waiting if sequence.request is waiting[0].request]
     return list(waiting[:max_num_seqs])

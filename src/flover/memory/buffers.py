@@ -1,4 +1,4 @@
-"""The columns of all rows: insert, move and clear by looping over the declarations. It knows no column by name."""
+"""Storage of the per-row columns: insert, move and clear loop over the declarations of `memory/columns.py`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RowBuffers:
         return self._arrays[name]
 
     def insert(self, row: int, **values: Any) -> None:
-        """Give `row` these values, and the fill everywhere else. A vector may be shorter than its column."""
+        """Set these values of `row`, and the fill in its other columns. A vector may be shorter than its column."""
         unknown = values.keys() - self.columns.keys()
         if unknown:
             raise InvariantError(f"no such column: {', '.join(sorted(unknown))}")
@@ -46,20 +46,20 @@ class RowBuffers:
                 array[row] = values[name]
 
     def move(self, src: Sequence[int], dst: Sequence[int]) -> None:
-        """Row src[i] becomes row dst[i] for all i at once, one gather per column; rows left behind are cleared."""
+        """Row src[i] becomes row dst[i] for all i at once, one gather per column; vacated rows are cleared."""
+        if not src and not dst:
+            return
         self._check_rows(src)
         self._check_rows(dst)
         if len(src) != len(dst) or len(set(src)) != len(src) or len(set(dst)) != len(dst):
             raise InvariantError(f"moves {list(src)} to {list(dst)} are not one to one")
-        if not src:
-            return
         sources, targets = np.asarray(src), np.asarray(dst)
         for array in self._arrays.values():
             array[targets] = array[sources]
         self.clear(sorted(set(src) - set(dst)))
 
     def clear(self, rows: Sequence[int]) -> None:
-        """Put the fill into every column of these rows; what only they referred to is freed."""
+        """Set every column of these rows to its fill, which frees the objects that they referred to."""
         if not rows:
             return
         self._check_rows(rows)
@@ -68,7 +68,7 @@ class RowBuffers:
             self._arrays[name][index] = column.fill
 
     def view(self, rows: Array) -> RowView:
-        """These rows, in this order, read column by column."""
+        """A view of these rows, in this order."""
         return RowView(self, rows)
 
     def _check_rows(self, rows: Sequence[int]) -> None:
@@ -78,7 +78,7 @@ class RowBuffers:
 
 
 class RowView:
-    """Some rows of the buffers. `view["seed"]` gathers one column: a copy, made only for columns that are read."""
+    """Some rows of the buffers. `view["seed"]` gathers one column into a copy, when it is read."""
 
     __slots__ = ("_buffers", "rows")
 

@@ -1,17 +1,16 @@
-"""What a row remembers: every per-row column, declared once. No torch; nothing here knows how columns are stored.
+"""The per-row columns, each declared once. Storage is in `memory/buffers.py`.
 
-Insert, move and clear (`memory/buffers.py`) loop over these declarations, so a column that is added here follows
-its row everywhere. Columns live on the host: everything in them comes from plans or from the one copy back of an
-iteration, and a device is sent only what an iteration needs of them.
+Insert, move and clear loop over these declarations, so a new column follows its row everywhere. Columns are in host
+memory: their values come from plans or from the one copy back of an iteration, and a device is sent only what an
+iteration needs.
 
-State that would be as wide as the vocabulary (penalties, masks, biases) is kept in columns of dtype object: None
-for the rows that do not use it, and as much memory as its own tokens need for the rows that do.
+State as wide as the vocabulary (penalties, masks, biases) is in columns of dtype object: None for rows that do not
+use it, else memory for the row's own tokens only.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +20,12 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 
 NO_LOGPROBS = -2
-"""Value of the column `logprobs` of a row that asks for none; 0 asks for the chosen token's alone."""
+"""Value of the column `logprobs` of a row without log-probabilities; 0 asks for those of the chosen token alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One value (or one vector of `shape`) per row. `fill` is what a row without a sequence holds."""
+    """One value (or one vector of `shape`) per row. `fill` is the value of a row without a sequence."""
 
     name: str
     dtype: npt.DTypeLike
@@ -35,7 +34,7 @@ class Column:
 
 
 class Feature(enum.IntFlag):
-    """What a row asks of the sampler beyond the most likely token; the column `features` holds a row's set."""
+    """Sampling features beyond greedy choice; the column `features` holds a row's set."""
 
     RANDOM = 1
     ALLOWED = 2
@@ -52,7 +51,7 @@ class Feature(enum.IntFlag):
 POSITION_COLUMNS = (
     Column("last_id", np.int64),  # newest token: the input of a generating row
     Column("context_len", np.int64),  # tokens of the row whose keys and values are in its pages
-    Column("rotary_start", np.int64),  # added to positions where they are looked up: which angles the row turns by
+    Column("rotary_start", np.int64),  # added to positions in rotary lookups: selects one of two tables of angles
     Column("num_pages", np.int64),  # entries of page_table in use
     Column("prompt_hidden", object, fill=None),  # PromptTail | None: for prompt_logprobs across chunks
 )
@@ -72,7 +71,7 @@ SAMPLING_COLUMNS = (
     Column("logprobs", np.int64, fill=NO_LOGPROBS),
     Column("counts", object, fill=None),  # TokenCounts | None: penalties
     Column("bad_words", object, fill=None),  # BadWords | None
-    Column("banned_ids", object, fill=None),  # int64 array | None: what min_tokens bans
+    Column("banned_ids", object, fill=None),  # int64 array | None: ids that min_tokens bans
     Column("bias", object, fill=None),  # (int64 ids, float32 values) | None
     Column("allowed_ids", object, fill=None),  # int64 array | None
 )
@@ -81,7 +80,3 @@ SAMPLING_COLUMNS = (
 def row_columns(max_pages: int) -> tuple[Column, ...]:
     """All columns of a row that may use up to `max_pages` pages. The fill of `page_table` is the null page."""
     return (Column("page_table", np.int32, (max_pages,)), *POSITION_COLUMNS, *SAMPLING_COLUMNS)
-
-
-RowValues = Mapping[str, Any]
-"""Values of some columns for one row, by column name."""

@@ -1,6 +1,6 @@
-"""The pool of key and value pages: one anonymous mapping, taken from the system as it is touched and given back.
+"""The pool of key and value pages: one anonymous mapping whose memory is committed on first use and returned by `trim`.
 
-It knows shapes and page numbers, not who owns a page: `engine/pages.py` decides that.
+It has shapes and page numbers; `engine/pages.py` tracks the owners of pages.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from flover.ops import DTYPE_BYTES, DType, HostArray, Pages
 _STORED: Mapping[DType, npt.DTypeLike] = {"float32": np.float32, "bfloat16": np.uint16, "int8": np.int8}
 
 PageShapes = Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
-"""The shapes that an implementation of the operations wants (`Ops.page_shapes`)."""
+"""Shapes of one page's keys and values in a backend (`Ops.page_shapes`)."""
 
 
 class KVShape(Protocol):
-    """What the pool must know of a model; `ModelConfig` has it."""
+    """The sizes of a model that the pool needs; `ModelConfig` has them."""
 
     @property
     def num_layers(self) -> int: ...
@@ -44,14 +44,14 @@ class _Region:
 
 
 class KVCache:
-    """Keys and values of every layer: `layers`, in the shapes that the operations want; pages come first in all.
+    """Keys and values of every layer: `layers`, in the backend's shapes, pages as the first dimension.
 
-    The mapping is private and anonymous: the system commits memory when a page is first written, and takes it
-    back in `trim`. Fresh and trimmed pages read as zeros. Page 0 is the null page and is never trimmed.
+    The mapping is private and anonymous: the system commits memory when a page is first written, and `trim` returns
+    it. Fresh and trimmed pages read as zeros. Page 0 is the null page and is never trimmed.
     """
 
     def __init__(self, config: KVShape, num_pages: int, page_size: int, dtype: DType, page_shapes: PageShapes) -> None:
-        """Reserve the pool. Raises `ConfigError` if the system will not map that much."""
+        """Reserve the pool. Raises `ConfigError` if the system cannot map so much memory."""
         self.num_pages = num_pages
         self.page_size = page_size
         self.dtype = dtype
@@ -87,7 +87,7 @@ class KVCache:
         return sum(self.num_pages * region.page_bytes for region in self._regions)
 
     def trim(self, free_pages: list[int]) -> None:
-        """Give the memory behind these pages back to the system; they read as zeros afterwards."""
+        """Return the memory of these pages to the system; they read as zeros afterwards."""
         runs = list(_runs(page for page in free_pages if page != 0))
         for region in self._regions:
             for first, last in runs:
@@ -97,14 +97,14 @@ class KVCache:
                     self._mapping.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def close(self) -> None:
-        """Give everything back. The pages must not be used afterwards; calling it twice is harmless."""
+        """Unmap the pool. The pages must not be used afterwards; calling it twice is harmless."""
         self.layers = ()
         self._regions = []
         if not self._mapping.closed:
             self._mapping.madvise(mmap.MADV_DONTNEED)
         try:
             self._mapping.close()
-        except BufferError:  # a page array is still held; the mapping goes with the last of them
+        except BufferError:  # page arrays are still referenced; the mapping is freed with the last of them
             return
 
     def _region(self, offset: int, shape: tuple[int, ...], dtype: DType) -> _Region:
@@ -117,7 +117,7 @@ def _round_up(value: int, step: int) -> int:
 
 
 def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Merge page numbers into runs (first, last) of neighbours."""
+    """Merge page numbers into runs (first, last) of consecutive pages."""
     first = last = -1
     for page in sorted(set(pages)):
         if page != last + 1 or first < 0:

@@ -1,4 +1,4 @@
-"""How many pages of keys and values there are. Arithmetic only: what the machine has is passed in."""
+"""The size of the key/value pool, in pages. Arithmetic only: the machine's memory is passed in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flover.errors import ConfigError
 
 NUM_NULL_PAGES = 1
-"""Page 0 belongs to no sequence (`engine/plan.py`, NULL_PAGE); it comes out of the same bytes."""
+"""Page 0 belongs to no sequence (`engine/plan.py`, NULL_PAGE) and counts as part of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ def size_pool(
     available_bytes: int,
     asked_bytes: int | None = None,
 ) -> PoolSize:
-    """The pool that was asked for, or by default what `max_num_seqs` sequences of `max_model_len` tokens need,
-    at most half of the memory that is available.
+    """The pool of `asked_bytes`, or by default for `max_num_seqs` sequences of `max_model_len` tokens, but at most half
+    of the available memory.
 
-    A pool too small for `max_model_len` is allowed: the door refuses the requests that do not fit. Raises
-    `ConfigError` if there is no room for the null page and one more, or if more is asked for than the machine has.
+    A pool too small for `max_model_len` is allowed: requests that do not fit are refused. Raises `ConfigError` if the
+    null page and one more do not fit, or if `asked_bytes` exceed the available memory.
     """
     if asked_bytes is not None:
         num_pages = asked_bytes // page_bytes

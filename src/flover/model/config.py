@@ -14,7 +14,7 @@ from flover.ops import DTYPE_BYTES, DType
 NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
 RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
-Residual = Literal["sequential", "parallel", "parallel_shared_norm"]
+Residual = Literal["sequential", "parallel", "parallel_shared_norm", "sandwich"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +48,38 @@ class RopeConfig:
         """Tokens up to which a request turns otherwise than longer ones (`rope.py`); None if all turn alike."""
         return self.original_max_len if self.scaling in ("dynamic", "longrope") else None
 
+    def longest_max_len(self, trained: int) -> int:
+        """Longest context of a model whose config says `trained`."""
+        if self.scaling in ("linear", "dynamic"):
+            return int(trained * self.factor)
+        if self.scaling == "yarn":
+            return max(trained, int(self.original_max_len * self.factor))
+        return trained
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerConfig:
+    """What may differ from layer to layer: how far a token sees (`window` tokens, itself included; None: all), the
+    factor on query · key, and the rotary embedding (None: none)."""
+
+    window: int | None = None
+    attention_scale: float
+    rope: RopeConfig | None = None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """One decoder, described. Lengths are in tokens; tuples have one entry per layer.
+    """One decoder, described. Lengths are in tokens.
 
     The feed-forward block is `down(act(gate(x)) * up(x))` when `gated`, else `down(act(up(x)))`.
     `residual`: the feed-forward block reads what attention left ("sequential"), or both read the block's input,
-    through two norms ("parallel", GPT-NeoX) or one ("parallel_shared_norm", GPT-J).
+    through two norms ("parallel", GPT-NeoX) or one ("parallel_shared_norm", GPT-J); "sandwich" is sequential, with a
+    norm behind each of the two as well (Gemma 3).
     """
 
     architecture: str
     hidden_size: int
-    num_layers: int
+    layers: tuple[LayerConfig, ...]
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -79,11 +98,18 @@ class ModelConfig:
     tied_embeddings: bool = False
     qk_norm: bool = False  # RMS norm over every query and key head (Qwen3)
     learned_positions: bool = False  # a table of position embeddings (GPT-2)
-    rope: RopeConfig | None = None
-    sliding_window: tuple[int | None, ...]  # a token sees this many tokens, itself included; None sees all
-    attention_scale: tuple[float, ...]  # factor on query · key
+    stream_scale: float = 1.0  # the decoder's residual stream is the model's divided by this (see `folds.py`)
     eos_ids: tuple[int, ...] = ()
     checkpoint_dtype: str = "float32"  # as config.json names it; what the files really hold is in the files
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def ropes(self) -> tuple[RopeConfig, ...]:
+        """The different rotary embeddings of the layers."""
+        return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
 
     @property
     def query_size(self) -> int:
@@ -106,27 +132,21 @@ class ModelConfig:
 
         Dynamic scaling leaves short contexts as they were trained; it is for who asks for more.
         """
-        if self.rope is None or self.rope.scaling in ("default", "dynamic"):
+        if all(rope.scaling in ("default", "dynamic") for rope in self.ropes):
             return self.max_position_embeddings
         return self.longest_max_len
 
     @property
     def longest_max_len(self) -> int:
-        """Longest context that may be asked for."""
-        rope, most = self.rope, self.max_position_embeddings
-        if rope is None:
-            return most
-        if rope.scaling in ("linear", "dynamic"):
-            return int(most * rope.factor)
-        if rope.scaling == "yarn":
-            return max(most, int(rope.original_max_len * rope.factor))
-        return most
+        """Longest context that may be asked for: what every layer's positions can do."""
+        most = self.max_position_embeddings
+        return min((rope.longest_max_len(most) for rope in self.ropes), default=most)
 
     def switch_len(self, max_len: int) -> int | None:
         """Tokens up to which requests turn otherwise than longer ones, when contexts up to `max_len` are served; None
         if all turn alike."""
-        switch = None if self.rope is None else self.rope.switch_len
-        return None if switch is None or switch >= max_len else switch
+        found = [rope.switch_len for rope in self.ropes if rope.switch_len is not None]
+        return found[0] if found and found[0] < max_len else None
 
     def kv_bytes_per_token(self, dtype: DType) -> int:
         """Bytes of keys and values of one token in all layers; int8 has a float32 scale for each head."""
@@ -168,6 +188,8 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     shapes |= _linear_shapes("out", hidden, config.query_size, config.attention_out_bias)
     if config.residual != "parallel_shared_norm":
         shapes |= _norm_shapes("mlp_norm", config)
+    if config.residual == "sandwich":
+        shapes |= _norm_shapes("attention_post_norm", config) | _norm_shapes("mlp_post_norm", config)
     shapes |= _linear_shapes("up", 2 * inner if config.gated else inner, hidden, config.mlp_bias)
     shapes |= _linear_shapes("down", hidden, inner, config.mlp_bias)
     return shapes

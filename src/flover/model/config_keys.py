@@ -109,7 +109,7 @@ def check_keys(fields: Fields, read: frozenset[str], num_layers: int, *, guest: 
         others = sorted(name for name in names - read if fields.has(name))
         if others and own and not any(fields.has(name) for name in own):
             raise fields.error(others[0], f"is there, but this architecture keeps that number as {min(own)}")
-    turning = fields.data.get("no_rope_layers")
+    turning = None if "no_rope_layers" in read else fields.data.get("no_rope_layers")
     if turning is not None and turning not in ([], [1] * num_layers):
         raise fields.error("no_rope_layers", "leaves layers without rotary embedding, which is not supported")
     kinds = fields.data.get("layer_types")

@@ -14,19 +14,17 @@ import numpy as np
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch, one_token_batch
 from flover.model.config import ModelConfig, RopeConfig
-from flover.model.rope import inverse_frequencies
+from flover.model.rotary import Rotary
 from flover.model.shard import WHOLE, Shard
 from flover.ops import Array, Ops, Pages, RaggedBatch, Weight
-
-_TABLE_ROWS = 4096  # positions whose angles are computed at once
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What all layers of one forward share."""
+    """What all layers of one forward share. `angles` has cosines and sines, float32 [T, rotary dim / 2], of every
+    rotary embedding of the model."""
 
-    cos: Array | None  # float32 [T, rotary dim / 2]
-    sin: Array | None
+    angles: Mapping[RopeConfig | None, tuple[Array | None, Array | None]]
     slots: Array
     attention: Any  # the op table's plan
 
@@ -71,18 +69,11 @@ class Decoder:
         self.shard = shard
         self.vocab_size = vocab_size or config.vocab_size
         self._layers = tuple(_Layer(config, layer, weights, ops) for layer in range(config.num_layers))
-        self._windows = frozenset(config.sliding_window)
-        self._frequencies: Array | None = None
-        self._rotary_scale = 1.0
+        self._windows = frozenset(layer.window for layer in config.layers)
         self._captured: Callable[[RaggedBatch], Array] | None = None
         self._captured_for: KVCache | None = None
-        self._tables: tuple[Weight, Weight] | None = None
-        if config.rope is not None:
-            frequencies, self._rotary_scale = inverse_frequencies(config.rope, max_len)
-            self._frequencies = ops.array(frequencies)
-            switch_len = config.switch_len(max_len)
-            if switch_len is not None:
-                self._tables = self._angle_tables(config.rope, switch_len)
+        switch_len = config.switch_len(max_len)
+        self._rotary = {rope: Rotary(rope, ops, max_len, switch_len) for rope in config.ropes}
 
     def forward(self, batch: Batch, kv: KVCache) -> Array:
         """Compute all tokens of the batch and write their keys and values to `kv`.
@@ -109,9 +100,7 @@ class Decoder:
     def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Array]:
         assert self.ops.capture is not None
         example = one_token_batch()
-        constants = list(self.weights.vectors.values())
-        if self._frequencies is not None:
-            constants.append(self._frequencies)
+        constants = [*self.weights.vectors.values(), *(rotary.frequencies for rotary in self._rotary.values())]
         return self.ops.capture(lambda: self._compute(example, kv), example, constants)
 
     def _compute(self, batch: Batch, kv: KVCache) -> Array:
@@ -140,26 +129,9 @@ class Decoder:
         spans = (Shard(rank, self.shard.size).tokens(self.vocab_size) for rank in range(self.shard.size))
         return np.concatenate([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], axis=1)
 
-    def _angle_tables(self, rope: RopeConfig, switch_len: int) -> tuple[Weight, Weight]:
-        """Cosines and sines by position: `max_len` rows as for long requests, then `switch_len` as for short ones."""
-        rows, size = self.max_len + switch_len, rope.dim // 2
-        cos, sin = (self.ops.new_weight((rows, size), "float32", False) for _ in range(2))
-        for first, count in ((0, self.max_len), (self.max_len, switch_len)):
-            frequencies, scale = inverse_frequencies(rope, count)
-            for start in range(0, count, _TABLE_ROWS):
-                positions = self.ops.array(np.arange(start, min(start + _TABLE_ROWS, count)))
-                for table, values in zip(
-                    (cos, sin), self.ops.angles(positions, self.ops.array(frequencies), scale), strict=True
-                ):
-                    table.store(first + start, np.asarray(values))
-        return cos, sin
-
     def _prepare(self, batch: Batch, pages: Pages) -> _Step:
-        cos = sin = None
-        if self._tables is not None:
-            cos, sin = (self.ops.embed(batch.positions, table) for table in self._tables)
-        elif self._frequencies is not None:
-            cos, sin = self.ops.angles(batch.positions, self._frequencies, self._rotary_scale)
+        angles: dict[RopeConfig | None, tuple[Array | None, Array | None]] = {None: (None, None)}
+        angles |= {rope: rotary.angles(batch.positions) for rope, rotary in self._rotary.items()}
         plan = self.ops.plan_attention(
             batch.page_table,
             batch.query_starts,
@@ -169,7 +141,7 @@ class Decoder:
             pages,
             self._windows,
         )
-        return _Step(cos, sin, batch.slots, plan)
+        return _Step(angles, batch.slots, plan)
 
 
 class _Layer:
@@ -178,8 +150,7 @@ class _Layer:
     def __init__(self, config: ModelConfig, layer: int, weights: Weights, ops: Ops) -> None:
         self.config = config
         self.ops = ops
-        self.scale = config.attention_scale[layer]
-        self.window = config.sliding_window[layer]
+        self.layer = config.layers[layer]
         self.weights = weights.under(f"layers.{layer}.")
 
     def forward(self, update: Array | None, hidden: Array, step: _Step, pages: Pages) -> tuple[Array, Array]:
@@ -191,6 +162,10 @@ class _Layer:
             case "sequential":
                 normed, hidden = self._norm("mlp_norm", ops.all_reduce(attended), hidden)
                 return ops.all_reduce(self._feed_forward(normed)), hidden
+            case "sandwich":
+                attended = self._post_norm("attention_post_norm", ops.all_reduce(attended))
+                normed, hidden = self._norm("mlp_norm", attended, hidden)
+                return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(normed))), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
                 return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
@@ -204,9 +179,10 @@ class _Layer:
         if config.qk_norm:
             weights = vectors["query_norm.weight"], vectors["key_norm.weight"]
             qkv = ops.head_norm(qkv, *heads, *weights, config.norm_eps)
-        interleaved = config.rope is not None and config.rope.interleaved
-        queries = ops.rotary_write(qkv, config.num_heads, step.cos, step.sin, interleaved, pages, step.slots)
-        return self._linear("out", ops.attention(queries, pages, step.attention, self.scale, self.window))
+        layer = self.layer
+        interleaved = layer.rope is not None and layer.rope.interleaved
+        queries = ops.rotary_write(qkv, config.num_heads, *step.angles[layer.rope], interleaved, pages, step.slots)
+        return self._linear("out", ops.attention(queries, pages, step.attention, layer.attention_scale, layer.window))
 
     def _feed_forward(self, x: Array) -> Array:
         return self._linear("down", self._linear("up", x, self.config.activation))
@@ -218,12 +194,16 @@ class _Layer:
     def _norm(self, name: str, update: Array | None, hidden: Array) -> tuple[Array, Array]:
         return _norm(self.ops, self.config, self.weights.vectors, name, update, hidden)
 
+    def _post_norm(self, name: str, x: Array) -> Array:
+        """Norm of what is going to be added to the residual stream."""
+        return self.ops.rms_norm(x, None, self.weights.vectors[f"{name}.weight"], self.config.norm_eps)[0]
+
 
 def _norm(
     ops: Ops, config: ModelConfig, vectors: Mapping[str, Array], name: str, update: Array | None, hidden: Array
 ) -> tuple[Array, Array]:
-    """Norm of hidden + update, and that sum."""
-    weight = vectors[f"{name}.weight"]
+    """Norm of hidden + update, the residual stream, and that sum."""
+    weight, eps = vectors[f"{name}.weight"], config.norm_eps / config.stream_scale**2
     if config.norm == "rms":
-        return ops.rms_norm(hidden, update, weight, config.norm_eps)
-    return ops.layer_norm(hidden, update, weight, vectors[f"{name}.bias"], config.norm_eps)
+        return ops.rms_norm(hidden, update, weight, eps)
+    return ops.layer_norm(hidden, update, weight, vectors[f"{name}.bias"], eps)

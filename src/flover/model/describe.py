@@ -6,59 +6,83 @@ refuse the same things for the same reasons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
+from flover.memory.machine import Machine, compute_threads
 from flover.memory.sizing import PoolSize, size_pool
 from flover.model.config import ModelConfig
 from flover.model.families import Family
-from flover.model.hf_config import read_model_directory
+from flover.model.formats import Formats, coarsest, matrix_formats, most_used, weight_bytes
+from flover.model.hf_config import read_model
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.reads import Read, plan_reads
 from flover.model.shard import Shard
-from flover.ops import DType, WeightFormat
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT
+from flover.ops import BLOCKS, DType, WeightFormat
+from flover.source import ModelSource, open_source
 
 _DTYPES: Mapping[str, DType] = {
-    "auto": "float32",
     "float32": "float32",
     "float": "float32",
     "bfloat16": "bfloat16",
     "float16": "float16",
     "half": "float16",
 }
+"""What `--dtype` names, but for `auto`."""
+_STORED: Mapping[str, DType] = {"BF16": "bfloat16", "F16": "float16"}
+"""The names that safetensors has for the types narrower than float32."""
 _KV_DTYPES: Mapping[str, DType] = {"float32": "float32", "bfloat16": "bfloat16", "int8": "int8"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessPlan:
+    """What one process of an engine takes of its machine: compute threads, and pages beside its weights."""
+
+    num_threads: int
+    pool: PoolSize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """A model as `settings` load it: `config` is the whole model, `own` what one rank computes of it. `dtype` is the
-    type that was asked for, `format` how the weights are kept, `max_len` the longest context that is served. `reads`
-    are None where the weights are not at hand."""
+    type that was asked for or the checkpoint's own, `formats` how the weights are kept and `format` how most of them
+    are, `max_len` the longest context that is served. `reads` are None where the weights are not at hand."""
 
     settings: EngineConfig
-    path: Path
+    source: ModelSource
     family: Family
     config: ModelConfig
     own: ModelConfig
     shard: Shard
     dtype: DType
     format: WeightFormat
+    formats: Formats
     max_len: int
     reads: list[Read] | None
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of this rank's weights, nearly: norms and biases are float32 in every format."""
-        return int(self.own.num_parameters() * BYTES_PER_WEIGHT[self.format])
+        return weight_bytes(self.own, self.formats)
 
     @property
     def page_bytes(self) -> int:
         """Bytes of a page of this rank's keys and values."""
         return self.own.kv_bytes_per_token(kv_dtype_of(self.settings)) * self.settings.block_size
+
+    def plan(self, machine: Machine, num_processes: int) -> ProcessPlan:
+        """Threads and pool of one of the `num_processes` processes that share `machine`, before they read weights.
+
+        Raises `ModelError` if the weights alone are more than the process's part of the memory, `ConfigError` if the
+        pool is.
+        """
+        part = machine.available_bytes // num_processes
+        self.check_weights(part)
+        threads = compute_threads(self.settings.num_threads, num_processes, machine.cores)
+        return ProcessPlan(threads, self.pool(part - self.weight_bytes))
 
     def check_weights(self, available_bytes: int) -> None:
         """Raises `ModelError` if the weights alone are more than what is available."""
@@ -88,37 +112,81 @@ def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True
     """
     dummy = settings.load_format == "dummy"
     path = locate_model(settings.model, settings.revision, settings.download_dir, weights=weights and not dummy)
-    family, config = read_model_directory(path, locate_tokenizer(settings))
-    weight_format = weight_format_of(settings)
-    at_hand = not dummy and (weights or any(path.glob("*.safetensors")) or Path(settings.model).is_dir())
+    source = open_source(path)
+    family, config = read_model(source, _tokenizer_source(settings, source))
+    at_hand = not dummy and (weights or any(path.glob("*.safetensors")) or Path(settings.model).exists())
+    reads = plan_reads(source, family, config) if at_hand else None
+    dtype = _DTYPES.get(settings.dtype) or (announced_dtype(config) if reads is None else stored_dtype(reads))
+    formats = matrix_formats(config, _format(settings, dtype), reads or ())
+    _check_quantization(settings, formats)
     return Description(
         settings=settings,
-        path=path,
+        source=source,
         family=family,
         config=config,
-        own=shard.config(config, weight_format),
+        own=shard.config(config, coarsest(formats)),
         shard=shard,
-        dtype=_DTYPES[settings.dtype],
-        format=weight_format,
+        dtype=dtype,
+        format=most_used(formats),
         max_len=_max_len(settings, config),
-        reads=plan_reads(path, family, config) if at_hand else None,
+        formats=formats,
+        reads=reads,
     )
 
 
-def weight_format_of(config: EngineConfig) -> WeightFormat:
+def plan_load(
+    settings: EngineConfig, shard: Shard, local_ranks: int, machine: Machine
+) -> tuple[Description, ProcessPlan]:
+    """What loading this share of `settings.model` comes to on `machine`, where `local_ranks` of its ranks run. Raises
+    what `describe_model` and `Description.plan` raise."""
+    described = describe_model(settings, shard)
+    return described, described.plan(machine, local_ranks * settings.data_parallel_size)
+
+
+def stored_dtype(reads: Sequence[Read]) -> DType:
+    """The type that holds the matrices of a checkpoint as they are: 16 bits if all have the same 16 bits. Vectors do
+    not count: they are kept in float32; nor do matrices in blocks, which are kept as they are."""
+    stored = {read.info.dtype for read in reads if len(read.info.shape) > 1 and read.info.is_float}
+    return _STORED.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
+
+
+def announced_dtype(config: ModelConfig) -> DType:
+    """The same by config.json, for weights that are not at hand."""
+    return _DTYPES.get(config.checkpoint_dtype.removeprefix("torch."), "float32")
+
+
+def _tokenizer_source(settings: EngineConfig, model: ModelSource) -> ModelSource | None:
+    path = locate_tokenizer(settings)
+    if path is None:
+        return None
+    return model if path == model.path else open_source(path)
+
+
+def _check_quantization(settings: EngineConfig, formats: Formats) -> None:
+    kept = sorted({rows.format for matrix in formats.values() for rows in matrix if rows.format in BLOCKS})
+    if settings.quantization is not None and kept:
+        raise ConfigError(
+            f"--quantization is {settings.quantization}, but {settings.model} is stored in {', '.join(kept)} already, "
+            "and is computed as it is stored: leave --quantization out"
+        )
+
+
+def _format(settings: EngineConfig, dtype: DType) -> WeightFormat:
     """How the linears' weights are kept: quantized if that was asked for, else in the type of the model."""
-    match config.quantization:
+    match settings.quantization:
         case "int8" | "int4":
-            return config.quantization
+            return settings.quantization
         case _:
-            return _DTYPES[config.dtype]
+            return dtype
 
 
-def kv_dtype_of(config: EngineConfig) -> DType:
-    """Type of keys and values: by default 16 bits where the weights have no more."""
-    if config.kv_cache_dtype != "auto":
-        return _KV_DTYPES[config.kv_cache_dtype]
-    return "float32" if weight_format_of(config) == "float32" else "bfloat16"
+def kv_dtype_of(settings: EngineConfig) -> DType:
+    """Type of keys and values: 16 bits where the settings ask for weights of 16 bits or less, else float32. The type of
+    a checkpoint does not count: its weights are the same numbers in 16 bits, but keys and values would be rounded."""
+    if settings.kv_cache_dtype != "auto":
+        return _KV_DTYPES[settings.kv_cache_dtype]
+    asked = _DTYPES.get(settings.dtype, "float32")
+    return "float32" if settings.quantization is None and asked == "float32" else "bfloat16"
 
 
 def _max_len(config: EngineConfig, model: ModelConfig) -> int:

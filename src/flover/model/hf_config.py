@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError
-from flover.files import is_there, read_object, shown
+from flover.files import shown
 from flover.generation_config import read_eos_ids
-from flover.model.config import ModelConfig, Residual, RopeConfig
+from flover.model.config import ModelConfig, Residual
 from flover.model.config_keys import check_keys
-from flover.model.families import ACTIVATIONS, FAMILIES, Family, Flag
+from flover.model.families import ACTIVATIONS, Family, Flag
+from flover.model.family_rows import FAMILIES
 from flover.model.fields import Fields
-from flover.model.rope import read_rope
+from flover.model.hf_layers import read_layers
+from flover.source import GGUF_SUFFIX, ModelSource, open_source
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
@@ -25,19 +27,25 @@ MAX_CONTEXT = 2**24
 """Tokens of the longest context: a row has a page table for all of it."""
 
 
-def read_model_directory(path: Path, tokenizer: Path | None = None) -> tuple[Family, ModelConfig]:
-    """Family and config of the model in a directory; what ends a sequence is also in generation_config.json and in the
-    directory of its `tokenizer`, if there is one.
+def read_model_directory(path: Path) -> tuple[Family, ModelConfig]:
+    """Family and config of the model at `path`, as `read_model` finds them without a tokenizer."""
+    return read_model(open_source(path), None)
+
+
+def read_model(source: ModelSource, tokenizer: ModelSource | None) -> tuple[Family, ModelConfig]:
+    """Family and config of a model; what ends a sequence is also in generation_config.json
+    and with its `tokenizer`, if there is one.
 
     Raises `ModelError` if the files are missing or damaged, or say something that Flover does not run.
     """
-    file = path / "config.json"
-    if not is_there(file):
-        adapter = is_there(path / "adapter_config.json")
+    if not source.has("config.json"):
+        adapter = source.has("adapter_config.json")
         why = "it holds an adapter; merge it into its base model" if adapter else "it is not the directory of a model"
-        raise ModelError(f"{path} has no config.json: {why}")
-    family, config = read_config(read_object(file), str(file))
-    return family, replace(config, eos_ids=read_eos_ids(path, tokenizer, config.vocab_size))
+        if source.path.is_dir() and (files := sorted(source.path.glob(f"*{GGUF_SUFFIX}"))):
+            why = f"it holds GGUF files; give one of them as the model, such as {files[0]}"
+        raise ModelError(f"{source.path} has no config.json: {why}")
+    family, config = read_config(source.document("config.json"), source.where("config.json"))
+    return family, replace(config, eos_ids=read_eos_ids(source, tokenizer, config.vocab_size))
 
 
 def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
@@ -56,7 +64,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
     config = ModelConfig(
         architecture=architecture,
         hidden_size=hidden_size,
-        num_layers=num_layers,
+        layers=read_layers(fields, family, num_layers, head_dim, max_len),
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(fields, family, num_heads),
         head_dim=head_dim,
@@ -74,9 +82,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         tied_embeddings=fields.flag("tie_word_embeddings", family.default_tied),
         qk_norm=family.qk_norm,
         learned_positions=family.positions == "learned",
-        rope=_rope(fields, family, head_dim, max_len),
-        sliding_window=_windows(fields, family, num_layers, max_len),
-        attention_scale=_scales(fields, family, head_dim, num_layers),
+        stream_scale=hidden_size**0.5 if family.scaled_embeddings else 1.0,
         eos_ids=_possible_ids(fields.ids("eos_token_id"), vocab_size),
         checkpoint_dtype=_dtype(fields),
     )
@@ -148,6 +154,14 @@ def _read_keys(family: Family) -> frozenset[str]:
         keys.add("rotary_dim")
     if family.window != "none":
         keys.add("layer_types")
+    if family.window == "pattern":
+        keys.add("sliding_window_pattern")
+    if family.local_theta is not None:
+        keys.add(family.local_theta[0])
+    if family.scale_name is not None:
+        keys.add(family.scale_name)
+    if family.rotary_layers:
+        keys |= {"no_rope_layers", "no_rope_layer_interval"}
     return frozenset(keys)
 
 
@@ -167,7 +181,7 @@ def _switch(fields: Fields, switch: bool | Flag) -> bool:
 
 def _residual(fields: Fields, family: Family) -> Residual:
     if isinstance(family.residual, Flag):
-        return "parallel" if _switch(fields, family.residual) else "sequential"
+        return family.parallel if _switch(fields, family.residual) else "sequential"
     return family.residual
 
 
@@ -197,81 +211,6 @@ def _num_kv_heads(fields: Fields, family: Family, num_heads: int) -> int:
 def _intermediate_size(fields: Fields, family: Family, hidden_size: int) -> int:
     name = family.names.intermediate_size
     return fields.integer(name, 4 * hidden_size if name == "n_inner" else None, most=MAX_WIDTH)
-
-
-def _rope(fields: Fields, family: Family, head_dim: int, max_len: int) -> RopeConfig | None:
-    if family.positions != "rotary":
-        for name in ("rope_scaling", "rope_parameters"):
-            if fields.has(name):
-                raise fields.error(name, "is there, but this architecture has no such positions")
-    if family.positions == "learned":
-        return None
-    if family.positions == "rotary_interleaved":
-        if "rotary_dim" in fields.data and not fields.has("rotary_dim"):
-            raise fields.error("rotary_dim", "must be a number, got null")
-        dim = fields.integer("rotary_dim", 64)
-        if dim % 2 or dim > head_dim:
-            raise fields.error("rotary_dim", f"must be even and at most the head size {head_dim}, got {dim}")
-        return RopeConfig(dim=dim, interleaved=True)
-    theta_name, share_name = family.rotary_names
-    return read_rope(
-        fields,
-        head_dim=head_dim,
-        max_len=max_len,
-        theta_name=theta_name,
-        share_name=share_name,
-        share=family.rotary_share,
-    )
-
-
-def _windows(fields: Fields, family: Family, num_layers: int, max_len: int) -> tuple[int | None, ...]:
-    """The sliding window of every layer. A window that is null in the file is no window."""
-    everywhere: tuple[int | None, ...] = (None,) * num_layers
-    used = fields.flag("use_sliding_window", family.window == "all")
-    if family.window == "none":
-        window = fields.data.get("sliding_window")
-        if used or (window is not None and "use_sliding_window" not in fields.data and _narrow(window, max_len)):
-            raise fields.error("sliding_window", f"is {shown(window)}: this architecture is not computed with one")
-        return everywhere
-    kinds = _layer_types(fields, num_layers)
-    null = "sliding_window" in fields.data and not fields.has("sliding_window")
-    if null or (family.window == "by_layer" and not used):
-        if kinds is not None and "sliding_attention" in kinds:
-            raise fields.error("layer_types", "names sliding_attention, but there is no sliding_window in use")
-        return everywhere
-    window = fields.integer("sliding_window", family.default_window)
-    if kinds is not None:
-        return tuple(window if kind == "sliding_attention" else None for kind in kinds)
-    if family.window == "all":
-        return (window,) * num_layers
-    first = fields.number("max_window_layers", 28)
-    return tuple(window if layer >= first else None for layer in range(num_layers))
-
-
-def _narrow(window: Any, max_len: int) -> bool:
-    return not isinstance(window, int) or window < max_len
-
-
-def _layer_types(fields: Fields, num_layers: int) -> list[str] | None:
-    kinds = fields.data.get("layer_types")
-    known = ("full_attention", "sliding_attention")
-    if kinds is None:
-        return None
-    if not isinstance(kinds, list) or len(kinds) != num_layers or any(kind not in known for kind in kinds):
-        raise fields.error("layer_types", f"must hold {num_layers} of {', '.join(known)}, got {shown(kinds)}")
-    return kinds
-
-
-def _scales(fields: Fields, family: Family, head_dim: int, num_layers: int) -> tuple[float, ...]:
-    """1/sqrt(head_dim), with GPT-2's two switches; other families have them in their files and ignore them."""
-    scale = head_dim**-0.5
-    if not family.scale_switches:
-        return (scale,) * num_layers
-    if not fields.flag("scale_attn_weights", True):
-        scale = 1.0
-    if fields.flag("scale_attn_by_inverse_layer_idx", False):
-        return tuple(scale / (layer + 1) for layer in range(num_layers))
-    return (scale,) * num_layers
 
 
 def _possible_ids(ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:

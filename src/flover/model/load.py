@@ -15,13 +15,16 @@ from flover.errors import ModelError
 from flover.generation_config import FILE as GENERATION_CONFIG
 from flover.generation_config import ignored_fields
 from flover.memory.machine import available_memory
-from flover.model.checkpoint import forget, read_tensors, widen
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
+from flover.model.folds import fold
+from flover.model.formats import Rows, format_at, is_gated
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
-from flover.ops import DType, HostArray, Ops, WeightFormat
+from flover.ops import DType, HostArray, Ops, Weight, WeightFormat
+from flover.source import TensorInfo
+from flover.source.numbers import forget, widen
 
 logger = logging.getLogger(__name__)
 
@@ -83,20 +86,26 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
     """
     model = describe_model(config, Shard(ops.group.rank, ops.group.size))
     model.check_weights(available_memory())
+    return load_described(model, ops, progress)
+
+
+def load_described(model: Description, ops: Ops, progress: Progress) -> LoadedModel:
+    """Load what was described, packed for `ops`. Raises `ModelError` for numbers that cannot be kept."""
     whole, own = model.config, model.own
     cuts = {name: model.shard.cut(name, shape[0], whole) for name, shape in parameter_shapes(whole).items()}
-    weights = _allocate(own, cuts, ops, model.format)
+    weights = _allocate(model, cuts, ops)
     if model.reads is None:
         _fill_with_noise(weights, cuts, whole, progress)
     else:
-        _fill_from_files(weights, cuts, model.reads, model.format, progress)
+        _fill_from_files(weights, cuts, model, model.reads, progress)
+        fold(weights.vectors, model.family, own, model.source.naming)
     weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in weights.vectors.items()})
     if model.shard.rank == 0:
         _tell(model)
     return LoadedModel(
         decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
         description=model,
-        name=config.model,
+        name=model.settings.model,
     )
 
 
@@ -105,9 +114,9 @@ def _tell(model: Description) -> None:
     switch_len = model.config.switch_len(model.max_len)
     if switch_len is not None:
         logger.info("%s", rotary_rule(switch_len))
-    ignored = ignored_fields(model.path)
+    ignored = ignored_fields(model.source)
     if ignored:
-        logger.warning("not used of %s: %s", model.path / GENERATION_CONFIG, ", ".join(ignored))
+        logger.warning("not used of %s: %s", model.source.where(GENERATION_CONFIG), ", ".join(ignored))
 
 
 def rotary_rule(switch_len: int) -> str:
@@ -118,62 +127,58 @@ def rotary_rule(switch_len: int) -> str:
     )
 
 
-def _allocate(model: ModelConfig, cuts: Mapping[str, Cut], ops: Ops, weight_format: WeightFormat) -> Weights:
-    shapes = parameter_shapes(model)
+def _allocate(model: Description, cuts: Mapping[str, Cut], ops: Ops) -> Weights:
+    shapes = parameter_shapes(model.own)
     try:
         matrices = {
-            name: ops.new_weight(
-                (shape[0], shape[1]), format_of(name, weight_format), is_gated(name, model), cuts[name].part
-            )
+            name: _new_matrix((shape[0], shape[1]), model.formats[name], is_gated(name, model.own), cuts[name], ops)
             for name, shape in shapes.items()
             if len(shape) == 2
         }
         vectors = {name: np.zeros(shape, dtype=np.float32) for name, shape in shapes.items() if len(shape) == 1}
     except MemoryError as error:
         raise ModelError(
-            f"the {model.num_parameters():,} weights do not fit into this machine's memory as {weight_format}"
+            f"the {model.own.num_parameters():,} weights do not fit into this machine's memory as {model.format}"
         ) from error
     return Weights(matrices, vectors)
 
 
-def format_of(name: str, weight_format: WeightFormat) -> WeightFormat:
-    """How one matrix is kept. Embedding and output projection decide single tokens: they keep eight bits where the
-    linears have four."""
-    outer = name in ("embed.weight", "positions.weight", "head.weight")
-    return "int8" if outer and weight_format == "int4" else weight_format
-
-
-def is_gated(name: str, model: ModelConfig) -> bool:
-    """Does the matrix hold gate and values in one?"""
-    return model.gated and name.endswith(".up.weight")
+def _new_matrix(shape: tuple[int, int], formats: tuple[Rows, ...], gated: bool, cut: Cut, ops: Ops) -> Weight:
+    """Room for what a rank keeps of a matrix, [out, in] = `shape`, whose whole is kept in these formats."""
+    if len(formats) == 1:
+        return ops.new_weight(shape, formats[0].format, gated, cut.part)
+    assert ops.join is not None
+    members, first = [], 0
+    for rows in formats:
+        kept = sum(count for _, count, _ in cut.pieces(first, rows.count))
+        members.append(ops.new_weight((kept, shape[1]), rows.format, False, cut.part))
+        first += rows.count
+    return ops.join(members)
 
 
 def _fill_from_files(
-    weights: Weights,
-    cuts: Mapping[str, Cut],
-    reads: list[Read],
-    weight_format: WeightFormat,
-    progress: Progress,
+    weights: Weights, cuts: Mapping[str, Cut], model: Description, reads: list[Read], progress: Progress
 ) -> None:
     """Take each tensor from its file's mapping into its place, slice by slice; nothing is held twice."""
     total = sum(read.info.num_bytes for read in reads)
     done = 0
     progress(0, total)
-    for file in dict.fromkeys(read.file for read in reads):
-        mine = {read.info.name: read for read in reads if read.file == file}
-        for name, tensor in read_tensors(file, list(mine)):
-            read = mine[name]
-            parameter = read.placement.parameter
-            kept = format_of(parameter, weight_format) if parameter in weights.matrices else "float32"
-            for first, rows in read.placement.pieces(tensor):
-                for start, part in _slices(rows):
+    placements = {read.info: read.placement for read in reads}
+    for info, tensor in model.source.read(list(placements)):
+        parameter = placements[info].parameter
+        kept = format_at(model.formats[parameter], placements[info].start) if parameter in model.formats else "float32"
+        for first, rows in placements[info].pieces(tensor):
+            for start, part in _slices(rows):
+                if info.is_float:
                     numbers = widen(part)
-                    check_numbers(numbers, part, kept, f"{file}: {name}")
+                    check_numbers(numbers, part, kept, f"{info.file}: {info.name}")
                     _store(weights, cuts[parameter], parameter, first + start, numbers)
-                    done += part.nbytes
-                    forget(part)
-                    progress(done, total)
-            forget(tensor)
+                else:
+                    _store_blocks(weights.matrices[parameter], cuts[parameter], first + start, part, info)
+                done += part.nbytes
+                forget(part)
+                progress(done, total)
+        forget(tensor)
 
 
 def _slices(rows: HostArray) -> Iterator[tuple[int, HostArray]]:
@@ -205,6 +210,15 @@ def _store(weights: Weights, cut: Cut, name: str, first: int, part: Floats) -> N
             weights.vectors[name][own : own + count] = rows
         else:
             weights.matrices[name].store(own, rows)
+
+
+def _store_blocks(weight: Weight, cut: Cut, first: int, part: HostArray, info: TensorInfo) -> None:
+    """The same with the bytes of rows in blocks."""
+    try:
+        for place, count, own in cut.pieces(first, len(part)):
+            weight.store_blocks(own, part[place : place + count])
+    except ModelError as error:
+        raise ModelError(f"{info.file}: {info.name}: {error}") from error
 
 
 def _fill_with_noise(weights: Weights, cuts: Mapping[str, Cut], model: ModelConfig, progress: Progress) -> None:

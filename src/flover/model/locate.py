@@ -1,4 +1,4 @@
-"""From the name of a model to a local directory: the bundled model, a directory, or a download from the hub.
+"""From the name of a model to where it is: the bundled model, a directory, a GGUF file, or a download from the hub.
 
 It imports no torch and reads no model file, because the door uses it too, to find the tokenizer.
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ModelError
+from flover.source import GGUF_SUFFIX
 
 BUNDLED_PATH = Path(__file__).resolve().parent.parent / "assets" / BUNDLED_MODEL
 """Where the package keeps its own model."""
@@ -31,7 +32,7 @@ _HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 def locate_model(
     name: str, revision: str | None = None, download_dir: str | None = None, *, weights: bool = True
 ) -> Path:
-    """The directory of a model, downloaded first if it is a hub name.
+    """The directory or the GGUF file of a model, downloaded first if it is a hub name.
 
     Only safetensors, JSON, chat templates and tokenizer files are fetched, `weights` or not. Raises `ModelError`
     if there is no such directory or the download fails.
@@ -65,9 +66,10 @@ def _local(name: str) -> Path | None:
             return None
     except (OSError, RuntimeError, ValueError):  # a name that no file can have
         return None
-    if not path.is_dir():
-        kind = "a GGUF file, which is not read" if name.endswith(".gguf") else "a file"
-        raise ModelError(f"{name} is {kind}; a model is a directory with config.json and safetensors files")
+    if not path.is_dir() and path.suffix != GGUF_SUFFIX:
+        raise ModelError(
+            f"{name} is a file; a model is a directory with config.json and safetensors files, or a {GGUF_SUFFIX} file"
+        )
     return path
 
 

@@ -7,25 +7,39 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flover.model.config import ModelConfig, parameter_shapes
-from flover.model.families import Family, Layout, Part, Target
+from flover.model.families import Family, Part, Target
 from flover.ops import HostArray
+from flover.source import Layout
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A checkpoint tensor of this `shape` fills rows `start` to `stop` of `parameter`."""
+    """A checkpoint tensor fills rows `start` to `stop` of `parameter`, which are [`num_heads`, …] and have so many
+    `columns` (none: a bias or a norm)."""
 
     parameter: str
     start: int
     stop: int
     layout: Layout
-    shape: tuple[int, ...]
+    columns: tuple[int, ...]
     num_heads: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the tensor in the checkpoint."""
+        shape = (self.stop - self.start, *self.columns)
+        return shape[::-1] if self.layout == "transposed" else shape
 
     def pieces(self, tensor: HostArray) -> Iterator[tuple[int, HostArray]]:
         """The checkpoint tensor cut into (first row of the parameter, views of rows that follow one another there)."""
         if self.layout == "transposed":
             yield self.start, tensor.T
+        elif self.layout == "paired":
+            heads = tensor.reshape(self.num_heads, -1, 2, *tensor.shape[1:])
+            rows = heads.shape[1]
+            for head in range(self.num_heads):
+                for half in range(2):
+                    yield self.start + (2 * head + half) * rows, heads[head, :, half]
         elif self.layout == "by_head":  # [heads, 3, d, …] in theirs is [3, heads, d, …] in ours
             blocks = tensor.reshape(self.num_heads, 3, -1, *tensor.shape[1:])
             rows = blocks.shape[2]
@@ -63,10 +77,8 @@ def _modules(family: Family, num_layers: int) -> list[tuple[str, Target]]:
 def _place(parameter: str, shape: tuple[int, ...], target: Target, config: ModelConfig) -> Placement:
     start, stop = _rows(target.part, config) or (0, shape[0])
     layout = target.layout if target.layout != "transposed" or len(shape) == 2 else "plain"
-    theirs = (stop - start, *shape[1:])
-    return Placement(
-        parameter, start, stop, layout, theirs[::-1] if layout == "transposed" else theirs, config.num_heads
-    )
+    num_heads = config.num_kv_heads if target.part in ("key", "value") else config.num_heads
+    return Placement(parameter, start, stop, layout, shape[1:], num_heads)
 
 
 def _rows(part: Part, config: ModelConfig) -> tuple[int, int] | None:

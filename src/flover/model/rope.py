@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -39,14 +40,21 @@ def read_rope(
     theta_name: str = "rope_theta",
     share_name: str = "partial_rotary_factor",
     share: float | None = None,
+    default_theta: float = 10_000.0,
+    other_kinds: Mapping[str, str] = MappingProxyType({}),
+    layer_kind: str | None = None,
+    local: tuple[str, float] | None = None,
 ) -> RopeConfig:
     """The rotary embedding of a config dict, as `rope_parameters` (v5) or `rope_scaling` and `rope_theta` (v4).
 
     `theta_name` and `share_name` are the family's v4 names of the base and of the part of a head that turns. `share`
-    is that part where the file has none; None says that the family turns whole heads only.
+    is that part where the file has none; None says that the family turns whole heads only. `other_kinds` are names
+    that the family has for kinds of scaling. With a `layer_kind` it is that of these layers alone; if they have a base
+    of their own, `local` is its v4 name and default, and v4's scaling is not theirs.
     """
-    parameters = Fields(_parameters(config), f"{config.where}, rotary parameters")
-    theta = parameters.positive("rope_theta", config.positive(theta_name, 10_000.0, most=MAX_THETA), most=MAX_THETA)
+    parameters = Fields(_parameters(config, layer_kind, local is not None), f"{config.where}, rotary parameters")
+    name, default = local or (theta_name, default_theta)
+    theta = parameters.positive("rope_theta", config.positive(name, default, most=MAX_THETA), most=MAX_THETA)
     if theta <= 1:
         raise parameters.error("rope_theta", f"must be above 1, got {theta}")
     part = parameters.positive("partial_rotary_factor", config.positive(share_name, 1.0 if share is None else share))
@@ -58,19 +66,22 @@ def read_rope(
             "partial_rotary_factor", f"turns {dim} of {head_dim} dimensions; it must be an even part"
         )
     kind = parameters.text("rope_type", parameters.text("type", "default"))
-    kind = _OLD_NAMES.get(kind, kind)
+    kind = other_kinds.get(kind, _OLD_NAMES.get(kind, kind))
     if kind not in get_args(RopeScaling):
         raise parameters.error("rope_type", f"{kind!r} is not supported; supported: {', '.join(get_args(RopeScaling))}")
     scaling = _scaling_fields(kind, parameters, config, dim, max_len)
     return RopeConfig(dim=dim, theta=theta, interleaved=interleaved, scaling=cast(RopeScaling, kind), **scaling)
 
 
-def _parameters(config: Fields) -> Mapping[str, Any]:
-    """The one dict of rotary parameters; v5 may nest it by layer type, which must then all say the same."""
+def _parameters(config: Fields, layer_kind: str | None, local: bool) -> Mapping[str, Any]:
+    """The dict of rotary parameters; v5 may nest it by layer type, which must then all say the same unless that of one
+    type is asked for."""
     found = config.section("rope_scaling") or config.section("rope_parameters") or {}
     nested = [value for value in found.values() if isinstance(value, dict)]
     if not nested:
-        return found
+        return {} if local else found
+    if layer_kind is not None:
+        return Fields(found, config.where).section(layer_kind) or {}
     if any(value != nested[0] for value in nested):
         raise config.error("rope_parameters", "differ between layer types, which is not supported")
     return cast(Mapping[str, Any], nested[0])

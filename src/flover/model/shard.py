@@ -76,8 +76,8 @@ class Shard:
         for what, count in (("attention output", whole.query_size), ("inner width", whole.intermediate_size)):
             if count // self.size % together:
                 raise ConfigError(
-                    f"{size} cuts the model's {what} of {count} into parts of {count // self.size}, but --quantization "
-                    f"{weight_format} quantizes {together} numbers together"
+                    f"{size} cuts the model's {what} of {count} into parts of {count // self.size}, but "
+                    f"{weight_format} weights keep {together} numbers together"
                 )
 
     def tokens_each(self, vocab_size: int) -> int:

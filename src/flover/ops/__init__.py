@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from flover.ops.formats import BLOCKS, INPUTS_TOGETHER, ONE_SCALE, Block, WeightFormat
+
 Array: TypeAlias = Any
 """An implementation's own arrays: numpy's on the CPU, torch's tensors elsewhere. Who is written against the table only
 measures, slices and reshapes them, which both do alike."""
@@ -21,12 +23,6 @@ DType = Literal["float32", "bfloat16", "float16", "int8"]
 HostArray: TypeAlias = npt.NDArray[Any]
 """Arrays of numpy: logits are sampled there, and plans, columns and checkpoints are made of them."""
 DTYPE_BYTES: Mapping[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
-
-WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4"]
-"""How the numbers of a matrix are kept. int8 has a scale for each output, int4 a scale and an offset for every 32
-inputs of an output; both are quantized when rows are stored."""
-INPUTS_TOGETHER: Mapping[WeightFormat, int] = {"int8": 8, "int4": 32}
-"""The quantized formats, and how many inputs in a row are quantized together: ranks are not cut there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +44,11 @@ class Weight(Protocol):
     def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Fill rows first, first + 1, … from `rows` [n, in]; a weight that is a part of a wider one gets whole rows and
         keeps its columns. Raises `ModelError` for numbers that cannot be stored (int8 and int4: what is not finite)."""
+        ...
+
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
+        """The same for a format of `BLOCKS`, from the bytes that the rows have in a GGUF file, [n, bytes of a row].
+        Raises `ModelError` for scales that are not finite."""
         ...
 
 
@@ -254,15 +255,21 @@ class Ops:
     """who else computes this model"""
     all_reduce: Callable[[Array], Array] = lambda x: x
     """(x [T, H]) -> the sum over all ranks, in the place of x"""
+    join: Callable[[Sequence[Weight]], Weight] | None = None
+    """(weights of the same inputs) -> one that has their outputs one after another, each in its own format; for
+    implementations of the formats of `BLOCKS`"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
 
 
 __all__ = [
+    "BLOCKS",
     "DTYPE_BYTES",
     "INPUTS_TOGETHER",
+    "ONE_SCALE",
     "Alone",
     "Array",
+    "Block",
     "Capture",
     "DType",
     "Group",

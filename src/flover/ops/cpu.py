@@ -15,10 +15,10 @@ import numpy as np
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError
-from flover.ops import INPUTS_TOGETHER, Alone, Array, Group, HostArray, Ops, Pages, RaggedBatch, Reduction, SampleParams
+from flover.ops import ONE_SCALE, Alone, Array, Group, HostArray, Ops, Pages, RaggedBatch, Reduction, SampleParams
 from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
 from flover.ops.cpu_program import Recorder
-from flover.ops.cpu_weight import PackedWeight
+from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
 
 ACTIVATIONS: dict[str | None, int] = {
     None: 0,
@@ -112,24 +112,28 @@ class CpuOps:
         )
         return qkv
 
-    def linear(self, x: Array, weight: PackedWeight, bias: Array | None, kind: str | None) -> Array:
+    def linear(self, x: Array, weight: CpuWeight, bias: Array | None, kind: str | None) -> Array:
         """x times the weight's transpose, plus the bias, activated and gated."""
         out_size, in_size = weight.shape
         if x.shape[1] != in_size:
             raise InvariantError(f"x has {x.shape[1]} columns, the weight {in_size} inputs")
-        y = self._new(x.shape[0], out_size // 2 if weight.gated else out_size)
-        absmax = self._absmax_of_all(x) if weight.part and weight.format in INPUTS_TOGETHER else None
-        self._run(
-            _cpu.Linear(
-                weight=weight.data,
-                x=floats(x),
-                rows=x.shape[0],
-                absmax=floats(absmax),
-                bias=floats(bias),
-                activation=ACTIVATIONS[kind],
-                y=floats(y),
+        gated = isinstance(weight, PackedWeight) and weight.gated
+        y = self._new(x.shape[0], out_size // 2 if gated else out_size)
+        for member, column in members_of(weight):
+            absmax = self._absmax_of_all(x) if member.part and member.format in ONE_SCALE else None
+            self._run(
+                _cpu.Linear(
+                    weight=member.data,
+                    x=floats(x),
+                    rows=x.shape[0],
+                    absmax=floats(absmax),
+                    bias=floats(bias),
+                    activation=ACTIVATIONS[kind],
+                    y=floats(y),
+                    stride=y.shape[1],
+                    column=column,
+                )
             )
-        )
         return y
 
     def _absmax_of_all(self, x: Array) -> Array:
@@ -285,6 +289,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         array=np.ascontiguousarray,
         page_shapes=page_shapes,
         new_weight=PackedWeight,
+        join=JoinedWeight,  # type: ignore[arg-type]
         embed=made.embed,  # type: ignore[arg-type]  # weights are this module's own
         rms_norm=made.rms_norm,
         layer_norm=made.layer_norm,

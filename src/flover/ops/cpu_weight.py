@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TypeAlias, get_args
+
 import numpy as np
 import numpy.typing as npt
 
 from flover import _cpu
 from flover.errors import InvariantError, ModelError
-from flover.ops import INPUTS_TOGETHER, Part, WeightFormat
+from flover.ops import BLOCKS, INPUTS_TOGETHER, Part, WeightFormat
 from flover.ops.cpu_layout import address, floats
 
-FORMATS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
-BYTES_PER_WEIGHT: dict[WeightFormat, float] = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1, "int4": 0.625}
-"""Of a large matrix; int4 counts its scales and offsets."""
+_FACTOR_BYTES = {"q4_k": 64, "q5_k": 64, "q3_k": 64, "iq4_xs": 32}
+"""What 16 outputs take more than in the file for each block: factors of 6 bits are kept in a byte."""
+
+NUMBERS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
+"""Formats that float32 numbers are stored to."""
+FORMATS: dict[WeightFormat, int] = {name: index for index, name in enumerate(get_args(WeightFormat))}
+BYTES_PER_WEIGHT: dict[WeightFormat, float] = {
+    "float32": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "int8": 1,
+    "int4": 0.625,
+    **{name: (block.num_bytes + _FACTOR_BYTES.get(name, 0) / 16) / block.inputs for name, block in BLOCKS.items()},
+}
+"""Of a large matrix; int4 and the block formats count their scales and offsets."""
 
 
 class PackedWeight:
@@ -24,6 +40,9 @@ class PackedWeight:
         self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
     ) -> None:
         """Room for a matrix. Raises `MemoryError`."""
+        block = BLOCKS.get(weight_format)
+        if block and shape[1] % block.inputs:
+            raise InvariantError(f"{weight_format} has blocks of {block.inputs} inputs, the weight {shape[1]} inputs")
         together = INPUTS_TOGETHER.get(weight_format, 1)
         if part and any(end % together for end in (part.start, part.start + shape[1]) if end < part.whole):
             raise InvariantError(f"{weight_format} cannot be cut to {shape[1]} columns from {part.start} on")
@@ -39,12 +58,30 @@ class PackedWeight:
 
     def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Quantize and pack."""
-        part = self.part or Part(0, self.shape[1])
+        part = self._whole()
+        if self.format in BLOCKS:
+            raise InvariantError(f"numbers are not quantized to {self.format}: it takes the blocks of a file")
         if rows.ndim != 2 or rows.shape[1] != part.whole:
             raise InvariantError(f"rows of shape {list(rows.shape)} do not fit a weight of {list(self.shape)}, {part}")
         packed = np.ascontiguousarray(rows, dtype=np.float32)
         try:
             self.data.store(first, len(packed), floats(packed), part.whole, part.start)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
+
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
+        """Pack the blocks of a GGUF file, exactly as they are."""
+        part, block = self._whole(), BLOCKS.get(self.format)
+        if block is None:
+            raise InvariantError(f"a weight in {self.format} is not stored in blocks")
+        if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != block.row_bytes(part.whole):
+            raise InvariantError(
+                f"{rows.dtype} rows of shape {list(rows.shape)} are not those of a {self.format} weight of "
+                f"{list(self.shape)}, {part}: {block.row_bytes(part.whole)} bytes each"
+            )
+        packed = np.ascontiguousarray(rows)
+        try:
+            self.data.store_blocks(first, len(packed), address(packed), part.whole, part.start)
         except ValueError as error:
             raise ModelError(str(error)) from error
 
@@ -54,3 +91,55 @@ class PackedWeight:
         for index in range(self.shape[0]):
             self.data.row(index, address(plain[index]))
         return plain
+
+    def _whole(self) -> Part:
+        return self.part or Part(0, self.shape[1])
+
+
+class JoinedWeight:
+    """Matrices of the same inputs whose outputs lie one after another: queries, keys and values in formats of their
+    own. Not gated."""
+
+    __slots__ = ("members", "shape", "starts")
+
+    def __init__(self, members: Sequence[PackedWeight]) -> None:
+        sizes = {member.shape[1] for member in members}
+        if len(sizes) != 1 or any(member.gated for member in members):
+            raise InvariantError("joined weights have the same inputs and no gate")
+        self.members = tuple(members)
+        self.starts = tuple(accumulate((member.shape[0] for member in members), initial=0))
+        self.shape = (self.starts[-1], sizes.pop())
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(member.num_bytes for member in self.members)
+
+    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
+        """Quantize and pack rows of one member."""
+        member, start = self._member(first, len(rows))
+        member.store(first - start, rows)
+
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
+        """Pack rows of one member, exactly as they are in the file."""
+        member, start = self._member(first, len(rows))
+        member.store_blocks(first - start, rows)
+
+    def unpack(self) -> npt.NDArray[np.float32]:
+        """The numbers that the kernels compute with, float32 [out, in]."""
+        return np.concatenate([member.unpack() for member in self.members])
+
+    def _member(self, first: int, count: int) -> tuple[PackedWeight, int]:
+        for member, start in zip(self.members, self.starts, strict=False):
+            if start <= first and first + count <= start + member.shape[0]:
+                return member, start
+        raise InvariantError(f"rows {first} to {first + count} are not those of one of the joined weights")
+
+
+CpuWeight: TypeAlias = PackedWeight | JoinedWeight
+
+
+def members_of(weight: CpuWeight) -> list[tuple[PackedWeight, int]]:
+    """The matrices that make the weight, each with the place of its first output."""
+    if isinstance(weight, JoinedWeight):
+        return list(zip(weight.members, weight.starts, strict=False))
+    return [(weight, 0)]

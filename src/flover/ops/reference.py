@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flover.errors import ConfigError
+from flover.errors import ConfigError, InvariantError
 from flover.ops import Ops, Pages, Part, WeightFormat
 from flover.ops.order import argmax, logsumexp
 from flover.ops.paged_attention import attention, plan_attention, tensor_pages
@@ -40,11 +40,15 @@ class PlainWeight:
         start = self.part.start if self.part else 0
         self.data[first : first + len(rows)] = torch.from_numpy(rows[:, start : start + self.shape[1]])
 
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
+        """There are no blocks here. Raises `InvariantError`."""
+        raise InvariantError("the reference operations have no weights in blocks")
+
 
 def new_weight(
     shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
 ) -> PlainWeight:
-    """Room for a float matrix. Raises `ConfigError` for int8 and int4, which plain torch has no meaning for."""
+    """Room for a float matrix. Raises `ConfigError` for quantized formats, which plain torch has no meaning for."""
     if weight_format not in _DTYPES:
         raise ConfigError(f"the reference operations have no {weight_format} weights")
     return PlainWeight(torch.zeros(shape, dtype=_DTYPES[weight_format]), gated, part)

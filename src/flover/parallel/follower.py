@@ -16,11 +16,11 @@ from datetime import timedelta
 
 import msgspec
 
-from flover.engine import wire
-from flover.engine.device import DeviceExecutor
 from flover.errors import ConfigError, FloverError, ModelError
-from flover.parallel.beats import beat
+from flover.executor.load import load_device
+from flover.ipc import wire
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
+from flover.parallel.heartbeat import beat
 from flover.parallel.ranks import follow
 from flover.parallel.rendezvous import NotMetError, join
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
             group, store = join(message.config, message.rank, message.rendezvous, patience)
             if store is not None:
                 beat(store, message.rank, message.config.distributed_timeout_seconds)
-            own = DeviceExecutor.load(message.config, lambda done, total: None, group)
+            own = load_device(message.config, lambda done, total: None, group)
             follow(own, group)
             own.close()
         except FloverError as error:

@@ -1,5 +1,5 @@
-"""What rank 0 tells the others: who they are, and then one frozen frame per iteration, numbered. Followers decide
-nothing."""
+"""What rank 0 sends to the others: their rank and settings, then one frozen frame per iteration, numbered. Followers
+decide nothing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Join(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct, frozen=True, tag="run"):
-    """Carry out this plan. `tokens` are what rows got in the plan before, numbered as they were then; `digest` is what
-    rank 0 computed on then, and so must everybody have."""
+    """Carry out this plan. `tokens` are the newest of the rows that got some in the plan before, numbered as they were
+    then; `digest` is of what rank 0 computed that plan on, and every rank must have the same."""
 
     number: int
     plan: StepPlan

@@ -6,32 +6,27 @@ Nothing global of torch.distributed is touched: a program that embeds Flover kee
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from torch import Tensor
 
-from flover.errors import EngineDeadError
+from flover.errors import RankLostError
 from flover.ops import HostArray, Reduction
+from flover.parallel.gloo import connect, dist, schedule_threads
 
-dist: Any = torch.distributed
-"""Its names are bound when it is imported, where no type checker sees them."""
 MEET = timedelta(minutes=5)
-"""Time for everybody to come: processes start, libraries load."""
+"""Time for all ranks to join: processes start, libraries load."""
 NEVER = timedelta(days=365)
-"""Followers wait for the next plan as long as the engine is idle; that rank 0 is gone they hear from its socket."""
+"""Followers wait for the next plan as long as the engine is idle; the end of rank 0 they notice by its socket."""
 FRAME_BYTES = 4096
 """Frames up to so many bytes are sent in one piece, longer ones in two."""
 GATHER_BYTES = 2**18
-"""Up to so much is summed with everybody's numbers everywhere (`GlooGroup._sum`)."""
+"""Up to so much is summed from all ranks' numbers on every rank (`GlooGroup._sum`)."""
 TAG = 0
-GLOO_THREAD = "gloo_tcp_loop"
 _LENGTH_BYTES = 8
 
 
@@ -39,7 +34,7 @@ class GlooGroup:
     """The ranks of one model, seen from rank `rank` of `size`; `local_size` of them are on this machine.
 
     `address` is where the others reach this rank. A collective that a rank does not join within `timeout` seconds, and
-    one whose rank has died, raise `EngineDeadError`: the group is of no use after it.
+    one whose rank has died, raise `RankLostError`: the group is of no use after it.
     """
 
     def __init__(self, store: Any, rank: int, size: int, *, local_size: int, address: str, timeout: float) -> None:
@@ -51,14 +46,14 @@ class GlooGroup:
         waiting for the others included."""
         self.num_bytes = 0
         self.seconds = 0.0
-        self._model = _connect(store, "model", rank, size, address)
-        self._plans = _connect(store, "plans", rank, size, address)
+        self._model = connect(store, "model", rank, size, address, MEET)
+        self._plans = connect(store, "plans", rank, size, address, MEET)
         # The timeout of a group is for its making; collectives bring their own.
         patience = timedelta(seconds=timeout)
         self._patience = patience
         self._sum_options = _with(dist.AllreduceOptions(), timeout=patience)
         self._least = _with(dist.AllreduceOptions(), timeout=NEVER, reduceOp=dist.ReduceOp.MIN)
-        _let_gloo_wait()
+        schedule_threads()
 
     def all_reduce(self, reduction: Reduction, x: HostArray) -> None:
         """Put each number's sum or maximum over all ranks into `x`, contiguous; every rank gets the same bits."""
@@ -67,15 +62,15 @@ class GlooGroup:
             if reduction == "sum":
                 self._sum(own)
             else:
-                own.copy_(self._everybodys(own).amax(0))  # of a few numbers: one exchange, as in a small sum
+                own.copy_(self._all_gather(own).amax(0))  # of a few numbers: one exchange, as in a small sum
 
     def _sum(self, x: Tensor) -> None:
         """The sum over all ranks, into `x`; every rank gets the same bits, and a number's bits depend
         on what the ranks have in its place alone.
 
-        Gloo's reduction of more than two ranks starts at another rank in each part of `x`, so there everybody's numbers
-        are added in the order of ranks. Up to `GATHER_BYTES` each rank gets all and adds all: one exchange. Above, each
-        adds its slice of `x`, and the sums are exchanged: two, of as many bytes together as a ring needs,
+        Gloo's reduction of more than two ranks starts at another rank in each part of `x`, so there the numbers of
+        all ranks are added in the order of ranks. Up to `GATHER_BYTES` each rank gets all and adds all: one exchange.
+        Above, each adds its slice of `x`, and the sums are exchanged: two, of as many bytes together as a ring needs,
         2 (n - 1) / n of `x`. A sum of two is the same in any order: there Gloo reduces what is large. On two cores,
         loopback, two and four ranks: 4 KiB in 0.16 and 0.5 ms (Gloo's reduction: 0.36 and 1.8), 1 MiB in 0.7 and 2.3
         ms (0.7 and 2.4).
@@ -87,13 +82,13 @@ class GlooGroup:
             self._exchange([x, x], [other, other])
             x += other
         elif x.nbytes <= GATHER_BYTES:
-            x.copy_(_added(self._everybodys(x)))
+            x.copy_(_added(self._all_gather(x)))
         else:
             own = _added(self._own_slices(x))
             self._count(own)
-            x.copy_(self._everybodys(own).flatten()[: x.numel()].view_as(x))
+            x.copy_(self._all_gather(own).flatten()[: x.numel()].view_as(x))
 
-    def _everybodys(self, x: Tensor) -> Tensor:
+    def _all_gather(self, x: Tensor) -> Tensor:
         """[size, *x.shape], in the order of ranks, on every rank."""
         parts = torch.empty(self.size, *x.shape)
         parts[self.rank] = x
@@ -101,7 +96,7 @@ class GlooGroup:
         return parts
 
     def _own_slices(self, x: Tensor) -> Tensor:
-        """Everybody's numbers of this rank's slice of x, [size, n]; the last slice may end in zeros."""
+        """All ranks' numbers of this rank's slice of x, [size, n]; the last slice may end in zeros."""
         each = -(-x.numel() // self.size)
         filled = torch.nn.functional.pad(x.flatten(), (0, each * self.size - x.numel())).view(self.size, each)
         slices = torch.empty_like(filled)
@@ -121,7 +116,7 @@ class GlooGroup:
         _wait(coming + going, self._patience)
 
     def gather(self, x: HostArray) -> list[HostArray] | None:
-        """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
+        """All ranks' `x`, of one shape, in the order of ranks, on rank 0; None on the others."""
         own = torch.from_numpy(x)
         with self._counted(own):
             if self.rank > 0:
@@ -132,7 +127,7 @@ class GlooGroup:
             return [part.numpy() for part in parts]
 
     def least(self, value: int) -> int:
-        """The smallest of everybody's values, however long somebody takes: it is asked for while models load."""
+        """The smallest value of all ranks, however long one takes: it is asked for while models load."""
         x = torch.tensor([value])
         _wait([self._plans.allreduce([x], self._least)], NEVER)
         return int(x)
@@ -184,16 +179,6 @@ def _added(parts: Tensor) -> Tensor:
     return total
 
 
-def _connect(store: Any, name: str, rank: int, size: int, address: str) -> Any:
-    options = dist.ProcessGroupGloo._Options()
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=address)]
-    options._timeout = MEET
-    try:
-        return dist.ProcessGroupGloo(dist.PrefixStore(name, store), rank, size, options)
-    except RuntimeError as error:
-        raise EngineDeadError(f"rank {rank} cannot reach the other ranks: {error}") from error
-
-
 def _with(options: Any, **values: Any) -> Any:
     for name, value in values.items():
         setattr(options, name, value)
@@ -205,17 +190,4 @@ def _wait(works: Sequence[Any], timeout: timedelta) -> None:
         for work in works:
             work.wait(timeout)
     except RuntimeError as error:
-        raise EngineDeadError(f"a rank is gone or does not answer: {error}") from error
-
-
-def _let_gloo_wait() -> None:
-    """Let Gloo's threads take a core when it is free, not when they wake.
-
-    The thread that reads a connection asks for its lock again and again while another thread writes (Gloo,
-    transport/tcp/pair.cc, `handleEvents`). Where it woke on the writer's core it would keep the writer from ending for
-    as long as the scheduler lets it: 4 ms, at 0.2 ms that an exchange takes.
-    """
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread may have ended; a sandbox may forbid it, which costs speed only
-            if (task / "comm").read_text().strip() == GLOO_THREAD:
-                os.sched_setscheduler(int(task.name), os.SCHED_BATCH, os.sched_param(0))
+        raise RankLostError(f"a rank is gone or does not answer: {error}") from error

@@ -1,5 +1,5 @@
 """Starts the ranks of one model that run on this machine and watches them. Each is a process of its own, at the end
-of a socket: when whoever started it dies, it hears of that and ends."""
+of a socket: when the process that started it dies, the socket ends, and so does the rank."""
 
 from __future__ import annotations
 
@@ -20,19 +20,17 @@ from typing import Any
 import msgspec
 
 from flover.config import EngineConfig
-from flover.engine import wire
-from flover.engine.device import DeviceExecutor
-from flover.engine.exits import describe_exit
-from flover.engine.restarts import MOST_RESTARTS, RestartLimit, Restarts
-from flover.engine.spawn import Spawned, spawn
-from flover.errors import EngineDeadError, OutOfResourcesError
-from flover.model.describe import weight_format_of
-from flover.model.hf_config import read_model_directory
-from flover.model.locate import locate_model
+from flover.errors import OutOfResourcesError, RankLostError
+from flover.executor.load import load_device
+from flover.ipc import wire
+from flover.ipc.exits import describe_exit
+from flover.ipc.restarts import MOST_RESTARTS, RestartLimit, Restarts
+from flover.ipc.spawn import Spawned, spawn
+from flover.model.describe import describe_model
 from flover.model.shard import Shard
-from flover.parallel.beats import Beats
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
 from flover.parallel.group import MEET, GlooGroup
+from flover.parallel.heartbeat import HeartbeatMonitor
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
 
@@ -47,11 +45,7 @@ logger = logging.getLogger(__name__)
 
 def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Leader:
     """Start the other ranks, load this one's share of the model, and lead. Raises what loading a model raises."""
-    _, model = read_model_directory(
-        locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
-    )
-    # Refuses what cannot be cut, before anything starts.
-    Shard(0, config.tensor_parallel_size).config(model, weight_format_of(config))
+    describe_model(config, Shard(0, config.tensor_parallel_size))  # refuses what cannot be cut, before anything starts
     folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
     file = str(folder / "store")
     followers = Followers()
@@ -59,7 +53,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         for rank in range(1, config.tensor_parallel_size // config.nnodes):
             followers.start(Join(config, rank, file, MEET.total_seconds()))
         group, store = _meet(config, file, followers)
-        own = DeviceExecutor.load(config, progress, group)
+        own = load_device(config, progress, group)
     except BaseException:
         followers.end(False)
         raise
@@ -68,7 +62,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
     if store is None:
         return Leader(own, group, followers.check, followers.end)
     elsewhere = range(config.tensor_parallel_size // config.nnodes, config.tensor_parallel_size)
-    beats = Beats(store, elsewhere, config.distributed_timeout_seconds)
+    beats = HeartbeatMonitor(store, elsewhere, config.distributed_timeout_seconds)
 
     def check() -> None:
         followers.check()
@@ -78,7 +72,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
 
 
 def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[GlooGroup, Any]:
-    """Join, unless one of those who were started here ends before: the others would wait for it."""
+    """Join, unless a rank that was started here ends before: the others would wait for it."""
     meeting: Future[tuple[GlooGroup, Any]] = Future()
 
     def work() -> None:
@@ -143,11 +137,11 @@ class Followers:
         started.sock.sendall(wire.frame(msgspec.msgpack.encode(message)))
 
     def check(self) -> None:
-        """Raises `EngineDeadError` if one of them has ended."""
+        """Raises `RankLostError` if one of them has ended."""
         for rank, started in self._spawned.items():
             code = started.process.poll()
             if code is not None:
-                raise EngineDeadError(f"rank {rank} {describe_exit(code)}")
+                raise RankLostError(f"rank {rank} {describe_exit(code)}")
 
     def wait(self) -> int:
         """Until all have left in order, or one has not; its exit code then."""

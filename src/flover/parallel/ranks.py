@@ -7,7 +7,8 @@ drift from the other without notice: frames are numbered, and each tells what th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from flover.engine.executor import Executor
@@ -21,7 +22,7 @@ class Rank(Executor, Protocol):
     """One rank's own device."""
 
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
-        """Rank 0 has chosen these tokens: (row of the plan before, token)."""
+        """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
         ...
 
     @property
@@ -42,8 +43,8 @@ class Channel(Protocol):
 
 
 class Leader:
-    """Rank 0 of a group, as an executor. Whatever goes wrong in one plan ends the group: nobody knows then how far the
-    others got. `check` raises `EngineDeadError` when one of them has died; `end` ends their processes, and is told
+    """Rank 0 of a group, as an executor. Whatever goes wrong in one plan ends the group: it is not known then how far
+    the others got. `check` raises `EngineDeadError` when one of them has died; `end` ends their processes, and is told
     whether they leave by themselves."""
 
     facts: ModelFacts
@@ -62,18 +63,18 @@ class Leader:
         """Bytes of all frames so far, and the seconds that it took to make and send them."""
         self.frame_seconds = 0.0
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def start(self, plan: StepPlan) -> None:
         """One plan, on every rank. Raises `EngineDeadError`."""
-        try:
+        with self._fatal():
             self.check()
             self._send(Run(self._number, plan, self._tokens, self._own.digest))
-            result = self._own.run(plan)
-        except Exception as error:
-            self._failed = True
-            if isinstance(error, EngineDeadError):
-                raise
-            raise EngineDeadError(f"an iteration failed on rank 0: {type(error).__name__}: {error}") from error
-        self._tokens = [(row.row, row.token_id) for row in result.rows if row.token_id is not None]
+            self._own.start(plan)
+
+    def finish(self) -> StepResult:
+        """The results, which rank 0 alone has. Raises `EngineDeadError`."""
+        with self._fatal():
+            result = self._own.finish()
+        self._tokens = [(row.row, row.token_ids[-1]) for row in result.rows if row.token_ids]
         return result
 
     def reset(self) -> None:
@@ -101,6 +102,17 @@ class Leader:
         self._end(not self._failed)
         self._own.close()
 
+    @contextmanager
+    def _fatal(self) -> Iterator[None]:
+        """An error in here ends the group."""
+        try:
+            yield
+        except Exception as error:
+            self._failed = True
+            if isinstance(error, EngineDeadError):
+                raise
+            raise EngineDeadError(f"an iteration failed on rank 0: {type(error).__name__}: {error}") from error
+
     def _send(self, frame: Frame) -> None:
         began = time.perf_counter()
         data = encode(frame)
@@ -124,7 +136,8 @@ def follow(own: Rank, channel: Channel) -> None:
                 if digest != own.digest:
                     raise InvariantError(f"before step {plan.step} this rank had computed something else than rank 0")
                 own.take(tokens)
-                own.run(plan)
+                own.start(plan)
+                own.finish()
             case Reset():
                 own.reset()
             case Trim(pages=pages):

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 
 from flover.config import EngineConfig, flag_name
-from flover.errors import ConfigError, EngineDeadError
-from flover.parallel.group import MEET, GlooGroup, dist
+from flover.errors import ConfigError, RankLostError
+from flover.parallel.gloo import dist
+from flover.parallel.group import MEET, GlooGroup
 
 LOOPBACK = "127.0.0.1"
 AGAIN_SECONDS = 0.2
@@ -22,7 +23,7 @@ _PER_MACHINE = frozenset({"node_rank", "num_threads", "cpu_isa", "download_dir",
 """What need not be the same everywhere."""
 
 
-class NotMetError(EngineDeadError):
+class NotMetError(RankLostError):
     """There is no rank 0 where it should be."""
 
 
@@ -30,7 +31,7 @@ def join(config: EngineConfig, rank: int, file: str, patience: timedelta = MEET)
     """Meet the other ranks; `file` is where those of one machine meet. Returns the group, and the store that rank 0
     keeps for the ranks of several machines (None on one).
 
-    Raises `EngineDeadError` if rank 0 is not there within `patience` or the others do not come, and `ConfigError` if
+    Raises `RankLostError` if rank 0 is not there within `patience` or the others do not come, and `ConfigError` if
     this machine has other settings than machine 0.
     """
     size, timeout = config.tensor_parallel_size, config.distributed_timeout_seconds
@@ -42,7 +43,7 @@ def join(config: EngineConfig, rank: int, file: str, patience: timedelta = MEET)
         _agree(store, config, rank)
         local_size = _count_neighbours(store, rank, size, this_machine())
     except RuntimeError as error:
-        raise EngineDeadError(f"rank {rank} has lost rank 0 while all of them met: {error}") from error
+        raise RankLostError(f"rank {rank} has lost rank 0 while all of them met: {error}") from error
     return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout), store
 
 

@@ -1,7 +1,7 @@
-"""Runs the probes through an engine under the arrangement of a cell, and makes sure that the arrangement was real.
+"""Runs the probes on an engine under the conditions of a cell, and checks that the conditions were met.
 
-It steers from outside, between iterations: it submits and cancels, takes rows away, and sets the cap on tokens so that
-prompts join in chunks of the size that is wanted.
+Between iterations it submits, cancels and preempts sequences, and sets the cap on tokens so that prompts are computed
+in chunks of the cell's size.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from flover.config import EngineConfig
-from flover.engine.build import build_engine
 from flover.engine.loop import Engine
 from flover.errors import InvariantError
 from flover.request import Delta, FinishReason, Request
 from flover.selftest.matrix import Cell
-from flover.selftest.probes import Answer, answer_of, make_companion
+from flover.selftest.probes import Answer, answer_of, make_background
+from flover.service.build import build_engine
 
 _PREEMPT_AFTER = (1, 2)
-"""Output tokens after which a probe is thrown out, besides once after the first chunk of a prompt that has several."""
+"""Output tokens after which a probe is preempted; also once after the first chunk of a prompt with several."""
 _MOST_ITERATIONS = 10_000
 
 
 @contextmanager
 def open_engine(config: EngineConfig, cell: Cell, rows: int) -> Iterator[Engine]:
-    """An engine for all cells with the instruction set, threads and page size of this one."""
+    """An engine for all cells with this cell's instruction set, threads and page size."""
     isa, threads, page_size = cell.engine
     chosen = dataclasses.replace(
         config,
@@ -46,9 +46,9 @@ def open_engine(config: EngineConfig, cell: Cell, rows: int) -> Iterator[Engine]
 
 
 def run_cell(engine: Engine, cell: Cell, probes: list[Request]) -> dict[str, Answer]:
-    """The probes' answers by name: each in its turn beside `batch - 1` others.
+    """The probes' outputs by name, each run in a batch with `batch - 1` other requests.
 
-    Raises `InvariantError` if the engine did not do what the cell says.
+    Raises `InvariantError` if the conditions of the cell were not met.
     """
     engine.reset_prefix_cache()
     if cell.warm:
@@ -58,34 +58,34 @@ def run_cell(engine: Engine, cell: Cell, probes: list[Request]) -> dict[str, Ans
 
 
 class _Arrangement:
-    """One crowd: the company is generating when a probe comes, and leaves when all probes are done."""
+    """One batch: the background requests generate before the first probe starts, until the last one has finished."""
 
     def __init__(self, engine: Engine, cell: Cell) -> None:
         self._engine = engine
         self._cell = cell
         self._config = engine.roster.config
         self._deltas: dict[str, list[Delta]] = defaultdict(list)
-        self._company: set[str] = set()
+        self._background: set[str] = set()
         self._probe: Request | None = None
         self._preempted_at: set[int] = set()
         self._widest = 0
         self._iterations = 0
 
     def run(self, probes: list[Request]) -> dict[str, Answer]:
-        """Let it happen. Raises `InvariantError` if it did not happen as the cell says."""
+        """Run the probes one after another. Raises `InvariantError` if the cell's conditions were not met."""
         try:
-            while not self._settled:
-                self._invite()
+            while not self._batch_full:
+                self._submit_background()
                 self._step()
             return {probe.id: self._answer(probe) for probe in probes}
         finally:
-            self._dismiss()
+            self._cancel_all()
 
     def _answer(self, probe: Request) -> Answer:
         self._probe, self._preempted_at, self._widest = probe, set(), 0
         self._engine.submit(probe)
         while not self._ended(probe.id):
-            self._invite()
+            self._submit_background()
             if self._cell.preempted:
                 self._preempt()
             if self._cell.chunk:
@@ -107,42 +107,42 @@ class _Arrangement:
             self._widest = max(self._widest, len(running))
 
     @property
-    def _settled(self) -> bool:
-        """Everybody who should be here for company generates."""
+    def _batch_full(self) -> bool:
+        """Whether all background requests generate."""
         running = self._engine.roster.running
         return len(running) == self._cell.batch - 1 and all(member.ready for member in running)
 
     def _ended(self, name: str) -> bool:
         return any(delta.finish_reason is not None for delta in self._deltas[name])
 
-    def _invite(self) -> None:
-        """So much company that with the probe the batch is full; for those who have left others come."""
-        here = sum(not self._ended(name) for name in self._company)
-        for _ in range(self._cell.batch - 1 - here):
-            companion = make_companion(len(self._company), self._engine.facts)
-            self._company.add(companion.id)
-            self._engine.submit(companion)
+    def _submit_background(self) -> None:
+        """Submit background requests until the batch is full with the probe, replacing those that have ended."""
+        running = sum(not self._ended(name) for name in self._background)
+        for _ in range(self._cell.batch - 1 - running):
+            request = make_background(len(self._background), self._engine.facts)
+            self._background.add(request.id)
+            self._engine.submit(request)
 
     def _preempt(self) -> None:
-        """Take the probe's row and pages away at its moments; with a cold prefix, what is in the pages as well."""
+        """Preempt the probe at set numbers of output tokens; with a cold prefix, empty the prefix cache as well."""
         for member in list(self._engine.roster.running):
             if member.request is not self._probe:
                 continue
-            moment = member.num_outputs
-            half_way = 0 < member.computed < member.prompt_len if moment == 0 else moment in _PREEMPT_AFTER
-            if half_way and moment not in self._preempted_at:
-                self._preempted_at.add(moment)
+            outputs = member.num_outputs
+            due = 0 < member.computed < member.prompt_len if outputs == 0 else outputs in _PREEMPT_AFTER
+            if due and outputs not in self._preempted_at:
+                self._preempted_at.add(outputs)
                 self._engine.roster.preempt(member)
                 if not self._cell.warm:
                     self._engine.reset_prefix_cache()
 
     def _limit_chunks(self) -> None:
-        """The next iteration has room for everybody who generates and for `chunk` tokens of prompts."""
+        """Cap the next iteration at one token per generating row and `chunk` tokens of prompts."""
         generating = sum(member.ready for member in self._engine.roster.running)
         cap = generating + self._cell.chunk
         self._engine.roster.config = dataclasses.replace(self._config, max_num_batched_tokens=cap)
 
-    def _dismiss(self) -> None:
+    def _cancel_all(self) -> None:
         self._engine.roster.config = self._config
         for member in [*self._engine.roster.running, *self._engine.roster.waiting]:
             self._engine.cancel(member.request.id)

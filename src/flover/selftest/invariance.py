@@ -1,4 +1,4 @@
-"""The invariance test: every cell of a matrix against the probes' answers alone, bit for bit."""
+"""The invariance test: compares the outputs of every cell of a matrix with those of the baseline, bit for bit."""
 
 from __future__ import annotations
 
@@ -12,22 +12,21 @@ from flover.selftest.matrix import SLOW, Cell, Space, baseline
 from flover.selftest.probes import NUM_OUTPUTS, Answer, difference, make_probes
 
 _NUM_SLOW_OUTPUTS = 3
-"""Output tokens that the slow instruction set is compared on: the first ones."""
+"""First output tokens that are compared with the slow instruction set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A cell, and what differs first in it; None: nothing does."""
+    """A cell and its first difference, None if there is none."""
 
     cell: Cell
     difference: str | None
 
 
 def check_cells(config: EngineConfig, space: Space, cells: Sequence[Cell]) -> Iterator[Finding]:
-    """Run the cells, which come engine by engine; the settings that the cells name are theirs.
+    """Run the cells, which must be grouped by engine; settings of a cell override those of `config`.
 
-    Raises `ModelError`, `ConfigError`,
-    `RequestError`, and `InvariantError` if an arrangement could not be made.
+    Raises `ModelError`, `ConfigError`, `RequestError`, and `InvariantError` if the conditions of a cell were not met.
     """
     rows = max(space.batch)
     plain = baseline(space)
@@ -51,7 +50,7 @@ def _first_difference(expected: dict[str, Answer], actual: dict[str, Answer], nu
 
 
 def restricted(space: Space, config: EngineConfig, given: frozenset[str]) -> Space:
-    """The space with only the value of each factor that was asked for by a flag of the engine."""
+    """The space, with each factor that has a flag in `given` restricted to the flag's value."""
     chosen = space
     if "cpu_isa" in given and config.cpu_isa != "auto":
         chosen = replace(chosen, isa=(config.cpu_isa,))

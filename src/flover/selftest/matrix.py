@@ -1,7 +1,7 @@
-"""The arrangements under which an answer must not change, and which of them to try. Pure: nothing runs here.
+"""The conditions under which outputs must not change, and the choice of which to test. Pure functions.
 
-A cell gives every factor one value. The first value of each factor is the plain one; the cell that has them all is
-the baseline.
+A cell gives every factor one value. The first value of each factor is its default; the baseline is the cell of all
+defaults.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "int4": {"quantization": "int4"},
     "int8-cache": {"dtype": "bfloat16", "kv_cache_dtype": "int8"},
 }
-"""Every way to keep weights, keys and values: settings of the engine by name."""
+"""Formats of weights, keys and values: engine settings by name."""
 
 BATCHES = (1, 2, 3, 7, 16, 33, 64)
 CHUNKS = (0, 64, 5, 1)
@@ -27,13 +27,13 @@ PAGE_SIZES = (16, 32, 5)
 THREADS = (1, 2)
 
 SLOW = "portable"
-"""The instruction set without instructions: some thirty times slower than the others."""
+"""The portable instruction set: some thirty times slower than the others."""
 _SLOWNESS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """The values of every factor, the plain one first. Names are those of `Cell`."""
+    """The values of every factor, the default first. Names are those of `Cell`."""
 
     isa: tuple[str, ...]
     threads: tuple[int, ...] = THREADS
@@ -46,8 +46,8 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One arrangement: `batch` sequences at once, prompts in chunks of `chunk` tokens (0: whole), the probes' prefix
-    in the cache already (`warm`) or not, the probes thrown out again and again (`preempted`) or not."""
+    """One combination: `batch` sequences at once, prompts in chunks of `chunk` tokens (0: whole), the probes' prefix
+    cached (`warm`) or not, the probes preempted repeatedly (`preempted`) or not."""
 
     isa: str
     threads: int
@@ -59,35 +59,35 @@ class Cell:
 
     @property
     def engine(self) -> tuple[str, int, int]:
-        """What an engine is built for; it serves every cell that shares it."""
+        """The factors that an engine is built with; cells with equal ones share an engine."""
         return self.isa, self.threads, self.page_size
 
     def __str__(self) -> str:
-        words = [f"batch {self.batch}", f"chunks of {self.chunk}" if self.chunk else "whole prompts"]
-        words += [f"pages of {self.page_size}", f"{self.threads} thread{'s' if self.threads > 1 else ''}"]
-        words += ["prefix warm" if self.warm else "prefix cold", *(["preempted"] if self.preempted else []), self.isa]
-        return ", ".join(words)
+        parts = [f"batch {self.batch}", f"chunks of {self.chunk}" if self.chunk else "whole prompts"]
+        parts += [f"pages of {self.page_size}", f"{self.threads} thread{'s' if self.threads > 1 else ''}"]
+        parts += ["prefix warm" if self.warm else "prefix cold", *(["preempted"] if self.preempted else []), self.isa]
+        return ", ".join(parts)
 
 
 _NAMES = tuple(item.name for item in fields(Cell))
 
 
 def baseline(space: Space) -> Cell:
-    """The plain value of every factor."""
+    """The default value of every factor."""
     return Cell(**{name: getattr(space, name)[0] for name in _NAMES})
 
 
 def all_cells(space: Space) -> list[Cell]:
-    """The full product, engine by engine."""
+    """The full product, grouped by engine."""
     values = [getattr(space, name) for name in _NAMES]
     return [Cell(**dict(zip(_NAMES, choice, strict=True))) for choice in itertools.product(*values)]
 
 
 def few_cells(space: Space) -> list[Cell]:
-    """Every value of every factor alone against the baseline, and every pair of values of two factors somewhere.
+    """Cells with every value of every factor alone, and every pair of values of two factors at least once.
 
-    A change that depends on one or two factors, whatever they are, shows in one of these cells. Pairs are covered
-    greedily (as in D. Cohen et al.: The AETG System, IEEE TSE 23(7), 1997), with an eye on what a cell costs.
+    A change that depends on one or two factors shows in one of these cells. Pairs are covered greedily, weighted by the
+    cost of a cell (D. Cohen et al.: The AETG System, IEEE TSE 23(7), 1997).
     """
     plain = baseline(space)
     chosen = {plain: None}
@@ -111,6 +111,6 @@ def _pairs(cell: Cell) -> Sequence[tuple[str, Any, str, Any]]:
 
 
 def _cost(cell: Cell) -> float:
-    """About how long a cell takes: iterations times rows, and something for what happens outside of rows."""
+    """Estimated relative time of a cell: iterations times (rows + a constant)."""
     iterations = (80 / cell.chunk if cell.chunk else 1) * (3 if cell.preempted else 1) + 8
     return iterations * (10 + cell.batch * (_SLOWNESS if cell.isa == SLOW else 1))

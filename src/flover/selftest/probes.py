@@ -1,4 +1,4 @@
-"""The requests whose answers are compared, those that keep them company, and the comparison. No torch, no text."""
+"""The requests whose outputs are compared, the background requests of their batch, and the comparison."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from flover.errors import ConfigError
 from flover.request import Delta, ModelFacts, Request, SamplingParams, TokenLogprobs
 
 Answer = list[tuple[int, TokenLogprobs | None]]
-"""Token by token: its id and the log-probabilities that came with it."""
+"""Output tokens: id and log-probabilities of each."""
 
 NUM_OUTPUTS = 8
 NUM_LOGPROBS = 5
-_LONGEST_COMPANION = 400
+_MAX_BACKGROUND_TOKENS = 400
 
 _PROBES: dict[str, tuple[int, dict[str, Any]]] = {
     "greedy": (68, {"temperature": 0.0}),
     "seeded": (9, {"temperature": 0.9, "top_p": 0.9}),
     "penalized": (6, {"temperature": 1.2, "top_k": 40, "min_p": 0.01, "repetition_penalty": 1.2}),
 }
-"""By name: tokens of the prompt and sampling. The first prompt is longer than the longest chunk."""
+"""By name: prompt length and sampling parameters. The first prompt is longer than the longest chunk."""
 
-_COMPANY: tuple[dict[str, Any], ...] = (
+_BACKGROUND: tuple[dict[str, Any], ...] = (
     {"temperature": 0.0},
     {"temperature": 0.7, "top_p": 0.8},
     {"temperature": 1.0},
@@ -34,7 +34,7 @@ _COMPANY: tuple[dict[str, Any], ...] = (
 
 
 def make_probes(facts: ModelFacts, num_outputs: int = NUM_OUTPUTS) -> list[Request]:
-    """The requests to compare, the same ones for the same vocabulary. Raises `ConfigError` if they do not fit."""
+    """The requests to compare, a function of the vocabulary size. Raises `ConfigError` if they do not fit."""
     longest = max(length for length, _ in _PROBES.values()) + num_outputs
     if longest > min(facts.max_model_len, facts.pool_tokens):
         raise ConfigError(
@@ -47,24 +47,22 @@ def make_probes(facts: ModelFacts, num_outputs: int = NUM_OUTPUTS) -> list[Reque
     ]
 
 
-def make_companion(number: int, facts: ModelFacts) -> Request:
-    """The `number`-th of those who are only there: short prompts, long answers, every kind of sampling."""
+def make_background(number: int, facts: ModelFacts) -> Request:
+    """Background request `number`: a short prompt, a long output, every kind of sampling in turn."""
     length = 1 + number % 3
-    room = min(facts.max_model_len, facts.pool_tokens) - length
-    params = _COMPANY[number % len(_COMPANY)]
-    return _request(
-        f"company:{number}", 1000 + number, length, facts, max_tokens=min(room, _LONGEST_COMPANION), **params
-    )
+    max_tokens = min(facts.max_model_len - length, facts.pool_tokens - length, _MAX_BACKGROUND_TOKENS)
+    params = _BACKGROUND[number % len(_BACKGROUND)]
+    return _request(f"background:{number}", 1000 + number, length, facts, max_tokens=max_tokens, **params)
 
 
 def _request(name: str, seed: int, length: int, facts: ModelFacts, **params: Any) -> Request:
-    lots = random.Random(seed)
-    prompt = [lots.randrange(facts.vocab_size) for _ in range(length)]
+    random_ids = random.Random(seed)
+    prompt = [random_ids.randrange(facts.vocab_size) for _ in range(length)]
     return Request(id=name, prompt_ids=prompt, params=SamplingParams(ignore_eos=True, **params), seed=seed)
 
 
 def answer_of(deltas: Sequence[Delta]) -> Answer:
-    """What these deltas of one sequence say, put together."""
+    """The output in the deltas of one sequence."""
     answer: Answer = []
     for delta in deltas:
         entries: Sequence[TokenLogprobs | None] = delta.logprobs or [None] * len(delta.token_ids)
@@ -73,7 +71,7 @@ def answer_of(deltas: Sequence[Delta]) -> Answer:
 
 
 def difference(expected: Answer, actual: Answer) -> str | None:
-    """What differs first, None if nothing does: ids, and log-probabilities and ranks to the last bit."""
+    """The first difference in ids, ranks or log-probabilities (compared bit for bit), or None."""
     for place, ((token, entry), (other_token, other)) in enumerate(zip(expected, actual, strict=False)):
         if token != other_token:
             return f"output token {place} is {other_token} and not {token}"
@@ -81,7 +79,7 @@ def difference(expected: Answer, actual: Answer) -> str | None:
             if entry is not other:
                 return f"output token {place} has no log-probabilities in one of the two"
         elif entry.token_ids != other.token_ids or entry.ranks != other.ranks:
-            return f"output token {place} has other tokens beside it: {other.token_ids} and not {entry.token_ids}"
+            return f"output token {place} has other top tokens: {other.token_ids} and not {entry.token_ids}"
         elif entry.logprobs != other.logprobs:
             pairs = zip(entry.logprobs, other.logprobs, strict=True)
             one, two = next((one, two) for one, two in pairs if one != two)

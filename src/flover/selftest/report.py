@@ -1,4 +1,4 @@
-"""The findings as a matrix for people and as one JSON line for programs."""
+"""The findings as a table and as one JSON line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EQUAL, UNEQUAL, UNTRIED = "=", "≠", "·"
 
 
 def matrix(title: str, space: Space, findings: Sequence[Finding]) -> Table:
-    """A line for each engine and way to come in, a column for each batch, in it a sign for each size of chunk."""
+    """A line for each engine, prefix and preemption; a column for each batch size with a sign for each chunk size."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
     for name in ("kernels", "threads", "pages", "prefix", "preempt"):
         table.add_column(name, no_wrap=True)
@@ -24,11 +24,13 @@ def matrix(title: str, space: Space, findings: Sequence[Finding]) -> Table:
         table.add_column(str(batch), no_wrap=True)
     signs = {finding.cell: UNEQUAL if finding.difference else EQUAL for finding in findings}
     ways = dict.fromkeys((*cell.engine, cell.warm, cell.preempted) for cell in signs)
-    by_place = {(*cell.engine, cell.warm, cell.preempted, cell.batch, cell.chunk): sign for cell, sign in signs.items()}
+    by_condition = {
+        (*cell.engine, cell.warm, cell.preempted, cell.batch, cell.chunk): sign for cell, sign in signs.items()
+    }
     for way in ways:
         isa, threads, page_size, warm, preempted = way
         columns = [
-            "".join(by_place.get((*way, batch, chunk), UNTRIED) for chunk in sorted_chunks(space))
+            "".join(by_condition.get((*way, batch, chunk), UNTRIED) for chunk in sorted_chunks(space))
             for batch in space.batch
         ]
         labels = [isa, str(threads), str(page_size), "warm" if warm else "cold", "yes" if preempted else "no"]
@@ -42,7 +44,7 @@ def sorted_chunks(space: Space) -> list[int]:
 
 
 def legend(space: Space) -> str:
-    """How to read the matrix."""
+    """The legend of the table."""
     chunks = ", ".join(str(chunk) if chunk else "whole" for chunk in sorted_chunks(space))
     return (
         f"Columns: sequences at once; in each, prompts in chunks of {chunks}. "
@@ -51,7 +53,7 @@ def legend(space: Space) -> str:
 
 
 def json_line(command: str, model: str, results: dict[str, list[Finding]], seconds: float) -> str:
-    """What was run, on what, and what came out."""
+    """Command, machine, model and results as one JSON line."""
     formats: dict[str, Any] = {
         name: {
             "cells": len(findings),

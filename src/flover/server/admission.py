@@ -1,4 +1,4 @@
-"""Who may come in: how much may be open at once, counted before a request has cost anything."""
+"""Limits the number of open requests and sequences, before any work on a request."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 
 from flover.config import ServerConfig
 from flover.errors import RequestError
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """What one HTTP request brings: its prompts, and the sequences that continue them."""
+class RequestSize:
+    """The prompts and sequences of one HTTP request."""
 
     prompts: int
     sequences: int
 
 
-class Admission:
-    """Counts what is open. Lives in one event loop."""
+class AdmissionControl:
+    """Counts open requests and sequences. Used in one event loop."""
 
     def __init__(self, config: ServerConfig, on_rejected: Callable[[], None]) -> None:
         """`on_rejected` is called for each request that gets a 429."""
         self.idle = asyncio.Event()
-        """Set while nothing is open."""
+        """Set while no request is open."""
         self.idle.set()
         self._config = config
         self._on_rejected = on_rejected
@@ -34,10 +34,10 @@ class Admission:
         self._sequences = 0
 
     @contextmanager
-    def enter(self, size: Size) -> Iterator[Callable[[], None]]:
-        """Count a request as open; it is given back at the end of the block unless what is yielded was called.
+    def enter(self, size: RequestSize) -> Iterator[Callable[[], None]]:
+        """Count a request as open until the end of the block, or until `leave` if the yielded function was called.
 
-        Raises `RequestError` for a request that could never come in, and a 429 for one that cannot now.
+        Raises `RequestError` for a request that could never be admitted, and a 429 for one that cannot be now.
         """
         self._check(size)
         self._change(size, 1)
@@ -48,11 +48,11 @@ class Admission:
             if not kept:
                 self.leave(size)
 
-    def leave(self, size: Size) -> None:
-        """A request is open no longer."""
+    def leave(self, size: RequestSize) -> None:
+        """Count a request as closed."""
         self._change(size, -1)
 
-    def _check(self, size: Size) -> None:
+    def _check(self, size: RequestSize) -> None:
         most, limits = self._config.max_num_queued_reqs, self._config.limits
         if size.prompts > most:
             raise RequestError(
@@ -75,9 +75,9 @@ class Admission:
 
     def _reject(self, reason: str, flag: str, most: int) -> None:
         self._on_rejected()
-        raise DoorError(429, f"{reason} {flag} ({most})", code="rate_limit_exceeded")
+        raise HttpError(429, f"{reason} {flag} ({most})", code="rate_limit_exceeded")
 
-    def _change(self, size: Size, sign: int) -> None:
+    def _change(self, size: RequestSize, sign: int) -> None:
         self._prompts += sign * size.prompts
         self._sequences += sign * size.sequences
         (self.idle.clear if self._prompts else self.idle.set)()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 from starlette.responses import Response
@@ -15,39 +17,55 @@ from flover.server.request_log import WithGeneration
 from flover.server.responses import json_response
 from flover.server.sse import CLIENT_LEFT, EventStream, until_disconnect
 from flover.server.text_threads import TextThreads
+from flover.text.tokenizer import Tokenizer
 
+B = TypeVar("B", bound=msgspec.Struct)
 C = TypeVar("C")
 
 
-class Reply(Protocol[C]):
-    """Turns the pieces of one generation into the objects of a route."""
+class ResponseBuilder(ABC, Generic[B, C]):
+    """Builds the API's objects from one generation, for the body that asked for it. `model` is the name to answer
+    with."""
 
-    def choice(self, generation: Generation, choice: Choice) -> C: ...
+    def __init__(self, body: B, *, id: str, model: str, tokenizer: Tokenizer | None) -> None:
+        self._body = body
+        self._id = id
+        self._model = model
+        self._tokenizer = tokenizer
+        self._created = int(time.time())  # noqa: TID251
 
-    def whole(self, generation: Generation, choices: list[C]) -> Any: ...
+    @abstractmethod
+    def choice(self, generation: Generation, choice: Choice) -> C:
+        """One complete sequence."""
 
-    def chunks(self, generation: Generation) -> AsyncIterator[Any]: ...
+    @abstractmethod
+    def whole(self, generation: Generation, choices: list[C]) -> Any:
+        """The complete answer."""
+
+    @abstractmethod
+    def events(self, generation: Generation) -> AsyncIterator[Any]:
+        """The answer as it comes: the data of its events."""
 
 
 async def answer(
-    reply: Reply[C],
+    builder: ResponseBuilder[B, C],
     generate: Callable[[], Awaitable[Generation]],
     threads: TextThreads,
     *,
     stream: bool,
     receive: Receive,
 ) -> Response:
-    """Start a generation and answer with it. It is closed in the end, and as soon as the client goes away."""
+    """Start a generation and respond with it. It is closed at the end, and as soon as the client disconnects."""
     if stream:
         generation = await generate()
-        return WithGeneration(EventStream(reply.chunks(generation), generation.close), generation)
+        return WithGeneration(EventStream(builder.events(generation), generation.close), generation)
 
     async def whole() -> Response:
         generation = await generate()
         try:
             await generation.finish()
-            choices = [await _encoded(reply, generation, choice, threads) for choice in generation.choices]
-            return WithGeneration(json_response(reply.whole(generation, cast(list[C], choices))), generation)
+            choices = [await _encoded(builder, generation, choice, threads) for choice in generation.choices]
+            return WithGeneration(json_response(builder.whole(generation, cast(list[C], choices))), generation)
         finally:
             generation.close()
 
@@ -57,11 +75,13 @@ async def answer(
         return Response(status_code=CLIENT_LEFT)
 
 
-async def _encoded(reply: Reply[C], generation: Generation, choice: Choice, threads: TextThreads) -> msgspec.Raw:
-    """One sequence as JSON. Log-probabilities take long to write down, so that is done beside the event loop."""
+async def _encoded(
+    builder: ResponseBuilder[B, C], generation: Generation, choice: Choice, threads: TextThreads
+) -> msgspec.Raw:
+    """One sequence as JSON; log-probabilities take long to encode, so they are encoded off the event loop."""
 
     def encode() -> msgspec.Raw:
-        return msgspec.Raw(msgspec.json.encode(reply.choice(generation, choice)))
+        return msgspec.Raw(msgspec.json.encode(builder.choice(generation, choice)))
 
     if choice.text.logprobs is None and generation.prompt_of(choice).logprobs is None:
         return encode()

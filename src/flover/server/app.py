@@ -1,4 +1,4 @@
-"""The ASGI application: routes, the errors they may end in, and what stands before them."""
+"""The ASGI application: routes, error handlers and middleware."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from starlette.types import ASGIApp
 
 from flover.config import ServerConfig
 from flover.server import liveness
-from flover.server.door import Door
+from flover.server.app_state import AppState
 from flover.server.errors import error_handlers
 from flover.server.http_body import BodyLimit
 from flover.server.http_hosts import Hosts
 from flover.server.http_keys import ApiKey
 from flover.server.http_paths import Aliases
 from flover.server.liveness import LoadingGate
-from flover.server.middleware import Head, RequestId
+from flover.server.middleware import HeadRequests, RequestId
 from flover.server.request_log import RequestLog
 from flover.server.routes import ROUTES
 
 
-def create_app(door: Door) -> ASGIApp:
+def create_app(state: AppState) -> ASGIApp:
     """All that answers HTTP. The order of an exchange: log, request id, CORS, path, HEAD, host, key, body limits,
     whether the model is loaded, route.
 
     These stand around the routes' application, not in it: its outermost layer answers to bugs, and that answer needs
     an id too.
     """
-    app = RequestId(guard(LoadingGate(create_api(door), door), door.config))
-    return RequestLog(app, door.metrics.answered, lines=door.config.log_requests)
+    app = RequestId(add_access_checks(LoadingGate(create_api(state), state), state.config))
+    return RequestLog(app, state.metrics.answered, lines=state.config.log_requests)
 
 
-def guard(app: ASGIApp, config: ServerConfig) -> ASGIApp:
-    """What keeps strangers and bodies that cost too much from `app`."""
+def add_access_checks(app: ASGIApp, config: ServerConfig) -> ASGIApp:
+    """`app` behind checks of host, key and size of the body."""
     app = BodyLimit(app, config.limits)
     if config.api_key:
         app = ApiKey(app, config.api_key, share_prefixes=config.share_prefixes)
-    app = Aliases(Head(Hosts(app, config)))
+    app = Aliases(HeadRequests(Hosts(app, config)))
     if not config.allowed_origins:
         return app
     return CORSMiddleware(
@@ -49,9 +49,9 @@ def guard(app: ASGIApp, config: ServerConfig) -> ASGIApp:
     )
 
 
-def create_api(door: Door) -> Starlette:
+def create_api(state: AppState) -> Starlette:
     """The routes and their errors, with nothing before them."""
     api = Starlette(routes=[*ROUTES, *liveness.ROUTES], exception_handlers=error_handlers())
     api.router.redirect_slashes = False
-    api.state.door = door
+    api.state.server = state
     return api

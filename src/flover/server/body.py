@@ -1,8 +1,8 @@
-"""The body of a request: bytes in, one of the types of `protocol.py` out.
+"""Decodes the body of a request into one of the types of `protocol.py`.
 
-Nothing is built before it has been measured. The decoder first passes over the body without building anything, which
-finds every fault of syntax; then the fields are read one by one, the shortest first, so that a wrong number beside a
-long text is found before the text is read. The first fault ends it.
+Values are measured before they are built. The decoder first validates the syntax of the whole body without building
+anything; then the fields are decoded one by one, the shortest first, so that a wrong number beside a long text is found
+before the text is decoded. The first error ends it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Raw
 
 from flover.config import Limits, flag_name
-from flover.errors import RequestError, shown
+from flover.errors import RequestError, named, shown
 from flover.request import ModelFacts
 from flover.sampling_checks import MAX_BIASES, MAX_STOP_IDS
 from flover.server.fields import (
@@ -48,7 +48,7 @@ from flover.server.read_values import MAX_MEMBERS, begins, check_list, is_null, 
 AN_OBJECT = "a JSON object"
 _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
 _MARK = b"\x7f-----"
-"""As long as an escape, and in no text that makes sense."""
+"""A mark as long as an escape that does not occur in valid text."""
 
 B = TypeVar("B", bound=msgspec.Struct)
 
@@ -56,8 +56,8 @@ B = TypeVar("B", bound=msgspec.Struct)
 def read_body(
     data: bytes, kind: type[B], limits: Limits, *, strict: bool = False, facts: ModelFacts | None = None
 ) -> B:
-    """The body as a `kind`. `facts` are those of the loaded model, for what they bound. With `strict` nothing is
-    accepted that is not honoured, but for what OpenAI's own clients send. Raises `RequestError`."""
+    """The body as a `kind`. `facts` are those of the loaded model, for limits that depend on it. With `strict`
+    unsupported fields are refused, except those that OpenAI's clients send. Raises `RequestError`."""
     members = _members(data, limits)
     types = field_types(kind)
     for name, raw in members.items():
@@ -79,7 +79,7 @@ def read_body(
 
 
 def _members(data: bytes, limits: Limits) -> dict[str, Raw]:
-    """The fields of the body, unread. Raises `RequestError` for what is no JSON object, or too much of it."""
+    """The fields of the body, not decoded. Raises `RequestError` if it is not a JSON object or too large."""
     check_json(data, limits)
     if not data.strip():
         raise RequestError("the body is empty: it must be a JSON object")
@@ -95,7 +95,7 @@ def _members(data: bytes, limits: Limits) -> dict[str, Raw]:
 
 
 def _checked(data: bytes) -> Raw:
-    """All of the body, after the decoder has passed over it."""
+    """The whole body, after the decoder has validated it."""
     try:
         return msgspec.json.decode(data, type=Raw)
     except msgspec.DecodeError as error:
@@ -103,7 +103,7 @@ def _checked(data: bytes) -> Raw:
         if name is not None:
             message = "holds half of a surrogate pair, which is no character: text must be Unicode"
             raise RequestError(
-                f"{_word(name) if name else 'the name of a field'} {message}",
+                f"{named(name) if name else 'the name of a field'} {message}",
                 param=name[:64] if name.isidentifier() else None,
             ) from None
         reason = str(error).removeprefix("JSON is malformed: ").replace("Input data was truncated", "it ends too early")
@@ -113,8 +113,7 @@ def _checked(data: bytes) -> Raw:
 
 
 def _surrogate_field(data: bytes) -> str | None:
-    """The field that has half of a surrogate pair in it, empty if the name of a field has it; None if there is none, or
-    it cannot be found."""
+    """The field with a lone surrogate, "" if it is in a field's name; None if there is none or it cannot be found."""
     marked = mark_lone_surrogate(data, _MARK)
     if marked is None or _MARK in data or has_more_members(marked, MAX_MEMBERS):
         return None
@@ -131,7 +130,7 @@ def _surrogate_field(data: bytes) -> str | None:
 
 
 def _check_other(name: str, raw: Raw, known: Collection[str], *, strict: bool) -> None:
-    """A field that is not honoured may be there at certain values. Raises `RequestError` for all others."""
+    """Check a field that is not supported: neutral values are accepted. Raises `RequestError` for others."""
     size = len(memoryview(raw))
     if strict and name not in STRICT:
         raise unknown_field(name, [*known, *STRICT])
@@ -152,17 +151,17 @@ def _check_other(name: str, raw: Raw, known: Collection[str], *, strict: bool) -
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """What bounds the values of one body."""
+    """The limits for the values of one body."""
 
     limits: Limits
     facts: ModelFacts | None
     strict: bool
     cut: bool
-    """Whether prompts may be longer than the context, since they will be cut."""
+    """Whether prompts may be longer than the context, because they will be truncated."""
 
 
 def _read_strings(raw: Raw, name: str, bounds: _Bounds) -> list[str] | None:
-    """`stop` and `bad_words`: their number is a limit of the server. An empty one asks for nothing."""
+    """`stop` and `bad_words`: their number is limited by the server. An empty list is the same as none."""
     if begins(raw, '"'):
         text = read_value(raw, str | list[str] if name == "stop" else list[str], name)
         return [text] if text else None
@@ -210,7 +209,7 @@ def _read_format(raw: Raw, name: str, bounds: _Bounds) -> TextFormat:
         raise RequestError(f"{name}.type is required", param=name)
     kind = read_value(members["type"], str, f"{name}.type")
     if kind != "text":
-        raise RequestError(f"{name} of type {_word(kind)} is not supported yet: only text is", param=name)
+        raise RequestError(f"{name} of type {named(kind)} is not supported yet: only text is", param=name)
     return TextFormat(type="text")
 
 
@@ -233,18 +232,18 @@ _READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
     ToolChoice: _read_tool_choice,
     Raw: lambda raw, name, bounds: read_tools(raw),
 }
-"""How the types are read that a decoder alone cannot read within bounds, or not explain."""
+"""Readers of fields that need limits or error messages of their own."""
 
 
 @cache
 def field_types(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The type of each field, without the None that stands for a field that was not sent."""
+    """The type of each field, without the None of an absent field."""
     return {field.name: _without_none(field.type) for field in msgspec.structs.fields(kind)}
 
 
 @cache
 def required_fields(kind: type[msgspec.Struct]) -> list[str]:
-    """The fields that every body of this type has."""
+    """The required fields of a body of this type."""
     return [field.name for field in msgspec.structs.fields(kind) if field.required]
 
 
@@ -254,10 +253,6 @@ def _without_none(kind: Any) -> Any:
 
 
 def _check_tools(body: ChatBody) -> None:
-    """Tools may be shown to the model, but not called."""
+    """Check that tools are only rendered into the prompt: tool calls are not supported."""
     if body.tools is not None and body.tool_choice != "none":
         raise RequestError("tools are not supported yet: send tool_choice none or leave tools out", param="tools")
-
-
-def _word(text: str) -> str:
-    return text if text.isidentifier() and len(text) <= 64 else shown(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,8 +11,8 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import TokenLogprobs
-from flover.server.answer import answer
-from flover.server.door import Door
+from flover.server.answer import ResponseBuilder, answer
+from flover.server.app_state import AppState
 from flover.server.generation import Choice, Generation
 from flover.server.params import chat_params, own_names
 from flover.server.protocol import ChatBody, StreamOptions, TokenizeBody
@@ -31,19 +30,19 @@ from flover.text.chat import ChatTemplate
 from flover.text.stream import TextPiece
 
 
-async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, key_salt: str) -> Response:
-    """Answer one request, as a stream or whole."""
-    model = door.check_model(body.model)
-    door.ready_engine()
-    template = door.need_template()
+async def create_chat_completion(state: AppState, body: ChatBody, receive: Receive, key_salt: str) -> Response:
+    """Respond to one request, as a stream or whole."""
+    model = state.check_model(body.model)
+    state.ready_supervisor()
+    template = state.need_template()
     name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
-    reply = Reply(door, body, id=name, created=int(time.time()), model=model)
+    builder = ChatBuilder(body, id=name, model=model, tokenizer=state.tokenizer)
 
     async def generate() -> Generation:
         with own_names(body):
-            return await door.generate(
+            return await state.generate(
                 body,
-                chat_params(body, door.sampling_defaults, strict=door.config.strict),
+                chat_params(body, state.sampling_defaults, strict=state.config.strict),
                 1,
                 lambda: [render(template, body)],
                 name=f"chatcmpl-{uuid.uuid4().hex}",
@@ -52,7 +51,7 @@ async def create_chat_completion(door: Door, body: ChatBody, receive: Receive, k
                 num_chars=sum(message.num_chars for message in body.messages),
             )
 
-    return await answer(reply, generate, door.threads, stream=bool(body.stream), receive=receive)
+    return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
 
 
 def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
@@ -74,15 +73,8 @@ def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
     )
 
 
-class Reply:
-    """Turns the pieces of one generation into the API's objects."""
-
-    def __init__(self, door: Door, body: ChatBody, *, id: str, created: int, model: str) -> None:
-        self._tokenizer = door.tokenizer
-        self._body = body
-        self._id = id
-        self._created = created
-        self._model = model
+class ChatBuilder(ResponseBuilder[ChatBody, ChatChoice]):
+    """Builds the objects of `/v1/chat/completions`."""
 
     def whole(self, generation: Generation, choices: list[ChatChoice]) -> ChatCompletion:
         """The complete answer."""
@@ -112,7 +104,7 @@ class Reply:
             token_ids=stream.token_ids if self._body.return_token_ids else None,
         )
 
-    async def chunks(self, generation: Generation) -> AsyncIterator[ChatChunk]:
+    async def events(self, generation: Generation) -> AsyncIterator[ChatChunk]:
         """The answer as it comes: the role, the text in pieces, the reason of the end, then the usage if asked for."""
         for choice in generation.choices:
             delta = ChatDelta(role="assistant", content=self._echoed())
@@ -121,7 +113,7 @@ class Reply:
                 chunk.prompt_token_ids = choice.request.prompt_ids
             yield chunk
         async for choice, piece in generation.pieces():
-            if self._is_news(piece):
+            if self._shows(piece):
                 delta = ChatDelta(content=piece.text)
                 shaped = ChatChunkChoice(index=choice.index, delta=delta, logprobs=self._logprobs(piece.logprobs))
                 if self._body.return_token_ids:
@@ -144,7 +136,7 @@ class Reply:
     def _options(self) -> StreamOptions:
         return self._body.stream_options or StreamOptions()
 
-    def _is_news(self, piece: TextPiece) -> bool:
+    def _shows(self, piece: TextPiece) -> bool:
         return bool(piece.text or piece.logprobs or (piece.token_ids and self._body.return_token_ids))
 
     def _chunk(self, generation: Generation, *choices: ChatChunkChoice) -> ChatChunk:
@@ -159,7 +151,7 @@ class Reply:
         return None if entries is None else chat_logprobs(entries, self._tokenizer)
 
     def _echoed(self) -> str:
-        """With `echo`, an answer that goes on with the last message begins with that message."""
+        """With `echo`, a response that continues the last message begins with that message."""
         last = self._body.messages[-1]
         if not self._body.echo or last.role != "assistant":
             return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -13,30 +12,32 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import FinishReason, TokenLogprobs
-from flover.server.answer import answer
-from flover.server.door import Door
+from flover.server.answer import ResponseBuilder, answer
+from flover.server.app_state import AppState
 from flover.server.generation import Choice, Generation
 from flover.server.held_tokens import HeldTokens
 from flover.server.params import completion_params, own_names, scores_prompt_only
 from flover.server.protocol import CompletionBody, StreamOptions
 from flover.server.responses import Completion, CompletionChoice, CompletionLogprobs
 from flover.server.shaping import completion_logprobs, prompt_logprobs, token_text, usage_of
+from flover.server.text_threads import TextThreads
 from flover.text.stream import TextPiece
+from flover.text.tokenizer import Tokenizer
 
 
-async def create_completion(door: Door, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
-    """Answer one request, as a stream or whole."""
-    model = door.check_model(body.model)
-    door.ready_engine()
+async def create_completion(state: AppState, body: CompletionBody, receive: Receive, key_salt: str) -> Response:
+    """Respond to one request, as a stream or whole."""
+    model = state.check_model(body.model)
+    state.ready_supervisor()
     name = f"cmpl-{body.request_id or uuid.uuid4().hex}"
-    reply = Reply(door, body, id=name, created=int(time.time()), model=model)
+    builder = CompletionBuilder(body, state.threads, id=name, model=model, tokenizer=state.tokenizer)
 
     async def generate() -> Generation:
         with own_names(body):
-            return await door.generate(
+            return await state.generate(
                 body,
                 completion_params(
-                    body, door.sampling_defaults, detokenize=door.tokenizer is not None, strict=door.config.strict
+                    body, state.sampling_defaults, detokenize=state.tokenizer is not None, strict=state.config.strict
                 ),
                 len(body.prompt),
                 lambda: body.prompt,
@@ -46,12 +47,12 @@ async def create_completion(door: Door, body: CompletionBody, receive: Receive, 
                 num_chars=sum(len(prompt) for prompt in body.prompt if isinstance(prompt, str)),
             )
 
-    return await answer(reply, generate, door.threads, stream=bool(body.stream), receive=receive)
+    return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
 
 
 @dataclass(slots=True, kw_only=True)
-class Part:
-    """What one choice of an answer or of a chunk is made from."""
+class ChoicePart:
+    """What one choice of an answer or of an event is made from."""
 
     text: str
     token_ids: Sequence[int]
@@ -66,17 +67,15 @@ class Part:
     stop_reason: int | str | None
 
 
-class Reply:
-    """Turns the pieces of one generation into the API's objects."""
+class CompletionBuilder(ResponseBuilder[CompletionBody, CompletionChoice]):
+    """Builds the objects of `/v1/completions`."""
 
-    def __init__(self, door: Door, body: CompletionBody, *, id: str, created: int, model: str) -> None:
-        self._tokenizer = door.tokenizer
-        self._body = body
-        self._id = id
-        self._created = created
-        self._model = model
+    def __init__(
+        self, body: CompletionBody, threads: TextThreads, *, id: str, model: str, tokenizer: Tokenizer | None
+    ) -> None:
+        super().__init__(body, id=id, model=model, tokenizer=tokenizer)
         self._scores_only = scores_prompt_only(body)
-        self._threads = door.threads
+        self._threads = threads
 
     def whole(self, generation: Generation, choices: list[CompletionChoice]) -> Completion:
         """The complete answer."""
@@ -85,7 +84,7 @@ class Reply:
     def choice(self, generation: Generation, choice: Choice) -> CompletionChoice:
         """One complete sequence."""
         stream = choice.text
-        part = Part(
+        part = ChoicePart(
             text=stream.text,
             token_ids=stream.token_ids,
             logprobs=stream.logprobs,
@@ -104,7 +103,7 @@ class Reply:
             shaped.prompt_logprobs = prompt_logprobs(reported, self._tokenizer)
         return shaped
 
-    async def chunks(self, generation: Generation) -> AsyncIterator[Completion]:
+    async def events(self, generation: Generation) -> AsyncIterator[Completion]:
         """The answer as it comes."""
         options = self._body.stream_options or StreamOptions()
         offsets = [0] * len(generation.choices)
@@ -113,9 +112,9 @@ class Reply:
             first = not choice.started
             if self._body.stop:
                 piece = held[choice.index].feed(piece)
-            if not (first or self._is_news(piece)):
+            if not (first or self._shows(piece)):
                 continue
-            part = Part(
+            part = ChoicePart(
                 text=piece.text,
                 token_ids=piece.token_ids,
                 logprobs=piece.logprobs,
@@ -130,18 +129,18 @@ class Reply:
             shaped = await self._threads.run(shape) if echoes_logprobs else shape()
             if shaped.logprobs is not None and shaped.logprobs.tokens:
                 offsets[choice.index] = shaped.logprobs.text_offset[-1] + len(shaped.logprobs.tokens[-1])
-            chunk = self._completion([shaped], generation, with_usage=options.usage_in_chunks)
-            if options.include_usage and chunk.usage is UNSET:
-                chunk.usage = None
-            yield chunk
+            event = self._completion([shaped], generation, with_usage=options.usage_in_chunks)
+            if options.include_usage and event.usage is UNSET:
+                event.usage = None
+            yield event
         if options.include_usage:
             yield self._completion([], generation, with_usage=True)
 
-    def _is_news(self, piece: TextPiece) -> bool:
+    def _shows(self, piece: TextPiece) -> bool:
         shown_ids = piece.token_ids and (self._body.return_token_ids or self._tokenizer is None)
         return bool(piece.text or piece.logprobs or piece.finish_reason or shown_ids)
 
-    def _choice(self, generation: Generation, choice: Choice, part: Part, *, first: bool) -> CompletionChoice:
+    def _choice(self, generation: Generation, choice: Choice, part: ChoicePart, *, first: bool) -> CompletionChoice:
         if self._scores_only:
             part.text, part.token_ids, part.token_texts = "", [], []
             part.logprobs = None if part.logprobs is None else []
@@ -150,7 +149,7 @@ class Reply:
         echo = bool(self._body.echo) and first
         shaped = CompletionChoice(
             index=choice.index,
-            text=("".join(generation.prompt_of(choice).texts) if echo else "") + part.text,
+            text=(generation.prompt_of(choice).text if echo else "") + part.text,
             logprobs=self._logprobs(generation, choice, part, echo=echo),
             finish_reason=part.finish_reason,
             stop_reason=part.stop_reason,
@@ -161,7 +160,9 @@ class Reply:
                 shaped.prompt_token_ids = prompt_ids
         return shaped
 
-    def _logprobs(self, generation: Generation, choice: Choice, part: Part, *, echo: bool) -> CompletionLogprobs | None:
+    def _logprobs(
+        self, generation: Generation, choice: Choice, part: ChoicePart, *, echo: bool
+    ) -> CompletionLogprobs | None:
         if part.logprobs is None:
             return None
         prompt, ids = generation.prompt_of(choice), part.token_ids
@@ -173,9 +174,9 @@ class Reply:
                 [*prompt.logprobs, *entries],
             )
         elif echo:
-            start += len("".join(prompt.texts))
+            start += len(prompt.text)
         if part.length is not None:
-            end = part.length + len("".join(prompt.texts))
+            end = part.length + len(prompt.text)
         if self._tokenizer is None:
             texts, end = [token_text(None, token_id) for token_id in ids], None
         return completion_logprobs(texts, entries, self._tokenizer, start, end)

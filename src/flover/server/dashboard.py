@@ -1,6 +1,6 @@
-"""The dashboard: one page that watches `/live`. It ships with the package and loads nothing from anywhere else.
+"""Serves the dashboard: one static page that shows `/live` and loads no other files.
 
-The page's policy lets only its own script and style run, by their digests, and speak only to this server.
+Its Content-Security-Policy allows only its own inline script and style, by digest, and connections to this server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 
 def dashboard() -> Response:
-    """The page. It holds nothing of the model or of requests, so it needs no key; what it asks for does."""
+    """The page. It has no data of the model or of requests, so it needs no API key; `/live` does."""
     page, headers = _page()
     return Response(page, media_type="text/html", headers=headers)
 

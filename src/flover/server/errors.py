@@ -1,8 +1,8 @@
-"""Errors as clients see them: OpenAI's envelope, one place that decides status and type.
+"""Error responses in OpenAI's format; the status and type of every error.
 
     {"error": {"message": ..., "type": ..., "param": ... or null, "code": ... or null}}
 
-What a client reads is written on purpose: the text of an unexpected exception goes to the log, never out.
+The text of an unexpected exception goes to the log, never to a client.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from flover.errors import EngineDeadError, EngineError, RequestError
+from flover.errors import EngineError, RequestError
 
 RETRY_SECONDS = 1
-"""What `Retry-After` says when the server is full, loading or on its way down."""
+"""`Retry-After` in seconds when the server is full, loading or shutting down."""
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +36,8 @@ _TYPES = {
 }
 
 
-class DoorError(Exception):
-    """The door answers with this status and message."""
+class HttpError(Exception):
+    """The server answers with this status and message."""
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -48,41 +48,40 @@ class DoorError(Exception):
 
 
 class ClientGone(Exception):  # noqa: N818  # an event, not a fault
-    """The client closed the connection before its answer was complete."""
+    """The client closed the connection before its response was complete."""
 
 
-_BUG = DoorError(500, "the server failed on this request; its log says why", code="internal_error")
+_BUG = HttpError(500, "the server failed on this request; its log says why", code="internal_error")
 
 
-class Unavailable(DoorError):  # noqa: N818  # named after the answer
-    """503: the engine is loading or dead, or the server is shutting down."""
+class Unavailable(HttpError):  # noqa: N818  # named after the answer
+    """503: the engine is loading or has died, or the server is shutting down."""
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message, code="service_unavailable")
 
 
-def as_door_error(error: Exception) -> DoorError:
-    """How the door answers to an exception from anywhere below it; unexpected ones are logged."""
-    if isinstance(error, DoorError):
+def as_http_error(error: Exception) -> HttpError:
+    """The answer to an exception from anywhere below; unexpected ones are logged."""
+    if isinstance(error, HttpError):
         return error
     if isinstance(error, RequestError):
-        return DoorError(400, error.message, param=error.param, code=error.code)
-    if isinstance(error, EngineDeadError):
-        return Unavailable(str(error))
+        return HttpError(400, error.message, param=error.param, code=error.code)
     if isinstance(error, EngineError):
-        return DoorError(500, str(error), code="generation_failed")
+        unavailable = error.http_status == 503
+        return Unavailable(str(error)) if unavailable else HttpError(500, str(error), code="generation_failed")
     logger.error("a request failed unexpectedly", exc_info=error)
     return _BUG
 
 
-def envelope(error: DoorError) -> dict[str, Any]:
-    """The body of an error answer, or of an error event in a stream."""
+def envelope(error: HttpError) -> dict[str, Any]:
+    """The body of an error response, or of an error event in a stream."""
     kind = _TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
 
-def error_response(error: DoorError, headers: Mapping[str, str] | None = None) -> Response:
-    """The whole answer to a request that failed before its answer began."""
+def error_response(error: HttpError, headers: Mapping[str, str] | None = None) -> Response:
+    """The response to a request that failed before its response began."""
     own = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
     if error.status == 401:
         own["WWW-Authenticate"] = "Bearer"
@@ -95,12 +94,12 @@ def error_response(error: DoorError, headers: Mapping[str, str] | None = None) -
 
 
 def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Response]]]:
-    """Every way in which a route can fail ends in the envelope."""
+    """Handlers that turn every exception of a route into an error response."""
     return {
         HTTPException: _on_http,
         ClientDisconnect: _on_disconnect,
         ClientGone: _on_disconnect,
-        DoorError: _on_error,
+        HttpError: _on_error,
         RequestError: _on_error,
         EngineError: _on_error,
         Exception: _on_bug,
@@ -108,11 +107,11 @@ def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Respo
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return error_response(as_door_error(error))
+    return error_response(as_http_error(error))
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
-    """Starlette raises the exception again after this answer, so that the HTTP server logs it."""
+    """Respond to an unexpected exception; Starlette then raises it again, so that the HTTP server logs it."""
     return error_response(_BUG)
 
 
@@ -121,7 +120,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     method, path = request.method, request.scope["path"]
     messages = {404: f"there is no {path}{_hint(request)}", 405: f"{path} does not answer to {method}"}
     message = messages.get(error.status_code, str(error.detail))
-    return error_response(DoorError(error.status_code, message), error.headers)
+    return error_response(HttpError(error.status_code, message), error.headers)
 
 
 def _hint(request: Request) -> str:
@@ -132,5 +131,5 @@ def _hint(request: Request) -> str:
 
 
 async def _on_disconnect(request: Request, error: Exception) -> Response:
-    """The client left before its answer was complete: nothing reads this one, and it is no fault to log."""
-    return error_response(DoorError(400, "the client has closed the connection"))
+    """Respond after a disconnect: no client reads it, and it is not an error to log."""
+    return error_response(HttpError(400, "the client has closed the connection"))

@@ -1,9 +1,9 @@
-"""What is accepted in a request's body without being honoured: one rule, as data.
+"""Body fields that are accepted without being supported, as data.
 
-Every field of a body is one of these. *Honoured*: a field of the types in `protocol.py`. *Information*: it says
-something about the request, and no answer depends on it; any value is accepted. *Neutral*: Flover does not do what
-it asks for, and accepts the values that ask for nothing. *Unknown*: refused by name. Null is the same as not sent,
-for every field. With `--strict` only what the bodies of OpenAI's own clients carry by default is accepted.
+Every field of a body is one of these. *Supported*: a field of the types in `protocol.py`. *Information*: metadata that
+does not change the output; any value is accepted. *Neutral*: an unsupported feature; values that do not use it are
+accepted. *Unknown*: refused by name. Null is the same as absent, for every field. With `--strict` only the
+default fields of OpenAI's clients are accepted.
 
 The names are those of OpenAI, vLLM, SGLang, llama.cpp, TGI, LMDeploy and Ollama.
 """
@@ -17,12 +17,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from flover.errors import RequestError, shown
+from flover.errors import RequestError, named, shown
 
 MAX_INFORMATION_BYTES = 16 * 2**10
-"""Longest value of a field that is only information, as it is written in the body."""
+"""Maximum size of a value of an information field, in bytes of JSON."""
 MAX_NEUTRAL_BYTES = 256
-"""No neutral value is longer."""
+"""Maximum length of a neutral value."""
 
 INFORMATION = frozenset(
     [
@@ -57,7 +57,7 @@ INFORMATION = frozenset(
         "dynatemp_exponent",
     ]
 )
-"""Only information; also the parameters of samplers that are off, since their switches are neutral below."""
+"""Information fields; also parameters of samplers whose switches are neutral below."""
 
 OFF = (False,)
 NONE: tuple[list[Any], ...] = ([],)
@@ -141,7 +141,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "raw": OFF,
     "options": ({},),
 }
-"""Fields that would change the answer, and the values with which they do not."""
+"""Neutral fields, and the values with which they do not change the output."""
 
 STRICT: Mapping[str, Any] = {
     "user": str,
@@ -154,7 +154,7 @@ STRICT: Mapping[str, Any] = {
     "include_reasoning": bool,
     **dict.fromkeys(("suffix", "modalities", "functions", "function_call", "documents", "chat_template")),
 }
-"""What `--strict` accepts of the above; a type where it wants one."""
+"""The fields of the above that `--strict` accepts, with their values or types."""
 
 REASONS: Mapping[str, str] = {
     "functions": "functions are not supported yet",
@@ -164,7 +164,7 @@ REASONS: Mapping[str, str] = {
     "repeat_penalty": "repeat_penalty is called repetition_penalty here",
     "min_new_tokens": "min_new_tokens is called min_tokens here",
 }
-"""Why a value of a neutral field is refused, where the general sentence says too little."""
+"""Error messages of neutral fields that need more than the general one."""
 
 OTHER_NAMES: Mapping[str, str] = {
     "max_new_tokens": "max_tokens",
@@ -179,21 +179,20 @@ OTHER_NAMES: Mapping[str, str] = {
     "inputs": "prompt",
     "enable_thinking": "chat_template_kwargs",
 }
-"""What other servers call fields that there are here."""
+"""Names of other servers for supported fields."""
 
 
 def unknown_field(name: str, known: Collection[str], where: str = "") -> RequestError:
-    """The error about a field that nothing is known of, with the nearest name that there is."""
+    """The error about an unknown field, with the most similar known name."""
     near = OTHER_NAMES.get(name)
     if near not in known:
         near = next(iter(difflib.get_close_matches(name[:64], known, n=1, cutoff=0.75)), None)
     hint = "" if near is None else f"; did you mean {near}?"
-    what = name if name.isidentifier() and len(name) <= 64 else shown(name)
-    return RequestError(f"{where}{what} is not a field that this server knows{hint}", param=name[:64])
+    return RequestError(f"{where}{named(name)} is not a field that this server knows{hint}", param=name[:64])
 
 
 def refused_field(name: str, value: Any) -> RequestError:
-    """The error about a field that is known, and not honoured at this value."""
+    """The error about a value of a field that is not supported."""
     reason = REASONS.get(name)
     if reason is None:
         options = [json.dumps(neutral) for neutral in NEUTRAL[name]]
@@ -202,9 +201,9 @@ def refused_field(name: str, value: Any) -> RequestError:
 
 
 def is_neutral(raw: msgspec.Raw, neutral: tuple[Any, ...]) -> bool:
-    """Whether a short value is one of these, as JSON has it: 1 is 1.0 and not true."""
+    """Whether a short value is one of these, as in JSON: 1 equals 1.0 and not true."""
     try:
         value = msgspec.json.decode(raw)
-    except msgspec.ValidationError:  # a number that no type holds
+    except msgspec.ValidationError:  # a number out of range of every type
         return False
     return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in neutral)

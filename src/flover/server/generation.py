@@ -1,4 +1,4 @@
-"""One HTTP request's generation: its requests in the engine, the growing texts of their sequences, its accounts.
+"""The generation of one HTTP request: its engine requests, the texts of their sequences, its metrics.
 
 Choices are numbered as in OpenAI's API: prompt number times n plus sequence number.
 """
@@ -8,45 +8,52 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from flover.engine.supervisor import Supervisor
-from flover.errors import EngineDeadError, EngineError, FloverError
+from flover.errors import EngineError, FloverError, RequestAbortedError
 from flover.request import Delta, FinishReason, Request, TokenLogprobs
 from flover.server.metrics import Metrics
+from flover.service.supervisor import Supervisor
 from flover.text.stream import TextPiece, TextStart, TextStream
+from flover.text.streams import TextStreams
 from flover.text.tokenizer import Tokenizer
 
 
 @dataclass(slots=True)
 class Choice:
-    """One sequence as the client sees it."""
+    """One sequence of the response."""
 
     index: int
     request: Request
     text: TextStream
     started: bool = False
-    """Whether its first piece has been handed out."""
+    """Whether its first piece has been returned."""
     last_token: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass
 class Prompt:
-    """What the engine reported about one prompt."""
+    """The state of one prompt, as reported by the engine."""
 
     request: Request
     texts: Sequence[str]
-    """What each of its tokens adds to its text, where the answer repeats the prompt."""
+    """The text that each prompt token adds, if the response repeats the prompt."""
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
     choices: list[Choice] = field(default_factory=list)
 
+    @cached_property
+    def text(self) -> str:
+        """All of its text, where the answer repeats it."""
+        return "".join(self.texts)
+
 
 class Generation:
-    """Submitted on construction; `pieces` must be read by one reader, and `close` called in the end."""
+    """Submits its requests on construction. `pieces` must be read by one reader; `close` must be called at the end."""
 
     def __init__(
         self,
-        engine: Supervisor,
+        supervisor: Supervisor,
         tokenizer: Tokenizer | None,
         metrics: Metrics,
         requests: Sequence[tuple[Request, TextStart]],
@@ -55,24 +62,24 @@ class Generation:
         self.tokenizer = tokenizer
         self.prompts = [Prompt(request, start.prompt_texts) for request, start in requests]
         self.choices: list[Choice] = []
+        self._texts = TextStreams(tokenizer, supervisor.cancel)
         for prompt, (request, start) in zip(self.prompts, requests, strict=True):
-            for _ in range(request.params.n):
-                choice = Choice(len(self.choices), request, TextStream(tokenizer, request.params, start))
+            for stream in self._texts.add(request, start):
+                choice = Choice(len(self.choices), request, stream)
                 prompt.choices.append(choice)
                 self.choices.append(choice)
         self.on_close: Callable[[], None] = lambda: None
-        self._engine = engine
         self._metrics = metrics
         self._arrival = arrival
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
         self._closed = False
         self.time_to_first_token: float | None = None
-        """Seconds from the arrival to the first token of all."""
+        """Seconds from the arrival to the first token of any sequence."""
         self._reason_of_unfinished = FinishReason.ABORT
-        self._stream = engine.submit(*(request for request, _ in requests))
+        self._stream = supervisor.submit(*(request for request, _ in requests))
 
     def prompt_of(self, choice: Choice) -> Prompt:
-        """The prompt that this choice continues."""
+        """The prompt of this choice."""
         return self._by_id[choice.request.id]
 
     @property
@@ -82,7 +89,7 @@ class Generation:
 
     @property
     def cached_tokens(self) -> int:
-        """Prompt tokens that the prefix cache had."""
+        """Prompt tokens found in the prefix cache."""
         return sum(prompt.cached_tokens for prompt in self.prompts)
 
     @property
@@ -92,32 +99,28 @@ class Generation:
 
     @property
     def finish_reasons(self) -> list[FinishReason]:
-        """Of every choice; of one that has not ended, what will be said of it if it is closed now."""
+        """The finish reason of every choice; of an open one the reason if it is closed now."""
         return [choice.text.finish_reason or self._reason_of_unfinished for choice in self.choices]
 
     async def pieces(self) -> AsyncIterator[tuple[Choice, TextPiece]]:
-        """News of the choices as they come, until all have ended.
+        """The pieces of all choices as they arrive, until all have ended.
 
-        A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if the engine could
-        not go on with one of them: then the whole HTTP request has failed.
+        A choice that ends with a stop string is cancelled in the engine. Raises `EngineError` if one of them failed
+        in the engine: then the whole HTTP request fails.
         """
-        left = len(self.choices)
         async for delta in self._stream:
             prompt = self._by_id[delta.request_id]
             choice = prompt.choices[delta.index]
             if choice.text.finished:
-                continue  # what the engine still did before it heard of the stop string
+                continue  # computed before the engine had read the cancellation
             self._check(delta)
             self._note(prompt, choice, delta)
-            piece = choice.text.feed(delta)
-            if piece.cancel:
-                self._engine.cancel(delta.request_id, delta.index)
+            piece = self._texts.feed(choice.text, delta)
             if piece.finish_reason is not None:
-                left -= 1
                 self._note_end(choice, piece.finish_reason)
             yield choice, piece
             choice.started = True
-            if left == 0:
+            if piece.finish_reason is not None and not self._texts:
                 return
 
     async def finish(self) -> None:
@@ -130,7 +133,7 @@ class Generation:
         self._stream.abort(error)
 
     def close(self) -> None:
-        """Cancel what still runs in the engine and settle the accounts. May be called twice."""
+        """Cancel running sequences in the engine and update the metrics. May be called twice."""
         if self._closed:
             return
         self._closed = True
@@ -141,12 +144,12 @@ class Generation:
         self.on_close()
 
     def _check(self, delta: Delta) -> None:
-        """The door ends sequences only after their text has ended: any other abort is the engine's going down."""
+        """The server cancels sequences only after their text has ended: any other abort is the engine going down."""
         if delta.finish_reason is FinishReason.ERROR:
             self._reason_of_unfinished = FinishReason.ERROR
             raise EngineError(delta.error or "the engine failed on this request")
         if delta.finish_reason is FinishReason.ABORT:
-            raise EngineDeadError("the request was aborted")
+            raise RequestAbortedError("the request was aborted")
 
     def _note(self, prompt: Prompt, choice: Choice, delta: Delta) -> None:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Log-probabilities in a stream that has stop strings: a token's come with its text, and not before."""
+"""Delays the log-probabilities of streamed tokens until their text is sent, in streams with stop strings."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from flover.text.stream import TextPiece
 
 
 class HeldTokens:
-    """The tokens of one sequence whose text is held back, since it may turn out to be part of a stop string. Sent
-    earlier, they would have texts and offsets that are not in the answer."""
+    """The tokens of one sequence whose text is held back because it may be part of a stop string. Sent earlier, they
+    could have texts and offsets that are not in the response."""
 
     def __init__(self) -> None:
         self._waiting: list[tuple[TokenLogprobs, str]] = []
         self._room = 0
-        """Characters that have been let through and belong to no token yet."""
+        """Characters that have been sent and belong to no token yet."""
 
     def feed(self, piece: TextPiece) -> TextPiece:
-        """The piece with the log-probabilities of those tokens whose text is out; the last one brings all others."""
+        """The piece with the log-probabilities of the tokens whose text has been sent; the last one has all others."""
         if piece.logprobs is None:
             return piece
         self._waiting += zip(piece.logprobs, piece.token_texts, strict=True)

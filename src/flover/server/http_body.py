@@ -1,4 +1,4 @@
-"""Bodies of requests: read whole before a route sees them, within bounds of length, time and memory."""
+"""Middleware that reads request bodies before routing, with limits of size, time and memory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import asyncio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flover.config import Limits
-from flover.server.errors import DoorError, error_response
+from flover.server.errors import HttpError, error_response
 
 
 class BodyLimit:
-    """Reads the body, and answers 413, 408, 415, 501 or 503 to those that are too long, too slow, coded in some way, or
-    too many."""
+    """Reads the body, and responds 413, 408, 415, 501 or 503 to one that is too long, too slow, encoded, or beyond the
+    memory limit."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
@@ -31,26 +31,26 @@ class BodyLimit:
                     raise self._too_long()
                 if body.get("more_body", False):
                     body = await self._read_on(body["body"], receive)
-        except DoorError as error:
+        except HttpError as error:
             await refuse(error, scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
 
     def _check_headers(self, scope: Scope) -> None:
-        """Raises `DoorError` for a body that is not to be read."""
+        """Raises `HttpError` for a body that must not be read."""
         for name, value in scope["headers"]:
             if name == b"content-length":
                 if value.isdigit() and int(value[:20]) > self._limits.max_body_bytes:
                     raise self._too_long()
             elif name == b"content-encoding":
                 if value.strip().lower() not in (b"", b"identity"):
-                    raise DoorError(415, f"Content-Encoding {_shown(value)} is not supported: send the body as it is")
+                    raise HttpError(415, f"Content-Encoding {_shown(value)} is not supported: send the body as it is")
             elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                raise DoorError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
+                raise HttpError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
 
     async def _read_on(self, start: bytes, receive: Receive) -> Message:
-        """The whole body as one message, or the news that the client is gone. Only from the second part on is there
-        anything to bound: until the first has come, it is the connection that is timed."""
+        """The whole body as one message, or the disconnect message. Limits apply from the second part on: until the
+        first has arrived, the connection's timeout applies."""
         body = bytearray(start)
         timeout = asyncio.timeout(self._limits.body_timeout)
         self._pending.add(timeout)
@@ -71,21 +71,21 @@ class BodyLimit:
         except TimeoutError:
             if timeout in self._pending:
                 seconds = f"{self._limits.body_timeout:g} seconds"
-                raise DoorError(408, f"the body took longer than --body-timeout {seconds}") from None
+                raise HttpError(408, f"the body took longer than --body-timeout {seconds}") from None
             most = self._limits.max_pending_body_bytes
             reason = f"unfinished bodies exceed --max-pending-body-bytes {most}, and this one has taken longest"
-            raise DoorError(503, reason) from None
+            raise HttpError(503, reason) from None
         finally:
             self._pending.remove(timeout)
         return {"type": "http.request", "body": bytes(body), "more_body": False}
 
-    def _too_long(self) -> DoorError:
-        return DoorError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}")
+    def _too_long(self) -> HttpError:
+        return HttpError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}")
 
 
 class PendingBodies:
-    """Bytes of all bodies that are being received, each under its timeout. When they are too many, the body that has
-    taken longest is ended: one that is sent at once passes, whatever others hold back."""
+    """Bytes of all bodies that are being received, each under its timeout. Beyond the limit the oldest body is ended,
+    so that slow clients do not block fast ones."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -96,11 +96,11 @@ class PendingBodies:
         return timeout in self._sizes
 
     def add(self, timeout: asyncio.Timeout) -> None:
-        """A body begins."""
+        """Add a new body."""
         self._sizes[timeout] = 0
 
     def grow(self, timeout: asyncio.Timeout, num_bytes: int) -> None:
-        """More of it has come."""
+        """Count further bytes of a body."""
         if timeout not in self._sizes:
             return
         self._sizes[timeout] += num_bytes
@@ -111,12 +111,12 @@ class PendingBodies:
             longest.reschedule(asyncio.get_running_loop().time())
 
     def remove(self, timeout: asyncio.Timeout) -> None:
-        """It is complete, or given up."""
+        """Remove a complete or abandoned body."""
         self._total -= self._sizes.pop(timeout, 0)
 
 
-async def refuse(error: DoorError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer a request whose body has not been read: where there is one, the connection ends with the answer."""
+async def refuse(error: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request whose body has not been read; if it has one, the connection is closed after the response."""
     has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
     await error_response(error, {"Connection": "close"} if has_body else None)(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""What the protocol of a connection is told: uvicorn's settings and ours."""
+"""The configuration of the HTTP protocol: uvicorn's settings and Flover's limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flover.server.http_connections import Connections
 
 
 class HttpConfig(uvicorn.Config):
-    """uvicorn's settings, with the limits of connections and the connections of the server."""
+    """uvicorn's settings, with the limits and the open connections of the server."""
 
     def __init__(
         self, app: ASGIApp, limits: Limits, connections: Connections, http: type[asyncio.Protocol], **settings: Any

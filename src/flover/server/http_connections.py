@@ -1,7 +1,7 @@
-"""How many connections a server holds, and which of them gives way when there are too many.
+"""The limit on open connections, and the choice of which to close beyond it.
 
-A connection *waits for its client* while the client owes it something: a head, the rest of a head or body, or, between
-two requests, the next one. Those connections cost the client nothing, so they give way to requests that have arrived.
+A connection *waits for its client* until the rest of a head or body, or the next request, has arrived. Such
+connections are closed in favour of requests that have arrived whole.
 """
 
 from __future__ import annotations
@@ -10,49 +10,51 @@ import resource
 from typing import Protocol
 
 SPARE_CONNECTIONS = 64
-"""Beyond `max_connections`: for health checks, while all others are taken."""
+"""Connections beyond `max_connections`, for health checks while all others are in use."""
 OTHER_DESCRIPTORS = 64
-"""File descriptors that are no connections: listening socket, log, engines, and what their start takes for a while."""
+"""File descriptors for other uses: listening socket, log, engines, and the start of engine processes."""
 
 
 class Evictable(Protocol):
-    """A connection that can be ended without an answer."""
+    """A connection that can be closed without a response."""
 
     def evict(self) -> None:
         """Close it at once."""
 
 
 class Connections:
-    """The open connections of one server. Every call takes the same time, however many there are."""
+    """The open connections of one server. Every method takes constant time."""
 
     def __init__(self, max_connections: int, descriptors: int) -> None:
         """`descriptors` is the number of file descriptors that the process may have open."""
-        room = descriptors - OTHER_DESCRIPTORS if descriptors >= 2 * OTHER_DESCRIPTORS else descriptors // 2
-        self.ceiling = max(2, min(max_connections + SPARE_CONNECTIONS, room))
-        self.most = min(max_connections, max(1, self.ceiling * 3 // 4) if self.ceiling == room else max_connections)
+        available = descriptors - OTHER_DESCRIPTORS if descriptors >= 2 * OTHER_DESCRIPTORS else descriptors // 2
+        self.ceiling = max(2, min(max_connections + SPARE_CONNECTIONS, available))
+        self.most = min(
+            max_connections, max(1, self.ceiling * 3 // 4) if self.ceiling == available else max_connections
+        )
         self._open: set[Evictable] = set()
         self._waiting: dict[Evictable, None] = {}
 
     @property
-    def crowded(self) -> bool:
+    def over_limit(self) -> bool:
         """Whether there are more than `max_connections`."""
         return len(self._open) > self.most
 
     def add(self, connection: Evictable) -> bool:
-        """A new connection; whether there are now too many to serve it as others are."""
+        """Add a new connection; returns whether it is beyond the limit."""
         self._open.add(connection)
         self._waiting[connection] = None
         if len(self._open) > self.ceiling:
             self._evict(next(iter(self._waiting)))
-        return self.crowded
+        return self.over_limit
 
     def remove(self, connection: Evictable) -> None:
-        """The connection is closed."""
+        """Remove a closed connection."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
 
     def waits(self, connection: Evictable) -> None:
-        """It waits for its client from now on."""
+        """Mark a connection as waiting for its client."""
         if connection in self._open:
             self._waiting[connection] = None
 
@@ -60,10 +62,10 @@ class Connections:
         """A whole request has arrived on it."""
         self._waiting.pop(connection, None)
 
-    def make_room(self, connection: Evictable) -> bool:
-        """End the connection that has waited for its client for longest, for the sake of this one; whether there was
-        one, or there is room anyway."""
-        if not self.crowded:
+    def evict_for(self, connection: Evictable) -> bool:
+        """Close the connection that has waited longest for its client, to serve this one; returns whether this one can
+        be served."""
+        if not self.over_limit:
             return True
         for other in self._waiting:
             if other is not connection:
@@ -77,7 +79,7 @@ class Connections:
 
 
 def allow_descriptors(wanted: int) -> int:
-    """Raise the process's own limit on open files towards `wanted`, as far as it may; the limit then in force."""
+    """Raise the process's limit of open files towards `wanted`, as far as allowed; returns the limit in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted if soft == resource.RLIM_INFINITY else soft

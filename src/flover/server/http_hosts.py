@@ -1,7 +1,7 @@
-"""Which names the server answers to, and whose pages may use it, where no key says who is asking.
+"""Checks of the Host and Origin headers, for servers without an API key.
 
-A page in a browser on this machine reaches a server that listens on this machine alone. It is kept out in two ways: a
-name of its own that leads here (DNS rebinding) is none of ours, and what it sends to our own name carries its Origin.
+Web pages in a browser on this machine can reach a server on loopback. DNS rebinding is blocked by checking the
+Host header, and requests from other sites by checking the Origin header.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flover.config import ServerConfig
 from flover.errors import quoted
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 from flover.server.http_body import refuse
 from flover.server.http_paths import LIVENESS_PATHS
 
 
 class Hosts:
-    """Refuses requests without one Host; without API keys also those for other names, and from pages of others."""
+    """Refuses requests without exactly one Host; without API keys also those with another Host or a foreign Origin."""
 
     def __init__(self, app: ASGIApp, config: ServerConfig) -> None:
         self._app = app
@@ -45,14 +45,14 @@ class Hosts:
                 return
         await self._app(scope, receive, send)
 
-    def _wrong(self, hosts: Sequence[bytes], origins: Sequence[bytes], version: str) -> DoorError | None:
+    def _wrong(self, hosts: Sequence[bytes], origins: Sequence[bytes], version: str) -> HttpError | None:
         if len(hosts) > 1 or (not hosts and version != "1.0"):
-            return DoorError(400, f"a request has one Host header, this one has {len(hosts)}")
+            return HttpError(400, f"a request has one Host header, this one has {len(hosts)}")
         if self._any_host and self._any_origin:
             return None
         host = hosts[0].decode("latin-1").strip().lower() if hosts else ""
         if not self._any_host and not self._is_ours(host[:300]):
-            return DoorError(
+            return HttpError(
                 403,
                 f"Host {quoted(host, 100)} is not a name of this server: without an API key it answers to those of its "
                 "own machine and of --allowed-hosts",
@@ -60,7 +60,7 @@ class Hosts:
         if not self._any_origin:
             for origin in origins:
                 if not self._may_ask(origin.decode("latin-1").strip().lower(), host):
-                    return DoorError(
+                    return HttpError(
                         403,
                         f"pages of {quoted(origin.decode('latin-1'), 100)} may not use this server: without an API key "
                         "it answers to its own and to those of --allowed-origins",
@@ -81,7 +81,7 @@ class Hosts:
 
 
 def is_loopback(name: str) -> bool:
-    """Whether a host is this machine and no other one: `localhost`, 127.0.0.0/8, ::1."""
+    """Whether a host is loopback: `localhost`, 127.0.0.0/8, ::1."""
     address = _address(name)
     return name == "localhost" if address is None else address.is_loopback
 
@@ -104,5 +104,5 @@ def _name(host: str) -> str:
 
 
 def _without_port(place: str, scheme: str) -> str:
-    """The place without the port that the scheme implies."""
+    """`host:port` without the default port of the scheme."""
     return place.removesuffix(":443" if scheme == "https" else ":80")

@@ -1,4 +1,4 @@
-"""API keys on requests, and what keeps the prefix caches of different keys apart."""
+"""API key authentication, and a salt per key that separates prefix caches."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 from flover.server.http_body import refuse
 from flover.server.http_paths import LIVENESS_PATHS
 
 OPEN_PATHS = LIVENESS_PATHS | {"/dashboard"}
-"""Everything else wants a key, if there is one: also what does not exist. The dashboard asks for it itself."""
+"""Paths without authentication; all others need a key, also unknown ones. The dashboard page asks the user for it."""
 KEY_SALT = "flover.key_salt"
-"""Where an ASGI scope has the salt of the key that the request came with."""
+"""The key of an ASGI scope for the salt of the request's API key."""
 
 
 class ApiKey:
-    """Lets through who sends one of the keys as `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
+    """Lets requests through that carry one of the keys, as `Authorization: Bearer KEY` or `X-Api-Key: KEY`.
 
-    Digests are compared, in constant time and with every key. Whoever sends several credentials must send the same
-    key in all of them: which of two would count is not for the server to guess.
+    Digests are compared, in constant time and with every key. A request with several credentials must carry the same
+    key in all of them: the server does not guess which of two counts.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str], *, share_prefixes: bool = False) -> None:
@@ -35,14 +35,14 @@ class ApiKey:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             digest = self._key_of(scope)
             if digest is None:
-                error = DoorError(401, "the API key is missing or wrong", code="invalid_api_key")
+                error = HttpError(401, "the API key is missing or wrong", code="invalid_api_key")
                 await refuse(error, scope, receive, send)
                 return
             scope = {**scope, KEY_SALT: self._salts[digest]}
         await self._app(scope, receive, send)
 
     def _key_of(self, scope: Scope) -> bytes | None:
-        """The digest of the key that was sent, if it is one of ours."""
+        """The digest of the request's key, if it is valid."""
         found: set[bytes | None] = set()
         names = []
         for name, value in scope["headers"]:
@@ -62,13 +62,13 @@ class ApiKey:
 
 
 def salt_of(scope: Scope) -> str:
-    """What keeps the prefixes of this request's key from those of other keys; empty where all may share."""
+    """The prefix cache salt of the request's key; empty if keys share prefixes."""
     salt: str = scope.get(KEY_SALT, "")
     return salt
 
 
 def combine_salts(key_salt: str, own: str) -> str:
-    """The salt of a request from that of its key and its own `cache_salt`. No `cache_salt` leads to another key's."""
+    """The salt of a request, from its key's salt and its `cache_salt`, which cannot reach another key's cache."""
     if not key_salt:
         return own
     return hashlib.sha256(

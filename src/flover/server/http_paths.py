@@ -1,4 +1,4 @@
-"""Paths that mean another one, and those that anyone may ask for."""
+"""Path aliases, and the health routes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ ALIASES = {
     "/completions": "/v1/completions",
     "/chat/completions": "/v1/chat/completions",
 }
-"""Paths that mean another one: those of other servers, and the API for clients whose base_url lacks /v1."""
+"""Path aliases: those of other servers, and the API for clients whose base_url lacks /v1."""
 LIVENESS_PATHS = frozenset(("/livez", "/health", *(path for path, to in ALIASES.items() if to == "/health")))
-"""Answered without a key, for any Host, and when all connections are taken: they tell nothing but the state."""
+"""Health routes: served without a key, for any Host, and when all connections are in use."""
 
 
 class Aliases:
-    """Gives requests the path that theirs means."""
+    """Middleware that replaces path aliases."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

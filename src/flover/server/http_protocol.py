@@ -1,9 +1,9 @@
-"""HTTP/1.1 on a connection: uvicorn's protocol with httptools' parser, under limits.
+"""HTTP/1.1 with limits: extends uvicorn's protocol with httptools' parser.
 
-What a client has sent is measured before the parser sees it: size of the head, number of its lines, length of its
-path, time that it takes; bytes of a body with the lines around its chunks. Trailers are dropped. What exceeds a limit
-is answered in words, the connection ends, and what the client still sends is thrown away for a while, so that the
-answer is not lost with the connection. Bodies as such are measured in `http_body.py`.
+Input is measured before the parser sees it: size of the head, number of header lines, length of the path, time; bytes
+of a body with its chunk framing. Trailers are dropped. Input beyond a limit gets an error response and the connection
+is closed; further input is discarded for a while, so that the response is not lost. The size of bodies is checked in
+`http_body.py`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from flover.server.errors import DoorError, error_response
+from flover.server.errors import HttpError, error_response
 from flover.server.http_config import HttpConfig
 from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.http_refusals import Refusal, answer_bytes, reason_of
 
-CROWDED_HEADER_SECONDS = 2.0
-"""Time for the head on a connection beyond `max_connections`."""
+OVER_LIMIT_HEADER_SECONDS = 2.0
+"""Seconds for the head on a connection beyond `max_connections`."""
 LINGER_SECONDS = 5.0
-"""Time for which input is thrown away after an answer that came before the end of its request."""
+"""Seconds for which input is discarded after a response that was sent before the end of its request."""
 LINGER_BYTES = 128 * 2**20
-"""As much is thrown away at most."""
+"""Maximum number of discarded bytes."""
 MAX_PIPELINED = 16
-"""Requests that may wait on a connection for the answer to the one before."""
+"""Maximum number of pipelined requests on a connection."""
 PIECE_BYTES = 64 * 2**10
 """A body goes to the parser in pieces of this size, and is measured after each."""
 
@@ -47,29 +47,29 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._most_headers = config.limits.max_header_count
-        # On the wire: chunks of a body need bytes around them, and trailers may follow.
+        # Bytes on the wire, with chunk framing and trailers.
         self._most_body_bytes = 2 * config.limits.max_body_bytes + config.limits.max_header_bytes
         self._places = config.connections
-        self._crowded = False
+        self._over_limit = False
         self._in_body = False  # the head of a request is complete, the request is not
         self._num_heads = 0
         self._num_trailers = 0
         self._head_bytes = 0
         self._body_bytes = 0
-        self._deaf = False  # input is thrown away
+        self._discarding = False  # input is discarded
         self._ignored_bytes = 0
         self._input_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
 
-    # The connection
+    # Connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
         super().connection_made(transport)
-        self._crowded = self._places.add(self)
+        self._over_limit = self._places.add(self)
         seconds = self._limits.header_timeout
-        if self._crowded:
-            seconds = min(seconds, CROWDED_HEADER_SECONDS)
+        if self._over_limit:
+            seconds = min(seconds, OVER_LIMIT_HEADER_SECONDS)
         self._output = _Output(self)
         self._input_timer = self.loop.call_later(seconds, self._input_is_late)
 
@@ -79,12 +79,12 @@ class HttpProtocol(HttpToolsProtocol):
         for timer in (self._input_timer, self._end_timer, self._send_timer):
             if timer is not None:
                 timer.cancel()
-        self._deaf = True
+        self._discarding = True
         super().connection_lost(exc)
 
     def evict(self) -> None:
         """Close the connection at once."""
-        self._deaf = True
+        self._discarding = True
         self.transport.abort()
 
     def pause_writing(self) -> None:
@@ -101,18 +101,18 @@ class HttpProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         self._end()
 
-    # What comes in
+    # Input
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        while data and not self._deaf:
+        while data and not self._discarding:
             if self._in_body:
                 most = min(PIECE_BYTES, self._most_body_bytes - self._body_bytes + 1)
             else:
                 most = self._limits.max_header_bytes - self._head_bytes
             self._take(data[:most])
             data = data[most:]
-        if self._deaf:
+        if self._discarding:
             self._ignored_bytes += len(data)
             if self._ignored_bytes > LINGER_BYTES:
                 self.transport.abort()
@@ -124,7 +124,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._cancel_input_timer()
 
     def _take(self, piece: bytes) -> None:
-        """Parse a piece, which is no longer than what is left of a limit, and one byte of a body."""
+        """Parse a piece of at most the remaining limit, plus one byte of a body."""
         num_heads, in_body = self._num_heads, self._in_body
         try:
             self.parser.feed_data(piece)
@@ -139,23 +139,23 @@ class HttpProtocol(HttpToolsProtocol):
         elif in_body:
             self._body_bytes += len(piece)
             if self._body_bytes > self._most_body_bytes:
-                self._refuse(DoorError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}"))
+                self._refuse(HttpError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}"))
         else:
             self._head_bytes += len(piece)
             if self._head_bytes >= self._limits.max_header_bytes:
                 most = self._limits.max_header_bytes
-                self._refuse(DoorError(431, f"request line and headers exceed --max-header-bytes {most}"))
+                self._refuse(HttpError(431, f"request line and headers exceed --max-header-bytes {most}"))
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
-        """Nothing is upgraded to here, and what follows is the body of the request, if it has one. The parser takes it
-        for another protocol, so another one reads the same head without that wish."""
+        """Ignore an upgrade request: the rest is the body of the request, if it has one. The parser would treat it as
+        another protocol, so a new parser reads the head again without the upgrade."""
         head = [self.parser.get_method(), b" ", self.url, b" HTTP/", self.parser.get_http_version().encode(), b"\r\n"]
         for name, value in self.headers:
             if name != b"upgrade":
                 head += [name, b": ", value, b"\r\n"]
         self.parser = httptools.HttpRequestParser(self)
         self._take(b"".join([*head, b"\r\n"]))
-        if rest and not self._deaf:
+        if rest and not self._discarding:
             self._take(rest)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -169,41 +169,41 @@ class HttpProtocol(HttpToolsProtocol):
             self.headers.append((name, value))
             num = len(self.headers)
         if num > self._most_headers:
-            raise Refusal(DoorError(431, f"there are more header lines than --max-header-count {self._most_headers}"))
+            raise Refusal(HttpError(431, f"there are more header lines than --max-header-count {self._most_headers}"))
 
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                raise Refusal(DoorError(405, "CONNECT is not answered here"))
-            return  # read again without that wish
+                raise Refusal(HttpError(405, "CONNECT is not answered here"))
+            return  # the head is read again without the upgrade
         if len(self.url) > self._limits.max_url_bytes:
-            raise Refusal(DoorError(414, f"path and query exceed --max-url-bytes {self._limits.max_url_bytes}"))
+            raise Refusal(HttpError(414, f"path and query exceed --max-url-bytes {self._limits.max_url_bytes}"))
         if self.parser.get_http_version() not in ("1.1", "1.0"):
-            raise Refusal(DoorError(505, f"HTTP {self.parser.get_http_version()} is not spoken here, HTTP/1.1 is"))
+            raise Refusal(HttpError(505, f"HTTP {self.parser.get_http_version()} is not spoken here, HTTP/1.1 is"))
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise Refusal(DoorError(429, f"more than {MAX_PIPELINED} requests wait on this connection"))
-        if self._crowded and not self._has_place():
+            raise Refusal(HttpError(429, f"more than {MAX_PIPELINED} requests wait on this connection"))
+        if self._over_limit and not self._has_place():
             message = f"all {self._places.most} connections are in use (--max-connections)"
-            raise Refusal(DoorError(503, message))
+            raise Refusal(HttpError(503, message))
         super().on_headers_complete()
-        self.cycle.transport = self._output  # type: ignore[assignment]  # what a response needs of a transport
+        self.cycle.transport = self._output  # type: ignore[assignment]  # the methods of a transport that it uses
         self._num_heads += 1
         if self._input_timer is not None:
             self._cancel_input_timer()
         self._in_body, self._body_bytes, self._num_trailers = True, 0, 0
 
     def _has_place(self) -> bool:
-        """Whether this request is served, on a connection that came when all were taken."""
+        """Whether this request can be served, on a connection beyond the limit."""
         if self.url.partition(b"?")[0].decode("latin-1") in LIVENESS_PATHS:
             return True
-        self._crowded = not self._places.make_room(self)
-        return not self._crowded
+        self._over_limit = not self._places.evict_for(self)
+        return not self._over_limit
 
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         most = self._limits.max_body_bytes
         if self.pipeline and sum(len(cycle.body) for cycle, _ in self.pipeline) > most:
-            raise Refusal(DoorError(413, f"bodies that wait on this connection exceed --max-body-bytes {most}"))
+            raise Refusal(HttpError(413, f"bodies that wait on this connection exceed --max-body-bytes {most}"))
 
     def on_message_complete(self) -> None:
         if self._in_body:
@@ -211,7 +211,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._in_body = False
             self._places.received(self)
 
-    # What goes out
+    # Output
 
     def on_response_complete(self) -> None:
         if self._in_body and self.cycle.response_complete:
@@ -222,15 +222,15 @@ class HttpProtocol(HttpToolsProtocol):
                 self._places.waits(self)
 
     def close_after_response(self) -> None:
-        """End the connection after what has been written."""
-        if self._deaf or (self._in_body and self.cycle.response_complete):
+        """Close the connection after the written data has been sent."""
+        if self._discarding or (self._in_body and self.cycle.response_complete):
             self._linger()
         else:
             self._end()
 
-    def _refuse(self, error: DoorError) -> None:
-        """Read no more of this connection, and answer; while an earlier request is being answered, after that."""
-        self._deaf = True
+    def _refuse(self, error: HttpError) -> None:
+        """Stop reading and send an error response, after the response to an earlier request if there is one."""
+        self._discarding = True
         self._cancel_input_timer()
         cycle = self.cycle
         if cycle is None or cycle.response_complete:
@@ -248,14 +248,14 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
             self._answer(error)
 
-    def _answer(self, error: DoorError) -> None:
+    def _answer(self, error: HttpError) -> None:
         self.transport.write(answer_bytes(error, self.server_state.default_headers))
         self._linger()
 
     def _linger(self) -> None:
-        """Say that nothing more comes, and read on for a while: closing at once, with input that was not read, would
-        take from the client the answer that it has not read yet."""
-        self._deaf = True
+        """Half-close the connection and discard input for a while: closing at once with unread input would reset the
+        connection, and the client could lose the response."""
+        self._discarding = True
         if self._end_timer is not None or self.transport.is_closing():
             return
         self._places.waits(self)
@@ -265,23 +265,23 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.write_eof()
 
     def _end(self) -> None:
-        """Close, when what was written has been sent, or not for too long."""
-        self._deaf = True
+        """Close when the written data has been sent, or after a timeout."""
+        self._discarding = True
         self.transport.close()
         if self._end_timer is None and self.transport.get_write_buffer_size():
             self._end_timer = self.loop.call_later(self._limits.send_timeout, self.transport.abort)
 
     def _input_is_late(self) -> None:
         self._input_timer = None
-        if self._deaf:
+        if self._discarding:
             return
         if self._in_body:
             self._refuse(
-                DoorError(408, f"the body took longer than --body-timeout {self._limits.body_timeout:g} seconds")
+                HttpError(408, f"the body took longer than --body-timeout {self._limits.body_timeout:g} seconds")
             )
         elif self.scope is not None and "method" not in self.scope:  # within a head
             seconds = f"{self._limits.header_timeout:g} seconds"
-            self._refuse(DoorError(408, f"request line and headers took longer than --header-timeout {seconds}"))
+            self._refuse(HttpError(408, f"request line and headers took longer than --header-timeout {seconds}"))
         else:
             self._end()
 
@@ -292,7 +292,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 class _Output:
-    """What a response uses of the transport: it writes to it directly, and closes through the connection."""
+    """The transport for responses: writes directly, and closes through the connection."""
 
     __slots__ = ("close", "is_closing", "write")
 

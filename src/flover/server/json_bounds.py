@@ -1,5 +1,7 @@
-"""How much is in a piece of JSON, found without building any of it: what is too much is refused before it costs
-memory. Works on the bytes; whether they are JSON at all is found out later, by the decoder."""
+"""Counts the values and depth of JSON text without building it, so that too large bodies are refused early.
+
+Works on bytes; the decoder checks the syntax later.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ _LONE_SURROGATE = re.compile(
 
 
 def check_json(data: bytes, limits: Limits) -> None:
-    """Refuse a body that is not UTF-8, has too many values or is nested too deep. Raises `RequestError`."""
+    """Check that a body is UTF-8, and its number of values and depth. Raises `RequestError`."""
     if not data.isascii():
         _check_utf8(data)
     openings = data.count(b"[") + data.count(b"{")
@@ -57,7 +59,7 @@ def _outside_strings(plain: bytes) -> Iterator[bytes]:
 
 
 def num_values(data: bytes, most: int) -> int:
-    """At least as many as a text of JSON has names and values; more than `most` where it has more strings."""
+    """An upper bound of the number of names and values; more than `most` if there are more strings."""
     plain = _without_text(data)
     if plain.count(b'"') // 2 > most:
         return most + 1
@@ -79,8 +81,8 @@ def has_more_members(raw: bytes, most: int) -> bool:
 
 
 def mark_lone_surrogate(data: bytes, mark: bytes) -> bytes | None:
-    """The JSON with `mark` in place of the first escape that stands for half of a surrogate pair, and with other
-    characters for all other halves; None if there is no such escape. `mark` is as long as an escape."""
+    """The JSON with `mark` in place of the first escape of a lone surrogate, and other characters for all further ones;
+    None if there is none. `mark` is as long as an escape."""
     found = _LONE_SURROGATE.search(data.replace(b"\\\\", b"__"))
     if found is None:
         return None
@@ -89,12 +91,12 @@ def mark_lone_surrogate(data: bytes, mark: bytes) -> bytes | None:
 
 
 def _steps(marks: bytes) -> memoryview:
-    """By how much each mark changes the depth."""
+    """The change of depth at each mark."""
     return memoryview(marks.translate(_STEPS)).cast("b")
 
 
 def _num_values(marks: bytes) -> int:
-    """At least as many as there are names and values; exactly, where no list or object is empty."""
+    """An upper bound of the number of names and values; exact if no list or object is empty."""
     return 1 + sum(marks.count(mark) for mark in (b",", b":", b"[", b"{"))
 
 

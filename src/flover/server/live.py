@@ -1,12 +1,12 @@
-"""`/live`: the engine's iterations as server-sent events, for whoever wants to watch fusion at work.
+"""`/live`: the engine's iterations as server-sent events.
 
     data: {"facts": {"model": ..., "max_num_seqs": ..., "pages_total": ..., "page_size": ..., "engine": 0, ...}}
     data: {"iterations": [...], "stats": {...}, "dropped": 0}
 
-The first event says what does not change; every other one brings the iterations since the one before
-(`engine/timeline.py`) and the newest counters (`EngineStats`). Of several engines, `/live?engine=1` shows the second.
-An engine describes its iterations only while somebody watches. A watcher that reads too slowly misses the oldest
-iterations and is told how many; nobody else notices.
+The first event has the constants of the engine; every other one has the iterations since the previous one
+(`observe/timeline.py`) and the newest counters (`EngineStats`). Of several engines, `/live?engine=1` shows the second.
+An engine sends its iterations only while a client is connected. A client that reads too slowly misses the oldest
+iterations (`dropped` counts them) and does not slow others.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from typing import Any
 
 from starlette.responses import Response
 
-from flover.engine.supervisor import Supervisor
-from flover.engine.timeline import Iteration
-from flover.server.errors import DoorError, Unavailable
+from flover.observe.timeline import Iteration
+from flover.server.errors import HttpError, Unavailable
 from flover.server.sse import EventStream
+from flover.service.supervisor import Supervisor
 
 EVENT_SECONDS = 0.05
-"""An event comes no sooner after the one before."""
+"""Minimum interval of events, in seconds."""
 IDLE_SECONDS = 0.25
-"""With nothing to tell, an event comes after so long: counters change, and connections that died are noticed."""
+"""Interval of events without iterations, in seconds: for counters, and to detect closed connections."""
 MAX_WAITING_ITERATIONS = 8192
-"""Most iterations that may wait for one watcher."""
-MAX_WATCHERS = 16
+"""Maximum number of iterations queued for one client."""
+MAX_SUBSCRIBERS = 16
 
 
-class Watcher:
-    """Iterations of one engine on their way to one client."""
+class Subscriber:
+    """The queue of one replica's iterations for one client."""
 
-    def __init__(self, engine: int) -> None:
-        self.engine = engine
+    def __init__(self, replica: int) -> None:
+        self.replica = replica
         self._waiting: deque[Iteration] = deque()
         self._dropped = 0
 
     def put(self, iteration: Iteration) -> None:
-        """Add the newest; the oldest gives way when too many wait."""
+        """Add the newest iteration; when full, the oldest is dropped."""
         if len(self._waiting) >= MAX_WAITING_ITERATIONS:
             self._waiting.popleft()
             self._dropped += 1
         self._waiting.append(iteration)
 
     def take(self) -> tuple[list[Iteration], int]:
-        """Everything that waits, and how many were dropped before it since the last call."""
+        """All queued iterations, and the number dropped since the last call."""
         iterations, dropped = list(self._waiting), self._dropped
         self._waiting.clear()
         self._dropped = 0
@@ -57,82 +57,82 @@ class Watcher:
 
 
 class Live:
-    """The watchers of all engines. Lives in one event loop."""
+    """The subscribers of all replicas. Used in one event loop."""
 
     def __init__(self, max_num_seqs: int) -> None:
         self._max_num_seqs = max_num_seqs
-        self._engines: Supervisor | None = None
-        self._watchers: set[Watcher] = set()
+        self._supervisor: Supervisor | None = None
+        self._subscribers: set[Subscriber] = set()
         self._closed = False
 
-    def open(self, engines: Supervisor) -> None:
-        """The engines are there."""
-        self._engines = engines
-        engines.on_iteration = self._put
+    def open(self, supervisor: Supervisor) -> None:
+        """The engines have loaded."""
+        self._supervisor = supervisor
 
     def close(self) -> None:
-        """End the streams of all watchers."""
+        """End the streams of all subscribers."""
         self._closed = True
 
-    def enter(self, number: int) -> Watcher:
-        """Begin to watch an engine. Raises a 404, 429 or 503 as `DoorError`."""
-        engines = self._alive(number)
-        if len(self._watchers) >= MAX_WATCHERS:
-            raise DoorError(429, f"{MAX_WATCHERS} clients watch already", code="rate_limit_exceeded")
-        watcher = Watcher(number)
-        self._watchers.add(watcher)
-        engines.watch(number, True)
-        return watcher
+    def enter(self, replica: int) -> Subscriber:
+        """Subscribe to a replica. Raises a 404, 429 or 503 as `HttpError`."""
+        supervisor = self._alive(replica)
+        if len(self._subscribers) >= MAX_SUBSCRIBERS:
+            raise HttpError(429, f"{MAX_SUBSCRIBERS} clients are subscribed already", code="rate_limit_exceeded")
+        subscriber = Subscriber(replica)
+        self._subscribers.add(subscriber)
+        supervisor.watch(replica, True)
+        return subscriber
 
-    def leave(self, watcher: Watcher) -> None:
-        """Watch no more; the engine is left in peace when it was the last."""
-        self._watchers.discard(watcher)
-        if self._engines is not None and all(other.engine != watcher.engine for other in self._watchers):
-            self._engines.watch(watcher.engine, False)
+    def leave(self, subscriber: Subscriber) -> None:
+        """Unsubscribe; with the last subscriber the engine stops sending iterations."""
+        self._subscribers.discard(subscriber)
+        if self._supervisor is not None and all(other.replica != subscriber.replica for other in self._subscribers):
+            self._supervisor.watch(subscriber.replica, False)
 
-    async def events(self, watcher: Watcher) -> AsyncIterator[dict[str, Any]]:
-        """The events of one watcher, until the server ends. Raises `Unavailable` if the engine dies."""
-        yield {"facts": self._facts(self._alive(watcher.engine), watcher.engine)}
+    async def events(self, subscriber: Subscriber) -> AsyncIterator[dict[str, Any]]:
+        """The events of one subscriber, until the server ends. Raises `Unavailable` if the engine dies."""
+        yield {"facts": self._facts(self._alive(subscriber.replica), subscriber.replica)}
         last = time.monotonic()
         while not self._closed:
-            iterations, dropped = watcher.take()
+            iterations, dropped = subscriber.take()
             if iterations or time.monotonic() - last >= IDLE_SECONDS:
                 last = time.monotonic()
-                stats = self._alive(watcher.engine).stats_of(watcher.engine)
+                stats = self._alive(subscriber.replica).replicas[subscriber.replica].stats
                 yield {"iterations": iterations, "stats": stats, "dropped": dropped}
             await asyncio.sleep(EVENT_SECONDS)
 
-    def _alive(self, number: int) -> Supervisor:
-        """The engines, if this one is there."""
+    def _alive(self, replica: int) -> Supervisor:
+        """The supervisor, if this replica's engine runs."""
         if self._closed:
             raise Unavailable("the server is shutting down")
-        if self._engines is None:
+        if self._supervisor is None:
             raise Unavailable("the model is being loaded")
-        replicas = self._engines.replicas
-        if not 0 <= number < len(replicas):
-            raise DoorError(404, f"there is no engine {number}; there are {len(replicas)}", param="engine")
-        if replicas[number].client is None:
+        replicas = self._supervisor.replicas
+        if not 0 <= replica < len(replicas):
+            raise HttpError(404, f"there is no engine {replica}; there are {len(replicas)}", param="engine")
+        if replicas[replica].client is None:
             raise Unavailable("the engine has died")
-        return self._engines
+        return self._supervisor
 
-    def _facts(self, engines: Supervisor, number: int) -> dict[str, Any]:
-        facts = engines.facts
+    def _facts(self, supervisor: Supervisor, replica: int) -> dict[str, Any]:
+        facts = supervisor.facts
         return {
             "model": facts.model,
             "max_num_seqs": self._max_num_seqs,
             "pages_total": facts.pool_tokens // facts.page_size,
             "page_size": facts.page_size,
-            "engine": number,
-            "engines": len(engines.replicas),
+            "engine": replica,
+            "engines": len(supervisor.replicas),
         }
 
-    def _put(self, number: int, iteration: Iteration) -> None:
-        for watcher in self._watchers:
-            if watcher.engine == number:
-                watcher.put(iteration)
+    def put(self, replica: int, iteration: Iteration) -> None:
+        """Queue an iteration for the subscribers of this replica."""
+        for subscriber in self._subscribers:
+            if subscriber.replica == replica:
+                subscriber.put(iteration)
 
 
-def watch(live: Live, engine: int) -> Response:
-    """The stream of one watcher."""
-    watcher = live.enter(engine)
-    return EventStream(live.events(watcher), lambda: live.leave(watcher))
+def watch(live: Live, replica: int) -> Response:
+    """The stream of one subscriber."""
+    subscriber = live.enter(replica)
+    return EventStream(live.events(subscriber), lambda: live.leave(subscriber))

@@ -1,4 +1,4 @@
-"""Whether the server runs, whether it takes requests, and what it refuses before it does."""
+"""The routes `/livez` and `/`, and 503 responses while the model loads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from flover.server.door import Door
+from flover.server.app_state import AppState
 from flover.server.errors import Unavailable, error_response
 from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.responses import json_response
@@ -16,16 +16,16 @@ BEFORE_LOADING = LIVENESS_PATHS | {"/metrics", "/dashboard", "/openapi.json"}
 
 
 class LoadingGate:
-    """503 for everything but the state, as long as the model loads: a client that is told which models there are takes
-    the next request for possible."""
+    """Middleware that responds 503 to all but health routes while the model loads, also to `/v1/models`: clients treat
+    its 200 as readiness."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, state: AppState) -> None:
         self._app = app
-        self._door = door
+        self._state = state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._door.engine is None and scope["path"] not in BEFORE_LOADING:
-            message = "the server is shutting down" if self._door.draining else "the model is being loaded"
+        if scope["type"] == "http" and self._state.supervisor is None and scope["path"] not in BEFORE_LOADING:
+            message = "the server is shutting down" if self._state.draining else "the model is being loaded"
             await error_response(Unavailable(message))(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -37,7 +37,7 @@ async def livez(request: Request) -> Response:
 
 
 async def index(request: Request) -> Response:
-    """Where things are."""
+    """Links to documentation, models and dashboard."""
     return json_response(
         {
             "name": "Flover",

@@ -1,4 +1,4 @@
-"""What happens between the start of the server and its first request: tokenizer, template, engine, progress."""
+"""Loads what the server needs before its first request: tokenizer, chat template and engines, with progress."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from flover.config import EngineConfig
-from flover.engine.spawn import Spawned
-from flover.engine.supervisor import Supervisor
 from flover.generation_config import SamplingDefaults, read_sampling_defaults
+from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model, locate_tokenizer
-from flover.server.door import Door
+from flover.progress import loading_bar
+from flover.server.app_state import AppState
+from flover.service.listener import SupervisorListener
+from flover.service.supervisor import Supervisor
+from flover.source import open_source
 from flover.text.chat import ChatTemplate
 from flover.text.files import read_template
 from flover.text.messages import MAX_MESSAGES
@@ -22,36 +24,59 @@ from flover.text.tokenizer import Tokenizer
 
 
 async def load(
-    door: Door, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
+    state: AppState, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
 ) -> Supervisor:
-    """Load the text side, then the engines, and open the door. Raises `ConfigError`, `ModelError`, `EngineError`."""
-    tokenizer, template, defaults = await asyncio.to_thread(
-        load_text, config, door.config.chat_template, door.config.limits.max_messages
-    )
-    columns = (TextColumn("loading {task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(config.model, total=None)
-        engine = await Supervisor.start(
+    """Load the text side beside the engines, and let requests in. Raises `ConfigError`, `ModelError` or
+    `EngineError`: the error of the text side, if both fail."""
+    starting = asyncio.create_task(_start_engines(state, config, command, spawned, console), name="engines")
+    try:
+        tokenizer, template, defaults = await asyncio.to_thread(
+            load_text, config, state.config.chat_template, state.config.limits.max_messages
+        )
+        supervisor = await starting
+    except BaseException:
+        await _abandon(starting)
+        raise
+    state.open(supervisor, tokenizer, template, defaults)
+    return supervisor
+
+
+async def _start_engines(
+    state: AppState, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
+) -> Supervisor:
+    with loading_bar(config.model, console) as progress:
+        return await Supervisor.start(
             config,
-            lambda done, total: progress.update(bar, completed=done, total=total),
+            SupervisorListener(
+                on_loading=progress,
+                on_stats=state.metrics.on_stats,
+                on_iteration=state.live.put,
+            ),
             command=command,
             spawned=spawned,
-            stall_timeout=door.config.stall_timeout,
+            stall_timeout=state.config.stall_timeout,
         )
-    door.open(engine, tokenizer, template, defaults)
-    return engine
+
+
+async def _abandon(starting: asyncio.Task[Supervisor]) -> None:
+    """Stop engines that are starting, or have started, for a server that does not start."""
+    starting.cancel()
+    await asyncio.wait({starting})
+    if not starting.cancelled() and starting.exception() is None:
+        await starting.result().close()
 
 
 def load_text(
     config: EngineConfig, template_path: str | None, max_messages: int = MAX_MESSAGES
 ) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
-    """The tokenizer, the template, and the sampling parameters that the model recommends."""
-    folder = locate_model(config.model, config.revision, config.download_dir, weights=False)
-    defaults = read_sampling_defaults(folder)
-    tokenizer_folder = locate_tokenizer(config)
-    if tokenizer_folder is None:
+    """The tokenizer, the chat template, and the model's default sampling parameters."""
+    path = locate_model(config.model, config.revision, config.download_dir, weights=False)
+    model = open_source(path)
+    defaults = read_sampling_defaults(model)
+    own = locate_tokenizer(config)
+    if own is None:
         return None, None, defaults
-    tokenizer = Tokenizer.load(tokenizer_folder)
+    tokenizer = Tokenizer.read(model if own == path else open_source(own))
     source = tokenizer.chat_template if template_path is None else read_template(Path(template_path))
     if source is None:
         return tokenizer, None, defaults

@@ -1,8 +1,8 @@
-"""The log of a server: one line per record on stderr, written by a thread of its own, so that a terminal or pipe which
-takes nothing never holds up the event loop.
+"""The server's log: one line per record on stderr, written in a separate thread, so that a blocked terminal or pipe
+does not block the event loop.
 
-No record can bring a line break or control characters into the log, whatever a client sends. Of exceptions that are not
-Flover's own only type and place are written: their messages may hold what a client wrote.
+Line breaks and control characters are escaped. Of exceptions that are not Flover's only type and line are logged:
+their messages may contain text of a client.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from flover.errors import FloverError, RequestError
 MAX_WAITING_RECORDS = 10_000
 """Records that may wait for a slow terminal; further ones are dropped and counted."""
 MAX_TEXT = 100
-"""Characters of a client's own text in one line."""
+"""Maximum characters of a client's text in one line."""
 FLUSH_SECONDS = 1.0
 FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 def printable(text: str, most: int | None = None) -> str:
-    """`text` without line breaks, control characters and lone surrogates, which are escaped as in Python, and cut after
-    `most` characters."""
+    """`text` with line breaks, control characters and lone surrogates escaped as in Python, truncated to `most`
+    characters."""
     cut = text if most is None or len(text) <= most else text[:most] + "…"
     if cut.isprintable():
         return cut
@@ -44,7 +44,7 @@ class LineFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line and the traceback."""
         if record.exc_info:
-            record.exc_text = None  # as another formatter may have written it
+            record.exc_text = None  # cached by another formatter
         return super().format(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
@@ -52,7 +52,7 @@ class LineFormatter(logging.Formatter):
         return printable(super().formatMessage(record))
 
     def formatException(self, ei: _ExcInfo) -> str:  # noqa: N802  # logging's name
-        """Frames of the exception and of those that led to it, the newest last."""
+        """Frames of the exception and of its causes, the newest last."""
         return "\n".join(_lines_of(ei[1]) if ei[1] is not None else [])
 
 
@@ -67,7 +67,7 @@ def _lines_of(error: BaseException) -> list[str]:
 
 
 class _Handler(QueueHandler):
-    """Formats a record and leaves it to the thread that writes."""
+    """Formats records and queues them for the writing thread."""
 
     dropped = 0
 
@@ -106,7 +106,7 @@ def logging_to(stream: TextIO, level: str) -> Iterator[None]:
 def _write(waiting: queue.Queue[str | None], handler: _Handler, stream: TextIO) -> None:
     while (line := waiting.get()) is not None:
         dropped, handler.dropped = handler.dropped, 0
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+        with contextlib.suppress(OSError, ValueError):  # its reader is gone
             stream.write(f"{line}\n" + (f"{dropped} lines of the log were dropped\n" if dropped else ""))
             stream.flush()
 

@@ -1,5 +1,7 @@
-"""How many log-probabilities one request may ask for: counted before anything is computed, because each becomes an
-object in the answer, and -1 asks for one per entry of the vocabulary at every position."""
+"""Limits the number of log-probabilities of a request, before anything is computed.
+
+Each becomes an object of the response, and -1 asks for the whole vocabulary at every position.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ def check_logprobs(request: Request, facts: ModelFacts, limits: Limits) -> None:
         entries = _entries(params.prompt_logprobs, facts)
         _check("prompt_logprobs", params.prompt_logprobs, entries, f"{prompt} tokens", prompt, limits)
     if params.logprobs is not None:
-        room = max(1, min(facts.max_model_len, facts.pool_tokens) - prompt)
-        most = room if params.max_tokens is None else min(room, params.max_tokens)
+        remaining = max(1, min(facts.max_model_len, facts.pool_tokens) - prompt)
+        most = remaining if params.max_tokens is None else min(remaining, params.max_tokens)
         asked = f"up to {most} tokens" + (f" of {params.n} sequences" if params.n > 1 else "")
         _check("logprobs", params.logprobs, _entries(params.logprobs, facts), asked, most * params.n, limits)
 
 
 def _entries(count: int, facts: ModelFacts) -> int:
-    """At one position: the token itself and its alternatives."""
+    """Entries per position: the token and its alternatives."""
     return facts.vocab_size if count < 0 else count + 1
 
 

@@ -1,7 +1,7 @@
 """Prometheus metrics, prefix `flover:`; names after the colon are vLLM's where vLLM has the metric.
 
-Label values come from closed sets. Engine counters are read off the newest `EngineStats` when somebody asks; what
-only the door sees (latencies, lengths) is observed as it happens.
+Label values come from closed sets. Engine counters are read off the newest `EngineStats` at each scrape; what
+only the server sees (latencies, lengths) is observed as it happens.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from flover.engine.messages import EngineStats
-from flover.engine.supervisor import Supervisor
+from flover.engine.stats import EngineStats
 from flover.request import FinishReason
+from flover.service.supervisor import Supervisor
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LABELS = ("model_name",)
@@ -40,7 +40,7 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self._model_name = model_name
-        self._iterations: dict[int, int] = {}  # of each engine
+        self._iterations: dict[int, int] = {}  # of each replica
         self._engine = _EngineCollector(model_name)
         self._registry.register(self._engine)
         self.time_to_first_token = self._histogram(
@@ -84,31 +84,30 @@ class Metrics:
             self._answers.labels(model_name, kind)
 
     def answered(self, status: int) -> None:
-        """An HTTP request has been answered."""
+        """Count an HTTP response."""
         self._answers.labels(self._model_name, f"{min(max(status // 100, 1), 5)}xx").inc()
 
     def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
         metric = Histogram(f"flover:{name}", help, _LABELS, registry=self._registry, buckets=buckets)
         return metric.labels(self._model_name)
 
-    def open(self, engine: Supervisor) -> None:
-        """There is something to measure."""
-        self._engine.engine = engine
-        engine.on_stats = self._on_stats
+    def open(self, supervisor: Supervisor) -> None:
+        """Start to collect the engines' counters."""
+        self._engine.supervisor = supervisor
 
-    def _on_stats(self, number: int, stats: EngineStats) -> None:
-        """Take in one snapshot of an engine; there is one after every iteration."""
-        before, self._iterations[number] = self._iterations.get(number, 0), stats.iterations
+    def on_stats(self, replica: int, stats: EngineStats) -> None:
+        """Take one snapshot of a replica's counters, sent after every iteration."""
+        before, self._iterations[replica] = self._iterations.get(replica, 0), stats.iterations
         if stats.iterations not in (0, before):
             self._iteration_rows.observe(stats.generating)
             self._iteration_tokens.observe(stats.generating + stats.chunk_tokens)
 
     def finished(self, reason: FinishReason) -> None:
-        """A sequence has ended at the door."""
+        """Count a finished sequence."""
         self._finished.labels(self._model_name, str(reason)).inc()
 
     def exposition(self) -> bytes:
-        """The text that Prometheus reads."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
@@ -133,7 +132,7 @@ _COUNTERS: dict[str, Reading] = {
     "prefix_cache_hits": ("Prompt tokens found in the prefix cache", lambda stats: stats.cached_tokens),
     "row_moves": ("Rows moved by buffer reordering", lambda stats: stats.row_moves),
     "iteration_faults": ("Iterations that raised", lambda stats: stats.faults),
-    "busy_seconds": ("Seconds from step to step while somebody was there", lambda stats: stats.busy_seconds),
+    "busy_seconds": ("Seconds from step to step while requests were open", lambda stats: stats.busy_seconds),
     "kernel_seconds": ("Of the busy seconds, those spent in kernels", lambda stats: stats.kernel_seconds),
 }
 
@@ -142,13 +141,13 @@ class _EngineCollector(Collector):
     """The newest snapshot of the engines as metrics."""
 
     def __init__(self, model_name: str) -> None:
-        self.engine: Supervisor | None = None
+        self.supervisor: Supervisor | None = None
         self._model_name = model_name
 
     def collect(self) -> Iterator[Metric]:
-        stats = EngineStats() if self.engine is None else self.engine.stats
-        restarts = CounterMetricFamily("flover:engine_restarts", "Engines begun again", labels=_LABELS)
-        restarts.add_metric([self._model_name], 0 if self.engine is None else self.engine.num_restarts)
+        stats = EngineStats() if self.supervisor is None else self.supervisor.stats
+        restarts = CounterMetricFamily("flover:engine_restarts", "Engines restarted", labels=_LABELS)
+        restarts.add_metric([self._model_name], 0 if self.supervisor is None else self.supervisor.num_restarts)
         yield restarts
         for name, (help, read) in _GAUGES.items():
             gauge = GaugeMetricFamily(f"flover:{name}", help, labels=_LABELS)

@@ -1,5 +1,4 @@
-"""What every HTTP exchange passes before a route sees it. Plain ASGI; see `http_hosts.py`, `http_keys.py` and
-`http_body.py` for who is let in and what a body may cost.
+"""ASGI middleware for request ids and HEAD; see also `http_hosts.py`, `http_keys.py` and `http_body.py`.
 
 Starlette's `BaseHTTPMiddleware` would hide a client's disconnect from the routes, so it is not used. Decisions look
 at `scope["path"]`, which the client's Host header cannot change.
@@ -17,7 +16,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class RequestId:
-    """Answers carry `X-Request-Id`: the client's own if it is harmless, else one of ours."""
+    """Adds `X-Request-Id` to responses: the client's if it is valid, else a new one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -37,8 +36,8 @@ class RequestId:
         await self._app(scope, receive, send_with_id)
 
 
-class Head:
-    """Answers HEAD as GET is answered, without the body."""
+class HeadRequests:
+    """Responds to HEAD like GET, without the body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

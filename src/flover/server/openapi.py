@@ -1,6 +1,6 @@
-"""`/openapi.json`: what this server answers to, made from the types of bodies and answers and from the limits in force.
+"""`/openapi.json`, generated from the types of bodies and responses and from the configured limits.
 
-`/live` is left out: its answer has no end, and the document has no way to say so.
+`/live` is left out: OpenAPI cannot describe its endless response.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from flover.config import ServerConfig
-from flover.server.openapi_bodies import Served, body_schemas
+from flover.server.openapi_bodies import ServedModel, body_schemas
 from flover.server.responses import ChatChunk, ChatCompletion, Completion
 
 JSON = "application/json"
@@ -19,10 +19,10 @@ EVENTS = "text/event-stream"
 STATUSES = {
     400: "The request is wrong: the error says what and where.",
     401: "The API key is missing or wrong.",
-    403: "The Host or the Origin is not one that this server answers to.",
+    403: "The Host or the Origin is not allowed.",
     404: "There is no such route or model.",
-    405: "The route does not answer to this method.",
-    408: "The headers or the body came too slowly.",
+    405: "The route does not support this method.",
+    408: "The headers or the body arrived too slowly.",
     413: "The body is longer than --max-body-bytes.",
     414: "The path and query are longer than --max-url-bytes.",
     415: "The body is not JSON, or is compressed.",
@@ -32,7 +32,7 @@ STATUSES = {
     501: "The method or the transfer coding is not supported.",
     503: "The model is being loaded or restarted, or the server shuts down; try again after Retry-After seconds.",
 }
-"""Errors that any route can answer with: most are decided before a route is."""
+"""Errors of every route; most are decided before routing."""
 
 OBJECT = {"type": "object"}
 _REF = "#/components/schemas/{name}"
@@ -82,8 +82,8 @@ _TEXT = {"type": "object", "required": ["prompt"], "properties": {"prompt": {"ty
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
 
-def openapi(config: ServerConfig, served: Served) -> dict[str, Any]:
-    """The document, for a server of these settings."""
+def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
+    """The document for a server with these settings."""
     answers, components = msgspec.json.schema_components([Completion, ChatCompletion, ChatChunk], ref_template=_REF)
     completion, chat, _ = answers
     components |= body_schemas(config, served) | {"Error": _ERROR}
@@ -137,13 +137,13 @@ def _get(
 
 
 def _responses(answers: dict[str, Any], own: dict[int, dict[str, Any]]) -> dict[str, Any]:
-    """`own` are answers with an error status that have another form than errors, or that form too."""
+    """`own` are responses with an error status that are not, or not only, in the error format."""
     error = {"$ref": _REF.format(name="Error")}
     found: dict[str, Any] = {
         "200": {
-            "description": "The answer; with stream: true, events of chunks of it."
+            "description": "The response; with stream: true, server-sent events of its chunks."
             if EVENTS in answers
-            else "The answer.",
+            else "The response.",
             "content": {media_type: {"schema": schema} for media_type, schema in answers.items()},
         }
     }

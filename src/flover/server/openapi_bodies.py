@@ -1,6 +1,6 @@
-"""Bodies of requests in the words of JSON Schema: what a body may be, so far as a schema can say it.
+"""JSON Schemas of request bodies.
 
-Where a schema cannot compare two fields, it allows them only apart, and the server a little more.
+A schema cannot compare two fields; where the server does, the schema only allows one of them at a time.
 """
 
 from __future__ import annotations
@@ -87,19 +87,19 @@ _ARGUMENTS: Schema = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServedModel:
     """What bodies depend on: the names that a server answers to, and what it knows of the loaded model. `facts` are
     None before it is loaded."""
 
     names: Sequence[str]
     facts: ModelFacts | None = None
     roles: frozenset[str] = frozenset(get_args(Role))
-    """Roles whose messages the chat template takes."""
+    """Roles that the chat template supports."""
     empty_prompt: bool = False
-    """Whether a prompt without text has a token, that of its beginning."""
+    """Whether an empty prompt has a token, the beginning-of-sequence token."""
 
 
-def body_schemas(config: ServerConfig, served: Served) -> dict[str, Schema]:
+def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]:
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
@@ -137,7 +137,7 @@ _NOT_TOGETHER: list[_Pair] = [
     ({"min_tokens": _NONE_OR_0}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
     ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": _NONE_OR_0}),
 ]
-"""Fields that exclude each other: what most requests have of the one, and what the other must be where they do not."""
+"""Fields that exclude each other: the usual value of the first, and the value of the second if the first differs."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
 _SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"minLength": 1, "items": {"minLength": 1}}})
@@ -147,9 +147,9 @@ _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_c
 
 
 def _apart(pairs: list[_Pair]) -> list[Schema]:
-    """Alternatives: of the first fields of all pairs at most one is other than in most requests. Up to eight: tools
-    that make requests from the document do not take more. What most requests are is an alternative of its own, unless
-    the first two pairs are those of streams, of which a request is one or none."""
+    """Alternatives in which at most one of the pairs' first fields has an unusual value. At most eight: tools that
+    generate requests from the document do not support more. The one where all are usual is left out where the first two
+    pairs are those of streams: a request streams or does not."""
     usual = {name: schema for first, _ in pairs for name, schema in first.items()}
     alternatives: list[Schema] = [] if pairs[:2] == _NOT_TOGETHER[:2] else [{"properties": usual}]
     for first, second in pairs:
@@ -160,9 +160,9 @@ def _apart(pairs: list[_Pair]) -> list[Schema]:
 
 
 class _Maker:
-    """Makes the schema of each field from its type and the limits in force."""
+    """Makes the schema of each field from its type and the configured limits."""
 
-    def __init__(self, config: ServerConfig, served: Served) -> None:
+    def __init__(self, config: ServerConfig, served: ServedModel) -> None:
         facts = served.facts
         self._strict = config.strict
         self._limits: Limits = config.limits
@@ -259,7 +259,7 @@ _A_WORD: Schema = {"type": "string", "minLength": 1}
 
 
 def _max_tokens(least: int) -> Schema:
-    """Also -1, for all that fits."""
+    """`max_tokens`; -1 means as many as fit."""
     return {"anyOf": [{"type": "integer", "minimum": least, "maximum": MAX_ID}, {"const": -1}, NULL]}
 
 
@@ -269,7 +269,7 @@ def _number(allowed: Range) -> Schema:
 
 
 def number_pattern(last: int) -> str:
-    """A regular expression for the whole numbers from 0 to `last`, without zeros before them."""
+    """A regular expression for the whole numbers from 0 to `last`, without leading zeros."""
     digits = str(last)
     options = ["0"] if last < 10 else ["0", "[1-9]" + (f"[0-9]{{0,{len(digits) - 2}}}" if len(digits) > 2 else "")]
     for place, digit in enumerate(digits):

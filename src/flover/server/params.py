@@ -1,4 +1,4 @@
-"""From the fields of a request body to `SamplingParams`. Silent fields take the model's defaults, then OpenAI's."""
+"""Makes `SamplingParams` from the fields of a request body. Absent fields take the model's defaults, then OpenAI's."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ _SAME = (
     "prompt_logprobs",
     "truncate_prompt_tokens",
 )
-"""Fields whose name and meaning are the same in the body and in `SamplingParams`."""
+"""Fields with the same name and meaning in the body and in `SamplingParams`."""
 
 
 LOGPROBS = Range(0, MAX_LOGPROBS, integer=True)
-"""What a client may ask for; a whole vocabulary is for `LLM` alone."""
+"""Maximum log-probabilities per token of a client; the whole vocabulary is for `LLM` only."""
 TO_THE_END = -1
-"""A `max_tokens` that means all that fits, as with llama.cpp and Ollama."""
+"""A `max_tokens` that means as many as fit, as in llama.cpp and Ollama."""
 
 
 def completion_params(
     body: CompletionBody, defaults: SamplingDefaults, *, detokenize: bool, strict: bool = False
 ) -> SamplingParams:
-    """What a text completion asks for. Raises `RequestError`."""
+    """The sampling parameters of a text completion. Raises `RequestError`."""
     fields = _common(body, defaults, strict=strict)
     wanted = _max_tokens(body, default_max_tokens(defaults, chat=False), strict=strict)
     if scores_prompt_only(body):
-        wanted = 1  # the engine scores a prompt on the way to its first token; the door throws that one away
+        wanted = 1  # the engine scores a prompt on the way to its first token; the server drops that one
     if body.logprobs is not None:
         check_number("logprobs", body.logprobs, LOGPROBS)
     fields |= {"max_tokens": wanted, "logprobs": body.logprobs, "detokenize": detokenize}
@@ -65,7 +65,8 @@ def scores_prompt_only(body: CompletionBody) -> bool:
 
 
 def chat_params(body: ChatBody, defaults: SamplingDefaults, *, strict: bool = False) -> SamplingParams:
-    """What a chat completion asks for; without a limit the answer may fill the context. Raises `RequestError`."""
+    """The sampling parameters of a chat completion; without a limit the output may fill the context. Raises
+    `RequestError`."""
     fields = _common(body, defaults, strict=strict)
     if body.top_logprobs is not None:
         check_number("top_logprobs", body.top_logprobs, LOGPROBS)
@@ -79,7 +80,7 @@ def chat_params(body: ChatBody, defaults: SamplingDefaults, *, strict: bool = Fa
 
 @contextmanager
 def own_names(body: GenerationBody) -> Iterator[None]:
-    """Errors inside name the fields of the request, where they are not called as in `SamplingParams`."""
+    """Rename fields in errors raised inside from `SamplingParams` to those of the request."""
     try:
         yield
     except RequestError as error:
@@ -106,7 +107,7 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
             f"max_completion_tokens ({new}) and its old name max_tokens ({old}) differ", param="max_completion_tokens"
         )
     wanted = body.wanted_tokens
-    if wanted is None:  # a default gives way to what was asked for
+    if wanted is None:  # a default yields to min_tokens of the request
         return default if default is None or not body.min_tokens else max(default, body.min_tokens)
     return None if wanted == TO_THE_END else wanted
 

@@ -1,5 +1,6 @@
-"""What clients may send and Flover honours: OpenAI's and vLLM's request bodies, as types. Ranges of numbers are the
-business of `sampling_checks.py`; fields that are accepted and not honoured are in `fields.py`.
+"""The supported fields of request bodies, OpenAI's and vLLM's, as types.
+
+`sampling_checks.py` checks the ranges of numbers; `fields.py` has the fields that are accepted but not supported.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, frozen=True):
-    """What a stream carries beside text."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
     continuous_usage_stats: bool | None = None
@@ -36,18 +37,18 @@ class StreamOptions(msgspec.Struct, kw_only=True, frozen=True):
 
     @property
     def usage_in_chunks(self) -> bool:
-        """Whether every chunk says how many tokens there are so far."""
+        """Whether every chunk has the usage so far."""
         return bool(self.include_usage and self.continuous_usage_stats)
 
 
 class TextFormat(msgspec.Struct, kw_only=True, frozen=True):
-    """The only format there is."""
+    """The response format; only text is supported."""
 
     type: Literal["text"]
 
 
 class GenerationBody(msgspec.Struct, kw_only=True):
-    """What chat and text completions have in common. None means: the model's default, or else OpenAI's."""
+    """The common fields of chat and text completions. None means the model's default, or else OpenAI's."""
 
     model: str | None = None
     n: int | None = None
@@ -88,7 +89,7 @@ class GenerationBody(msgspec.Struct, kw_only=True):
 
     @property
     def wanted_tokens(self) -> int | None:
-        """`max_tokens` under its new name or its old one; the new one wins."""
+        """`max_completion_tokens`, else `max_tokens`."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
@@ -100,21 +101,21 @@ class CompletionBody(GenerationBody, kw_only=True):
 
 
 class TextPart(msgspec.Struct, kw_only=True):
-    """A part of a message. Only text is understood."""
+    """A part of a message. Only text is supported."""
 
     text: str
     type: Literal["text"] = "text"
 
 
 class ToolFunction(msgspec.Struct, kw_only=True):
-    """The call itself; `arguments` are a string of JSON, or an object from clients that have read it."""
+    """A function call; `arguments` are a JSON string, or an object from clients that have parsed it."""
 
     name: str
     arguments: Raw = Raw(b"null")
 
 
 class ToolCall(msgspec.Struct, kw_only=True):
-    """A call that the assistant made earlier in the conversation."""
+    """An earlier tool call of the assistant in the conversation."""
 
     function: ToolFunction
     id: str | None = None
@@ -122,7 +123,7 @@ class ToolCall(msgspec.Struct, kw_only=True):
 
 
 class Message(msgspec.Struct, kw_only=True):
-    """One message of a conversation. What only some templates show (tool calls) is passed on as it is."""
+    """One message of a conversation. Tool calls are passed to the template unchanged."""
 
     role: Role
     content: str | list[TextPart] | None = None
@@ -136,14 +137,14 @@ class Message(msgspec.Struct, kw_only=True):
 
     @property
     def num_chars(self) -> int:
-        """About how many characters there are in it for a template to work on."""
+        """Approximate number of characters that a template processes."""
         content = self.content or ""
         text = len(content) if isinstance(content, str) else sum(len(part.text) for part in content)
         others = (self.name, self.tool_calls, self.tool_call_id, self.reasoning, self.reasoning_content, self.refusal)
         return text + sum(len(memoryview(other) if isinstance(other, Raw) else other) for other in others if other)
 
     def as_template_input(self) -> dict[str, Any]:
-        """The message as chat templates want it: absent fields absent."""
+        """The message for chat templates, without absent fields."""
         found: dict[str, Any] = {name: getattr(self, name) for name in self.__struct_fields__}
         if self.tool_calls is not None:
             found["tool_calls"] = msgspec.json.decode(self.tool_calls)
@@ -163,7 +164,7 @@ class ChatBody(GenerationBody, kw_only=True):
     chat_template_kwargs: dict[str, Scalar] | None = None
     reasoning_effort: Effort | None = None
     tools: Raw | None = None
-    """A list of objects, only with `tool_choice` "none": the template may show them, and none is called."""
+    """A list of objects, only with `tool_choice` "none": passed to the template; tool calls are not supported."""
     tool_choice: ToolChoice | None = None
 
 

@@ -1,4 +1,4 @@
-"""The prompts and the conversations of a body: the fields that are large, read piece by piece."""
+"""Decodes the large fields of a body, prompts and conversations, piece by piece."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ A_CONVERSATION = "a list of messages"
 A_CONTENT = "a string or a list of text parts"
 MAX_MESSAGE_FIELDS = 64
 MAX_ARGUMENT_VALUES = 2**15
-"""Names and values in the arguments of all tool calls of a conversation that are given as strings of JSON."""
+"""Maximum names and values in all tool call arguments given as JSON strings."""
 _MESSAGE_FIELDS = frozenset(Message.__struct_fields__)
 _REFUSED_IN_MESSAGES = {
     "audio": "audio is not supported",
@@ -40,7 +40,7 @@ _FIRST_MEMBER = re.compile(rb"\[\s*(.)", re.DOTALL)
 
 
 def read_prompts(raw: Raw, limits: Limits, facts: ModelFacts | None) -> Prompts:
-    """Always a list of prompts. `facts` bound the number of token ids; None where a longer prompt is cut."""
+    """A list of prompts. `facts` limit the number of token ids; None if longer prompts are truncated."""
     if begins(raw, '"'):
         return [read_value(raw, str, "prompt")]
     flag = flag_name("max_request_seqs")
@@ -60,7 +60,7 @@ def read_prompts(raw: Raw, limits: Limits, facts: ModelFacts | None) -> Prompts:
 
 
 def read_token_ids(raw: Raw, where: str, facts: ModelFacts | None, wanted: str = "a list of token ids") -> list[int]:
-    """Token ids, after a look at their number and their digits. Raises `RequestError`."""
+    """Token ids, after checking their number and characters. Raises `RequestError`."""
     if not begins(raw, "["):
         raise wrong_value(where, wanted, raw)
     text = bytes(raw)
@@ -141,8 +141,10 @@ def _read_tool_calls(raw: Raw, where: str) -> Raw | None:
 
 
 def _check_arguments(messages: list[Message]) -> None:
-    """The arguments of tool calls are JSON in strings, in which the decoder of the body has counted nothing; the
-    template gets what they spell. Raises `RequestError`."""
+    """Check the number of values in tool call arguments, JSON strings that are parsed for the template.
+
+    Raises `RequestError`.
+    """
     left = MAX_ARGUMENT_VALUES
     for i, message in enumerate(messages):
         data = b"" if message.tool_calls is None else bytes(message.tool_calls)
@@ -156,7 +158,7 @@ def _check_arguments(messages: list[Message]) -> None:
 
 
 def _num_argument_values(calls: bytes) -> int:
-    """Names and values in those arguments that are strings."""
+    """Number of names and values in arguments given as strings."""
     strings = (call.function.arguments for call in msgspec.json.decode(calls, type=list[ToolCall]))
     return sum(
         num_values(msgspec.json.decode(raw, type=str).encode(), MAX_ARGUMENT_VALUES)
@@ -166,7 +168,7 @@ def _num_argument_values(calls: bytes) -> int:
 
 
 def read_tools(raw: Raw) -> Raw | None:
-    """The tools, unread but for their number; None if there are none. Raises `RequestError`."""
+    """The tools, of which only number and size are checked; None if there are none. Raises `RequestError`."""
     check_list(raw, "tools", "a list of tools", MAX_TOOLS, "tools")
     size = len(memoryview(raw))
     if size > MAX_TOOLS_BYTES:

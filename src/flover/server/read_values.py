@@ -1,6 +1,6 @@
-"""Single values of a body: JSON that has not been read yet in, a value of the type that is wanted out.
+"""Decodes single values of a body from raw JSON to the declared type.
 
-Each value is measured before it is read, and reading stops at the first thing that is wrong with it.
+Each value is measured before it is decoded, and decoding stops at the first error.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ import msgspec
 from msgspec import Raw
 
 from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
+from flover.sampling_checks import PRIORITY
 from flover.server.json_bounds import has_more_members
 from flover.server.protocol import Effort, Name, Priority, Salt, Scalar
 
 MAX_MEMBERS = 1024
-"""Most fields of one object in a body whose fields are looked at one by one."""
+"""Maximum number of fields of an object whose fields are decoded one by one."""
 _PLACE = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 _MISSING = re.compile(r"missing required field `(\w+)`")
 _GOT = re.compile(r"got `(\w+)`")
@@ -43,7 +44,7 @@ _WANTED: Mapping[Any, str] = {
     Name: 'up to 64 letters, digits, ".", "_" and "-"',
     Salt: 'up to 128 letters, digits, "_" and "-"',
     Effort: "a word of small letters",
-    Priority: f"a whole number between {-(2**31)} and {2**31 - 1}",
+    Priority: PRIORITY.wanted,
     Scalar: "a string, a number, true, false or null",
 }
 _MEMBER_WANTED: Mapping[Any, str] = {
@@ -60,7 +61,7 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
 
 
 def read_value(raw: Raw, kind: Any, where: str, wanted: str | None = None) -> Any:
-    """A value of type `kind`; `wanted` says in an error what it must be. Raises `RequestError`."""
+    """A value of type `kind`; `wanted` describes it in errors. Raises `RequestError`."""
     try:
         return _decoder(kind).decode(raw)
     except msgspec.ValidationError as error:
@@ -71,7 +72,7 @@ def read_value(raw: Raw, kind: Any, where: str, wanted: str | None = None) -> An
 
 
 def read_members(raw: Raw, where: str, wanted: str, most: int = MAX_MEMBERS) -> dict[str, Raw]:
-    """The fields of an object, unread. Raises `RequestError`."""
+    """The fields of an object, not decoded. Raises `RequestError`."""
     check_kind(raw, "{", where, wanted)
     if has_more_members(bytes(raw), most):
         raise too_many(where, most, "fields")
@@ -80,27 +81,27 @@ def read_members(raw: Raw, where: str, wanted: str, most: int = MAX_MEMBERS) -> 
 
 
 def read_items(raw: Raw, where: str, wanted: str, most: int, kind: str, flag: str = "") -> list[Raw]:
-    """The members of a list, unread. Raises `RequestError`."""
+    """The members of a list, not decoded. Raises `RequestError`."""
     check_list(raw, where, wanted, most, kind, flag)
     items: list[Raw] = _decoder(list[Raw]).decode(raw)
     return items
 
 
 def check_list(raw: Raw, where: str, wanted: str, most: int, kind: str, flag: str = "") -> None:
-    """That this is a list of at most `most` members. Raises `RequestError`."""
+    """Check that the value is a list of at most `most` members. Raises `RequestError`."""
     check_kind(raw, "[", where, wanted)
     if has_more_members(bytes(raw), most):
         raise too_many(where, most, kind, flag=flag)
 
 
 def check_kind(raw: Raw, start: str, where: str, wanted: str) -> None:
-    """That JSON begins as a string, a list or an object does. Raises `RequestError`."""
+    """Check the first character, which gives the kind of a JSON value. Raises `RequestError`."""
     if not begins(raw, start):
         raise wrong_value(where, wanted, raw)
 
 
 def begins(raw: Raw, start: str) -> bool:
-    """Whether JSON begins with this character. Values come from the decoder without space around them."""
+    """Whether the value begins with this character. Raw values have no surrounding whitespace."""
     return memoryview(raw)[:1] == start.encode()
 
 
@@ -110,7 +111,7 @@ def is_null(raw: Raw) -> bool:
 
 
 def _read_whole(raw: Raw, kind: Any) -> Any:
-    """Whole numbers that are written with a point, as in 5.0, which some clients cannot help; else None."""
+    """A whole number written with a decimal point, as in 5.0, which some clients send; else None."""
     if kind not in (int, list[int], Priority) or len(memoryview(raw)) > MAX_SHOWN_BYTES:
         return None
     try:
@@ -146,7 +147,7 @@ def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wa
 
 
 def _expected(message: str) -> str:
-    """What msgspec says that it wanted, in our words."""
+    """The type that msgspec expected, in the words of our errors."""
     found = re.search(r"Expected `(\w+)", message)
     return _KINDS.get(found.group(1), found.group(1)) if found else "another value"
 

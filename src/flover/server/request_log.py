@@ -1,7 +1,7 @@
-"""A line in the log for every request that has been answered or refused. Plain ASGI, outermost.
+"""The outermost middleware: writes a log line for every response and refusal.
 
-A line has ids, numbers, the names of routes and of fields; never a prompt, an answer or a key. What a client chose
-itself (path, field name) is escaped and cut.
+A line has ids, numbers, names of routes and fields; never a prompt, an output or a key. Text from the client (path,
+field name) is escaped and truncated.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from flover.server.log import MAX_TEXT, printable
 from flover.server.sse import CLIENT_LEFT
 
 QUIET_PATHS = frozenset({"/health", "/healthz", "/livez", "/readyz", "/ping", "/metrics", "/dashboard", "/live"})
-"""Asked again and again by machines: a line at level debug only."""
+"""Routes polled by monitoring: logged at level debug only."""
 MOST_REFUSALS_A_SECOND = 20
-"""Lines for refusals: more of them, from a client that does nothing else, are counted together."""
+"""Maximum lines for refusals per second; further ones are counted in one line."""
 _KEY = "flover.exchange"
 
 logger = logging.getLogger(__name__)
@@ -42,19 +42,19 @@ class _Envelope(msgspec.Struct):
 
 @dataclass(slots=True)
 class Exchange:
-    """One request and what became of it."""
+    """One request and its response."""
 
     began: float
     status: int = 0
-    """Of the answer; 0 until there is one."""
+    """Status of the response; 0 before it."""
     request_id: str = "-"
     body: bytes = b""
-    """Of a refusal."""
+    """Body of a refusal."""
     generation: Generation | None = None
 
 
 class WithGeneration(Response):
-    """A response, and the generation that the line in the log is to tell of."""
+    """A response, and the generation that its line in the log describes."""
 
     def __init__(self, response: Response, generation: Generation) -> None:
         self._response = response
@@ -70,7 +70,7 @@ class WithGeneration(Response):
 
 
 class RequestLog:
-    """Calls `on_answer` with the status of every answer, and writes `lines`. `clock` counts seconds."""
+    """Calls `on_answer` with the status of every response, and writes lines if `lines`. `clock` is in seconds."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class RequestLog:
 
 
 def _refusal(exchange: Exchange) -> str:
-    """Status, and what the answer says of type, field and code."""
+    """Status, type, field and code of a refusal."""
     try:
         error = msgspec.json.decode(exchange.body, type=_Envelope).error
     except (msgspec.DecodeError, UnicodeDecodeError):

@@ -1,7 +1,7 @@
-"""What clients get: OpenAI's and vLLM's answers, as types that encode to JSON. Fields that are UNSET do not appear.
+"""The types of JSON responses, OpenAI's and vLLM's. UNSET fields are left out.
 
-`logprobs` and `finish_reason` always appear, null when there is nothing to say: strict clients look for the key. What
-vLLM adds to whole answers (`prompt_logprobs`, token ids) is null there when it was not asked for, and absent in chunks.
+`logprobs` and `finish_reason` are always present, possibly null, because strict clients require the keys. vLLM's
+additions to whole responses (`prompt_logprobs`, token ids) are null there if not requested, and absent in chunks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 
 
 class CompletionChoice(msgspec.Struct, kw_only=True):
-    """Of a whole answer and of a chunk alike."""
+    """A choice of a whole response or of a chunk."""
 
     index: int
     text: str
@@ -131,5 +131,5 @@ class ChatChunk(msgspec.Struct, kw_only=True):
 
 
 def json_response(content: Any, status: int = 200) -> Response:
-    """An answer as JSON."""
+    """A JSON response."""
     return Response(msgspec.json.encode(content), status_code=status, media_type="application/json")

@@ -1,4 +1,4 @@
-"""The table of routes. Each hands over to the module that does the work."""
+"""The routes of the server."""
 
 from __future__ import annotations
 
@@ -12,92 +12,92 @@ from starlette.routing import Route
 
 from flover.errors import RequestError, shown, wrong_value
 from flover.server import chat, completions, metrics
+from flover.server.app_state import AppState
 from flover.server.body import read_body
 from flover.server.dashboard import dashboard
-from flover.server.door import Door
-from flover.server.errors import DoorError
+from flover.server.errors import HttpError
 from flover.server.http_keys import salt_of
 from flover.server.live import watch
 from flover.server.openapi import openapi
-from flover.server.openapi_bodies import Served
+from flover.server.openapi_bodies import ServedModel
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
 from flover.server.responses import json_response
 from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
 
 CHARS_PER_TOKEN = 4
-"""About so many are decoded from a token."""
+"""Approximate number of characters per token."""
 MAX_SHORT_BODY = 2**16
-"""A body of more bytes is read beside the event loop: its many small values can take a tenth of a second."""
+"""Larger bodies are decoded off the event loop: many small values can take a tenth of a second."""
 B = TypeVar("B", bound=msgspec.Struct)
 
 
-def _door(request: Request) -> Door:
-    door: Door = request.app.state.door
-    return door
+def _state(request: Request) -> AppState:
+    state: AppState = request.app.state.server
+    return state
 
 
 async def _read(request: Request, kind: type[B]) -> B:
-    """The body of a request as a `kind`. Raises `RequestError`, or a 415 as `DoorError`."""
+    """The body of a request as a `kind`. Raises `RequestError`, or a 415 as `HttpError`."""
     sent = request.headers.get("content-type", "")
     media_type = sent.partition(";")[0].strip().lower()
     if media_type != "application/json" and not media_type.endswith("+json"):
-        raise DoorError(415, f"the body must be JSON, sent as Content-Type: application/json, got {shown(sent)}")
-    door = _door(request)
-    facts = None if door.engine is None else door.facts
+        raise HttpError(415, f"the body must be JSON, sent as Content-Type: application/json, got {shown(sent)}")
+    state = _state(request)
+    facts = None if state.supervisor is None else state.facts
     data = await request.body()
-    await door.turn()
+    await state.next_round()
 
     def read() -> B:
-        return read_body(data, kind, door.config.limits, strict=door.config.strict, facts=facts)
+        return read_body(data, kind, state.config.limits, strict=state.config.strict, facts=facts)
 
-    return read() if len(data) <= MAX_SHORT_BODY else await door.in_thread(read, num_chars=len(data))
+    return read() if len(data) <= MAX_SHORT_BODY else await state.in_thread(read, num_chars=len(data))
 
 
 async def create_completion(request: Request) -> Response:
     """Continue a text."""
     body = await _read(request, CompletionBody)
-    return await completions.create_completion(_door(request), body, request.receive, salt_of(request.scope))
+    return await completions.create_completion(_state(request), body, request.receive, salt_of(request.scope))
 
 
 async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation."""
     body = await _read(request, ChatBody)
-    return await chat.create_chat_completion(_door(request), body, request.receive, salt_of(request.scope))
+    return await chat.create_chat_completion(_state(request), body, request.receive, salt_of(request.scope))
 
 
 async def list_models(request: Request) -> Response:
-    """The models that are served: one, under each of its names."""
-    door = _door(request)
-    return json_response({"object": "list", "data": [_model(door, name) for name in door.model_names]})
+    """The served model, under each of its names."""
+    state = _state(request)
+    return json_response({"object": "list", "data": [_model(state, name) for name in state.model_names]})
 
 
 async def show_model(request: Request) -> Response:
     """One model."""
-    door = _door(request)
-    return json_response(_model(door, door.check_model(request.path_params["name"])))
+    state = _state(request)
+    return json_response(_model(state, state.check_model(request.path_params["name"])))
 
 
-def _model(door: Door, name: str) -> dict[str, Any]:
+def _model(state: AppState, name: str) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
-        "created": door.created,
+        "created": state.created,
         "owned_by": "flover",
-        "root": door.model_names[0],
+        "root": state.model_names[0],
         "parent": None,
-        "max_model_len": None if door.engine is None else door.facts.max_model_len,
+        "max_model_len": None if state.supervisor is None else state.facts.max_model_len,
     }
 
 
 async def tokenize(request: Request) -> Response:
-    """The token ids of a prompt, or of a conversation as the chat template writes it."""
-    door, body = _door(request), await _read(request, TokenizeBody)
-    door.check_model(body.model)
-    facts = door.facts
+    """The token ids of a prompt, or of a conversation rendered by the chat template."""
+    state, body = _state(request), await _read(request, TokenizeBody)
+    state.check_model(body.model)
+    facts = state.facts
     if (body.prompt is None) == (body.messages is None):
         raise RequestError("give either prompt or messages", param="prompt")
-    ids = await _encode(door, body)
+    ids = await _encode(state, body)
     answer: dict[str, Any] = {
         "count": len(ids),
         "max_model_len": facts.max_model_len,
@@ -105,20 +105,20 @@ async def tokenize(request: Request) -> Response:
         "token_strs": None,
     }
     if body.return_token_strs:
-        tokenizer = door.need_tokenizer("prompt")
+        tokenizer = state.need_tokenizer("prompt")
         answer["token_strs"] = [tokenizer.token_name(token_id) for token_id in ids]
     return json_response(answer)
 
 
-async def _encode(door: Door, body: TokenizeBody) -> list[int]:
-    tokenizer, facts = door.need_tokenizer("prompt" if body.messages is None else "messages"), door.facts
+async def _encode(state: AppState, body: TokenizeBody) -> list[int]:
+    tokenizer, facts = state.need_tokenizer("prompt" if body.messages is None else "messages"), state.facts
     if body.messages is None:
         text, special = body.prompt or "", body.add_special_tokens is not False
-        return await door.in_thread(
+        return await state.in_thread(
             lambda: encode_text(text, tokenizer, facts, add_special_tokens=special), num_chars=len(text)
         )
-    template, special = door.need_template(), bool(body.add_special_tokens)
-    return await door.in_thread(
+    template, special = state.need_template(), bool(body.add_special_tokens)
+    return await state.in_thread(
         lambda: encode_text(chat.render(template, body), tokenizer, facts, add_special_tokens=special),
         num_chars=sum(message.num_chars for message in body.messages or ()),
     )
@@ -126,15 +126,15 @@ async def _encode(door: Door, body: TokenizeBody) -> list[int]:
 
 async def detokenize(request: Request) -> Response:
     """The text of token ids, special tokens included."""
-    door, body = _door(request), await _read(request, DetokenizeBody)
-    door.check_model(body.model)
-    vocab_size = door.facts.vocab_size
-    tokenizer = door.need_tokenizer("tokens")
+    state, body = _state(request), await _read(request, DetokenizeBody)
+    state.check_model(body.model)
+    vocab_size = state.facts.vocab_size
+    tokenizer = state.need_tokenizer("tokens")
     low, high = min(body.tokens, default=0), max(body.tokens, default=0)
     if low < 0 or high >= vocab_size:
         raise RequestError(f"token id {low if low < 0 else high} is out of range 0..{vocab_size - 1}", param="tokens")
     num_chars = CHARS_PER_TOKEN * len(body.tokens)
-    return json_response({"prompt": await door.in_thread(lambda: _decode(tokenizer, body.tokens), num_chars)})
+    return json_response({"prompt": await state.in_thread(lambda: _decode(tokenizer, body.tokens), num_chars)})
 
 
 def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
@@ -142,12 +142,12 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 
 async def health(request: Request) -> Response:
-    """200 while an engine works; 503 while all are loading, dead, stuck, or on their way down."""
-    door = _door(request)
-    answer: dict[str, Any] = {"status": door.status}
-    if door.engine is not None and len(door.engine.replicas) > 1:
-        answer["engines"] = [replica.status for replica in door.engine.replicas]
-    return json_response(answer, 200 if door.status == "ok" else 503)
+    """200 while an engine runs; 503 while all are loading, dead, stalled or shutting down."""
+    state = _state(request)
+    answer: dict[str, Any] = {"status": state.status}
+    if state.supervisor is not None and len(state.supervisor.replicas) > 1:
+        answer["engines"] = [replica.status for replica in state.supervisor.replicas]
+    return json_response(answer, 200 if state.status == "ok" else 503)
 
 
 async def show_version(request: Request) -> Response:
@@ -160,28 +160,28 @@ async def show_live(request: Request) -> Response:
     engine = request.query_params.get("engine", "0")
     if not (engine.isascii() and engine.isdigit() and len(engine) <= 4):
         raise wrong_value("engine", "the number of an engine", engine)
-    return watch(_door(request).live, int(engine))
+    return watch(_state(request).live, int(engine))
 
 
 async def show_dashboard(request: Request) -> Response:
-    """The page that watches `/live`."""
+    """The dashboard page, which shows `/live`."""
     return dashboard()
 
 
 async def show_metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
-    return Response(_door(request).metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    return Response(_state(request).metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 async def show_openapi(request: Request) -> Response:
-    """What this server answers to, as an OpenAPI document."""
-    door = _door(request)
-    if door.engine is None:
-        return json_response(openapi(door.config, Served(names=door.model_names)))
-    roles = {} if door.template is None else {"roles": door.template.roles}
-    empty = door.tokenizer is not None and bool(door.tokenizer.encode(""))
-    served = Served(names=door.model_names, facts=door.facts, empty_prompt=empty, **roles)
-    return json_response(openapi(door.config, served))
+    """The OpenAPI document of this server."""
+    state = _state(request)
+    if state.supervisor is None:
+        return json_response(openapi(state.config, ServedModel(names=state.model_names)))
+    roles = {} if state.template is None else {"roles": state.template.roles}
+    empty = state.tokenizer is not None and bool(state.tokenizer.encode(""))
+    served = ServedModel(names=state.model_names, facts=state.facts, empty_prompt=empty, **roles)
+    return json_response(openapi(state.config, served))
 
 
 ROUTES = [

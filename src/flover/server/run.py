@@ -1,7 +1,7 @@
-"""`serve`: the life of a server process, from the listening socket to the exit code.
+"""`serve`: runs a server process, from the listening socket to the exit code.
 
-It listens before the model is loaded, so that health can be asked at any time. The first SIGTERM or SIGINT lets open
-requests finish, for a while; the second one ends them.
+It listens before the model is loaded, so that health checks get a response. The first SIGTERM or SIGINT lets open
+requests finish within the shutdown timeout; the second one ends them.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
 from flover.config.setting import flag_name
-from flover.engine.spawn import ENGINE_COMMAND, Spawned
-from flover.engine.supervisor import Supervisor
 from flover.errors import ConfigError
+from flover.ipc.spawn import ENGINE_COMMAND, Spawned
 from flover.server.app import create_app
-from flover.server.door import Door, check_exposure
+from flover.server.app_state import AppState, check_exposure
 from flover.server.http_config import HttpConfig
 from flover.server.http_connections import OTHER_DESCRIPTORS, SPARE_CONNECTIONS, Connections, allow_descriptors
 from flover.server.http_protocol import HttpProtocol
 from flover.server.loading import load
 from flover.server.log import log_to_stderr
 from flover.server.throughput import log_throughput
+from flover.service.supervisor import Supervisor
 
 FLUSH_SECONDS = 5
-"""Time that connections get to take what was last written to them, when the server ends."""
+"""Seconds for connections to receive written data when the server ends."""
 EXIT_NO_ENGINE = 70
-"""EX_SOFTWARE of sysexits.h: whoever runs the server may start it again, the server itself has tried."""
+"""EX_SOFTWARE of sysexits.h: the engine died too often. A service manager may start the server again."""
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,43 +82,45 @@ async def _serve(
 ) -> int:
     console = Console(soft_wrap=True, highlight=False)
     url = _url(sock)
-    door = Door(engine_config, config)
-    server = _Server(_http_config(door))
+    state = AppState(engine_config, config)
+    server = _Server(_http_config(state))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
     signals = _Signals()
-    engine: Supervisor | None = None
+    supervisor: Supervisor | None = None
     reporting: asyncio.Task[None] | None = None
     try:
         console.print(f"listening on {url}, loading {engine_config.model}", markup=False)
-        engine = await signals.unless_first(load(door, engine_config, engine_command, spawned, console))
-        if engine is not None:
-            _announce(console, door, engine_config, url)
-            reporting = asyncio.create_task(log_throughput(engine)) if config.log_stats else None
-            await signals.unless_first(engine.given_up.wait())
-            if engine.given_up.is_set():
-                console.print(f"the engine is not started again: {engine.last_failure}: shutting down", markup=False)
+        supervisor = await signals.unless_first(load(state, engine_config, engine_command, spawned, console))
+        if supervisor is not None:
+            _announce(console, state, engine_config, url)
+            reporting = asyncio.create_task(log_throughput(supervisor)) if config.log_stats else None
+            await signals.unless_first(supervisor.given_up.wait())
+            if supervisor.given_up.is_set():
+                console.print(
+                    f"the engine is not started again: {supervisor.last_failure}: shutting down", markup=False
+                )
                 return EXIT_NO_ENGINE
         console.print("shutting down: open requests may finish, a second signal ends them", markup=False)
-        await signals.unless_second(door.drain(config.shutdown_timeout))
+        await signals.unless_second(state.drain(config.shutdown_timeout))
     finally:
-        door.abort_open()
+        state.abort_open()
         server.should_exit = True
         await signals.unless_second(asyncio.wait({serving}))
         server.force_exit = True
         await serving
         if reporting is not None:
             reporting.cancel()
-        if engine is not None:
-            await engine.close()
-        door.close()
+        if supervisor is not None:
+            await supervisor.close()
+        state.close()
     return 0
 
 
-def _http_config(door: Door) -> HttpConfig:
-    debug, limits = door.config.log_level == "debug", door.config.limits
+def _http_config(state: AppState) -> HttpConfig:
+    debug, limits = state.config.log_level == "debug", state.config.limits
     descriptors = allow_descriptors(limits.max_connections + SPARE_CONNECTIONS + OTHER_DESCRIPTORS)
     return HttpConfig(
-        create_app(door),
+        create_app(state),
         limits,
         Connections(limits.max_connections, descriptors),
         HttpProtocol,
@@ -129,7 +131,7 @@ def _http_config(door: Door) -> HttpConfig:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: signals mean more here than the end of HTTP."""
+    """uvicorn without its signal handlers: `_Signals` handles them."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -137,7 +139,7 @@ class _Server(uvicorn.Server):
 
 
 class _Signals:
-    """SIGTERM and SIGINT, counted."""
+    """Handlers of SIGTERM and SIGINT: events for the first and the second signal."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -174,18 +176,18 @@ def _url(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _announce(console: Console, door: Door, config: EngineConfig, url: str) -> None:
-    facts, name = door.facts, door.model_names[0]
+def _announce(console: Console, state: AppState, config: EngineConfig, url: str) -> None:
+    facts, name = state.facts, state.model_names[0]
     size = f", {facts.num_parameters / 1e6:.1f}M parameters" if facts.num_parameters else ""
-    prompt = "Once upon a time" if door.tokenizer is not None else [1, 2, 3]
+    prompt = "Once upon a time" if state.tokenizer is not None else [1, 2, 3]
     body = json.dumps({"model": name, "prompt": prompt, "max_tokens": 50}).replace("'", "'\\''")
-    key = "" if not door.config.api_key else ' -H "Authorization: Bearer $FLOVER_API_KEY"'
+    key = "" if not state.config.api_key else ' -H "Authorization: Bearer $FLOVER_API_KEY"'
     console.print(
         f"ready: {url}  model {name} ({facts.architecture}{size}), {facts.dtype}, "
         f"pool of {facts.pool_tokens} tokens, context {facts.max_model_len}, {config.max_num_seqs} rows\n"
         f"  curl {url}/v1/completions{key} -H 'Content-Type: application/json' -d '{body}'\n"
-        f"  watch it: {url}/dashboard in a browser, or flover top {url}",
+        f"  dashboard: {url}/dashboard in a browser, or flover top {url}",
         markup=False,
     )
-    limits = dataclasses.asdict(door.config.limits)
+    limits = dataclasses.asdict(state.config.limits)
     logger.debug("limits: %s", ", ".join(f"{flag_name(name)} {value}" for name, value in limits.items()))

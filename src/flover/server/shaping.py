@@ -1,6 +1,6 @@
-"""Log-probabilities and usage in the shapes that clients expect. Pure functions.
+"""Converts log-probabilities and usage to the formats of the API. Pure functions.
 
-The engine gives, per position, the chosen token first and then the most likely ones in order.
+The engine returns per position the chosen token first, then the most likely ones in order.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from flover.server.responses import (
 from flover.text.tokenizer import Tokenizer
 
 LEAST_LOGPROB = -9999.0
-"""What JSON shows for minus infinity, as vLLM does."""
+"""The JSON value for minus infinity, as in vLLM."""
 
 
 def usage_of(generation: Generation, *, scores_only: bool = False) -> Usage:
-    """Tokens so far. With `scores_only` the token that the engine made on the way does not count."""
+    """Tokens so far. With `scores_only` the one token that the engine generated is not counted."""
     prompt = generation.prompt_tokens
     completion = 0 if scores_only else generation.completion_tokens
     return Usage(
@@ -38,7 +38,7 @@ def usage_of(generation: Generation, *, scores_only: bool = False) -> Usage:
 
 
 def chat_logprobs(entries: Iterable[TokenLogprobs], tokenizer: Tokenizer | None) -> ChatLogprobs:
-    """The chat API's shape: one entry per token, each with its alternatives."""
+    """The chat API's format: one entry per token, each with its alternatives."""
     content = []
     for entry in entries:
         pairs = zip(entry.token_ids, entry.logprobs, strict=True)
@@ -54,12 +54,12 @@ def completion_logprobs(
     start: int,
     end: int | None = None,
 ) -> CompletionLogprobs:
-    """The completions API's shape: parallel lists, one entry for each token.
+    """The completions API's format: parallel lists, one entry per token.
 
-    `texts` say what each token adds to the answer's text, so that `text[text_offset[i]:]` begins with tokens[i]; a
-    token that adds none, such as a special one that is not shown, has an empty text. `start` is the offset of the
-    first token, `end` the length of a text that a stop string may have cut. An entry is None for the first token of a
-    prompt, which nothing predicted. Alternatives include the chosen token, under the same text.
+    `texts` are the texts that the tokens add to the response, so that `text[text_offset[i]:]` begins with tokens[i]; a
+    token without text, such as a hidden special one, has an empty one. `start` is the offset of the first token, `end`
+    the length of a text that a stop string may have truncated. The entry of the first token of a prompt is None.
+    Alternatives include the chosen token, under the same text.
     """
     shaped = CompletionLogprobs()
     for text, entry in zip(texts, entries, strict=True):
@@ -81,7 +81,7 @@ def completion_logprobs(
 
 
 def prompt_logprobs(entries: Iterable[TokenLogprobs | None], tokenizer: Tokenizer | None) -> PromptLogprobs:
-    """vLLM's shape: one dictionary per prompt token, by token id."""
+    """vLLM's format: one dictionary per prompt token, by token id."""
     return [None if entry is None else _by_id(entry, tokenizer) for entry in entries]
 
 
@@ -93,7 +93,7 @@ def _by_id(entry: TokenLogprobs, tokenizer: Tokenizer | None) -> dict[str, Promp
 
 
 def token_text(tokenizer: Tokenizer | None, token_id: int) -> str:
-    """How a token is shown; without a tokenizer as vLLM shows ids."""
+    """The text of a token; without a tokenizer its id in vLLM's format."""
     return f"token_id:{token_id}" if tokenizer is None else tokenizer.token_to_str(token_id)
 
 

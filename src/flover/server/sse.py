@@ -1,4 +1,4 @@
-"""Answers that live as long as their client: server-sent events, and work that stops when the client goes away."""
+"""Server-sent events, and cancellation when the client disconnects."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from flover.server.errors import ClientGone, as_door_error, envelope
+from flover.server.errors import ClientGone, as_http_error, envelope
 
 T = TypeVar("T")
 CLIENT_LEFT = 499
-"""Status of an answer that nobody reads, as nginx has it."""
+"""Status of an answer whose client has left, as nginx has it."""
 DONE = b"data: [DONE]\n\n"
 
 
 async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` while the client is there. If it goes away, `work` is cancelled and `ClientGone` raised."""
+    """Run `work` while the client is connected. If it disconnects, `work` is cancelled and `ClientGone` raised."""
     working = asyncio.ensure_future(work)
     watching = asyncio.ensure_future(_disconnect(receive))
     try:
@@ -30,7 +30,7 @@ async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     finally:
         watching.cancel()
         working.cancel()
-        # `work` tidies up before anybody goes on.
+        # `work` cleans up before the caller continues.
         await asyncio.gather(working, watching, return_exceptions=True)
 
 
@@ -45,10 +45,10 @@ def event(content: Any) -> bytes:
 
 
 class EventStream(Response):
-    """Sends events as they come and then `[DONE]`.
+    """Sends events as they arrive and then `[DONE]`.
 
-    An error after the start is an event with OpenAI's error envelope before the `[DONE]`: no choice that it cut off has
-    a finish reason. `close` is called in the end, whatever happened, also when nothing was sent.
+    An error after the start is an event in OpenAI's error format before the `[DONE]`; interrupted choices have no
+    finish reason. `close` is always called at the end.
     """
 
     media_type = "text/event-stream"
@@ -63,7 +63,7 @@ class EventStream(Response):
         try:
             await until_disconnect(receive, self._run(send))
         except (ClientGone, OSError):
-            pass  # there is nobody to tell
+            pass  # the client has left
         finally:
             self._close()
 
@@ -78,5 +78,5 @@ class EventStream(Response):
             async for content in self._events:
                 yield event(content)
         except Exception as error:
-            yield event(envelope(as_door_error(error)))
+            yield event(envelope(as_http_error(error)))
         yield DONE

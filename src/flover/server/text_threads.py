@@ -1,4 +1,4 @@
-"""Threads for work on text (tokenizing, templates, large answers): the event loop must stay free to stream."""
+"""Threads for work on text (tokenizing, templates, large responses), off the event loop."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TypeVar
 
 SHORT_THREADS = 2
 LONG_CHARS = 2**16
-"""Work on more characters than this waits behind other such work, in a thread of its own: short requests do not wait
-for it."""
+"""Work on more characters than this runs in a separate thread, one at a time, so that short requests do not wait for
+it."""
 LONG_NICENESS = 5
 
 T = TypeVar("T")
@@ -27,17 +27,17 @@ class TextThreads:
         self._long = ThreadPoolExecutor(1, thread_name_prefix="long-text", initializer=_give_way)
 
     async def run(self, work: Callable[[], T], num_chars: int = 0) -> T:
-        """The result of `work`, which takes time in proportion to `num_chars`."""
+        """Run `work`, whose time is proportional to `num_chars`."""
         threads = self._long if num_chars > LONG_CHARS else self._short
         return await asyncio.get_running_loop().run_in_executor(threads, work)
 
     def close(self) -> None:
-        """Let no more work begin."""
+        """Stop the threads after running work."""
         for threads in (self._short, self._long):
             threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _give_way() -> None:
-    """Run this thread after others: on Linux each thread has a priority of its own."""
+    """Lower this thread's priority; on Linux each thread has its own."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LONG_NICENESS)

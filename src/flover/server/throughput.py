@@ -1,4 +1,4 @@
-"""A line in the log for every ten seconds of work, worded as vLLM's; none while there is nothing to do."""
+"""Logs throughput every ten seconds while there is work, in vLLM's format."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from flover.engine.messages import EngineStats
-from flover.engine.supervisor import Supervisor
+from flover.engine.stats import EngineStats
+from flover.service.supervisor import Supervisor
 
 SECONDS = 10.0
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 def throughput_line(before: EngineStats, now: EngineStats, seconds: float) -> str | None:
-    """What the engines did in the `seconds` between two snapshots; None if that is nothing."""
+    """The throughput in the `seconds` between two snapshots; None if there was none."""
     prompt = now.prompt_tokens - before.prompt_tokens
     generated = now.generation_tokens - before.generation_tokens
     if not (prompt or generated or now.running or now.waiting):
@@ -33,15 +33,15 @@ def throughput_line(before: EngineStats, now: EngineStats, seconds: float) -> st
 
 
 async def log_throughput(
-    engines: Supervisor,
+    supervisor: Supervisor,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Write the lines until cancelled."""
-    before, at = engines.stats, clock()
+    before, at = supervisor.stats, clock()
     while True:
         await sleep(SECONDS)
-        now, when = engines.stats, clock()
+        now, when = supervisor.stats, clock()
         line = throughput_line(before, now, max(when - at, 1e-9))
         if line is not None:
             logger.info("%s", line)

@@ -1,19 +1,18 @@
-"""Byte-level BPE tokenizers that were saved as vocab.json and merges.txt, written as the tokenizer.json that they are.
+"""Converts byte-level BPE tokenizers saved as vocab.json and merges.txt to the content of a tokenizer.json.
 
-GPT-2's and Qwen 2's kinds, which most such folders hold; how each cuts a text is in no file, so it is data here
-(after transformers' classes of the same names).
+GPT-2's and Qwen 2's classes are supported. Their pre-tokenization is in no file, so it is data here (from transformers'
+classes of the same names).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from flover.errors import ModelError
-from flover.files import is_there, read_object, read_optional_object, read_text, shown
+from flover.errors import ModelError, shown
 from flover.generation_config import MAX_TOKENIZER_BYTES
+from flover.source import ModelSource
 from flover.text.files import TokenizerFiles
 
 _QWEN2_PIECES = (
@@ -23,16 +22,16 @@ _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How a class of tokenizers cuts a text before its merges; `pieces` is its expression, None for GPT-2's."""
+class BpeClass:
+    """Pre-tokenization of a tokenizer class; `pieces` is its regular expression, None for GPT-2's."""
 
     default_token: str
-    """What those of its special tokens are that no file names."""
+    """The default of special tokens that no file names."""
     pieces: str | None = None
     normalizer: str | None = None
 
     def pre_tokenizer(self, *, add_prefix_space: bool) -> dict[str, Any]:
-        """As in a tokenizer.json."""
+        """The `pre_tokenizer` section of a tokenizer.json."""
         step = {"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": True}
         if self.pieces is None:
             return step | {"use_regex": True}
@@ -40,69 +39,72 @@ class Kind:
         return {"type": "Sequence", "pretokenizers": [split, step | {"use_regex": False}]}
 
 
-KINDS: Mapping[str, Kind] = {
-    "GPT2Tokenizer": Kind("<|endoftext|>"),
-    "Qwen2Tokenizer": Kind("<|endoftext|>", _QWEN2_PIECES, "NFC"),
+KINDS: Mapping[str, BpeClass] = {
+    "GPT2Tokenizer": BpeClass("<|endoftext|>"),
+    "Qwen2Tokenizer": BpeClass("<|endoftext|>", _QWEN2_PIECES, "NFC"),
 }
 _OF_MODEL_TYPE = {"gpt2": "GPT2Tokenizer", "gptj": "GPT2Tokenizer"} | dict.fromkeys(
     ("qwen2", "qwen3"), "Qwen2Tokenizer"
 )
 
 
-def has_bpe_files(folder: Path) -> bool:
-    """Whether both files are there."""
-    return is_there(folder / "vocab.json") and is_there(folder / "merges.txt")
+def has_bpe_files(source: ModelSource) -> bool:
+    """Whether both files exist."""
+    return source.has("vocab.json") and source.has("merges.txt")
 
 
-def describe_bpe(folder: Path, files: TokenizerFiles) -> dict[str, Any]:
-    """The content of a tokenizer.json. Raises `ModelError` if a file is damaged or the class is another one."""
-    config = read_optional_object(folder / "tokenizer_config.json")
-    kind = _kind(folder, config)
-    vocabulary = read_object(folder / "vocab.json", MAX_TOKENIZER_BYTES)
+def describe_bpe(source: ModelSource, files: TokenizerFiles) -> dict[str, Any]:
+    """The content of a tokenizer.json. Raises `ModelError` if a file is damaged or the class is not supported."""
+    config = source.document("tokenizer_config.json")
+    kind = _kind(source, config)
+    vocabulary = source.document("vocab.json", MAX_TOKENIZER_BYTES)
     if not all(type(token) is int and 0 <= token < 2**32 for token in vocabulary.values()):
-        raise ModelError(f"{folder / 'vocab.json'} must hold a token id for each token")
+        raise ModelError(f"{source.where('vocab.json')} must hold a token id for each token")
     add_prefix_space = config.get("add_prefix_space") is True
     return {
         "version": "1.0",
-        "added_tokens": _added_tokens(folder, config, vocabulary, files, kind),
+        "added_tokens": _added_tokens(source, config, vocabulary, files, kind),
         "normalizer": None if kind.normalizer is None else {"type": kind.normalizer},
         "pre_tokenizer": kind.pre_tokenizer(add_prefix_space=add_prefix_space),
         "post_processor": _post_processor(config, vocabulary, files, kind),
         "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {"type": "BPE", "vocab": vocabulary, "merges": _merges(folder / "merges.txt")},
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": _merges(source)},
     }
 
 
-def _kind(folder: Path, config: Mapping[str, Any]) -> Kind:
+def _kind(source: ModelSource, config: Mapping[str, Any]) -> BpeClass:
     name = config.get("tokenizer_class")
     if name is None:
-        name = _OF_MODEL_TYPE.get(str(read_optional_object(folder / "config.json").get("model_type")))
+        name = _OF_MODEL_TYPE.get(str(source.document("config.json").get("model_type")))
     kind = KINDS.get(str(name).removesuffix("Fast"))
     if kind is None:
         raise ModelError(
-            f"no tokenizer.json in {folder}; vocab.json and merges.txt are read for tokenizer_class "
+            f"no tokenizer.json in {source.path}; vocab.json and merges.txt are read for tokenizer_class "
             f"{' and '.join(KINDS)}, this one is {shown(name)}: make tokenizer.json with transformers, "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
     return kind
 
 
-def _merges(path: Path) -> list[list[str]]:
-    """Pairs of tokens, the first to be merged first. A first line that begins with # tells a version."""
-    lines = read_text(path, MAX_TOKENIZER_BYTES).split("\n")
+def _merges(source: ModelSource) -> list[list[str]]:
+    """Pairs of tokens in order of merging. A first line that begins with #version is skipped."""
+    lines = (source.text("merges.txt", MAX_TOKENIZER_BYTES) or "").split("\n")
     pairs = [line.split(" ") for line in lines[lines[0].startswith("#version") :] if line]
     wrong = next((i for i, pair in enumerate(pairs) if len(pair) != 2), None)
     if wrong is not None:
-        raise ModelError(f"{path}: each line must be two tokens with a space between them, got {shown(pairs[wrong])}")
+        raise ModelError(
+            f"{source.where('merges.txt')}: each line must be two tokens with a space between them, got "
+            f"{shown(pairs[wrong])}"
+        )
     return pairs
 
 
 def _added_tokens(
-    folder: Path, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: Kind
+    source: ModelSource, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: BpeClass
 ) -> list[dict[str, Any]]:
-    """Tokens that are found in a text before it is cut, by id. Raises `ModelError` where ids leave a gap."""
+    """Added tokens, which are matched before pre-tokenization, by id. Raises `ModelError` if ids leave a gap."""
     added: dict[int, dict[str, Any]] = {}
-    for text, token in read_optional_object(folder / "added_tokens.json").items():
+    for text, token in source.document("added_tokens.json").items():
         if type(token) is int:
             added[token] = {"content": text}
     decoder = config.get("added_tokens_decoder")
@@ -117,7 +119,9 @@ def _added_tokens(
         expected = vocabulary.get(added[token]["content"], size)
         if token != expected:
             name = shown(added[token]["content"])
-            raise ModelError(f"{folder}: the added token {name} has id {token}, after vocab.json it must be {expected}")
+            raise ModelError(
+                f"{source.path}: the added token {name} has id {token}, after vocab.json it must be {expected}"
+            )
         size += expected == size
     return [_added_token(token, added[token], special) for token in sorted(added)]
 
@@ -130,9 +134,9 @@ def _added_token(token: int, entry: Mapping[str, Any], special: frozenset[str]) 
 
 
 def _post_processor(
-    config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: Kind
+    config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: BpeClass
 ) -> dict[str, Any] | None:
-    """With `add_bos_token`, each text begins with that token."""
+    """The post-processor that adds the beginning-of-sequence token, if `add_bos_token` is set."""
     text = files.special_tokens.get("bos_token", kind.default_token)
     if config.get("add_bos_token") is not True or text not in vocabulary:
         return None

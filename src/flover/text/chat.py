@@ -1,6 +1,6 @@
-"""Conversations to prompts: renders the model's chat template.
+"""Renders a conversation into a prompt with the model's chat template.
 
-A template comes from the model or from whoever runs Flover, never from a request.
+A template comes from the model or the operator, never from a request.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from flover.text.files import MAX_TEMPLATE_BYTES
 from flover.text.messages import MAX_MESSAGES, check_messages, plain_json, refuse, shown
 from flover.text.sandbox import Sandbox
 from flover.text.template_budget import BASE_UNITS, Budget
-from flover.text.template_probe import find_habits
+from flover.text.template_probe import probe_template
 
 MAX_PROMPT_CHARS = 2**22
-"""Most characters that a template may make of one conversation."""
+"""Maximum length of a rendered conversation, in characters."""
 MAX_TEMPLATE_KWARGS = 32
 _MAX_KWARG_CHARS = 1000
 _MAX_KWARG_NAME_CHARS = 64
 _PROBE_UNITS = BASE_UNITS // 10
 _PAIR_UNITS = 5000
-"""Work allowed for each two messages: some templates look at all later messages for each message."""
+"""Work allowed per pair of messages: some templates look at all later messages for each message."""
 _CONTINUE_TAG = "CONTINUE_FINAL_MESSAGE_TAG "
-"""What marks the end of a final message that is to be continued; transformers uses the same."""
+"""Marks the end of a final message that is to be continued; the same as in transformers."""
 # fmt: off
 RESERVED_KWARGS = frozenset((
-    # what the renderer passes, here and in transformers
+    # passed by the renderer, here and in transformers
     "messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "conversation",
     "conversations", "chat_template", "tokenize", "return_dict", "return_tensors", "return_assistant_tokens_mask",
-    # what Jinja and its compiled templates call their own
+    # reserved by Jinja and its compiled templates
     "self", "context", "environment", "loop", "super", "caller", "varargs", "kwargs", "missing", "resolve",
     "undefined", "concat", "cond_expr_undefined", "name", "blocks", "block", "eval_ctx", "parent_template",
-    # words of the language
+    # keywords of the language
     "true", "false", "none", "True", "False", "None", "and", "or", "not", "in", "is", "if", "else", "elif", "for",
     "set", "macro", "call", "filter", "recursive", "import", "from", "include", "extends", "with", "as", "ignore",
 ))
@@ -45,11 +45,11 @@ RESERVED_KWARGS = frozenset((
 
 
 class ChatTemplate:
-    """A compiled chat template. Rendering changes nothing in it, so threads may share one.
+    """A compiled chat template. It is immutable, so threads may share it.
 
-    `special_tokens` are the variables `bos_token`, `eos_token` and so on. `now` tells the time to templates that
-    write a date, `clock` the processor time that this thread has used. Raises `ModelError` if the template is too big,
-    not valid Jinja, or uses a part of Jinja that is not supported.
+    `special_tokens` are the variables `bos_token`, `eos_token` and so on. `now` is the time for templates that
+    write a date, `clock` the processor time of the current thread. Raises `ModelError` if the template is too big,
+    not valid Jinja, or uses unsupported parts of Jinja.
     """
 
     def __init__(
@@ -74,12 +74,12 @@ class ChatTemplate:
             self._template = self._sandbox.from_string(source)
         except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
             raise ModelError(f"the chat template is not valid: {_explain(error)}") from error
-        self._habits = find_habits(self._probe)
+        self._support = probe_template(self._probe)
 
     @property
     def roles(self) -> frozenset[str]:
-        """Roles whose messages the template takes."""
-        return self._habits.roles
+        """Roles that the template supports."""
+        return self._support.roles
 
     def render(
         self,
@@ -93,11 +93,11 @@ class ChatTemplate:
     ) -> str:
         """The prompt of a conversation, special tokens included.
 
-        `continue_final_message` ends the prompt inside the last message, so that the model goes on with it; it
-        excludes `add_generation_prompt`. `template_kwargs` are the template's own switches: numbers, strings, booleans.
+        `continue_final_message` ends the prompt inside the last message, so that the model continues it; it
+        excludes `add_generation_prompt`. `template_kwargs` are variables for the template: numbers, strings, booleans.
         Raises `RequestError` if the messages are not valid or the template refuses them.
         """
-        checked = self._habits.apply(check_messages(messages, self._max_messages))
+        checked = self._support.apply(check_messages(messages, self._max_messages))
         if continue_final_message and add_generation_prompt:
             refuse("continue_final_message and add_generation_prompt exclude each other", "continue_final_message")
         final = _tag_final_message(checked[-1], self._source) if continue_final_message else ""
@@ -129,7 +129,7 @@ class ChatTemplate:
                     refuse(f"the conversation becomes a prompt of more than {MAX_PROMPT_CHARS} characters")
         except RequestError:
             raise
-        except Exception as error:  # a template is a foreign program: anything may go wrong in it
+        except Exception as error:  # untrusted code can raise anything
             raise RequestError(f"the chat template failed: {_explain(error)}", param="messages") from error
         return "".join(pieces)
 
@@ -157,7 +157,7 @@ class ChatTemplate:
 
 
 def _raise_exception(message: Any) -> NoReturn:
-    """The function by which a template refuses a conversation."""
+    """The template function `raise_exception`, which refuses a conversation."""
     raise TemplateRuntimeError(str(message)[:1000])
 
 
@@ -174,7 +174,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _refuse_surrogates(variables: Mapping[str, Any]) -> NoReturn:
-    """Name the message from which half a character came into a prompt."""
+    """Refuse a conversation with a lone surrogate, naming the message that holds it."""
     for i, message in enumerate(variables["messages"]):
         for name, value in message.items():
             if not _is_unicode(str(value)) or (not isinstance(value, str) and "\\ud" in str(value)):
@@ -201,7 +201,7 @@ def _tag_final_message(message: dict[str, Any], source: str) -> str:
 
 
 def _cut_at_tag(text: str, content: str) -> str:
-    """The prompt up to the mark; where the template trims contents, the space before it goes too."""
+    """The prompt up to the tag; where the template trims contents, the space before it is removed too."""
     tag = _CONTINUE_TAG.strip()
     if content.strip() not in text or tag not in text:
         refuse(

@@ -1,7 +1,6 @@
-"""The small JSON files beside a tokenizer: special tokens and chat template.
+"""Reads the documents beside a tokenizer: special tokens and chat template.
 
-Everything in them is untrusted: sizes are bounded, types are checked, nothing is executed. This module does not know
-how a tokenizer or a template works.
+Their content is untrusted: sizes are bounded, types are checked, nothing is executed.
 """
 
 from __future__ import annotations
@@ -11,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from flover.errors import ModelError
-from flover.files import is_there, read_optional_object, read_text
+from flover.files import read_text
 from flover.generation_config import token_text
+from flover.source import ModelSource
 
 MAX_CONFIG_BYTES = 16 * 2**20
 MAX_TEMPLATE_BYTES = 128 * 2**10
-"""Most bytes of a chat template, from the model or from the operator."""
+"""Maximum size of a chat template, from the model or the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFiles:
-    """What the files beside tokenizer.json say; fields that no file mentions are empty.
+    """The content of the files beside tokenizer.json; missing fields are empty.
 
-    `special_tokens` maps names such as "bos_token" to the token's text. `special_texts` are all texts that are to be
-    treated as special.
+    `special_tokens` maps names such as "bos_token" to the token's text. `special_texts` are the texts of all special
+    tokens.
     """
 
     special_tokens: dict[str, str] = field(default_factory=dict)
@@ -32,28 +32,24 @@ class TokenizerFiles:
     chat_template: str | None = None
 
 
-def read_tokenizer_files(folder: Path) -> TokenizerFiles:
+def read_tokenizer_files(source: ModelSource) -> TokenizerFiles:
     """Read tokenizer_config.json, special_tokens_map.json and the template's own file.
 
-    Raises `ModelError` naming the file that is damaged, too big or outside the expected types.
+    Raises `ModelError` naming a file that is damaged, too big or of wrong types.
     """
-    config = _read_object(folder / "tokenizer_config.json")
-    special_tokens_map = _read_object(folder / "special_tokens_map.json")
+    config = source.document("tokenizer_config.json", MAX_CONFIG_BYTES)
+    special_tokens_map = source.document("special_tokens_map.json", MAX_CONFIG_BYTES)
     special_tokens = _named_tokens(special_tokens_map) | _named_tokens(config)
     return TokenizerFiles(
         special_tokens=special_tokens,
         special_texts=frozenset(special_tokens.values()) | _more_special_texts(config, special_tokens_map),
-        chat_template=_find_template(folder, config),
+        chat_template=_find_template(source, config),
     )
 
 
 def read_template(path: Path) -> str:
-    """A chat template from a file of the operator's. Raises `ModelError`."""
+    """The chat template in the file that --chat-template names. Raises `ModelError`."""
     return read_text(path, MAX_TEMPLATE_BYTES, folder=Path("/"))
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    return read_optional_object(path, MAX_CONFIG_BYTES)
 
 
 def _named_tokens(config: dict[str, Any]) -> dict[str, str]:
@@ -78,19 +74,19 @@ def _is_special(value: Any) -> bool:
     return isinstance(value, dict) and value.get("special") is True
 
 
-def _find_template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The model's chat template: its own file first, then the configuration's, where "default" is the one used."""
-    own = folder / "chat_template.jinja"
-    if is_there(own):
-        return read_text(own, MAX_TEMPLATE_BYTES)
-    value = _read_object(folder / "chat_template.json").get("chat_template", config.get("chat_template"))
+def _find_template(source: ModelSource, config: dict[str, Any]) -> str | None:
+    """The model's chat template: from its own file, else from the configuration, where "default" is used."""
+    own = source.text("chat_template.jinja", MAX_TEMPLATE_BYTES)
+    if own is not None:
+        return own
+    value = source.document("chat_template.json", MAX_CONFIG_BYTES).get("chat_template", config.get("chat_template"))
     if isinstance(value, list):
         named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
         value = named.get("default")
     if value is None:
         return None
     if not isinstance(value, str):
-        raise ModelError(f"the chat template in {folder} must be text, got {type(value).__name__}")
+        raise ModelError(f"the chat template in {source.path} must be text, got {type(value).__name__}")
     if len(value.encode(errors="replace")) > MAX_TEMPLATE_BYTES:
-        raise ModelError(f"the chat template in {folder} is larger than {MAX_TEMPLATE_BYTES} bytes")
+        raise ModelError(f"the chat template in {source.path} is larger than {MAX_TEMPLATE_BYTES} bytes")
     return value

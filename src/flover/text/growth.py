@@ -1,6 +1,6 @@
-"""How much longer a tokenizer.json can make a text or a token: what rewrites text is bounded before it is first used.
+"""Bounds how much a tokenizer.json can lengthen a text or a token, checked before first use.
 
-A chain of replacements that each double a text is a short file and an endless amount of memory.
+A short chain of replacements that each double a text could use any amount of memory.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Any
 from flover.errors import ModelError
 
 MAX_GROWTH = 64
-"""Most times that all replacements of a tokenizer together may lengthen a text; models in use have 3 or less."""
+"""Maximum factor by which all replacements of a tokenizer together may lengthen a text; known models have up to 3."""
 MAX_STEPS = 64
-"""Most steps of a normalizer, pre-tokenizer or decoder."""
+"""Maximum number of steps of a normalizer, pre-tokenizer or decoder."""
 MAX_ADDED_TOKENS = 64
-"""Most special tokens that a post-processor may put around a text."""
+"""Maximum number of special tokens that a post-processor may add to a text."""
 
 
 def check_growth(tokenizer: Mapping[str, Any]) -> None:
@@ -39,7 +39,7 @@ def check_growth(tokenizer: Mapping[str, Any]) -> None:
 
 
 def _steps(section: Any, name: str, depth: int = 0) -> Iterator[Mapping[str, Any]]:
-    """The steps of a section, those of sequences inside it one by one."""
+    """The steps of a section, with nested sequences flattened."""
     if depth > MAX_STEPS:
         raise ModelError(f"tokenizer.json: {name} is nested too deeply")
     if not isinstance(section, dict):
@@ -53,7 +53,7 @@ def _steps(section: Any, name: str, depth: int = 0) -> Iterator[Mapping[str, Any
 
 
 def _replacement_growth(step: Mapping[str, Any]) -> float:
-    """A text of one character may match an expression at its start and its end, and a pattern of text once."""
+    """The growth factor of one step. A regex may match twice at one character (its start and end), a literal once."""
     pattern, content = step.get("pattern"), _text(step.get("content"))
     plain = _text(pattern.get("String")) if isinstance(pattern, dict) else ""
     return max(1.0, len(content) / len(plain)) if plain else 1.0 + len(content)

@@ -1,4 +1,4 @@
-"""Conversations as chat templates want them: checked, of plain JSON values, arguments of tool calls as objects."""
+"""Checks conversations and converts them for chat templates: plain JSON values, tool call arguments as objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flover.errors import RequestError
 MAX_MESSAGES = 1024
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_DEPTH = 64
-"""Lists and objects inside each other, in a message, a tool or a document."""
+"""Maximum nesting of lists and objects in a message, a tool or a document."""
 _REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
 _MAX_SHOWN = 64
 
@@ -19,11 +19,11 @@ Message = Mapping[str, Any]
 
 
 def check_messages(messages: Any, max_messages: int = MAX_MESSAGES) -> list[dict[str, Any]]:
-    """A copy of a conversation for a template, which sees all fields of a message.
+    """A copy of a conversation for a template, with all fields of each message.
 
-    A content is a string or a list of text parts. Fields that are None are left out, as transformers does.
-    `tool_calls[].function.arguments`, a JSON string in OpenAI's API, become the object that they spell; what spells
-    none stays as it is. Raises `RequestError` that names the message and the field.
+    `content` is a string or a list of text parts. Fields that are None are left out, as in transformers.
+    `tool_calls[].function.arguments`, a JSON string in OpenAI's API, is parsed into an object; other strings stay as
+    they are. Raises `RequestError` naming the message and the field.
     """
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         refuse("messages must be a list of messages")
@@ -59,7 +59,7 @@ def _check_message(message: Any, where: str) -> dict[str, Any]:
 
 
 def _alias_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """Reasoning under each name that templates read, as transformers gives it."""
+    """Copy the reasoning to every name that templates read, as transformers does."""
     reasoning = next((message[name] for name in _REASONING_FIELDS if message.get(name) is not None), None)
     return message if reasoning is None else {"thinking": reasoning, **message, "reasoning_content": reasoning}
 
@@ -102,7 +102,7 @@ def _check_tool_call(call: Any, where: str) -> dict[str, Any]:
 
 
 def _arguments(arguments: Any) -> Any:
-    """The arguments of a call: no text and no value at all mean that there are none, as in vLLM."""
+    """The arguments of a call; an empty string and null mean no arguments, as in vLLM."""
     if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
         return {}
     if not isinstance(arguments, str):
@@ -115,7 +115,7 @@ def _arguments(arguments: Any) -> Any:
 
 
 def plain_json(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy of a JSON value that consists of Python's own types only. Raises `RequestError`."""
+    """A copy of a JSON value made of built-in types only. Raises `RequestError`."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if depth >= MAX_DEPTH:
@@ -130,11 +130,11 @@ def plain_json(value: Any, where: str, depth: int = 0) -> Any:
 
 
 def shown(text: str, most: int = _MAX_SHOWN) -> str:
-    """A client's text in an error: cut, and written so that any text can be sent."""
+    """A client's text for an error message: truncated and escaped."""
     cut = text if len(text) <= most else text[:most] + "…"
     return cut.encode(errors="backslashreplace").decode()
 
 
 def refuse(message: str, param: str = "messages") -> NoReturn:
-    """Raise a `RequestError` about a field; `param` is the field or a path that begins with it."""
+    """Raise a `RequestError` about a field; `param` is the field or a path inside it."""
     raise RequestError(message, param=param.partition(".")[0].partition("[")[0])

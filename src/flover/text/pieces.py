@@ -1,9 +1,9 @@
-"""What bytes a token of a tokenizer.json stands for: its `decoder` section, read as a rule from token to bytes.
+"""The bytes of a token, by the `decoder` section of a tokenizer.json.
 
-Two kinds of tokenizer cover the models that Flover runs: byte-level BPE (GPT-2 and its heirs), whose tokens are bytes
-written in an alphabet of printable characters, and SentencePiece's (LLaMA 1 and 2, Mistral), whose tokens are text
-with "▁" for a space, and "<0x0A>" for a single byte. In both, the text of a sequence is its tokens' bytes, joined;
-only the very first token may lose a leading space. A decoder that does not work like this is refused.
+Two kinds of decoder are supported: byte-level BPE (GPT-2 and later), whose tokens are bytes written in an alphabet of
+printable characters, and SentencePiece's (LLaMA 1 and 2, Mistral), whose tokens are text with "▁" for a space, and
+"<0x0A>" for a single byte. In both, the text of a sequence is its tokens' bytes, joined; only the first token may lose
+a leading space. Other decoders are refused.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _BYTE_ALPHABET = _byte_alphabet()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PieceRule:
-    """How the text of a token becomes bytes.
+    """The conversion of a token's text to bytes.
 
     `replacements` are applied in order to a token's text. `joined_by_space` is the rule of a tokenizer.json without
-    a decoder: tokens are words. `start` says what the first token of a text loses: nothing, one leading space
-    ("one"), or all its spaces ("all", what the tokenizers library does for Metaspace).
+    a decoder: tokens are words. `start` is what the first token of a text loses: nothing, one leading space ("one"), or
+    all leading spaces ("all", as the tokenizers library does for Metaspace).
     """
 
     byte_level: bool = False
@@ -54,14 +54,14 @@ class PieceRule:
         return (" " + token if self.joined_by_space else token).encode(errors="replace")
 
     def strip_start(self, raw: bytes) -> bytes:
-        """The same bytes where the token is the first of a text."""
+        """The bytes of a token that is the first of a text."""
         if self.start == "one":
             return raw.removeprefix(b" ")
         return raw.replace(b" ", b"") if self.start == "all" else raw
 
     @property
     def adds_spaces(self) -> bool:
-        """Whether the text has spaces that no token holds."""
+        """Whether decoding adds spaces between tokens."""
         return self.joined_by_space
 
     @staticmethod
@@ -73,7 +73,7 @@ class PieceRule:
 
 
 def read_decoder(decoder: Any) -> PieceRule:
-    """The rule behind the `decoder` section of a tokenizer.json. Raises `ModelError` if it is of another kind."""
+    """The rule of a `decoder` section. Raises `ModelError` if it is not supported."""
     if decoder is None:
         return PieceRule(joined_by_space=True, start="one")
     byte_level, byte_fallback, start, fused = False, False, "keep", False

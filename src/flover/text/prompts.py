@@ -1,8 +1,4 @@
-"""From a prompt and sampling parameters to a checked `Request`: the last step before the engine.
-
-Whatever concerns text is settled here: tokenization, truncation, bad words, the seed. Nothing is known of HTTP or of
-the engine beyond its `ModelFacts`.
-"""
+"""Makes a checked `Request` from a prompt and sampling parameters: tokenization, truncation, bad words, seed."""
 
 from __future__ import annotations
 
@@ -15,19 +11,19 @@ from flover.request import ModelFacts, Request, SamplingParams, check_request, r
 from flover.text.tokenizer import Tokenizer
 
 MAX_TRUNCATED_CHARS = 2**20
-"""Most characters of a prompt that `truncate_prompt_tokens` may cut."""
+"""Maximum length in characters of a prompt that `truncate_prompt_tokens` shortens."""
 _BEFORE_A_WORD = ("\n", ".", "a")
-"""Characters after which a word begins without a space: a SentencePiece tokenizer writes it in another way there."""
+"""Characters that a word can follow without a space: SentencePiece tokenizes the word differently there."""
 
 
 Prompt = str | Mapping[str, Any] | Sequence[int]
-"""Text, {"prompt": text}, {"prompt_token_ids": ids} (both with an optional "cache_salt"), or a list of token ids."""
+"""A text, {"prompt": text}, {"prompt_token_ids": ids} (both with an optional "cache_salt"), or a list of token ids."""
 
 _PROMPT_FIELDS = frozenset(("prompt", "prompt_token_ids", "cache_salt"))
 
 
 def check_text_limits(params: SamplingParams, limits: Limits) -> None:
-    """Refuse stop strings and bad words that are longer, or more, than a server allows. Raises `RequestError`."""
+    """Check number and length of stop strings and bad words. Raises `RequestError`."""
     _check_texts("stop", params.stop_strings, limits, "max_stop_strings", "max_stop_bytes")
     _check_texts("bad_words", params.bad_words or [], limits, "max_bad_words", "max_bad_word_bytes")
 
@@ -60,9 +56,9 @@ def make_request(
 ) -> Request:
     """The request for one prompt, given as text or as token ids.
 
-    `draw_seed` is called if `params` bring no seed. `add_special_tokens` concerns text only; a rendered chat brings
-    its own special tokens and wants False. `banned` is what `bad_words_ids` has made of the `bad_words`, where several
-    prompts share them. Raises `RequestError` for all that the engine can never serve.
+    `draw_seed` is called if `params` have no seed. `add_special_tokens` applies to text only; it is False for a chat,
+    whose template has them. `banned` is the result of `bad_words_ids`, if several prompts share it. Raises
+    `RequestError` if the engine can never serve the request.
     """
     if isinstance(prompt, str):
         prompt_ids = encode_prompt(prompt, params, tokenizer, facts, add_special_tokens=add_special_tokens)
@@ -99,7 +95,7 @@ def encode_prompt(
     *,
     add_special_tokens: bool = True,
 ) -> list[int]:
-    """Token ids of a prompt, after a look at its length: text that cannot fit is refused before it costs anything."""
+    """Token ids of a prompt; a text too long for the context is refused before it is tokenized."""
     if tokenizer is None:
         raise RequestError("the prompt is text, but no tokenizer is loaded: give token ids", param="prompt")
     cut = params.truncate_prompt_tokens is not None
@@ -109,7 +105,7 @@ def encode_prompt(
 def encode_text(
     text: str, tokenizer: Tokenizer, facts: ModelFacts, *, add_special_tokens: bool, cut: bool = False
 ) -> list[int]:
-    """Token ids of a text that no context can be too short for, or that will be `cut`. Raises `RequestError`."""
+    """Token ids of a text. Raises `RequestError` if it cannot fit the context, unless it will be truncated (`cut`)."""
     most = facts.max_model_len * tokenizer.longest_token_len
     if len(text) > (max(most, MAX_TRUNCATED_CHARS) if cut else most):
         raise RequestError(
@@ -122,8 +118,8 @@ def encode_text(
 
 
 def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[list[int]]:
-    """Token sequences that must not be generated: each word as tokens at the beginning of a text, after a space, and
-    after other characters, whatever their numbers of tokens."""
+    """Token sequences that must not be generated: each word as tokenized at the start of a text, after a space, and
+    after other characters."""
     if not words:
         return []
     if tokenizer is None:
@@ -142,7 +138,7 @@ def bad_words_ids(words: Sequence[str], tokenizer: Tokenizer | None) -> list[lis
 
 
 def _forms_of(word: str, tokenizer: Tokenizer) -> list[list[int]]:
-    """The different token sequences that a word has in texts."""
+    """The different token sequences of a word."""
 
     def encode(text: str) -> list[int]:
         return tokenizer.encode(text, add_special_tokens=False)
@@ -173,7 +169,7 @@ def prompt_list(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
 
 
 def read_prompt(prompt: Prompt) -> tuple[str | None, list[int] | None, str]:
-    """A prompt's text, token ids (which win) and cache salt."""
+    """A prompt's text, token ids (preferred if both are given) and cache salt."""
     if isinstance(prompt, str):
         return prompt, None, ""
     if isinstance(prompt, bytes) or not isinstance(prompt, Mapping | Sequence):

@@ -1,9 +1,8 @@
-"""A Jinja environment for templates that nobody has read: no way out of it, and a bound on what a rendering costs.
+"""A Jinja sandbox for untrusted templates, with a bound on the work of a rendering.
 
-Chat templates come with models, so they are foreign programs. Jinja's immutable sandbox keeps them away from Python's
-internals. On top of that the compiled template charges the rendering's budget: every block of statements for its
-length when it is entered, and everything that walks through a value or makes one for that value's size.
-Knows nothing of chats.
+Chat templates come with models, so they are untrusted code. Jinja's immutable sandbox blocks access to Python's
+internals. In addition the compiled template charges the rendering's budget: every block of statements for its
+length when it is entered, and every operation that reads or makes a value for that value's size.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext, str_join
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from flover.text.template_budget import BUDGET_KEY, STEP_UNITS, Budget, Size, budget_of
+from flover.text.template_budget import BUDGET_KEY, STEP_UNITS, Budget, ValueSize, budget_of
 from flover.text.template_filters import (
     REFUSED_FILTERS,
     charged_output,
@@ -40,7 +39,7 @@ from flover.text.template_methods import (
 MAX_INT_BITS = 256
 _NODE_UNITS = 300
 _STEPS = "\x00steps"
-"""Name of the filter that charges a loop's values; no template can write this name."""
+"""Name of the filter that charges a loop's values; not a name that a template can write."""
 _REFUSED = {
     nodes.Include: "includes another template",
     nodes.Import: "imports another template",
@@ -51,7 +50,7 @@ _REFUSED = {
 
 
 class GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what training is for; here it is just its content."""
+    """`{% generation %}…{% endgeneration %}`, a mark for training; renders its content."""
 
     tags = {"generation"}
 
@@ -62,13 +61,13 @@ class GenerationTag(Extension):
 
 
 class _ChargingGenerator(CodeGenerator):
-    """Compiles a template so that what costs is done by methods of the environment, which charge it.
+    """Compiles a template so that costly operations are methods of the environment, which charge them.
 
-    Jinja's sandbox sends calls, attributes and the operators of arithmetic to the environment by itself.
+    Jinja's sandbox already sends calls, attributes and arithmetic operators to the environment.
     """
 
     def blockvisit(self, nodes: Iterable[nodes.Node], frame: Frame) -> None:
-        """A block of statements pays for its own expressions when it is entered."""
+        """Charge a block of statements for its own expressions when it is entered."""
         nodes = list(nodes)
         units = STEP_UNITS + _NODE_UNITS * sum(_count_expressions(node) for node in nodes)
         self.writeline(f"environment.step(context, {units})")
@@ -132,12 +131,12 @@ class _ChargingGenerator(CodeGenerator):
         self.write(")")
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        """Text of the template is charged where it is written, like values."""
+        """Keep literal text as expressions, so that it is charged when written, like values."""
         raise nodes.Impossible
 
 
 def _count_expressions(node: nodes.Node) -> int:
-    """Expressions that a statement evaluates itself; blocks inside it count when they are entered."""
+    """Number of expressions that a statement evaluates itself; nested blocks are charged when entered."""
     tests = node.elif_ if isinstance(node, nodes.If) else ()
     own = [child for child in node.iter_child_nodes() if not isinstance(child, nodes.Stmt)]
     return 1 + sum(map(_count_expressions, own)) + sum(map(_count_expressions, tests))
@@ -154,7 +153,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.loopcontrols", GenerationTag],
-            optimized=False,  # constants are computed in the rendering, where they are charged
+            optimized=False,  # constants are computed while rendering, where they are charged
             finalize=charged_output,
             cache_size=0,
         )
@@ -165,11 +164,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.globals.update(make_globals())
 
     def variables(self, variables: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-        """What to render with."""
+        """The variables of a rendering, with the budget added."""
         return {**variables, BUDGET_KEY: budget}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Refuses by name what is not supported (`TemplateAssertionError`) and makes loops charge each step."""
+        """Refuse unsupported features by name (`TemplateAssertionError`) and make loops charge each step."""
         template = super()._parse(source, name, filename)
         for node in template.find_all(tuple(_REFUSED)):
             raise TemplateAssertionError(f"it {_REFUSED[type(node)]}, which is not supported", node.lineno)
@@ -182,7 +181,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return template
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Strings have the methods whose cost is known."""
+        """Whether an attribute may be read; of strings, only methods whose cost is bounded."""
         if isinstance(obj, str):
             return attr in STRING_METHODS
         if isinstance(obj, int | float | bytes):
@@ -190,7 +189,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return bool(super().is_safe_attribute(obj, attr, value))
 
     def wrap_str_format(self, value: Any) -> Any:
-        """`str.format` and `str.format_map`, guarded and charged."""
+        """`str.format` and `str.format_map`, sandboxed and charged."""
         name, owner = getattr(value, "__name__", None), getattr(value, "__self__", None)
         if name not in ("format", "format_map") or not isinstance(owner, str):
             return None
@@ -214,7 +213,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return value
 
     def cut(self, context: Context, value: Any, start: Any, stop: Any, step: Any) -> Any:
-        """`value[start:stop:step]`; the size of a part is at most that of the whole."""
+        """`value[start:stop:step]`; a slice is at most as large as the whole."""
         part, budget = value[start:stop:step], budget_of(context)
         if isinstance(part, list | tuple):
             budget.spend(8 * len(part))
@@ -223,13 +222,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return budget.made(part)
 
     def item(self, context: Context, obj: Any, argument: Any) -> Any:
-        """`obj[argument]`; a tuple is walked through to look it up."""
+        """`obj[argument]`; looking up a tuple hashes all of it."""
         if isinstance(argument, tuple):
             budget_of(context).walk(argument)
         return self.getitem(obj, argument)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """The operators of arithmetic: on texts and lists they make values, on whole numbers huge ones."""
+        """Arithmetic operators: they make new strings and lists, and can make huge integers."""
         budget = budget_of(context)
         if operator == "%" and isinstance(left, str):
             return format_percent(budget, left, right)
@@ -242,20 +241,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if operator != "+" or not isinstance(left, str | list | tuple):
             return super().call_binop(context, operator, left, right)
         if isinstance(right, str):
-            budget.room(len(left) + len(right))
+            budget.check_size(len(left) + len(right))
             return budget.made(super().call_binop(context, operator, left, right))
         result = super().call_binop(context, operator, left, right)
         budget.spend(8 * len(result))
         one, other = budget.measure(left), budget.measure(right)
-        budget.remember(result, Size(one.units + other.units, max(one.depth, other.depth), one.plain and other.plain))
+        budget.remember(
+            result, ValueSize(one.units + other.units, max(one.depth, other.depth), one.plain and other.plain)
+        )
         return result
 
     def _repeat(self, budget: Budget, value: Any, times: int) -> Any:
         size = budget.measure(value)
-        budget.room(len(value) * max(times, 0) if isinstance(value, str) else size.units * max(times, 0))
+        budget.check_size(len(value) * max(times, 0) if isinstance(value, str) else size.units * max(times, 0))
         result = value * times
         if isinstance(value, list | tuple):
-            budget.remember(result, Size(size.units * max(times, 1), size.depth, size.plain))
+            budget.remember(result, ValueSize(size.units * max(times, 1), size.depth, size.plain))
         return result
 
     def join_texts(self, context: Context, parts: tuple[Any, ...]) -> str:
@@ -264,7 +265,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return made
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Every call that a template makes: methods, macros, functions, recursive loops."""
+        """Every call in a template: methods, macros, functions, recursive loops."""
         budget = budget_of(context)
         budget.spend(2 * STEP_UNITS)
         if isinstance(obj, BoundFormat):
@@ -286,7 +287,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _result_bits(operator: str, left: int, right: int) -> float:
-    """Most bits of what goes in and what comes out."""
+    """An upper bound of the bits of the operands and the result."""
     bits = max(left.bit_length(), right.bit_length())
     if operator == "*":
         return left.bit_length() + right.bit_length()

@@ -1,7 +1,7 @@
-"""Stop strings, found while the text arrives: pure, incremental, knows nothing of tokens.
+"""Incremental search for stop strings in generated text.
 
-The stop string that is complete first wins; of several that are complete with the same character, the longest. So
-the result does not depend on how the text is cut into pieces.
+The stop string that is completed first wins; of several completed by the same character, the longest. So
+the result does not depend on how the text is split into pieces.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from itertools import compress
 
 
 class StopTable:
-    """Stop strings and Knuth, Morris and Pratt's failure function of each: made once, shared by all sequences of a
-    request. Costs a step and eight bytes for each character."""
+    """Stop strings and the failure function of each (Knuth, Morris, Pratt), shared by all sequences of a request.
+    Eight bytes per character."""
 
     __slots__ = ("borders", "strings")
 
@@ -34,29 +34,28 @@ def _borders(string: str) -> list[int]:
 
 
 class StopMatcher:
-    """Lets text through up to the first stop string and holds back whatever may still become one.
+    """Passes text on up to the first stop string and holds back text that may still become one.
 
-    `matched` is the stop string that was found, None before. With `include` the stop string itself is let through,
-    and nothing but hidden text has to be held back. Text that is fed as hidden, such as that of special tokens, takes
-    part in the search and is not let through, unless it belongs to an included stop string. Cost: one step per
-    character and stop string.
+    `matched` is the stop string that was found, else None. With `include` the stop string itself is passed on, and
+    nothing but hidden text is held back. Hidden text, such as that of special tokens, is searched but not passed on,
+    unless it belongs to an included stop string. Cost: one step per character and stop string.
     """
 
     def __init__(self, table: StopTable, *, include: bool = False) -> None:
         self.matched: str | None = None
         self._table = table
         self._lens = [0] * len(table.strings)
-        """Of each stop string, how much of it the text so far ends with."""
+        """For each stop string, the length of its longest prefix that the text so far ends with."""
         self._include = include
         self._held = ""
         self._shown = bytearray()
-        """Of each character held back, whether it may be let through."""
+        """For each character held back, whether it may be passed on."""
 
     def feed(self, text: str, *, armed: bool = True, hidden: bool = False) -> str:
-        """Take more text and return what may be shown. After a match nothing more is shown.
+        """Take more text and return the text to pass on: none after a match.
 
-        While `armed` is False (min_tokens), stop strings that become complete do not count; one that began then and
-        is completed later does, as in vLLM.
+        While `armed` is False (min_tokens), completed stop strings are ignored; one that starts then and is completed
+        later counts, as in vLLM.
         """
         if self.matched is not None:
             return ""
@@ -78,13 +77,13 @@ class StopMatcher:
         return "".join(compress(buffer[:split], shown)) if 0 in shown else buffer[:split]
 
     def finish(self) -> str:
-        """The text is over: return what was held back."""
+        """Return the text held back, at the end of the text."""
         held = "".join(compress(self._held, self._shown))
         self._held = ""
         return held
 
     def _step(self, char: str) -> str | None:
-        """Take one character; the longest stop string that is complete with it."""
+        """Take one character and return the longest stop string that it completes."""
         found: str | None = None
         for index, (string, borders) in enumerate(zip(self._table.strings, self._table.borders, strict=True)):
             length = self._lens[index]
@@ -99,6 +98,6 @@ class StopMatcher:
         return found
 
     def _open_len(self) -> int:
-        """Characters at the end of the text that may still grow into a stop string."""
+        """Number of characters at the end of the text that may be the start of a stop string."""
         strings = zip(self._table.strings, self._table.borders, self._lens, strict=True)
         return max(borders[length] if length == len(string) else length for string, borders, length in strings)

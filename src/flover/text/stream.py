@@ -1,7 +1,7 @@
-"""One sequence on its way out: engine news in, pieces of text and the final word on why it ended out.
+"""The output text of one sequence: engine deltas in, text pieces and the finish reason out.
 
-A `TextStream` joins the detokenizer and the stop strings of one sequence. It knows nothing of the engine, of HTTP or
-of other sequences; whoever owns it carries its wish to cancel to the engine.
+A `TextStream` combines the detokenizer and the stop strings of one sequence. Its owner cancels the sequence in the
+engine when a piece asks for it.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from flover.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPiece:
-    """What one delta added to a sequence.
+    """The output that one delta added to a sequence.
 
-    `text` may be empty while a character or a possible stop string is incomplete; no text is lost, the last piece
-    brings what was held back. `logprobs` has one entry per token id, or is None when none were asked for; then
-    `token_texts` say what text each token added: that of a character goes to the token that completes it.
-    `finish_reason` is set on exactly one piece of a stream, the last. `stop_reason` is the stop string or the stop
-    token id that matched. `cancel` is True when a stop string ended a sequence that the engine still runs: the caller
-    must then cancel (request id, index) in the engine.
+    `text` may be empty while a character or a possible stop string is incomplete; the last piece has any text held
+    back. `logprobs` has one entry per token id, or is None when none were requested; with them, `token_texts` has the
+    text that each token added: a character belongs to the token that completes it. `finish_reason` is set on exactly
+    one piece of a stream, the last. `stop_reason` is the matched stop string or stop token id. `cancel` is True when a
+    stop string ended a sequence that the engine still runs: the caller must then cancel (request id, index).
     """
 
     text: str = ""
@@ -38,14 +37,14 @@ class TextPiece:
 
 @dataclass(frozen=True, slots=True)
 class TextStart:
-    """What the sequences of one prompt share: the end of the prompt, and the stop strings that end them."""
+    """Text state shared by the sequences of one prompt: the end of the prompt and the stop strings."""
 
     prompt: PromptEnd
     stops: StopTable
     special_stops: bool
-    """Whether a stop string holds the text of a special token, which is searched for even where it is not shown."""
+    """Whether a stop string contains the text of a special token, which is then searched even if not shown."""
     prompt_texts: tuple[str, ...] = ()
-    """What each token of the prompt adds to its text, where an answer repeats the prompt."""
+    """The text that each prompt token adds, if the response repeats the prompt."""
 
 
 def text_start(
@@ -56,8 +55,8 @@ def text_start(
     echo: bool = False,
     stops: StopTable | None = None,
 ) -> TextStart:
-    """Made once for a prompt, off the event loop: its cost grows with the prompt and the stop strings. `echo` says
-    that answers repeat the prompt; `stops` is the table of the stop strings, where several prompts share it."""
+    """Make the shared state of a prompt, off the event loop: its cost grows with the prompt and the stop strings.
+    `echo`: responses repeat the prompt. `stops`: the table of the stop strings, if several prompts share it."""
     stops = stops or StopTable(params.stop_strings)
     if tokenizer is None or not params.detokenize:
         return TextStart(PromptEnd(False, b""), stops, False)
@@ -69,13 +68,13 @@ def text_start(
 
 
 class TextStream:
-    """The text side of one sequence, from its first delta to its last.
+    """The output text of one sequence, from its first delta to its last.
 
-    `text`, `token_ids` and `logprobs` accumulate what the pieces brought. Without a tokenizer, or with
-    `params.detokenize` off, the text stays empty and only token ids pass through.
+    `text`, `token_ids` and `logprobs` accumulate the pieces. Without a tokenizer, or with `params.detokenize` off, the
+    text stays empty.
 
     When a stop string matches, `token_ids` keep the token that completed it and drop all later ones; the finish
-    reason is "stop" and the stop reason is the string, whatever the engine said in the same delta. As in vLLM, the
+    reason is "stop" and the stop reason is the string, even if the delta has another finish reason. As in vLLM, the
     text of an end-of-sequence or stop token that ended the sequence is left out unless
     `include_stop_str_in_output` is set; its id stays in `token_ids`.
     """
@@ -84,7 +83,7 @@ class TextStream:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprobs] | None = None if params.logprobs is None else []
         self.token_texts: list[str] = []
-        """With log-probabilities: the text that each token added."""
+        """The text that each token added, if log-probabilities were requested."""
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
         self._params = params
@@ -109,7 +108,7 @@ class TextStream:
         return self._pieces[0] if self._pieces else ""
 
     def feed(self, delta: Delta) -> TextPiece:
-        """Take the news of one iteration and return what it adds. Never raises on a delta of its own sequence."""
+        """Take the delta of one iteration and return the output it adds. Never raises on a delta of its sequence."""
         if self.finished:
             return TextPiece()
         texts: list[str] = []
@@ -125,7 +124,7 @@ class TextStream:
         return self._piece(delta, "".join(texts), num_kept)
 
     def _ends_silently(self, delta: Delta, position: int) -> bool:
-        """Whether this token is the one by which the engine ended the sequence and whose text is not wanted."""
+        """Whether this token ended the sequence and its text is left out."""
         last = position == len(delta.token_ids) - 1
         return last and delta.finish_reason is FinishReason.STOP and not self._params.include_stop_str_in_output
 
@@ -139,7 +138,7 @@ class TextStream:
         return self._stops.feed(text, armed=armed) if text else ""
 
     def _flush(self) -> str:
-        """The sequence is over: an incomplete character and text held back for a stop string come out now."""
+        """The remaining text of an ended sequence: an incomplete character and text held back for a stop string."""
         if self._detokenizer is None:
             return ""
         armed = len(self.token_ids) > self._params.min_tokens

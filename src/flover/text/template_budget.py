@@ -1,8 +1,8 @@
-"""What the rendering of a template may cost: how much work it does, how large and how deep its values are.
+"""The work budget of a template rendering, and the limits on size and depth of its values.
 
-A unit is about a nanosecond of work. Statements are charged as they run; operations that walk through a value are
-charged for the size of the value as a tree, in which a part that is shared counts every time it is reached. Sizes are
-kept, so that a value of a million parts made of forty lists costs forty steps to measure, and is refused.
+A unit is about a nanosecond of work. Statements are charged as they run; operations that traverse a value are
+charged for its size as a tree, in which a shared part counts every time it is reached. Sizes are
+cached, so that a value of a million parts made of forty lists is measured, and refused, in forty steps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.runtime import Context, Undefined
 
 BUDGET_KEY = "\x00budget"
-"""Name of the budget among the variables of a rendering; no template can write this name."""
+"""Name of the budget among the variables of a rendering; not a name that a template can write."""
 BASE_UNITS = 50_000_000
 UNITS_PER_INPUT = 128
 """Work allowed for each unit of size of the conversation, beyond `BASE_UNITS`."""
@@ -24,11 +24,11 @@ BASE_SIZE = 2**21
 SIZE_PER_INPUT = 16
 MAX_SIZE = 2**26
 MAX_DEPTH = 100
-"""Lists and objects inside each other; Python hashes nested tuples on the C stack."""
+"""Maximum nesting of lists and objects; Python hashes nested tuples on the C stack."""
 MAX_SECONDS = 1.0
-"""Processor time of one rendering, whatever its units say."""
+"""Maximum processor time of one rendering, in seconds, independent of the units."""
 ITEM_SIZE = 100
-"""Size of a value beside its text: about what one more leaf costs whoever walks through it."""
+"""Size of a value besides its text: the approximate cost of visiting one leaf."""
 STEP_UNITS = 800
 _CLOCK_UNITS = 1_000_000
 _COLLISION_UNITS = 10
@@ -38,29 +38,29 @@ _CONTAINERS = (list, tuple, dict, *_VIEWS)
 _ATOMS = (int, float, complex, type(None), range, Undefined)
 
 
-class Size(NamedTuple):
-    """Size of a value as a tree, lists and objects inside each other, and whether all of it can be written as text."""
+class ValueSize(NamedTuple):
+    """Size of a value as a tree, its nesting depth, and whether all of it can be written as text."""
 
     units: int
     depth: int
     plain: bool
 
 
-_ATOM = Size(ITEM_SIZE, 0, plain=True)
-_OPAQUE = Size(ITEM_SIZE, 0, plain=False)
+_ATOM = ValueSize(ITEM_SIZE, 0, plain=True)
+_OPAQUE = ValueSize(ITEM_SIZE, 0, plain=False)
 
 
 class Budget:
-    """What is left of a rendering's allowance, which grows with the size of its inputs.
+    """The remaining budget of a rendering, which grows with the size of its inputs.
 
-    `clock` tells the processor time of the thread, so that a busy machine refuses no honest rendering. Raises
+    `clock` is the processor time of the thread, so that other load on the machine does not count. Raises
     `SecurityError`, as all methods do, if the inputs are nested too deeply.
     """
 
     __slots__ = ("_check_at", "_clock", "_deadline", "_left", "_max_size", "_sizes")
 
     def __init__(self, inputs: Any, *, base_units: int = BASE_UNITS, clock: Callable[[], float] = time.thread_time):
-        self._sizes: dict[int, tuple[Any, Size]] = {}
+        self._sizes: dict[int, tuple[Any, ValueSize]] = {}
         self._max_size = 2**62
         size = self.measure(inputs).units
         self._max_size = max(size, min(BASE_SIZE + SIZE_PER_INPUT * size, MAX_SIZE))
@@ -80,23 +80,23 @@ class Budget:
         if self._left < 0 or self._clock() > self._deadline:
             raise SecurityError("the template costs more than a rendering may")
 
-    def room(self, size: int) -> None:
-        """Refuse a value that would be larger than a rendering may make; called before it is made."""
+    def check_size(self, size: int) -> None:
+        """Refuse a value that would be too large, before it is made."""
         if size > self._max_size:
             raise SecurityError(f"the template makes a value of size {size}, more than {self._max_size}")
         self.spend(max(size, 0))
 
-    def measure(self, value: Any) -> Size:
-        """The size of a value. Values of a rendering never change, so that each is walked through once."""
+    def measure(self, value: Any) -> ValueSize:
+        """The size of a value. Values of a rendering are immutable, so each is traversed once."""
         if isinstance(value, str):
-            return Size(ITEM_SIZE + len(value), 0, plain=True)
+            return ValueSize(ITEM_SIZE + len(value), 0, plain=True)
         if isinstance(value, _CONTAINERS):
             known = self._sizes.get(id(value))
             return known[1] if known is not None else self.remember(value, self._measure_parts(value))
         return _ATOM if isinstance(value, _ATOMS) else _OPAQUE
 
-    def remember(self, value: Any, size: Size) -> Size:
-        """Keep the size of a new value and check it."""
+    def remember(self, value: Any, size: ValueSize) -> ValueSize:
+        """Cache the size of a new value and check it."""
         if size.depth > MAX_DEPTH:
             raise SecurityError(f"the template nests lists and objects more than {MAX_DEPTH} deep")
         if size.units > self._max_size:
@@ -104,7 +104,7 @@ class Budget:
         self._sizes[id(value)] = value, size
         return size
 
-    def _measure_parts(self, value: Any) -> Size:
+    def _measure_parts(self, value: Any) -> ValueSize:
         units, depth, plain, odd_keys = ITEM_SIZE, 0, True, 0
         for part in value:
             size = self.measure(part)
@@ -119,17 +119,17 @@ class Budget:
                 odd_keys += not isinstance(part, str)
             if units > self._max_size:
                 break
-        # numbers can be chosen so that their hashes collide; the hashes of strings are seeded
-        return Size(units + _COLLISION_UNITS * odd_keys**2, depth + 1, plain)
+        # numbers can be chosen to have equal hashes; the hashes of strings are seeded
+        return ValueSize(units + _COLLISION_UNITS * odd_keys**2, depth + 1, plain)
 
     def walk(self, value: Any, weight: int = 1) -> None:
-        """Charge an operation that looks at all of a value."""
+        """Charge an operation that traverses a value."""
         self.spend(weight * self.measure(value).units)
 
     def made(self, value: Any) -> Any:
-        """Charge a value that an operation has just made, and return it."""
+        """Charge a newly made value and return it."""
         if isinstance(value, str):
-            self.room(len(value))
+            self.check_size(len(value))
             self.spend(3 * len(value))
         elif isinstance(value, _CONTAINERS):
             self.spend(self.measure(value).units // 8)

@@ -1,6 +1,6 @@
 """Jinja's filters, each charged to the rendering's budget.
 
-Results are Jinja's own, those of `tojson` transformers'. The few that are left out are refused by name when
+Results are those of Jinja, of `tojson` those of transformers. Unsupported filters are refused by name when
 a template is loaded (`REFUSED_FILTERS`).
 """
 
@@ -27,10 +27,10 @@ from flover.text.template_methods import (
 
 # fmt: off
 REFUSED_FILTERS = {
-    "pprint": "it is for debugging", "random": "a prompt would change from one request to the next",
+    "pprint": "it is for debugging", "random": "a prompt would differ from one request to the next",
     "urlize": "a prompt is no web page", "wordwrap": "a prompt is no page",
 }
-"""Filters of Jinja that no template may use, and why."""
+"""Unsupported filters and the reasons."""
 _WEIGHTS = {
     "d": 0, "default": 0, "first": 0, "last": 0, "length": 0, "count": 0, "items": 0, "attr": 0,
     "capitalize": CASE_WEIGHT, "lower": CASE_WEIGHT, "upper": CASE_WEIGHT, "title": 128, "urlencode": 64,
@@ -41,13 +41,13 @@ _EACH = frozenset((
     "batch", "groupby", "list", "map", "max", "min", "reject", "rejectattr", "select", "selectattr", "slice", "sort",
     "sum", "unique",
 ))
-"""Filters that do something with each item of a value."""
+"""Filters that visit each item of a value."""
 _SORTING = frozenset(("dictsort", "groupby", "sort"))
 _TEXT_ONLY = frozenset((
     "capitalize", "center", "e", "escape", "forceescape", "lower", "safe", "string", "striptags", "title", "trim",
     "upper", "wordcount",
 ))
-"""Filters that write whatever they get as text."""
+"""Filters that convert their input to text."""
 # fmt: on
 _MAX_PRECISION = 300
 _MAX_PATH_LEN = 256
@@ -62,7 +62,7 @@ def make_filters() -> dict[str, Callable[..., Any]]:
 
 
 def _charged(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-    """One of Jinja's own filters, charged for what goes in and what comes out."""
+    """A filter of Jinja, charged for its inputs and its result."""
     passed = getattr(plain, "jinja_pass_arg", None)
     weight = _WEIGHTS.get(name, _WEIGHT)
     check = _CHECKS.get(name)
@@ -90,7 +90,7 @@ def _charged(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _charge_items(budget: Budget, name: str, values: Any, args: tuple[Any, ...]) -> Any:
-    """Charge what a filter does with each item; paths of attributes are looked up one name after the other."""
+    """Charge a filter for each item; attribute paths are looked up one name at a time."""
     parts = 1
     for path in args:
         if isinstance(path, str):
@@ -112,7 +112,7 @@ def _charge_items(budget: Budget, name: str, values: Any, args: tuple[Any, ...])
 
 
 def _charge_positions(budget: Budget, values: Iterable[Any], units: int) -> Iterator[Any]:
-    """Items that are put into a set: see `_keyed`."""
+    """Charge items that are put into a set: see `_keyed`."""
     for position, value in enumerate(values):
         budget.spend(units + 10 * position)
         budget.walk(value)
@@ -123,7 +123,7 @@ def _check_indent(budget: Budget, text: Any, width: Any = 4, first: bool = False
     if isinstance(text, str):
         margin = len(width) if isinstance(width, str) else width if isinstance(width, int) else 0
         budget.walk(text, 8)
-        budget.room(len(text) + margin * (len(text.splitlines()) + 1))
+        budget.check_size(len(text) + margin * (len(text.splitlines()) + 1))
 
 
 def _check_replace(budget: Budget, text: Any, old: Any, new: Any, count: Any = None) -> None:
@@ -139,11 +139,11 @@ def _check_round(budget: Budget, value: Any, precision: Any = 0, method: str = "
 
 def _check_batch(budget: Budget, values: Any, linecount: Any, fill_with: Any = None) -> None:
     if isinstance(linecount, int) and fill_with is not None:
-        budget.room(linecount * ITEM_SIZE)
+        budget.check_size(linecount * ITEM_SIZE)
 
 
 def _check_plain(budget: Budget, value: Any, *_: Any) -> None:
-    """Whatever is in it is written as text."""
+    """Refuse a value that cannot be written as text."""
     if not isinstance(value, Iterator) and not budget.measure(value).plain:
         raise SecurityError(f"the template writes as text what is none: {type(value).__name__}")
 
@@ -183,7 +183,7 @@ _CHECKS: dict[str, Callable[..., None]] = {
 
 @pass_context
 def charged_steps(context: Context, values: Any) -> Any:
-    """The values of a loop, each charged as it is reached; a known length stays known to `loop`."""
+    """The values of a loop, each charged when reached; `loop` still sees a known length."""
     budget = budget_of(context)
     return _Steps(values, budget) if isinstance(values, Sized) else budget.each(values)
 
@@ -202,7 +202,7 @@ class _Steps:
 
 @pass_context
 def charged_output(context: Context, value: Any) -> str:
-    """A `{{ value }}` as text: what is written into a macro or a block is memory too."""
+    """A `{{ value }}` as text, charged: output captured by a macro or a block uses memory too."""
     return budget_of(context).text(value)
 
 
@@ -225,7 +225,7 @@ def _sum(context: Context, value: Iterable[Any], attribute: Any = None, start: A
     value = list(_charge_items(budget, "sum", value, (attribute,)))
     budget.walk(value)
     if isinstance(start, list | tuple):  # each sum of lists is a new list
-        budget.room(budget.measure(start).units + budget.measure(value).units)
+        budget.check_size(budget.measure(start).units + budget.measure(value).units)
         budget.spend(8 * (len(value) + 1) * (budget.measure(value).units // ITEM_SIZE + len(start)))
     return budget.made(FILTERS["sum"](context.environment, value, attribute, start))
 
@@ -254,7 +254,7 @@ def _tojson(
     between = sum(map(len, separators)) if separators is not None else 0
     if margin > _MAX_PADDING or between > _MAX_PADDING:
         raise SecurityError(f"the template pads JSON by more than {_MAX_PADDING} characters")
-    budget.room(size.units + (max(margin, 0) * size.depth + between) * (size.units // ITEM_SIZE))
+    budget.check_size(size.units + (max(margin, 0) * size.depth + between) * (size.units // ITEM_SIZE))
     budget.spend(size.units * (4 if indent is None else 16))
     text = json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
     made: str = budget.made(text)

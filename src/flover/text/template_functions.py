@@ -1,4 +1,4 @@
-"""Jinja's tests and functions, each charged to the rendering's budget. `dict` is that of transformers."""
+"""Jinja's tests and functions, each charged to the rendering's budget; `dict` is that of transformers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _COMPARING_TESTS = {
     ">=": "gteq", "ge": "gteq", "<": "lt", "lt": "lt", "lessthan": "lt", "<=": "lteq", "le": "lteq", "in": "in",
 }
 _REMAINDER_TESTS = {"odd": 0, "even": 0, "divisibleby": 1}
-"""Tests that use `%`, and how many arguments they take."""
+"""Tests that use `%`, with their number of arguments."""
 # fmt: on
 
 
 def make_tests() -> dict[str, Callable[..., Any]]:
-    """All tests, by name; those that only look at the kind of a value are Jinja's own."""
+    """All tests, by name; those that only check a value's type are Jinja's own."""
     own: dict[str, Any] = dict(TESTS.items())
     own |= {name: _comparing_test(operator) for name, operator in _COMPARING_TESTS.items()}
     own |= {name: _remainder_test(TESTS[name], arguments) for name, arguments in _REMAINDER_TESTS.items()}
@@ -66,7 +66,7 @@ def _refuse_private(name: Any) -> None:
 
 @pass_context
 def _make_dict(context: Context, *args: Any, **kwargs: Any) -> dict[Any, Any]:
-    """`dict` as a function: the type's own attributes stay out of reach."""
+    """`dict` as a function, without access to the type's attributes."""
     pairs = tuple(_keyed(budget_of(context), value) for value in args)
     return dict(*pairs, **kwargs)
 
@@ -77,7 +77,7 @@ def _dict_fromkeys(context: Context, keys: Iterable[Any], value: Any = None) -> 
 
 
 def _keyed(budget: Budget, values: Any) -> Any:
-    """Values that become keys: numbers can be chosen so that finding a place for each compares it with all others."""
+    """Charge values that become keys: numbers with equal hashes are each compared with all others."""
     if isinstance(values, Mapping) or not isinstance(values, Iterable):
         budget.walk(values)
         return values
@@ -110,7 +110,7 @@ def _comparing_test(operator: str) -> Callable[..., bool]:
 def _remainder_test(plain: Any, arguments: int) -> Callable[..., bool]:
     @pass_context
     def test(context: Context, value: Any, *args: Any) -> bool:
-        if isinstance(value, str) and len(args) == arguments:  # % formats it, and a text is no remainder
+        if isinstance(value, str) and len(args) == arguments:  # % would format the string
             format_percent(budget_of(context), value, *(args or (2,)))
             return False
         return bool(plain(value, *args))

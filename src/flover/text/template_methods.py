@@ -1,6 +1,6 @@
-"""What methods of strings, comparisons and formatting cost, charged to the budget before they run.
+"""The costs of string methods, comparisons and formatting, charged to the budget before they run.
 
-Python's string methods run in C with the interpreter's lock held: what could take long in one call is refused.
+Python's string methods run in C and hold the GIL, so calls that could take long are refused.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ STRING_METHODS = frozenset((
     "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith",
     "strip", "swapcase", "title", "upper", "zfill",
 ))
-"""The methods of strings that a template may call."""
+"""String methods that a template may call."""
 _PADDING = frozenset(("center", "ljust", "rjust", "zfill"))
 _STRIPPING = frozenset(("strip", "lstrip", "rstrip"))
 _SEARCHING = frozenset(("count", "find", "index", "partition", "replace", "split"))
 _SEARCHING_BACK = frozenset(("rfind", "rindex", "rpartition", "rsplit"))
 _CHANGING_CASE = frozenset(("capitalize", "casefold", "lower", "swapcase", "title", "upper"))
 LOOKUPS = frozenset(("get", "items", "keys", "values"))
-"""Methods of objects that do not walk through them."""
+"""Methods of objects with constant cost."""
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "lteq": operator.le, "gt": operator.gt,
     "gteq": operator.ge, "in": lambda left, right: left in right, "notin": lambda left, right: left not in right,
@@ -54,7 +54,7 @@ def compare(budget: Budget, name: str, left: Any, right: Any) -> bool:
 
 
 def charge_search(budget: Budget, text: str, wanted: Any) -> None:
-    """Charge looking for `wanted` from the front: CPython compares naively in short texts or for short strings."""
+    """Charge a search for `wanted`: CPython searches naively in short texts or for short strings."""
     wanted_len = len(wanted) if isinstance(wanted, str) else 1
     budget.spend(len(text) * min(wanted_len, 100 if len(text) < _MAX_SIMPLE_SEARCH_LEN else 6) + wanted_len)
 
@@ -67,7 +67,7 @@ def charge_strip(budget: Budget, text: str, chars: Any = None) -> None:
 def charge_join(budget: Budget, separator: str, values: Sequence[Any]) -> list[str]:
     """Charge `separator.join(values)` and return the values as strings."""
     texts = [budget.text(value) for value in values]
-    budget.room(sum(map(len, texts)) + len(separator) * len(texts))
+    budget.check_size(sum(map(len, texts)) + len(separator) * len(texts))
     return texts
 
 
@@ -75,17 +75,17 @@ def charge_replace(budget: Budget, text: str, old: str, new: str, count: int = -
     """Charge `text.replace(old, new, count)`."""
     charge_search(budget, text, old)
     found = text.count(old)
-    budget.room(len(text) + (found if count < 0 else min(count, found)) * len(new))
+    budget.check_size(len(text) + (found if count < 0 else min(count, found)) * len(new))
 
 
 def charge_width(budget: Budget, width: Any) -> None:
-    """Charge padding to a width, or refuse a number that is none."""
+    """Charge padding to a width; refuse an invalid width."""
     if isinstance(width, int):
-        budget.room(width)
+        budget.check_size(width)
 
 
 def charge_method(budget: Budget, text: str, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Charge the call of a method of `text`; `join` and the two of formatting are charged where they run."""
+    """Charge the call of a method of `text`; `join`, `format` and `format_map` are charged where they run."""
     first = args[0] if args else kwargs.get("sep")
     for value in args:
         budget.walk(value)
@@ -102,12 +102,12 @@ def charge_method(budget: Budget, text: str, name: str, args: Sequence[Any], kwa
     elif name in ("split", "rsplit") and isinstance(first, str) and first:
         most = args[1] if len(args) > 1 else kwargs.get("maxsplit", -1)
         found = text.count(first)
-        budget.room(len(text) + 100 * (min(found, most) if isinstance(most, int) and most >= 0 else found))
+        budget.check_size(len(text) + 100 * (min(found, most) if isinstance(most, int) and most >= 0 else found))
     elif name in _PADDING:
         charge_width(budget, first)
     elif name == "expandtabs":
         tab_len = args[0] if args else kwargs.get("tabsize", 8)
-        budget.room(len(text) + text.count("\t") * (tab_len if isinstance(tab_len, int) else 0))
+        budget.check_size(len(text) + text.count("\t") * (tab_len if isinstance(tab_len, int) else 0))
 
 
 def format_percent(budget: Budget, text: str, values: Any) -> str:
@@ -122,13 +122,13 @@ def format_percent(budget: Budget, text: str, values: Any) -> str:
     if not size.plain:
         raise SecurityError("the template formats a value that cannot be written as text")
     times = len(specs) if isinstance(values, Mapping) else 1
-    budget.room(len(text) + sum(map(int, widths)) + times * size.units)
+    budget.check_size(len(text) + sum(map(int, widths)) + times * size.units)
     made: str = budget.made(text % values)
     return made
 
 
 class BoundFormat:
-    """`text.format` or `text.format_map`, as a value of a template: each value that it writes is charged."""
+    """`text.format` or `text.format_map` as a template value; charges each formatted value."""
 
     def __init__(self, environment: SandboxedEnvironment, text: str, *, is_map: bool) -> None:
         self._environment = environment
@@ -151,7 +151,7 @@ class BoundFormat:
 
 
 class _Formatter(SandboxedFormatter):
-    """Python's format language, attributes by the sandbox's rules, widths bounded."""
+    """Python's format language with sandboxed attributes and bounded widths."""
 
     budget: Budget
 
@@ -164,7 +164,7 @@ class _Formatter(SandboxedFormatter):
         numbers = re.findall(r"\d+", format_spec)
         if any(len(number) > 9 for number in numbers):
             raise SecurityError("the template formats text to a huge width")
-        self.budget.room(sum(map(int, numbers)))
+        self.budget.check_size(sum(map(int, numbers)))
         self.budget.text(value)
         return self.budget.made(super().format_field(value, format_spec))
 

@@ -1,7 +1,7 @@
-"""What a chat template does with messages that not every template knows, found out by rendering small conversations.
+"""Detects which roles and content types a chat template supports, by rendering small conversations.
 
-Some templates drop a developer's message without a word, some write a list of parts as Python prints it, some write
-only lists. Each is tried once, when the template is loaded, with contents that can be found again in the prompt.
+Some templates silently drop a developer message, some print a list of parts as Python does, some accept
+only lists. Each case is rendered once, when the template is loaded, with contents that can be found in the prompt.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ Render = Callable[[list[dict[str, Any]]], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Habits:
-    """What a template takes. Roles that are in neither set get their content as one string."""
+class TemplateSupport:
+    """The message forms that a template supports. Roles in neither set of list roles get content as one string."""
 
     roles: frozenset[str]
-    """Roles whose messages it takes."""
+    """Supported roles."""
     developer_role: bool
-    """Whether it writes messages of the role `developer`; else they are given to it as `system`."""
+    """Whether the role `developer` is supported; else its messages are passed as `system`."""
     part_roles: frozenset[str]
     """Roles whose content may be a list of text parts."""
     only_part_roles: frozenset[str]
-    """Roles whose content must be a list of text parts, even where a client sent a string."""
+    """Roles whose content must be a list of text parts, even if a client sent a string."""
     one_system: bool
     """Whether it drops or refuses a second message with instructions: those at the start are then joined in one."""
     missing_content: bool
-    """Whether an assistant's message with tool calls may be without a content; else it gets an empty one."""
+    """Whether an assistant message with tool calls may have no content; else it gets an empty one."""
 
     def apply(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The messages as the template takes them."""
+        """The messages converted to supported forms."""
         return [self._apply(message) for message in self._joined(messages)]
 
     def _joined(self, messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
-        """A developer's instructions that come before or after the system's, both at the start, joined with them."""
+        """System and developer messages at the start, joined where the template takes only one."""
         count = next((i for i, one in enumerate(messages) if one["role"] not in _INSTRUCTING), len(messages))
         first = messages[:count]
         if not self.one_system or count < 2 or all(one["role"] == "system" for one in first):
@@ -65,8 +65,8 @@ class Habits:
         return changed
 
 
-def find_habits(render: Render) -> Habits:
-    """Try a template. `render` raises `RequestError` for what the template refuses."""
+def probe_template(render: Render) -> TemplateSupport:
+    """Probe a template. `render` raises `RequestError` if the template refuses a conversation."""
     parts = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
     roles, taken, needed = set(), set(), set()
     developer = _renders(render, _conversation("developer", _TEXT))
@@ -89,7 +89,9 @@ def find_habits(render: Render) -> Habits:
     without = [message | {} for message in called]
     del without[1]["content"]
     missing_content = _renders(render, without) or not _renders(render, called)
-    return Habits(frozenset(roles), developer, frozenset(taken), frozenset(needed), one_system, missing_content)
+    return TemplateSupport(
+        frozenset(roles), developer, frozenset(taken), frozenset(needed), one_system, missing_content
+    )
 
 
 def _text_of(message: dict[str, Any]) -> str:
@@ -112,7 +114,7 @@ def _conversation(role: str, content: Any) -> list[dict[str, Any]]:
 
 
 def _renders(render: Render, messages: list[dict[str, Any]]) -> bool:
-    """Whether the probe's words come through, and not as a list printed by Python or as JSON."""
+    """Whether the probe's text is in the prompt, and not as a list printed by Python or as JSON."""
     try:
         text = render(messages)
     except RequestError:

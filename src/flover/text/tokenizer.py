@@ -1,8 +1,7 @@
-"""Text to token ids and back, over the `tokenizers` library and the tokenizer.json of a model (or vocab.json and
-merges.txt, its older form).
+"""The tokenizer of a model: text to token ids and back, with the `tokenizers` library and the model's
+tokenizer.json (or vocab.json and merges.txt, its older form).
 
-A `Tokenizer` is never changed after loading (no truncation, no padding), so threads may share it. It knows nothing of
-requests; chat templates are only carried, not rendered, here.
+A `Tokenizer` is immutable after loading (no truncation, no padding), so threads may share it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from typing import Any, TypeVar
 import tokenizers
 
 from flover.errors import ModelError, RequestError
-from flover.files import is_there, read_text
 from flover.generation_config import MAX_TOKENIZER_BYTES
+from flover.source import ModelSource, open_source
 from flover.text.bpe_files import describe_bpe, has_bpe_files
 from flover.text.files import TokenizerFiles, read_tokenizer_files
 from flover.text.growth import check_growth
@@ -39,51 +38,54 @@ class Tokenizer:
         self._added = frozenset(backend.get_added_tokens_decoder())
 
     @classmethod
-    def load(cls, folder: Path) -> Tokenizer:
-        """Read the tokenizer in a model folder. Raises `ModelError` if it is missing, damaged or of another kind."""
-        own = is_there(folder / "tokenizer.json")
-        if not own:
-            _check_bpe_files(folder)
-        files = read_tokenizer_files(folder)
-        path = folder / ("tokenizer.json" if own else "vocab.json")
-        source = read_text(path, MAX_TOKENIZER_BYTES) if own else json.dumps(describe_bpe(folder, files))
+    def load(cls, path: Path) -> Tokenizer:
+        """Load the tokenizer of the model at `path`. Raises `ModelError`."""
+        return cls.read(open_source(path))
+
+    @classmethod
+    def read(cls, source: ModelSource) -> Tokenizer:
+        """Load the tokenizer of a model. Raises `ModelError` if it is missing, damaged or not supported."""
+        files = read_tokenizer_files(source)
+        text = _read_tokenizer_json(source, files)
         try:
-            described = json.loads(source)
+            described = json.loads(text)
             check_growth(described)
             rule = read_decoder(described.get("decoder"))
-            backend = _guarded(lambda: _make_backend(source, files))
+            backend = _catch_panic(lambda: _make_backend(text, files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
-            raise ModelError(f"{path} is damaged or not supported: {error}") from error
+            raise ModelError(f"{source.where('tokenizer.json')} is damaged or not supported: {error}") from error
         return cls(backend, rule, files)
 
     # Text to ids
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text; with `add_special_tokens` as the model wants its prompts to begin (and end),
-        which its tokenizer.json alone decides, as in transformers 5 (`add_bos_token` is for files that have none).
+        """The ids of a text, with `add_special_tokens` those that tokenizer.json adds to prompts, as in
+        transformers 5 (`add_bos_token` is for files that have none).
 
         Raises `RequestError` if the text is not valid Unicode.
         """
         try:
-            # Of the library's functions, those for batches alone let other threads run meanwhile.
-            (found,) = _guarded(lambda: self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens))
+            # Only the library's batch functions release the GIL.
+            (found,) = _catch_panic(
+                lambda: self._backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            )
         except _LibraryError as error:
             raise RequestError(f"text cannot be tokenized: {_reason(text, error)}", param="prompt") from error
         ids: list[int] = found.ids
         return ids[1:] if self._begins_twice(text, ids) else ids
 
     def _begins_twice(self, text: str, ids: list[int]) -> bool:
-        """Whether a text that begins with the text of the beginning-of-sequence token was given another one."""
+        """Whether the ids have the beginning-of-sequence token twice because the text starts with its text."""
         bos = self.bos_id
         return bos is not None and ids[:2] == [bos, bos] and text.startswith(self._files.special_tokens["bos_token"])
 
     # Ids to text
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """The text of ids: their bytes joined and read as UTF-8, U+FFFD for what is not UTF-8.
+        """The text of ids: their joined bytes decoded as UTF-8, with U+FFFD for invalid bytes.
 
-        The same as the library's `decode`, but for byte tokens ("<0xE2>") that are not UTF-8: there the library also
-        replaces valid neighbours. Ids that the tokenizer does not know have no text.
+        The same as the library's `decode`, except for byte tokens ("<0xE2>") that are not UTF-8: there the library also
+        replaces valid bytes beside them. Unknown ids have no text.
         """
         parts = [self.token_bytes(token) for token in ids if not (skip_special_tokens and self.is_special(token))]
         parts = [part for part in parts if part]
@@ -92,7 +94,7 @@ class Tokenizer:
         return b"".join(parts).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """The bytes of a token inside a text; empty for an id that the tokenizer does not know."""
+        """The bytes of a token inside a text; empty for an unknown id."""
         known = self._token_bytes.get(token_id)
         if known is None:
             token = self.token_name(token_id)
@@ -101,33 +103,33 @@ class Tokenizer:
         return known
 
     def _bytes_of(self, token_id: int, token: str) -> bytes:
-        """Added tokens of a byte-level tokenizer are written as their text, all others in its alphabet of bytes."""
+        """The bytes of a token: of an added token of a byte-level tokenizer its text, of others by the rule."""
         if self._rule.byte_level and token_id in self._added:
             return token.encode(errors="replace")
         return self._rule.token_bytes(token)
 
     def strip_start(self, raw: bytes) -> bytes:
-        """What the first token of a text keeps of its bytes: SentencePiece drops a leading space there."""
+        """The bytes of the first token of a text: SentencePiece drops a leading space there."""
         return self._rule.strip_start(raw)
 
     def token_to_str(self, token_id: int) -> str:
-        """The text of one token, as log-probabilities show it: spaces kept, U+FFFD for a part of a character."""
+        """The text of one token for log-probabilities: spaces kept, U+FFFD for a part of a character."""
         return self.token_bytes(token_id).decode(errors="replace")
 
     def token_name(self, token_id: int) -> str | None:
-        """How the vocabulary writes a token ("Ġthe", "▁the"); None for an id that it does not hold."""
+        """A token as written in the vocabulary ("Ġthe", "▁the"); None for an unknown id."""
         name: str | None = self._backend.id_to_token(token_id) if 0 <= token_id < 2**32 else None
         return name
 
-    # Facts
+    # Properties
 
     def token_id(self, name: str) -> int | None:
-        """The id of a token as the vocabulary writes it."""
+        """The id of a token given as written in the vocabulary."""
         found: int | None = self._backend.token_to_id(name)
         return found
 
     def is_special(self, token_id: int) -> bool:
-        """Whether the token steers the model and is no text (end of sequence, roles of a chat)."""
+        """Whether the token is special (end of sequence, roles of a chat) and not text."""
         return token_id in self._special_ids
 
     @property
@@ -135,7 +137,7 @@ class Tokenizer:
         return self._special_ids
 
     def holds_special(self, text: str) -> bool:
-        """Whether the text of a special token is in `text`."""
+        """Whether `text` contains the text of a special token."""
         return any(name in text for name in self._special_names)
 
     @cached_property
@@ -144,12 +146,12 @@ class Tokenizer:
 
     @property
     def adds_spaces(self) -> bool:
-        """Whether texts have spaces that no token holds, between words that are tokens."""
+        """Whether decoding adds spaces between tokens."""
         return self._rule.adds_spaces
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        """Texts of the named special tokens ("bos_token", "eos_token", …), as chat templates want them."""
+        """Texts of the named special tokens ("bos_token", "eos_token", …), for chat templates."""
         return dict(self._files.special_tokens)
 
     @cached_property
@@ -164,12 +166,12 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """Source of the model's chat template; None if it has none."""
+        """The source of the model's chat template, or None."""
         return self._files.chat_template
 
     @cached_property
     def vocab_size(self) -> int:
-        """Number of tokens, added ones included; the model's logits may be wider."""
+        """Number of tokens, added ones included; the model's logits may have more entries."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
     @cached_property
@@ -182,8 +184,8 @@ class _LibraryError(Exception):
     """The tokenizers library raised, or panicked."""
 
 
-def _guarded(call: Callable[[], _T]) -> _T:
-    """Run code of the library. A panic inside it is a `BaseException` and must not pass for an order to exit."""
+def _catch_panic(call: Callable[[], _T]) -> _T:
+    """Call the library. A panic inside it is a `BaseException` and must not end the process."""
     try:
         return call()
     except Exception as error:
@@ -195,7 +197,7 @@ def _guarded(call: Callable[[], _T]) -> _T:
 
 
 def _reason(text: str, error: Exception) -> str:
-    """The library does not say what is wrong with a text that is not valid Unicode."""
+    """The reason of an encoding error; the library gives none for invalid Unicode."""
     try:
         text.encode()
     except UnicodeEncodeError as found:
@@ -203,24 +205,27 @@ def _reason(text: str, error: Exception) -> str:
     return str(error)
 
 
-def _check_bpe_files(folder: Path) -> None:
-    """That a folder without tokenizer.json has a tokenizer in the two older files of byte-level BPE."""
-    if has_bpe_files(folder):
-        return
-    others = [name for name in _OTHER_FORMATS if is_there(folder / name)]
+def _read_tokenizer_json(source: ModelSource, files: TokenizerFiles) -> str:
+    """The content of tokenizer.json, or what it would be for the two older files of byte-level BPE."""
+    text = source.text("tokenizer.json", MAX_TOKENIZER_BYTES)
+    if text is not None:
+        return text
+    if has_bpe_files(source):
+        return json.dumps(describe_bpe(source, files))
+    others = [name for name in _OTHER_FORMATS if source.has(name)]
     if others:
         raise ModelError(
-            f"no tokenizer.json in {folder}; {', '.join(others)} is there, but only tokenizer.json, or vocab.json with "
-            "merges.txt, is supported: make it with transformers, "
+            f"no tokenizer.json in {source.path}; {', '.join(others)} is there, but only tokenizer.json, or vocab.json "
+            "with merges.txt, is supported: make it with transformers, "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
-    if not is_there(folder / "config.json"):
-        raise ModelError(f"{folder} has no config.json: it is not the directory of a model")
-    raise ModelError(f"no tokenizer.json in {folder}")
+    if not source.has("config.json"):
+        raise ModelError(f"{source.path} has no config.json: it is not the directory of a model")
+    raise ModelError(f"no tokenizer.json in {source.path}")
 
 
-def _make_backend(source: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer.from_str(source)
+def _make_backend(described: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(described)
     backend.no_truncation()
     backend.no_padding()
     known: list[Any] = [text for text in sorted(files.special_texts) if backend.token_to_id(text) is not None]

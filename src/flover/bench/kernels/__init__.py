@@ -1,1 +1,1 @@
-"""How fast the kernels are, op by op and shape by shape, beside the limits of the machine and beside torch."""
+"""Kernel benchmarks: every op and shape, compared with the machine's limits and with torch."""

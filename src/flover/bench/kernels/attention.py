@@ -1,4 +1,4 @@
-"""Attention as the decoder calls it: rows that generate at a long context, and a prompt's first chunk."""
+"""The attention benchmark: generating rows with a long context, and a prompt's first chunk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from flover.bench.kernels.figures import Cell
+from flover.bench.kernels.figures import Measurement
 from flover.bench.kernels.linears import COLD_BYTES
 from flover.bench.kernels.timing import best_means
 from flover.bench.kernels.torch_threads import torch_threads
@@ -29,8 +29,8 @@ _SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """So many rows bring so many new tokens each and see `context_len`, those included."""
+class AttentionLoad:
+    """`rows` rows with `query_len` new tokens each and a context of `context_len`, those included."""
 
     rows: int
     query_len: int
@@ -38,7 +38,7 @@ class Load:
 
     @property
     def pairs(self) -> int:
-        """Queries times the keys that each of them sees."""
+        """Number of (query, key) pairs."""
         before = self.context_len - self.query_len
         return self.rows * (self.query_len * before + self.query_len * (self.query_len + 1) // 2)
 
@@ -55,8 +55,8 @@ class Load:
         )
 
 
-GENERATING = Load(16, 1, 2000)
-PROMPT = Load(1, 512, 512)
+GENERATING = AttentionLoad(16, 1, 2000)
+PROMPT = AttentionLoad(1, 512, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class _KVShape:
 
 
 class AttentionBench:
-    """Pages of as many layers as the caches cannot hold, dealt to the rows in random order."""
+    """Pages of enough layers to exceed the caches, assigned to the rows in random order."""
 
-    def __init__(self, config: ModelConfig, cache: str, load: Load, *, cold_bytes: int = COLD_BYTES) -> None:
+    def __init__(self, config: ModelConfig, cache: str, load: AttentionLoad, *, cold_bytes: int = COLD_BYTES) -> None:
         self.config, self.cache, self.load = config, cache, load
         dtype = CACHES[cache]
         self.tokens = load.rows * load.context_len
@@ -90,8 +90,8 @@ class AttentionBench:
 
         self._plain = self._torch_layers() if dtype in _TORCH else []
 
-    def measure(self, ops: CpuOps, seconds: float) -> Cell:
-        """Calls on one layer after another; operations are those of both products."""
+    def measure(self, ops: CpuOps, seconds: float) -> Measurement:
+        """Time calls on one layer after another; operations are those of both products."""
         load, config = self.load, self.config
         scale, plan = config.head_dim**-0.5, self._plan()
         calls = [("", partial(ops.attention, self._queries, pages, plan, scale, None)) for pages in self._pages]
@@ -100,7 +100,7 @@ class AttentionBench:
         if self._plain:
             with torch_threads(ops.runner.threads), torch.inference_mode():
                 theirs = self._measure_torch(seconds)
-        return Cell(
+        return Measurement(
             op="attention",
             name=load.label,
             kind=self.cache,
@@ -122,7 +122,7 @@ class AttentionBench:
         return plan_attention(self._table, starts, contexts, *lens, self._pages[0], frozenset({None}))
 
     def _torch_layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values in one piece. torch has no causal mask for grouped heads: a prompt's are repeated."""
+        """Contiguous keys and values. torch has no causal mask for grouped heads: a prompt's heads are repeated."""
         load, config, dtype = self.load, self.config, _TORCH[self.cache]
         shape = (load.rows, config.num_kv_heads, load.context_len, config.head_dim)
         keys = torch.randn(shape).to(dtype)
@@ -135,7 +135,7 @@ class AttentionBench:
         return best_means([("", partial(call, *pair)) for pair in self._plain], seconds)[""]
 
     def _torch_call(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """Where no mask is needed, the query heads of a key head stand in for the query length: torch's fastest."""
+        """torch's fastest form: without a mask, the query heads of a key head are passed as the query length."""
         load, config = self.load, self.config
         queries = (
             torch.from_numpy(self._queries).to(_TORCH[self.cache]).view(load.rows, load.query_len, -1, config.head_dim)
@@ -149,7 +149,7 @@ class AttentionBench:
 
 
 def _fill(pages: Pages, first: Pages, generator: np.random.Generator) -> None:
-    """Random keys and values, in every layer the same."""
+    """Random keys and values, the same in every layer."""
     for name in ("keys", "values", "key_scales", "value_scales"):
         array, source = getattr(pages, name), getattr(first, name)
         if array is None:

@@ -1,4 +1,4 @@
-"""One measured cell, the limits it is held against, and the floors. Arithmetic only."""
+"""Kernel measurements, the machine's limits and the required fractions of them. Arithmetic only."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ ATTENTION_FLOOR = 0.70  # of the read bandwidth
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What the machine can do with so many threads: bytes read per second, float32 operations per second."""
+class MachineLimits:
+    """Limits of the machine with a number of threads: bytes read per second, float32 operations per second."""
 
     bandwidth: float
     peak: float
 
-    def best(self, other: Limits) -> Limits:
-        """The more of both."""
-        return Limits(max(self.bandwidth, other.bandwidth), max(self.peak, other.peak))
+    def best(self, other: MachineLimits) -> MachineLimits:
+        """The larger value of each."""
+        return MachineLimits(max(self.bandwidth, other.bandwidth), max(self.peak, other.peak))
 
-    def worst(self, other: Limits) -> Limits:
-        """The less of both."""
-        return Limits(min(self.bandwidth, other.bandwidth), min(self.peak, other.peak))
+    def worst(self, other: MachineLimits) -> MachineLimits:
+        """The smaller value of each."""
+        return MachineLimits(min(self.bandwidth, other.bandwidth), min(self.peak, other.peak))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
-    """One op on one shape: the best seconds of a call, what it does (operations) and what it must read (bytes).
+class Measurement:
+    """One op on one shape: the best seconds of a call, its operations and the bytes that it must read.
 
-    `kind` is the format of the weights or of the cache. `reads`: reading limits it, and not computing.
+    `kind` is the format of the weights or of the cache. `reads`: bound by memory bandwidth, not by arithmetic.
     """
 
     op: str
@@ -45,15 +45,15 @@ class Cell:
     flop: float = 0.0
     bytes: float = 0.0
     torch_seconds: float | None = None
-    times_per_step: int = 1  # how often a step of the model makes this call
+    times_per_step: int = 1  # calls in one step of the model
 
     @property
     def place(self) -> tuple[str, str, str, int, int]:
-        """What was measured."""
+        """The identity of the measured case."""
         return self.op, self.name, self.kind, self.threads, self.rows
 
-    def best(self, other: Cell) -> Cell:
-        """The shorter times of two measurements of the same."""
+    def best(self, other: Measurement) -> Measurement:
+        """The shorter times of two measurements of one case."""
         theirs = [seconds for seconds in (self.torch_seconds, other.torch_seconds) if seconds is not None]
         return replace(self, seconds=min(self.seconds, other.seconds), torch_seconds=min(theirs, default=None))
 
@@ -67,14 +67,14 @@ class Cell:
         """Bytes per second."""
         return self.bytes / self.seconds
 
-    def fraction(self, limits: Limits) -> float:
-        """Of what the machine can do: of the bandwidth if it `reads`, else of the FMA peak."""
+    def fraction(self, limits: MachineLimits) -> float:
+        """The fraction of the machine's limit: of the bandwidth if it `reads`, else of the FMA peak."""
         return self.bandwidth / limits.bandwidth if self.reads else self.flops / limits.peak
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """A figure that must not be missed."""
+    """A required minimum fraction of a limit."""
 
     what: str
     threads: int
@@ -86,8 +86,8 @@ class Floor:
         return self.fraction >= self.floor
 
 
-def whole_step(cells: Iterable[Cell]) -> Cell | None:
-    """All linears of one step of the model as one cell; None if there are none."""
+def whole_step(cells: Iterable[Measurement]) -> Measurement | None:
+    """All linears of one step of the model as one measurement; None if there are none."""
     several = list(cells)
     if not several:
         return None
@@ -96,7 +96,7 @@ def whole_step(cells: Iterable[Cell]) -> Cell | None:
         return sum(float(getattr(cell, field)) * cell.times_per_step for cell in several)
 
     first = several[0]
-    return Cell(
+    return Measurement(
         op=first.op,
         name="whole step",
         kind=first.kind,
@@ -109,8 +109,8 @@ def whole_step(cells: Iterable[Cell]) -> Cell | None:
     )
 
 
-def floors(cells: Iterable[Cell], limits: Mapping[int, Limits]) -> list[Floor]:
-    """The floors that these cells say something about, for every number of threads."""
+def floors(cells: Iterable[Measurement], limits: Mapping[int, MachineLimits]) -> list[Floor]:
+    """The floors of these measurements, for every number of threads."""
     several = list(cells)
     found: list[Floor] = []
     for threads, limit in limits.items():

@@ -1,6 +1,6 @@
-"""Linears of a model's shapes in every format, on weights that the caches cannot hold; and how fast they are packed.
+"""The benchmark of linears: a model's shapes in every format, on weights larger than the caches; and packing speed.
 
-The kernel alone is timed, as a captured forward runs it.
+The kernel alone is timed, as a recorded forward runs it.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flover import _cpu
-from flover.bench.kernels.figures import Cell
+from flover.bench.kernels.blocks import random_blocks
+from flover.bench.kernels.figures import Measurement
 from flover.bench.kernels.timing import Named, best_mean, best_means, keeping
 from flover.bench.kernels.torch_threads import torch_threads
+from flover.errors import ConfigError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
-from flover.ops import WeightFormat
+from flover.ops import BLOCKS, WeightFormat
 from flover.ops.cpu import ACTIVATIONS, CpuOps
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
 
 COLD_BYTES = 2**27
-"""Weights of one pass: several times what the last cache of a machine holds."""
+"""Bytes of the weights of one pass: several times the last-level cache."""
 
 COLD_ROWS = 8
-"""Up to so many rows a pass reads all of `COLD_BYTES`; more rows compute for longer, and a pass has fewer weights."""
+"""Up to so many rows a pass reads all of `COLD_BYTES`; with more rows a pass has fewer weights."""
 
 HEAD_ROWS = 64
 """Only sampled rows get logits, never a whole prompt."""
@@ -39,7 +41,7 @@ _LAYER = "layers.0."
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One linear of a model: `count` of them are in it."""
+    """One linear of a model, which has `count` of them."""
 
     name: str
     out_size: int
@@ -70,7 +72,7 @@ def linear_shapes(config: ModelConfig) -> list[Shape]:
 
 
 def num_layers(shapes: Sequence[Shape], bytes_per_weight: float, rows: int, cold_bytes: int = COLD_BYTES) -> int:
-    """Layers of a pass, the head being in it once."""
+    """Number of layers of a pass; the head is in it once."""
     layer = sum(shape.numbers for shape in shapes if shape.name != "head") * bytes_per_weight
     head = sum(shape.numbers for shape in shapes if shape.name == "head") * bytes_per_weight
     all_of_them = max(1, int(-(-(cold_bytes - head) // layer)))
@@ -78,9 +80,16 @@ def num_layers(shapes: Sequence[Shape], bytes_per_weight: float, rows: int, cold
 
 
 class LinearBench:
-    """Weights of every shape in one format, and torch's where it has the format."""
+    """Weights of every shape in one format, and torch's if it has the format. Raises `ConfigError` for shapes that the
+    format cannot hold."""
 
     def __init__(self, shapes: Sequence[Shape], weight_format: WeightFormat, *, cold_bytes: int = COLD_BYTES) -> None:
+        block = BLOCKS.get(weight_format)
+        wrong = [shape.label for shape in shapes if block and shape.in_size % block.inputs]
+        if block and wrong:
+            raise ConfigError(
+                f"--formats {weight_format}: blocks of {block.inputs} inputs do not fit {', '.join(wrong)}"
+            )
         self.shapes = shapes
         self.format = weight_format
         self._cold_bytes = cold_bytes
@@ -95,8 +104,8 @@ class LinearBench:
             if dtype is not None:
                 self._plain[shape.name] = [values.to(dtype, copy=True) for _ in range(copies)]
 
-    def measure(self, ops: CpuOps, rows: int, seconds: float) -> list[Cell]:
-        """One cell per shape, with about `seconds` for each; the head up to `HEAD_ROWS`."""
+    def measure(self, ops: CpuOps, rows: int, seconds: float) -> list[Measurement]:
+        """One measurement per shape, about `seconds` each; the head up to `HEAD_ROWS`."""
         shapes = [shape for shape in self.shapes if shape.name != "head" or rows <= HEAD_ROWS]
         budget = seconds * len(shapes)
         ours = best_means(list(self._our_calls(ops, shapes, rows)), budget)
@@ -105,7 +114,7 @@ class LinearBench:
             with torch_threads(ops.runner.threads), torch.inference_mode():
                 theirs = best_means(list(self._torch_calls(shapes, rows)), budget)
         return [
-            Cell(
+            Measurement(
                 op="linear",
                 name=shape.label,
                 kind=self.format,
@@ -122,7 +131,7 @@ class LinearBench:
         ]
 
     def _pass(self, shapes: Sequence[Shape], rows: int) -> Iterator[tuple[Shape, int]]:
-        """Layer by layer, as a step goes through them."""
+        """The shapes layer by layer, as in a step."""
         for layer in range(num_layers(self.shapes, BYTES_PER_WEIGHT[self.format], rows, self._cold_bytes)):
             for shape in shapes:
                 if shape.name != "head" or layer == 0:
@@ -141,6 +150,8 @@ class LinearBench:
                 bias=0,
                 activation=ACTIVATIONS[shape.kind],
                 y=y.data_ptr(),
+                stride=shape.out_size // 2 if shape.gated else shape.out_size,
+                column=0,
             )
             yield shape.name, keeping((x, y), partial(ops.runner.run, op))
 
@@ -156,25 +167,33 @@ class LinearBench:
 
 
 def _packed(shape: Shape, weight_format: WeightFormat, values: Tensor, copy: int) -> PackedWeight:
-    """The first copy as it is; in the others each output repeats one number, which is quantized in no time. The
-    kernels take as long for any numbers."""
+    """Packed weights; copies after the first have one value per output, which is fast to quantize, and blocks are
+    random bits. Kernel time does not depend on values."""
     weight = PackedWeight((shape.out_size, shape.in_size), weight_format, shape.gated)
+    if weight_format in BLOCKS:
+        weight.store_blocks(0, random_blocks(weight_format, *weight.shape, np.random.default_rng(copy)))
+        return weight
     weight.store(0, (values if copy == 0 else values[:, :1].expand_as(values)).numpy())
     return weight
 
 
-def measure_packing(shape: Shape, weight_format: WeightFormat, seconds: float) -> Cell:
-    """Quantize and pack, slice by slice as the loader does; bytes are those of the float32 numbers that come in."""
+def measure_packing(shape: Shape, weight_format: WeightFormat, seconds: float) -> Measurement:
+    """Quantize and pack slice by slice, as the loader does; bytes are those of the input, float32 or blocks."""
     count = min(shape.out_size, max(1, SLICE_NUMBERS // shape.in_size))
-    values = np.random.default_rng(0).standard_normal((count, shape.in_size), dtype=np.float32)
-    weight = PackedWeight((count, shape.in_size), weight_format, False)
-    return Cell(
+    weight, generator = PackedWeight((count, shape.in_size), weight_format, False), np.random.default_rng(0)
+    if weight_format in BLOCKS:
+        blocks = random_blocks(weight_format, *weight.shape, generator)
+        num_bytes, store = blocks.nbytes, partial(weight.store_blocks, 0, blocks)
+    else:
+        values = generator.standard_normal(weight.shape, dtype=np.float32)
+        num_bytes, store = values.nbytes, partial(weight.store, 0, values)
+    return Measurement(
         op="pack",
         name=f"{count}×{shape.in_size}",
         kind=weight_format,
         threads=1,
         rows=count,
-        seconds=best_mean(lambda: weight.store(0, values), seconds),
+        seconds=best_mean(store, seconds),
         reads=True,
-        bytes=values.nbytes,
+        bytes=num_bytes,
     )

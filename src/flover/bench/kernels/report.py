@@ -1,4 +1,4 @@
-"""The kernels' figures as tables for people and as facts for the JSON line."""
+"""Kernel measurements as tables and as facts for the JSON line."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from flover.bench.kernels.figures import Cell, Floor, Limits, floors, whole_step
+from flover.bench.kernels.figures import Floor, MachineLimits, Measurement, floors, whole_step
 from flover.bench.kernels.run import KernelResults
+from flover.ops import INPUTS_TOGETHER
 
 NONE = "-"
 QUIET = 0.8
-"""The limits vary by less than that on a machine that nobody else uses."""
+"""Variation of the limits on an otherwise idle machine."""
 
 
 def tables(results: KernelResults) -> Iterator[Group]:
-    """The limits, then the linears format by format, attention, the ops between, packing."""
+    """Tables of the limits, the linears by format, attention, the other ops, packing."""
     yield _limits_table(results)
     threads = list(dict.fromkeys(cell.threads for cell in results.cells if cell.op != "pack"))
     for num_threads in threads:
@@ -39,17 +40,17 @@ def tables(results: KernelResults) -> Iterator[Group]:
 
 
 def floor_lines(results: KernelResults) -> Iterator[str]:
-    """Every floor with its figure, held or not; a warning if the machine was not ours alone."""
+    """Every floor with its value, met or not; a warning if there was other load on the machine."""
     for threads, limits in sorted(results.limits.items()):
         worst = results.worst_limits[threads]
         if worst.bandwidth < QUIET * limits.bandwidth or worst.peak < QUIET * limits.peak:
             yield (
-                f"somebody else used the machine: with {_threads(threads)} it read {worst.bandwidth / 1e9:.1f} to "
+                f"there was other load on the machine: with {_threads(threads)} it read {worst.bandwidth / 1e9:.1f} to "
                 f"{limits.bandwidth / 1e9:.1f} GB/s and did {worst.peak / 1e9:.0f} to {limits.peak / 1e9:.0f} GFLOP/s; "
                 "all fractions are of the best, and may be too low"
             )
     for floor in floors(results.cells, results.limits):
-        verdict = "held" if floor.held else "NOT held"
+        verdict = "met" if floor.held else "NOT met"
         yield f"{floor.what}, {_threads(floor.threads)}: {floor.fraction:.0%}, floor {floor.floor:.0%}: {verdict}"
 
 
@@ -71,7 +72,7 @@ def facts(results: KernelResults) -> dict[str, Any]:
     }
 
 
-def _cell_facts(cell: Cell, limits: Limits | None) -> dict[str, Any]:
+def _cell_facts(cell: Measurement, limits: MachineLimits | None) -> dict[str, Any]:
     theirs = cell.torch_seconds
     return {
         "op": cell.op,
@@ -101,13 +102,13 @@ def _limits_table(results: KernelResults) -> Group:
         both = limits, results.worst_limits[threads]
         rates = [(f"{each.bandwidth / 1e9:.1f}", f"{each.peak / 1e9:.0f}") for each in both]
         table.add_row(str(threads), *rates[0], *rates[1])
-    return _titled(f"What the machine can do, measured in this run (kernels: {results.isa})", table)
+    return _titled(f"limits of the machine, measured in this run (kernels: {results.isa})", table)
 
 
-def _linear_table(cells: Sequence[Cell], limits: Limits) -> Group:
-    """A line of ours and one of torch's for every shape, a column for every number of rows."""
+def _linear_table(cells: Sequence[Measurement], limits: MachineLimits) -> Group:
+    """A line for our kernel and one for torch for every shape, a column for every number of rows."""
     first = cells[0]
-    integer = first.kind in ("int8", "int4")
+    integer = first.kind in INPUTS_TOGETHER
     title = (
         f"linear, {first.kind}, {_threads(first.threads)}: 1 row in GB/s and % of the read bandwidth, else "
         f"{'G(op)/s' if integer else 'GFLOP/s'} and % of the FMA peak"
@@ -129,7 +130,7 @@ def _linear_table(cells: Sequence[Cell], limits: Limits) -> Group:
     return _titled(title, table)
 
 
-def _attention_table(cells: Sequence[Cell], limits: Limits) -> Group:
+def _attention_table(cells: Sequence[Measurement], limits: MachineLimits) -> Group:
     table = Table()
     table.add_column("")
     table.add_column("cache")
@@ -151,7 +152,7 @@ def _attention_table(cells: Sequence[Cell], limits: Limits) -> Group:
     return _titled(f"attention, {_threads(cells[0].threads)}", table)
 
 
-def _small_table(cells: Sequence[Cell]) -> Group:
+def _small_table(cells: Sequence[Measurement]) -> Group:
     table = Table()
     for name in ("", "format"):
         table.add_column(name)
@@ -167,31 +168,31 @@ def _small_table(cells: Sequence[Cell]) -> Group:
             f"{cell.bandwidth / 1e9:.2f}",
             NONE if theirs is None else f"{theirs * 1e6:.1f}",
         )
-    return _titled(f"the ops between, from the cache, {_threads(cells[0].threads)}: µs per call", table)
+    return _titled(f"other ops, from the cache, {_threads(cells[0].threads)}: µs per call", table)
 
 
-def _packing_table(cells: Sequence[Cell]) -> Group:
+def _packing_table(cells: Sequence[Measurement]) -> Group:
     table = Table()
     for cell in cells:
         table.add_column(cell.kind, justify="right")
     table.add_row(*(f"{cell.bandwidth / 1e9:.2f}" for cell in cells))
-    return _titled("packing while loading: GB/s of float32 that come in", table)
+    return _titled("packing while loading: GB/s of input, float32 or blocks of a file", table)
 
 
 def _titled(title: str, table: Table) -> Group:
-    """A title that may be wider than its table."""
+    """A table under a title that may be wider than the table."""
     return Group(Text(f"\n{title}", style="bold"), table)
 
 
-def _ours(cell: Cell | None, limits: Limits) -> str:
+def _ours(cell: Measurement | None, limits: MachineLimits) -> str:
     return NONE if cell is None else f"{_rate(cell, cell.seconds)}\n{cell.fraction(limits):.0%}"
 
 
-def _theirs(cell: Cell | None) -> str:
+def _theirs(cell: Measurement | None) -> str:
     return NONE if cell is None or cell.torch_seconds is None else _rate(cell, cell.torch_seconds)
 
 
-def _rate(cell: Cell, seconds: float) -> str:
+def _rate(cell: Measurement, seconds: float) -> str:
     return f"{cell.bytes / seconds / 1e9:.1f}" if cell.reads else f"{cell.flop / seconds / 1e9:.0f}"
 
 

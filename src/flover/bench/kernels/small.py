@@ -1,4 +1,4 @@
-"""The kernels between the linears, alone: what counts there is microseconds per call."""
+"""The benchmark of the ops other than linears and attention, in microseconds per call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from flover import _cpu
 from flover.bench.kernels.attention import CACHES, PAGE_SIZE
-from flover.bench.kernels.figures import Cell
+from flover.bench.kernels.figures import Measurement
 from flover.bench.kernels.timing import Call, best_mean, keeping
 from flover.bench.kernels.torch_threads import torch_threads
 from flover.memory.kvcache import KVCache
@@ -24,13 +24,13 @@ _REPEAT = 100
 _CACHE = "bfloat16"
 
 Made = tuple[Call, Call | None, float]
-"""Our call, torch's, and the bytes that they move."""
+"""The call of our kernel, torch's, and the bytes that they move."""
 
 
 def measure_small(
     op: str, config: ModelConfig, ops: CpuOps, weight_format: WeightFormat, rows: int, seconds: float
-) -> Cell:
-    """One cell; bytes are those that come in and go out."""
+) -> Measurement:
+    """One measurement; bytes are those of inputs and outputs."""
     kind: str
     if op == "embed":
         kind, made = weight_format, _embed(config, ops.runner, weight_format, rows)
@@ -43,7 +43,7 @@ def measure_small(
     if theirs is not None:
         with torch_threads(ops.runner.threads), torch.inference_mode():
             their_seconds = best_mean(theirs, seconds, _REPEAT)
-    return Cell(
+    return Measurement(
         op=op,
         name=op,
         kind=kind,
@@ -57,7 +57,7 @@ def measure_small(
 
 
 def _norm(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Made:
-    """With the residual, as everywhere in a decoder but at its start."""
+    """The norm with residual, as everywhere in a decoder except its start."""
     size, eps = config.hidden_size, config.norm_eps
     x, residual, total, normed = torch.randn(4, rows, size)
     weight, bias = torch.ones(size), torch.zeros(size)
@@ -102,8 +102,8 @@ def _head_norm(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Mad
 
 
 def _rotary(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Made:
-    """Every row writes into a page of its own."""
-    qkv, rope, dtype = _qkv(config, rows), config.rope, CACHES[_CACHE]
+    """The rotary op; every row writes into its own page."""
+    qkv, rope, dtype = _qkv(config, rows), config.layers[0].rope, CACHES[_CACHE]
     rotary_dim = 0 if rope is None else rope.dim
     cos, sin = torch.rand(2, rows, max(1, rotary_dim // 2))
     pages = KVCache(config, rows + 1, PAGE_SIZE, dtype, page_shapes).layers[0]

@@ -1,4 +1,4 @@
-"""The best of many passes: what a call takes when nobody else disturbs it. Knows nothing of kernels."""
+"""Timing by the best of many passes, to exclude other load on the machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Named = tuple[str, Call]
 
 
 def best_means(calls: Sequence[Named], seconds: float, clock: Clock = time.perf_counter) -> dict[str, float]:
-    """Make all the calls, pass after pass, for so many seconds and at least once.
+    """Make all calls, pass after pass, for `seconds` and at least once.
 
-    Calls of one name belong together: of each name, the mean of a pass, and the best pass of all. A pass over more
-    weights than the caches hold so finds each of them in memory, as a decoder's step does.
+    Returns for each name the mean call of the best pass. In a pass over more weights than the caches hold, each is read
+    from memory, as in a decoder's step.
     """
     counts: dict[str, int] = {}
     for name, _ in calls:
@@ -38,7 +38,7 @@ def best_mean(call: Callable[[], object], seconds: float, repeat: int = 1) -> fl
 
 
 def keeping(owners: object, call: Call) -> Call:
-    """`call` works on addresses: the tensors that own them must live as long as it."""
+    """`call` with references to `owners`, the tensors behind the addresses that it uses."""
 
     def kept(owners: object = owners) -> object:
         return call()

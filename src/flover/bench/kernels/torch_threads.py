@@ -1,4 +1,4 @@
-"""torch beside the kernels: with as many threads, and those given back."""
+"""Sets the number of torch's threads during a measurement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(num_threads: int) -> Iterator[None]:
-    """Give torch so many threads for a while."""
+    """Let torch use `num_threads` threads inside the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

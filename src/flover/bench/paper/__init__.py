@@ -1,1 +1,1 @@
-"""The experiments of the Flover paper, on this machine or simulated."""
+"""The experiments of the Flover paper, measured on this machine or simulated."""

@@ -1,4 +1,4 @@
-"""Experiments on when requests come: E1 fixed interval, E2 progress, E3 Poisson, E4 interval and samples."""
+"""Experiments on arrivals: E1 fixed interval, E2 progress, E3 Poisson, E4 interval and samples."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flover.bench.metrics import percentile
 from flover.bench.paper import published
 from flover.bench.paper.bench import FUSION, SERIAL, Bench, Figure, Result, Table, number, times
-from flover.bench.paper.outcome import Outcome, Strategy
+from flover.bench.paper.outcome import BatchingStrategy, Outcome
 from flover.bench.workload import fixed_arrivals
 
 E1_GAP_SHARE = published.GAP_SHARE["GPT-J"]
@@ -22,7 +22,7 @@ def fixed_interval(bench: Bench) -> Result:
     lone, nums = bench.lone, bench.scale.nums
     workloads = {num: bench.jobs(fixed_arrivals(num, E1_GAP_SHARE * lone)) for num in nums}
 
-    def run(strategy: Strategy, num: int) -> Outcome:
+    def run(strategy: BatchingStrategy, num: int) -> Outcome:
         return bench.run(workloads[num], strategy, f"E1, {num} requests")
 
     window = bench.dynamic(E1_WINDOW_SHARE * lone)
@@ -75,7 +75,7 @@ def fixed_interval(bench: Bench) -> Result:
 
 
 def _latency_table(bench: Bench, series: dict[str, dict[int, Outcome]]) -> Table:
-    """Latency of a request over a lone one's: the mean beside the paper's, and its spread for the largest N."""
+    """Latency of a request relative to a lone one: the mean beside the paper's, and its spread for the largest N."""
     printed = published.E1_LATENCY_RATIO
     rows = []
     for num in bench.scale.nums:
@@ -103,7 +103,7 @@ def _latency_figure(bench: Bench, outcomes: dict[str, Outcome]) -> Figure:
 
 
 def progress(bench: Bench) -> Result:
-    """E2: tokens made over time, against dynamic batching with four windows."""
+    """E2: tokens generated over time, against dynamic batching with four windows."""
     num, lone = max(bench.scale.nums), bench.lone
     gap = published.GAP_SHARE["13B"] * lone
     jobs = bench.jobs(fixed_arrivals(num, gap))
@@ -146,7 +146,7 @@ def progress(bench: Bench) -> Result:
 
 
 def made_over_time(outcome: Outcome) -> tuple[list[float], list[float]]:
-    """When each token came, in seconds from the first arrival, and which share of all had come then."""
+    """Times of all tokens, in seconds from the first arrival, and the cumulative share of tokens."""
     first = min(record.sent for record in outcome.records)
     ticks = sorted(tick - first for record in outcome.records for tick in record.ticks)
     return ticks, [(index + 1) / len(ticks) for index in range(len(ticks))]
@@ -159,7 +159,7 @@ def poisson(bench: Bench) -> Result:
     shares = {gap: gap / 1e3 / published.E3_LONE for gap in gaps}
     baseline = bench.concurrent(num)
 
-    def run(gap: float, strategy: Strategy, draw: int = 0) -> Outcome:
+    def run(gap: float, strategy: BatchingStrategy, draw: int = 0) -> Outcome:
         jobs = bench.jobs(bench.poisson(num, shares[gap] * lone, draw))
         return bench.run(jobs, strategy, f"E3, gap {shares[gap]:.3f}")
 
@@ -213,7 +213,7 @@ def poisson(bench: Bench) -> Result:
 
 
 def _iteration_cells(lengths: Sequence[float], place: int) -> tuple[str, str, str]:
-    """Iterations over the length of a request: the mean of some draws and their spread, the paper's, the difference."""
+    """Iterations over the length of a request: mean and spread of some draws, the paper's value, the difference."""
     mean = statistics.fmean(lengths)
     spread = f" (± {statistics.stdev(lengths) / mean:.0%})" if len(lengths) > 1 else ""
     paper = published.E3_ITERATIONS[place] / published.E3_OUTPUT_LEN
@@ -231,7 +231,7 @@ def samples(bench: Bench) -> Result:
     lone, nums = bench.lone, published.E4_NUMS
     cases = [(place, n) for place in range(len(published.E4_GAP_SHARES)) for n in bench.scale.samples]
 
-    def run(case: tuple[int, int], num: int, strategy: Strategy) -> Outcome:
+    def run(case: tuple[int, int], num: int, strategy: BatchingStrategy) -> Outcome:
         gap = published.E4_GAP_SHARES[case[0]] * lone
         return bench.run(bench.jobs(fixed_arrivals(num, gap), samples=case[1]), strategy, f"E4, {num} requests")
 

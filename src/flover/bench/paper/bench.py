@@ -1,4 +1,4 @@
-"""What experiments share: the workloads' measure (the lone request), the strategies, the shape of a result."""
+"""Shared parts of the experiments: the time of a lone request as the unit, strategies, results."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from flover.bench.paper.outcome import Outcome, Runner, Strategy
+from flover.bench.paper.outcome import BatchingStrategy, Outcome, Runner
 from flover.bench.workload import TOKEN_IDS, Job, Lengths, fixed, random_jobs
 
 PROMPT_LEN = 8
 """Prompt tokens of every request of the paper."""
-FUSION = Strategy("fusion")
-NO_REORDER = Strategy("fusion", reorder=False)
-SERIAL = Strategy("serial")
-STATIC = Strategy("static")
+FUSION = BatchingStrategy("fusion")
+NO_REORDER = BatchingStrategy("fusion", reorder=False)
+SERIAL = BatchingStrategy("serial")
+STATIC = BatchingStrategy("static")
 LONE_RUNS = 3
 
 Progress = Callable[[str], None]
-"""Told what runs now."""
+"""A function of the current task."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large the experiments are. The paper's requests make 512 iterations and come up to 32 at a time."""
+    """The size of the experiments. The paper's have up to 32 requests of 512 iterations."""
 
     output_len: int
     nums: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     instances: int = 4
     """Engine processes of the concurrent baseline."""
     gaps: tuple[float, ...] = ()
-    """E3: mean gaps between arrivals as they stand in the paper, in milliseconds; empty: all of them."""
+    """E3: the paper's mean gaps between arrivals to run, in milliseconds; empty: all of them."""
     samples: tuple[int, ...] = (1, 2, 4)
     """E4: samples per request."""
     draws: int = 1
-    """E3: Poisson arrivals are drawn so often, and iterations and overlap are means."""
+    """E3: number of draws of Poisson arrivals; iterations and overlap are their means."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Header and rows as text."""
+    """A table of text cells."""
 
     title: str
     header: tuple[str, ...]
@@ -49,7 +49,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Lines over one axis. A series is (name, x values, y values)."""
+    """A line plot. A series is (name, x values, y values)."""
 
     name: str
     title: str
@@ -59,12 +59,12 @@ class Figure:
     log_x: bool = False
     log_y: bool = False
     steps: bool = False
-    """Values hold until the next one."""
+    """Draw as steps: values hold until the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an experiment found: for people tables, figures and remarks, for programs facts."""
+    """The result of an experiment: tables, figures, remarks, and facts for the JSON line."""
 
     name: str
     title: str
@@ -75,7 +75,7 @@ class Result:
 
 
 class Bench:
-    """A runner with a measure: `lone` is how long one request alone takes, from arrival to its last token."""
+    """A runner with its unit of time, `lone`: the time of one request alone, from arrival to its last token."""
 
     def __init__(
         self, runner: Runner, scale: Scale, progress: Progress, model: str, page_size: int = 16, seed: int = 0
@@ -87,11 +87,11 @@ class Bench:
         self._progress = progress
         self._seed = seed
         self._lone: float | None = None
-        self._outcomes: dict[tuple[Strategy, tuple[Job, ...]], Outcome] = {}
+        self._outcomes: dict[tuple[BatchingStrategy, tuple[Job, ...]], Outcome] = {}
 
     @property
     def lone(self) -> float:
-        """Seconds that a request of `output_len` tokens takes when nobody else is here: the best of a few."""
+        """Seconds of a request of `output_len` tokens alone: the best of a few."""
         if self._lone is None:
             jobs = self.jobs([0.0])
             self._progress("one request alone")
@@ -112,21 +112,21 @@ class Bench:
             now += rng.expovariate(1.0) * mean_gap
         return times
 
-    def run(self, jobs: Sequence[Job], strategy: Strategy, what: str) -> Outcome:
-        """One workload under one strategy. The same again is not run again."""
+    def run(self, jobs: Sequence[Job], strategy: BatchingStrategy, what: str) -> Outcome:
+        """Run one workload under one strategy; results are cached."""
         key = (strategy, tuple(jobs))
         if key not in self._outcomes:
             self._progress(f"{what}: {strategy.label}")
             self._outcomes[key] = self._runner.run(jobs, strategy)
         return self._outcomes[key]
 
-    def concurrent(self, num_requests: int) -> Strategy:
-        """As many instances as there are requests, at most `instances`."""
-        return Strategy("concurrent", instances=max(1, min(num_requests, self.scale.instances)))
+    def concurrent(self, num_requests: int) -> BatchingStrategy:
+        """Concurrent instances: one for each request, at most `instances`."""
+        return BatchingStrategy("concurrent", instances=max(1, min(num_requests, self.scale.instances)))
 
-    def dynamic(self, window: float) -> Strategy:
+    def dynamic(self, window: float) -> BatchingStrategy:
         """Dynamic batching with a window in seconds."""
-        return Strategy("dynamic-batching", window_ms=1e3 * window)
+        return BatchingStrategy("dynamic-batching", window_ms=1e3 * window)
 
 
 def number(value: float) -> str:

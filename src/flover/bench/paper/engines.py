@@ -1,6 +1,6 @@
-"""E8: speed and memory beside other engines, requests all at once and at an interval, of one length and of many.
+"""E8: latency and memory compared with other engines, in a burst and at an interval, with equal and mixed lengths.
 
-The paper's release compares itself with TensorRT-LLM's in-flight batching; here it is with whatever is installed.
+The paper's release compares with TensorRT-LLM's in-flight batching; here it is the installed engines.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from flover.bench.fusion import as_send, check_all_served
 from flover.bench.metrics import summarise
 from flover.bench.paper.bench import PROMPT_LEN, Progress, Result, Table, number, times
 from flover.bench.rivals.engines import MODEL_NAME, Contender
-from flover.bench.rivals.options import FLOVER, Load
-from flover.bench.rivals.run import LOWEST_ID, Fleet, in_turn
+from flover.bench.rivals.options import FLOVER, RivalLoad
+from flover.bench.rivals.run import LOWEST_ID, ServerPool, in_turn
 from flover.bench.serving.memory import children, peak_memory
 from flover.bench.workload import Job, Lengths, fixed, fixed_arrivals, random_jobs
 from flover.errors import EngineError, FloverError
@@ -39,12 +39,12 @@ PRINTED = {
     (False, 32, 2): (20.4, 20.9),
     (False, 64, 2): (35.7, 37.2),
 }
-"""What the release's charts show."""
+"""Values of the release's charts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One workload: requests of one length or of lengths down to a quarter of it, at one of the intervals."""
+    """One workload: requests of one length, or of lengths down to a quarter of it, at one of the intervals."""
 
     is_fixed: bool
     num: int
@@ -72,15 +72,15 @@ def other_engines(
 ) -> Result:
     """E8. An engine that fails is named in the remarks and left out."""
     ids = (min(LOWEST_ID, vocab_size // 2), vocab_size - 1)
-    load = Load(max(nums), PROMPT_LEN, output_len)
+    load = RivalLoad(max(nums), PROMPT_LEN, output_len)
     by_name = {contender.name: contender for contender in contenders}
     seconds: dict[tuple[Case, str], float] = {}
     memory: dict[str, int] = {}
     remarks: list[str] = []
-    with Fleet(patience=600.0) as fleet:
+    with ServerPool(patience=600.0) as fleet:
         urls: dict[str, str] = {}
         for name, contender in by_name.items():
-            say(f"E8: {name} gets ready")
+            say(f"E8: {name} is starting")
             try:
                 contender.prepare(kind, lambda what, done, total: say(f"{what} ({done}/{total})"))
                 urls[name] = fleet.server(name, contender.command(kind, load))[0].url

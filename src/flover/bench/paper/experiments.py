@@ -1,4 +1,4 @@
-"""The experiments by name, and how large they are."""
+"""The experiments by name, and their sizes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ EXPERIMENTS: Mapping[str, Callable[[Bench], Result]] = {
     "E5": lengths.burst,
     "E6": lengths.interval,
 }
-"""What runs on any runner. E7 needs several processes (`ranks.py`), E8 other engines (`engines.py`)."""
+"""Experiments for any runner. E7 needs several processes (`ranks.py`), E8 other engines (`engines.py`)."""
 FULL = Scale(output_len=32, gaps=(20, 100, 300, 1000, 5000))
 QUICK = Scale(output_len=96, gaps=(20, 300, 1000), samples=(1, 4), instances=2)
 PAPER = Scale(output_len=512, instances=32, draws=24)
-"""As in the paper; for simulated time."""
+"""The paper's size, for simulated time."""
 
 
 def run_experiments(bench: Bench, names: Sequence[str], show: Callable[[Result], None]) -> list[Result]:
-    """One after another; `show` is given each result as soon as it is there."""
+    """Run experiments one after another; `show` is called with each result."""
     results = []
     for name in names:
         results.append(EXPERIMENTS[name](bench))

@@ -1,4 +1,4 @@
-"""Experiments on requests of different lengths: E5 in a burst, E6 at an interval, and memory over time."""
+"""Experiments on mixed lengths: E5 in a burst, E6 at an interval, and memory over time."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ STRATEGIES = (FUSION, NO_REORDER, STATIC, SERIAL)
 
 
 def burst(bench: Bench) -> Result:
-    """E5: requests come nearly at once; lengths between a least and 2 to 6 times as much."""
+    """E5: requests nearly at once, with lengths between a minimum and 2 to 6 times it."""
     return _spread(bench, "E5", "in a burst", published.E5_GAP_SHARE, published.E5_SPREADS)
 
 
 def interval(bench: Bench) -> Result:
-    """E6: likewise at an interval of 0.05 lone times, and lengths up to 16 times the least."""
+    """E6: requests at an interval of 0.05 lone times, with lengths up to 16 times the minimum."""
     return _spread(bench, "E6", "at an interval", published.E6_GAP_SHARE, published.E6_SPREADS)
 
 
@@ -90,7 +90,7 @@ def _spread(bench: Bench, name: str, how: str, gap_share: float, paper: Mapping[
 
 
 def memory_figure(name: str, bench: Bench, outcome: Outcome, num: int, longest: int) -> Figure:
-    """Pages in use over time, and what slots for the worst case hold all the time (the paper's release)."""
+    """Pages in use over time, and the constant memory of worst-case slots (the paper's release)."""
     slots = num * -(-longest // bench.page_size)
     at = tuple(moment.at for moment in outcome.moments)
     return Figure(

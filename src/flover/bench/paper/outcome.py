@@ -1,4 +1,4 @@
-"""What a strategy made of a workload. The words that experiments and runners share; pure."""
+"""The types shared by experiments and runners: a strategy and the outcome of a workload."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.workload import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Strategy:
-    """How requests share a model: a name of `engine/strategy.py` with its parameters, or `concurrent`."""
+class BatchingStrategy:
+    """A batching strategy: a name of `engine/strategy.py` with its parameters, or `concurrent`."""
 
     name: str
     reorder: bool = True
     window_ms: float = 0.0
-    """How long a batch waits for company; `dynamic-batching` only."""
+    """How long a batch waits for more requests; `dynamic-batching` only."""
     instances: int = 1
-    """Engine processes, each with weights of its own; `concurrent` only."""
+    """Engine processes, each with its own weights; `concurrent` only."""
     ranks: int = 1
-    """Processes that share one model (tensor parallel)."""
+    """Tensor parallel ranks."""
 
     @property
     def label(self) -> str:
-        """What tables and figures call it."""
+        """The name in tables and figures."""
         if self.name == "concurrent":
             return f"{self.instances} concurrent"
         if self.name == "dynamic-batching":
@@ -46,11 +46,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One run. `records` are in the order of the jobs; a request that was sent at its arrival waits from then on."""
+    """The result of one run. `records` are in the order of the jobs; waiting counts from a request's arrival."""
 
-    records: Sequence[Record]
+    records: Sequence[RequestRecord]
     iterations: int
-    """Passes over the weights, of all instances together."""
+    """Passes over the weights, summed over instances."""
     row_moves: int
     moments: Sequence[Moment]
 
@@ -82,6 +82,6 @@ class Outcome:
 class Runner(Protocol):
     """Runs a workload under a strategy: on this machine, or in simulated time."""
 
-    def run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
-        """Raises `EngineError` if a request fails."""
+    def run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
+        """Run one workload. Raises `EngineError` if a request fails."""
         ...

@@ -1,6 +1,6 @@
-"""Runs workloads for real: engine processes as a server has them, without its HTTP, and requests at their time.
+"""A `Runner` on engine processes, as a server has them but without HTTP; requests are submitted at their times.
 
-A strategy's engines stay for the runs that follow under the same strategy, so a model is loaded once for each.
+Engines are kept for following runs under the same strategy, so a model is loaded once per strategy.
 """
 
 from __future__ import annotations
@@ -12,34 +12,32 @@ import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 
-from flover.bench.metrics import Record
-from flover.bench.paper.outcome import Moment, Outcome, Strategy
+from flover.bench.metrics import RequestRecord
+from flover.bench.paper.outcome import BatchingStrategy, Moment, Outcome
 from flover.bench.workload import Job
 from flover.config import EngineConfig, one_engine
-from flover.engine.client import EngineClient
-from flover.engine.messages import EngineStats
+from flover.engine.stats import EngineStats
 from flover.errors import EngineError
-from flover.memory.machine import usable_cores
+from flover.memory.machine import compute_threads, usable_cores
 from flover.request import FinishReason, Request, SamplingParams
+from flover.service.client import EngineClient
+from flover.service.listener import EngineListener
 
 OnLoading = Callable[[str], None]
 WARM_UP = (Job(0.0, tuple(range(16, 24)), 16, 0),)
-"""What a fresh engine does before anything counts."""
+"""The warm-up of a new engine."""
 
 
-def engine_config(config: EngineConfig, strategy: Strategy, cores: int) -> EngineConfig:
-    """How one engine of this strategy runs. Concurrent instances share the cores: more threads than cores only hurt
-    them, and the baseline is to be as good as it can."""
+def engine_config(config: EngineConfig, strategy: BatchingStrategy, cores: int) -> EngineConfig:
+    """The configuration of one engine of a strategy. Concurrent instances divide the cores, for the strongest
+    baseline."""
     name = "serial" if strategy.name == "concurrent" else strategy.name
-    threads = (
-        max(1, cores // (strategy.instances * strategy.ranks)) if config.num_threads is None else config.num_threads
-    )
     return dataclasses.replace(
         config,
         strategy=name,
         reorder=strategy.reorder,
         batch_window_ms=strategy.window_ms,
-        num_threads=threads,
+        num_threads=compute_threads(config.num_threads, strategy.instances * strategy.ranks, cores),
         tensor_parallel_size=max(strategy.ranks, config.tensor_parallel_size),
         enable_prefix_caching=False,
     )
@@ -52,9 +50,10 @@ class ProcessRunner:
         one_engine(config)
         self._config = config
         self._on_loading = on_loading
-        self._strategy: Strategy | None = None
+        self._strategy: BatchingStrategy | None = None
         self._engines: list[EngineClient] = []
         self._numbers = itertools.count()
+        self._workload: _Workload | None = None
 
     def __enter__(self) -> ProcessRunner:
         self._asyncio = asyncio.Runner()
@@ -66,21 +65,27 @@ class ProcessRunner:
         self._asyncio.run(self._close())
         self._asyncio.close()
 
-    def run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
-        """One workload. Raises `EngineError` if a request fails."""
+    def run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
+        """Run one workload. Raises `EngineError` if a request fails."""
         return self._asyncio.run(self._run(jobs, strategy))
 
-    async def _run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
+    async def _run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
         if strategy != self._strategy:
             await self._close()
             self._on_loading(strategy.label)
             cores = usable_cores()
             self._strategy = strategy
             for _ in range(strategy.instances):
-                engine = await EngineClient.start(engine_config(self._config, strategy, cores))
+                listener = EngineListener(on_stats=self._on_stats)
+                engine = await EngineClient.start(engine_config(self._config, strategy, cores), listener)
                 self._engines.append(engine)
-                await _Run([engine], self._numbers).run(WARM_UP)
-        return await _Run(self._engines, self._numbers).run(jobs)
+                await _Workload([engine], self._numbers).run(WARM_UP)
+        self._workload = _Workload(self._engines, self._numbers)
+        return await self._workload.run(jobs)
+
+    def _on_stats(self, stats: EngineStats) -> None:
+        if self._workload is not None:
+            self._workload.note()
 
     async def _close(self) -> None:
         engines, self._engines, self._strategy = self._engines, [], None
@@ -88,8 +93,8 @@ class ProcessRunner:
             await engine.close()
 
 
-class _Run:
-    """One workload on engines that are up. With several of them, a request goes to one that is free."""
+class _Workload:
+    """One workload on running engines. With several of them, a request goes to an idle one."""
 
     def __init__(self, engines: Sequence[EngineClient], numbers: itertools.count[int]) -> None:
         self._engines = engines
@@ -101,7 +106,6 @@ class _Run:
         free: asyncio.Queue[EngineClient] = asyncio.Queue()
         for engine in self._engines:
             free.put_nowait(engine)
-            engine.on_stats = self._note
         before = [engine.stats for engine in self._engines]
         self._start = time.perf_counter()
         records = await asyncio.gather(*(self._one(job, free) for job in jobs))
@@ -113,15 +117,15 @@ class _Run:
             moments=self._moments,
         )
 
-    def _note(self, _: EngineStats) -> None:
-        """An engine has news: the state of all of them together."""
+    def note(self) -> None:
+        """Record the state of all engines."""
         at = time.perf_counter() - self._start
         pages = sum(engine.stats.pages_used for engine in self._engines)
         self._moments.append(Moment(at, pages, sum(engine.stats.generating for engine in self._engines)))
 
-    async def _one(self, job: Job, free: asyncio.Queue[EngineClient]) -> Record:
+    async def _one(self, job: Job, free: asyncio.Queue[EngineClient]) -> RequestRecord:
         await asyncio.sleep(self._start + job.at - time.perf_counter())
-        record = Record(sent=time.perf_counter(), prompt_tokens=len(job.prompt_ids))
+        record = RequestRecord(sent=time.perf_counter(), prompt_tokens=len(job.prompt_ids))
         if len(self._engines) == 1:
             await self._follow(self._engines[0], job, record)
         else:
@@ -130,7 +134,7 @@ class _Run:
             free.put_nowait(engine)
         return record
 
-    async def _follow(self, engine: EngineClient, job: Job, record: Record) -> None:
+    async def _follow(self, engine: EngineClient, job: Job, record: RequestRecord) -> None:
         async for delta in engine.submit(as_request(job, f"job-{next(self._numbers)}")):
             if delta.finish_reason not in (None, FinishReason.LENGTH):
                 raise EngineError(f"a request of the workload ended with {delta.finish_reason}: {delta.error}")
@@ -141,7 +145,7 @@ class _Run:
 
 
 def as_request(job: Job, name: str) -> Request:
-    """A job as the engine sees it: so many tokens, whatever they are."""
+    """The engine request of a job, with end-of-sequence ignored."""
     temperature = 0.0 if job.samples == 1 else 1.0
     params = SamplingParams(temperature=temperature, max_tokens=job.output_len, ignore_eos=True, n=job.samples)
     return Request(id=name, prompt_ids=list(job.prompt_ids), params=params, seed=job.seed)

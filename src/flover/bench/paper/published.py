@@ -1,4 +1,4 @@
-"""The numbers of the Flover paper (arXiv:2305.13484, both versions) and of its release, as printed there.
+"""The published numbers of the Flover paper (arXiv:2305.13484, both versions) and of its release.
 
 Times in seconds unless a name says otherwise. GPT-J is the 6B model on one A100.
 """
@@ -35,8 +35,6 @@ E3_OVERLAP = (29.2, 26.2, 21.5, 19.9, 19.3, 14.5, 11.7, 9.9, 7.4, 6.4, 3.0, 2.1,
 E3_SPEEDUP = (11.2, 11.1, 10.2, 9.3, 9.1, 7.9, 7.1, 6.5, 4.5, 4.2, 2.1, 1.3, 1.3, 1.1)
 E3_LONE = 5.8
 E3_OUTPUT_LEN = 512
-E3_COST_MS = ((1, 11.3), (6, 13.0), (29, 22.0))
-"""E3: milliseconds of an iteration by requests that overlap, read off the paper's charts."""
 
 E4_GAP_SHARES = (0.5 / 5.57, 2.5 / 5.57, 5.0 / 5.57)
 E4_SECONDS = {

@@ -1,4 +1,4 @@
-"""E7: reordering under tensor parallelism, and what sharing a model costs on this machine."""
+"""E7: reordering under tensor parallelism, compared with one rank on this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flover.bench.paper import published
 from flover.bench.paper.bench import FUSION, Bench, Result, Table, number, times
-from flover.bench.paper.outcome import Strategy
+from flover.bench.paper.outcome import BatchingStrategy
 from flover.bench.workload import Lengths, fixed_arrivals
 
 Case = tuple[int, int, int]
@@ -16,7 +16,7 @@ QUICK_CASES: tuple[Case, ...] = ((2, 1000, 16),)
 
 
 def tensor_parallel(bench: Bench, cases: Sequence[Case]) -> Result:
-    """Requests nearly at once, lengths spread as in the paper, with and without reordering, and on one rank."""
+    """Requests nearly at once, with the paper's lengths, with and without reordering, and on one rank."""
     least = max(1, bench.scale.output_len * published.E6_LEAST_LEN // published.E6_OUTPUT_LEN)
     rows, seconds = [], []
     for ranks, longest, num in cases:
@@ -24,8 +24,8 @@ def tensor_parallel(bench: Bench, cases: Sequence[Case]) -> Result:
         most = least * longest // published.E7_LEAST_LEN
         jobs = bench.jobs(arrivals, Lengths(least, most))
         what = f"E7, {num} requests, lengths to {most}"
-        reordered = bench.run(jobs, Strategy("fusion", ranks=ranks), what)
-        plain = bench.run(jobs, Strategy("fusion", ranks=ranks, reorder=False), what)
+        reordered = bench.run(jobs, BatchingStrategy("fusion", ranks=ranks), what)
+        plain = bench.run(jobs, BatchingStrategy("fusion", ranks=ranks, reorder=False), what)
         alone = bench.run(jobs, FUSION, what)
         without, with_it = published.E7_SECONDS[ranks, longest, num]
         rows.append(

@@ -1,4 +1,4 @@
-"""What buffer reordering itself costs: the move of a row's columns, measured on the buffers of the engine."""
+"""The cost of buffer reordering: the move of a row's columns, measured on the engine's buffers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = 0.2
 
 
 def cost(bench: Bench, max_model_len: int, num_rows: int) -> Result:
-    """Microseconds and bytes of one move, times the moves of the widest spread of lengths (E5)."""
+    """Microseconds and bytes of one move, times the number of moves with the widest spread of lengths (E5)."""
     columns = row_columns(-(-max_model_len // bench.page_size))
     buffers = RowBuffers(columns, num_rows)
     row_bytes = sum(buffers[column.name][0:1].nbytes for column in columns)

@@ -17,7 +17,7 @@ REPORT, LINES = "report.md", "results.jsonl"
 
 
 def rich_table(title: str, table: Table) -> RichTable:
-    """For the terminal."""
+    """The table for the terminal."""
     drawn = RichTable(title=f"{title}: {table.title}", title_justify="left", title_style="bold")
     for index, name in enumerate(table.header):
         drawn.add_column(name, justify="left" if index == 0 else "right")
@@ -27,13 +27,13 @@ def rich_table(title: str, table: Table) -> RichTable:
 
 
 def markdown_table(table: Table) -> str:
-    """For the report."""
+    """The table in Markdown."""
     lines = [table.header, tuple("---" if index == 0 else "---:" for index in range(len(table.header))), *table.rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def check_can_draw() -> None:
-    """Raise `ConfigError` if there is nothing to draw figures with."""
+    """Raise `ConfigError` if matplotlib is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -64,7 +64,7 @@ def draw(figure: Figure, path: Path) -> None:
 
 
 def markdown(results: Sequence[Result], command: str, *, figures: bool) -> str:
-    """The whole report; figures lie beside it."""
+    """The report; figures are files beside it."""
     facts = machine_facts()
     parts = [
         "# The experiments of the Flover paper",
@@ -81,7 +81,7 @@ def markdown(results: Sequence[Result], command: str, *, figures: bool) -> str:
 
 
 def line(benchmark: str, result: Result, command: str, model: str, options: dict[str, Any]) -> str:
-    """One experiment for programs."""
+    """One experiment as a JSON line."""
     return json_line(benchmark, command, experiment=result.name, model=model, options=options, **result.facts)
 
 

@@ -1,1 +1,1 @@
-"""Other engines on the same tensors, through the same client, in the same run."""
+"""Comparison with other engines on the same tensors, with the same client, in one run."""

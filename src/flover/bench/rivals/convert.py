@@ -1,7 +1,7 @@
-"""From a Hugging Face directory to llama.cpp's GGUF: the same tensors, in the formats that `llama-quantize` gives them.
+"""Converts a Hugging Face directory to GGUF: the same tensors, in the formats that `llama-quantize` chooses.
 
-llama.cpp turns neighbouring dimensions of a head together, Hugging Face's files dimension i with i + head_dim / 2: the
-rows of the query and key projections are put in llama.cpp's order. Only LLaMA's shape is converted.
+llama.cpp's rotary embedding pairs dimensions 2i and 2i + 1 of a head, Hugging Face's i and i + head_dim / 2, so the
+rows of the query and key projections are permuted. Only LLaMA's architecture is supported.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from flover.bench.rivals.gguf import Facts, Tensor, write_gguf
 from flover.bench.rivals.model import NUM_BYTE_PIECES, Progress, pieces
 from flover.bench.rivals.quants import Floats, fits
 from flover.errors import ModelError
-from flover.model.checkpoint import TensorInfo, find_files, list_tensors, read_tensors, widen
 from flover.model.config import ModelConfig
 from flover.model.hf_config import read_model_directory
+from flover.source import ModelSource, TensorInfo, open_source
+from flover.source.numbers import widen
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
-"""llama.cpp's number of a whole file's format; norms are float32 in all of them."""
+"""llama.cpp's file type numbers; norms are float32 in all of them."""
 QUANT_VERSION = 2
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 _TOP = {
@@ -42,16 +43,16 @@ _LAYER = {
 
 
 def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
-    """Write the model in `source` as a GGUF file of a format. Raises `ModelError` for what is not LLaMA's shape."""
+    """Write the model in `source` as a GGUF file of a format. Raises `ModelError` if it is not a plain LLaMA."""
     _, config = read_model_directory(source)
     check_convertible(config)
     tensors: list[Tensor] = []
-    for path in find_files(source):
-        for info in list_tensors(path):
-            name = gguf_name(info.name)
-            if name is None:
-                continue
-            tensors.append(Tensor(name, info.shape, kind_of(name, info, kind), _reader(path, info.name, config)))
+    files = open_source(source)
+    for info in files.tensors():
+        name = gguf_name(info.name)
+        if name is None:
+            continue
+        tensors.append(Tensor(name, info.shape, kind_of(name, info, kind), _reader(files, info, config)))
     total = len(tensors)
     counted = [_counting(tensor, index, total, target.name, progress) for index, tensor in enumerate(tensors)]
     write_gguf(target, facts_of(config, kind), counted)
@@ -59,8 +60,7 @@ def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
 
 def check_convertible(config: ModelConfig) -> None:
     """Raise `ModelError` unless llama.cpp's `llama` with plain rotary embedding computes this model."""
-    rope = config.rope
-    plain = rope is not None and rope.scaling == "default" and rope.dim == config.head_dim
+    plain = [rope.scaling == "default" and rope.dim == config.head_dim for rope in config.ropes] == [True]
     if config.architecture != "LlamaForCausalLM" or config.qkv_bias or config.mlp_bias or not plain:
         raise ModelError(
             f"only LLaMA's shape without biases and rope scaling is written as GGUF, not this {config.architecture}"
@@ -68,7 +68,7 @@ def check_convertible(config: ModelConfig) -> None:
 
 
 def gguf_name(name: str) -> str | None:
-    """llama.cpp's name of a checkpoint's tensor; None for what it does not keep."""
+    """llama.cpp's name of a checkpoint's tensor; None for one that it does not use."""
     if name in _TOP:
         return _TOP[name]
     parts = name.split(".")
@@ -78,7 +78,7 @@ def gguf_name(name: str) -> str | None:
 
 def kind_of(name: str, info: TensorInfo, kind: str) -> str:
     """The format of one tensor in a file of a format, as `llama-quantize` chooses: norms stay float32, and the head
-    of a Q4_0 file is Q6_K, or Q8_0 where its rows are no whole blocks of that."""
+    of a Q4_0 file is Q6_K, or Q8_0 if its rows are not whole Q6_K blocks."""
     if len(info.shape) == 1:
         return "f32"
     if kind == "q4_0" and name == "output.weight":
@@ -95,9 +95,9 @@ def reorder_heads(rows: Floats, num_heads: int) -> Floats:
 
 
 def facts_of(config: ModelConfig, kind: str) -> Facts:
-    """The metadata of a file: the model's numbers, and a vocabulary that names its ids."""
-    assert config.rope is not None
-    words = pieces(config.vocab_size)
+    """The metadata of a file: hyperparameters, and a vocabulary with one text per id."""
+    (rope,) = config.ropes
+    texts = pieces(config.vocab_size)
     types = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * NUM_BYTE_PIECES
     types += [_NORMAL] * (config.vocab_size - len(types))
     return {
@@ -114,13 +114,13 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
         "llama.attention.key_length": config.head_dim,
         "llama.attention.value_length": config.head_dim,
         "llama.attention.layer_norm_rms_epsilon": float(config.norm_eps),
-        "llama.rope.dimension_count": config.rope.dim,
-        "llama.rope.freq_base": float(config.rope.theta),
+        "llama.rope.dimension_count": rope.dim,
+        "llama.rope.freq_base": float(rope.theta),
         "llama.vocab_size": config.vocab_size,
         "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": words,
-        "tokenizer.ggml.scores": [-float(number) for number in range(len(words))],
-        "tokenizer.ggml.token_type": types[: len(words)],
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.scores": [-float(number) for number in range(len(texts))],
+        "tokenizer.ggml.token_type": types[: len(texts)],
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.eos_token_id": 2,
         "tokenizer.ggml.unknown_token_id": 0,
@@ -128,16 +128,15 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
     }
 
 
-def _reader(path: Path, name: str, config: ModelConfig) -> Callable[[], Floats]:
+def _reader(source: ModelSource, info: TensorInfo, config: ModelConfig) -> Callable[[], Floats]:
     def read() -> Floats:
-        for _, tensor in read_tensors(path, [name]):
-            rows = widen(tensor)
-            if name.endswith("q_proj.weight"):
-                rows = reorder_heads(rows, config.num_heads)
-            elif name.endswith("k_proj.weight"):
-                rows = reorder_heads(rows, config.num_kv_heads)
-            return np.array(rows)
-        raise AssertionError(name)
+        ((_, tensor),) = source.read([info])
+        rows = widen(tensor)
+        if info.name.endswith("q_proj.weight"):
+            rows = reorder_heads(rows, config.num_heads)
+        elif info.name.endswith("k_proj.weight"):
+            rows = reorder_heads(rows, config.num_kv_heads)
+        return np.array(rows)
 
     return read
 

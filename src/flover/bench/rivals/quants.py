@@ -1,7 +1,7 @@
-"""The number formats of GGUF that the benchmark writes, as llama.cpp packs them; numpy alone. Pure.
+"""The GGUF quantization formats that the benchmark writes, in numpy.
 
-Sources: llama.cpp, `ggml/src/ggml-common.h` (the layout of blocks) and `ggml/src/ggml-quants.c` (the reference
-quantizers). A tensor is packed row by row; a row is cut into blocks of `KINDS[kind].block` numbers.
+Sources: llama.cpp, `ggml/src/ggml-common.h` (block layouts) and `ggml/src/ggml-quants.c` (reference
+quantizers). A tensor is packed row by row; a row is divided into blocks of `KINDS[kind].block` values.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _Q6_SUBBLOCK = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A format: ggml's number for it, numbers and bytes per block, and how blocks are packed.
+class QuantFormat:
+    """A format: ggml's type number, values and bytes per block, and the packing function.
 
-    `pack` takes float32 [blocks, block] and gives bytes [blocks, size].
+    `pack` maps float32 [blocks, block] to bytes [blocks, size].
     """
 
     number: int
@@ -38,7 +38,7 @@ def pack_rows(kind: str, rows: Floats) -> Bytes:
 
 
 def fits(kind: str, columns: int) -> bool:
-    """Is a row of so many numbers whole blocks?"""
+    """Whether a row of `columns` values is a whole number of blocks."""
     return columns % KINDS[kind].block == 0
 
 
@@ -58,7 +58,7 @@ def _q8_0(blocks: Floats) -> Bytes:
     scale = np.abs(blocks).max(axis=1, keepdims=True) / np.float32(127)
     steps = blocks * _inverse(scale)
     size = np.floor(np.abs(steps))
-    size += np.abs(steps) - size >= 0.5  # halves go away from zero
+    size += np.abs(steps) - size >= 0.5  # halves are rounded away from zero
     q = np.copysign(size, steps).astype(np.int8)
     return np.concatenate([_half(scale), q.view(np.uint8)], axis=1)
 
@@ -107,11 +107,11 @@ def _half(scale: Floats) -> Bytes:
 
 
 KINDS = {
-    "f32": Kind(0, 1, 4, _plain("<f4")),
-    "f16": Kind(1, 1, 2, _plain("<f2")),
-    "bf16": Kind(30, 1, 2, _bf16),
-    "q4_0": Kind(2, 32, 18, _q4_0),
-    "q8_0": Kind(8, 32, 34, _q8_0),
-    "q6_k": Kind(14, 256, 210, _q6_k),
+    "f32": QuantFormat(0, 1, 4, _plain("<f4")),
+    "f16": QuantFormat(1, 1, 2, _plain("<f2")),
+    "bf16": QuantFormat(30, 1, 2, _bf16),
+    "q4_0": QuantFormat(2, 32, 18, _q4_0),
+    "q8_0": QuantFormat(8, 32, 34, _q8_0),
+    "q6_k": QuantFormat(14, 256, 210, _q6_k),
 }
 """By name."""

@@ -1,4 +1,4 @@
-"""From repeated runs to the comparison: medians, ratios to the best rival, and who loses. Pure."""
+"""The comparison of repeated runs: medians, ratios to the best rival, losses."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from rich.table import Table
 
 from flover.bench.metrics import Summary
 from flover.bench.report import milliseconds
-from flover.bench.rivals.options import FLOVER, Load
+from flover.bench.rivals.options import FLOVER, RivalLoad
 
 NOISY = 1.25
-"""Where an engine's best run is this many times its worst, the machine was busy and a median says little."""
+"""Ratio of an engine's best to its worst run above which the median is marked as noisy."""
 Verdict = Literal["", "held", "short", "LOST"]
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What went wrong with an engine, and where: its last words."""
+    """The failure of an engine and its error."""
 
     name: str
     kind: str
     load: str | None
-    """None if its server did not come up."""
+    """None if its server did not start."""
     message: str
 
 
 @dataclass(slots=True)
-class Results:
-    """Everything that was measured; `cells` by format, load and engine, a summary for each seed."""
+class RivalResults:
+    """All measurements; `cells` by format, load and engine, a summary for each seed."""
 
     names: tuple[str, ...]
-    cells: dict[tuple[str, Load, str], list[Summary]] = field(default_factory=dict)
+    cells: dict[tuple[str, RivalLoad, str], list[Summary]] = field(default_factory=dict)
     forms: dict[tuple[str, str], str] = field(default_factory=dict)
-    """What an engine calls a format; by format and engine."""
+    """An engine's name of a format; by format and engine."""
     ready_s: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Seconds until a server answered; by format and engine, the last start."""
+    """Seconds until a server was ready; by format and engine, of the last start."""
     failures: list[Failure] = field(default_factory=list)
 
 
@@ -48,20 +48,20 @@ class Row:
     """One line of the comparison. `figures`: output tokens per second, or seconds to the first token."""
 
     kind: str
-    load: Load
+    load: RivalLoad
     figures: Mapping[str, float]
     wanted: float | None = None
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """The least and the largest of every engine's runs."""
+    """Minimum and maximum of every engine's runs."""
 
     @property
     def noisy(self) -> dict[str, tuple[float, float]]:
-        """The engines whose runs differ too much to be believed, with their ranges."""
+        """The engines whose runs vary too much, with their ranges."""
         return {name: (least, most) for name, (least, most) in self.ranges.items() if most > NOISY * least}
 
     @property
     def best(self) -> str | None:
-        """The best rival; None where none was measured."""
+        """The best rival; None if none was measured."""
         rivals = {name: value for name, value in self.figures.items() if name != FLOVER}
         if not rivals:
             return None
@@ -69,13 +69,13 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Flover's figure over the best rival's: above 1 is good for throughput, below 1 for time; NaN without both."""
+        """Flover over the best rival: above 1 is better for throughput, below 1 for time; NaN without both."""
         best, own = self.best, self.figures.get(FLOVER)
         return math.nan if best is None or own is None else own / self.figures[best]
 
     @property
     def verdict(self) -> Verdict:
-        """LOST to the best rival, short of what was wanted, or held; nothing where there is nothing to say."""
+        """LOST to the best rival, short of the target, or held (met); empty without a comparison."""
         ratio = 1 / self.ratio if self.load.first_token else self.ratio
         if math.isnan(ratio):
             return ""
@@ -86,9 +86,9 @@ class Row:
         return "held" if ratio >= (1 / self.wanted if self.load.first_token else self.wanted) else "short"
 
 
-def rows(results: Results, wanted: Mapping[tuple[str, str], float]) -> list[Row]:
-    """The comparison, in the order in which it was measured."""
-    places: dict[tuple[str, Load], dict[str, list[float]]] = {}
+def rows(results: RivalResults, wanted: Mapping[tuple[str, str], float]) -> list[Row]:
+    """The rows of the comparison, in the order of measurement."""
+    places: dict[tuple[str, RivalLoad], dict[str, list[float]]] = {}
     for (kind, load, name), summaries in results.cells.items():
         if summaries:
             places.setdefault((kind, load), {})[name] = [figure(load, summary) for summary in summaries]
@@ -104,13 +104,13 @@ def rows(results: Results, wanted: Mapping[tuple[str, str], float]) -> list[Row]
     ]
 
 
-def figure(load: Load, summary: Summary) -> float:
-    """What counts of one run."""
+def figure(load: RivalLoad, summary: Summary) -> float:
+    """The compared value of one run."""
     return summary.ttft.p50 / 1e3 if load.first_token else summary.output_throughput
 
 
-def table(title: str, results: Results, lines: Sequence[Row]) -> Table:
-    """Formats and loads down, engines across, the ratio to the best rival and what was wanted of it at the end."""
+def table(title: str, results: RivalResults, lines: Sequence[Row]) -> Table:
+    """A line for each format and load, a column for each engine, then the ratio to the best rival and its target."""
     drawn = Table(title=title, title_justify="left", title_style="bold")
     drawn.add_column("weights", no_wrap=True)
     for name in (*results.names, "to the best"):
@@ -145,7 +145,7 @@ def _figure(row: Row, value: float) -> str:
 
 
 def losses(lines: Sequence[Row]) -> list[str]:
-    """A sentence for every row that is lost or short, for who reads no table."""
+    """A sentence for every row that is lost or short of its target."""
     said = []
     for row in lines:
         if row.verdict in ("LOST", "short"):
@@ -155,7 +155,7 @@ def losses(lines: Sequence[Row]) -> list[str]:
 
 
 def noise(lines: Sequence[Row]) -> list[str]:
-    """A sentence for every row whose runs differ too much."""
+    """A sentence for every row whose runs vary too much."""
     said = []
     for row in lines:
         if row.noisy:
@@ -166,8 +166,8 @@ def noise(lines: Sequence[Row]) -> list[str]:
     return said
 
 
-def facts(results: Results, lines: Sequence[Row]) -> dict[str, Any]:
-    """Everything for the JSON line; durations in milliseconds unless a key says otherwise."""
+def facts(results: RivalResults, lines: Sequence[Row]) -> dict[str, Any]:
+    """The results for the JSON line; durations in milliseconds unless a key names another unit."""
     return {
         "rows": [
             {

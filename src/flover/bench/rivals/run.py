@@ -1,7 +1,7 @@
-"""Runs everybody: servers come up side by side, get warm, and take turns, so that a slow minute hits all alike.
+"""Runs the comparison: starts the servers of all engines, warms them up, and measures them alternately.
 
-All servers of a format live at the same time and only one is asked at a time. An engine whose server does not come up,
-or that breaks, is reported and left out; the others go on.
+All servers of a format run at the same time, and only one is measured at a time, so that other load on the machine
+affects all alike. An engine that fails is reported and left out.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from typing import NoReturn
 
 from flover.bench.client import Client, Send
 from flover.bench.fusion import as_send, check_all_served
-from flover.bench.metrics import Record, Summary, summarise
+from flover.bench.metrics import RequestRecord, Summary, summarise
 from flover.bench.rivals.engines import MODEL_NAME, PORT, Command, Contender
 from flover.bench.rivals.model import Progress
-from flover.bench.rivals.options import Load, RivalOptions
-from flover.bench.rivals.results import Failure, Results
+from flover.bench.rivals.options import RivalLoad, RivalOptions
+from flover.bench.rivals.results import Failure, RivalResults
 from flover.bench.server import ServerProcess
 from flover.bench.workload import fixed, fixed_arrivals, random_jobs
 from flover.errors import EngineError, FloverError
 
 LOWEST_ID = 300
-"""Token ids from here up are prompts: below are special tokens and single bytes."""
+"""Prompts use token ids from here up; below are special tokens and single bytes."""
 WARM_UP_OUTPUT = 8
-"""Tokens of a request that warms a server up."""
+"""Output tokens of a warm-up request."""
 
 
 class Server(ServerProcess):
-    """Any server on a port that this process chose."""
+    """Any server on a port chosen by this process."""
 
     def __init__(self, command: Command, patience: float) -> None:
         super().__init__([], patience)
@@ -41,15 +41,15 @@ class Server(ServerProcess):
         self.url = f"http://127.0.0.1:{port}"
 
 
-class Fleet:
-    """The servers that live. Use as a context manager: all of them stop with it, also at SIGTERM."""
+class ServerPool:
+    """The running servers. Use as a context manager: all of them stop with it, also at SIGTERM."""
 
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._servers: dict[str, tuple[Command, Server]] = {}
 
-    def __enter__(self) -> Fleet:
-        # A server puts back the handler that it found: whatever the order in which they stop, it is one that leaves.
+    def __enter__(self) -> ServerPool:
+        # Each server restores the signal handler that it found: install one that exits before the first starts.
         self._previous_handler = signal.signal(signal.SIGTERM, _leave)
         return self
 
@@ -62,9 +62,9 @@ class Fleet:
             signal.signal(signal.SIGTERM, self._previous_handler)
 
     def server(self, name: str, command: Command) -> tuple[Server, float | None]:
-        """The engine's server with this command, and the seconds that it took to start, None if it ran already.
+        """The engine's server with this command, and its startup time in seconds, None if it ran already.
 
-        A server with another command is stopped first. Raises `EngineError` if the server does not come up.
+        A server with another command is stopped first. Raises `EngineError` if the server does not start.
         """
         if name in self._servers and self._servers[name][0] == command:
             return self._servers[name][1], None
@@ -76,10 +76,10 @@ class Fleet:
         return server, time.perf_counter() - began
 
     def stop(self, name: str) -> None:
-        """Stop an engine's server, if it has one; one that must be killed is killed, and that is all."""
+        """Stop an engine's server, if it has one; errors while stopping are ignored."""
         if name in self._servers:
             _, server = self._servers.pop(name)
-            server.__exit__(EngineError, None, None)  # an error is on its way already: add none
+            server.__exit__(EngineError, None, None)  # pretend an error, so that it raises none of its own
 
     def stop_all(self) -> None:
         """Stop every server."""
@@ -87,8 +87,8 @@ class Fleet:
             self.stop(name)
 
 
-def sends_of(load: Load, seed: int, ids: tuple[int, int], output_len: int | None = None) -> list[Send]:
-    """The requests of a load; every seed has its own prompts, and every engine gets the same."""
+def sends_of(load: RivalLoad, seed: int, ids: tuple[int, int], output_len: int | None = None) -> list[Send]:
+    """The requests of a load, a function of the seed: every engine gets the same."""
     jobs = random_jobs(
         seed,
         fixed_arrivals(load.num_requests, 0.0),
@@ -100,13 +100,13 @@ def sends_of(load: Load, seed: int, ids: tuple[int, int], output_len: int | None
 
 
 def in_turn(names: Sequence[str], seed: int) -> list[str]:
-    """Who goes when: with every seed another begins."""
+    """The order of the engines, rotated with the seed."""
     start = seed % len(names)
     return [*names[start:], *names[:start]]
 
 
 async def measure(url: str, sends: list[Send], prompt_len: int, patience: float) -> Summary:
-    """All requests at once. Raises `EngineError` if one fails or the server counts other tokens than were sent."""
+    """Send all requests at once. Raises `EngineError` if one fails or the server counts other prompt tokens."""
     async with Client(url, timeout=patience) as client:
         records = await client.all_at_their_time(sends)
     check_all_served(records, sends)
@@ -114,8 +114,8 @@ async def measure(url: str, sends: list[Send], prompt_len: int, patience: float)
     return summarise(records)
 
 
-def check_prompts(records: Sequence[Record], prompt_len: int) -> None:
-    """Raise `EngineError` if a server computed another prompt than it was sent: it would not be the same work."""
+def check_prompts(records: Sequence[RequestRecord], prompt_len: int) -> None:
+    """Raise `EngineError` if a server counts other prompt tokens than were sent: it would not be the same work."""
     for index, record in enumerate(records):
         if record.prompt_tokens != prompt_len:
             raise EngineError(
@@ -136,13 +136,13 @@ class Contest:
         self._done = 0
         able = sum(kind in contender.forms for kind in options.formats for contender in contenders)
         self._total = able * len(options.loads) * (options.seeds + 1)
-        self.results = Results(tuple(self._contenders))
+        self.results = RivalResults(tuple(self._contenders))
 
-    def run(self) -> Results:
+    def run(self) -> RivalResults:
         """Measure everything."""
         for kind in self._options.formats:
             able = [name for name, contender in self._contenders.items() if self._prepared(kind, contender)]
-            with Fleet(self._options.patience) as fleet:
+            with ServerPool(self._options.patience) as fleet:
                 for number, load in enumerate(self._options.loads):
                     able = self._one_load(fleet, kind, number, load, able)
         return self.results
@@ -159,11 +159,11 @@ class Contest:
             return False
         return True
 
-    def _one_load(self, fleet: Fleet, kind: str, number: int, load: Load, able: Sequence[str]) -> list[str]:
-        """Measure a load with everybody who is able; returns who still is."""
+    def _one_load(self, fleet: ServerPool, kind: str, number: int, load: RivalLoad, able: Sequence[str]) -> list[str]:
+        """Measure a load with the engines in `able`; returns those that have not failed."""
         urls: dict[str, str] = {}
         for name in able:
-            self._say(f"{kind}, {load.label}: {name} gets ready")
+            self._say(f"{kind}, {load.label}: {name} is starting")
             try:
                 server, seconds = fleet.server(name, self._contenders[name].command(kind, load))
                 if seconds is not None:
@@ -191,18 +191,18 @@ class Contest:
                 self._done += 1
         return [name for name in able if name in urls]
 
-    def _ask(self, url: str, load: Load, seed: int, output_len: int | None = None) -> Summary:
+    def _ask(self, url: str, load: RivalLoad, seed: int, output_len: int | None = None) -> Summary:
         sends = sends_of(load, seed, self._ids, output_len)
         return asyncio.run(measure(url, sends, load.prompt_len, self._options.patience))
 
     def _seed(self, number: int, repetition: int) -> int:
-        """A seed that no other load and repetition of this format has."""
+        """A seed unique to this load and repetition."""
         return number * (self._options.seeds + 1) + repetition
 
     def _say(self, what: str) -> None:
         self._progress(what, self._done, self._total)
 
-    def _fail(self, name: str, kind: str, load: Load | None, error: BaseException) -> None:
+    def _fail(self, name: str, kind: str, load: RivalLoad | None, error: BaseException) -> None:
         self.results.failures.append(Failure(name, kind, load.label if load else None, str(error)))
 
 

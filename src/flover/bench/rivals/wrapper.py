@@ -1,11 +1,11 @@
-"""A door for engines that have none: OpenAI's streaming completions over HTTP, on token ids alone.
+"""An HTTP server for engines without one: OpenAI's streaming completions on token ids.
 
-Runs as a script in the engine's own Python and needs nothing but the standard library and the engine:
+Runs as a script in the engine's Python environment and needs only the standard library and the engine:
 
     python wrapper.py openvino|transformers MODEL --port N --threads N [--cache-gb N] [--dtype NAME]
 
-One thread serves HTTP, one has the engine. What an iteration brings goes out at once, a chunk for each request, and
-the strings of a chunk are the only work that Python does for it.
+One thread serves HTTP, one runs the engine. The tokens of an iteration are sent at once, one chunk per request, with
+as little work in Python as possible.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from typing import Any
 
 OPENING = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
 GATHER_SECONDS = 0.005
-"""How long a batch of transformers waits for the next request to arrive."""
+"""Seconds that a batch of transformers waits for the next request."""
 MAX_BATCHED_TOKENS = 256
-"""Prompt and generated tokens of an iteration of OpenVINO; more is slower on a CPU."""
+"""Maximum tokens of an iteration of OpenVINO; more is slower on a CPU."""
 
 
-class Job:
-    """One request: its prompt, how many tokens it wants, how many it has, and where they go."""
+class StreamJob:
+    """One request: its prompt, requested and generated tokens, and its connection."""
 
     def __init__(self, prompt: list[int], wanted: int, writer: asyncio.StreamWriter) -> None:
         self.prompt = prompt
@@ -40,7 +40,7 @@ class Job:
         self.done = asyncio.Event()
 
     def tokens(self, ids: list[int]) -> None:
-        """Send tokens on, and end the stream with the last; runs in the thread of HTTP."""
+        """Send tokens, and end the stream after the last; runs in the HTTP thread."""
         ids = ids[: self.wanted - self.got]
         if not ids or self.done.is_set():
             return
@@ -63,34 +63,34 @@ class Job:
             self.writer.write(b"data: " + data.encode() + b"\n\n")
 
 
-Deliver = Callable[[list[tuple[Job, list[int]]]], None]
+Deliver = Callable[[list[tuple[StreamJob, list[int]]]], None]
 
 
-class Door:
-    """HTTP on one side, a queue of jobs and a way to deliver tokens on the other."""
+class HttpServer:
+    """An HTTP server with a queue of jobs for the engine's thread."""
 
     def __init__(self) -> None:
-        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.jobs: queue.SimpleQueue[StreamJob] = queue.SimpleQueue()
         self.loop = asyncio.new_event_loop()
 
-    def deliver(self, brought: list[tuple[Job, list[int]]]) -> None:
-        """Hand over what an iteration brought; for the engine's thread."""
-        self.loop.call_soon_threadsafe(_hand_out, brought)
+    def deliver(self, outputs: list[tuple[StreamJob, list[int]]]) -> None:
+        """Deliver the tokens of an iteration; called in the engine's thread."""
+        self.loop.call_soon_threadsafe(_send_tokens, outputs)
 
-    def fail(self, job: Job, error: BaseException) -> None:
-        """Tell a client that its request cannot be served; for the engine's thread."""
+    def fail(self, job: StreamJob, error: BaseException) -> None:
+        """End a request with an error; called in the engine's thread."""
         self.loop.call_soon_threadsafe(job.fail, f"{type(error).__name__}: {error}")
 
-    def serve(self, port: int, run: Callable[[Door], None]) -> None:
-        """Serve for ever; `run` is the engine's loop, which has its own thread."""
+    def serve(self, port: int, run: Callable[[HttpServer], None]) -> None:
+        """Serve until killed; `run` is the engine's loop, in its own thread."""
         threading.Thread(target=self._run_or_end, args=(run,), daemon=True).start()
         asyncio.set_event_loop(self.loop)
         server = self.loop.run_until_complete(asyncio.start_server(self._connection, "127.0.0.1", port))
         print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
         self.loop.run_forever()
 
-    def _run_or_end(self, run: Callable[[Door], None]) -> None:
-        """An engine that breaks takes the process along: clients see their streams end."""
+    def _run_or_end(self, run: Callable[[HttpServer], None]) -> None:
+        """Run the engine; an error ends the process, so that clients see their streams end."""
         try:
             run(self)
         except BaseException:
@@ -112,19 +112,19 @@ class Door:
             writer.close()
 
     async def _completion(self, body: dict[str, Any], writer: asyncio.StreamWriter) -> None:
-        job = Job(body["prompt"], body["max_tokens"], writer)
+        job = StreamJob(body["prompt"], body["max_tokens"], writer)
         writer.write(OPENING % b"text/event-stream")
         self.jobs.put(job)
         await job.done.wait()
         await writer.drain()
 
 
-def _hand_out(brought: list[tuple[Job, list[int]]]) -> None:
-    for job, ids in brought:
+def _send_tokens(outputs: list[tuple[StreamJob, list[int]]]) -> None:
+    for job, ids in outputs:
         job.tokens(ids)
 
 
-def openvino(args: argparse.Namespace) -> Callable[[Door], None]:
+def openvino(args: argparse.Namespace) -> Callable[[HttpServer], None]:
     """OpenVINO GenAI's continuous batching, without a prefix cache."""
     numpy, ov = importlib.import_module("numpy"), importlib.import_module("openvino")
     genai = importlib.import_module("openvino_genai")
@@ -136,7 +136,7 @@ def openvino(args: argparse.Namespace) -> Callable[[Door], None]:
     settings = {"INFERENCE_NUM_THREADS": args.threads}
     pipeline = genai.ContinuousBatchingPipeline(args.model, scheduler, "CPU", settings)
 
-    def add(number: int, job: Job) -> Any:
+    def add(number: int, job: StreamJob) -> Any:
         config = genai.GenerationConfig()
         config.max_new_tokens = config.min_new_tokens = job.wanted
         config.ignore_eos, config.do_sample, config.num_beams = True, False, 1
@@ -144,38 +144,40 @@ def openvino(args: argparse.Namespace) -> Callable[[Door], None]:
         ids = ov.Tensor(numpy.array([job.prompt], dtype=numpy.int64))
         return pipeline.add_request(number, ids, config)
 
-    def run(door: Door) -> None:
-        open_jobs: list[tuple[Job, Any]] = []
+    def run(server: HttpServer) -> None:
+        open_jobs: list[tuple[StreamJob, Any]] = []
         number = 0
         while True:
-            while not open_jobs or not door.jobs.empty():
-                job = door.jobs.get()
+            while not open_jobs or not server.jobs.empty():
+                job = server.jobs.get()
                 number += 1
                 try:
                     open_jobs.append((job, add(number, job)))
                 except Exception as error:
-                    door.fail(job, error)
+                    server.fail(job, error)
             pipeline.step()
             readable = [(job, handle.read()) for job, handle in open_jobs if handle.can_read()]
-            door.deliver([(job, [i for part in parts.values() for i in part.generated_ids]) for job, parts in readable])
+            server.deliver(
+                [(job, [i for part in parts.values() for i in part.generated_ids]) for job, parts in readable]
+            )
             for job, handle in open_jobs:
                 if handle.get_status() == genai.GenerationStatus.IGNORED:
-                    door.fail(job, MemoryError("no room for keys and values"))
+                    server.fail(job, MemoryError("not enough memory for keys and values"))
             open_jobs = [pair for pair in open_jobs if pair[1].get_status() == genai.GenerationStatus.RUNNING]
 
     return run
 
 
-def transformers(args: argparse.Namespace) -> Callable[[Door], None]:
-    """transformers' `generate`: everybody who waits is a batch, which runs until its longest is done."""
+def transformers(args: argparse.Namespace) -> Callable[[HttpServer], None]:
+    """transformers' `generate` on static batches: all waiting requests, until the longest has finished."""
     torch, library = importlib.import_module("torch"), importlib.import_module("transformers")
     torch.set_num_threads(args.threads)
     model = library.AutoModelForCausalLM.from_pretrained(args.model).to(getattr(torch, args.dtype)).eval()
 
     class Streamer:
-        """What `generate` calls with the prompts and then with every step's tokens."""
+        """The streamer that `generate` calls with the prompts and then with every step's tokens."""
 
-        def __init__(self, jobs: list[Job], deliver: Deliver) -> None:
+        def __init__(self, jobs: list[StreamJob], deliver: Deliver) -> None:
             self.jobs, self.deliver, self.started = jobs, deliver, False
 
         def put(self, value: Any) -> None:
@@ -186,7 +188,7 @@ def transformers(args: argparse.Namespace) -> Callable[[Door], None]:
         def end(self) -> None:
             pass
 
-    def generate(jobs: list[Job], deliver: Deliver) -> None:
+    def generate(jobs: list[StreamJob], deliver: Deliver) -> None:
         longest = max(len(job.prompt) for job in jobs)
         ids = torch.tensor([[0] * (longest - len(job.prompt)) + job.prompt for job in jobs])
         mask = torch.tensor([[0] * (longest - len(job.prompt)) + [1] * len(job.prompt) for job in jobs])
@@ -196,20 +198,20 @@ def transformers(args: argparse.Namespace) -> Callable[[Door], None]:
 
     model.generation_config.eos_token_id = None
 
-    def run(door: Door) -> None:
+    def run(server: HttpServer) -> None:
         while True:
-            jobs = [door.jobs.get()]
+            jobs = [server.jobs.get()]
             while True:
                 try:
-                    jobs.append(door.jobs.get(timeout=GATHER_SECONDS))
+                    jobs.append(server.jobs.get(timeout=GATHER_SECONDS))
                 except queue.Empty:
                     break
             try:
                 with torch.inference_mode():
-                    generate(jobs, door.deliver)
+                    generate(jobs, server.deliver)
             except Exception as error:
                 for job in jobs:
-                    door.fail(job, error)
+                    server.fail(job, error)
 
     return run
 
@@ -227,7 +229,7 @@ def main() -> None:
     start = time.perf_counter()
     run = openvino(args) if args.engine == "openvino" else transformers(args)
     print(f"{args.engine} is loaded after {time.perf_counter() - start:.1f} s", flush=True)
-    Door().serve(args.port, run)
+    HttpServer().serve(args.port, run)
 
 
 if __name__ == "__main__":

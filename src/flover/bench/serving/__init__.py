@@ -1,1 +1,1 @@
-"""Serving benchmarks under the field's names: serve, latency, throughput, startup, sweep."""
+"""Serving benchmarks with vLLM's names: serve, latency, throughput, startup, sweep."""

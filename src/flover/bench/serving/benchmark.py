@@ -1,4 +1,4 @@
-"""`bench serve` from its options to its figures."""
+"""Runs `bench serve`: from options to metrics."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from typing import Any
 import uvloop
 
 from flover.bench.serving.choose import ServeOptions
-from flover.bench.serving.datasets import Sample
+from flover.bench.serving.datasets import SampleRequest
 from flover.bench.serving.figures import DEFINITIONS, Figures, make_figures
 from flover.bench.serving.fit import chat_tokens, check_lengths, fit_lengths
 from flover.bench.serving.options import pairs
 from flover.bench.serving.prepare import draw_samples, load_tokenizer
 from flover.bench.serving.report import Setup
-from flover.bench.serving.run import Ended, Served, Work, find_max_model_len, serve_all
+from flover.bench.serving.run import Ended, ServingRun, ServingWorkload, find_max_model_len, serve_all
 from flover.bench.serving.traffic import arrivals
 from flover.text.tokenizer import Tokenizer
 
 WARM_UP_SEED = 10**9
-"""Added to the seed for prompts that warm up, so that the measured ones are not in a prefix cache afterwards."""
+"""Added to the seed for warm-up prompts, so that the measured ones are not in the prefix cache."""
 SHOWN_ERRORS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A run, its figures and how it was made."""
+    """A run, its metrics and its setup."""
 
-    served: Served
+    served: ServingRun
     figures: Figures
     setup: Setup
 
 
-def measure_serving(options: ServeOptions, samples: list[Sample] | None = None, ended: Ended | None = None) -> Measured:
+def measure_serving(
+    options: ServeOptions, samples: list[SampleRequest] | None = None, ended: Ended | None = None
+) -> Measured:
     """Run the benchmark on `samples`, by default those of the options. Raises `EngineError` if the server is unusable,
-    `ConfigError` if what was asked for cannot be sent."""
+    `ConfigError` if a request cannot be sent."""
     data, traffic = options.data, options.traffic
     tokenizer = load_tokenizer(data.tokenizer)
     if samples is None:
         samples = draw_samples(data, options.dataset, tokenizer)
     others = _others(options, samples, tokenizer)
-    work = Work(
+    work = ServingWorkload(
         samples=samples,
         times=_times(options, samples),
         warmups=list(islice(cycle(others), traffic.num_warmups)),
@@ -73,18 +75,17 @@ def measure_serving(options: ServeOptions, samples: list[Sample] | None = None, 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Options whose requests fit the model's context, the requests, and a line that says what was changed, if
-    anything was."""
+    """Options and samples that fit the model's context, and a note on changed lengths, if any."""
 
     options: ServeOptions
-    samples: list[Sample]
+    samples: list[SampleRequest]
     note: str | None
 
 
 def prepare(options: ServeOptions) -> Prepared:
-    """Ask the server for the length of its context, and draw samples that fit.
+    """Ask the server for its context length, and draw samples that fit.
 
-    Raises `ConfigError` if what was asked for does not fit, `EngineError` if the server names no model.
+    Raises `ConfigError` if the requested lengths do not fit, `EngineError` if the server names no model.
     """
     tokenizer = load_tokenizer(options.data.tokenizer)
     samples = draw_samples(options.data, options.dataset, tokenizer)  # a wrong file is seen before a missing server
@@ -99,19 +100,19 @@ def prepare(options: ServeOptions) -> Prepared:
     return Prepared(options, samples, note)
 
 
-def first_error(served: Served) -> str:
-    """What became of the first request that failed; "" if none did."""
+def first_error(served: ServingRun) -> str:
+    """The error of the first failed request; "" if none failed."""
     return next((str(record.error) for record in served.records if not record.ok), "")
 
 
-def _times(options: ServeOptions, samples: list[Sample]) -> list[float]:
+def _times(options: ServeOptions, samples: list[SampleRequest]) -> list[float]:
     if options.data.keeps_time:
         return [sample.at or 0.0 for sample in samples]
     return arrivals(options.traffic, len(samples), options.data.seed)
 
 
-def _others(options: ServeOptions, samples: list[Sample], tokenizer: Tokenizer | None) -> list[Sample]:
-    """What may be sent before the measurement: other made prompts of the same kind; of a file there are no others."""
+def _others(options: ServeOptions, samples: list[SampleRequest], tokenizer: Tokenizer | None) -> list[SampleRequest]:
+    """Samples for warm-up: other generated prompts of the same kind, or those of the file."""
     data, traffic = options.data, options.traffic
     if data.is_made and (traffic.num_warmups or traffic.ready_check_timeout_sec):
         return draw_samples(data, options.dataset, tokenizer, data.seed + WARM_UP_SEED)
@@ -126,7 +127,7 @@ def _fields(options: ServeOptions) -> dict[str, Any]:
 
 
 def notes(measured: Measured, options: ServeOptions) -> list[str]:
-    """What a reader of the figures should know."""
+    """Notes on the result: errors, counting, prefix cache, client time."""
     served, figures, data = measured.served, measured.figures, options.data
     found = [DEFINITIONS]
     errors = Counter(record.error for record in served.records if not record.ok)

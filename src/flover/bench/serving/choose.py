@@ -1,4 +1,4 @@
-"""All that a serving benchmark can be asked for. Light, because every command line starts with it."""
+"""Options of serving benchmarks. Imports little, because every command line loads it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flover.bench.serving.datasets import (
     SharedPrefix,
     TimedTrace,
 )
-from flover.bench.serving.options import Results, Sampling, Target, Traffic
+from flover.bench.serving.options import ResultOptions, Sampling, ServerOptions, Traffic
 from flover.config import flag_name, setting
 from flover.errors import ConfigError
 
@@ -24,17 +24,17 @@ DATASETS: dict[str, type[Any]] = {
     "custom": CustomFile,
     "timed_trace": TimedTrace,
 }
-"""By name: what makes or reads the samples."""
+"""Data sets by name."""
 DOWNLOADED = ("sharegpt", "sonnet", "burstgpt", "hf", "spec_bench", "mooncake")
 FROM_FILE = ("custom", "timed_trace")
 NUM_PROMPTS = 1000
-"""Unless --num-prompts or the data set says otherwise."""
+"""The default of --num-prompts."""
 _DATA = "data set"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
-    """Which requests, whatever the data set."""
+    """Settings of all data sets."""
 
     dataset_name: str = setting("random", f"where prompts come from: {', '.join(DATASETS)}", group=_DATA)
     dataset_path: str | None = setting(None, "JSONL file of custom and timed_trace", group=_DATA)
@@ -43,10 +43,10 @@ class Data:
     )
     seed: int = setting(0, "seed of prompts, lengths, order and arrivals", group=_DATA)
     tokenizer: str | None = setting(
-        None, "directory or hub name; needed for chats of made prompts, else made prompts are token ids", group=_DATA
+        None, "directory or hub name; needed for chats of generated prompts, which else are token ids", group=_DATA
     )
     input_len: int | None = setting(None, "the same as --random-input-len", group=_DATA)
-    output_len: int | None = setting(None, "output tokens, whatever the data set calls them", group=_DATA)
+    output_len: int | None = setting(None, "output tokens, for every data set", group=_DATA)
     disable_shuffle: bool = setting(False, "keep the order of a custom file", group=_DATA)
     oversample: bool = setting(True, "repeat a custom file that is too short", group=_DATA)
     self_timed: bool | None = setting(
@@ -76,12 +76,12 @@ class Data:
 
     @property
     def keeps_time(self) -> bool:
-        """Do requests go out at the data set's own times?"""
+        """Whether requests are sent at the data set's own times."""
         return self.dataset_name == "timed_trace" and self.self_timed is not False
 
     @property
     def is_made(self) -> bool:
-        """Are prompts without meaning, so that the end of a text means nothing either?"""
+        """Whether prompts are random, so that an end of sequence has no meaning."""
         return self.dataset_name != "custom"
 
 
@@ -94,7 +94,7 @@ _OUTPUT_LEN = {
 
 
 def choose_dataset(data: Data, own: dict[str, Any]) -> Dataset:
-    """The data set with the settings that were given for it. Raises `ConfigError` for settings of another one."""
+    """The data set with its settings. Raises `ConfigError` for settings of another one."""
     kind = DATASETS[data.dataset_name]
     fields = set(kind.__dataclass_fields__)
     if wrong := sorted(set(own) - fields):
@@ -109,16 +109,16 @@ def choose_dataset(data: Data, own: dict[str, Any]) -> Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """All that `bench serve` can be asked for."""
+    """All options of `bench serve`."""
 
-    target: Target
+    target: ServerOptions
     data: Data
     dataset: Dataset
     traffic: Traffic
     sampling: Sampling
-    results: Results
+    results: ResultOptions
     asked: frozenset[str] = frozenset()
-    """Settings of the data set that were asked for and are not its defaults."""
+    """Settings of the data set that were given."""
 
     def __post_init__(self) -> None:
         paced = self.traffic.request_rate != float("inf") or self.traffic.ramp_up_strategy is not None

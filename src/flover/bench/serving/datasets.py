@@ -1,7 +1,7 @@
-"""Prompts for benchmarks, made or read offline: random, shared prefixes, a JSONL file, a recorded trace.
+"""Data sets of benchmarks: random prompts, shared prefixes, a JSONL file, a recorded trace.
 
-Made prompts are token ids from a seed, so that no tokenizer is on the way and lengths are exact. Another seed gives
-other prompts: a run finds nothing of an earlier one in a prefix cache.
+Generated prompts are token ids from a seed, so that lengths are exact without a tokenizer. Different seeds give
+different prompts, so that runs share no prefixes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from flover.config import flag_name, setting
 from flover.errors import ConfigError
 
 COMMON_IDS = range(16, 256)
-"""Token ids that every vocabulary has."""
+"""Token ids valid in every vocabulary."""
 Prompt = tuple[int, ...] | str | tuple[dict[str, Any], ...]
 """Token ids, a text, or the messages of a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One request of a data set; `prompt_len` is None where only a tokenizer could tell, `at` (seconds) where the data
-    set has no times of its own."""
+class SampleRequest:
+    """One request of a data set; `prompt_len` is None if only a tokenizer can tell, `at` (seconds) if the data set has
+    no times."""
 
     prompt: Prompt
     output_len: int
@@ -36,7 +36,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """What a data set needs beside its own settings: a seed, the token ids to use, and the file if it reads one."""
+    """Common inputs of data sets: a seed, the token ids to use, and the file to read, if any."""
 
     seed: int
     ids: Sequence[int] = COMMON_IDS
@@ -46,9 +46,9 @@ class Draw:
 
 
 class Dataset(Protocol):
-    """Where samples come from."""
+    """A source of samples."""
 
-    def samples(self, num: int, draw: Draw) -> list[Sample]:
+    def samples(self, num: int, draw: Draw) -> list[SampleRequest]:
         """`num` samples, or fewer if there are no more. Raises `ConfigError`."""
         ...
 
@@ -57,8 +57,8 @@ def _tokens(rng: random.Random, ids: Sequence[int], num: int) -> tuple[int, ...]
     return tuple(rng.choices(ids, k=num))
 
 
-def _made(prompt: tuple[int, ...], output_len: int) -> Sample:
-    return Sample(prompt, output_len, len(prompt))
+def _made(prompt: tuple[int, ...], output_len: int) -> SampleRequest:
+    return SampleRequest(prompt, output_len, len(prompt))
 
 
 def _positive(dataset: Any, *names: str) -> None:
@@ -73,14 +73,14 @@ _CUSTOM, _TRACE = "custom data set", "timed_trace data set"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RandomPrompts:
-    """Random ids; `prefix_len` tokens before them are the same for all."""
+    """Random ids after a common prefix of `prefix_len` tokens."""
 
     random_input_len: int = setting(1024, "prompt tokens after the prefix", group=_RANDOM)
     random_output_len: int = setting(128, "output tokens", group=_RANDOM)
     random_range_ratio: float = setting(
         0.0, "lengths are uniform between (1 - r) and (1 + r) times these", group=_RANDOM
     )
-    random_prefix_len: int = setting(0, "tokens that all prompts begin with", group=_RANDOM)
+    random_prefix_len: int = setting(0, "tokens of a common prefix of all prompts", group=_RANDOM)
 
     def __post_init__(self) -> None:
         _positive(self, "random_input_len", "random_output_len")
@@ -89,7 +89,7 @@ class RandomPrompts:
         if self.random_prefix_len < 0:
             raise ConfigError(f"--random-prefix-len must be at least 0, got {self.random_prefix_len}")
 
-    def samples(self, num: int, draw: Draw) -> list[Sample]:
+    def samples(self, num: int, draw: Draw) -> list[SampleRequest]:
         rng = random.Random(draw.seed)
         prefix = _tokens(rng, draw.ids, self.random_prefix_len)
         inputs, outputs = self._spread(self.random_input_len), self._spread(self.random_output_len)
@@ -102,7 +102,7 @@ class RandomPrompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrefixRepetition:
-    """A few prefixes, each with many suffixes, in random order."""
+    """A number of prefixes, each with many suffixes, in random order."""
 
     prefix_repetition_prefix_len: int = setting(256, "tokens of a prefix", group=_REPETITION)
     prefix_repetition_suffix_len: int = setting(256, "tokens after it", group=_REPETITION)
@@ -112,7 +112,7 @@ class PrefixRepetition:
     def __post_init__(self) -> None:
         _positive(self, *self.__dataclass_fields__)
 
-    def samples(self, num: int, draw: Draw) -> list[Sample]:
+    def samples(self, num: int, draw: Draw) -> list[SampleRequest]:
         if num < self.prefix_repetition_num_prefixes:
             raise ConfigError(
                 f"--prefix-repetition-num-prefixes ({self.prefix_repetition_num_prefixes}) is more than "
@@ -130,7 +130,7 @@ class PrefixRepetition:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedPrefix:
-    """SGLang's: groups of prompts with a system prompt each."""
+    """SGLang's generated-shared-prefix: groups of prompts with a system prompt each."""
 
     gsp_num_groups: int = setting(64, "different system prompts", group=_SHARED)
     gsp_prompts_per_group: int = setting(16, "prompts with the same system prompt", group=_SHARED)
@@ -143,10 +143,10 @@ class SharedPrefix:
 
     @property
     def num_prompts(self) -> int:
-        """How many prompts there are: this data set says it itself."""
+        """Number of prompts, fixed by this data set."""
         return self.gsp_num_groups * self.gsp_prompts_per_group
 
-    def samples(self, num: int, draw: Draw) -> list[Sample]:
+    def samples(self, num: int, draw: Draw) -> list[SampleRequest]:
         return _shared(
             draw,
             num,
@@ -157,7 +157,9 @@ class SharedPrefix:
         )
 
 
-def _shared(draw: Draw, num: int, *, groups: int, prefix_len: int, suffix_len: int, output_len: int) -> list[Sample]:
+def _shared(
+    draw: Draw, num: int, *, groups: int, prefix_len: int, suffix_len: int, output_len: int
+) -> list[SampleRequest]:
     rng, ids = random.Random(draw.seed), draw.ids
     prefixes = [_tokens(rng, ids, prefix_len) for _ in range(groups)]
     found = [_made(prefixes[index % groups] + _tokens(rng, ids, suffix_len), output_len) for index in range(num)]
@@ -174,7 +176,7 @@ class CustomFile:
     def __post_init__(self) -> None:
         _positive(self, "custom_output_len")
 
-    def samples(self, num: int, draw: Draw) -> list[Sample]:
+    def samples(self, num: int, draw: Draw) -> list[SampleRequest]:
         found = [self._sample(line) for line in read_lines(draw.path or "")]
         if draw.shuffle:
             random.Random(draw.seed).shuffle(found)
@@ -182,16 +184,16 @@ class CustomFile:
             found = [found[index % len(found)] for index in range(num)]
         return found[:num]
 
-    def _sample(self, line: Line) -> Sample:
+    def _sample(self, line: Line) -> SampleRequest:
         output_len = line.whole(("output_len", "output_tokens"), least=1, default=self.custom_output_len)
         messages = line.fields.get("messages")
         if messages is not None:
             if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
                 raise line.error("messages must be a list of objects")
-            return Sample(tuple(messages), output_len)
+            return SampleRequest(tuple(messages), output_len)
         prompt = line.fields.get("prompt")
         if isinstance(prompt, str) and prompt:
-            return Sample(prompt, output_len)
+            return SampleRequest(prompt, output_len)
         if isinstance(prompt, list) and prompt and all(type(token) is int for token in prompt):
             return _made(tuple(prompt), output_len)
         raise line.error("it needs a prompt (a text or token ids) or messages")
@@ -213,24 +215,24 @@ class TimedTrace:
         if not self.timed_trace_sec_multiplier > 0:
             raise ConfigError(f"--timed-trace-sec-multiplier must be above 0, got {self.timed_trace_sec_multiplier:g}")
 
-    def samples(self, num: int, draw: Draw) -> list[Sample]:
+    def samples(self, num: int, draw: Draw) -> list[SampleRequest]:
         lines = read_lines(draw.path or "")[:num]
         times = [line.number(self.timed_trace_label_timestamp) for line in lines]
         start, scale = min(times), self.timed_trace_sec_multiplier
         found = [self._sample(line, scale * (time - start), draw) for line, time in zip(lines, times, strict=True)]
         return sorted(found, key=lambda sample: sample.at or 0.0)
 
-    def _sample(self, line: Line, at: float, draw: Draw) -> Sample:
+    def _sample(self, line: Line, at: float, draw: Draw) -> SampleRequest:
         input_len = line.whole((self.timed_trace_label_input_length,), least=1)
         output_len = line.whole((self.timed_trace_label_output_length,), least=1)
         blocks = line.fields.get(self.timed_trace_label_hash_ids)
-        if blocks is None:  # nothing is known of shared prefixes: a prompt of its own
+        if blocks is None:  # no information on shared prefixes: a unique prompt
             tokens = _tokens(random.Random(f"{draw.seed} line {line.place}"), draw.ids, input_len)
-            return Sample(tokens, output_len, input_len, at)
+            return SampleRequest(tokens, output_len, input_len, at)
         size = self.timed_trace_chunk_hash_size
         if not isinstance(blocks, list) or len(blocks) * size < input_len:
             raise line.error(
                 f"its blocks cannot hold {input_len} prompt tokens with --timed-trace-chunk-hash-size {size}"
             )
         parts = [_tokens(random.Random(f"{draw.seed} block {block}"), draw.ids, size) for block in blocks]
-        return Sample(tuple(token for part in parts for token in part)[:input_len], output_len, input_len, at)
+        return SampleRequest(tuple(token for part in parts for token in part)[:input_len], output_len, input_len, at)

@@ -1,8 +1,8 @@
-"""From the records of a run to its figures. Pure. The definitions of `bench/metrics.py`, and three more:
+"""Metrics of `bench serve` from the records of a run: those of `bench/metrics.py`, and three more:
 
 - Goodput: requests per second that meet every stated limit; a request of one token has a TPOT of 0.
 - Peak output token throughput: most tokens in any whole second after the first send.
-- Peak concurrent requests: most requests that were open at one moment, from sending to the last chunk.
+- Peak concurrent requests: most requests open at one time, from sending to the last chunk.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flover.bench.metrics import Record, percentile, tpot
+from flover.bench.metrics import RequestRecord, percentile, tpot
 
 DEFINITIONS = """\
 TTFT: send to first token. E2EL: send to last chunk. TPOT: (E2EL - TTFT) / (output tokens - 1), one value per request.
@@ -21,7 +21,7 @@ ITL: gaps between the chunks of a request, pooled over requests. Duration: first
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Milliseconds: mean, median, standard deviation, and percentiles by their number; NaN of nothing."""
+    """Milliseconds: mean, median, standard deviation, and percentiles by number; NaN without values."""
 
     mean: float
     median: float
@@ -30,7 +30,7 @@ class Stats:
 
     @classmethod
     def of(cls, seconds: Sequence[float], percentiles: Sequence[float]) -> Stats:
-        """Of durations in seconds."""
+        """Statistics of durations in seconds."""
         if not seconds:
             return cls(math.nan, math.nan, math.nan, dict.fromkeys(percentiles, math.nan))
         mean = math.fsum(seconds) / len(seconds)
@@ -45,7 +45,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """One run. Seconds, tokens, and rates per second; `metrics` by name."""
+    """The metrics of one run: seconds, tokens, and rates per second; `metrics` by name."""
 
     completed: int
     failed: int
@@ -69,7 +69,7 @@ class Figures:
 
     @property
     def attainment(self) -> float:
-        """Part of all requests that were good; a failed one was not."""
+        """Fraction of good requests; failed ones are not good."""
         return self.good / max(self.completed + self.failed, 1)
 
     @property
@@ -85,9 +85,9 @@ class Figures:
 
 
 def make_figures(
-    records: Sequence[Record], limits: Mapping[str, float] | None = None, percentiles: Sequence[float] = (99.0,)
+    records: Sequence[RequestRecord], limits: Mapping[str, float] | None = None, percentiles: Sequence[float] = (99.0,)
 ) -> Figures:
-    """Figures of one run; `limits` in milliseconds decide what is good. Failed requests are only counted."""
+    """Metrics of one run; `limits` in milliseconds define good requests. Failed requests are only counted."""
     done = [record for record in records if record.ok]
     values = [_values(record) for record in done]
     pools = {name: [value[name] for value in values] for name in ("ttft", "e2el")}
@@ -108,7 +108,7 @@ def make_figures(
     )
 
 
-def _values(record: Record) -> dict[str, float]:
+def _values(record: RequestRecord) -> dict[str, float]:
     """Seconds of one request, by metric."""
     per_token = tpot(record) if record.output_tokens > 1 else 0.0
     return {"ttft": record.ttft, "tpot": per_token, "e2el": record.e2el}
@@ -118,9 +118,9 @@ def _is_good(values: Mapping[str, float], limits: Mapping[str, float]) -> bool:
     return all(1e3 * values[name] <= limit for name, limit in limits.items())
 
 
-def peak_throughput(records: Sequence[Record]) -> float:
-    """Most tokens in any whole second after the first send. A chunk stands for as many tokens as its request's
-    chunks do on average."""
+def peak_throughput(records: Sequence[RequestRecord]) -> float:
+    """Most tokens in any whole second after the first send. A chunk counts as the average number of tokens per chunk of
+    its request."""
     if not records:
         return 0.0
     start = min(record.sent for record in records)
@@ -132,8 +132,8 @@ def peak_throughput(records: Sequence[Record]) -> float:
     return max(totals.values())
 
 
-def peak_concurrency(records: Sequence[Record]) -> int:
-    """Most requests open at one moment; one that ends when another is sent does not meet it."""
+def peak_concurrency(records: Sequence[RequestRecord]) -> int:
+    """Most requests open at one time; one that ends at the time another is sent does not overlap with it."""
     events = [(record.sent, 1) for record in records] + [(record.end or record.sent, -1) for record in records]
     most = now = 0
     for _, change in sorted(events):

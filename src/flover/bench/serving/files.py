@@ -1,4 +1,4 @@
-"""Where results are kept, under the names that vLLM's tools look for."""
+"""Result files, named as in vLLM."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from flover.bench.report import tidy
-from flover.bench.serving.options import Results
+from flover.bench.serving.options import ResultOptions
 from flover.bench.serving.report import Setup
 from flover.errors import ConfigError
 
 
-def result_path(results: Results, setup: Setup) -> Path:
-    """The file of a result: the name that was given, or `{label}-{rate}qps-{model}-{time}.json`, where a ramp has its
-    ends for the rate, and a limit of concurrency stands before the model. Makes the directory."""
+def result_path(results: ResultOptions, setup: Setup) -> Path:
+    """The path of a result: the given name, or `{label}-{rate}qps-{model}-{time}.json`; the rate of a ramp is its two
+    ends, and a concurrency limit comes before the model. Creates the directory."""
     traffic = setup.traffic
     rate = f"{traffic.request_rate}qps"
     if traffic.ramp_up_strategy is not None:
@@ -33,6 +33,6 @@ def result_path(results: Results, setup: Setup) -> Path:
 
 
 def save(path: Path, result: dict[str, Any], *, append: bool) -> None:
-    """Write the result as one line of JSON, after what is there or instead of it."""
+    """Write the result as one line of JSON, appending to or replacing the file."""
     with path.open("a" if append else "w", encoding="utf-8") as file:
         file.write(json.dumps(tidy(result)) + "\n")

@@ -1,4 +1,4 @@
-"""Files of JSON objects, one a line. Errors name file and line."""
+"""Reads JSONL files. Errors name file and line."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from flover.errors import ConfigError
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One object and where it stood."""
+    """One object with its file and line number."""
 
     path: str
     place: int
     fields: dict[str, Any]
 
-    def error(self, words: str) -> ConfigError:
-        """What is wrong with this line."""
-        return ConfigError(f"{self.path}, line {self.place}: {words}")
+    def error(self, reason: str) -> ConfigError:
+        """An error about this line."""
+        return ConfigError(f"{self.path}, line {self.place}: {reason}")
 
     def whole(self, names: Sequence[str], *, least: int, default: int | None = None) -> int:
-        """The first of these fields that is there, a whole number of at least `least`. Raises `ConfigError`."""
+        """The first of these fields that is present, a whole number of at least `least`. Raises `ConfigError`."""
         value = next((self.fields[name] for name in names if name in self.fields), default)
         if type(value) is not int or value < least:
             raise self.error(f"{names[0]} must be a whole number of at least {least}, got {value!r}")
@@ -40,7 +40,7 @@ class Line:
 
 
 def read_lines(path: str) -> list[Line]:
-    """All lines that are not empty, at least one. Raises `ConfigError`."""
+    """All non-empty lines, at least one. Raises `ConfigError`."""
     try:
         texts = Path(path).expanduser().read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:

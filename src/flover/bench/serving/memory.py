@@ -1,4 +1,4 @@
-"""What processes hold in memory, read from /proc, and what the weights of a model should take."""
+"""Memory of processes, read from /proc, and the packed size of a model's weights."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from pathlib import Path
 from flover.config import EngineConfig
 from flover.errors import EngineError
 from flover.model.config import parameter_shapes
-from flover.model.describe import weight_format_of
-from flover.model.hf_config import read_model_directory
-from flover.model.load import format_of, is_gated
-from flover.model.locate import locate_model
+from flover.model.describe import describe_model
+from flover.model.formats import is_gated
+from flover.model.shard import WHOLE
 from flover.ops.cpu_weight import PackedWeight
 
 VECTOR_BYTES = 4
-"""Norms and biases are float32, whatever the matrices are."""
+"""Norms and biases are float32 in every format."""
 
 
 def peak_memory(pid: int) -> int:
-    """Most bytes that a process has had in memory (VmHWM), files that it maps included. Raises `EngineError`."""
+    """Peak resident memory of a process (VmHWM) in bytes, mapped files included. Raises `EngineError`."""
     return _status(pid, "VmHWM")
 
 
 def resident_memory(pid: int) -> int:
-    """Bytes that a process has in memory now (VmRSS). Raises `EngineError`."""
+    """Resident memory of a process (VmRSS) in bytes. Raises `EngineError`."""
     return _status(pid, "VmRSS")
 
 
@@ -35,15 +34,15 @@ def _status(pid: int, name: str) -> int:
     except OSError as error:
         raise EngineError(f"the memory of process {pid} cannot be read: {error}") from error
     if found is None:
-        raise EngineError(f"/proc/{pid}/status does not say {name}")
+        raise EngineError(f"/proc/{pid}/status has no {name}")
     return int(found[1]) * 2**10
 
 
 def children(pid: int) -> list[int]:
-    """Processes that this one has started and that still run."""
+    """Running child processes of a process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # the process has ended
             state, parent = path.read_text().rpartition(")")[2].split()[:2]
             if int(parent) == pid and state != "Z":
                 found.append(int(path.parent.name))
@@ -51,14 +50,15 @@ def children(pid: int) -> list[int]:
 
 
 def packed_bytes(config: EngineConfig) -> int:
-    """Bytes of all weights as the kernels keep them. Raises `ModelError`."""
-    _, model = read_model_directory(locate_model(config.model, config.revision, config.download_dir, weights=False))
-    weight_format = weight_format_of(config)
+    """Bytes of all weights as packed for the kernels. Raises `ModelError`."""
+    model = describe_model(config, WHOLE, weights=False)
     total = 0
-    for name, shape in parameter_shapes(model).items():
+    for name, shape in parameter_shapes(model.config).items():
         if len(shape) == 2:
-            packed = PackedWeight((shape[0], shape[1]), format_of(name, weight_format), is_gated(name, model))
-            total += packed.num_bytes
+            gated = is_gated(name, model.config)
+            total += sum(
+                PackedWeight((rows.count, shape[1]), rows.format, gated).num_bytes for rows in model.formats[name]
+            )
         else:
             total += VECTOR_BYTES * shape[0]
     return total

@@ -1,7 +1,7 @@
-"""A server that costs nothing: it answers at once with as many tokens as were asked for, each in a chunk of its own.
+"""A null server: answers at once with the requested number of tokens, one per chunk, to measure the client's overhead.
 
-`python -m flover.bench.serving.null_server [--gap-ms X]`. What a benchmark measures against it is the benchmark's own
-cost. An answer is rendered once for each length and then written as it is; with a gap, its chunks go out one by one.
+`python -m flover.bench.serving.null_server [--gap-ms X]`. A response is rendered once for each length; with a gap, its
+chunks are sent one by one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _END = b"0\r\n\r\n"
 
 
 def null_server(gap_ms: float = 0.0) -> ServerProcess:
-    """The server as a child process, to be used as a context manager."""
+    """The server as a child process; use as a context manager."""
     server = ServerProcess([], patience=20.0)
     server.command = [sys.executable, "-m", "flover.bench.serving.null_server", "--gap-ms", str(gap_ms)]
     return server
@@ -32,7 +32,7 @@ def null_server(gap_ms: float = 0.0) -> ServerProcess:
 
 @cache
 def answer(prompt_len: int, num_tokens: int, chat: bool) -> tuple[bytes, ...]:
-    """A stream of `num_tokens` tokens, chunk by chunk, as HTTP sends it."""
+    """A stream of `num_tokens` tokens as HTTP chunks."""
     reasons = [None] * (num_tokens - 1) + ["length"]
     events = [_event(" x", chat, reason) for reason in reasons]
     total = prompt_len + num_tokens
@@ -49,8 +49,8 @@ def _event(text: str, chat: bool, reason: str | None) -> dict[str, Any]:
     return {"id": "cmpl-0", "object": kind, "created": 0, "model": MODEL, "choices": [choice]}
 
 
-class _Exchange(asyncio.Protocol):
-    """One connection: one request after another."""
+class _NullConnection(asyncio.Protocol):
+    """One keep-alive connection."""
 
     def __init__(self, gap: float) -> None:
         self._gap = gap
@@ -86,7 +86,7 @@ class _Exchange(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self._gap, self._next, chunks, 0)
 
     def _next(self, chunks: tuple[bytes, ...], place: int) -> None:
-        """Write one chunk, or with the last token all that is left."""
+        """Write one chunk, and after the last token the end of the response."""
         last = place >= len(chunks) - 3
         self._transport.write(b"".join(chunks[place:]) + _END if last else chunks[place])
         if not last:
@@ -107,7 +107,7 @@ def _content_length(head: bytes) -> int:
 
 
 async def _serve(gap: float) -> None:
-    server = await asyncio.get_running_loop().create_server(lambda: _Exchange(gap), "127.0.0.1", 0, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(lambda: _NullConnection(gap), "127.0.0.1", 0, backlog=4096)
     print(f"listening on http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from flover.bench.metrics import percentile
-from flover.bench.serving.datasets import COMMON_IDS, Sample
+from flover.bench.serving.datasets import COMMON_IDS, SampleRequest
 from flover.bench.serving.offline_options import LatencyOptions
 from flover.errors import ConfigError, EngineError
-from flover.llm import LLM
-from flover.outputs import RequestOutput
+from flover.llm.llm import LLM
+from flover.llm.outputs import RequestOutput
 from flover.request import SamplingParams
 from flover.text.prompts import Prompt
 
@@ -22,11 +22,11 @@ PERCENTILES = (10, 25, 50, 75, 90, 99)
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Seconds that each iteration took, from submitting the batch to its last token."""
+    """Seconds of each batch, from submission to its last token."""
 
     seconds: Sequence[float]
     output_tokens: int
-    """Of one iteration."""
+    """Output tokens of one batch."""
 
     @property
     def mean(self) -> float:
@@ -37,7 +37,7 @@ class Latency:
         return {q: percentile(self.seconds, q) for q in PERCENTILES}
 
     def result(self) -> dict[str, Any]:
-        """Under vLLM's keys, and tokens per second of the average iteration."""
+        """The result under vLLM's keys, and tokens per second of the average batch."""
         return {
             "avg_latency": self.mean,
             "latencies": list(self.seconds),
@@ -47,7 +47,7 @@ class Latency:
 
 
 def measure_latency(llm: LLM, options: LatencyOptions, seed: int, ended: Callable[[], None]) -> Latency:
-    """Fixed batches one after another; each has prompts of its own, so that none is in the prefix cache."""
+    """Run fixed batches one after another; their prompts differ, so that none is in the prefix cache."""
     params = SamplingParams(n=options.n, temperature=1.0, ignore_eos=True, max_tokens=options.output_len)
     rng = random.Random(seed)
     seconds = []
@@ -78,7 +78,7 @@ class Throughput:
         return self.prompt_tokens + self.output_tokens
 
     def result(self) -> dict[str, Any]:
-        """Under vLLM's keys, and what the total is made of."""
+        """The result under vLLM's keys, and prompt and output tokens."""
         return {
             "elapsed_time": self.seconds,
             "num_requests": self.num_requests,
@@ -91,8 +91,8 @@ class Throughput:
         }
 
 
-def measure_throughput(llm: LLM, samples: Sequence[Sample], *, ignore_eos: bool, show: bool) -> Throughput:
-    """Generate for all samples in one call. Raises `ConfigError` for conversations: those are for a server."""
+def measure_throughput(llm: LLM, samples: Sequence[SampleRequest], *, ignore_eos: bool, show: bool) -> Throughput:
+    """Generate for all samples in one call. Raises `ConfigError` for conversations, which need a server."""
     prompts = [_prompt(sample) for sample in samples]
     params = [
         SamplingParams(temperature=1.0, ignore_eos=ignore_eos, max_tokens=sample.output_len) for sample in samples
@@ -109,7 +109,7 @@ def measure_throughput(llm: LLM, samples: Sequence[Sample], *, ignore_eos: bool,
     )
 
 
-def _prompt(sample: Sample) -> Prompt:
+def _prompt(sample: SampleRequest) -> Prompt:
     if isinstance(sample.prompt, str):
         return sample.prompt
     ids = [token for token in sample.prompt if isinstance(token, int)]
@@ -119,7 +119,7 @@ def _prompt(sample: Sample) -> Prompt:
 
 
 def _check(outputs: Sequence[RequestOutput]) -> None:
-    """Figures of half a workload mean nothing."""
+    """Raise `EngineError` if a request failed: metrics of an incomplete workload are not comparable."""
     for output in outputs:
         for one in output.outputs:
             if one.finish_reason not in ("stop", "length"):

@@ -1,4 +1,4 @@
-"""What `bench latency`, `throughput`, `startup` and `sweep` can be asked for, under vLLM's names where it has them."""
+"""Options of `bench latency`, `throughput`, `startup` and `sweep`, with vLLM's names where it has them."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def _at_least(options: Any, **limits: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyOptions:
-    """A batch of one size, again and again."""
+    """Options of `bench latency`."""
 
     input_len: int = setting(32, "prompt tokens of each request", group=_BATCH)
     output_len: int = setting(128, "output tokens of each sequence", group=_BATCH)
     batch_size: int = setting(8, "requests at once", group=_BATCH)
     n: int = setting(1, "sequences of each request", group=_BATCH)
-    num_iters_warmup: int = setting(10, "batches before those that count", group=_BATCH)
-    num_iters: int = setting(30, "batches that count", group=_BATCH)
+    num_iters_warmup: int = setting(10, "warm-up batches", group=_BATCH)
+    num_iters: int = setting(30, "measured batches", group=_BATCH)
     output_json: str | None = setting(None, "file for the result", group=_BATCH)
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class LatencyOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartupOptions:
-    """How often to start."""
+    """Options of `bench startup`."""
 
     num_iters_cold: int = setting(3, "starts with the weights out of the system's page cache", group=_STARTS)
     num_iters_warm: int = setting(3, "starts with the weights in it", group=_STARTS)
@@ -54,10 +54,10 @@ class StartupOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepOptions:
-    """The grid."""
+    """Options of `bench sweep`."""
 
     serve_cmd: str | None = setting(
-        None, "'flover serve …' to start for each server setting; else the server of --base-url is asked", group=_SWEEP
+        None, "'flover serve …' to start for each server setting; else the server of --base-url is used", group=_SWEEP
     )
     serve_params: str | None = setting(
         None, "JSON (or a file of it): a list of {flag: value}, or names of those; one server for each", group=_SWEEP
@@ -66,14 +66,14 @@ class SweepOptions:
     request_rates: tuple[str, ...] = setting(
         ("1", "2", "4", "8", "16", "inf"), "requests per second to try", group=_SWEEP
     )
-    attainment: float = setting(0.9, "part of the requests that must be good up to the knee", group=_SWEEP)
+    attainment: float = setting(0.9, "fraction of requests that must be good up to the knee", group=_SWEEP)
     output_dir: str | None = setting(None, "directory for the plot and the result of each point", group=_SWEEP)
 
     def __post_init__(self) -> None:
         if not 0 < self.attainment <= 1:
             raise ConfigError(f"--attainment must be above 0 and at most 1, got {self.attainment:g}")
         if self.serve_params is not None and self.serve_cmd is None:
-            raise ConfigError("--serve-params needs --serve-cmd, the server that they are for")
+            raise ConfigError("--serve-params needs --serve-cmd, the server that they apply to")
         _ = self.rates
 
     @property

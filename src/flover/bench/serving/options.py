@@ -1,4 +1,4 @@
-"""What `flover bench serve` can be asked for, under vLLM's names; the command line is made from these fields."""
+"""Options of `flover bench serve`, with vLLM's names; the command line is made from these fields."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from flover.config import flag_name, setting
 from flover.errors import ConfigError
 
 BACKENDS = {"flover": COMPLETIONS, "openai": COMPLETIONS, "vllm": COMPLETIONS, "openai-chat": CHAT}
-"""Each backend and the route it asks."""
+"""Backends and their routes."""
 METRICS = ("ttft", "tpot", "itl", "e2el")
-"""What is measured of every request."""
+"""Metrics of a request."""
 LIMITED = ("ttft", "tpot", "e2el")
-"""What a request has one value of, so that goodput can limit it."""
+"""Metrics with one value per request, which goodput can limit."""
 _SAMPLING = (
     *("temperature", "top_p", "top_k", "min_p"),
     *("frequency_penalty", "presence_penalty", "repetition_penalty"),
@@ -26,20 +26,20 @@ _SERVER, _TRAFFIC, _REQUESTS, _RESULTS = "server under test", "traffic", "reques
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Which server is asked, and how."""
+class ServerOptions:
+    """The server to measure."""
 
     backend: str = setting(
         "openai",
         "openai (completions), openai-chat, vllm (the same as openai), or flover: openai, with token ids in the "
-        "answer and a cache salt of its own for each run",
+        "response and a different cache salt for each run",
         group=_SERVER,
         choices=tuple(BACKENDS),
     )
     base_url: str | None = setting(None, "address of the server, instead of --host and --port", group=_SERVER)
     host: str = setting("127.0.0.1", "host of the server", group=_SERVER)
     port: int = setting(8000, "port of the server", group=_SERVER)
-    endpoint: str | None = setting(None, "route to ask; the backend's by default", group=_SERVER)
+    endpoint: str | None = setting(None, "route of requests; the backend's by default", group=_SERVER)
     model: str | None = setting(None, "name of the model; the first that the server names by default", group=_SERVER)
     api_key: str | None = setting(None, "key to send as a bearer token; also read from FLOVER_API_KEY", group=_SERVER)
     header: tuple[str, ...] = setting((), "KEY=VALUE headers to send with each request", group=_SERVER)
@@ -51,7 +51,7 @@ class Target:
 
     @property
     def url(self) -> str:
-        """Where the server is, without the route."""
+        """The server's address without the route."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return (self.base_url or f"http://{host}:{self.port}").rstrip("/")
 
@@ -65,25 +65,25 @@ class Target:
 
     @property
     def is_flover(self) -> bool:
-        """Does the server know Flover's own fields?"""
+        """Whether the server supports Flover's fields."""
         return self.backend == "flover"
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every request carries."""
+        """The headers of every request."""
         key = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
         return key | pairs("--header", self.header)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traffic:
-    """When requests go out."""
+    """Arrival of requests."""
 
     request_rate: float = setting(float("inf"), "requests per second; inf sends all at once", group=_TRAFFIC)
     burstiness: float = setting(
         1.0, "shape of the gamma distribution of gaps: 1 is Poisson, less is more bursty", group=_TRAFFIC
     )
-    max_concurrency: int | None = setting(None, "most requests open at once; others wait here", group=_TRAFFIC)
+    max_concurrency: int | None = setting(None, "most requests open at once; others wait in the client", group=_TRAFFIC)
     ramp_up_strategy: str | None = setting(
         None,
         "let the rate grow from --ramp-up-start-rps to --ramp-up-end-rps",
@@ -92,11 +92,11 @@ class Traffic:
     )
     ramp_up_start_rps: float | None = setting(None, "first rate of a ramp", group=_TRAFFIC)
     ramp_up_end_rps: float | None = setting(None, "last rate of a ramp", group=_TRAFFIC)
-    num_warmups: int = setting(0, "requests before those that count", group=_TRAFFIC)
+    num_warmups: int = setting(0, "warm-up requests", group=_TRAFFIC)
     ready_check_timeout_sec: float = setting(
-        0.0, "seconds to wait for a server that answers; 0 does not wait", group=_TRAFFIC
+        0.0, "seconds to wait for the server to be ready; 0 does not wait", group=_TRAFFIC
     )
-    profile: bool = setting(False, "have the server's profiler on while it is measured", group=_TRAFFIC)
+    profile: bool = setting(False, "run the server's profiler during the measurement", group=_TRAFFIC)
 
     def __post_init__(self) -> None:
         for name in ("request_rate", "burstiness"):
@@ -121,25 +121,31 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Fields that every request carries; what is not given is left to the server."""
+    """Sampling fields of every request; unset ones are left to the server."""
 
     ignore_eos: bool | None = setting(
         None, "generate to the full length; on by default for generated prompts and traces", group=_REQUESTS
     )
     temperature: float | None = setting(None, "sampling temperature; the server's by default", group=_REQUESTS)
-    top_p: float | None = setting(None, "likeliest tokens with this probability together", group=_REQUESTS)
-    top_k: int | None = setting(None, "likeliest tokens to draw from", group=_REQUESTS)
-    min_p: float | None = setting(None, "least probability, as a part of the largest", group=_REQUESTS)
-    frequency_penalty: float | None = setting(None, "lowers tokens for each time they were generated", group=_REQUESTS)
-    presence_penalty: float | None = setting(None, "lowers tokens that were generated", group=_REQUESTS)
-    repetition_penalty: float | None = setting(None, "above 1 lowers tokens that were there", group=_REQUESTS)
+    top_p: float | None = setting(
+        None, "sample from the most likely tokens with this total probability", group=_REQUESTS
+    )
+    top_k: int | None = setting(None, "sample from this many of the most likely tokens", group=_REQUESTS)
+    min_p: float | None = setting(None, "minimum probability, relative to the most likely token", group=_REQUESTS)
+    frequency_penalty: float | None = setting(
+        None, "lowers logits for each time a token was generated", group=_REQUESTS
+    )
+    presence_penalty: float | None = setting(None, "lowers logits of generated tokens", group=_REQUESTS)
+    repetition_penalty: float | None = setting(
+        None, "above 1 lowers logits of tokens in prompt and output", group=_REQUESTS
+    )
     extra_body: str | None = setting(None, "JSON object to merge into each request", group=_REQUESTS)
 
     def __post_init__(self) -> None:
         self.fields()
 
     def fields(self) -> dict[str, Any]:
-        """What was given, as fields of a request; `extra_body` last. Raises `ConfigError`."""
+        """The given values as fields of a request; `extra_body` last. Raises `ConfigError`."""
         chosen = {name: getattr(self, name) for name in _SAMPLING if getattr(self, name) is not None}
         try:
             extra = json.loads(self.extra_body or "{}")
@@ -151,17 +157,17 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """What to report, and where to keep it."""
+class ResultOptions:
+    """What to report, and where to save it."""
 
     percentile_metrics: str = setting(",".join(METRICS), "comma-separated metrics to report", group=_RESULTS)
     metric_percentiles: str = setting("99", "comma-separated percentiles to report of each", group=_RESULTS)
     goodput: tuple[str, ...] = setting(
-        (), "limits in milliseconds that a good request meets, as ttft:500 tpot:50 e2el:10000", group=_RESULTS
+        (), "limits in milliseconds of good requests, as ttft:500 tpot:50 e2el:10000", group=_RESULTS
     )
-    save_result: bool = setting(False, "write the result into a JSON file", group=_RESULTS)
-    save_detailed: bool = setting(False, "with every request in it", group=_RESULTS)
-    append_result: bool = setting(False, "add a line to the file instead of writing it anew", group=_RESULTS)
+    save_result: bool = setting(False, "write the result to a JSON file", group=_RESULTS)
+    save_detailed: bool = setting(False, "include every request in the file", group=_RESULTS)
+    append_result: bool = setting(False, "append a line to the file instead of replacing it", group=_RESULTS)
     result_dir: str | None = setting(None, "directory of the file; the current one by default", group=_RESULTS)
     result_filename: str | None = setting(None, "by default {label}-{rate}qps-{model}-{time}.json", group=_RESULTS)
     label: str | None = setting(None, "first part of the file's name; the backend by default", group=_RESULTS)
@@ -178,7 +184,7 @@ class Results:
 
     @property
     def saves(self) -> bool:
-        """Is the result kept in a file?"""
+        """Whether the result is saved to a file."""
         return self.save_result or self.append_result
 
     @property
@@ -197,7 +203,7 @@ class Results:
 
     @property
     def limits(self) -> dict[str, float]:
-        """Milliseconds that a good request stays within, by metric."""
+        """Limits of good requests in milliseconds, by metric."""
         found: dict[str, float] = {}
         for text in self.goodput:
             name, colon, value = text.partition(":")
@@ -210,7 +216,7 @@ class Results:
 
 
 def pairs(flag: str, items: Iterable[str]) -> dict[str, str]:
-    """KEY=VALUE words as a dictionary. Raises `ConfigError`."""
+    """KEY=VALUE arguments as a dictionary. Raises `ConfigError`."""
     found = {}
     for item in items:
         key, equals, value = item.partition("=")

@@ -1,4 +1,4 @@
-"""Figures of serving benchmarks, as PNG. They need matplotlib, which comes with the extra `bench`."""
+"""PNG plots of serving benchmarks, with matplotlib (extra `bench`)."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.errors import ConfigError
 
 SLOW_GAPS = ((50.0, "tab:red"), (25.0, "tab:orange"), (0.0, "tab:green"))
-"""A gap of at least so many milliseconds has this colour."""
+"""Colours by minimum gap in milliseconds."""
 
 
 def need_matplotlib(flag: str) -> None:
-    """Raise `ConfigError` if nothing can be drawn; called before anything is measured."""
+    """Raise `ConfigError` if matplotlib is missing; called before measuring."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ConfigError(f"{flag} needs matplotlib: pip install 'flover[bench]'")
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
-    """An empty figure of `rows` x `columns` axes, in inches, that needs no display."""
+    """An empty figure of `rows` x `columns` axes, sizes in inches, without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -30,8 +30,8 @@ def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[An
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def plot_timeline(records: Sequence[Record], path: Path, title: str) -> None:
-    """A lane for each request over time: grey until its first token, then its gaps by their length."""
+def plot_timeline(records: Sequence[RequestRecord], path: Path, title: str) -> None:
+    """A line for each request over time: grey until its first token, then coloured by the length of gaps."""
     done = sorted((record for record in records if record.ok), key=lambda record: record.sent)
     figure, axes = new_figure(1, 1, 12, min(40.0, 2 + 0.12 * len(done)))
     lanes, start = axes[0][0], min((record.sent for record in done), default=0.0)

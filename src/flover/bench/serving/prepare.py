@@ -1,11 +1,11 @@
-"""The samples of a benchmark, and the tokenizer that some of them need."""
+"""Draws the samples of a benchmark and loads the tokenizer that some of them need."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from flover.bench.serving.choose import NUM_PROMPTS, Data
-from flover.bench.serving.datasets import COMMON_IDS, Dataset, Draw, Sample, SharedPrefix
+from flover.bench.serving.datasets import COMMON_IDS, Dataset, Draw, SampleRequest, SharedPrefix
 from flover.errors import ConfigError
 from flover.model.locate import locate_model
 from flover.text.tokenizer import Tokenizer
@@ -17,13 +17,15 @@ def load_tokenizer(name: str | None) -> Tokenizer | None:
 
 
 def usable_ids(tokenizer: Tokenizer | None) -> Sequence[int]:
-    """Token ids for made prompts: those that mean text, or without a tokenizer some that every vocabulary has."""
+    """Token ids for generated prompts: non-special ones, or without a tokenizer ids valid in every vocabulary."""
     if tokenizer is None:
         return COMMON_IDS
     return [token for token in range(tokenizer.vocab_size) if not tokenizer.is_special(token)]
 
 
-def draw_samples(data: Data, dataset: Dataset, tokenizer: Tokenizer | None, seed: int | None = None) -> list[Sample]:
+def draw_samples(
+    data: Data, dataset: Dataset, tokenizer: Tokenizer | None, seed: int | None = None
+) -> list[SampleRequest]:
     """The samples, drawn with the seed of `data` or another. Raises `ConfigError`."""
     num = data.num_prompts or NUM_PROMPTS
     if isinstance(dataset, SharedPrefix):

@@ -1,4 +1,4 @@
-"""The printed block and the JSON result of `bench serve`: vLLM's labels, order and keys, so that scripts read both."""
+"""The printed block and the JSON result of `bench serve`, with vLLM's labels, order and keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.serving.figures import Figures, Stats
 from flover.bench.serving.options import Traffic
 
@@ -22,7 +22,7 @@ HEADINGS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What was run, as the result names it."""
+    """The setup of a run for its result."""
 
     date: str
     backend: str
@@ -37,8 +37,8 @@ class Setup:
 
 
 def block(figures: Figures, setup: Setup) -> list[str]:
-    """The block, line by line. As vLLM does, a line whose setting was not asked for is left out: maximum concurrency,
-    request rate (when finite) and goodput."""
+    """The lines of the block. As in vLLM, maximum concurrency, request rate (when finite) and goodput appear only if
+    set."""
     rate, most = setup.traffic.request_rate, setup.traffic.max_concurrency
     lines = [f"{' Serving Benchmark Result ':=^{WIDTH}}"]
     lines += [_line("Successful requests:", figures.completed), _line("Failed requests:", figures.failed)]
@@ -77,7 +77,7 @@ def _line(label: str, value: float) -> str:
 
 
 def result(figures: Figures, setup: Setup) -> dict[str, Any]:
-    """The result without its single requests."""
+    """The result without individual requests."""
     rate = setup.traffic.request_rate
     found: dict[str, Any] = {
         "date": setup.date,
@@ -118,8 +118,8 @@ def result(figures: Figures, setup: Setup) -> dict[str, Any]:
 _RAMP = ("ramp_up_strategy", "ramp_up_start_rps", "ramp_up_end_rps")
 
 
-def details(records: Sequence[Record]) -> dict[str, Any]:
-    """Every request of a run, in the order of the requests; times in seconds."""
+def details(records: Sequence[RequestRecord]) -> dict[str, Any]:
+    """Every request of a run, in order; times in seconds."""
     first = min((record.sent for record in records), default=0.0)
     return {
         "input_lens": [record.prompt_tokens for record in records],

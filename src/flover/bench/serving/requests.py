@@ -1,4 +1,4 @@
-"""Samples as requests to a server: the bodies that vLLM's benchmark sends."""
+"""Makes HTTP requests from samples, with the bodies of vLLM's benchmark."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from flover.bench.client import Send
-from flover.bench.serving.datasets import Prompt, Sample
-from flover.bench.serving.options import Target
+from flover.bench.serving.datasets import Prompt, SampleRequest
+from flover.bench.serving.options import ServerOptions
 from flover.errors import ConfigError
 from flover.text.tokenizer import Tokenizer
 
 
-def make_send(sample: Sample, at: float, target: Target, model: str, fields: dict[str, Any], text: Prompt) -> Send:
-    """One request; `fields` go into its body as they are, `text` is the prompt in the backend's form."""
+def make_send(
+    sample: SampleRequest, at: float, target: ServerOptions, model: str, fields: dict[str, Any], text: Prompt
+) -> Send:
+    """One request; `fields` are added to its body, `text` is the prompt in the backend's form."""
     body: dict[str, Any] = {"model": model, "max_tokens": sample.output_len, **fields}
     if target.is_chat:
         body["messages"] = list(text) if isinstance(text, tuple) else [{"role": "user", "content": text}]
@@ -22,8 +24,8 @@ def make_send(sample: Sample, at: float, target: Target, model: str, fields: dic
     return Send(at, target.path, body)
 
 
-def prompt_for(sample: Sample, target: Target, tokenizer: Tokenizer | None) -> Prompt:
-    """The prompt as the backend takes it. Raises `ConfigError` if it cannot be had in that form."""
+def prompt_for(sample: SampleRequest, target: ServerOptions, tokenizer: Tokenizer | None) -> Prompt:
+    """The prompt in the backend's form. Raises `ConfigError` if it cannot be converted."""
     prompt = sample.prompt
     if isinstance(prompt, str):
         return prompt
@@ -35,14 +37,14 @@ def prompt_for(sample: Sample, target: Target, tokenizer: Tokenizer | None) -> P
     if not ids:
         return prompt
     if tokenizer is None:
-        raise ConfigError("--backend openai-chat sends texts: made prompts and token ids need --tokenizer")
+        raise ConfigError("--backend openai-chat sends texts: generated prompts and token ids need --tokenizer")
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
 def make_sends(
-    samples: Sequence[Sample],
+    samples: Sequence[SampleRequest],
     times: Sequence[float],
-    target: Target,
+    target: ServerOptions,
     model: str,
     fields: dict[str, Any],
     tokenizer: Tokenizer | None,

@@ -1,4 +1,4 @@
-"""One run of `bench serve`: wait for the server, warm it up, send everything at its time, count what came back."""
+"""One run of `bench serve`: waits for the server, warms it up, sends all requests at their times, counts tokens."""
 
 from __future__ import annotations
 
@@ -12,47 +12,49 @@ from dataclasses import dataclass
 from typing import Any
 
 from flover.bench.client import Client, Send
-from flover.bench.metrics import Record
-from flover.bench.serving.datasets import Sample
-from flover.bench.serving.options import Target, Traffic
+from flover.bench.metrics import RequestRecord
+from flover.bench.serving.datasets import SampleRequest
+from flover.bench.serving.options import ServerOptions, Traffic
 from flover.bench.serving.requests import make_sends
 from flover.errors import EngineError
 from flover.text.tokenizer import Tokenizer
 
 READY_SECONDS = 1.0
-"""Between two tries to reach a server that is not ready."""
+"""Seconds between two attempts to reach a server that is not ready."""
 REFUSALS = ("400:", "401:", "403:", "422:")
-"""Answers that waiting does not change."""
-Ended = Callable[[Record], None]
-"""Told of every request that has ended."""
+"""Status codes for which retrying does not help."""
+Ended = Callable[[RequestRecord], None]
+"""Called when a request has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What to send: the samples that count and their times, those that warm up, one that asks whether the server is
-    ready, and fields of every request."""
+class ServingWorkload:
+    """The samples to measure and their times, warm-up samples, one for the readiness check, and fields of every
+    request."""
 
-    samples: Sequence[Sample]
+    samples: Sequence[SampleRequest]
     times: Sequence[float]
-    warmups: Sequence[Sample]
-    probe: Sample
+    warmups: Sequence[SampleRequest]
+    probe: SampleRequest
     fields: dict[str, Any]
     tokenizer: Tokenizer | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """What came of it. `cpu_seconds` is the client's own processor time, `counted` how tokens were counted where the
-    server did not say ("" if it always did)."""
+class ServingRun:
+    """The records of a run. `cpu_seconds` is the client's processor time; `counted` is how tokens were counted if the
+    server sent no usage, else ""."""
 
     model: str
-    records: list[Record]
+    records: list[RequestRecord]
     cpu_seconds: float
     counted: str
 
 
-async def serve_all(target: Target, traffic: Traffic, work: Work, ended: Ended | None = None) -> Served:
-    """Run everything. Raises `EngineError` if the server cannot be used; requests that fail are in their records."""
+async def serve_all(
+    target: ServerOptions, traffic: Traffic, work: ServingWorkload, ended: Ended | None = None
+) -> ServingRun:
+    """Run the benchmark. Raises `EngineError` if the server is unusable; failed requests are in their records."""
     async with Client(target.url, headers=target.headers) as client:
         model = await _find_model(client, target, traffic.ready_check_timeout_sec)
         if traffic.ready_check_timeout_sec > 0:
@@ -70,17 +72,17 @@ async def serve_all(target: Target, traffic: Traffic, work: Work, ended: Ended |
             cpu_seconds = time.process_time() - before
             gc.unfreeze()
     counted = "".join(sorted({_count(*pair, work.tokenizer) for pair in zip(records, work.samples, strict=True)}))
-    return Served(model, records, cpu_seconds, counted)
+    return ServingRun(model, records, cpu_seconds, counted)
 
 
 async def send_all(
     client: Client, sends: Sequence[Send], max_concurrency: int | None = None, ended: Ended | None = None
-) -> list[Record]:
-    """Every request goes out at its time, or when fewer than `max_concurrency` are open, in order."""
+) -> list[RequestRecord]:
+    """Send every request at its time, or later when fewer than `max_concurrency` are open, in order."""
     slots = asyncio.Semaphore(max_concurrency) if max_concurrency else contextlib.nullcontext()
     start = time.perf_counter()
 
-    async def one(send: Send) -> Record:
+    async def one(send: Send) -> RequestRecord:
         await asyncio.sleep(send.at - (time.perf_counter() - start))
         async with slots:
             record = await client.stream(send)
@@ -92,22 +94,27 @@ async def send_all(
 
 
 def _sends(
-    work: Work, samples: Sequence[Sample], times: Sequence[float], target: Target, model: str, part: str
+    work: ServingWorkload,
+    samples: Sequence[SampleRequest],
+    times: Sequence[float],
+    target: ServerOptions,
+    model: str,
+    part: str,
 ) -> list[Send]:
-    """Requests of one part of the run; Flover's own backend keeps the parts' prefixes apart."""
+    """Requests of one part of the run; with backend flover each part has its own cache salt."""
     own = {"return_token_ids": True, "cache_salt": f"{part}-{secrets.token_hex(8)}"} if target.is_flover else {}
     return make_sends(samples, times, target, model, own | work.fields, work.tokenizer)
 
 
-async def _find_model(client: Client, target: Target, patience: float) -> str:
-    """The model to ask for: the one that was named, or the server's first."""
+async def _find_model(client: Client, target: ServerOptions, patience: float) -> str:
+    """The model to use: the given one, or the server's first."""
     if target.model is not None:
         return target.model
     return str((await _models(client, patience))[0]["id"])
 
 
 async def _models(client: Client, patience: float) -> list[dict[str, Any]]:
-    """The server's models, asked for until it answers. Raises `EngineError` when `patience` seconds have passed."""
+    """The server's models, polled until it answers. Raises `EngineError` after `patience` seconds."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -118,8 +125,8 @@ async def _models(client: Client, patience: float) -> list[dict[str, Any]]:
         await asyncio.sleep(READY_SECONDS)
 
 
-async def find_max_model_len(target: Target, patience: float) -> int | None:
-    """Tokens of prompt and output that the model can hold; None if the server does not say it.
+async def find_max_model_len(target: ServerOptions, patience: float) -> int | None:
+    """The model's context length in tokens; None if the server does not report it.
 
     Raises `EngineError` if no model was named and the server names none.
     """
@@ -145,7 +152,7 @@ async def _wait_until_ready(client: Client, send: Send, patience: float) -> None
         await asyncio.sleep(READY_SECONDS)
 
 
-def _check_warm(records: Sequence[Record]) -> None:
+def _check_warm(records: Sequence[RequestRecord]) -> None:
     if failed := [record for record in records if not record.ok]:
         raise EngineError(f"{len(failed)} of {len(records)} warm-up requests failed: {failed[0].error}")
 
@@ -159,8 +166,8 @@ async def _profiled(client: Client, wanted: bool) -> AsyncIterator[None]:
         await client.post("/stop_profile")
 
 
-def _count(record: Record, sample: Sample, tokenizer: Tokenizer | None) -> str:
-    """Count tokens where the server sent no usage; says how."""
+def _count(record: RequestRecord, sample: SampleRequest, tokenizer: Tokenizer | None) -> str:
+    """Count tokens if the server sent no usage; returns how they were counted."""
     if not record.ok or record.output_tokens:
         return ""
     if not record.prompt_tokens:

@@ -1,14 +1,17 @@
-"""`bench startup`: how long a server takes from the start of its process to the first token, and what memory it needs.
+"""`bench startup`: the time from the start of a server's process to the first token, and peak memory.
 
-A start is measured twice. First `flover serve` as a user runs it: when it listens, when it is healthy, when the first
-token comes, and the peaks of door and engine process. Then the engine process alone, whose messages tell the phases
-apart: until weights are read (process, imports, plan), while they are read and packed, and after that (pool, warm-up).
+A start is measured twice. First `flover serve`: the times until it listens, is healthy and sends the first token, and
+the peak memory of server and engine process. Then the engine process alone, by the phases of its loading messages:
+until weights are read (process, imports, plan), reading and packing, and the rest (pool, warm-up). Beside it, the time
+of a process that imports `flover` or prints the help.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -16,22 +19,25 @@ from pathlib import Path
 from typing import TypeVar
 
 from flover.bench.client import COMPLETIONS, Client, Send
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.server import ServerProcess
 from flover.bench.serving.memory import children, peak_memory, resident_memory
 from flover.config import EngineConfig, one_engine
-from flover.engine.client import EngineClient
 from flover.errors import EngineError
+from flover.service.client import EngineClient
+from flover.service.listener import EngineListener
 
 POLL_SECONDS = 0.02
+COMMANDS = {"import flover": ("-c", "import flover"), "flover --help": ("-m", "flover", "--help")}
+COMMAND_RUNS = 5
 BLOCK_BYTES = 2**22
 PROMPT_LEN = 32
-Timed = TypeVar("Timed", "Start", "Phases")
+Timed = TypeVar("Timed", "ServerStart", "Phases")
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Seconds since the process was started, the latencies of the first requests, and bytes at the peak."""
+class ServerStart:
+    """Seconds since the process was started, the latencies of the first requests, and peak memory in bytes."""
 
     listening: float
     ready: float
@@ -44,7 +50,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Phases:
-    """Seconds of the engine process alone, and the bytes it holds in memory before it reads weights."""
+    """Seconds of the engine process alone, and its memory in bytes before it reads weights."""
 
     imports: float
     weights: float
@@ -52,14 +58,14 @@ class Phases:
     before_weights: int
 
 
-def measure_start(flags: Sequence[str]) -> Start:
-    """Start a server, ask it for two answers, read its peaks and stop it. Raises `EngineError`."""
+def measure_start(flags: Sequence[str]) -> ServerStart:
+    """Start a server, send two requests, read its peak memory and stop it. Raises `EngineError`."""
     with ServerProcess(flags, poll=POLL_SECONDS) as server:
         first, second = asyncio.run(_ask_twice(server.url))
         engines = children(server.pid)
         if len(engines) != 1:
             raise EngineError(f"the server has {len(engines)} child processes instead of one")
-        return Start(
+        return ServerStart(
             listening=server.listening - server.started,
             ready=server.ready - server.started,
             first_token=first.ticks[0] - server.started,
@@ -70,8 +76,8 @@ def measure_start(flags: Sequence[str]) -> Start:
         )
 
 
-async def _ask_twice(url: str) -> list[Record]:
-    """Two greedy requests with prompts of their own, one after the other."""
+async def _ask_twice(url: str) -> list[RequestRecord]:
+    """Two greedy requests with different prompts, one after the other."""
     async with Client(url) as client:
         model = (await client.model())["id"]
         bodies = [
@@ -101,14 +107,30 @@ async def _phases(config: EngineConfig) -> Phases:
             began, before_weights = done, sum(map(resident_memory, children(os.getpid())))
 
     started = time.perf_counter()
-    engine = await EngineClient.start(config, on_loading)
+    engine = await EngineClient.start(config, EngineListener(on_loading=on_loading))
     ready = time.perf_counter()
     await engine.close()
     return Phases(began - started, done - began, ready - done, before_weights)
 
 
+def measure_commands(num: int = COMMAND_RUNS) -> dict[str, float]:
+    """By name, the median seconds of `num` processes that each run one of `COMMANDS`, the interpreter's own start
+    included. Raises `EngineError`."""
+    return {name: sorted(_run_seconds(words) for _ in range(num))[num // 2] for name, words in COMMANDS.items()}
+
+
+def _run_seconds(words: Sequence[str]) -> float:
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *words], capture_output=True, check=False)
+    if done.returncode:
+        raise EngineError(
+            f"{words[-1]} ended with code {done.returncode}: {done.stderr.decode(errors='replace')[-300:]}"
+        )
+    return time.perf_counter() - start
+
+
 def middle(runs: Sequence[Timed]) -> Timed:
-    """The median of each figure; of an even number the upper one, so that every figure was measured."""
+    """The median of each value; of an even number the upper one, so that every value was measured."""
     kind = type(runs[0])
     values = {item.name: sorted(getattr(run, item.name) for run in runs) for item in fields(kind)}
     return kind(**{name: ordered[len(ordered) // 2] for name, ordered in values.items()})
@@ -116,14 +138,14 @@ def middle(runs: Sequence[Timed]) -> Timed:
 
 @dataclass(frozen=True, slots=True)
 class Startup:
-    """All starts of one kind (cold or warm), and the seconds that plain reading of the files took."""
+    """All starts of one kind (cold or warm), and the seconds of plainly reading the files."""
 
-    starts: Sequence[Start]
+    starts: Sequence[ServerStart]
     phases: Sequence[Phases]
     read: float
 
     @property
-    def start(self) -> Start:
+    def start(self) -> ServerStart:
         return middle(self.starts)
 
     @property
@@ -161,12 +183,12 @@ def measure_startup(
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """What a start has to read."""
+    """The files of the weights."""
     return sorted(directory.glob("*.safetensors"))
 
 
 def read_seconds(files: Sequence[Path]) -> float:
-    """Seconds that plain reading of the files takes, in blocks, one file after another."""
+    """Seconds of plainly reading the files in blocks, one after another."""
     start = time.perf_counter()
     for file in files:
         with file.open("rb", buffering=0) as source:
@@ -176,7 +198,7 @@ def read_seconds(files: Sequence[Path]) -> float:
 
 
 def evict(files: Sequence[Path]) -> None:
-    """Ask the system to drop the files from its page cache. It may not: `read_seconds` tells."""
+    """Ask the system to drop the files from its page cache. It may not; `read_seconds` shows whether it did."""
     for descriptor in _opened(files):
         os.fsync(descriptor)
         os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -10,23 +10,25 @@ from rich.table import Table
 
 from flover.bench.serving.startup import Startup
 
-READY_SECONDS = 3.0
-"""A server should be ready within this and the time to read the files."""
+READY_SECONDS = 1.2
+"""Target of the time until ready, in seconds, in addition to the time to read the files."""
+COMMAND_SECONDS = {"import flover": 0.1, "flover --help": 0.2}
+"""Targets of these processes, from start to end."""
 PEAK_RATIO = 1.15
-"""The weights should take no more memory at the peak than so many times their packed size."""
+"""Target of peak memory for weights, relative to their packed size."""
 CACHED = 0.7
-"""A cold read that takes less than a warm read divided by this was not cold."""
+"""A cold read is not cold if it is less than this many times slower than a warm one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A figure beside its limit."""
+    """A value and whether it meets its limit."""
 
-    words: str
+    text: str
     held: bool
 
     def __str__(self) -> str:
-        return f"{self.words}: {'held' if self.held else 'NOT held'}"
+        return f"{self.text}: {'met' if self.held else 'NOT met'}"
 
 
 def startup_table(title: str, kinds: Mapping[str, Startup]) -> Table:
@@ -40,7 +42,7 @@ def startup_table(title: str, kinds: Mapping[str, Startup]) -> Table:
         table.add_row(label, *values, end_section=end)
 
     every = list(kinds.values())
-    row("door listens", [_seconds(kind.start.listening) for kind in every])
+    row("server listens", [_seconds(kind.start.listening) for kind in every])
     row("/health is ready", [f"[bold]{_seconds(kind.start.ready)}[/bold]" for kind in every])
     row("first token", [_seconds(kind.start.first_token) for kind in every], end=True)
     row("time to first token, first request", [_seconds(kind.start.first_ttft) for kind in every])
@@ -49,40 +51,45 @@ def startup_table(title: str, kinds: Mapping[str, Startup]) -> Table:
     row("engine alone: read and pack weights", [_seconds(kind.phase.weights) for kind in every])
     row("engine alone: pool and warm-up", [_seconds(kind.phase.warm_up) for kind in every])
     row("plain reading of the weight files", [_seconds(kind.read) for kind in every], end=True)
-    row("peak memory of the door", [_mib(kind.start.door_peak) for kind in every])
+    row("peak memory of the server", [_mib(kind.start.door_peak) for kind in every])
     row("peak memory of the engine", [_mib(kind.start.engine_peak) for kind in every])
     row("engine before it reads weights", [_mib(kind.phase.before_weights) for kind in every])
     return table
 
 
-def verdicts(kinds: Mapping[str, Startup], packed: int) -> list[Verdict]:
-    """What was measured beside what it may be."""
-    found = []
+def verdicts(kinds: Mapping[str, Startup], packed: int, commands: Mapping[str, float]) -> list[Verdict]:
+    """The values and their limits."""
+    found = [
+        Verdict(
+            f"{name}: {_seconds(seconds)}, limit {_seconds(COMMAND_SECONDS[name])}", seconds <= COMMAND_SECONDS[name]
+        )
+        for name, seconds in commands.items()
+    ]
     for name, kind in kinds.items():
         limit = READY_SECONDS + kind.read
-        words = f"{name}: ready after {kind.start.ready:.2f} s, limit {READY_SECONDS:g} s + reading = {limit:.2f} s"
-        found.append(Verdict(words, kind.start.ready <= limit))
+        text = f"{name}: ready after {kind.start.ready:.2f} s, limit {READY_SECONDS:g} s + reading = {limit:.2f} s"
+        found.append(Verdict(text, kind.start.ready <= limit))
     peak, ratio = engine_peak(kinds), weights_ratio(kinds, packed)
-    words = (
+    text = (
         f"peak of the engine above what it held before: {ratio:.2f} x the packed weights of {_mib(packed)}, "
         f"limit {PEAK_RATIO:g} x (the whole process: {peak / packed:.2f} x)"
     )
-    return [*found, Verdict(words, ratio <= PEAK_RATIO)]
+    return [*found, Verdict(text, ratio <= PEAK_RATIO)]
 
 
 def engine_peak(kinds: Mapping[str, Startup]) -> int:
-    """The worst of all starts, in bytes."""
+    """The largest peak of all starts, in bytes."""
     return max(start.engine_peak for kind in kinds.values() for start in kind.starts)
 
 
 def weights_ratio(kinds: Mapping[str, Startup], packed: int) -> float:
-    """The worst peak less the least that an engine held before its weights, over the packed weights."""
+    """The largest peak less the smallest memory before reading weights, over the packed weights."""
     before = min(phase.before_weights for kind in kinds.values() for phase in kind.phases)
     return (engine_peak(kinds) - before) / packed
 
 
 def cold_note(kinds: Mapping[str, Startup], num_files: int) -> str:
-    """Why a cold start may not be one; "" if it is."""
+    """Why cold starts may not have been cold; "" if they were."""
     if num_files == 0:
         return "there are no weight files (random weights): cold and warm starts do the same"
     if kinds["cold"].read * CACHED < kinds["warm"].read:
@@ -90,7 +97,7 @@ def cold_note(kinds: Mapping[str, Startup], num_files: int) -> str:
     return ""
 
 
-def startup_facts(kinds: Mapping[str, Startup], packed: int) -> dict[str, Any]:
+def startup_facts(kinds: Mapping[str, Startup], packed: int, commands: Mapping[str, float]) -> dict[str, Any]:
     """For the JSON line: seconds and bytes."""
     facts: dict[str, Any] = {
         name: {
@@ -103,12 +110,13 @@ def startup_facts(kinds: Mapping[str, Startup], packed: int) -> dict[str, Any]:
         for name, kind in kinds.items()
     }
     return facts | {
+        "commands": dict(commands),
         "packed_weight_bytes": packed,
         "engine_peak_bytes": engine_peak(kinds),
         "engine_peak_over_packed": engine_peak(kinds) / packed,
         "weights_peak_over_packed": weights_ratio(kinds, packed),
         "limit_over_packed": PEAK_RATIO,
-        "held": all(verdict.held for verdict in verdicts(kinds, packed)),
+        "held": all(verdict.held for verdict in verdicts(kinds, packed, commands)),
     }
 
 

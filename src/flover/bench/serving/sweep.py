@@ -1,4 +1,4 @@
-"""`bench sweep`: rates of requests over a grid of settings, and the knee up to which requests stay good. Pure."""
+"""`bench sweep`: request rates over a grid of settings, and the goodput knee. Pure functions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from flover.bench.serving.figures import Figures
 from flover.errors import ConfigError
 
 Params = Mapping[str, Any]
-"""Flags without their dashes, and values."""
+"""Flags without dashes, and their values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run of the grid: what the server was started with, what the client was told, and the rate."""
+    """One run of the grid: server settings, client settings and rate."""
 
     server: str
     client: str
@@ -27,14 +27,14 @@ class Point:
 
     @property
     def name(self) -> str:
-        """The combination that this point belongs to."""
+        """The combination of settings of this point."""
         return ", ".join(part for part in (self.server, self.client) if part) or "as given"
 
 
 def read_params(flag: str, source: str | None) -> dict[str, Params]:
-    """Settings by name, from JSON or a file of it; one without a setting when nothing is given. Raises `ConfigError`.
+    """Settings by name, from JSON or a JSON file; one empty setting if none is given. Raises `ConfigError`.
 
-    A list of objects is named after what is in them, an object of objects after its keys.
+    In a list, settings are named by their content; in an object, by its keys.
     """
     if source is None:
         return {"": {}}
@@ -46,30 +46,30 @@ def read_params(flag: str, source: str | None) -> dict[str, Params]:
     if isinstance(value, dict) and value and all(isinstance(item, dict) for item in value.values()):
         return value
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return {" ".join(to_words(item)) or "as given": item for item in value}
+        return {" ".join(to_arguments(item)) or "as given": item for item in value}
     raise ConfigError(f"{flag} must be a list of objects, or an object of named ones")
 
 
-def to_words(params: Params) -> list[str]:
-    """Settings as a command line: true and false are flags with and without "no", null is left out."""
-    words: list[str] = []
+def to_arguments(params: Params) -> list[str]:
+    """Settings as arguments: true and false are flags without and with "no", null is left out."""
+    arguments: list[str] = []
     for name, value in params.items():
         flag = "--" + name.lstrip("-").replace("_", "-")
         if value is True:
-            words.append(flag)
+            arguments.append(flag)
         elif value is False:
-            words.append("--no-" + flag.removeprefix("--"))
+            arguments.append("--no-" + flag.removeprefix("--"))
         elif isinstance(value, list):
-            words += [flag, *map(str, value)]
+            arguments += [flag, *map(str, value)]
         elif isinstance(value, dict):
-            words.append(f"{flag}={json.dumps(value)}")
+            arguments.append(f"{flag}={json.dumps(value)}")
         elif value is not None:
-            words.append(f"{flag}={value}")
-    return words
+            arguments.append(f"{flag}={value}")
+    return arguments
 
 
 def combinations(points: Sequence[Point]) -> dict[str, list[Point]]:
-    """The points of each combination by rising rate, in the order in which combinations first come."""
+    """The points of each combination by rising rate, in order of first appearance."""
     found: dict[str, list[Point]] = {}
     for point in points:
         found.setdefault(point.name, []).append(point)
@@ -77,8 +77,8 @@ def combinations(points: Sequence[Point]) -> dict[str, list[Point]]:
 
 
 def knee(points: Sequence[Point], attainment: float) -> Point | None:
-    """The highest finite rate up to which the part of good requests never falls below `attainment`; None if the first
-    falls below it already."""
+    """The highest finite rate up to which the fraction of good requests stays at or above `attainment`; None if it is
+    below at the first rate."""
     last = None
     for point in sorted(points, key=lambda point: point.rate):
         if math.isinf(point.rate) or point.figures.attainment < attainment:

@@ -17,8 +17,8 @@ TAIL = 99.0
 
 
 def sweep_table(title: str, points: Sequence[Point], attainment: float) -> Table:
-    """A line for each point; a star is on the knee of each combination."""
-    caption = f"* the knee: so far {100 * attainment:g} % of the requests are good"
+    """A line for each point; a star marks the knee of each combination."""
+    caption = f"* the knee: up to this rate {100 * attainment:g} % of the requests are good"
     table = Table(title=title, title_justify="left", title_style="bold", caption=caption, caption_justify="left")
     for heading in ("", "rate", "req/s", "good/s", "good", "tok/s", "TTFT", "TPOT", "failed"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
@@ -54,11 +54,11 @@ def knee_lines(points: Sequence[Point], attainment: float) -> list[str]:
     for name, some in combinations(points).items():
         best = knee(some, attainment)
         if best is None:
-            words = f"even {some[0].rate:g} requests per second are too many"
+            result = f"even {some[0].rate:g} requests per second are too many"
         else:
             beyond = [point.rate for point in some if best.rate < point.rate < math.inf]
-            words = f"{best.rate:g} requests per second" + (f", fewer than {beyond[0]:g}" if beyond else " or more")
-        lines.append(f"goodput knee ({100 * attainment:g} % of the requests good), {name}: {words}")
+            result = f"{best.rate:g} requests per second" + (f", fewer than {beyond[0]:g}" if beyond else " or more")
+        lines.append(f"goodput knee ({100 * attainment:g} % of the requests good), {name}: {result}")
     return lines
 
 

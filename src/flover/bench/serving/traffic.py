@@ -1,4 +1,4 @@
-"""When the requests of a benchmark go out. Pure."""
+"""Arrival times of a benchmark's requests. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from flover.bench.workload import fixed_arrivals, random_arrivals
 def arrivals(traffic: Traffic, num_requests: int, seed: int) -> list[float]:
     """Seconds after the start, the first at 0; gaps follow a gamma distribution with mean 1/rate.
 
-    As in vLLM, the gaps of a constant rate are stretched so that their mean is 1/rate exactly: another seed is then
-    another pattern, not another rate. In a ramp the rate grows from request to request. An infinite burstiness makes
-    all gaps of a rate equal.
+    As in vLLM, the gaps of a constant rate are scaled so that their mean is exactly 1/rate: a seed changes the pattern,
+    not the rate. In a ramp the rate grows from request to request. An infinite burstiness makes all gaps equal.
     """
     rng = random.Random(seed)
     if traffic.ramp_up_strategy is not None:

@@ -1,1 +1,1 @@
-"""The real engine in simulated time: its scheduler, rows and pages, with a cost model where the device would be."""
+"""The real engine in simulated time: its scheduler, rows and pages, with a cost model instead of a device."""

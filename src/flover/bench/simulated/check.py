@@ -1,4 +1,4 @@
-"""How far simulated time is from this machine's: fit its cost, then run one workload in both."""
+"""The error of simulated times: fits this machine's cost, then simulates and measures one workload."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from flover.bench.simulated.fit import fit, mean_error, observe
 from flover.bench.simulated.runner import SimulatedRunner
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.config import EngineConfig
-from flover.engine.build import scheduler_config
-from flover.engine.device import DeviceExecutor
 from flover.engine.strategy import Strategy
+from flover.executor.load import load_device
+from flover.service.build import scheduler_config
 
 GAP_SHARE = 0.1
-"""Interval between arrivals over the time that a lone request takes, as simulated."""
+"""Interval between arrivals over the simulated time of a lone request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Simulated beside measured."""
+    """Simulated and measured metrics."""
 
     table: Table
     facts: dict[str, Any]
@@ -35,7 +35,7 @@ def check(
 ) -> Check:
     """Fit, simulate, measure. Raises what loading a model raises."""
     progress("loading")
-    executor = DeviceExecutor.load(config, lambda done, total: None)
+    executor = load_device(config, lambda done, total: None)
     limits = dataclasses.replace(
         scheduler_config(config, executor.facts),
         enable_prefix_caching=False,

@@ -1,11 +1,12 @@
-"""What an iteration costs, and an executor that costs so much and computes nothing."""
+"""The cost model of an iteration, and an executor that only advances a simulated clock."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
 
-from flover.engine.budget import chunk_attention
+from flover.engine.budget import attention_of
+from flover.engine.executor import BlockingExecutor
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError
@@ -13,15 +14,15 @@ from flover.request import ModelFacts
 
 PAGE_SIZE = 16
 TOKEN = 0
-"""What a simulated row always gets."""
+"""The token id of all simulated outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Milliseconds of an iteration: what its tokens cost, and `per_context` for each token of context that one reads.
+    """Milliseconds of an iteration: a function of its tokens, plus `per_context` per token of context read.
 
-    `points` are (tokens, milliseconds) with tokens growing; between two of them, and beyond the outermost two, the
-    cost is a straight line. Two points are the line a + b·tokens.
+    `points` are (tokens, milliseconds) with increasing tokens; the cost is piecewise linear, extrapolated beyond the
+    outermost points. Two points are the line a + b·tokens.
     """
 
     points: tuple[tuple[int, float], ...]
@@ -32,10 +33,10 @@ class Cost:
         if len(tokens) < 2 or tokens != sorted(set(tokens)) or tokens[0] < 0:
             raise ConfigError(f"a cost needs two points or more with growing numbers of tokens, got {self.points}")
         if self.per_context < 0 or self.of(1, 0) <= 0:
-            raise ConfigError("an iteration must cost more than nothing")
+            raise ConfigError("the cost of an iteration must be above 0")
 
     def of(self, tokens: int, context: int) -> float:
-        """Milliseconds of an iteration with so many tokens that read so much context in all."""
+        """Milliseconds of an iteration of `tokens` tokens that read `context` tokens in all."""
         index = bisect_right(self.points, (tokens, float("inf"))) - 1
         (low, low_ms), (high, high_ms) = self.points[min(max(index, 0), len(self.points) - 2) :][:2]
         return low_ms + (high_ms - low_ms) * (tokens - low) / (high - low) + self.per_context * context
@@ -47,7 +48,7 @@ def line(base: float, per_token: float, per_context: float = 0.0) -> Cost:
 
 
 class Clock:
-    """Simulated seconds; whoever lets time pass says so."""
+    """Simulated seconds; the executor advances `now`."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -56,34 +57,7 @@ class Clock:
         return self.now
 
 
-class ContextCounter:
-    """How much context the tokens of each plan read; plans come in order."""
-
-    def __init__(self) -> None:
-        self._lens: dict[int, int] = {}
-
-    def of(self, plan: StepPlan) -> int:
-        """Context of this plan's tokens, summed."""
-        lens = self._lens
-        for row in plan.evictions:
-            lens.pop(row, None)
-        for move in plan.moves:
-            lens[move.dst] = lens.pop(move.src)
-        context = 0
-        for chunk in plan.chunks:
-            context += chunk_attention(chunk.start, len(chunk.token_ids))
-            lens[chunk.row] = chunk.start + len(chunk.token_ids)
-        for row in plan.generating:
-            lens[row] += 1
-            context += lens[row]
-        return context
-
-    def clear(self) -> None:
-        """Every row has gone."""
-        self._lens.clear()
-
-
-class CostExecutor:
+class CostExecutor(BlockingExecutor):
     """An executor whose iterations take `cost` times `slowdown` on `clock`."""
 
     def __init__(self, facts: ModelFacts, cost: Cost, clock: Clock) -> None:
@@ -91,16 +65,15 @@ class CostExecutor:
         self.slowdown = 1.0
         self._cost = cost
         self._clock = clock
-        self._context = ContextCounter()
 
     def run(self, plan: StepPlan) -> StepResult:
-        """Let the iteration's time pass; every row that samples gets a token."""
-        self._clock.now += self._cost.of(plan.num_tokens, self._context.of(plan)) * self.slowdown / 1e3
-        sampling = sorted([chunk.row for chunk in plan.chunks if chunk.samples] + plan.generating)
-        return StepResult(step=plan.step, rows=[RowResult(row=row, token_id=TOKEN) for row in sampling])
+        """Advance the clock by the iteration's time; every sampling row gets a token."""
+        self._clock.now += self._cost.of(plan.num_tokens, attention_of(plan)) * self.slowdown / 1e3
+        rows = [RowResult(row=work.row, token_ids=[TOKEN]) for work in plan.work if work.num_samples]
+        return StepResult(step=plan.step, rows=rows)
 
     def reset(self) -> None:
-        self._context.clear()
+        pass
 
     def trim(self, free_pages: list[int]) -> None:
         pass
@@ -113,7 +86,7 @@ class CostExecutor:
 
 
 def roomy(max_num_seqs: int, longest: int) -> tuple[ModelFacts, SchedulerConfig]:
-    """A model of which nothing is known but the `longest` sequence, and a pool that is never short of pages for it."""
+    """Facts and limits for sequences of up to `longest` tokens, with a pool that always has enough pages."""
     pages = -(-longest // PAGE_SIZE) * max_num_seqs
     facts = ModelFacts(
         model="simulated",

@@ -1,4 +1,4 @@
-"""What iterations cost on this machine: the real engine, watched while it works, and a `Cost` fitted to what it did."""
+"""Fits a `Cost` to iterations of the real engine on this machine."""
 
 from __future__ import annotations
 
@@ -9,48 +9,48 @@ from dataclasses import dataclass
 import numpy as np
 
 from flover.bench.paper.processes import as_request
-from flover.bench.simulated.cost import ContextCounter, Cost
+from flover.bench.simulated.cost import Cost
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
-from flover.engine.executor import Executor
+from flover.engine.budget import attention_of
+from flover.engine.executor import BlockingExecutor, Executor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.request import ModelFacts
 
 KNOTS = (1, 2, 4, 8, 16, 24, 32, 64, 256)
-"""Tokens of an iteration at which the cost is measured and may bend."""
+"""Numbers of tokens at which the cost is measured: the knots of the fit."""
 CONTEXTS = (16, 256)
 STEPS = 12
-"""Iterations that are watched for each number of rows and each context."""
+"""Iterations to observe for each number of rows and each context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One iteration: its tokens, the context that they read, how long it took."""
+    """One iteration: its tokens, the context that they read, its duration."""
 
     tokens: int
     context: int
     milliseconds: float
 
 
-class Watched:
-    """An executor that notes what every iteration took."""
+class TimedExecutor(BlockingExecutor):
+    """An executor that records the duration of every iteration."""
 
     def __init__(self, executor: Executor) -> None:
         self.facts: ModelFacts = executor.facts
         self.observations: list[Observation] = []
         self._executor = executor
-        self._context = ContextCounter()
 
     def run(self, plan: StepPlan) -> StepResult:
         began = time.perf_counter()
-        result = self._executor.run(plan)
+        self._executor.start(plan)
+        result = self._executor.finish()
         milliseconds = 1e3 * (time.perf_counter() - began)
-        self.observations.append(Observation(plan.num_tokens, self._context.of(plan), milliseconds))
+        self.observations.append(Observation(plan.num_tokens, attention_of(plan), milliseconds))
         return result
 
     def reset(self) -> None:
-        self._context.clear()
         self._executor.reset()
 
     def trim(self, free_pages: list[int]) -> None:
@@ -64,8 +64,8 @@ class Watched:
 
 
 def observe(executor: Executor, config: SchedulerConfig, progress: Callable[[int, int], None]) -> list[Observation]:
-    """Batches of growing width with a short and a longer context; `progress` is told rounds done and in all."""
-    watched = Watched(executor)
+    """Batches of growing size with a short and a longer context; `progress` is called with (rounds done, total)."""
+    watched = TimedExecutor(executor)
     engine = Engine(watched, config, time.perf_counter)
     rounds = [(rows, context) for context in CONTEXTS for rows in KNOTS if rows <= config.max_num_seqs]
     longest = engine.facts.max_model_len - STEPS
@@ -80,7 +80,7 @@ def observe(executor: Executor, config: SchedulerConfig, progress: Callable[[int
 
 
 def fit(observations: Sequence[Observation]) -> Cost:
-    """Least squares of the relative error: a height at each knot, and a slope in context."""
+    """Least squares of the relative error: a value at each knot, and a slope in context."""
     tokens = np.array([one.tokens for one in observations], dtype=np.float64)
     knots = [knot for knot in KNOTS if knot <= tokens.max()]
     if knots[-1] < tokens.max():
@@ -88,7 +88,7 @@ def fit(observations: Sequence[Observation]) -> Cost:
     heights = np.stack([np.interp(tokens, knots, row) for row in np.eye(len(knots))], axis=1)
     context = np.array([one.context for one in observations], dtype=np.float64)
     took = np.array([one.milliseconds for one in observations])
-    # A height that nothing was measured near stays on the straight line between its neighbours.
+    # A knot without observations nearby stays on the line between the adjacent knots.
     smooth = 1e-3 * np.diff(np.eye(len(knots)), n=2, axis=0) if len(knots) > 2 else np.zeros((0, len(knots)))
     left = np.column_stack([heights, context]) / took[:, None]
     left = np.vstack([left, np.column_stack([smooth, np.zeros(len(smooth))])])

@@ -1,7 +1,7 @@
-"""Engines in simulated time behind a router: one, a few that share a machine, or a thousand that do not.
+"""Discrete-event simulation of engines behind a router: one, several that share a machine, or many independent ones.
 
-Events happen in the order of their time: the arrival that comes first, or the iteration of the engine that is free
-first. An arrival is in an engine's queue before the first iteration that begins at its time or later.
+Events are processed in order of time: arrivals, and iterations of engines. An arrival is in an engine's queue before
+the first iteration that starts at its time or later.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from flover.bench.metrics import Record
+from flover.bench.metrics import RequestRecord
 from flover.bench.paper.outcome import Moment, Outcome
 from flover.bench.paper.processes import as_request
 from flover.bench.simulated.cost import Clock, Cost, CostExecutor
@@ -24,59 +24,59 @@ from flover.request import ModelFacts
 
 
 @dataclass(slots=True, eq=False)
-class Replica:
-    """One engine with its own time."""
+class SimulatedReplica:
+    """One engine with its own clock."""
 
     index: int
     engine: Engine
     executor: CostExecutor
     clock: Clock
     open: int = 0
-    """Requests that have not ended."""
+    """Number of open requests."""
     next_at: float = math.inf
-    """When it begins its next iteration; never, as long as nobody comes."""
+    """Start of its next iteration; infinity while it has no requests."""
     jobs: dict[str, int] = field(default_factory=dict)
 
 
-Router = Callable[[Sequence[Replica]], Replica | None]
-"""Whose turn it is for the request that has come; None if it has to wait until some request ends."""
+Router = Callable[[Sequence[SimulatedReplica]], SimulatedReplica | None]
+"""Chooses the replica of an arrived request; None if it must wait until another request ends."""
 
 
 def round_robin() -> Router:
-    """Everybody in turn."""
-    turn = -1
+    """Each replica in turn."""
+    last = -1
 
-    def route(replicas: Sequence[Replica]) -> Replica:
-        nonlocal turn
-        turn = (turn + 1) % len(replicas)
-        return replicas[turn]
+    def route(replicas: Sequence[SimulatedReplica]) -> SimulatedReplica:
+        nonlocal last
+        last = (last + 1) % len(replicas)
+        return replicas[last]
 
     return route
 
 
-def least_requests(replicas: Sequence[Replica]) -> Replica:
-    """The replica with the fewest open requests, the first of them."""
+def least_requests(replicas: Sequence[SimulatedReplica]) -> SimulatedReplica:
+    """The replica with the fewest open requests; of equal ones the first."""
     return min(replicas, key=lambda replica: (replica.open, replica.index))
 
 
 def two_choices(seed: int) -> Router:
-    """The less busy of two drawn at random (M. Mitzenmacher: The power of two choices in randomized load balancing)."""
+    """The less loaded of two random ones (M. Mitzenmacher: The power of two choices in randomized load balancing)."""
     rng = random.Random(seed)
 
-    def route(replicas: Sequence[Replica]) -> Replica:
+    def route(replicas: Sequence[SimulatedReplica]) -> SimulatedReplica:
         one, other = rng.choice(replicas), rng.choice(replicas)
         return one if one.open <= other.open else other
 
     return route
 
 
-def first_free(replicas: Sequence[Replica]) -> Replica | None:
-    """A replica that has nothing to do: concurrent instances take one request each."""
+def first_free(replicas: Sequence[SimulatedReplica]) -> SimulatedReplica | None:
+    """An idle replica, if any: concurrent instances take one request each."""
     return next((replica for replica in replicas if replica.open == 0), None)
 
 
-class Fleet:
-    """`num_replicas` engines. With `shared`, they compete for one machine: each is slowed by those that run too."""
+class SimulatedFleet:
+    """`num_replicas` engines. With `shared`, they run on one machine: each is slowed by the number of busy ones."""
 
     def __init__(
         self, facts: ModelFacts, config: SchedulerConfig, cost: Cost, num_replicas: int, *, shared: bool = False
@@ -87,8 +87,8 @@ class Fleet:
     def run(
         self, jobs: Sequence[Job], router: Router, progress: Callable[[int, int], None] = lambda done, total: None
     ) -> Outcome:
-        """All jobs, to the end; `progress` is told how many have ended."""
-        run = _Run(self.replicas, jobs, router, self._shared)
+        """Run all jobs to the end; `progress` is called with (ended, total)."""
+        run = _FleetRun(self.replicas, jobs, router, self._shared)
         run.to_end(progress)
         stats = [replica.engine.stats() for replica in self.replicas]
         return Outcome(
@@ -99,17 +99,17 @@ class Fleet:
         )
 
 
-def _replica(index: int, facts: ModelFacts, config: SchedulerConfig, cost: Cost) -> Replica:
+def _replica(index: int, facts: ModelFacts, config: SchedulerConfig, cost: Cost) -> SimulatedReplica:
     clock = Clock()
     executor = CostExecutor(facts, cost, clock)
-    return Replica(index, Engine(executor, config, clock), executor, clock)
+    return SimulatedReplica(index, Engine(executor, config, clock), executor, clock)
 
 
-class _Run:
+class _FleetRun:
     """One workload on a fleet."""
 
-    def __init__(self, replicas: Sequence[Replica], jobs: Sequence[Job], router: Router, shared: bool) -> None:
-        self.records = [Record(sent=job.at, prompt_tokens=len(job.prompt_ids)) for job in jobs]
+    def __init__(self, replicas: Sequence[SimulatedReplica], jobs: Sequence[Job], router: Router, shared: bool) -> None:
+        self.records = [RequestRecord(sent=job.at, prompt_tokens=len(job.prompt_ids)) for job in jobs]
         self.moments: list[Moment] = []
         self._jobs = jobs
         self._replicas = replicas
@@ -117,7 +117,7 @@ class _Run:
         self._shared = shared
         self._arrivals = deque(sorted(range(len(jobs)), key=lambda index: jobs[index].at))
         self._held: deque[int] = deque()
-        self._free: list[tuple[float, int]] = []  # (when it may begin an iteration, replica)
+        self._free: list[tuple[float, int]] = []  # (start of its next iteration, replica)
         self._left = sum(job.samples for job in jobs)
         self._states = [(0, 0)] * len(replicas)
         self._pages = self._generating = 0
@@ -132,12 +132,12 @@ class _Run:
                 continue
             at, index = heapq.heappop(self._free)
             replica = self._replicas[index]
-            if at == replica.next_at:  # else it was brought forward, and this is what was planned before
+            if at == replica.next_at:  # else the iteration was rescheduled to an earlier time
                 self._iterate(replica, at)
                 progress(total - self._left, total)
 
     def _route(self, now: float) -> None:
-        """Hand over who waits in front of the router, as far as it finds a place."""
+        """Route waiting requests until the router returns None."""
         while self._held and (replica := self._router(self._replicas)) is not None:
             index = self._held.popleft()
             name = f"job-{index}"
@@ -146,13 +146,13 @@ class _Run:
             replica.open += 1
             self._schedule(replica, now)
 
-    def _schedule(self, replica: Replica, now: float) -> None:
+    def _schedule(self, replica: SimulatedReplica, now: float) -> None:
         at = max(now, replica.clock.now)
         if at < replica.next_at:
             replica.next_at = at
             heapq.heappush(self._free, (at, replica.index))
 
-    def _iterate(self, replica: Replica, at: float) -> None:
+    def _iterate(self, replica: SimulatedReplica, at: float) -> None:
         replica.next_at = math.inf
         replica.clock.now = at
         running = sum(other.open > 0 for other in self._replicas) if self._shared else 1
@@ -174,7 +174,7 @@ class _Run:
             self._schedule(replica, max(now, opens))
         self._route(now)
 
-    def _note(self, replica: Replica, now: float) -> None:
+    def _note(self, replica: SimulatedReplica, now: float) -> None:
         stats = replica.engine.stats()
         pages, generating = self._states[replica.index]
         self._states[replica.index] = (stats.pages_used, stats.generating)

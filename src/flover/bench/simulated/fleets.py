@@ -1,4 +1,4 @@
-"""Many replicas behind a router: what a stream of requests finds there."""
+"""Simulates a stream of requests on many replicas behind a router."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from flover.bench.metrics import summarise
 from flover.bench.paper.bench import Table, number
 from flover.bench.simulated.cost import Cost, roomy
-from flover.bench.simulated.fleet import Fleet, Router
+from flover.bench.simulated.fleet import Router, SimulatedFleet
 from flover.bench.workload import Job, random_arrivals
 
 LONGEST = 8
-"""Longest output over the mean: lengths are exponential, cut there."""
+"""Ratio of the longest output to the mean: exponential lengths are cut there."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """A stream of requests: how many, how many a second, tokens of the prompt, mean tokens of the output."""
+class FleetLoad:
+    """A stream of requests: their number, rate per second, prompt tokens, mean output tokens."""
 
     num_requests: int
     rate: float
@@ -29,7 +29,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class FleetResult:
-    """What the requests went through."""
+    """The metrics of a simulated stream."""
 
     table: Table
     facts: dict[str, Any]
@@ -39,7 +39,7 @@ def run(
     cost: Cost,
     num_replicas: int,
     router: Router,
-    load: Load,
+    load: FleetLoad,
     max_num_seqs: int,
     rng: random.Random,
     progress: Callable[[int, int], None],
@@ -52,7 +52,7 @@ def run(
         Job(at, prompt, min(1 + round(rng.expovariate(1 / load.output_len)), LONGEST * load.output_len), 0)
         for at in random_arrivals(rng, load.num_requests, load.rate)
     ]
-    outcome = Fleet(facts, config, cost, num_replicas).run(jobs, router, progress)
+    outcome = SimulatedFleet(facts, config, cost, num_replicas).run(jobs, router, progress)
     summary = summarise(outcome.records)
     busiest = max(moment.generating for moment in outcome.moments)
     rows = (
@@ -60,7 +60,7 @@ def run(
         ("simulated seconds", number(summary.duration)),
         ("output tokens per second", number(summary.output_throughput)),
         ("requests per iteration of a replica", number(outcome.overlap)),
-        ("requests that generate at once, at most", f"{busiest:,}"),
+        ("peak concurrent requests", f"{busiest:,}"),
         ("time to first token, p50 / p99, ms", f"{number(summary.ttft.p50)} / {number(summary.ttft.p99)}"),
         ("inter-token gap, p50 / p99, ms", f"{number(summary.itl.p50)} / {number(summary.itl.p99)}"),
         ("end to end, p50 / p99, ms", f"{number(summary.e2el.p50)} / {number(summary.e2el.p99)}"),

@@ -1,27 +1,27 @@
-"""The paper's strategies in simulated time: a `Runner` like the one that starts processes."""
+"""A `Runner` of the paper's strategies in simulated time."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from flover.bench.paper.outcome import Outcome, Strategy
+from flover.bench.paper.outcome import BatchingStrategy, Outcome
 from flover.bench.simulated.cost import Cost, roomy
-from flover.bench.simulated.fleet import Fleet, Router, first_free, least_requests
+from flover.bench.simulated.fleet import Router, SimulatedFleet, first_free, least_requests
 from flover.bench.workload import Job
 from flover.engine import strategy as strategies
 
 
 class SimulatedRunner:
-    """Runs workloads on the real engine with `cost` in the place of a device. There is always memory enough."""
+    """Runs workloads on the real engine with `cost` instead of a device and a pool that is never full."""
 
     def __init__(self, cost: Cost, max_num_seqs: int = 64, target_itl_ms: float = 0.0) -> None:
         self._cost = cost
         self._max_num_seqs = max_num_seqs
         self._target_itl_ms = target_itl_ms
 
-    def run(self, jobs: Sequence[Job], strategy: Strategy) -> Outcome:
-        """One workload, from a fresh start."""
+    def run(self, jobs: Sequence[Job], strategy: BatchingStrategy) -> Outcome:
+        """Run one workload on new engines."""
         longest = max(len(job.prompt_ids) + job.output_len for job in jobs)
         concurrent = strategy.name == "concurrent"
         facts, limits = roomy(self._max_num_seqs, longest)
@@ -33,4 +33,4 @@ class SimulatedRunner:
             target_itl_ms=self._target_itl_ms,
         )
         router: Router = first_free if concurrent else least_requests
-        return Fleet(facts, config, self._cost, strategy.instances, shared=concurrent).run(jobs, router)
+        return SimulatedFleet(facts, config, self._cost, strategy.instances, shared=concurrent).run(jobs, router)

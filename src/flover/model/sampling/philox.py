@@ -8,19 +8,26 @@ company, and after it was preempted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeVar
+
 import numpy as np
 
 from flover.memory.columns import Array
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_KEY_STEPS = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
-_LOW = np.uint64(0xFFFFFFFF)
-_WORD = np.uint64(32)
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
 _ROUNDS = 10
+_FEW = 8
+"""Rows up to which Python's integers are faster than an array for each operation."""
+
+Words = TypeVar("Words", int, Array)
+"""A 32-bit word, or one for each row in uint64 [R]."""
 
 
-def philox4x32(counter: Array, key: Array) -> Array:
-    """Ten rounds. `counter` [4, R] and `key` [2, R] hold 32-bit words in uint64; returns [4, R] likewise."""
+def philox4x32(counter: Sequence[Words], key: Sequence[Words]) -> tuple[Words, Words, Words, Words]:
+    """Ten rounds: four words of `counter` and two of `key` in, four words out."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for turn in range(_ROUNDS):
@@ -28,8 +35,8 @@ def philox4x32(counter: Array, key: Array) -> Array:
             k0 = (k0 + _KEY_STEPS[0]) & _LOW
             k1 = (k1 + _KEY_STEPS[1]) & _LOW
         first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (second >> _WORD) ^ c1 ^ k0, second & _LOW, (first >> _WORD) ^ c3 ^ k1, first & _LOW
-    return np.stack([c0, c1, c2, c3])
+        c0, c1, c2, c3 = (second >> 32) ^ c1 ^ k0, second & _LOW, (first >> 32) ^ c3 ^ k1, first & _LOW
+    return c0, c1, c2, c3
 
 
 def uniforms(seeds: Array, positions: Array) -> Array:
@@ -37,9 +44,15 @@ def uniforms(seeds: Array, positions: Array) -> Array:
 
     The key is the seed, the counter is the position.
     """
+    if len(seeds) <= _FEW:
+        pairs = zip(seeds.astype(np.uint64).tolist(), positions.astype(np.uint64).tolist(), strict=True)
+        return np.array([(_bits(seed, position, 0) + 0.5) * 2.0**-52 for seed, position in pairs], dtype=np.float64)
     key, count = seeds.astype(np.uint64), positions.astype(np.uint64)
-    zero = np.zeros_like(count)
-    words = philox4x32(np.stack([count & _LOW, count >> _WORD, zero, zero]), np.stack([key & _LOW, key >> _WORD]))
-    bits = (words[0] << np.uint64(20)) | (words[1] >> np.uint64(12))
-    drawn: Array = (bits.astype(np.float64) + 0.5) * 2.0**-52
+    drawn: Array = (_bits(key, count, np.zeros_like(count)).astype(np.float64) + 0.5) * 2.0**-52
     return drawn
+
+
+def _bits(seed: Words, position: Words, zero: Words) -> Words:
+    """52 random bits."""
+    first, second, _, _ = philox4x32((position & _LOW, position >> 32, zero, zero), (seed & _LOW, seed >> 32))
+    return (first << 20) | (second >> 12)

@@ -28,7 +28,6 @@ NO_TOKEN = -1
 
 _NOT_A_NUMBER = "the model's logits are not finite numbers"
 _NONE_ALLOWED = "no token is left to choose: the request's masks, bans and biases exclude all of them"
-_SHAPING = ~int(Feature.LOGPROBS)
 _EDITS = Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
 
 
@@ -52,11 +51,19 @@ def sample(logits: HostArray, rows: RowView, ops: Ops) -> Sampled:
             _fail(sampled, place, float(best[place]))
     if not features.any():
         return sampled
-    shaped = np.flatnonzero((features & _SHAPING != 0) & (sampled.token_ids != NO_TOKEN))
-    rows_per_slice = max(1, CACHED_LOGITS // logits.shape[1])
-    for first in range(0, len(shaped), rows_per_slice):
-        places = shaped[first : first + rows_per_slice]
-        _choose(logits[places], best[places], rows.select(places), places, sampled, ops)
+    usable = ids != NO_TOKEN
+    edited = features & _EDITS != 0
+    random = (features & Feature.RANDOM != 0) & usable
+    if edited.any():
+        changed = np.flatnonzero(edited & usable)
+        rows_per_slice = max(1, CACHED_LOGITS // logits.shape[1])
+        for first in range(0, len(changed), rows_per_slice):
+            places = changed[first : first + rows_per_slice]
+            _choose_edited(logits[places], rows.select(places), places, sampled, ops)
+        random &= ~edited
+    places = np.flatnonzero(random)
+    if len(places):
+        ids[places] = _draw(logits, best, rows, places, ops)
     asking = np.flatnonzero((features & Feature.LOGPROBS != 0) & (sampled.token_ids != NO_TOKEN))
     if len(asking):
         entries = token_logprobs(logits[asking], sampled.token_ids[asking], rows.select(asking)["logprobs"], ops)
@@ -64,26 +71,30 @@ def sample(logits: HostArray, rows: RowView, ops: Ops) -> Sampled:
     return sampled
 
 
-def _choose(logits: HostArray, best: HostArray, rows: RowView, places: Array, sampled: Sampled, ops: Ops) -> None:
-    """Rows that want more than the largest raw logit. `logits` [R, V] are a copy to work on, `best` [R] its largest;
-    what row r gets goes to places[r] of `sampled`."""
+def _choose_edited(logits: HostArray, rows: RowView, places: Array, sampled: Sampled, ops: Ops) -> None:
+    """Rows whose logits are changed first. `logits` [R, V] are a copy to work on; what row r gets goes to places[r] of
+    `sampled`."""
     features = rows["features"]
-    if (features & _EDITS).any():
-        edit_logits(logits, rows, features)
-        best, ids = ops.argmax(logits)
-        sampled.token_ids[places] = ids
+    edit_logits(logits, rows, features)
+    best, ids = ops.argmax(logits)
+    sampled.token_ids[places] = ids
     usable = np.isfinite(best)
     for place in np.flatnonzero(~usable).tolist():
         _fail(sampled, int(places[place]), float(best[place]))
     random = np.flatnonzero(usable & (features & Feature.RANDOM != 0))
     if len(random):
-        drawn = ops.sample(logits[random], best[random], _sample_params(rows.select(random)))
-        sampled.token_ids[places[random]] = drawn
+        sampled.token_ids[places[random]] = _draw(logits, best, rows, random, ops)
 
 
-def _sample_params(rows: RowView) -> SampleParams:
+def _draw(logits: HostArray, best: HostArray, rows: RowView, places: Array, ops: Ops) -> Array:
+    """Random tokens of the rows `places` of `logits` [R, V], whose largest are `best` [R]. Nothing is copied where all
+    rows draw."""
+    if len(places) < len(logits):
+        logits, best, rows = logits[places], best[places], rows.select(places)
     uniform = uniforms(rows["seed"], rows["num_outputs"])
-    return SampleParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
+    return ops.sample(
+        logits, best, SampleParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
+    )
 
 
 def _fail(sampled: Sampled, place: int, largest: float) -> None:

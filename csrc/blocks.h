@@ -1,0 +1,185 @@
+// The block formats of GGUF: what they hold, and how a panel of 16 outputs keeps it.
+//
+// Every weight is scale * (q - zero) + offset: q has a few bits, `zero` belongs to the format, scale and offset to the
+// next `shared` inputs of an output. A panel keeps exactly what the file has, in another order:
+//   numbers  [in / 32] of: planes of 64 bytes, [16 outputs][4 inputs]. A plane of b bits holds 8 / b steps of four
+//            inputs, the first one in the lowest bits. First come the planes of the lower bits (`low`: 8, 4 or 2 of
+//            each number), then those of the upper ones (`high`: 0, 1 or 2).
+//   scales   [in / inputs] of: 16 scales, 16 offsets if there are any, and the factors that `shared` inputs have of
+//            their own for both, a byte each: [inputs / shared][16] for the scales, then as many for the offsets.
+// Factors that take 6 bits in the file take a byte here: a panel is up to 1.04 times as large as the file.
+//
+// Everything here has internal linkage and is always inlined, since it is compiled for every instruction set.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "halves.h"
+#include "kernels.h"
+
+namespace flover {
+
+constexpr int64_t PANEL = 16;         // outputs
+constexpr int64_t BLOCK_INPUTS = 32;  // inputs whose activations share a scale
+constexpr int64_t PLANE = 64;         // bytes
+constexpr int64_t STEPS = 8;          // of a block, four inputs each
+
+enum class Scale { half, exponent };                // of 16 bits; MXFP4: a power of two
+enum class Factors { none, scale, both, nibbles };  // nibbles: the low one for the scale, the high one for the offset
+enum class Values { same, iq4, fp4 };               // what the bits of a number stand for
+
+struct BlockFormat {
+  int64_t inputs, file_bytes;  // of a block of the file
+  int64_t shared;
+  int low, high, zero;
+  bool offset = false;
+  Factors factors = Factors::none;
+  Scale scale = Scale::half;
+  Values values = Values::same;
+
+  constexpr int64_t number_bytes() const { return (low + high) * PLANE; }  // of 32 inputs
+  constexpr int64_t parts() const { return inputs / shared; }
+  constexpr int64_t offset_place() const { return scale == Scale::half ? 2 * PANEL : PANEL; }
+  constexpr int64_t factor_place() const { return offset_place() + (offset ? 2 * PANEL : 0); }
+  constexpr int64_t scale_bytes() const {  // of a block of the file
+    return factor_place() + (factors == Factors::none ? 0 : factors == Factors::both ? 2 : 1) * parts() * PANEL;
+  }
+};
+
+// In the order of Format, from the first block format on.
+constexpr BlockFormat BLOCK_FORMATS[] = {
+    {.inputs = 32, .file_bytes = 34, .shared = 32, .low = 8, .high = 0, .zero = 128},                // q8_0
+    {.inputs = 32, .file_bytes = 18, .shared = 32, .low = 4, .high = 0, .zero = 8},                  // q4_0
+    {.inputs = 32, .file_bytes = 20, .shared = 32, .low = 4, .high = 0, .zero = 0, .offset = true},  // q4_1
+    {.inputs = 32, .file_bytes = 22, .shared = 32, .low = 4, .high = 1, .zero = 16},                 // q5_0
+    {.inputs = 32, .file_bytes = 24, .shared = 32, .low = 4, .high = 1, .zero = 0, .offset = true},  // q5_1
+    {.inputs = 256,
+     .file_bytes = 84,
+     .shared = 16,
+     .low = 2,
+     .high = 0,
+     .zero = 0,
+     .offset = true,  // q2_k
+     .factors = Factors::nibbles},
+    {.inputs = 256,
+     .file_bytes = 110,
+     .shared = 16,
+     .low = 2,
+     .high = 1,
+     .zero = 4,  // q3_k
+     .factors = Factors::scale},
+    {.inputs = 256,
+     .file_bytes = 144,
+     .shared = 32,
+     .low = 4,
+     .high = 0,
+     .zero = 0,
+     .offset = true,  // q4_k
+     .factors = Factors::both},
+    {.inputs = 256,
+     .file_bytes = 176,
+     .shared = 32,
+     .low = 4,
+     .high = 1,
+     .zero = 0,
+     .offset = true,  // q5_k
+     .factors = Factors::both},
+    {.inputs = 256,
+     .file_bytes = 210,
+     .shared = 16,
+     .low = 4,
+     .high = 2,
+     .zero = 32,  // q6_k
+     .factors = Factors::scale},
+    {.inputs = 32,
+     .file_bytes = 18,
+     .shared = 32,
+     .low = 4,
+     .high = 0,
+     .zero = 128,  // iq4_nl
+     .values = Values::iq4},
+    {.inputs = 256,
+     .file_bytes = 136,
+     .shared = 32,
+     .low = 4,
+     .high = 0,
+     .zero = 128,  // iq4_xs
+     .factors = Factors::scale,
+     .values = Values::iq4},
+    {.inputs = 32,
+     .file_bytes = 17,
+     .shared = 32,
+     .low = 4,
+     .high = 0,
+     .zero = 12,  // mxfp4
+     .scale = Scale::exponent,
+     .values = Values::fp4},
+};
+
+constexpr bool is_block(Format format) { return format >= FIRST_BLOCK; }
+constexpr const BlockFormat& block_format(Format format) { return BLOCK_FORMATS[(int)format - (int)FIRST_BLOCK]; }
+
+// What the numbers of 4 bits stand for, with `zero` added.
+constexpr uint8_t IQ4_VALUES[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+constexpr uint8_t FP4_VALUES[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+// Half of 2^(exponent - 127): the values of fp4 are doubled.
+[[gnu::always_inline]] static inline float float_of_exponent(uint8_t exponent) {
+  return float_of(exponent < 2 ? 0x00200000u << exponent : (uint32_t)(exponent - 1) << 23);
+}
+
+[[gnu::always_inline]] static inline float half_at(const uint8_t* halves, int64_t index) {
+  uint16_t half;
+  memcpy(&half, halves + 2 * index, 2);
+  return widen_f16(half);
+}
+
+struct ScaleAndOffset {
+  float scale, offset;
+};
+
+// Of one output and part `part` of a block of the file, whose scales are given.
+[[gnu::always_inline]] static inline ScaleAndOffset scale_of(const BlockFormat& f, const uint8_t* scales, int64_t part,
+                                                             int64_t lane) {
+  const float scale = f.scale == Scale::half ? half_at(scales, lane) : float_of_exponent(scales[lane]);
+  const float offset = f.offset ? half_at(scales + f.offset_place(), lane) : 0.0f;
+  if (f.factors == Factors::none) return {scale, offset};
+  const uint8_t* factors = scales + f.factor_place() + part * PANEL + lane;
+  if (f.factors == Factors::nibbles) return {scale * (float)(*factors & 15), -(offset * (float)(*factors >> 4))};
+  if (f.factors == Factors::scale) return {scale * (float)(int8_t)*factors, 0.0f};
+  return {scale * (float)*factors, -(offset * (float)factors[f.parts() * PANEL])};
+}
+
+// The bits of input k (0..31) of an output in planes of so many bits.
+[[gnu::always_inline]] static inline int bits_at(const uint8_t* planes, int bits, int64_t k, int64_t lane) {
+  const int64_t step = k / 4, together = 8 / bits;
+  return planes[step / together * PLANE + lane * 4 + k % 4] >> (step % together * bits) & ((1 << bits) - 1);
+}
+
+[[gnu::always_inline]] static inline int number_at(const BlockFormat& f, const uint8_t* numbers, int64_t k,
+                                                   int64_t lane) {
+  int q = bits_at(numbers, f.low, k, lane);
+  if (f.high) q |= bits_at(numbers + f.low * PLANE, f.high, k, lane) << f.low;
+  return f.values == Values::iq4 ? IQ4_VALUES[q] : f.values == Values::fp4 ? FP4_VALUES[q] : q;
+}
+
+// The weights of one output, as ggml computes them.
+[[gnu::always_inline]] static inline void unpack_blocks(const BlockFormat& f, const uint8_t* panel, int64_t in,
+                                                        int64_t lane, float* values) {
+  const uint8_t* all_scales = panel + in / BLOCK_INPUTS * f.number_bytes();
+  for (int64_t start = 0; start < in; start += f.shared) {
+    const uint8_t* scales = all_scales + start / f.inputs * f.scale_bytes();
+    const uint8_t* numbers = panel + start / BLOCK_INPUTS * f.number_bytes();
+    const ScaleAndOffset a = scale_of(f, scales, start % f.inputs / f.shared, lane);
+    for (int64_t k = 0; k < f.shared; k++) {
+      const float value = a.scale * (float)(number_at(f, numbers, start % BLOCK_INPUTS + k, lane) - f.zero);
+      values[start + k] = f.offset ? value + a.offset : value;
+    }
+  }
+}
+
+// One row of the file into its place in a panel. Returns whether all its scales are finite numbers.
+bool pack_blocks(Format format, const uint8_t* row, int64_t in, int64_t lane, uint8_t* panel);
+
+}  // namespace flover

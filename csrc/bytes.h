@@ -1,0 +1,206 @@
+// Registers of 64 bytes, and exact products of bytes: 16 lanes of four, summed by lane.
+#pragma once
+
+#include "dispatch.h"
+
+namespace flover::FLOVER_ISA {
+
+// One step of int8: 4 products per lane, added to 16 sums. The activations come as x + 128, without sign, which is
+// what the instructions multiply with signed weights; the sums start with what that adds too much. AVX2 adds the
+// products of two steps in 16 bits: weights are stored so that they fit (weight.h), and the result is exact.
+#if defined(FLOVER_AVX512)
+struct Quad {
+  __m512i x;
+};
+FLOVER_INLINE Quad quad(int32_t x) { return {_mm512_set1_epi32(x)}; }
+FLOVER_INLINE Bytes load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+FLOVER_INLINE void store_bytes(uint8_t* p, Bytes a) { _mm512_storeu_si512(p, a.v); }
+FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) { return {_mm512_dpbusd_epi32(sums.v, x.x, w.v)}; }
+FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
+  return dot(w_next, x_next, dot(w, x, sums));
+}
+
+// Each byte shifted to the right (less than 0: to the left) and masked.
+template <int RIGHT, int MASK>
+FLOVER_INLINE Bytes moved(Bytes a) {
+  __m512i v = a.v;
+  if constexpr (RIGHT > 0) v = _mm512_srli_epi16(v, RIGHT);
+  if constexpr (RIGHT < 0) v = _mm512_slli_epi16(v, -RIGHT);
+  return {_mm512_and_si512(v, _mm512_set1_epi8((char)MASK))};
+}
+FLOVER_INLINE Bytes either(Bytes a, Bytes b) { return {_mm512_or_si512(a.v, b.v)}; }
+FLOVER_INLINE Bytes look_up(Bytes index, const uint8_t* table) {  // of 16 bytes
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), index.v)};
+}
+
+// sums[r] = starts[r] + the products of R rows x [steps][R] with the steps step(Number<s>), numbers of BITS bits
+// without sign.
+template <int STEP_COUNT, int BITS, int R, class Step>
+FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* starts, I16* sums) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r] = all_int(starts[r]);
+  repeat<STEP_COUNT>([&](auto s) __attribute__((always_inline)) {
+    const Bytes w = step(s);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sums[r].v = _mm512_dpbusd_epi32(sums[r].v, w.v, _mm512_set1_epi32(x[s.value * R + r]));
+  });
+}
+#elif defined(FLOVER_AVX2)
+struct Quad {
+  __m256i x;
+};
+FLOVER_INLINE Quad quad(int32_t x) { return {_mm256_set1_epi32(x)}; }
+FLOVER_INLINE Bytes load_bytes(const uint8_t* p) {
+  return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
+}
+FLOVER_INLINE void store_bytes(uint8_t* p, Bytes a) {
+  _mm256_storeu_si256((__m256i*)p, a.lo);
+  _mm256_storeu_si256((__m256i*)(p + 32), a.hi);
+}
+FLOVER_INLINE __m256i dot_half(__m256i w, __m256i x, __m256i sums) {
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+}
+FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
+  return {dot_half(w.lo, x.x, sums.lo), dot_half(w.hi, x.x, sums.hi)};
+}
+FLOVER_INLINE __m256i dot_two_halves(__m256i w, __m256i w_next, __m256i x, __m256i x_next, __m256i sums) {
+  const __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(x, w), _mm256_maddubs_epi16(x_next, w_next));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(both, _mm256_set1_epi16(1)));
+}
+FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
+  return {dot_two_halves(w.lo, w_next.lo, x.x, x_next.x, sums.lo),
+          dot_two_halves(w.hi, w_next.hi, x.x, x_next.x, sums.hi)};
+}
+
+template <int RIGHT, int MASK>
+FLOVER_INLINE __m256i moved_half(__m256i v) {
+  if constexpr (RIGHT > 0) v = _mm256_srli_epi16(v, RIGHT);
+  if constexpr (RIGHT < 0) v = _mm256_slli_epi16(v, -RIGHT);
+  return _mm256_and_si256(v, _mm256_set1_epi8((char)MASK));
+}
+template <int RIGHT, int MASK>
+FLOVER_INLINE Bytes moved(Bytes a) {
+  return {moved_half<RIGHT, MASK>(a.lo), moved_half<RIGHT, MASK>(a.hi)};
+}
+FLOVER_INLINE Bytes either(Bytes a, Bytes b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
+FLOVER_INLINE Bytes look_up(Bytes index, const uint8_t* table) {
+  const __m256i wide = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table));
+  return {_mm256_shuffle_epi8(wide, index.lo), _mm256_shuffle_epi8(wide, index.hi)};
+}
+
+// Pairs of products are added in 16 bits as long as they fit: 8 steps of 4 bits, 4 of 5, 2 of 6.
+template <int STEP_COUNT, int BITS, int R, class Step>
+FLOVER_INLINE void dot_few_bits(Step&& step, const int32_t* x, const int32_t* starts, I16* sums) {
+  constexpr int TOGETHER = BITS <= 4 ? 8 : BITS == 5 ? 4 : 2;
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i lo[R], hi[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r] = all_int(starts[r]);
+  repeat<STEP_COUNT>([&](auto s) __attribute__((always_inline)) {
+    const Bytes w = step(s);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const __m256i a = _mm256_set1_epi32(x[s.value * R + r]);
+      const __m256i low = _mm256_maddubs_epi16(w.lo, a), high = _mm256_maddubs_epi16(w.hi, a);
+      const bool first = s.value % TOGETHER == 0;
+      lo[r] = first ? low : _mm256_add_epi16(lo[r], low);
+      hi[r] = first ? high : _mm256_add_epi16(hi[r], high);
+      if ((s.value + 1) % TOGETHER == 0 || s.value + 1 == STEP_COUNT) {
+        sums[r].lo = _mm256_add_epi32(sums[r].lo, _mm256_madd_epi16(lo[r], ones));
+        sums[r].hi = _mm256_add_epi32(sums[r].hi, _mm256_madd_epi16(hi[r], ones));
+      }
+    }
+  });
+}
+
+// Numbers of 8 bits are two numbers of 4 bits.
+template <int STEP_COUNT, int R, class Half>
+FLOVER_INLINE void dot_half_of_eight_bits(Half&& half, const int32_t* x, __m256i* sums) {
+  __m256i lower[R], upper[R];
+  repeat<STEP_COUNT>([&](auto s) __attribute__((always_inline)) {
+    const __m256i w = half(s), low = moved_half<0, 15>(w), high = moved_half<4, 15>(w);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const __m256i a = _mm256_set1_epi32(x[s.value * R + r]);
+      const __m256i below = _mm256_maddubs_epi16(low, a), above = _mm256_maddubs_epi16(high, a);
+      lower[r] = s.value == 0 ? below : _mm256_add_epi16(lower[r], below);
+      upper[r] = s.value == 0 ? above : _mm256_add_epi16(upper[r], above);
+    }
+  });
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+    const __m256i both = _mm256_add_epi32(_mm256_madd_epi16(lower[r], _mm256_set1_epi16(1)),
+                                          _mm256_madd_epi16(upper[r], _mm256_set1_epi16(16)));
+    sums[r] = _mm256_add_epi32(sums[r], both);
+  }
+}
+
+template <int STEP_COUNT, int BITS, int R, class Step>
+FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* starts, I16* sums) {
+  if constexpr (BITS <= 6) return dot_few_bits<STEP_COUNT, BITS, R>(step, x, starts, sums);
+  __m256i lo[R], hi[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) lo[r] = hi[r] = _mm256_set1_epi32(starts[r]);
+  dot_half_of_eight_bits<STEP_COUNT, R>([&](auto s) __attribute__((always_inline)) { return step(s).lo; }, x, lo);
+  dot_half_of_eight_bits<STEP_COUNT, R>([&](auto s) __attribute__((always_inline)) { return step(s).hi; }, x, hi);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r] = {lo[r], hi[r]};
+}
+#else
+struct Bytes {
+  uint8_t v[64];
+};
+struct Quad {
+  uint8_t x[4];
+};
+FLOVER_INLINE Quad quad(int32_t x) {
+  Quad q;
+  memcpy(q.x, &x, 4);
+  return q;
+}
+FLOVER_INLINE Bytes load_bytes(const uint8_t* p) {
+  Bytes a;
+  memcpy(a.v, p, 64);
+  return a;
+}
+FLOVER_INLINE void store_bytes(uint8_t* p, Bytes a) { memcpy(p, a.v, 64); }
+FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
+  for (int i = 0; i < LANES; i++)
+    for (int k = 0; k < 4; k++) sums.v[i] += (int32_t)(int8_t)w.v[i * 4 + k] * x.x[k];
+  return sums;
+}
+FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
+  return dot(w_next, x_next, dot(w, x, sums));
+}
+
+template <int RIGHT, int MASK>
+FLOVER_INLINE Bytes moved(Bytes a) {
+  for (int i = 0; i < 64; i++)
+    a.v[i] = (uint8_t)((RIGHT >= 0 ? a.v[i] >> most(RIGHT, 0) : a.v[i] << most(-RIGHT, 0)) & MASK);
+  return a;
+}
+FLOVER_INLINE Bytes either(Bytes a, Bytes b) {
+  for (int i = 0; i < 64; i++) a.v[i] |= b.v[i];
+  return a;
+}
+FLOVER_INLINE Bytes look_up(Bytes index, const uint8_t* table) {
+  for (int i = 0; i < 64; i++) index.v[i] = table[index.v[i]];
+  return index;
+}
+
+template <int STEP_COUNT, int BITS, int R, class Step>
+FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* starts, I16* sums) {
+  for (int r = 0; r < R; r++) sums[r] = all_int(starts[r]);
+  repeat<STEP_COUNT>([&](auto s) __attribute__((always_inline)) {
+    const Bytes w = step(s);
+    for (int r = 0; r < R; r++) {
+      int8_t a[4];
+      memcpy(a, x + s.value * R + r, 4);
+      for (int i = 0; i < LANES; i++)
+        for (int k = 0; k < 4; k++) sums[r].v[i] += (int32_t)w.v[i * 4 + k] * a[k];
+    }
+  });
+}
+#endif
+
+}  // namespace flover::FLOVER_ISA

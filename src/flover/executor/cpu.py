@@ -1,0 +1,30 @@
+"""The CPU as a platform: kernels on threads of their own, the cache in memory of the host."""
+
+from __future__ import annotations
+
+from flover.config import EngineConfig
+from flover.memory.kvcache import KVCache, KVShape
+from flover.memory.machine import Machine, read_machine
+from flover.ops import DType, Group, Ops
+from flover.ops.cpu import cpu_ops
+
+
+class CpuPlatform:
+    """The cores and the memory of this machine, as `config` uses them."""
+
+    deterministic = True
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+
+    def machine(self) -> Machine:
+        """Cores and memory as Linux reports them."""
+        return read_machine(with_siblings=self._config.data_parallel_size > 1)
+
+    def new_ops(self, num_threads: int, group: Group) -> Ops:
+        """The kernels for the instruction set that is asked for."""
+        return cpu_ops(self._config.cpu_isa, num_threads, group)
+
+    def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> KVCache:
+        """An anonymous mapping, backed with memory as it is written."""
+        return KVCache(shape, num_pages, page_size, dtype, ops.page_shapes)

@@ -1,0 +1,276 @@
+"""One device as an executor: it applies a plan to its rows, runs one forward and one sampling, and reports.
+
+It decides nothing: rows, tokens and pages are the plan's, and what it remembers of a row are the columns of
+`memory/columns.py`. What kind of device it is shows in the decoder's operations and the cache that it is given
+(`platform.py`). Text, queues and clocks are unknown to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from flover.engine.plan import Admission, Grant, RowResult, StepPlan, StepResult, Work
+from flover.errors import InvariantError
+from flover.executor.device_batch import Layout, dummy_batch, lay_out
+from flover.memory.buffers import RowBuffers
+from flover.memory.columns import row_columns
+from flover.memory.kvcache import KVCache
+from flover.memory.sizing import num_pages_for
+from flover.model.batch import Batch
+from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
+from flover.model.sampling.sampler import NO_TOKEN
+from flover.ops import Array, HostArray, Ops
+from flover.request import ModelFacts, TokenLogprobs, is_long
+
+_WARM_UP_TOKENS = 64
+_WARM_UP_ROWS = 8
+
+
+class Computes(Protocol):
+    """What the executor asks of a decoder (`model/decoder.py`)."""
+
+    def forward(self, batch: Batch, kv: KVCache) -> Array: ...
+
+    def logits(self, hidden: Array) -> Array | None: ...
+
+    @property
+    def ops(self) -> Ops: ...
+
+
+@dataclass(slots=True)
+class PromptTail:
+    """Column `prompt_hidden`: a row reports on its prompt, `num_top` alternatives for each token. `hidden` [1, H]
+    is the last token of the chunk before, from which the next chunk's first token is predicted."""
+
+    num_top: int
+    hidden: Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A plan whose forward has been started; no layout if it computes nothing."""
+
+    step: int
+    layout: Layout | None
+    hidden: Array  # [T, H] of the batch's tokens
+    kernel_seconds: float
+    """Those of the operations before it."""
+
+
+class DeviceExecutor:
+    """Rows, pages and weights on one device. `eos_ids` of the facts are what `min_tokens` bans."""
+
+    def __init__(self, decoder: Computes, kv: KVCache, facts: ModelFacts, num_rows: int) -> None:
+        """For rank 0 or the only one; another rank of the decoder's group chooses no tokens (`take`)."""
+        self.facts = facts
+        self._decoder = decoder
+        self._ops = decoder.ops
+        self._kv = kv
+        self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
+        self._closed = False
+        self._leads = self._ops.group.rank == 0
+        self._layout: Layout | None = None
+        self._started: _Started | None = None
+
+    def warm_up(self) -> None:
+        """A chunk and a step of generation on the null page, so that the first request pays for no first use."""
+        chunk_len = min(_WARM_UP_TOKENS, self.facts.max_model_len)
+        num_generating = min(_WARM_UP_ROWS, self._buffers.num_rows)
+        for num_rows, query_len in ((1, chunk_len), (num_generating, 1)):
+            batch = dummy_batch(num_rows, query_len, self.facts.page_size)
+            hidden = self._decoder.forward(batch, self._kv)
+            rows = self._buffers.view(np.arange(num_rows))
+            logits = self._decoder.logits(hidden[query_len - 1 :: query_len])
+            if logits is not None:
+                sample(logits, rows, self._ops)
+
+    def start(self, plan: StepPlan) -> None:
+        """Change the rows and run the forward."""
+        before = self._ops.kernel_seconds()
+        self._change_rows(plan)
+        self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size)
+        hidden = None
+        if layout is not None:
+            hidden = self._decoder.forward(layout.batch, self._kv)
+            self._buffers["context_len"][layout.rows] = layout.context_lens
+        self._started = _Started(plan.step, layout, hidden, before)
+
+    def finish(self) -> StepResult:
+        """Sample, and report on prompts."""
+        started, self._started = self._started, None
+        if started is None:
+            raise InvariantError("no plan was started")
+        layout, hidden = started.layout, started.hidden
+        if layout is None:
+            return StepResult(step=started.step, rows=[])
+        results = self._sample(layout, hidden)
+        for place, work in enumerate(layout.work):
+            if not work.generates:
+                self._report_prompt(place, layout, hidden, results)
+        rows = [results[row] for row in sorted(results)]
+        seconds = self._ops.kernel_seconds() - started.kernel_seconds
+        return StepResult(step=started.step, rows=rows, kernel_seconds=seconds)
+
+    @property
+    def digest(self) -> int:
+        """A checksum of what the last plan was computed on: ranks that ran the same plans have the same."""
+        return 0 if self._layout is None else self._layout.digest()
+
+    def take(self, tokens: Iterable[tuple[int, int]]) -> None:
+        """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
+        for row, token in tokens:
+            self._buffers["last_id"][row] = token
+
+    def check(self) -> None:
+        """Nothing can have happened to it."""
+
+    def reset(self) -> None:
+        """Forget all rows; what is in the pages is void."""
+        self._started = None
+        self._buffers.clear(range(self._buffers.num_rows))
+
+    def trim(self, free_pages: list[int]) -> None:
+        """Give the memory behind these pages back, as far as the cache can."""
+        self._kv.trim(free_pages)
+
+    def close(self) -> None:
+        """Free weights, pages and rows. Calling it twice is harmless."""
+        if not self._closed:
+            self._closed = True
+            self._kv.close()
+            del self._decoder, self._kv, self._buffers
+
+    def _change_rows(self, plan: StepPlan) -> None:
+        self._buffers.clear(plan.evictions)
+        self._buffers.move([move.src for move in plan.moves], [move.dst for move in plan.moves])
+        for admission in plan.admissions:
+            self._admit(admission)
+        for grant in plan.grants:
+            self._grant(grant)
+
+    def _admit(self, admission: Admission) -> None:
+        params = admission.params
+        values = sampling_values(
+            params,
+            prompt_ids=admission.prompt_ids,
+            output_ids=admission.output_ids,
+            seed=admission.seed,
+            bad_words_ids=admission.bad_words_ids,
+            eos_ids=self.facts.eos_ids,
+        )
+        if params.prompt_logprobs is not None and not admission.output_ids:
+            if admission.computed:
+                raise InvariantError(
+                    f"row {admission.row} reports on its prompt, but {admission.computed} tokens of it are not computed"
+                )
+            values["prompt_hidden"] = PromptTail(params.prompt_logprobs)
+        switch = self.facts.switch_len
+        short = switch is not None and not is_long(len(admission.prompt_ids), params, switch)
+        self._buffers.insert(
+            admission.row,
+            rotary_start=self.facts.max_model_len if short else 0,
+            page_table=admission.pages,
+            num_pages=len(admission.pages),
+            context_len=admission.computed,
+            **values,
+        )
+
+    def _grant(self, grant: Grant) -> None:
+        table, used = self._buffers["page_table"], self._buffers["num_pages"]
+        first = int(used[grant.row])
+        if first + len(grant.pages) > table.shape[1]:
+            raise InvariantError(f"row {grant.row} would have {first + len(grant.pages)} pages of {table.shape[1]}")
+        table[grant.row, first : first + len(grant.pages)] = grant.pages
+        used[grant.row] = first + len(grant.pages)
+
+    def _sample(self, layout: Layout, hidden: Array) -> dict[int, RowResult]:
+        """A token for each row that samples; where that is what was proposed, the next one too.
+
+        The logits of all samples are made together. What a proposal's successor is drawn with (random number,
+        penalties, bans) depends on the tokens before it, so sampling goes in rounds: one, unless there are proposals.
+        """
+        work = [one for one in layout.work if one.num_samples]
+        if not work:
+            return {}
+        at = np.arange(len(work))
+        if len(work) < len(hidden):
+            hidden, at = _sampled(layout, hidden)
+        logits = self._decoder.logits(hidden)
+        if logits is None:
+            return {}
+        results: dict[int, RowResult] = {}
+        turn = 0
+        while work:
+            drawn = self._draw(logits if len(at) == len(logits) else logits[at], work, results)
+            again = [
+                place
+                for place, (one, token) in enumerate(zip(work, drawn, strict=True))
+                if turn < len(one.token_ids) and one.generates and one.token_ids[turn] == token
+            ]
+            if not again:
+                break
+            work, at, turn = [work[place] for place in again], at[again] + 1, turn + 1
+        return results
+
+    def _draw(self, logits: HostArray, work: list[Work], results: dict[int, RowResult]) -> list[int]:
+        """One token for each row of `work`, added to what it has in `results`."""
+        rows = np.array([one.row for one in work])
+        sampled = sample(logits, self._buffers.view(rows), self._ops)
+        usable = sampled.token_ids != NO_TOKEN if sampled.errors else slice(None)
+        advance(self._buffers, rows[usable], sampled.token_ids[usable])
+        tokens: list[int] = sampled.token_ids.tolist()
+        for place, (one, token) in enumerate(zip(work, tokens, strict=True)):
+            before = results.get(one.row)
+            entry = sampled.logprobs.get(place)
+            entries = None if entry is None else [entry]
+            if before is None and token == NO_TOKEN:
+                results[one.row] = RowResult(row=one.row, error=sampled.errors[place])
+            elif before is None:
+                results[one.row] = RowResult(row=one.row, token_ids=[token], logprobs=entries)
+            elif token != NO_TOKEN:
+                before.token_ids.append(token)
+                if before.logprobs is not None and entry is not None:
+                    before.logprobs.append(entry)
+        return tokens
+
+    def _report_prompt(self, place: int, layout: Layout, hidden: Array, results: dict[int, RowResult]) -> None:
+        """Log-probabilities of the tokens of the chunk work[place], if its row asks for them, into its result."""
+        chunk, column = layout.work[place], self._buffers["prompt_hidden"]
+        tail: PromptTail | None = column[chunk.row]
+        if tail is None:
+            return
+        own = hidden[layout.starts[place] : layout.starts[place + 1]]
+        entries: list[TokenLogprobs | None] = [None] if chunk.start == 0 else []
+        before, predicted = own[:-1], chunk.token_ids[1:]
+        if tail.hidden is not None:
+            before, predicted = np.concatenate([tail.hidden, before]), chunk.token_ids
+        ids = np.asarray(predicted, dtype=np.int64)
+        found = prompt_logprobs(before, ids, tail.num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
+        if chunk.num_samples:
+            column[chunk.row] = None
+        else:
+            tail.hidden = own[-1:].copy()
+        if not self._leads:
+            return
+        result = results.get(chunk.row, RowResult(row=chunk.row))
+        if found is None:
+            error = "the model's logits for the prompt are not finite numbers"
+            results[chunk.row] = RowResult(row=chunk.row, error=result.error or error)
+        elif result.error is None:
+            results[chunk.row] = msgspec.structs.replace(result, prompt_logprobs=[*entries, *found])
+
+
+def _sampled(layout: Layout, hidden: Array) -> tuple[Array, Array]:
+    """The hidden states that are sampled, row by row, and where each row's first is among them."""
+    counts = np.array([one.num_samples for one in layout.work])
+    ends, kept = layout.starts[1:], counts > 0
+    first = np.cumsum(counts) - counts
+    if counts.max() == 1:
+        return hidden[ends[kept] - 1], first[kept]
+    tokens = np.repeat(ends - counts - first, counts) + np.arange(counts.sum())
+    return hidden[tokens], first[kept]

@@ -1,0 +1,55 @@
+"""Loads a model onto a device: weights, and as many pages as the memory beside them holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from flover.config import EngineConfig
+from flover.executor.cpu import CpuPlatform
+from flover.executor.device import DeviceExecutor
+from flover.executor.platform import Platform
+from flover.memory.sizing import PoolSize
+from flover.model.describe import kv_dtype_of, plan_load
+from flover.model.load import LoadedModel, load_described
+from flover.model.shard import Shard
+from flover.ops import Alone, Group
+from flover.request import ModelFacts
+
+
+def load_device(
+    config: EngineConfig, progress: Callable[[int, int], None], group: Group | None = None
+) -> DeviceExecutor:
+    """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has, and
+    warm up.
+
+    `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
+    """
+    group = group or Alone()
+    platform: Platform = CpuPlatform(config)
+    shard = Shard(group.rank, group.size)
+    described, plan = plan_load(config, shard, group.local_size, platform.machine())
+    ops = platform.new_ops(plan.num_threads, group)
+    loaded = load_described(described, ops, progress)
+    size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
+    cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, kv_dtype_of(config), ops)
+    executor = DeviceExecutor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
+    executor.warm_up()
+    return executor
+
+
+def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: Platform) -> ModelFacts:
+    model = loaded.config
+    return ModelFacts(
+        model=loaded.name,
+        architecture=model.architecture,
+        dtype=loaded.format,
+        vocab_size=model.vocab_size,
+        max_model_len=loaded.max_len,
+        pool_tokens=size.pool_tokens,
+        page_size=config.block_size,
+        eos_ids=list(model.eos_ids),
+        num_parameters=model.num_parameters(),
+        switch_len=model.switch_len(loaded.max_len),
+        deterministic=platform.deterministic,
+    )

@@ -1,0 +1,34 @@
+"""What a kind of device does in its own way; the executor and the loading are the same on all of them."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from flover.memory.kvcache import KVCache, KVShape
+from flover.memory.machine import Machine
+from flover.ops import DType, Group, Ops
+
+
+class Platform(Protocol):
+    """A device, as one process of Flover uses it.
+
+    How it computes (threads or streams, captured graphs) is in the operations. It prefers no type: weights have the one
+    that the settings or the checkpoint say.
+    """
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a request that is computed again gets the same tokens, whatever runs beside it."""
+        ...
+
+    def machine(self) -> Machine:
+        """What the processes of one server share, measured before weights are read."""
+        ...
+
+    def new_ops(self, num_threads: int, group: Group) -> Ops:
+        """The operations that the decoder is written against, for a rank of `group`. Raises `ConfigError`."""
+        ...
+
+    def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> KVCache:
+        """Pages for the keys and values of every layer. Raises `ConfigError` if there is no memory for them."""
+        ...

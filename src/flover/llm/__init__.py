@@ -1,0 +1,1 @@
+"""`LLM`: the engine in the process of the caller, under the names that vLLM uses."""

@@ -1,0 +1,98 @@
+"""Runs requests on an engine in this process until all have ended."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from types import FrameType
+from typing import Protocol
+
+from flover.engine.stats import EngineStats
+from flover.errors import FloverError, InvariantError
+from flover.llm.outputs import OutputBuilder
+from flover.progress import GenerationBar
+from flover.request import Delta, ModelFacts, Request
+from flover.text.stream import TextPiece
+from flover.text.streams import TextStreams
+
+
+class RunsRequests(Protocol):
+    """What `LLM` asks of an engine; `flover.engine.loop.Engine` is one."""
+
+    @property
+    def has_work(self) -> bool: ...
+    @property
+    def facts(self) -> ModelFacts: ...
+    def submit(self, request: Request) -> None: ...
+    def cancel(self, request_id: str, index: int | None = None) -> None: ...
+    def step(self) -> list[Delta]: ...
+    def stats(self) -> EngineStats: ...
+    def reset_prefix_cache(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def run_requests(
+    engine: RunsRequests, requests: Sequence[Request], texts: TextStreams
+) -> Generator[list[tuple[Delta, TextPiece]], None, None]:
+    """Submit requests, whose streams `texts` holds, and run them to their ends. Gives, after each iteration, its deltas
+    and what they add to the texts. Left early, what has not ended is cancelled.
+
+    Raises `EngineDeadError` if the engine cannot go on, `InvariantError` if it has lost a request.
+    """
+    try:
+        for request in requests:
+            engine.submit(request)
+        while texts:
+            deltas = engine.step()
+            if not deltas and not engine.has_work:
+                raise InvariantError(f"the engine is idle, but {len(texts)} sequences have not ended")
+            yield [(delta, texts.feed(stream, delta)) for delta in deltas if (stream := texts.find(delta)) is not None]
+    finally:
+        for request_id, index in texts:
+            engine.cancel(request_id, index)
+        with contextlib.suppress(FloverError):
+            while engine.has_work:  # cancelled sequences leave at the next iteration
+                engine.step()
+
+
+def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], texts: TextStreams, bar: GenerationBar) -> None:
+    """Run all requests to their ends. Ctrl-C takes effect between two iterations."""
+    by_id = {builder.request.id: builder for builder in builders}
+    iterations = run_requests(engine, [builder.request for builder in builders], texts)
+    with bar, deferred_interrupt() as interrupted, contextlib.closing(iterations):
+        for deltas in iterations:
+            now = time.perf_counter()
+            for delta, piece in deltas:
+                builder = by_id[delta.request_id]
+                builder.note(delta, piece, now)
+                bar.finished += builder.finished
+            bar.advance(now, sum(len(delta.token_ids) for delta, _ in deltas))
+            if interrupted.is_set():
+                break
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def deferred_interrupt() -> Iterator[threading.Event]:
+    """Ctrl-C sets an event instead of breaking into an iteration, where it would leave half-done work behind.
+
+    Only in the main thread, and only where Python's own handler is in place.
+    """
+    interrupted = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield interrupted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

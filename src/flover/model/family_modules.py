@@ -1,0 +1,111 @@
+"""Which module of a Hugging Face checkpoint becomes which weight of the decoder, family by family."""
+
+from __future__ import annotations
+
+from flover.model.families import Target
+
+LLAMA_MODULES = {
+    "embed_tokens": Target("embed"),
+    "layers.{}.input_layernorm": Target("layers.{}.attention_norm"),
+    "layers.{}.self_attn.q_proj": Target("layers.{}.qkv", "query"),
+    "layers.{}.self_attn.k_proj": Target("layers.{}.qkv", "key"),
+    "layers.{}.self_attn.v_proj": Target("layers.{}.qkv", "value"),
+    "layers.{}.self_attn.q_norm": Target("layers.{}.query_norm"),
+    "layers.{}.self_attn.k_norm": Target("layers.{}.key_norm"),
+    "layers.{}.self_attn.o_proj": Target("layers.{}.out"),
+    "layers.{}.post_attention_layernorm": Target("layers.{}.mlp_norm"),
+    "layers.{}.mlp.gate_proj": Target("layers.{}.up", "gate"),
+    "layers.{}.mlp.up_proj": Target("layers.{}.up", "up"),
+    "layers.{}.mlp.down_proj": Target("layers.{}.down"),
+    "norm": Target("final_norm"),
+}
+ROTARY_TABLES = tuple(
+    f"{module}rotary_emb.{table}"
+    for module in ("", "layers.{}.self_attn.", "layers.{}.attention.")
+    for table in ("inv_freq", "cos_cached", "sin_cached")
+)
+
+GPT2_MODULES = {
+    "wte": Target("embed"),
+    "wpe": Target("positions"),
+    "h.{}.ln_1": Target("layers.{}.attention_norm"),
+    "h.{}.attn.c_attn": Target("layers.{}.qkv", layout="transposed"),
+    "h.{}.attn.c_proj": Target("layers.{}.out", layout="transposed"),
+    "h.{}.ln_2": Target("layers.{}.mlp_norm"),
+    "h.{}.mlp.c_fc": Target("layers.{}.up", layout="transposed"),
+    "h.{}.mlp.c_proj": Target("layers.{}.down", layout="transposed"),
+    "ln_f": Target("final_norm"),
+}
+
+GPTJ_MODULES = {
+    "wte": Target("embed"),
+    "h.{}.ln_1": Target("layers.{}.attention_norm"),
+    "h.{}.attn.q_proj": Target("layers.{}.qkv", "query"),
+    "h.{}.attn.k_proj": Target("layers.{}.qkv", "key"),
+    "h.{}.attn.v_proj": Target("layers.{}.qkv", "value"),
+    "h.{}.attn.out_proj": Target("layers.{}.out"),
+    "h.{}.mlp.fc_in": Target("layers.{}.up"),
+    "h.{}.mlp.fc_out": Target("layers.{}.down"),
+    "ln_f": Target("final_norm"),
+}
+
+NEOX_MODULES = {
+    "embed_in": Target("embed"),
+    "layers.{}.input_layernorm": Target("layers.{}.attention_norm"),
+    "layers.{}.attention.query_key_value": Target("layers.{}.qkv", layout="by_head"),
+    "layers.{}.attention.dense": Target("layers.{}.out"),
+    "layers.{}.post_attention_layernorm": Target("layers.{}.mlp_norm"),
+    "layers.{}.mlp.dense_h_to_4h": Target("layers.{}.up"),
+    "layers.{}.mlp.dense_4h_to_h": Target("layers.{}.down"),
+    "final_layer_norm": Target("final_norm"),
+}
+
+PHI_MODULES = {
+    "embed_tokens": Target("embed"),
+    "layers.{}.input_layernorm": Target("layers.{}.attention_norm"),
+    "layers.{}.self_attn.q_proj": Target("layers.{}.qkv", "query"),
+    "layers.{}.self_attn.k_proj": Target("layers.{}.qkv", "key"),
+    "layers.{}.self_attn.v_proj": Target("layers.{}.qkv", "value"),
+    "layers.{}.self_attn.dense": Target("layers.{}.out"),
+    "layers.{}.mlp.fc1": Target("layers.{}.up"),
+    "layers.{}.mlp.fc2": Target("layers.{}.down"),
+    "final_layernorm": Target("final_norm"),
+}
+
+PHI3_MODULES = {
+    "embed_tokens": Target("embed"),
+    "layers.{}.input_layernorm": Target("layers.{}.attention_norm"),
+    "layers.{}.self_attn.qkv_proj": Target("layers.{}.qkv"),
+    "layers.{}.self_attn.o_proj": Target("layers.{}.out"),
+    "layers.{}.post_attention_layernorm": Target("layers.{}.mlp_norm"),
+    "layers.{}.mlp.gate_up_proj": Target("layers.{}.up"),
+    "layers.{}.mlp.down_proj": Target("layers.{}.down"),
+    "norm": Target("final_norm"),
+}
+
+STARCODER2_MODULES = {
+    **{name: target for name, target in LLAMA_MODULES.items() if ".mlp." not in name},
+    "layers.{}.mlp.c_fc": Target("layers.{}.up"),
+    "layers.{}.mlp.c_proj": Target("layers.{}.down"),
+}
+
+EXAONE_MODULES = {
+    "wte": Target("embed"),
+    "h.{}.ln_1": Target("layers.{}.attention_norm"),
+    "h.{}.attn.attention.q_proj": Target("layers.{}.qkv", "query"),
+    "h.{}.attn.attention.k_proj": Target("layers.{}.qkv", "key"),
+    "h.{}.attn.attention.v_proj": Target("layers.{}.qkv", "value"),
+    "h.{}.attn.attention.out_proj": Target("layers.{}.out"),
+    "h.{}.ln_2": Target("layers.{}.mlp_norm"),
+    "h.{}.mlp.c_fc_0": Target("layers.{}.up", "gate"),
+    "h.{}.mlp.c_fc_1": Target("layers.{}.up", "up"),
+    "h.{}.mlp.c_proj": Target("layers.{}.down"),
+    "ln_f": Target("final_norm"),
+}
+
+GEMMA3_MODULES = {
+    **LLAMA_MODULES,
+    "layers.{}.post_attention_layernorm": Target("layers.{}.attention_post_norm"),
+    "layers.{}.pre_feedforward_layernorm": Target("layers.{}.mlp_norm"),
+    "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),
+}

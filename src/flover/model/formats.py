@@ -1,0 +1,114 @@
+"""In which format every matrix of a model is kept: as its file has it where that is in blocks, else as asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from flover.errors import InvariantError, ModelError
+from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.reads import Read
+from flover.ops import BLOCKS, INPUTS_TOGETHER, WeightFormat
+from flover.ops.cpu_weight import BYTES_PER_WEIGHT
+
+VECTOR_BYTES = 4
+"""Norms and biases are float32 in every format."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of a matrix, all in one format."""
+
+    count: int
+    format: WeightFormat
+
+
+Formats = Mapping[str, tuple[Rows, ...]]
+"""By the name of a matrix: its rows from the first to the last, in a single format but for queries, keys and values of
+a file that has them in different ones."""
+
+
+def matrix_formats(model: ModelConfig, asked: WeightFormat, reads: Iterable[Read]) -> Formats:
+    """The format of every matrix of a model. Raises `ModelError` for gate and up in different blocks."""
+    stored: dict[str, list[Read]] = {}
+    for read in reads:
+        if read.info.dtype in BLOCKS:
+            stored.setdefault(read.placement.parameter, [])
+    for read in reads:
+        if read.placement.parameter in stored:
+            stored[read.placement.parameter].append(read)
+    return {
+        name: _stored_rows(stored[name], asked, model) if name in stored else (Rows(shape[0], format_of(name, asked)),)
+        for name, shape in parameter_shapes(model).items()
+        if len(shape) == 2
+    }
+
+
+def _stored_rows(reads: Sequence[Read], asked: WeightFormat, model: ModelConfig) -> tuple[Rows, ...]:
+    found: list[Rows] = []
+    for read in sorted(reads, key=lambda read: read.placement.start):
+        name, kind = read.placement.parameter, read.info.dtype
+        kept = cast(WeightFormat, kind) if kind in BLOCKS else format_of(name, asked)
+        count = read.placement.stop - read.placement.start
+        if found and found[-1].format == kept:
+            found[-1] = Rows(found[-1].count + count, kept)
+        else:
+            found.append(Rows(count, kept))
+    if len(found) > 1 and is_gated(reads[0].placement.parameter, model):
+        kinds = ", ".join(f"{read.info.name} is {read.info.dtype}" for read in reads)
+        raise ModelError(f"{reads[0].info.file}: {kinds}: a gate and its values must be of one type")
+    return tuple(found)
+
+
+def format_of(name: str, asked: WeightFormat) -> WeightFormat:
+    """How one matrix is kept. Embedding and output projection decide single tokens: they keep eight bits where the
+    linears have four."""
+    outer = name in ("embed.weight", "positions.weight", "head.weight")
+    return "int8" if outer and asked == "int4" else asked
+
+
+def is_gated(name: str, model: ModelConfig) -> bool:
+    """Does the matrix hold gate and values in one?"""
+    return model.gated and name.endswith(".up.weight")
+
+
+def format_at(matrix: Sequence[Rows], row: int) -> WeightFormat:
+    """The format of a row of a matrix."""
+    for rows in matrix:
+        if row < rows.count:
+            return rows.format
+        row -= rows.count
+    raise InvariantError(f"the matrix has no row {row}")
+
+
+def coarsest(formats: Formats) -> WeightFormat:
+    """The format that keeps most inputs together: ranks are cut between these."""
+    kinds = [rows.format for matrix in formats.values() for rows in matrix]
+    return max(kinds, key=lambda kind: INPUTS_TOGETHER.get(kind, 1))
+
+
+def most_used(formats: Formats) -> WeightFormat:
+    """The format that most rows of linears are in."""
+    counts: dict[WeightFormat, int] = {}
+    for name, matrix in formats.items():
+        for rows in matrix:
+            counts[rows.format] = counts.get(rows.format, 0) + rows.count * name.startswith("layers.")
+    return max(counts, key=lambda kind: counts[kind])
+
+
+def weight_bytes(model: ModelConfig, formats: Formats, without: Container[str] = ()) -> int:
+    """Bytes of a model's weights, or of a rank's share of them, nearly; those of `without` are left out."""
+    total = 0.0
+    for name, shape in parameter_shapes(model).items():
+        if name in without:
+            continue
+        if len(shape) == 1:
+            total += shape[0] * VECTOR_BYTES
+            continue
+        matrix = formats[name]
+        per_row = sum(rows.count * BYTES_PER_WEIGHT[rows.format] for rows in matrix) / sum(
+            rows.count for rows in matrix
+        )
+        total += shape[0] * shape[1] * per_row
+    return int(total)

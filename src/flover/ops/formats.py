@@ -1,0 +1,51 @@
+"""The formats that weights are kept in. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+WeightFormat = Literal[
+    "float32", "bfloat16", "float16", "int8", "int4",
+    "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4",
+]  # fmt: skip
+"""How the numbers of a matrix are kept. int8 has a scale for each output, int4 a scale and an offset for every 32
+inputs of an output; both are quantized when rows are stored. The others are GGUF's, kept as the file has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """What a format of GGUF keeps together in a row: so many inputs in so many bytes of the file."""
+
+    inputs: int
+    num_bytes: int
+
+    def row_bytes(self, inputs: int) -> int:
+        """Of a row in the file."""
+        return inputs // self.inputs * self.num_bytes
+
+
+BLOCKS: Mapping[WeightFormat, Block] = {
+    "q8_0": Block(32, 34),
+    "q4_0": Block(32, 18),
+    "q4_1": Block(32, 20),
+    "q5_0": Block(32, 22),
+    "q5_1": Block(32, 24),
+    "q2_k": Block(256, 84),
+    "q3_k": Block(256, 110),
+    "q4_k": Block(256, 144),
+    "q5_k": Block(256, 176),
+    "q6_k": Block(256, 210),
+    "iq4_nl": Block(32, 18),
+    "iq4_xs": Block(256, 136),
+    "mxfp4": Block(32, 17),
+}
+ONE_SCALE: frozenset[WeightFormat] = frozenset({"int8", "int4"})
+"""Formats whose products quantize the activations of a token with one scale."""
+INPUTS_TOGETHER: Mapping[WeightFormat, int] = {
+    "int8": 8,
+    "int4": 32,
+    **{name: block.inputs for name, block in BLOCKS.items()},
+}
+"""The quantized formats, and how many inputs in a row are quantized together: ranks are not cut there."""

@@ -1,0 +1,1 @@
+"""Flover under Ray Serve: engines and ranks that Ray places on nodes."""

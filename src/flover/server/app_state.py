@@ -1,0 +1,247 @@
+"""The state shared by all routes: configuration, tokenizer, chat template, supervisor, admission, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from flover.config import EngineConfig, ServerConfig
+from flover.errors import ConfigError, EngineClosedError, RequestError, quoted
+from flover.generation_config import SamplingDefaults
+from flover.request import ModelFacts, Request, SamplingParams, check_fits
+from flover.server.admission import AdmissionControl, RequestSize
+from flover.server.errors import HttpError, Unavailable
+from flover.server.generation import Generation
+from flover.server.http_hosts import is_loopback
+from flover.server.http_keys import combine_salts
+from flover.server.live import Live
+from flover.server.logprob_limits import check_logprobs
+from flover.server.metrics import Metrics
+from flover.server.protocol import GenerationBody
+from flover.server.text_threads import TextThreads
+from flover.service.supervisor import Supervisor
+from flover.text.chat import ChatTemplate
+from flover.text.prompts import bad_words_ids, check_text_limits, make_request
+from flover.text.stops import StopTable
+from flover.text.stream import TextStart, text_start
+from flover.text.tokenizer import Tokenizer
+
+MAX_SHARED_IDS = 2**20
+"""Token ids of `bad_words`, or of `allowed_token_ids`, times the prompts of one HTTP request."""
+SEED_BITS = 62
+"""Bits of a random seed: the seed plus the index of a sequence must fit 64 bits."""
+
+OUT_OF_ENGINES = {
+    "restarting": "the engine has died and is being started again",
+    "dead": "the engine has died",
+}
+
+T = TypeVar("T")
+
+
+class AppState:
+    """The shared state of one server. Used in one event loop."""
+
+    def __init__(self, engine_config: EngineConfig, config: ServerConfig) -> None:
+        self.config = config
+        self.model_names: Sequence[str] = config.served_model_name or (engine_config.model,)
+        self.created = int(time.time())  # noqa: TID251
+        self.metrics = Metrics(self.model_names[0])
+        self.supervisor: Supervisor | None = None
+        self.tokenizer: Tokenizer | None = None
+        self.template: ChatTemplate | None = None
+        self.sampling_defaults: SamplingDefaults = {}
+        self.live = Live(engine_config.max_num_seqs)
+        self.draining = False
+        self._generations: set[Generation] = set()
+        self._round_lock = asyncio.Lock()
+        self.admission = AdmissionControl(config, self.metrics.rejected.inc)
+        self.threads = TextThreads()
+        self._seeds = random.Random(engine_config.seed)
+
+    # State
+
+    def open(
+        self,
+        supervisor: Supervisor,
+        tokenizer: Tokenizer | None,
+        template: ChatTemplate | None,
+        sampling_defaults: SamplingDefaults,
+    ) -> None:
+        """Accept requests: the model is loaded. `sampling_defaults` are those of its files."""
+        self.tokenizer, self.template, self.sampling_defaults = tokenizer, template, sampling_defaults
+        self.metrics.open(supervisor)
+        self.live.open(supervisor)
+        self.supervisor = supervisor
+
+    @property
+    def status(self) -> str:
+        """ "ok", or why requests are not accepted."""
+        if self.draining:
+            return "shutting down"
+        if self.supervisor is None:
+            return "loading"
+        return self.supervisor.status
+
+    def ready_supervisor(self) -> Supervisor:
+        """The supervisor, if it takes requests now. Raises `Unavailable`."""
+        if self.draining:
+            raise Unavailable("the server is shutting down")
+        if self.supervisor is None:
+            raise Unavailable("the model is being loaded")
+        if not self.supervisor.alive:
+            raise Unavailable(OUT_OF_ENGINES[self.supervisor.status])
+        return self.supervisor
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The facts of the loaded model. Raises `Unavailable` before it is loaded."""
+        if self.supervisor is None:
+            raise Unavailable("the model is being loaded")
+        return self.supervisor.facts
+
+    def check_model(self, name: str | None) -> str:
+        """The model name for the response. Raises a 404 for a model that is not served."""
+        if name is None:
+            return self.model_names[0]
+        if name not in self.model_names:
+            message = f"the model {quoted(name)} is not served here; there is {', '.join(self.model_names)}"
+            raise HttpError(404, message, param="model", code="model_not_found")
+        return name
+
+    # Text
+
+    async def next_round(self) -> None:
+        """Wait for the next round of the event loop: of requests that arrive at once, one is processed in each round,
+        so that streams and `/health` are served in between."""
+        async with self._round_lock:
+            await asyncio.sleep(0)
+
+    async def in_thread(self, work: Callable[[], T], num_chars: int = 0) -> T:
+        """Run work on a text of about `num_chars` characters off the event loop."""
+        return await self.threads.run(work, num_chars)
+
+    def need_tokenizer(self, param: str) -> Tokenizer:
+        """The tokenizer. Raises `RequestError` if the server runs without one."""
+        if self.tokenizer is None:
+            raise RequestError(f"{param} needs a tokenizer, and none is loaded", param=param)
+        return self.tokenizer
+
+    def need_template(self) -> ChatTemplate:
+        """The chat template. Raises `RequestError` if the model has none."""
+        self.need_tokenizer("messages")
+        if self.template is None:
+            raise RequestError("the model has no chat template; --chat-template can give one", param="messages")
+        return self.template
+
+    # Generation
+
+    async def generate(
+        self,
+        body: GenerationBody,
+        params: SamplingParams,
+        count: int,
+        make_prompts: Callable[[], Sequence[str | list[int]]],
+        *,
+        name: str,
+        add_special_tokens: bool,
+        key_salt: str,
+        num_chars: int = 0,
+    ) -> Generation:
+        """Admit, tokenize and submit the `count` prompts of one HTTP request; they are made off the event loop.
+        `key_salt` is that of the request's API key (`http_keys.salt_of`), `num_chars` about the length of all texts.
+
+        The caller must close the generation. Raises `RequestError`, or a 429 or 503 as `HttpError`.
+        """
+        arrival = time.monotonic()
+        self.ready_supervisor()
+        facts, tokenizer = self.facts, self.tokenizer
+        salt = combine_salts(key_salt, body.cache_salt or "")
+
+        def prepare(
+            prompt: str | list[int], number: int, stops: StopTable, banned: list[list[int]]
+        ) -> tuple[Request, TextStart]:
+            request = make_request(
+                prompt,
+                params,
+                request_id=f"{name}-{number}",
+                tokenizer=tokenizer,
+                facts=facts,
+                draw_seed=seeds.pop,
+                add_special_tokens=add_special_tokens,
+                priority=body.priority or 0,
+                salt=salt,
+                banned=banned,
+            )
+            if self.config.strict:
+                check_fits(request, body.wanted_tokens, facts)
+            check_logprobs(request, facts, self.config.limits)
+            return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo), stops=stops)
+
+        def prepare_all() -> list[tuple[Request, TextStart]]:
+            stops, banned = StopTable(params.stop_strings), bad_words_ids(params.bad_words or [], tokenizer)
+            _check_shared_ids(params, banned, count)
+            return [prepare(prompt, number, stops, banned) for number, prompt in enumerate(make_prompts())]
+
+        size = RequestSize(count, count * params.n)
+        with self.admission.enter(size) as keep:
+            check_text_limits(params, self.config.limits)
+            # Drawn here in order of arrival: threads can overtake each other.
+            seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
+            requests = await self.threads.run(prepare_all, num_chars)
+            await self.next_round()
+            generation = Generation(self.ready_supervisor(), tokenizer, self.metrics, requests, arrival)
+            keep()
+        self._generations.add(generation)
+        generation.on_close = lambda: self._forget(generation, size)
+        return generation
+
+    def _forget(self, generation: Generation, size: RequestSize) -> None:
+        self._generations.discard(generation)
+        self.admission.leave(size)
+
+    # Shutdown
+
+    async def drain(self, seconds: float) -> bool:
+        """Refuse new requests and wait for the open ones; whether all ended in time."""
+        self.draining = True
+        try:
+            await asyncio.wait_for(self.admission.idle.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def abort_open(self) -> None:
+        """End all open requests with an error to their clients, and all streams of `/live`."""
+        self.draining = True
+        self.live.close()
+        for generation in list(self._generations):
+            generation.abort(EngineClosedError("the server is shutting down"))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self.threads.close()
+
+
+def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: int) -> None:
+    """Refuse lists of token ids that are too large to send to the engine with every prompt."""
+    sizes = {"bad_words": sum(map(len, banned)), "allowed_token_ids": len(params.allowed_token_ids or ())}
+    for name, size in sizes.items():
+        if count > 1 and size * count > MAX_SHARED_IDS:
+            raise RequestError(
+                f"{name} come to {size} token ids for each of {count} prompts, at most {MAX_SHARED_IDS} in all are "
+                "allowed: send fewer prompts at once",
+                param=name,
+            )
+
+
+def check_exposure(config: ServerConfig) -> None:
+    """Refuse to listen for other machines without a key. Raises `ConfigError`."""
+    if not config.api_key and not config.allow_unauthenticated and not is_loopback(config.host):
+        raise ConfigError(
+            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY, or say "
+            "--allow-unauthenticated"
+        )

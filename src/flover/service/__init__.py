@@ -1,0 +1,1 @@
+"""Engines as a service: engine processes, their clients, supervision and routing among data-parallel replicas."""

@@ -1,0 +1,107 @@
+"""The architectures of GGUF files that Flover runs, each with the family of Hugging Face that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_NAMES = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+_GPT_NAMES = {
+    "context_length": "n_positions",
+    "embedding_length": "n_embd",
+    "block_count": "n_layer",
+    "feed_forward_length": "n_inner",
+    "attention.head_count": "n_head",
+    "attention.layer_norm_epsilon": "layer_norm_epsilon",
+}
+_LAYER_NORM_NAMES = {
+    **{key: name for key, name in _NAMES.items() if name != "rms_norm_eps"},
+    "attention.layer_norm_epsilon": "layer_norm_eps",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """What GGUF's name of an architecture stands for: `names` are the keys of a config.json by those of the metadata,
+    `fixed` what the metadata leaves out, `flags` the fields that are true if a tensor is there, `ignored` keys that
+    say nothing. `paired`: the rows of queries and keys are in pairs."""
+
+    architecture: str
+    model_type: str
+    names: Mapping[str, str] = field(default_factory=lambda: _NAMES)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    flags: Mapping[str, str] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    rotary: bool = True
+    local_theta: float | None = None  # the rotary base of layers with a window, where they have one of their own
+    large_scale: int | None = None  # with so many layers, queries are scaled by the hidden size divided by the heads
+    paired: bool = False
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llama": Architecture(
+        architecture="LlamaForCausalLM",
+        model_type="llama",
+        paired=True,
+        flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+    ),
+    "qwen2": Architecture(architecture="Qwen2ForCausalLM", model_type="qwen2", ignored=("use_parallel_residual",)),
+    "qwen3": Architecture(
+        architecture="Qwen3ForCausalLM", model_type="qwen3", flags={"attention_bias": "blk.0.attn_q.bias"}
+    ),
+    "gpt2": Architecture(architecture="GPT2LMHeadModel", model_type="gpt2", names=_GPT_NAMES, rotary=False),
+    "gptneox": Architecture(
+        architecture="GPTNeoXForCausalLM",
+        model_type="gpt_neox",
+        names={key: name for key, name in _LAYER_NORM_NAMES.items() if name != "num_key_value_heads"}
+        | {"use_parallel_residual": "use_parallel_residual"},
+        flags={"attention_bias": "blk.0.attn_qkv.bias"},
+    ),
+    "phi2": Architecture(architecture="PhiForCausalLM", model_type="phi", names=_LAYER_NORM_NAMES),
+    "phi3": Architecture(
+        architecture="Phi3ForCausalLM",
+        model_type="phi3",
+        names=_NAMES | {"attention.sliding_window": "sliding_window"},
+    ),
+    "stablelm": Architecture(
+        architecture="StableLmForCausalLM",
+        model_type="stablelm",
+        names=_LAYER_NORM_NAMES | {"use_parallel_residual": "use_parallel_residual"},
+        flags={"use_qkv_bias": "blk.0.attn_q.bias"},
+    ),
+    "starcoder2": Architecture(
+        architecture="Starcoder2ForCausalLM",
+        model_type="starcoder2",
+        names=_NAMES | {"attention.layer_norm_epsilon": "norm_epsilon"},
+        flags={"use_bias": "blk.0.attn_q.bias"},
+    ),
+    "seed_oss": Architecture(
+        architecture="SeedOssForCausalLM",
+        model_type="seed_oss",
+        flags={
+            "attention_bias": "blk.0.attn_q.bias",
+            "attention_out_bias": "blk.0.attn_output.bias",
+            "mlp_bias": "blk.0.ffn_up.bias",
+        },
+    ),
+    "smollm3": Architecture(
+        architecture="SmolLM3ForCausalLM", model_type="smollm3", fixed={"no_rope_layer_interval": 4}, paired=True
+    ),
+    "gemma3": Architecture(
+        architecture="Gemma3ForCausalLM",
+        model_type="gemma3_text",
+        names=_NAMES | {"attention.sliding_window": "sliding_window"},
+        local_theta=10_000.0,
+        large_scale=62,
+    ),
+}

@@ -1,0 +1,130 @@
+"""GGUF files from the tiny checkpoints of `checkpoints.py`, written by llama.cpp's own package under its own names.
+
+Names come from `gguf.get_tensor_name_map`, and what a converter does to weights is written
+down here again, as llama.cpp's convert_hf_to_gguf has it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from flover.bench.kernels.blocks import random_blocks
+
+ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen2": gguf.MODEL_ARCH.QWEN2,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "gpt2": gguf.MODEL_ARCH.GPT2,
+    "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
+}
+FLOATS = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}
+
+
+def write_gguf(
+    directory: Path,
+    path: Path,
+    family: str,
+    kind: str | Callable[[str], str] = "F32",
+    *,
+    metadata: dict[str, Any] | None = None,
+    extra: dict[str, np.ndarray] | None = None,
+    shards: int = 0,
+) -> Path:
+    """Write the checkpoint in `directory` as a GGUF file, in parts of `shards` tensors. `kind` is the type of its
+    matrices, or says it by their names."""
+    config = json.loads((directory / "config.json").read_text())
+    arch = ARCHITECTURES[family]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch], split_max_tensors=shards)
+    _write_numbers(writer, config)
+    for key, value in (metadata or {}).items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        else:
+            writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+    names = gguf.get_tensor_name_map(arch, writer_layers(config))
+    for name, tensor in load_file(directory / "model.safetensors").items():
+        array = _converted(name, tensor.float(), config, family).numpy()
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        assert theirs is not None, name
+        own = kind if isinstance(kind, str) else kind(theirs)
+        _add(writer, theirs, array, own if array.ndim == 2 else "F32")
+    for name, array in (extra or {}).items():
+        _add(writer, name, array, "F32")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def writer_layers(config: dict[str, Any]) -> int:
+    return config.get("num_hidden_layers", config.get("n_layer"))
+
+
+def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+    def either(*names: str) -> Any:
+        return next((config[name] for name in names if config.get(name) is not None), None)
+
+    width, heads = either("hidden_size", "n_embd"), either("num_attention_heads", "n_head")
+    head_dim = either("head_dim") or width // heads
+    writer.add_context_length(either("max_position_embeddings", "n_positions"))
+    writer.add_embedding_length(width)
+    writer.add_block_count(writer_layers(config))
+    writer.add_feed_forward_length(either("intermediate_size", "n_inner") or 4 * width)
+    writer.add_head_count(heads)
+    if "num_key_value_heads" in config:
+        writer.add_head_count_kv(config["num_key_value_heads"])
+    if config.get("head_dim"):
+        writer.add_key_length(head_dim)
+        writer.add_value_length(head_dim)
+    if "rms_norm_eps" in config:
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    else:
+        writer.add_layer_norm_eps(either("layer_norm_epsilon", "layer_norm_eps"))
+    rope = config.get("rope_parameters")
+    if rope:
+        writer.add_rope_freq_base(rope["rope_theta"])
+        writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    if "use_parallel_residual" in config:
+        writer.add_parallel_residual(config["use_parallel_residual"])
+
+
+def _add(writer: gguf.GGUFWriter, name: str, array: np.ndarray, kind: str) -> None:
+    type_ = gguf.GGMLQuantizationType[kind]
+    if kind == "F32":
+        writer.add_tensor(name, np.ascontiguousarray(array, dtype=np.float32))
+    elif kind == "F16":
+        writer.add_tensor(name, array.astype(np.float16))
+    else:
+        writer.add_tensor(name, blocks_of(np.ascontiguousarray(array), kind), raw_dtype=type_)
+
+
+def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
+    """The array in blocks; random ones of its shape where the package cannot quantize."""
+    try:
+        return gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
+    except NotImplementedError:
+        generator = np.random.default_rng(array.size)
+        return random_blocks(kind.lower(), *array.shape, generator)  # type: ignore[arg-type]
+
+
+def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:
+    if family == "llama" and (".q_proj." in name or ".k_proj." in name):
+        heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
+        halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
+        return halves.swapaxes(1, 2).reshape(tensor.shape)
+    if family == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+        return tensor.T
+    if family == "gpt_neox" and ".query_key_value." in name:
+        heads = config["num_attention_heads"]
+        parts = tensor.reshape(heads, 3, -1, *tensor.shape[1:])
+        return torch.cat([parts[:, part].reshape(-1, *tensor.shape[1:]) for part in range(3)])
+    return tensor

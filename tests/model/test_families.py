@@ -1,0 +1,147 @@
+"""Families beside those of the laws: each computes what transformers computes, alone, in chunks and in a batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
+from safetensors.torch import load_file, save_file
+
+from flover.errors import ModelError
+from model.driver import Driver, load, whole_logits
+
+TOLERANCE = 1e-4
+LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "phi": ("phi", {}),
+    "phi3": ("phi3", {}),
+    "phi3 without a window, part of a head": (
+        "phi3",
+        {
+            "sliding_window": None,
+            "rope_parameters": {**LONG, "short_factor": [1.0, 1.5, 2.0], "long_factor": [1.0, 3.0, 6.0]},
+            "original_max_position_embeddings": 32,
+        },
+    ),
+    "stablelm": ("stablelm", {}),
+    "stablelm parallel": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False}),
+    "starcoder2": ("starcoder2", {}),
+    "starcoder2 without biases": ("starcoder2", {"use_bias": False, "sliding_window": None}),
+    "seed_oss": ("seed_oss", {}),
+    "smollm3": ("smollm3", {}),
+    "smollm3 other layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0], "tie_word_embeddings": False}),
+    "gemma3": ("gemma3", {}),
+    "gemma3 untied, six layers by the pattern": (
+        "gemma3",
+        {"num_hidden_layers": 6, "layer_types": None, "tie_word_embeddings": False, "rope_parameters": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logits_and_tokens_are_those_of_transformers(name: str, tmp_path: Path) -> None:
+    family, changes = CASES[name]
+    path = make_checkpoint(tmp_path, family, **changes)
+    loaded, prompt = load(path), random_prompt(3, 45)
+    expected = reference_logits(path, prompt)
+    assert (whole_logits(loaded, prompt) - expected).abs().max().item() < TOLERANCE
+    driver, other = Driver(loaded, num_pages=160), random_prompt(4, 40)
+    pieces = [driver.step({0: prompt[:7], 1: other[:20]}), driver.step({0: prompt[7:8], 1: other[20:]})]
+    pieces.append(driver.step({0: prompt[8:]}))
+    chunked = torch.cat([piece[0] for piece in pieces])
+    assert (chunked - expected).abs().max().item() < TOLERANCE
+    theirs = torch.cat([piece[1] for piece in pieces[:2]])
+    assert (theirs - reference_logits(path, other)).abs().max().item() < TOLERANCE
+    if name != "phi3 without a window, part of a head":  # transformers turns a text otherwise as it becomes longer
+        assert driver.greedy(2, prompt[:21], 64) == reference_greedy(path, prompt[:21], 64)
+
+
+OLD: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "rope_parameters": ...,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
+    "phi3": {"rope_parameters": ..., "rope_theta": 10000.0, "rope_scaling": None},
+    "smollm3": {"no_rope_layers": ..., "no_rope_layer_interval": 4, "rope_parameters": ..., "rope_theta": 2e6},
+}
+
+
+@pytest.mark.parametrize("family", OLD)
+def test_configs_of_transformers_4_say_the_same(family: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, family)
+    new, prompt = whole_logits(load(path), random_prompt(3, 45)), random_prompt(3, 45)
+    edit(path, **OLD[family])
+    assert torch.equal(whole_logits(load(path), prompt), new)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change fields of a config.json; `...` takes one out."""
+    file = path / "config.json"
+    data = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
+
+
+@pytest.mark.parametrize("architecture", ["ExaoneForCausalLM", "InternLM3ForCausalLM"])
+def test_llamas_under_other_names_are_llamas(architecture: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path, attention_bias=architecture.startswith("InternLM3"))
+    expected, prompt = whole_logits(load(path), random_prompt(3, 45)), random_prompt(3, 45)
+    if architecture == "ExaoneForCausalLM":
+        edit(path, model_type="exaone", num_layers=2, num_hidden_layers=..., layer_norm_epsilon=1e-6)
+        edit(path, rms_norm_eps=..., hidden_act=..., activation_function="silu", architectures=[architecture])
+        tensors = {exaone_name(name): tensor for name, tensor in load_file(path / "model.safetensors").items()}
+        save_file(tensors, path / "model.safetensors")
+    else:
+        edit(path, model_type="internlm3", qkv_bias=True, bias=True, architectures=[architecture])
+        tensors = load_file(path / "model.safetensors")
+        layers = {f"model.layers.{n}.mlp.{part}.bias": w.clone() for n in range(2) for part, w in ZERO_BIASES.items()}
+        save_file(tensors | layers, path / "model.safetensors")
+    assert torch.equal(whole_logits(load(path), prompt), expected)
+
+
+ZERO_BIASES = {"gate_proj": torch.zeros(80), "up_proj": torch.zeros(80), "down_proj": torch.zeros(48)}
+EXAONE = {
+    "model.embed_tokens": "transformer.wte",
+    "model.norm": "transformer.ln_f",
+    "model.layers": "transformer.h",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "self_attn.o_proj": "attn.attention.out_proj",
+    "self_attn": "attn.attention",
+    "mlp.gate_proj": "mlp.c_fc_0",
+    "mlp.up_proj": "mlp.c_fc_1",
+    "mlp.down_proj": "mlp.c_proj",
+}
+
+
+def exaone_name(name: str) -> str:
+    for ours, theirs in EXAONE.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("phi", {"qk_layernorm": True}, "qk_layernorm"),
+        ("stablelm", {"qk_layernorm": True}, "qk_layernorm"),
+        ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma3", {"sliding_window_pattern": 0, "layer_types": None}, "sliding_window_pattern"),
+        ("smollm3", {"no_rope_layers": [1, 2, 0, 1]}, "no_rope_layers must hold 4 of 0 and 1"),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "layer_types": None}, "layer_types is missing"),
+        ("phi3", {"model_type": "phimoe"}, "model_type"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(
+    family: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    path = make_checkpoint(tmp_path, family)
+    edit(path, **changes)
+    with pytest.raises(ModelError, match=message):
+        load(path)

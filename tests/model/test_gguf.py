@@ -1,0 +1,200 @@
+"""GGUF files: the same numbers as the safetensors that they were made from, and errors for what is damaged."""
+
+from __future__ import annotations
+
+import random
+import resource
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import make_checkpoint, random_prompt, reference_logits
+from gguf import GGUFReader
+from gguf.quants import dequantize
+from gguf_files import ARCHITECTURES, write_gguf
+from safetensors.torch import load_file, save_file
+
+from flover.errors import ConfigError, ModelError
+from flover.ops import BLOCKS, WeightFormat
+from flover.source.gguf_file import read_header
+from flover.text.tokenizer import Tokenizer
+from model.driver import load, whole_logits
+
+PROMPT = random_prompt(1, 45)
+MUTATIONS = 200
+BIASES = {"llama": {"attention_bias": True, "mlp_bias": True, "head_dim": 16}, "gpt_neox": {"rotary_pct": 0.5}}
+
+
+@pytest.mark.parametrize("family", ARCHITECTURES)
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+def test_a_gguf_file_gives_the_bits_of_its_checkpoint(family: str, kind: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", family, **BIASES.get(family, {}))
+    file = write_gguf(path, tmp_path / "model.gguf", family, kind)
+    dtype = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[kind]
+    tensors = load_file(path / "model.safetensors")
+    save_file({name: t.to(dtype) if t.ndim == 2 else t for name, t in tensors.items()}, path / "model.safetensors")
+    ours, theirs = load(file), load(path)
+    assert ours.format == theirs.format == {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[kind]
+    assert torch.equal(whole_logits(ours, PROMPT), whole_logits(theirs, PROMPT))
+    assert ours.config.vocab_size == theirs.config.vocab_size
+
+
+def test_a_split_file_is_read_whole_and_named_by_its_first_part(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    write_gguf(path, tmp_path / "m.gguf", "llama", shards=5)
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    assert len(parts) > 2
+    assert torch.equal(whole_logits(load(parts[0]), PROMPT), whole_logits(load(path), PROMPT))
+    with pytest.raises(ModelError, match=r"is part 00002 of .* give the first"):
+        load(parts[1])
+    parts[1].rename(tmp_path / "elsewhere")
+    with pytest.raises(ModelError, match=f"{parts[1].name} is not beside it"):
+        load(parts[0])
+
+
+def test_llama_3_1s_divided_frequencies_are_those_of_its_scaling(tmp_path: Path) -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    path = make_checkpoint(
+        tmp_path / "model", rope_parameters={"rope_type": "llama3", "rope_theta": 10000.0, **scaling}
+    )
+    plain = 1.0 / 10000.0 ** (np.arange(0, 12, 2) / 12)
+    waves = 2 * np.pi / plain
+    smooth = (32 / waves - 1) / 3
+    factors = np.where(waves < 8, 1, np.where(waves > 32, 8, 1 / ((1 - smooth) / 8 + smooth)))
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", extra={"rope_freqs.weight": factors})
+    assert (whole_logits(load(file), PROMPT) - reference_logits(path, PROMPT)).abs().max() < 1e-4
+    assert load(file).max_len == 512
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"llama.expert_count": 8}, "expert_count is 8"),
+        ({"llama.logit_scale": 0.5}, "logit_scale is 0.5"),
+        ({"llama.attention.clamp_kqv": 8.0}, "clamp_kqv is 8.0"),
+        ({"llama.rope.scaling.type": "spiral"}, "spiral"),
+        ({"llama.attention.head_count_kv": [2, 2]}, "head_count_kv differs from layer to layer"),
+        ({"general.architecture": "mamba"}, r"'mamba' is not supported; supported: llama"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model")
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", metadata=metadata)
+    with pytest.raises(ModelError, match=message):
+        load(file)
+
+
+def test_an_unknown_type_and_a_tensor_too_many_are_named(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", hidden_size=256, intermediate_size=256)
+    with pytest.raises(ModelError, match=r"attn_q.weight.* has type tq1_0, but only F32"):
+        load(write_gguf(path, tmp_path / "a.gguf", "llama", "TQ1_0"))
+    extra = {"blk.0.attn_sinks.weight": np.zeros(4)}
+    with pytest.raises(ModelError, match=r"left over .*blk.0.attn_sinks.weight"):
+        load(write_gguf(path, tmp_path / "b.gguf", "llama", extra=extra))
+    with pytest.raises(ModelError, match=r"give one of them as the model, such as .*a.gguf"):
+        load(tmp_path)
+
+
+WIDE = {"vocab_size": 304, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_blocks_are_kept_as_they_are_in_the_file(kind: WeightFormat, tmp_path: Path) -> None:
+    """Every matrix but the values, which are in Q8_0; queries and keys in Hugging Face's order."""
+    path = make_checkpoint(tmp_path / "model", **WIDE)
+    kinds = lambda name: "Q8_0" if "attn_v" in name else kind.upper()  # noqa: E731
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", kinds)
+    loaded = load(file)
+    assert loaded.format == kind
+    matrices = loaded.decoder.weights.matrices
+    numbers = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in GGUFReader(file).tensors}
+    up = np.concatenate([numbers["blk.1.ffn_gate.weight"], numbers["blk.1.ffn_up.weight"]])
+    query, key = numbers["blk.1.attn_q.weight"], numbers["blk.1.attn_k.weight"]
+    query, key = (rows.reshape(-1, 32, 2, 256).swapaxes(1, 2).reshape(-1, 256) for rows in (query, key))
+    qkv = np.concatenate([query, key, numbers["blk.1.attn_v.weight"]])
+    for name, expected in (("up", up), ("qkv", qkv), ("down", numbers["blk.1.ffn_down.weight"])):
+        assert np.array_equal(matrices[f"layers.1.{name}.weight"].unpack(), expected), name
+    assert np.array_equal(matrices["embed.weight"].unpack(), numbers["token_embd.weight"])
+    packed = sum(matrix.num_bytes for matrix in matrices.values()) + 5 * 256 * 4
+    assert loaded.description.weight_bytes == pytest.approx(packed, rel=0.02)
+    with pytest.raises(ConfigError, match=f"--quantization is int8, but .* is stored in .*{kind}"):
+        load(file, quantization="int8")
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_file_in_q8_0_gives_nearly_the_answers_of_its_checkpoint(family: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", family, **WIDE)
+    ours = whole_logits(load(write_gguf(path, tmp_path / "m.gguf", family, "Q8_0")), PROMPT)
+    theirs = reference_logits(path, PROMPT)
+    assert (ours - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+def test_gate_and_values_of_two_types_are_refused_by_name(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", **WIDE)
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", lambda name: "Q8_0" if "gate" in name else "Q4_0")
+    with pytest.raises(ModelError, match=r"ffn_gate.weight is q8_0, blk.0.ffn_up.weight is q4_0"):
+        load(file)
+
+
+def test_scales_that_are_not_finite_are_named(tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", **WIDE)
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", "Q8_0")
+    start = next(stored.start for stored in read_header(file).tensors if stored.name == "blk.1.ffn_down.weight")
+    raw = bytearray(file.read_bytes())
+    raw[start : start + 2] = b"\x00\x7c"
+    file.write_bytes(raw)
+    with pytest.raises(ModelError, match=r"blk.1.ffn_down.weight: "):
+        load(file)
+
+
+TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+TOKENS += ["▁", *"etaoinshrdlucmfwypvbgkqjxz", "▁t", "he", "▁the"]
+TOKENIZER: dict[str, Any] = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.scores": [-float(index) for index in range(len(TOKENS))],
+    "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * (len(TOKENS) - 259)],
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.add_bos_token": True,
+}
+
+
+def test_damaged_files_are_clear_errors_and_take_no_memory(tmp_path: Path) -> None:
+    """Bytes of the header replaced by random, huge or zero ones, and files cut short: an error that names the file, or
+    a model; never a crash, and no memory beyond what the whole file takes."""
+    path = make_checkpoint(tmp_path / "model", vocab_size=len(TOKENS))
+    file = write_gguf(path, tmp_path / "m.gguf", "llama", metadata=TOKENIZER)
+    whole = file.read_bytes()
+    header = min(stored.start for stored in read_header(file).tensors)
+    outcomes = [_outcome(file, whole)]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(MUTATIONS):
+        outcomes.append(_outcome(file, _damaged(whole, header, random.Random(seed))))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 * 1024
+    assert outcomes[0] == "loaded"
+    errors = [text for text in outcomes if text != "loaded"]
+    assert len(errors) > MUTATIONS // 3
+    assert all(str(file) in text and len(text) < 2500 for text in errors)
+
+
+def _damaged(whole: bytes, header: int, rng: random.Random) -> bytes:
+    raw = bytearray(whole)
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        size = rng.choice((1, 1, 4, 8))
+        value = rng.choice((0, 1, 2**31, 2**63, 2**64 - 1, rng.getrandbits(64)))
+        at = rng.randrange(rng.choice((24, 400, header)))
+        raw[at : at + size] = value.to_bytes(8, "little")[:size]
+    return bytes(raw[: rng.randrange(len(raw))] if rng.random() < 0.1 else raw)
+
+
+def _outcome(file: Path, raw: bytes) -> str:
+    file.write_bytes(raw)
+    try:
+        Tokenizer.load(file)
+        load(file)
+    except (ModelError, ConfigError) as error:
+        return str(error)
+    return "loaded"

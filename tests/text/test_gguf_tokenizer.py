@@ -1,0 +1,221 @@
+"""Tokenizers of GGUF files: the ids of the tokenizer.json that the file was made from, and of SentencePiece's rule."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import tokenizers
+from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
+
+from flover.errors import ModelError
+from flover.generation_config import read_eos_ids
+from flover.source import open_source
+from flover.text.tokenizer import Tokenizer
+
+NUM_TEXTS = 2000
+WORDS = [
+    *(
+        "the theatre",
+        "don't we'LL",
+        "naïve",
+        "Ünïcode",
+        "12345 007",
+        "3.14",
+        "日本語の文",
+        "한국어",
+        "😀👩‍👩‍👧",
+        "\n\n",
+        " \t",
+        "  ",
+    ),
+    *(
+        "x=[1,2];",
+        "/path/to//file",
+        "\r\n",
+        "'s",
+        "É",
+        "e\u0301",
+        "\u00a0",
+        "ÀB",
+        "ǅ",
+        "٣٤",
+        "</s>",
+        "<|end|>",
+        "…",
+        "\u200b",
+    ),
+]
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+    r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def texts(seed: int) -> list[str]:
+    rng = random.Random(seed)
+    return [
+        "".join(rng.choice(WORDS) + rng.choice(("", " ")) for _ in range(rng.randrange(9))) for _ in range(NUM_TEXTS)
+    ]
+
+
+def split(expression: str) -> Any:
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(expression), "isolated"), level])
+
+
+SPLITS: dict[str, Any] = {
+    "llama-bpe": split(LLAMA3),
+    "qwen2": split(QWEN2),
+    "gpt-2": pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "starcoder": pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+}
+
+
+def trained(pre: str) -> tokenizers.Tokenizer:
+    """A byte-level BPE of a few hundred merges."""
+    made = tokenizers.Tokenizer(models.BPE(ignore_merges=pre == "llama-bpe"))
+    made.pre_tokenizer, made.decoder = SPLITS[pre], decoders.ByteLevel()
+    if pre == "qwen2":
+        made.normalizer = tokenizers.normalizers.NFC()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<|end|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts(0), trainer)
+    made.add_tokens(["<tool>"])
+    return made
+
+
+def write(path: Path, **metadata: Any) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in metadata.items():
+        key = "tokenizer.chat_template" if key == "chat_template" else f"tokenizer.ggml.{key}"
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        else:
+            writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def write_bpe(path: Path, made: tokenizers.Tokenizer, pre: str, **metadata: Any) -> Path:
+    model = json.loads(made.to_str())["model"]
+    tokens = [made.id_to_token(index) for index in range(made.get_vocab_size())]
+    kinds = [3 if token in ("<|end|>", "<|im_end|>") else 4 if token == "<tool>" else 1 for token in tokens]
+    merges = [" ".join(merge) for merge in model["merges"]]
+    return write(path, model="gpt2", pre=pre, tokens=tokens, token_type=kinds, merges=merges, **metadata)
+
+
+@pytest.mark.parametrize("pre", SPLITS)
+def test_byte_level_tokens_are_those_of_the_tokenizer_json(pre: str, tmp_path: Path) -> None:
+    made = trained(pre)
+    ours = Tokenizer.load(write_bpe(tmp_path / "m.gguf", made, pre, add_bos_token=False))
+    for text in [*texts(1), "a<tool>b<|im_end|>"]:
+        ids = ours.encode(text)
+        assert ids == made.encode(text).ids, text
+        assert ours.decode(ids, skip_special_tokens=False) == made.decode(ids, skip_special_tokens=False)
+    assert ours.special_ids == {0, 1}
+
+
+def sentencepiece(text: str, scores: dict[str, float], added: list[str], ids: dict[str, int]) -> list[int]:
+    """SentencePiece's BPE: of all neighbours that make a token those with the best score are joined first."""
+    for name in added:
+        if name in text:
+            before, _, after = text.partition(name)
+            parts = [sentencepiece(before, scores, added, ids), [ids[name]], sentencepiece(after, scores, added, ids)]
+            return [token for part in parts for token in part]
+    pieces = list(text)
+    while True:
+        pairs = [(scores.get(a + b, -1e9), -at) for at, (a, b) in enumerate(pairwise(pieces))]
+        best, at = max(pairs, default=(-1e9, 0))
+        if best == -1e9:
+            break
+        pieces[-at : -at + 2] = [pieces[-at] + pieces[-at + 1]]
+    names = [[piece] if piece in ids else [f"<0x{byte:02X}>" for byte in piece.encode()] for piece in pieces]
+    return [ids[name] for group in names for name in group]
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_tokens_are_those_of_its_scores(prefix: bool, tmp_path: Path) -> None:
+    rng = random.Random(3)
+    letters = sorted({char for text in texts(0) for char in text.replace(" ", "▁") if char.isascii() or char in "▁日ü"})
+    normal = [
+        *letters,
+        "th",
+        "the",
+        "▁the",
+        "▁▁",
+        "at",
+        "eat",
+        "▁thea",
+        "tre",
+        "34",
+        "12",
+        "123",
+        "▁d",
+        "on",
+        "▁don",
+        "we",
+    ]
+    tokens = ["<unk>", "<s>", "</s>", "\n\n", *(f"<0x{byte:02X}>" for byte in range(256)), *normal]
+    scores = (
+        [0.0] * 260 + [-1e3] * len(letters) + [-float(n) for n in rng.sample(range(90), len(normal) - len(letters))]
+    )
+    kinds = [2, 3, 3, 4, *[6] * 256, *[1] * len(normal)]
+    file = write(
+        tmp_path / "m.gguf", model="llama", tokens=tokens, scores=scores, token_type=kinds, bos_token_id=1,
+        eos_token_id=2, unknown_token_id=0, add_space_prefix=prefix, chat_template="{{ messages }}",
+    )  # fmt: skip
+    ours, ids = Tokenizer.load(file), {token: index for index, token in enumerate(tokens)}
+    joined = {token: score for token, score in zip(tokens, scores, strict=True) if len(token) > 1 and token in normal}
+    for text in texts(2):
+        if "</s>" in text or "\n\n" in text or not text:
+            continue  # a text beside an added token begins with a space of its own there
+        spaced = ("▁" if prefix else "") + text.replace(" ", "▁")
+        assert ours.encode(text) == [1, *sentencepiece(spaced, joined, [], ids)], text
+        assert ours.decode(ours.encode(text)) == text
+    assert ours.chat_template == "{{ messages }}"
+    assert ours.special_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def test_ends_of_answers_come_from_the_metadata_and_from_the_texts(tmp_path: Path) -> None:
+    made = trained("gpt-2")
+    file = write_bpe(tmp_path / "m.gguf", made, "gpt-2", eos_token_id=0, bos_token_id=0, add_bos_token=True)
+    assert Tokenizer.load(file).encode("a")[0] == 0
+    source = open_source(file)
+    assert source.document("generation_config.json") == {"eos_token_id": [0, 1]}
+    with pytest.raises(ModelError, match="token_embd"):
+        read_eos_ids(source, source, 600)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pre": "spiral"}, r"tokenizer.ggml.pre 'spiral' is not supported; supported: llama3"),
+        ({"model": "bert"}, r"tokenizer.ggml.model 'bert' is not supported"),
+        ({"tokens": ["a", "a"], "token_type": [1, 1]}, "two tokens have the same text"),
+        ({"token_type": [1]}, r"there are 2 tokens, but token_type has 1"),
+        ({"merges": ["a b c"]}, "a merge must be two texts"),
+        ({"eos_token_id": 5}, "eos_token_id must be one of 2 tokens, got 5"),
+        ({"add_bos_token": 1}, "add_bos_token must be true or false"),
+    ],
+)
+def test_what_is_wrong_with_a_tokenizer_is_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    good = {"model": "gpt2", "pre": "gpt-2", "tokens": ["a", "b"], "token_type": [1, 1], "merges": ["a b"]}
+    with pytest.raises(ModelError, match=message):
+        Tokenizer.load(write(tmp_path / "m.gguf", **(good | changes)))
