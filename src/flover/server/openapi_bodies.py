@@ -103,9 +103,8 @@ def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]
     """The schemas of all bodies, by the names of their types."""
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
-    spaces = _SPACES[0] | _SPECIAL[0], _SPACES[1] | _SPECIAL[1]
     some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
-    completion["anyOf"] = _apart([*_NOT_TOGETHER, spaces, _PROMPTS, (some, {"echo": _ON})])
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS, (some, {"echo": _ON})])
     chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
@@ -141,7 +140,7 @@ _NOT_TOGETHER: list[_Pair] = [
 """Fields that exclude each other: the usual value of the first, and the value of the second if the first differs."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
-_SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"type": "string", "minLength": 1}})
+_SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"minLength": 1, "items": {"minLength": 1}}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
 _TOP: _Pair = ({"top_logprobs": _NONE_OR_0}, {"logprobs": _ON})
 _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
@@ -149,9 +148,10 @@ _TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_c
 
 def _apart(pairs: list[_Pair]) -> list[Schema]:
     """Alternatives in which at most one of the pairs' first fields has an unusual value. At most eight: tools that
-    generate requests from the document do not support more."""
+    generate requests from the document do not support more. The one where all are usual is left out where the first two
+    pairs are those of streams: a request streams or does not."""
     usual = {name: schema for first, _ in pairs for name, schema in first.items()}
-    alternatives: list[Schema] = [{"properties": usual}]
+    alternatives: list[Schema] = [] if pairs[:2] == _NOT_TOGETHER[:2] else [{"properties": usual}]
     for first, second in pairs:
         rest = {name: schema for name, schema in usual.items() if name not in first}
         needed = [name for name, schema in second.items() if "const" in schema]
