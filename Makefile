@@ -91,12 +91,14 @@ $(VENV)/.made:
 	@echo "Making $(VENV) with $$($(PYTHON) --version)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip --quiet uninstall --yes setuptools  # Python 3.11 brings it along, and nothing here uses it
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.made $(SOURCES) constraints.txt
 	@$(NEED_COMPILER)
 	@echo "Compiling the kernels and installing Flover (a minute or two)"
 	@$(PIP) --editable .
+	@$(BIN)/python -m compileall -q src/flover
 	@touch $@
 
 # torch first and alone: nothing else may pull in another version of it.

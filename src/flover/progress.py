@@ -28,6 +28,9 @@ def make_progress(*columns: ProgressColumn, console: Console | None = None, show
 @contextmanager
 def loading_bar(model: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
     """Loading of weights. Gives a function of the bytes done and in all."""
+    if console is not None and not console.is_terminal:  # a server in the background starts without what draws
+        yield lambda done, total: None
+        return
     from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn("Loading {task.description}"), BarColumn(), DownloadColumn(binary_units=True))

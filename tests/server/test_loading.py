@@ -10,12 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
-from flover.server.door import Door
 from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
 from flover.errors import ModelError
 from flover.server import loading
+from flover.server.app_state import AppState
 from flover.server.loading import load
 from flover.service.supervisor import Supervisor
 
@@ -24,7 +24,7 @@ COMMAND = (sys.executable, str(Path(__file__).parent / "toy_engine.py"))
 
 async def load_toy(*options: str) -> Supervisor:
     config = EngineConfig(skip_tokenizer_init=True)
-    return await load(Door(config, ServerConfig(port=0)), config, (*COMMAND, *options), None, Console(quiet=True))
+    return await load(AppState(config, ServerConfig(port=0)), config, (*COMMAND, *options), None, Console(quiet=True))
 
 
 def children() -> list[psutil.Process]:

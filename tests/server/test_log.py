@@ -102,7 +102,7 @@ def test_no_line_with_no_log_requests(start: Callable[..., ServerProcess]) -> No
 def test_the_ready_line_says_where_to_watch(start: Callable[..., ServerProcess]) -> None:
     server = start(server={"log_level": "debug"})
     assert "/v1/completions" in server.expect("curl")
-    line = server.expect("watch it")
+    line = server.expect("dashboard: http")
     assert f"{server.url}/dashboard" in line
     assert f"flover top {server.url}" in line
     assert "--max-stop-strings 16" in lines(server, "limits: ")[0]

@@ -108,6 +108,12 @@ EMPTY: list[dict[str, Any]] = [
 ]
 
 
+def test_a_prompt_is_scored_under_either_name_of_max_tokens(server: ServerProcess) -> None:
+    for names in (("max_tokens",), ("max_completion_tokens",), ("max_tokens", "max_completion_tokens")):
+        answer = server.post("/v1/completions", {**COMPLETION, "echo": True, **dict.fromkeys(names, 0)}).json()
+        assert (answer["choices"][0]["text"], answer["usage"]["completion_tokens"]) == ("abc", 0)
+
+
 @pytest.mark.parametrize("more", EMPTY, ids=json.dumps)
 def test_empty_and_neutral_fields_of_user_interfaces_are_absent(server: ServerProcess, more: dict[str, Any]) -> None:
     answer = server.post("/v1/chat/completions", {**CHAT, "max_tokens": 2, **more})

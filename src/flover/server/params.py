@@ -106,8 +106,6 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
         raise RequestError(
             f"max_completion_tokens ({new}) and its old name max_tokens ({old}) differ", param="max_completion_tokens"
         )
-    if None not in (old, new) and old != TO_THE_END:
-        check_number("max_tokens", old, RANGES["max_tokens"])  # also if the new name is used
     wanted = body.wanted_tokens
     if wanted is None:  # a default yields to min_tokens of the request
         return default if default is None or not body.min_tokens else max(default, body.min_tokens)
