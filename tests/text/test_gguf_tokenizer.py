@@ -207,6 +207,7 @@ def test_ends_of_answers_come_from_the_metadata_and_from_the_texts(tmp_path: Pat
     ("changes", "message"),
     [
         ({"pre": "spiral"}, r"tokenizer.ggml.pre 'spiral' is not supported; supported: llama3"),
+        ({"model": "none"}, r"m.gguf has no tokenizer; --tokenizer can name"),
         ({"model": "bert"}, r"tokenizer.ggml.model 'bert' is not supported"),
         ({"tokens": ["a", "a"], "token_type": [1, 1]}, "two tokens have the same text"),
         ({"token_type": [1]}, r"there are 2 tokens, but token_type has 1"),

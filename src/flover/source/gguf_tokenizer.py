@@ -106,7 +106,7 @@ def _byte_level_bpe(file: GgufFile, texts: list[str]) -> dict[str, Any]:
             f"{file.path}: tokenizer.ggml.pre {shown(name)} is not supported; supported: {', '.join(PRE_TOKENIZERS)}. "
             "Convert the model again with a new llama.cpp, or give --tokenizer a directory with its tokenizer.json"
         )
-    merges = [merge.split(" ") for merge in _texts(file, "merges")]
+    merges = [tuple(merge.split(" ")) for merge in _texts(file, "merges")]
     if any(len(merge) != 2 for merge in merges):
         raise ModelError(f"{file.path}: a merge must be two texts with a space between")
     model = {"ignore_merges": name in _WHOLE_FIRST, "vocab": _vocabulary(texts), "merges": merges}
@@ -155,12 +155,13 @@ def merges_by_score(texts: list[str], scores: Sequence[float], added: set[str]) 
     merges: list[tuple[str, str]] = []
     for _, group in groupby(sorted(ids, key=lambda text: -scores[ids[text]]), lambda text: scores[ids[text]]):
         pairs = [
-            (text[:cut], text[cut:])
+            (texts[left], texts[right])  # not the slices: there are millions, of few different texts
             for text in group
             for cut in range(len(text) - 1, 0, -1)
-            if text[:cut] in ids and text[cut:] in ids
+            if (left := ids.get(text[:cut])) is not None and (right := ids.get(text[cut:])) is not None
         ]
-        pairs.sort(key=lambda pair: (-len(pair[0]), -len(pair[1])))
+        if len(pairs) > 1:
+            pairs.sort(key=lambda pair: (-len(pair[0]), -len(pair[1])))
         merges += pairs
     return merges
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from flover.errors import ModelError, RequestError
 from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.source import ModelSource, open_source
 from flover.text.bpe_files import describe_bpe, has_bpe_files
+from flover.text.described import make_bpe
 from flover.text.files import TokenizerFiles, read_tokenizer_files
 from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
@@ -46,12 +47,17 @@ class Tokenizer:
     def read(cls, source: ModelSource) -> Tokenizer:
         """Load the tokenizer of a model. Raises `ModelError` if it is missing, damaged or not supported."""
         files = read_tokenizer_files(source)
-        text = _read_tokenizer_json(source, files)
         try:
-            described = json.loads(text)
+            if source.naming == "gguf":
+                described = _described_in_gguf(source)
+                make = partial(make_bpe, described)
+            else:
+                text = _read_tokenizer_json(source, files)
+                described = json.loads(text)
+                make = partial(tokenizers.Tokenizer.from_str, text)
             check_growth(described)
             rule = read_decoder(described.get("decoder"))
-            backend = _catch_panic(lambda: _make_backend(text, files))
+            backend = _catch_panic(lambda: _prepare(make(), files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
             raise ModelError(f"{source.where('tokenizer.json')} is damaged or not supported: {error}") from error
         return cls(backend, rule, files)
@@ -224,8 +230,14 @@ def _read_tokenizer_json(source: ModelSource, files: TokenizerFiles) -> str:
     raise ModelError(f"no tokenizer.json in {source.path}")
 
 
-def _make_backend(described: str, files: TokenizerFiles) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer.from_str(described)
+def _described_in_gguf(source: ModelSource) -> dict[str, Any]:
+    described = source.document("tokenizer.json")
+    if not described:
+        raise ModelError(f"{source.path} has no tokenizer; --tokenizer can name another file or directory")
+    return described
+
+
+def _prepare(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
     known: list[Any] = [text for text in sorted(files.special_texts) if backend.token_to_id(text) is not None]
