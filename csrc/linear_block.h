@@ -11,6 +11,7 @@
 // a number and float32 scales, for all tiles that follow.
 #pragma once
 
+#include "block_panel.h"
 #include "linear_int.h"
 
 namespace flover::FLOVER_ISA {
@@ -22,124 +23,6 @@ constexpr int64_t BLOCK_TILE = 4;
 #endif
 constexpr int64_t PIECE = 16;   // blocks of 32 inputs that are expanded at once: 8 KiB of numbers
 constexpr float TINY = 1e-30f;  // a block of activations that is nowhere larger counts as zero
-
-template <Format F>
-struct BlockTraits {
-  static constexpr BlockFormat FORMAT = block_format(F);
-  static constexpr int PARTS = (int)(BLOCK_INPUTS / FORMAT.shared);  // of 32 inputs
-  static constexpr bool OFFSET = FORMAT.offset;
-#if defined(FLOVER_AVX2) && !defined(FLOVER_AVX512)
-  static constexpr int BITS = FORMAT.values == Values::iq4 ? 8
-                              : FORMAT.values == Values::fp4
-                                  ? 5
-                                  : (FORMAT.low + FORMAT.high < 4 ? 4 : FORMAT.low + FORMAT.high);
-#else
-  static constexpr int BITS = 8;  // makes no difference
-#endif
-};
-
-FLOVER_INLINE F16 float_of_exponents(const uint8_t* exponents) {
-  float values[LANES];
-  for (int i = 0; i < LANES; i++) values[i] = float_of_exponent(exponents[i]);
-  return load(values);
-}
-
-// A panel as it lies in memory: block b of 32 inputs.
-template <Format F>
-struct PackedPanel : BlockTraits<F> {
-  using Traits = BlockTraits<F>;
-  static constexpr BlockFormat FORMAT = Traits::FORMAT;
-
-  const uint8_t* numbers;
-  const uint8_t* scales;
-
-  FLOVER_INLINE_MEMBER PackedPanel(const uint8_t* panel, int64_t blocks)
-      : numbers(panel), scales(panel + blocks * FORMAT.number_bytes()) {}
-
-  // From block `first` on, where a block of the file begins.
-  FLOVER_INLINE_MEMBER PackedPanel from(int64_t first) const {
-    PackedPanel panel = *this;
-    panel.numbers += first * FORMAT.number_bytes();
-    panel.scales += first * BLOCK_INPUTS / FORMAT.inputs * FORMAT.scale_bytes();
-    return panel;
-  }
-
-  // Four inputs of 16 outputs, a byte each, `zero` added.
-  template <int S>
-  FLOVER_INLINE_MEMBER Bytes step(int64_t b, Number<S>) const {
-    const uint8_t* planes = numbers + b * FORMAT.number_bytes();
-    constexpr int LOW = FORMAT.low, HIGH = FORMAT.high;
-    Bytes q = load_bytes(planes + S / (8 / LOW) * PLANE);
-    if constexpr (LOW < 8) q = moved<S % (8 / LOW) * LOW, (1 << LOW) - 1>(q);
-    if constexpr (HIGH > 0) {
-      const Bytes upper = load_bytes(planes + (LOW + S / (8 / HIGH)) * PLANE);
-      q = either(q, moved<S % (8 / HIGH) * HIGH - LOW, ((1 << HIGH) - 1) << LOW>(upper));
-    }
-    if constexpr (FORMAT.values == Values::iq4) q = look_up(q, IQ4_VALUES);
-    if constexpr (FORMAT.values == Values::fp4) q = look_up(q, FP4_VALUES);
-    return q;
-  }
-
-  FLOVER_INLINE_MEMBER void factors(int64_t b, F16* scale, F16* offset) const {
-    const int64_t in_block = FORMAT.inputs / BLOCK_INPUTS;  // a division by a constant
-    const uint8_t* p = scales + b / in_block * FORMAT.scale_bytes();
-    const F16 whole =
-        FORMAT.scale == Scale::half ? load_f16(reinterpret_cast<const uint16_t*>(p)) : float_of_exponents(p);
-    F16 shift = zero();
-    if constexpr (FORMAT.offset) shift = load_f16(reinterpret_cast<const uint16_t*>(p + FORMAT.offset_place()));
-    const uint8_t* bytes = p + FORMAT.factor_place() + b % in_block * Traits::PARTS * PANEL;
-    for (int j = 0; j < Traits::PARTS; j++, bytes += PANEL) {
-      scale[j] = whole, offset[j] = shift;
-      if constexpr (FORMAT.factors == Factors::nibbles) {
-        int8_t scales_of[LANES], offsets_of[LANES];
-        for (int i = 0; i < LANES; i++) scales_of[i] = bytes[i] & 15, offsets_of[i] = (int8_t)-(bytes[i] >> 4);
-        scale[j] = mul(whole, load_i8(scales_of));
-        offset[j] = mul(shift, load_i8(offsets_of));
-      } else if constexpr (FORMAT.factors != Factors::none) {
-        scale[j] = mul(whole, load_i8(reinterpret_cast<const int8_t*>(bytes)));
-        if constexpr (FORMAT.factors == Factors::both)
-          offset[j] = mul(sub(zero(), shift), load_i8(reinterpret_cast<const int8_t*>(bytes + FORMAT.parts() * PANEL)));
-      }
-    }
-  }
-};
-
-// What is expanded of a panel: numbers [blocks][8][64]; scales, offsets [blocks][PARTS][16].
-template <int PARTS_, bool OFFSET_, int BITS_>
-struct ExpandedPanel {
-  static constexpr int PARTS = PARTS_, BITS = BITS_;
-  static constexpr bool OFFSET = OFFSET_;
-
-  const uint8_t* numbers;
-  const float* scales;
-
-  template <int S>
-  FLOVER_INLINE_MEMBER Bytes step(int64_t b, Number<S>) const {
-    return load_bytes(numbers + (b * STEPS + S) * PLANE);
-  }
-  FLOVER_INLINE_MEMBER void factors(int64_t b, F16* scale, F16* offset) const {
-    const float* p = scales + b * PARTS * 2 * PANEL;
-    for (int j = 0; j < PARTS; j++) {
-      scale[j] = load(p + j * PANEL);
-      if (OFFSET) offset[j] = load(p + (PARTS + j) * PANEL);
-    }
-  }
-};
-
-template <Format F>
-[[gnu::noinline]] static void expand_blocks(PackedPanel<F> panel, int64_t blocks, uint8_t* numbers, float* scales) {
-  constexpr int PARTS = PackedPanel<F>::PARTS;
-  for (int64_t b = 0; b < blocks; b++, numbers += STEPS * PLANE, scales += PARTS * 2 * PANEL) {
-    repeat<STEPS>([&](auto s)
-                      __attribute__((always_inline)) { store_bytes(numbers + s.value * PLANE, panel.step(b, s)); });
-    F16 scale[PARTS], offset[PARTS];
-    panel.factors(b, scale, offset);
-    for (int j = 0; j < PARTS; j++) {
-      store(scales + j * PANEL, scale[j]);
-      if (PackedPanel<F>::OFFSET) store(scales + (PARTS + j) * PANEL, offset[j]);
-    }
-  }
-}
 
 // Quantized activations of a group of rows: everything [blocks of 32 inputs][…][rows].
 struct BlockGroup {
@@ -202,41 +85,61 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Linear& l, int64_t in) {
   return all_rows;
 }
 
+// What one block of 32 inputs adds to R rows.
+template <int R, class Panel>
+FLOVER_INLINE void add_block(const Panel& panel, int64_t b, BlockGroup x, F16* acc) {
+  constexpr int PARTS = Panel::PARTS;
+  F16 scale[PARTS], offset[PARTS], total[R];
+  panel.factors(b, scale, offset);
+  repeat<PARTS>([&](auto j) __attribute__((always_inline)) {
+    constexpr int J = decltype(j)::value, COUNT = (int)STEPS / PARTS;
+    I16 dots[R];
+    auto step = [&](auto s)
+                    __attribute__((always_inline)) { return panel.step(b, Number<J * COUNT + decltype(s)::value>{}); };
+    dot_steps<COUNT, Panel::BITS, R>(step, x.x + J * COUNT * R, x.starts + J * R, dots);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+      total[r] = J == 0 ? mul(to_float(dots[r]), scale[J]) : fma(to_float(dots[r]), scale[J], total[r]);
+  });
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) {
+    acc[r] = fma(total[r], all(x.scales[r]), acc[r]);
+    if (Panel::OFFSET)
+      for (int j = 0; j < PARTS; j++) acc[r] = fma(offset[j], all(x.shares[j * R + r]), acc[r]);
+  }
+}
+
 // R rows by one panel over `blocks` blocks; the sums go on from `sums` unless these are the first blocks.
 template <int R, class Panel>
 [[gnu::noinline]] static void block_tile(Panel panel, BlockGroup x, int64_t blocks, bool first, float* sums,
                                          int64_t sum_stride, Ahead ahead) {
-  constexpr int PARTS = Panel::PARTS;
   F16 acc[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) acc[r] = first ? zero() : load(sums + r * sum_stride);
-  for (int64_t b = 0; b < blocks; b++, x = x.from(1, R, PARTS)) {
+  for (int64_t b = 0; b < blocks; b++, x = x.from(1, R, Panel::PARTS)) {
     fetch(ahead, b);
-    F16 scale[PARTS], offset[PARTS], total[R];
-    panel.factors(b, scale, offset);
-    repeat<PARTS>([&](auto j) __attribute__((always_inline)) {
-      constexpr int J = decltype(j)::value, COUNT = (int)STEPS / PARTS;
-      I16 dots[R];
-      auto step = [&](auto s) __attribute__((always_inline)) {
-        return panel.step(b, Number<J * COUNT + decltype(s)::value>{});
-      };
-      dot_steps<COUNT, Panel::BITS, R>(step, x.x + J * COUNT * R, x.starts + J * R, dots);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++)
-        total[r] = J == 0 ? mul(to_float(dots[r]), scale[J]) : fma(to_float(dots[r]), scale[J], total[r]);
-    });
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      acc[r] = fma(total[r], all(x.scales[r]), acc[r]);
-      if (Panel::OFFSET)
-        for (int j = 0; j < PARTS; j++) acc[r] = fma(offset[j], all(x.shares[j * R + r]), acc[r]);
-    }
+    add_block<R>(panel, b, x, acc);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) store(sums + r * sum_stride, acc[r]);
 }
 
-// Formats whose panels are read as they are; in the others by one row alone, which saves compiling.
+// One row by two panels: one alone is too little to read memory at its rate.
+template <class Panel>
+[[gnu::noinline]] static void block_row(Panel panel, Panel second, BlockGroup x, int64_t blocks, float* sums,
+                                        Ahead ahead) {
+  F16 acc = zero(), acc_second = zero();
+  for (int64_t b = 0; b < blocks; b++, x = x.from(1, 1, Panel::PARTS)) {
+    fetch(ahead, b);
+    add_block<1>(panel, b, x, &acc);
+    add_block<1>(second, b, x, &acc_second);
+  }
+  store(sums, acc);
+  store(sums + PANEL, acc_second);
+}
+
+// Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
+// compiling.
 constexpr bool is_usual(Format f) {
   return f == Format::q8_0 || f == Format::q4_0 || f == Format::q5_0 || f == Format::q4_k || f == Format::q6_k;
 }
@@ -257,13 +160,20 @@ struct BlockRows {
   float* scales;
 
   void run() const {
-    for (int64_t p = 0; p < panels; p++) {
+    int64_t p = 0;
+    if (rows == 1)
+      for (; p + 2 <= panels; p += 2) {
+        const PackedPanel<F> panel(data + p * stride, blocks), second(data + (p + 1) * stride, blocks);
+        const uint8_t* next = p + 2 < panels ? data + (p + 2) * stride : next_unit;
+        // Where a byte is a number, memory is waited for and nothing else: asking ahead costs more than it brings.
+        const Ahead ahead = Traits::FORMAT.low == 8 ? NOTHING : share_of(next, 2 * stride, blocks, 1, 0);
+        block_row(panel, second, x, blocks, sums + p * PANEL, ahead);
+      }
+    for (; p < panels; p++) {
       const PackedPanel<F> panel(data + p * stride, blocks);
       const uint8_t* next = p + 1 < panels ? data + (p + 1) * stride : next_unit;
       if constexpr (is_usual(F))
         tiles(panel, 0, blocks, p, next);
-      else if (rows == 1)
-        block_tile<1>(panel, x, blocks, true, sums + p * PANEL, 0, share_of(next, stride, blocks, 1, 0));
       else
         expanded(panel, p, next);
     }
