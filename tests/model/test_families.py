@@ -35,6 +35,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {}),
     "smollm3 other layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0], "tie_word_embeddings": False}),
     "glm": ("glm", {}),
+    "arcee": ("arcee", {}),
+    "nemotron": ("nemotron", {}),
     "helium": ("helium", {"attention_bias": True}),
     "ernie4_5": ("ernie4_5", {}),
     "cohere": ("cohere", {"attention_bias": True, "logit_scale": 0.3}),
