@@ -55,6 +55,8 @@ RECIPES |= {
     "cohere": ("CohereForCausalLM", {**_LLAMA, "pad_token_id": None}),
     "cohere2": ("Cohere2ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16, "pad_token_id": None}),
     "exaone4": ("Exaone4ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16}),
+    "arcee": ("ArceeForCausalLM", {**_LLAMA, "head_dim": 16, "mlp_bias": True, "attention_bias": True}),
+    "nemotron": ("NemotronForCausalLM", {**_LLAMA, "partial_rotary_factor": 0.5, "mlp_bias": True}),
     "gemma3": (
         "Gemma3ForCausalLM",
         {

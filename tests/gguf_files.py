@@ -31,6 +31,8 @@ ARCHITECTURES = {
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
+    "arcee": gguf.MODEL_ARCH.ARCEE,
+    "nemotron": gguf.MODEL_ARCH.NEMOTRON,
     "cohere": gguf.MODEL_ARCH.COMMAND_R,
     "cohere2": gguf.MODEL_ARCH.COHERE2,
 }
@@ -97,7 +99,7 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     else:
-        writer.add_layer_norm_eps(either("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"))
+        writer.add_layer_norm_eps(either("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"))
     rope = config.get("rope_parameters")
     rope = rope and rope.get("full_attention", rope)
     if config.get("sliding_window"):
@@ -134,9 +136,9 @@ def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:
-    if family == "gemma3" and name.endswith("norm.weight"):
+    if family in ("gemma3", "nemotron") and name.endswith("norm.weight"):
         return tensor + 1
-    if family in ("llama", "smollm3") and (".q_proj." in name or ".k_proj." in name):
+    if family in ("llama", "smollm3", "arcee") and (".q_proj." in name or ".k_proj." in name):
         heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         return halves.swapaxes(1, 2).reshape(tensor.shape)

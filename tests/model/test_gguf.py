@@ -31,7 +31,7 @@ from flover.ops.cpu import cpu_ops
 from flover.source import open_source
 from flover.source.gguf_file import read_header
 from flover.text.tokenizer import Tokenizer
-from model.driver import load, whole_logits
+from model.driver import Driver, load, whole_logits
 
 PROMPT = random_prompt(1, 45)
 MUTATIONS = 200
@@ -205,6 +205,10 @@ def test_a_file_in_q8_0_gives_nearly_the_answers_of_its_checkpoint(family: str, 
     ours = whole_logits(load(write_gguf(path, tmp_path / "m.gguf", family, "Q8_0")), PROMPT)
     theirs = reference_logits(path, PROMPT)
     assert (ours - theirs).abs().mean() < 0.05 * theirs.std()
+    driver = Driver(load(tmp_path / "m.gguf"))
+    pieces = [driver.step({0: PROMPT[:9], 1: PROMPT[:1]}), driver.step({0: PROMPT[9:10], 1: PROMPT[1:4]})]
+    pieces.append(driver.step({0: PROMPT[10:]}))
+    assert torch.equal(torch.cat([piece[0] for piece in pieces]), ours)
 
 
 def test_gate_and_values_of_two_types_are_refused_by_name(tmp_path: Path) -> None:

@@ -383,7 +383,7 @@ def test_hub_downloads_fetch_only_data(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert locate_model("owner/model", "v1", "/cache") == tmp_path
     assert (asked["name"], asked["revision"], asked["cache_dir"]) == ("owner/model", "v1", "/cache")
-    assert asked["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja", "tokenizer.model"]
+    assert asked["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
     locate_model("owner/model", weights=False)
     assert "*.safetensors" not in asked["allow_patterns"]
 

@@ -11,7 +11,10 @@ from flover.errors import ConfigError
 def add_model(parser: argparse.ArgumentParser, default: str = f"the bundled {BUNDLED_MODEL}") -> None:
     """Add `[MODEL]` and `--model MODEL`."""
     parser.add_argument(
-        "model_argument", nargs="?", metavar="MODEL", help=f"Hugging Face directory or hub name (default: {default})"
+        "model_argument",
+        nargs="?",
+        metavar="MODEL",
+        help=f"Hugging Face directory, GGUF file or hub name (default: {default})",
     )
     parser.add_argument("--model", default=argparse.SUPPRESS, metavar="MODEL", help="the same as MODEL")
 

@@ -32,9 +32,11 @@ class EngineConfig:
     """Settings of one engine. Flag names are vLLM's where vLLM has the flag."""
 
     model: str = setting(
-        BUNDLED_MODEL, "Hugging Face directory or hub name; the bundled model by default", group="model"
+        BUNDLED_MODEL, "Hugging Face directory, GGUF file or hub name; the bundled model by default", group="model"
     )
-    tokenizer: str | None = setting(None, "tokenizer directory or hub name; the model's by default", group="model")
+    tokenizer: str | None = setting(
+        None, "tokenizer directory, GGUF file or hub name; the model's by default", group="model"
+    )
     skip_tokenizer_init: bool = setting(
         False, "load no tokenizer: prompts are token ids and no text is made", group="model"
     )

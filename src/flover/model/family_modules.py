@@ -121,3 +121,9 @@ EXAONE4_MODULES = {
     "layers.{}.post_attention_layernorm": Target("layers.{}.attention_post_norm"),
     "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),
 }
+
+UNGATED_MODULES = {
+    **{name: target for name, target in LLAMA_MODULES.items() if ".mlp." not in name},
+    "layers.{}.mlp.up_proj": Target("layers.{}.up"),
+    "layers.{}.mlp.down_proj": Target("layers.{}.down"),
+}

@@ -14,6 +14,7 @@ from flover.model.family_modules import (
     PHI_MODULES,
     ROTARY_TABLES,
     STARCODER2_MODULES,
+    UNGATED_MODULES,
 )
 
 _GPT_NAMES = FieldNames(
@@ -185,6 +186,23 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_norm_eps=1e-5,
             default_max_len=8192,
             modules=LLAMA_MODULES,
+            dropped=ROTARY_TABLES,
+        ),
+        "NemotronForCausalLM": Family(
+            model_types=("nemotron",),
+            aliases=("NemotronModel",),
+            names=FieldNames(norm_eps="norm_eps"),
+            norm="layer",
+            norm_offset=True,
+            gated=False,
+            rotary_share=0.5,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            mlp_bias=Flag("mlp_bias", False),
+            default_activation="relu2",
+            default_norm_eps=1e-5,
+            default_max_len=4096,
+            modules=UNGATED_MODULES,
             dropped=ROTARY_TABLES,
         ),
     }

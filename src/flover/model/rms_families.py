@@ -14,6 +14,7 @@ from flover.model.family_modules import (
     LLAMA_MODULES,
     PHI3_MODULES,
     ROTARY_TABLES,
+    UNGATED_MODULES,
 )
 
 RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -186,6 +187,19 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             pattern=4,
             default_norm_eps=1e-5,
             modules=EXAONE4_MODULES,
+            dropped=ROTARY_TABLES,
+        ),
+        "ArceeForCausalLM": Family(
+            model_types=("arcee",),
+            aliases=("ArceeModel",),
+            gated=False,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            mlp_bias=Flag("mlp_bias", False),
+            default_activation="relu2",
+            default_norm_eps=1e-5,
+            default_max_len=4096,
+            modules=UNGATED_MODULES,
             dropped=ROTARY_TABLES,
         ),
     }

@@ -97,6 +97,18 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "smollm3": Architecture(
         architecture="SmolLM3ForCausalLM", model_type="smollm3", fixed={"no_rope_layer_interval": 4}, paired=True
     ),
+    "arcee": Architecture(
+        architecture="ArceeForCausalLM",
+        model_type="arcee",
+        paired=True,
+        flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+    ),
+    "nemotron": Architecture(
+        architecture="NemotronForCausalLM",
+        model_type="nemotron",
+        names=_NAMES | {"attention.layer_norm_epsilon": "norm_eps"},
+        flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+    ),
     "command-r": Architecture(
         architecture="CohereForCausalLM",
         model_type="cohere",
