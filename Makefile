@@ -19,7 +19,8 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # What may run two at a time does; tests marked `alone` measure time and run after the others.
 JOBS ?= 2
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
-QUICK := tests/house tests/pure tests/text tests/memory tests/ops/test_cpu_parts.py tests/simulation/test_simulation.py \
+QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
+  tests/ops/test_cpu_parts.py tests/simulation/test_simulation.py \
   tests/server/test_streams.py
 
 # $(call need,what tells that it is there,Debian package,what to say where it cannot be installed,what to do then)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import make_checkpoint, write_tokenizer
+from support.checkpoints import make_checkpoint, write_tokenizer
 
 from flover import LLM, SamplingParams
 from flover.config import EngineConfig

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import write_tokenizer
-from fake_engine import EOS, FakeEngine
+from support.checkpoints import write_tokenizer
+from support.fake_engine import EOS, FakeEngine
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, EngineClosedError, EngineDeadError, InvariantError, RequestError

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from checkpoints import make_checkpoint, random_prompt, reference_greedy
+from support.checkpoints import make_checkpoint, random_prompt, reference_greedy
 
 from flover import LLM, EngineClosedError, ModelError, RequestError, SamplingParams
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import make_checkpoint
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.checkpoints import make_checkpoint
 
 from flover.cli.fits import find_fit
 from flover.cli.main import main

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from fake_http import FakeHandler, FakeServer, serving
-from live_script import SCRIPT, event, facts_event, iteration
 from rich.console import Console
+from support.live_script import SCRIPT, event, facts_event, iteration
 
 from flover.cli.address import server_address
 from flover.cli.follow import LiveEvent, read_event

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from checkpoints import FAMILIES, make_checkpoint, random_prompt
 from harness import Answers, alone, answer, assert_same, load, logprobs, make, tokens
+from support.checkpoints import FAMILIES, make_checkpoint, random_prompt
 
 from flover.engine.loop import Engine
 from flover.request import Request

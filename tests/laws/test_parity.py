@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy, reference_logits
 from harness import answer, load, make, tokens
+from support.checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy, reference_logits
 
 from flover import LLM, SamplingParams
 from flover.bench.server import ServerProcess

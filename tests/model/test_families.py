@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
 from safetensors.torch import load_file, save_file
+from support.checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
 
 from flover.errors import ModelError
 from model.driver import Driver, load, whole_logits

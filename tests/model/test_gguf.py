@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import make_checkpoint, random_prompt, reference_logits
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from gguf_files import ARCHITECTURES, write_gguf
 from safetensors.torch import load_file, save_file
+from support.checkpoints import make_checkpoint, random_prompt, reference_logits
 
 from flover import LLM, SamplingParams
 from flover.cli.fits import find_fit

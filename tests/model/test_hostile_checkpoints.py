@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import make_checkpoint, random_prompt, reference_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from support.checkpoints import make_checkpoint, random_prompt, reference_logits
 
 from flover import SamplingParams
 from flover.errors import ConfigError, ModelError

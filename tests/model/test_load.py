@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import FAMILIES, make_checkpoint, random_prompt
 from safetensors.torch import load_file, save_file
+from support.checkpoints import FAMILIES, make_checkpoint, random_prompt
 
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError, ModelError

@@ -1,5 +1,5 @@
 """Those defects of the code released with the Flover paper (arXiv 2305.13484) that need tensors to be seen; the others
-are in `tests/pure/test_paper_defects.py`."""
+are in `tests/engine/test_paper_defects.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import make_checkpoint, random_prompt
+from support.checkpoints import make_checkpoint, random_prompt
 
 from flover.memory.kvcache import KVCache
 from flover.model.config import parameter_shapes

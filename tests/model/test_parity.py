@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy, reference_logits
+from support.checkpoints import FAMILIES, make_checkpoint, random_prompt, reference_greedy, reference_logits
 
 from model.driver import Driver, load, whole_logits
 

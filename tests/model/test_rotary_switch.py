@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
+from support.checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
 
 from flover import LLM, SamplingParams
 

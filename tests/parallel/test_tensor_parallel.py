@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import psutil
 import pytest
-from checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_prompt
 from rank_processes import FOLLOWER, processes
+from support.checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_prompt
 
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.engine.loop import Engine

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import FAMILIES, make_checkpoint
+from support.checkpoints import FAMILIES, make_checkpoint
 from torch import Tensor
 
 from flover.cli.main import main

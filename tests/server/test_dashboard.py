@@ -14,8 +14,8 @@ import msgspec
 import pytest
 from aiohttp import web
 from browser import Browser
-from conftest import ServerProcess
-from live_script import SCRIPT, event, facts_event, iteration
+from support.live_script import SCRIPT, event, facts_event, iteration
+from support.servers import ServerProcess
 
 from flover.observe.timeline import DEAD
 from flover.server.dashboard import dashboard

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import httpx
 import psutil
-from conftest import ServerProcess
+from support.servers import ServerProcess
 
 
 def test_connections_that_take_all_descriptors_do_not_keep_an_engine_from_starting(

@@ -8,14 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import psutil
 import pytest
-from conftest import wait_gone
+from support.engines import TOY, make_request, read_tokens, run, toy, until
+from support.servers import wait_gone
 from toy_engine import EOS, POISON, toy_facts, toy_tokens
 
 from flover.config import EngineConfig
@@ -23,63 +20,7 @@ from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError,
 from flover.request import FinishReason, Request, SamplingParams
 from flover.service import client, process, streams
 from flover.service.client import EngineClient
-from flover.service.listener import EngineListener, SupervisorListener
-from flover.service.supervisor import Supervisor
-
-TOY = str(Path(__file__).parent / "toy_engine.py")
-
-
-def make_request(name: str = "r", prompt: str = "abc", max_tokens: int = 5, **params: object) -> Request:
-    sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": max_tokens, **params})  # type: ignore[arg-type]
-    return Request(id=name, prompt_ids=list(prompt.encode()), params=sampling, seed=0)
-
-
-@asynccontextmanager
-async def toy(*options: str, before: str = "", listener: EngineListener | None = None) -> AsyncIterator[EngineClient]:
-    """`before` is code that runs the toy."""
-    command = (sys.executable, *(("-c", before) if before else ()), TOY, *options)
-    engine = await EngineClient.start(EngineConfig(), listener, command)
-    try:
-        yield engine
-    finally:
-        await engine.close()
-
-
-@asynccontextmanager
-async def toys(
-    *options: str,
-    count: int = 1,
-    stall_timeout: float = 0.0,
-    trace: Path | None = None,
-    listener: SupervisorListener | None = None,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[Supervisor]:
-    config = EngineConfig(data_parallel_size=count, trace=None if trace is None else str(trace))
-    command = (sys.executable, TOY, *options)
-    engines = await Supervisor.start(config, listener, command=command, stall_timeout=stall_timeout, sleep=sleep)
-    try:
-        yield engines
-    finally:
-        await engines.close()
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 60))  # type: ignore[arg-type]
-
-
-async def read_tokens(stream: streams.DeltaStream) -> dict[tuple[str, int], list[int]]:
-    tokens: dict[tuple[str, int], list[int]] = {}
-    async for delta in stream:
-        tokens.setdefault((delta.request_id, delta.index), []).extend(delta.token_ids)
-    return tokens
-
-
-async def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.01)
-
+from flover.service.listener import EngineListener
 
 # Serving
 

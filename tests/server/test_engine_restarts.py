@@ -7,13 +7,12 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from test_engine_process import TOY, make_request, read_tokens, run, toys, until
-from test_supervisor import kill
+from support.engines import TOY, FakeTime, Machine, begin, kill, make_request, read_tokens, run, toys, until
 from toy_engine import toy_tokens
 
 from flover.config import EngineConfig
@@ -21,46 +20,10 @@ from flover.errors import EngineDeadError, EngineError, OutOfResourcesError
 from flover.ipc import spawn
 from flover.ipc.exits import describe_exit
 from flover.ipc.restarts import MOST_RESTARTS, PATIENCE_SECONDS
-from flover.ipc.spawn import RESERVED_DESCRIPTORS, DescriptorReserve, Spawned
+from flover.ipc.spawn import RESERVED_DESCRIPTORS, DescriptorReserve
 from flover.service import client, supervisor
 from flover.service.client import EngineClient
 from flover.service.supervisor import Supervisor
-
-
-class FakeTime:
-    """A clock that only sleeping moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.pauses: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    async def sleep(self, seconds: float) -> None:
-        self.now += seconds
-        self.pauses.append(seconds)
-        await asyncio.sleep(0)
-
-
-class Machine:
-    """Starts processes, unless it has nothing left to start one with."""
-
-    def __init__(self) -> None:
-        self.refusals = 0
-        self.refused = 0
-
-    def __call__(self, command: Sequence[str]) -> Spawned:
-        if self.refused < self.refusals:
-            self.refused += 1
-            raise OutOfResourcesError("the process of an engine cannot be started: none is left")
-        return spawn.spawn(command)
-
-
-async def begin(machine: Machine, clock: FakeTime, count: int = 1, *options: str) -> Supervisor:
-    config = EngineConfig(data_parallel_size=count)
-    command = (sys.executable, TOY, "--delay", "0.002", *options)
-    return await Supervisor.start(config, command=command, spawner=machine, clock=clock, sleep=clock.sleep)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ServerProcess
+from support.servers import ServerProcess
 
 pytestmark = pytest.mark.alone
 

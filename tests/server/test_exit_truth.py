@@ -15,8 +15,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import ServerProcess, read_events, wait_gone
-from test_life import LONG, running
+from support.servers import LONG, ServerProcess, read_events, running, wait_gone
 
 from flover.ipc.restarts import MOST_RESTARTS
 

@@ -14,11 +14,8 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import ServerProcess
-from test_engine_process import until
-from test_engine_restarts import FakeTime, Machine, begin
-from test_life import LONG, Background, running
-from test_supervisor import kill
+from support.engines import FakeTime, Machine, begin, kill, until
+from support.servers import LONG, Background, ServerProcess, running
 
 from flover.service.replica import STALL_SECONDS
 from flover.service.supervisor import Supervisor

@@ -12,10 +12,10 @@ import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support.facts import model_facts
 
 from flover.config import Limits
 from flover.errors import RequestError
-from flover.request import ModelFacts
 from flover.server.body import field_types, read_body
 from flover.server.chat import render
 from flover.server.fields import INFORMATION, NEUTRAL, OTHER_NAMES
@@ -24,16 +24,7 @@ from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, Tok
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import make_request
 
-FACTS = ModelFacts(
-    model="toy",
-    architecture="toy",
-    dtype="float32",
-    vocab_size=300,
-    max_model_len=2048,
-    pool_tokens=4096,
-    page_size=16,
-    eos_ids=[1],
-)
+FACTS = model_facts(max_model_len=2048, eos_ids=[1])
 TEMPLATE = ChatTemplate(
     "{{ messages|tojson }}{{ tools|tojson if tools }}{% for m in messages %}{{ m.content }}{% endfor %}"
 )

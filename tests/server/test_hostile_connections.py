@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from conftest import ServerProcess
+from support.servers import ServerProcess
 
 pytestmark = pytest.mark.alone
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from conftest import ServerProcess
+from support.servers import ServerProcess
 
 from flover.cli.main import main
 from flover.config import EngineConfig, ServerConfig, read_environment

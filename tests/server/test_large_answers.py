@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import ServerProcess
 from hypothesis import given
 from hypothesis import strategies as st
-from test_engine_process import make_request, read_tokens, run, toy
+from support.engines import make_request, read_tokens, run, toy
+from support.servers import ServerProcess
 from toy_engine import toy_facts
 
 from flover.config import EngineConfig, Limits

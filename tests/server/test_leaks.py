@@ -10,7 +10,7 @@ from collections.abc import Callable
 import httpx
 import psutil
 import pytest
-from conftest import ServerProcess
+from support.servers import ServerProcess
 
 pytestmark = pytest.mark.alone
 

@@ -10,40 +10,17 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
 import pytest
-from conftest import ServerProcess, read_events, wait_gone
+from support.servers import LONG, Background, ServerProcess, read_events, running, wait_gone
 
 from flover.config import EngineConfig, ServerConfig
 from flover.errors import ConfigError
 from flover.server.run import EXIT_NO_ENGINE, serve
 
 Start = Callable[..., ServerProcess]
-LONG: dict[str, Any] = {"prompt": "abc", "max_tokens": 2000}
-
-
-class Background:
-    """A request in a thread of its own."""
-
-    def __init__(self, server: ServerProcess, body: dict[str, Any]) -> None:
-        self.answer: httpx.Response | None = None
-        self._thread = threading.Thread(target=self._run, args=(server.url, body))
-        self._thread.start()
-
-    def _run(self, url: str, body: dict[str, Any]) -> None:
-        self.answer = httpx.post(f"{url}/v1/completions", json=body, timeout=20)
-
-    def result(self) -> httpx.Response:
-        self._thread.join(20)
-        assert self.answer is not None
-        return self.answer
-
-
-def running(server: ServerProcess, count: int) -> None:
-    server.until(lambda: server.metric("num_requests_running") == count)
 
 
 def test_health_is_answered_while_the_model_loads(start: Start) -> None:

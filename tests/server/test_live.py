@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from conftest import ServerProcess
-from test_engine_process import make_request, read_tokens, run, toy, toys
+from support.engines import make_request, read_tokens, run, toy, toys
+from support.servers import ServerProcess
 
 from flover.engine.stats import EngineStats
 from flover.observe.timeline import Iteration

@@ -16,10 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ServerProcess
 from hypothesis import given
 from hypothesis import strategies as st
-from test_life import Background, running
+from support.servers import Background, ServerProcess, running
 
 from flover.engine.stats import EngineStats
 from flover.errors import EngineError, RequestError

@@ -10,9 +10,9 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ServerProcess
 from starlette.applications import Starlette
 from starlette.routing import Route
+from support.servers import ServerProcess
 
 from flover.config import EngineConfig, Limits, ServerConfig
 from flover.server import http_keys

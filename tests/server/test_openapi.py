@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from conftest import ServerProcess
+from support.servers import ServerProcess
 from toy_engine import DEADLY
 
 NUM_EXAMPLES = 20

@@ -4,27 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
 import pytest
-from conftest import ServerProcess
+from support.servers import CHAT, COMPLETION, ServerProcess, refused
 from toy_engine import POISON
-
-COMPLETION = {"prompt": "abc"}
-CHAT = {"messages": [{"role": "user", "content": "hi"}]}
-
-
-def refused(answer: httpx.Response, status: int = 400, kind: str = "invalid_request_error") -> dict[str, Any]:
-    """The error of an answer, after a look at its form."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/json"
-    body = answer.json()
-    assert body.keys() == {"error"}
-    assert body["error"].keys() == {"message", "type", "param", "code"}
-    assert body["error"]["type"] == kind
-    assert body["error"]["message"]
-    assert "Traceback" not in answer.text and "object at 0x" not in answer.text
-    return body["error"]  # type: ignore[no-any-return]
-
 
 BOTH: list[tuple[str, Any]] = [
     # wrong types

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ServerProcess, read_events
+from support.servers import ServerProcess, read_events
 from toy_engine import POISON
 
 from flover.errors import MAX_SHOWN_CHARACTERS

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import ServerProcess, read_events
-from test_refusals import CHAT, COMPLETION, refused
+from support.servers import CHAT, COMPLETION, ServerProcess, read_events, refused
 from toy_engine import POISON
 
 SENTENCES: list[tuple[dict[str, Any], str | None, str]] = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import ServerProcess, read_events
+from support.servers import ServerProcess, read_events
 
 COMPLETION: dict[str, Any] = {"prompt": "abc", "max_tokens": 4}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}

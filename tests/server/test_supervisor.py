@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -13,9 +12,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ServerProcess, read_events
-from test_engine_process import make_request, read_tokens, run, toys, until
-from test_life import LONG, Background, running
+from support.engines import kill, make_request, read_tokens, run, toys, until
+from support.servers import LONG, Background, ServerProcess, read_events, running
 from toy_engine import DEADLY, toy_tokens
 
 from flover.config import EngineConfig
@@ -25,12 +23,6 @@ from flover.request import Request, SamplingParams
 from flover.server.run import EXIT_NO_ENGINE
 from flover.service import client, supervisor
 from flover.service.supervisor import Supervisor
-
-
-def kill(engines: Supervisor, number: int = 0, how: signal.Signals = signal.SIGKILL) -> None:
-    engine = engines.replicas[number].client
-    assert engine is not None
-    os.kill(engine.pid, how)
 
 
 @asynccontextmanager

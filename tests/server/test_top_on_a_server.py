@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import httpx
 import pytest
-from conftest import ServerProcess
+from support.servers import ServerProcess
 
 from flover.cli.main import main
 

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from support.facts import model_facts
 
 from flover.engine.plan import Admission, Grant, Move, RowResult, StepPlan, Work
-from flover.request import ModelFacts, Request, SamplingParams
+from flover.request import Request, SamplingParams
 
 from .broken import LawBroken
 from .hash_executor import HashExecutor
 from .hash_model import alone, extend, value_of
 
 PROMPT = [5, 6, 7, 8, 9]
-FACTS = ModelFacts(
-    model="hash",
-    architecture="HashModel",
-    dtype="uint64",
-    vocab_size=1000,
-    max_model_len=64,
-    pool_tokens=32,
-    page_size=4,
-    eos_ids=[],
-)
+FACTS = model_facts(vocab_size=1000, max_model_len=64, pool_tokens=32, page_size=4)
 
 
 def device(*, reorder: bool = True) -> HashExecutor:

@@ -8,22 +8,14 @@ from typing import Any
 import pytest
 import text_samples as samples
 import tokenizers
+from support.facts import model_facts
 
 from flover.errors import RequestError
-from flover.request import ModelFacts, Request, SamplingParams
+from flover.request import Request, SamplingParams
 from flover.text.prompts import bad_words_ids, make_request, prompt_list, read_prompt
 from flover.text.tokenizer import Tokenizer
 
-FACTS = ModelFacts(
-    model="toy",
-    architecture="toy",
-    dtype="float32",
-    vocab_size=502,
-    max_model_len=64,
-    pool_tokens=4096,
-    page_size=16,
-    eos_ids=[1],
-)
+FACTS = model_facts(vocab_size=502, max_model_len=64, eos_ids=[1])
 
 
 def make(prompt: Any, kind: str | None = "byte_level", **fields: Any) -> Request:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import write_tokenizer
+from support.checkpoints import write_tokenizer
 
 from flover.errors import ModelError
 from flover.text.tokenizer import Tokenizer

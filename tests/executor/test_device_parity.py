@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 import torch
-from checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
 from device_driver import Driver, Story, story, tell_alone, tell_in_a_crowd
+from support.checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from simulation.simulator import Simulation
-from toy import make_engine, request, run
+from support.toy import make_engine, request, run
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine

@@ -6,13 +6,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.facts import model_facts
 
 from flover.errors import RequestError
-from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
+from flover.request import Request, SamplingParams, check_request, resolve_max_tokens
 
-FACTS = ModelFacts(
-    model="m", architecture="a", dtype="d", vocab_size=100, max_model_len=64, pool_tokens=128, page_size=16, eos_ids=[2]
-)
+FACTS = model_facts(vocab_size=100, max_model_len=64, pool_tokens=128, eos_ids=[2])
 
 
 def make(prompt: list[int] | None = None, **params: Any) -> Request:

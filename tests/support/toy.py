@@ -10,6 +10,7 @@ from flover.engine.loop import Engine
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.request import Delta, ModelFacts, Request, SamplingParams
+from support.facts import model_facts
 
 
 class ToyExecutor(BlockingExecutor):
@@ -78,10 +79,7 @@ def make_engine(
     executor: Callable[[ModelFacts], ToyExecutor] = ToyExecutor,
     **config: object,
 ) -> tuple[Engine, ToyExecutor]:
-    facts = ModelFacts(
-        model="toy",
-        architecture="toy",
-        dtype="none",
+    facts = model_facts(
         vocab_size=10_000,
         max_model_len=max_model_len,
         pool_tokens=pages * page_size,

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from toy import ToyExecutor, make_engine, request, run, tokens_of
+from support.toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan

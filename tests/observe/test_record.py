@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from simulation.simulator import Simulation
-from toy import ToyExecutor, make_engine, request, run
+from support.toy import ToyExecutor, make_engine, request, run
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from simulation.simulator import Simulation
-from toy import ToyExecutor, make_engine, request
+from support.toy import ToyExecutor, make_engine, request
 
 from flover.engine.loop import Engine
 from flover.engine.observer import Observer, Run

@@ -1,7 +1,7 @@
 """Where the seconds of the loop go: from step to step while somebody is here, and nothing while nobody is."""
 
 import pytest
-from toy import ToyExecutor, make_engine, request, run
+from support.toy import ToyExecutor, make_engine, request, run
 
 from flover.engine.plan import StepPlan, StepResult
 from flover.engine.stats import Times

@@ -6,18 +6,10 @@ from dataclasses import dataclass, field
 
 from flover.engine.stats import EngineStats
 from flover.request import Delta, FinishReason, ModelFacts, Request, TokenLogprobs
+from support.facts import model_facts
 
 EOS = 256
-FACTS = ModelFacts(
-    model="fake",
-    architecture="fake",
-    dtype="float32",
-    vocab_size=300,
-    max_model_len=200,
-    pool_tokens=4096,
-    page_size=16,
-    eos_ids=[EOS],
-)
+FACTS = model_facts(eos_ids=[EOS])
 
 
 @dataclass

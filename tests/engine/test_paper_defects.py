@@ -12,22 +12,14 @@ from random import Random
 import pytest
 from simulation.hash_executor import HashExecutor
 from simulation.hash_model import LONGEST, alone
+from support.facts import model_facts
 
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
-from flover.request import Delta, ModelFacts, Request, SamplingParams
+from flover.request import Delta, Request, SamplingParams
 
-FACTS = ModelFacts(
-    model="hash",
-    architecture="HashModel",
-    dtype="uint64",
-    vocab_size=50_000,
-    max_model_len=600,
-    pool_tokens=20_000,
-    page_size=4,
-    eos_ids=[],
-)
+FACTS = model_facts(vocab_size=50_000, max_model_len=600, pool_tokens=20_000, page_size=4)
 
 
 class Device(HashExecutor):

@@ -12,13 +12,14 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from support.facts import model_facts
 
 from flover.engine.plan import Admission, Grant, Move, StepPlan, StepResult, Work
 from flover.executor.device import DeviceExecutor
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.ops import HostArray, reference
-from flover.request import ModelFacts, SamplingParams, TokenLogprobs
+from flover.request import SamplingParams, TokenLogprobs
 
 VOCAB = 50
 EOS = 7
@@ -79,15 +80,8 @@ def echo_logits(digest: int) -> HostArray:
 
 
 def echo_executor(num_rows: int = 6, num_pages: int = 80, page_size: int = 4) -> tuple[DeviceExecutor, EchoDecoder]:
-    facts = ModelFacts(
-        model="echo",
-        architecture="echo",
-        dtype="float32",
-        vocab_size=VOCAB,
-        max_model_len=96,
-        pool_tokens=(num_pages - 1) * page_size,
-        page_size=page_size,
-        eos_ids=[EOS],
+    facts = model_facts(
+        vocab_size=VOCAB, max_model_len=96, pool_tokens=(num_pages - 1) * page_size, page_size=page_size, eos_ids=[EOS]
     )
     decoder, kv = EchoDecoder(), KVCache(EchoShape(), num_pages, page_size, "float32", reference.page_shapes)
     return DeviceExecutor(decoder, kv, facts, num_rows), decoder

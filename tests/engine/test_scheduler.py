@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from toy import ToyExecutor, make_engine, request, run, tokens_of
+from support.toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine import scheduler
 from flover.engine.plan import StepPlan, Work
