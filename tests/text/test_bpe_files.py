@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from flover.errors import ModelError
 from flover.generation_config import read_eos_ids
+from flover.source import open_source
 from flover.text.tokenizer import Tokenizer
 
 END = "<|endoftext|>"
@@ -85,10 +86,10 @@ def test_ids_are_those_of_transformers(case: str, text: str) -> None:
 def test_the_end_is_found_in_the_same_files(tmp_path: Path) -> None:
     vocabulary = _model()["vocab"]
     write(tmp_path, eos_token=END)
-    assert read_eos_ids(tmp_path, tmp_path, 10_000) == (vocabulary[END],)
+    assert read_eos_ids(open_source(tmp_path), open_source(tmp_path), 10_000) == (vocabulary[END],)
     (tmp_path / "added_tokens.json").write_text(json.dumps({QWEN: len(vocabulary)}))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": QWEN}))
-    assert read_eos_ids(tmp_path, tmp_path, 10_000) == (len(vocabulary),)
+    assert read_eos_ids(open_source(tmp_path), open_source(tmp_path), 10_000) == (len(vocabulary),)
     tokenizer = Tokenizer.load(tmp_path)  # the class from config.json
     assert tokenizer.eos_id == len(vocabulary)
     assert tokenizer.is_special(len(vocabulary))

@@ -59,7 +59,8 @@ class Tokenizer:
             rule = read_decoder(described.get("decoder"))
             backend = _catch_panic(lambda: _prepare(make(), files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
-            raise ModelError(f"{source.where('tokenizer.json')} is damaged or not supported: {error}") from error
+            name = "vocab.json" if not source.has("tokenizer.json") and has_bpe_files(source) else "tokenizer.json"
+            raise ModelError(f"{source.where(name)} is damaged or not supported: {error}") from error
         return cls(backend, rule, files)
 
     # Text to ids
