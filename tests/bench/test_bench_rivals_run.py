@@ -130,7 +130,7 @@ def test_the_wrapper_says_what_went_wrong(engine: Path) -> None:
 
     with Server(wrapper(engine), 30) as server:
         assert "seven" in str(asyncio.run(ask(server.url, 7, 2)).error)
-        assert "no room" in str(asyncio.run(ask(server.url, 11, 6)).error)
+        assert "not enough memory" in str(asyncio.run(ask(server.url, 11, 6)).error)
         assert asyncio.run(ask(server.url, 4, 3)).ok
         broken = asyncio.run(ask(server.url, 9, 2))
         assert broken.error

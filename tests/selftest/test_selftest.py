@@ -18,7 +18,7 @@ from flover.config import EngineConfig
 from flover.engine.plan import StepPlan
 from flover.engine.scheduler import Scheduler
 from flover.errors import InvariantError
-from flover.executor import device
+from flover.executor import cpu
 from flover.model.sampling import sampler
 from flover.ops import Ops
 from flover.ops.cpu import cpu_ops, instruction_sets
@@ -118,7 +118,7 @@ PLANTS: dict[str, tuple[Callable[..., Ops], Callable[[Cell], bool]]] = {
 @pytest.mark.parametrize("name", PLANTS)
 def test_a_planted_dependence_is_found_where_it_is(monkeypatch: pytest.MonkeyPatch, llama: str, name: str) -> None:
     broken, seen = PLANTS[name]
-    monkeypatch.setattr(device, "cpu_ops", broken)
+    monkeypatch.setattr(cpu, "cpu_ops", broken)
     space = Space(isa=ISAS, page_size=(16,), warm=(False,), preempted=(False,), batch=(1, 7), chunk=(0, 5))
     cells = few_cells(space)
     found = differences(EngineConfig(model=llama), space, cells)
@@ -129,7 +129,7 @@ def test_a_planted_dependence_is_found_where_it_is(monkeypatch: pytest.MonkeyPat
 def test_the_command_reports_a_planted_batch_dependent_sum(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], llama: str
 ) -> None:
-    monkeypatch.setattr(device, "cpu_ops", PLANTS["number-of-rows"][0])
+    monkeypatch.setattr(cpu, "cpu_ops", PLANTS["number-of-rows"][0])
     narrow = ["--block-size", "16", "--num-threads", "1", "--max-num-seqs", "7", "--cpu-isa", ISAS[0]]
     assert main(["selftest", "invariance", llama, *narrow]) == 1
     out = capsys.readouterr().out

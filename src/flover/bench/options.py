@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flover.ops import BLOCKS
+from flover.weight_formats import BLOCKS
 
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
 KERNEL_FORMATS = (*FORMATS, *BLOCKS)

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from flover.ops.formats import BLOCKS, INPUTS_TOGETHER, ONE_SCALE, Block, WeightFormat
+from flover.weight_formats import BLOCKS, INPUTS_TOGETHER, ONE_SCALE, Block, WeightFormat
 
 Array: TypeAlias = Any
 """An implementation's own arrays: numpy's on the CPU, torch's tensors elsewhere. Who is written against the table only
