@@ -91,7 +91,9 @@ messages = st.lists(message, min_size=1, max_size=3).map(lambda items: "[" + ","
 hostile = st.tuples(name, value | many | fields) | st.tuples(st.just("messages"), messages)
 
 CONSTANT_BYTES = 500_000
-INTERNAL = re.compile(r"\$\.|`|msgspec|Expected|object at 0x|\de\+\d|\.str\b|keyword|positional|at most 0\b|Traceback")
+INTERNAL = re.compile(
+    r"\$\.|`|msgspec|Expected|object at 0x|(?:between|and|most|least) -?[\d.]+e\+\d|\.str\b|keyword|positional|at most 0\b|Traceback"
+)
 
 
 def serve(kind: type[Any], data: bytes) -> Any:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from itertools import accumulate, compress
 from operator import countOf
 
+import msgspec
+
 from flover.config import Limits, flag_name
 from flover.errors import RequestError
 
@@ -66,10 +68,17 @@ def num_values(data: bytes, most: int) -> int:
     return 1 + sum(_num_values(marks) - 1 for marks in _outside_strings(plain))
 
 
+SMALL_BYTES = 8192
+"""Lists and objects of at most this size are decoded to count their members."""
+_small = msgspec.json.Decoder(list[msgspec.Raw] | dict[str, msgspec.Raw])
+
+
 def has_more_members(raw: bytes, most: int) -> bool:
     """Whether a list or an object has more than `most` members. `raw` is within the limits of a whole body."""
     if raw.count(b",") < most:
         return False
+    if len(raw) <= SMALL_BYTES:  # cheaper than to look at each mark
+        return len(_small.decode(raw)) > most
     depth = count = 0
     for marks in _outside_strings(_without_text(raw)):
         depths = list(accumulate(_steps(marks), initial=depth))

@@ -102,7 +102,8 @@ def check_kind(raw: Raw, start: str, where: str, wanted: str) -> None:
 
 def begins(raw: Raw, start: str) -> bool:
     """Whether the value begins with this character. Raw values have no surrounding whitespace."""
-    return memoryview(raw)[:1] == start.encode()
+    value = memoryview(raw)
+    return bool(value) and value[0] == ord(start)
 
 
 def is_null(raw: Raw) -> bool:
