@@ -56,7 +56,7 @@ demo: $(VENV)/.ready ## 32 requests fused, then one after another, live in the t
 serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the bundled model
 	@$(BIN)/flover serve
 
-quick: $(VENV)/.ready-dev ## what to run at each save: decisions, rules, samples of the rest, in a minute
+quick: $(VENV)/.ready-dev ## what to run at each save: decisions, rules, samples of the rest, in 80 s
 	$(PYTEST) -n $(JOBS) -m "not alone" --sim-seeds 14 $(QUICK)
 
 test: $(VENV)/.ready-dev ## the whole test suite
