@@ -63,3 +63,29 @@ class BlockingExecutor(ABC):
         if result is None:
             raise InvariantError("no plan was started")
         return result
+
+
+class WrappedExecutor:
+    """An executor that hands every call on to another one. Derived classes override the calls that they look at."""
+
+    def __init__(self, executor: Executor) -> None:
+        self.facts = executor.facts
+        self._executor = executor
+
+    def start(self, plan: StepPlan) -> None:
+        self._executor.start(plan)
+
+    def finish(self) -> StepResult:
+        return self._executor.finish()
+
+    def reset(self) -> None:
+        self._executor.reset()
+
+    def trim(self, free_pages: list[int]) -> None:
+        self._executor.trim(free_pages)
+
+    def check(self) -> None:
+        self._executor.check()
+
+    def close(self) -> None:
+        self._executor.close()

@@ -19,6 +19,7 @@ LLAMA_MODULES = {
     "layers.{}.mlp.down_proj": Target("layers.{}.down"),
     "norm": Target("final_norm"),
 }
+_LLAMA_BUT_MLP = {name: target for name, target in LLAMA_MODULES.items() if ".mlp." not in name}
 ROTARY_TABLES = tuple(
     f"{module}rotary_emb.{table}"
     for module in ("", "layers.{}.self_attn.", "layers.{}.attention.")
@@ -84,7 +85,7 @@ PHI3_MODULES = {
 }
 
 STARCODER2_MODULES = {
-    **{name: target for name, target in LLAMA_MODULES.items() if ".mlp." not in name},
+    **_LLAMA_BUT_MLP,
     "layers.{}.mlp.c_fc": Target("layers.{}.up"),
     "layers.{}.mlp.c_proj": Target("layers.{}.down"),
 }
@@ -111,7 +112,7 @@ GEMMA3_MODULES = {
 }
 
 GLM_MODULES = {
-    **{name: target for name, target in LLAMA_MODULES.items() if ".mlp." not in name},
+    **_LLAMA_BUT_MLP,
     "layers.{}.mlp.gate_up_proj": Target("layers.{}.up"),
     "layers.{}.mlp.down_proj": Target("layers.{}.down"),
 }
@@ -123,7 +124,7 @@ EXAONE4_MODULES = {
 }
 
 UNGATED_MODULES = {
-    **{name: target for name, target in LLAMA_MODULES.items() if ".mlp." not in name},
+    **_LLAMA_BUT_MLP,
     "layers.{}.mlp.up_proj": Target("layers.{}.up"),
     "layers.{}.mlp.down_proj": Target("layers.{}.down"),
 }

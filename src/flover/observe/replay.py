@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flover.engine.executor import BlockingExecutor, Executor
+from flover.engine.executor import BlockingExecutor, Executor, WrappedExecutor
 from flover.engine.loop import Engine
 from flover.engine.observer import Observer, Run
 from flover.engine.plan import RowResult, StepPlan, StepResult
@@ -205,33 +205,15 @@ class _Witness(Observer):
         self.fault = run.fault
 
 
-class _Faulty:
+class _Faulty(WrappedExecutor):
     """An executor that raises where the recorded one did."""
 
-    def __init__(self, executor: Executor) -> None:
-        self.facts = executor.facts
-        self.fault: str | None = None
-        self._executor = executor
+    fault: str | None = None
 
     def start(self, plan: StepPlan) -> None:
         if self.fault is not None:
             raise RecordedFaultError(self.fault)
-        self._executor.start(plan)
-
-    def finish(self) -> StepResult:
-        return self._executor.finish()
-
-    def reset(self) -> None:
-        self._executor.reset()
-
-    def trim(self, free_pages: list[int]) -> None:
-        self._executor.trim(free_pages)
-
-    def check(self) -> None:
-        self._executor.check()
-
-    def close(self) -> None:
-        self._executor.close()
+        super().start(plan)
 
 
 def _as_raised(fault: str | None) -> str | None:

@@ -135,7 +135,7 @@ def _read_tool_calls(raw: Raw, where: str) -> Raw | None:
     calls: list[ToolCall] = read_value(raw, list[ToolCall], where, "a list of tool calls")
     for i, call in enumerate(calls):
         arguments = call.function.arguments
-        if not (memoryview(arguments)[0] in b'"{' or is_null(arguments)):
+        if not (begins(arguments, '"{') or is_null(arguments)):
             raise wrong_value(f"{where}[{i}].function.arguments", "a string of JSON or an object", arguments)
     return raw if calls else None
 

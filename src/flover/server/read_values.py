@@ -100,10 +100,10 @@ def check_kind(raw: Raw, start: str, where: str, wanted: str) -> None:
         raise wrong_value(where, wanted, raw)
 
 
-def begins(raw: Raw, start: str) -> bool:
-    """Whether the value begins with this character. Raw values have no surrounding whitespace."""
+def begins(raw: Raw, starts: str) -> bool:
+    """Whether the value begins with one of these characters. Raw values have no surrounding whitespace."""
     value = memoryview(raw)
-    return bool(value) and value[0] == ord(start)
+    return bool(value) and chr(value[0]) in starts
 
 
 def is_null(raw: Raw) -> bool:

@@ -12,11 +12,10 @@ from flover.bench.paper.processes import as_request
 from flover.bench.simulated.cost import Cost
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.engine.budget import attention_of
-from flover.engine.executor import BlockingExecutor, Executor
+from flover.engine.executor import Executor, WrappedExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
-from flover.request import ModelFacts
 
 KNOTS = (1, 2, 4, 8, 16, 24, 32, 64, 256)
 """Numbers of tokens at which the cost is measured: the knots of the fit."""
@@ -34,33 +33,22 @@ class Observation:
     milliseconds: float
 
 
-class TimedExecutor(BlockingExecutor):
+class TimedExecutor(WrappedExecutor):
     """An executor that records the duration of every iteration."""
 
     def __init__(self, executor: Executor) -> None:
-        self.facts: ModelFacts = executor.facts
+        super().__init__(executor)
         self.observations: list[Observation] = []
-        self._executor = executor
 
-    def run(self, plan: StepPlan) -> StepResult:
-        began = time.perf_counter()
-        self._executor.start(plan)
-        result = self._executor.finish()
-        milliseconds = 1e3 * (time.perf_counter() - began)
-        self.observations.append(Observation(plan.num_tokens, attention_of(plan), milliseconds))
+    def start(self, plan: StepPlan) -> None:
+        self._plan, self._began = plan, time.perf_counter()
+        super().start(plan)
+
+    def finish(self) -> StepResult:
+        result = super().finish()
+        milliseconds = 1e3 * (time.perf_counter() - self._began)
+        self.observations.append(Observation(self._plan.num_tokens, attention_of(self._plan), milliseconds))
         return result
-
-    def reset(self) -> None:
-        self._executor.reset()
-
-    def trim(self, free_pages: list[int]) -> None:
-        self._executor.trim(free_pages)
-
-    def check(self) -> None:
-        self._executor.check()
-
-    def close(self) -> None:
-        self._executor.close()
 
 
 def observe(executor: Executor, config: SchedulerConfig, progress: Callable[[int, int], None]) -> list[Observation]:
