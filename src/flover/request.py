@@ -7,6 +7,7 @@ handled by the server and `LLM`; the engine ignores them.
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -22,6 +23,10 @@ class FinishReason(enum.StrEnum):
     LENGTH = "length"  # max_tokens or the model's context is used up
     ABORT = "abort"  # cancelled by the caller, or its client went away
     ERROR = "error"  # the engine failed on it
+
+
+GREEDY: Mapping[str, Any] = {"temperature": 0.0}
+"""The sampling parameters that always choose the most likely token."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +65,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     @property
     def greedy(self) -> bool:
-        """Temperature 0: the most likely token, always."""
+        """Whether the most likely token is always chosen."""
         return self.temperature == 0.0
 
     @property

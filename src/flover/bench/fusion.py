@@ -14,6 +14,7 @@ from flover.bench.metrics import RequestRecord, Summary, summarise
 from flover.bench.options import FusionOptions
 from flover.bench.workload import TOKEN_IDS, Job, fixed, fixed_arrivals, random_jobs
 from flover.errors import EngineError
+from flover.request import GREEDY
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def as_send(job: Job, model: str) -> Send:
         "model": model,
         "prompt": list(job.prompt_ids),
         "max_tokens": job.output_len,
-        "temperature": 0,
+        **GREEDY,
         "ignore_eos": True,
         "return_token_ids": True,
     }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flover.cli.flags import add_settings, from_args
 from flover.cli.models import add_model, resolve_model
 from flover.cli.parser import Parser
-from flover.cli.sampling import add_sampling, sampling_from
+from flover.cli.sampling import CHAT_DEFAULTS, add_sampling, sampling_from
 from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig, read_environment
 
@@ -32,7 +32,7 @@ def add(commands: Any) -> Parser:
     group.add_argument("--api-key", metavar="KEY", help="the server's key; also read from FLOVER_API_KEY")
     group.add_argument("--system-prompt", metavar="TEXT", help="system message of the conversation")
     group.add_argument("-q", "--quick", metavar="TEXT", help="send this one message, print the answer and exit")
-    add_sampling(parser, max_tokens=None, temperature=0.7)
+    add_sampling(parser, **CHAT_DEFAULTS)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
     add_vllm_flags(parser)
     parser.set_defaults(run=run)

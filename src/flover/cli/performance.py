@@ -52,8 +52,6 @@ def make_sends(model: str, num_requests: int, rate: float, seed: int, salt: str)
         body: dict[str, Any] = {
             "model": model,
             "max_tokens": OUTPUT_LENS.draw(rng),
-            "temperature": 0.7,
-            "top_p": 0.9,
             "seed": rng.randrange(2**31),
             "ignore_eos": True,
             "return_token_ids": True,

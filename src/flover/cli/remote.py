@@ -11,11 +11,11 @@ from typing import Any
 
 from flover.bench.connection import unreachable
 from flover.cli.address import server_address
+from flover.cli.sampling import FLAGS
 from flover.errors import ConfigError, EngineError, RequestError
 from flover.request import SamplingParams
 
-_SENT = ("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_SENT_TOO = ("presence_penalty", "frequency_penalty", "stop", "ignore_eos")
+_SENT = (*FLAGS, "stop", "ignore_eos")
 _REFUSALS = range(400, 500)
 """Status codes that report an error of the request."""
 
@@ -45,7 +45,7 @@ class RemoteModel:
         default = SamplingParams()
         body: dict[str, Any] = {"model": self._model, "messages": list(messages), "stream": True}
         body["stream_options"] = {"include_usage": True}
-        for name in (*_SENT, *_SENT_TOO):
+        for name in _SENT:
             if getattr(params, name) != getattr(default, name) and getattr(params, name) is not None:
                 body[name] = getattr(params, name)
         ended = False

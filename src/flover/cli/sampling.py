@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from flover.config import flag_name
 from flover.errors import RequestError
 from flover.request import SamplingParams
 
-_FLAGS: dict[str, tuple[Any, str, str]] = {
+FLAGS: dict[str, tuple[Any, str, str]] = {
     "max_tokens": (count, "N", "maximum number of tokens to generate"),
     "min_tokens": (count, "N", "minimum number of tokens to generate"),
     "temperature": (number, "X", "0 is greedy; higher is more random"),
@@ -23,13 +24,15 @@ _FLAGS: dict[str, tuple[Any, str, str]] = {
     "presence_penalty": (number, "X", "above 0 makes generated tokens less likely"),
     "frequency_penalty": (number, "X", "the same, for each time a token was generated"),
 }
+CHAT_DEFAULTS: Mapping[str, Any] = {"max_tokens": None, "temperature": 0.7}
+"""What a conversation has instead of the defaults of `SamplingParams`."""
 
 
 def add_sampling(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Add the flags; `defaults` override those of `SamplingParams`."""
     group = parser.add_argument_group("sampling")
     own = SamplingParams()
-    for name, (kind, metavar, text) in _FLAGS.items():
+    for name, (kind, metavar, text) in FLAGS.items():
         default = defaults.get(name, getattr(own, name))
         shown = "as long as the context allows" if default is None else default
         group.add_argument(
@@ -41,7 +44,7 @@ def add_sampling(parser: argparse.ArgumentParser, **defaults: Any) -> None:
 
 def sampling_from(args: argparse.Namespace, **more: Any) -> SamplingParams:
     """The parameters from the command line. Raises `RequestError`."""
-    values = {name: getattr(args, name) for name in _FLAGS}
+    values = {name: getattr(args, name) for name in FLAGS}
     return SamplingParams(**values, stop=args.stop, ignore_eos=args.ignore_eos, **more)
 
 
@@ -51,10 +54,10 @@ def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
     Raises `RequestError` naming the wrong parameter or value.
     """
     field = name.removeprefix("--").replace("-", "_")
-    if field not in _FLAGS:
-        raise RequestError(f"There is no parameter {name}; there are {', '.join(_FLAGS)} and system.")
+    if field not in FLAGS:
+        raise RequestError(f"There is no parameter {name}; there are {', '.join(FLAGS)} and system.")
     try:
-        value = _FLAGS[field][0](text)
+        value = FLAGS[field][0](text)
     except (argparse.ArgumentTypeError, ValueError) as error:
         raise RequestError(f"{field}: {error}") from None
     return SamplingParams(**(msgspec.structs.asdict(params) | {field: value}))
@@ -62,4 +65,4 @@ def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
 
 def described(params: SamplingParams) -> str:
     """The parameters that flags set, a line for each."""
-    return "\n".join(f"  {name} {getattr(params, name)}" for name in _FLAGS)
+    return "\n".join(f"  {name} {getattr(params, name)}" for name in FLAGS)

@@ -7,7 +7,7 @@ each operation means. Nothing here knows of models, rows or requests, and nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -137,15 +137,29 @@ class RotaryWrite(Protocol):
     ) -> Array: ...
 
 
+class Columns(Protocol):
+    """Columns of rows by name."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SampleParams:
     """How R rows sample; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
 
-    temperature: npt.NDArray[np.float32]
-    min_p: npt.NDArray[np.float64]
-    top_k: npt.NDArray[np.int64]
-    top_p: npt.NDArray[np.float64]
-    uniform: npt.NDArray[np.float64]  # the rows' random numbers, in (0, 1)
+    temperature: HostArray = field(metadata={"dtype": np.float32})
+    min_p: HostArray = field(metadata={"dtype": np.float64})
+    top_k: HostArray = field(metadata={"dtype": np.int64})
+    top_p: HostArray = field(metadata={"dtype": np.float64})
+    uniform: HostArray = field(metadata={"dtype": np.float64})  # the rows' random numbers, in (0, 1)
+
+    @classmethod
+    def of(cls, columns: Columns, uniform: HostArray) -> SampleParams:
+        """The parameters of rows from their columns, which have the same names."""
+        return cls(**{name: columns[name] for name in SAMPLE_DTYPES if name != "uniform"}, uniform=uniform)
+
+
+SAMPLE_DTYPES: Mapping[str, Any] = {item.name: item.metadata["dtype"] for item in fields(SampleParams)}
 
 
 Reduction = Literal["sum", "max"]

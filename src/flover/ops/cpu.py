@@ -15,7 +15,19 @@ import numpy as np
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError
-from flover.ops import ONE_SCALE, Alone, Array, Group, HostArray, Ops, Pages, RaggedBatch, Reduction, SampleParams
+from flover.ops import (
+    ONE_SCALE,
+    SAMPLE_DTYPES,
+    Alone,
+    Array,
+    Group,
+    HostArray,
+    Ops,
+    Pages,
+    RaggedBatch,
+    Reduction,
+    SampleParams,
+)
 from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
 from flover.ops.cpu_program import Recorder
 from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
@@ -29,13 +41,6 @@ ACTIVATIONS: dict[str | None, int] = {
     "relu2": 5,
     "quick_gelu": 6,
 }
-_SAMPLE_COLUMNS: tuple[tuple[str, type[np.generic]], ...] = (
-    ("temperature", np.float32),
-    ("min_p", np.float64),
-    ("top_k", np.int64),
-    ("top_p", np.float64),
-    ("uniform", np.float64),
-)
 
 
 def instruction_sets() -> list[str]:
@@ -237,7 +242,9 @@ class CpuOps:
         """A random token of each row."""
         rows, size = logits.shape
         ids = np.empty(rows, dtype=np.int64)
-        columns = {name: np.ascontiguousarray(getattr(params, name), dtype=kind) for name, kind in _SAMPLE_COLUMNS}
+        columns = {
+            name: np.ascontiguousarray(getattr(params, name), dtype=kind) for name, kind in SAMPLE_DTYPES.items()
+        }
         self._run(
             _cpu.Sample(
                 logits=floats(logits),

@@ -12,27 +12,10 @@ from flover.request import SamplingParams
 from flover.sampling_checks import MAX_LOGPROBS, RANGES, Range, check_number
 from flover.server.protocol import ChatBody, CompletionBody, GenerationBody
 
-_SAME = (
-    "n",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "seed",
-    "stop",
-    "stop_token_ids",
-    "min_tokens",
-    "ignore_eos",
-    "skip_special_tokens",
-    "spaces_between_special_tokens",
-    "include_stop_str_in_output",
-    "bad_words",
-    "allowed_token_ids",
-    "prompt_logprobs",
-    "truncate_prompt_tokens",
+_SAME = tuple(
+    name
+    for name in SamplingParams.__struct_fields__
+    if name in GenerationBody.__struct_fields__ and name not in ("max_tokens", "logit_bias")
 )
 """Fields with the same name and meaning in the body and in `SamplingParams`."""
 

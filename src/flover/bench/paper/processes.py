@@ -19,7 +19,7 @@ from flover.config import EngineConfig, one_engine
 from flover.engine.stats import EngineStats
 from flover.errors import EngineError
 from flover.memory.machine import compute_threads, usable_cores
-from flover.request import FinishReason, Request, SamplingParams
+from flover.request import GREEDY, FinishReason, Request, SamplingParams
 from flover.service.client import EngineClient
 from flover.service.listener import EngineListener
 
@@ -146,8 +146,8 @@ class _Workload:
 
 def as_request(job: Job, name: str) -> Request:
     """The engine request of a job, with end-of-sequence ignored."""
-    temperature = 0.0 if job.samples == 1 else 1.0
-    params = SamplingParams(temperature=temperature, max_tokens=job.output_len, ignore_eos=True, n=job.samples)
+    chosen = GREEDY if job.samples == 1 else {}
+    params = SamplingParams(max_tokens=job.output_len, ignore_eos=True, n=job.samples, **chosen)
     return Request(id=name, prompt_ids=list(job.prompt_ids), params=params, seed=job.seed)
 
 

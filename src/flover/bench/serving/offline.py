@@ -48,7 +48,7 @@ class Latency:
 
 def measure_latency(llm: LLM, options: LatencyOptions, seed: int, ended: Callable[[], None]) -> Latency:
     """Run fixed batches one after another; their prompts differ, so that none is in the prefix cache."""
-    params = SamplingParams(n=options.n, temperature=1.0, ignore_eos=True, max_tokens=options.output_len)
+    params = SamplingParams(n=options.n, ignore_eos=True, max_tokens=options.output_len)
     rng = random.Random(seed)
     seconds = []
     for _ in range(options.num_iters_warmup + options.num_iters):
@@ -94,9 +94,7 @@ class Throughput:
 def measure_throughput(llm: LLM, samples: Sequence[SampleRequest], *, ignore_eos: bool, show: bool) -> Throughput:
     """Generate for all samples in one call. Raises `ConfigError` for conversations, which need a server."""
     prompts = [_prompt(sample) for sample in samples]
-    params = [
-        SamplingParams(temperature=1.0, ignore_eos=ignore_eos, max_tokens=sample.output_len) for sample in samples
-    ]
+    params = [SamplingParams(ignore_eos=ignore_eos, max_tokens=sample.output_len) for sample in samples]
     start = time.perf_counter()
     outputs = llm.generate(prompts, params, use_tqdm=show)
     seconds = time.perf_counter() - start

@@ -24,6 +24,7 @@ from flover.bench.server import ServerProcess
 from flover.bench.serving.memory import children, peak_memory, resident_memory
 from flover.config import EngineConfig, one_engine
 from flover.errors import EngineError
+from flover.request import GREEDY
 from flover.service.client import EngineClient
 from flover.service.listener import EngineListener
 
@@ -81,7 +82,7 @@ async def _ask_twice(url: str) -> list[RequestRecord]:
     async with Client(url) as client:
         model = (await client.model())["id"]
         bodies = [
-            {"model": model, "prompt": [token] * PROMPT_LEN, "max_tokens": 2, "ignore_eos": True, "temperature": 0}
+            {"model": model, "prompt": [token] * PROMPT_LEN, "max_tokens": 2, "ignore_eos": True, **GREEDY}
             for token in (16, 17)
         ]
         records = await client.one_after_another([Send(0.0, COMPLETIONS, body) for body in bodies])

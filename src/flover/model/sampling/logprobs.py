@@ -1,4 +1,4 @@
-"""Log-probabilities of the raw logits (before any edit or temperature): of the chosen token and the likeliest.
+"""Log-probabilities of the raw logits (before sampling changes them): of the chosen token and the likeliest.
 
 Tokens are ordered by (logit descending, id ascending), so ranks are distinct and the first is the greedy choice.
 """

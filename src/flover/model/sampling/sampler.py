@@ -1,7 +1,8 @@
 """One sampling for all rows: logits and the rows' parameters in, a token for each row out.
 
 Order as in vLLM: log-probabilities of the raw logits; allowed tokens, bad words, min_tokens, bias, penalties;
-temperature; min_p, top_k, top_p; the draw. Greedy rows take the largest logit, the lowest id among equals.
+then scale, min_p, top_k, top_p, draw (`ops/sampling.py`). Greedy rows take the largest logit, the lowest id among
+equals.
 
 What a row gets depends on its own logits and columns alone, bit for bit: each feature is computed only for the rows
 that ask for it, every sum over the vocabulary runs along one row in the order of the ids, and the random number is
@@ -92,9 +93,7 @@ def _draw(logits: HostArray, best: HostArray, rows: RowView, places: Array, ops:
     if len(places) < len(logits):
         logits, best, rows = logits[places], best[places], rows.select(places)
     uniform = uniforms(rows["seed"], rows["num_outputs"])
-    return ops.sample(
-        logits, best, SampleParams(rows["temperature"], rows["min_p"], rows["top_k"], rows["top_p"], uniform)
-    )
+    return ops.sample(logits, best, SampleParams.of(rows, uniform))
 
 
 def _fail(sampled: Sampled, place: int, largest: float) -> None:
