@@ -97,8 +97,8 @@ $(VENV)/.made:
 
 $(VENV)/.ready: $(VENV)/.made $(SOURCES) constraints.txt
 	@$(NEED_COMPILER)
-	@echo "Compiling the kernels and installing Flover (a minute or two)"
-	@$(PIP) --editable .
+	@echo "Compiling the kernels for this machine and installing Flover (a minute)"
+	@$(PIP) --config-settings=cmake.define.FLOVER_INSTRUCTION_SETS=native --editable .
 	@$(BIN)/python -m compileall -q src/flover
 	@touch $@
 

@@ -1,9 +1,10 @@
-// All kernels for one instruction set: compiled once for each, with FLOVER_ISA set to its name.
+// All kernels for one instruction set but those of isa_blocks.cpp: compiled once for each, with FLOVER_ISA set to its
+// name.
 #include "attention.h"
 #include "elementwise.h"
 #include "embed.h"
 #include "limits.h"
-#include "linear_block.h"
+#include "linears.h"
 #include "norm.h"
 #include "sampling.h"
 

@@ -224,10 +224,9 @@ struct Kernels {
   uint64_t (*read)(Pool&, const uint8_t* data, int64_t bytes);  // reads everything once: the bandwidth, likewise
 };
 
+// Defined for the instruction sets that are compiled (CMakeLists.txt).
 const Kernels& portable_kernels();
-#ifdef FLOVER_X86
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
-#endif
 
 }  // namespace flover

@@ -1,4 +1,4 @@
-// Linears whose weights are in the block formats of GGUF (blocks.h), and the choice between all linears.
+// Linears whose weights are in the block formats of GGUF (blocks.h).
 //
 // The activations of every 32 inputs have a scale of their own: x = scale * q, q in -127..127. An output is one chain
 // over the blocks of 32 inputs, in order. Of each block
@@ -12,7 +12,8 @@
 #pragma once
 
 #include "block_panel.h"
-#include "linear_int.h"
+#include "bytes.h"
+#include "linear.h"
 
 namespace flover::FLOVER_ISA {
 
@@ -236,19 +237,9 @@ static void block_linear(Pool& pool, const Weight& w, const Linear& l) {
   parallel(pool, row_blocks * units, body);
 }
 
-static void run(Pool& pool, const Linear& l) {
-  const Weight& w = l.weight;
-  if (l.rows == 0) return;
-  switch (w.format) {
-    case Format::float32: return float_linear<Format::float32>(pool, w, l);
-    case Format::bfloat16: return float_linear<Format::bfloat16>(pool, w, l);
-    case Format::float16: return float_linear<Format::float16>(pool, w, l);
-    case Format::int8:
-    case Format::int4: return int_linear(pool, w, l);
-    default: break;
-  }
-  dispatch<(int)FIRST_BLOCK, (int)LAST_BLOCK>((int)w.format,
-                                              [&](auto f) { block_linear<(Format) decltype(f)::value>(pool, w, l); });
+void block_linears(Pool& pool, const Linear& l) {
+  dispatch<(int)FIRST_BLOCK, (int)LAST_BLOCK>(
+      (int)l.weight.format, [&](auto f) { block_linear<(Format) decltype(f)::value>(pool, l.weight, l); });
 }
 
 }  // namespace flover::FLOVER_ISA

@@ -3,31 +3,42 @@
 #include <stdexcept>
 #include <type_traits>
 
+#include "machine_isa.h"
+
 namespace flover {
+
+namespace {
+
+// What was compiled.
+const std::vector<const Kernels*>& compiled_kernels() {
+  static const std::vector<const Kernels*> compiled{
+#ifdef FLOVER_HAS_avx512
+      &avx512_kernels(),
+#endif
+#ifdef FLOVER_HAS_avx2
+      &avx2_kernels(),
+#endif
+#ifdef FLOVER_HAS_portable
+      &portable_kernels(),
+#endif
+  };
+  return compiled;
+}
+
+}  // namespace
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
-#ifdef FLOVER_X86
-  __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
-    names.emplace_back("avx512");
-  if (avx2) names.emplace_back("avx2");
-#endif
-  names.emplace_back("portable");
+  for (const auto& name : machine_instruction_sets())
+    for (const Kernels* kernels : compiled_kernels())
+      if (kernels->name == name) names.push_back(name);
   return names;
 }
 
 const Kernels& kernels_named(const std::string& name) {
-  for (const auto& known : instruction_sets()) {
-    if (known != name) continue;
-#ifdef FLOVER_X86
-    if (name == "avx512") return avx512_kernels();
-    if (name == "avx2") return avx2_kernels();
-#endif
-    return portable_kernels();
-  }
+  for (const auto& known : instruction_sets())
+    for (const Kernels* kernels : compiled_kernels())
+      if (known == name && kernels->name == name) return *kernels;
   throw std::invalid_argument("this machine cannot run " + name);
 }
 

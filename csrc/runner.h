@@ -13,7 +13,7 @@
 
 namespace flover {
 
-// Names of the instruction sets that this machine can run, the fastest first.
+// Names of the instruction sets that are compiled and that this machine can run, the fastest first.
 std::vector<std::string> instruction_sets();
 // Throws std::invalid_argument if the machine cannot run it.
 const Kernels& kernels_named(const std::string& name);

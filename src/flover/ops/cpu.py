@@ -44,8 +44,11 @@ ACTIVATIONS: dict[str | None, int] = {
 
 
 def instruction_sets() -> list[str]:
-    """What this machine can run, the fastest first."""
-    return _cpu.instruction_sets()
+    """What was compiled and this machine can run, the fastest first. Raises `ConfigError` if there is none."""
+    sets = _cpu.instruction_sets()
+    if not sets:
+        raise ConfigError("the kernels were compiled for another machine: install Flover again on this one")
+    return sets
 
 
 class CpuOps:
