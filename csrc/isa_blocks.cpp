@@ -1,2 +1,3 @@
-// The linears of one instruction set whose weights are in blocks: a file of their own, so that two are compiled at once.
+// The linears of one instruction set whose weights are in blocks: a file of their own, so that two are compiled at
+// once.
 #include "linear_block.h"
