@@ -15,25 +15,25 @@ from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.engine.roster import Roster
-from flover.engine.rows import Layout
+from flover.engine.rows import RowLayout
 from flover.engine.scheduler import Scheduler
 from flover.errors import ConfigError
-from flover.observe.record import Recorder, digest_of
+from flover.observe.record import ScheduleRecorder, digest_of
 from flover.observe.record_reader import Record, read_record
 from flover.observe.replay import RecordedExecutor, replay
 from flover.request import ModelFacts, SamplingParams
 
 
-def record(engine: Engine) -> Recorder:
+def record(engine: Engine) -> ScheduleRecorder:
     """Everything that this engine is step from now on."""
-    recorder = Recorder()
+    recorder = ScheduleRecorder()
     engine._clock = recorder.clock(engine._clock)
     recorder.begin(EngineConfig(), engine.roster.config, engine.facts)
     engine.observe(recorder)
     return recorder
 
 
-def read(recorder: Recorder, path: Path) -> Record:
+def read(recorder: ScheduleRecorder, path: Path) -> Record:
     path.write_bytes(b"".join(iter(recorder.read, b"")) + recorder.end())
     return read_record(path)
 
@@ -142,9 +142,9 @@ def test_another_order_of_rows_is_found(session: Record, monkeypatch: pytest.Mon
 
     dense = rows.dense_layout
 
-    def backwards(alive: list[bool], entering: int) -> Layout:
+    def backwards(alive: list[bool], entering: int) -> RowLayout:
         layout = dense(alive, entering)
-        return Layout(layout.moves, layout.entries[::-1])
+        return RowLayout(layout.moves, layout.entries[::-1])
 
     monkeypatch.setattr(rows, "dense_layout", backwards)
     assert replay(session, RecordedExecutor(session.head.facts)).difference is not None

@@ -9,7 +9,7 @@ from simulation.simulator import Simulation
 from support.toy import ToyExecutor, make_engine, request
 
 from flover.engine.loop import Engine
-from flover.engine.observer import Observer, Run
+from flover.engine.observer import ExecutedPlan, Observer
 from flover.engine.plan import Move, StepPlan
 from flover.engine.roster import Roster
 from flover.observe.timeline import DEAD, PREEMPTED, Iteration, Timeline
@@ -130,7 +130,7 @@ class Bookkeeper(Observer):
         self.timeline.planned(roster, plan)
         self.computed = {sequence.row: sequence.number for sequence in roster.running}
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: ExecutedPlan) -> None:
         self.timeline.ran(run)
 
     def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:

@@ -18,7 +18,7 @@ from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import EngineDeadError, InvariantError, RequestError
-from flover.parallel.frames import Run, decode, encode
+from flover.parallel.frames import RunPlan, decode, encode
 from flover.parallel.ranks import Leader, follow
 
 NUM_FOLLOWERS = 2
@@ -164,7 +164,7 @@ def test_a_rank_that_decides_for_itself_is_caught() -> None:
 def test_a_frame_that_is_missing_is_noticed() -> None:
     scenario, channel = draw_scenario(3), Channel(0)
     plan = StepPlan(step=1, evictions=[], moves=[], admissions=[], grants=[], work=[], window=(0, 0))
-    channel.send(encode(Run(1, plan, [], 0)))
+    channel.send(encode(RunPlan(1, plan, [], 0)))
     with pytest.raises(InvariantError, match="frame 1 of rank 0 came where frame 0 was due"):
         follow(HashRank(scenario), channel.receiver(0))
 

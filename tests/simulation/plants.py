@@ -148,8 +148,8 @@ def _swap_rows(patch: Patch) -> None:
 
 @plant("holes between rows stay", "rows", flavour="calm")
 def _holes(patch: Patch) -> None:
-    def dense_layout(alive: list[bool], entering: int) -> rows.Layout:
-        return rows.Layout([], [row for row, used in enumerate(alive) if not used][:entering])
+    def dense_layout(alive: list[bool], entering: int) -> rows.RowLayout:
+        return rows.RowLayout([], [row for row, used in enumerate(alive) if not used][:entering])
 
     patch.setattr(rows, "dense_layout", dense_layout)
 

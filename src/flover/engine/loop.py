@@ -10,7 +10,7 @@ from collections.abc import Callable
 from flover.engine.budget import CostModel, attention_of
 from flover.engine.commit import commit, match_rows, recover
 from flover.engine.executor import Executor
-from flover.engine.observer import Observer, Run
+from flover.engine.observer import ExecutedPlan, Observer
 from flover.engine.plan import StepPlan
 from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster, SchedulerConfig
@@ -81,13 +81,13 @@ class Engine:
             raise
         except Exception as error:
             for observer in self._observers:
-                observer.ran(Run(plan, started, (self._clock() - started) * 1e3, {}, _said(error)))
+                observer.ran(ExecutedPlan(plan, started, (self._clock() - started) * 1e3, {}, _said(error)))
             return self._recover(plan, error)
         ended = self._clock()
         self._last = LastIteration.of(plan, milliseconds=(ended - started) * 1e3)
         self._times.ran(ended, result.kernel_seconds)
         for observer in self._observers:
-            observer.ran(Run(plan, started, self._last.milliseconds, rows))
+            observer.ran(ExecutedPlan(plan, started, self._last.milliseconds, rows))
         self._cost.observe(plan.num_tokens, attention_of(plan), self._last.milliseconds)
         self._faults_in_a_row, self._trimmed = 0, False
         return commit(self.roster, plan, rows)

@@ -16,7 +16,7 @@ from flover.engine.roster import Roster
 from flover.request import Delta, Request
 
 
-class Run(msgspec.Struct, frozen=True):
+class ExecutedPlan(msgspec.Struct, frozen=True):
     """The outcome of a plan. `started` is the engine's clock; a run that raised has no rows."""
 
     plan: StepPlan
@@ -39,7 +39,7 @@ class Observer:
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
         """The scheduler has planned; the roster is as the plan left it."""
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: ExecutedPlan) -> None:
         """The executor has returned or raised. Nothing is committed yet."""
 
     def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:

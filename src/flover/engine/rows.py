@@ -17,32 +17,32 @@ from flover.errors import InvariantError
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class RowLayout:
     """Moves to make, and the rows of the admitted sequences, in their order."""
 
     moves: list[Move]
     entries: list[int]
 
 
-NO_CHANGE = Layout([], [])
+NO_CHANGE = RowLayout([], [])
 
 
-def dense_layout(alive: list[bool], entering: int) -> Layout:
+def dense_layout(alive: list[bool], entering: int) -> RowLayout:
     """Moves and rows after which the live rows are exactly 0..n-1, with the fewest moves."""
     size = sum(alive) + entering
     holes = [row for row in range(size) if row >= len(alive) or not alive[row]]
     outside = [row for row in range(size, len(alive)) if alive[row]]
     moves = [Move(src, dst) for src, dst in zip(outside, holes[entering:], strict=True)]
-    return Layout(moves, holes[:entering])
+    return RowLayout(moves, holes[:entering])
 
 
-def static_layout(alive: list[bool], entering: int, window: tuple[int, int]) -> Layout:
+def static_layout(alive: list[bool], entering: int, window: tuple[int, int]) -> RowLayout:
     """No moves: admitted sequences go behind the window, then into holes inside it, then before it."""
     start, end = window
     behind = range(end, len(alive))
     inside = (row for row in range(start, end) if not alive[row])
     free = [*behind, *inside, *range(start - 1, -1, -1)]
-    return Layout([], free[:entering])
+    return RowLayout([], free[:entering])
 
 
 class RowTable:
@@ -84,7 +84,7 @@ class RowTable:
         left, self._left = self._left, []
         return left
 
-    def enter(self, numbers: list[int]) -> Layout:
+    def enter(self, numbers: list[int]) -> RowLayout:
         """Give rows to admitted sequences, and close the holes when reordering."""
         alive = [number is not None for number in self._numbers]
         count = len(numbers)

@@ -16,7 +16,7 @@ import numpy as np
 
 from flover.engine.plan import Admission, Grant, RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
-from flover.executor.device_batch import Layout, dummy_batch, lay_out
+from flover.executor.device_batch import PlannedBatch, dummy_batch, lay_out
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import KVCache
@@ -56,7 +56,7 @@ class _Started:
     """A plan whose forward has been started; no layout if it computes nothing."""
 
     step: int
-    layout: Layout | None
+    layout: PlannedBatch | None
     hidden: Array  # [T, H] of the batch's tokens
     kernel_seconds: float
     """Those of the operations before it."""
@@ -74,7 +74,7 @@ class DeviceExecutor:
         self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
         self._closed = False
         self._leads = self._ops.group.rank == 0
-        self._layout: Layout | None = None
+        self._layout: PlannedBatch | None = None
         self._started: _Started | None = None
 
     def warm_up(self) -> None:
@@ -188,7 +188,7 @@ class DeviceExecutor:
         table[grant.row, first : first + len(grant.pages)] = grant.pages
         used[grant.row] = first + len(grant.pages)
 
-    def _sample(self, layout: Layout, hidden: Array) -> dict[int, RowResult]:
+    def _sample(self, layout: PlannedBatch, hidden: Array) -> dict[int, RowResult]:
         """A token for each row that samples; where that is what was proposed, the next one too.
 
         The logits of all samples are made together. What a proposal's successor is drawn with (random number,
@@ -238,7 +238,7 @@ class DeviceExecutor:
                     before.logprobs.append(entry)
         return tokens
 
-    def _report_prompt(self, place: int, layout: Layout, hidden: Array, results: dict[int, RowResult]) -> None:
+    def _report_prompt(self, place: int, layout: PlannedBatch, hidden: Array, results: dict[int, RowResult]) -> None:
         """Log-probabilities of the tokens of the chunk work[place], if its row asks for them, into its result."""
         chunk, column = layout.work[place], self._buffers["prompt_hidden"]
         tail: PromptTail | None = column[chunk.row]
@@ -265,7 +265,7 @@ class DeviceExecutor:
             results[chunk.row] = msgspec.structs.replace(result, prompt_logprobs=[*entries, *found])
 
 
-def _sampled(layout: Layout, hidden: Array) -> tuple[Array, Array]:
+def _sampled(layout: PlannedBatch, hidden: Array) -> tuple[Array, Array]:
     """The hidden states that are sampled, row by row, and where each row's first is among them."""
     counts = np.array([one.num_samples for one in layout.work])
     ends, kept = layout.starts[1:], counts > 0

@@ -16,7 +16,7 @@ from flover.model.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class PlannedBatch:
     """A batch and where the work of a plan is in it: work[r] is done by row rows[r]."""
 
     batch: Batch
@@ -33,7 +33,7 @@ class Layout:
         return zlib.crc32(self.rows.tobytes(), value)
 
 
-def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> Layout | None:
+def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> PlannedBatch | None:
     """The batch of `plan`, whose row changes are applied already. None if the plan computes nothing.
 
     The first input of a generating row is its column `last_id`. A dead row computes token 0 at position 0 of the null
@@ -73,7 +73,7 @@ def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> Layout | Non
         query_lens_host=lens_host,
         context_lens_host=context_lens_host,
     )
-    return Layout(batch=batch, work=work, rows=rows, starts=starts, context_lens=context_lens)
+    return PlannedBatch(batch=batch, work=work, rows=rows, starts=starts, context_lens=context_lens)
 
 
 def _inputs(work: list[Work], starts: Array, token_ids: Array) -> Array:

@@ -20,7 +20,7 @@ from flover.ops import Array, Ops, Pages, RaggedBatch, Weight
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _ForwardInputs:
     """What all layers of one forward share. `angles` has cosines and sines, float32 [T, rotary dim / 2], of every
     rotary embedding of the model."""
 
@@ -129,7 +129,7 @@ class Decoder:
         spans = (Shard(rank, self.shard.size).tokens(self.vocab_size) for rank in range(self.shard.size))
         return np.concatenate([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], axis=1)
 
-    def _prepare(self, batch: Batch, pages: Pages) -> _Step:
+    def _prepare(self, batch: Batch, pages: Pages) -> _ForwardInputs:
         angles: dict[RopeConfig | None, tuple[Array | None, Array | None]] = {None: (None, None)}
         angles |= {rope: rotary.angles(batch.positions) for rope, rotary in self._rotary.items()}
         plan = self.ops.plan_attention(
@@ -141,7 +141,7 @@ class Decoder:
             pages,
             self._windows,
         )
-        return _Step(angles, batch.slots, plan)
+        return _ForwardInputs(angles, batch.slots, plan)
 
 
 class _Layer:
@@ -153,7 +153,7 @@ class _Layer:
         self.layer = config.layers[layer]
         self.weights = weights.under(f"layers.{layer}.")
 
-    def forward(self, update: Array | None, hidden: Array, step: _Step, pages: Pages) -> tuple[Array, Array]:
+    def forward(self, update: Array | None, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
         ops = self.ops
         if self.config.residual == "post_norm":
@@ -174,14 +174,14 @@ class _Layer:
             case _:  # parallel_shared_norm
                 return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
 
-    def _forward_post_norm(self, hidden: Array, step: _Step, pages: Pages) -> tuple[Array, Array]:
+    def _forward_post_norm(self, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
         """The same where the residual stream itself is read."""
         ops = self.ops
         attended = ops.all_reduce(self._attention(hidden, step, pages))
         hidden = ops.add(hidden, self._post_norm("attention_post_norm", attended))
         return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(hidden))), hidden
 
-    def _attention(self, x: Array, step: _Step, pages: Pages) -> Array:
+    def _attention(self, x: Array, step: _ForwardInputs, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors
         qkv = self._linear("qkv", x).reshape(x.shape[0], -1, config.head_dim)
         heads = config.num_heads, config.num_kv_heads

@@ -14,7 +14,7 @@ from hashlib import blake2b
 import msgspec
 
 from flover.config import EngineConfig
-from flover.engine.observer import Observer, Run
+from flover.engine.observer import ExecutedPlan, Observer
 from flover.engine.plan import Grant, Move, StepPlan
 from flover.engine.queue import Cancel, Submit
 from flover.engine.roster import Roster, SchedulerConfig
@@ -84,28 +84,28 @@ def outline_of(plan: StepPlan) -> Outline:
     )
 
 
-class _Step(msgspec.Struct, frozen=True):
+class _RecordedStep(msgspec.Struct, frozen=True):
     """What a line is made of."""
 
     forgot: bool
     inputs: Sequence[Request | Cancel]
     clock: Sequence[float]
     plan: StepPlan | None
-    run: Run | None
+    run: ExecutedPlan | None
 
 
-class Recorder(Observer):
+class ScheduleRecorder(Observer):
     """Notes every step, and makes a `StepRecord` of each when it is read: one thread may note, another read. The engine
     must use the clock that `clock` makes."""
 
     def __init__(self) -> None:
-        self._backlog: Backlog[Head | _Step] = Backlog()
+        self._backlog: Backlog[Head | _RecordedStep] = Backlog()
         self._encode = msgspec.json.Encoder().encode
         self._readings: list[float] = []
         self._stepping = False
         self._inputs: Sequence[Request | Cancel] = ()
         self._plan: StepPlan | None = None
-        self._run: Run | None = None
+        self._run: ExecutedPlan | None = None
         self._forgot = False
 
     def clock(self, clock: Callable[[], float]) -> Callable[[], float]:
@@ -141,7 +141,7 @@ class Recorder(Observer):
         """Note the plan."""
         self._plan = plan
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: ExecutedPlan) -> None:
         """Note the outcome. If this fault is the one that ends the engine, there will be no end of the step."""
         self._run = run
         if run.fault is not None:
@@ -160,14 +160,14 @@ class Recorder(Observer):
     def _note(self) -> None:
         if self._plan is None and not self._inputs:
             return
-        self._backlog.put(_Step(self._forgot, self._inputs, self._readings, self._plan, self._run))
+        self._backlog.put(_RecordedStep(self._forgot, self._inputs, self._readings, self._plan, self._run))
         self._forgot = False
 
-    def _line(self, one: Head | _Step) -> bytes:
+    def _line(self, one: Head | _RecordedStep) -> bytes:
         return self._encode(one if isinstance(one, Head) else _record(one)) + b"\n"
 
 
-def _record(step: _Step) -> StepRecord:
+def _record(step: _RecordedStep) -> StepRecord:
     plan, run = step.plan, step.run
     rows = [] if run is None else list(run.rows.values())
     return StepRecord(

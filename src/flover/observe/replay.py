@@ -13,7 +13,7 @@ import msgspec
 
 from flover.engine.executor import BlockingExecutor, Executor, WrappedExecutor
 from flover.engine.loop import Engine
-from flover.engine.observer import Observer, Run
+from flover.engine.observer import ExecutedPlan, Observer
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.queue import Cancel
 from flover.engine.roster import Roster
@@ -200,7 +200,7 @@ class _Witness(Observer):
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
         self.plan = plan
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: ExecutedPlan) -> None:
         self.tokens = {row: one.token_ids for row, one in run.rows.items() if one.token_ids}
         self.fault = run.fault
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flover.engine.observer import Observer, Run
+from flover.engine.observer import ExecutedPlan, Observer
 from flover.engine.plan import Move, StepPlan
 from flover.engine.roster import Roster, row_of
 from flover.observe.background_writer import MAX_WAITING_STEPS, Backlog
@@ -122,7 +122,7 @@ def apply_plan(before: RowMap, plan: StepPlan, names: Mapping[int, Name]) -> Row
 
 def describe(
     before: RowMap,
-    run: Run,
+    run: ExecutedPlan,
     names: Mapping[int, Name],
     deltas: Iterable[Delta],
     pool: PoolSnapshot,
@@ -169,10 +169,10 @@ def _name(delta: Delta) -> Name:
     return delta.request_id, delta.index
 
 
-class _Step(msgspec.Struct, frozen=True):
+class _ObservedStep(msgspec.Struct, frozen=True):
     """What is known at the end of a step; described when it is taken."""
 
-    run: Run | None
+    run: ExecutedPlan | None
     names: Mapping[int, Name]
     deltas: Sequence[Delta]
     pool: PoolSnapshot
@@ -187,13 +187,13 @@ class Timeline(Observer):
     """
 
     def __init__(self) -> None:
-        self._steps: Backlog[_Step] = Backlog()
+        self._steps: Backlog[_ObservedStep] = Backlog()
         self._born = 0.0
         self._freed = 0
         self._rows = RowMap([], {})
         self._left: list[Leaving] = []
         self._names: Mapping[int, Name] = {}
-        self._run: Run | None = None
+        self._run: ExecutedPlan | None = None
 
     def take(self, most: int = MAX_WAITING_STEPS) -> list[Iteration]:
         """The iterations that were not taken yet, at most those of so many steps."""
@@ -210,16 +210,16 @@ class Timeline(Observer):
         if plan is not None:
             self._names = admitted_names(roster, plan)
 
-    def ran(self, run: Run) -> None:
+    def ran(self, run: ExecutedPlan) -> None:
         """Keep it for the end of the step."""
         self._run = run
 
     def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
         """Note the step. One without a plan matters if a sequence left."""
         if self._run is not None or deltas:
-            self._steps.put(_Step(self._run, self._names, deltas, PoolSnapshot.of(roster)))
+            self._steps.put(_ObservedStep(self._run, self._names, deltas, PoolSnapshot.of(roster)))
 
-    def _describe(self, step: _Step) -> Iteration | None:
+    def _describe(self, step: _ObservedStep) -> Iteration | None:
         """The iteration of a step, if there was one; what leaves between two iterations leaves with the second."""
         if step.run is None:
             self._rows, left = remove_finished(self._rows, step.deltas)

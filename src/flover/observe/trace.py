@@ -16,7 +16,7 @@ from flover.engine.loop import Engine
 from flover.engine.observer import Observer
 from flover.observe.background_writer import BackgroundWriter, Source
 from flover.observe.perfetto import Event, Lanes
-from flover.observe.record import Recorder
+from flover.observe.record import ScheduleRecorder
 from flover.observe.timeline import Timeline
 
 REPLAY_SUFFIX = ".replay"
@@ -65,7 +65,7 @@ class Trace:
     def __init__(self, path: Path) -> None:
         self._picture = BackgroundWriter(path, "--trace")
         self._record = BackgroundWriter(replay_path(path), "--trace")
-        self._recorder = Recorder()
+        self._recorder = ScheduleRecorder()
 
     def clock(self, clock: Callable[[], float]) -> Callable[[], float]:
         """The clock that the engine has to use, so that its readings are recorded."""

@@ -29,7 +29,7 @@ from flover.ops import (
     SampleParams,
 )
 from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
-from flover.ops.cpu_program import Recorder
+from flover.ops.cpu_program import ProgramRecorder
 from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
 
 ACTIVATIONS: dict[str | None, int] = {
@@ -61,7 +61,7 @@ class CpuOps:
             raise ConfigError(f"--cpu-isa {isa}: this machine runs {', '.join(known)}")
         self.runner = _cpu.KernelRunner(known[0] if isa == "auto" else isa, num_threads)
         self.group = group or Alone()
-        self._recorder: Recorder | None = None  # takes the operations instead of the runner
+        self._recorder: ProgramRecorder | None = None  # takes the operations instead of the runner
 
     def embed(self, ids: Array, table: PackedWeight) -> Array:
         """Rows of the table."""
@@ -270,7 +270,7 @@ class CpuOps:
         self, compute: Callable[[], Array], example: RaggedBatch, constants: Sequence[Array]
     ) -> Callable[[RaggedBatch], Array]:
         """Record a forward; see `cpu_program.py`."""
-        self._recorder = recorder = Recorder(example, constants)
+        self._recorder = recorder = ProgramRecorder(example, constants)
         try:
             result = compute()
         finally:

@@ -1,9 +1,9 @@
 """A forward pass as one call: the operations are recorded once and run again by the kernels' own code.
 
-Recording runs the decoder on one token with a `Recorder` in the place of the kernels: it notes which operation reads
-and writes which buffer. A buffer is needed from the operation that first uses it to the last one that does; buffers
-that are never needed at the same time share memory in one workspace, which is laid out for the tokens of each run.
-Where ranks reduce, one program ends and the next one begins.
+Recording runs the decoder on one token with a `ProgramRecorder` in the place of the kernels: it notes which operation
+reads and writes which buffer. A buffer is needed from the operation that first uses it to the last one that does;
+buffers that are never needed at the same time share memory in one workspace, which is laid out for the tokens of each
+run. Where ranks reduce, one program ends and the next one begins.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _AllReduce:
     buffer: _Buffer
 
 
-class Recorder:
+class ProgramRecorder:
     """Takes the operations of a forward on one token instead of `_cpu.KernelRunner`, and computes nothing."""
 
     def __init__(self, example: RaggedBatch, constants: Sequence[Array]) -> None:

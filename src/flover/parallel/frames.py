@@ -25,7 +25,7 @@ class Join(msgspec.Struct, frozen=True):
     """Seconds for rank 0 to be there."""
 
 
-class Run(msgspec.Struct, frozen=True, tag="run"):
+class RunPlan(msgspec.Struct, frozen=True, tag="run"):
     """Carry out this plan. `tokens` are the newest of the rows that got some in the plan before, numbered as they were
     then; `digest` is of what rank 0 computed that plan on, and every rank must have the same."""
 
@@ -54,7 +54,7 @@ class End(msgspec.Struct, frozen=True, tag="end"):
     number: int
 
 
-Frame: TypeAlias = Run | Reset | Trim | End
+Frame: TypeAlias = RunPlan | Reset | Trim | End
 
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Frame).decode

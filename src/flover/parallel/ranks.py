@@ -14,7 +14,7 @@ from typing import Protocol
 from flover.engine.executor import Executor
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import EngineDeadError, InvariantError
-from flover.parallel.frames import End, Frame, Reset, Run, Trim, decode, encode
+from flover.parallel.frames import End, Frame, Reset, RunPlan, Trim, decode, encode
 from flover.request import ModelFacts
 
 
@@ -67,7 +67,7 @@ class Leader:
         """One plan, on every rank. Raises `EngineDeadError`."""
         with self._fatal():
             self.check()
-            self._send(Run(self._number, plan, self._tokens, self._own.digest))
+            self._send(RunPlan(self._number, plan, self._tokens, self._own.digest))
             self._own.start(plan)
 
     def finish(self) -> StepResult:
@@ -132,7 +132,7 @@ def follow(own: Rank, channel: Channel) -> None:
             raise InvariantError(f"frame {frame.number} of rank 0 came where frame {number} was due")
         number += 1
         match frame:
-            case Run(plan=plan, tokens=tokens, digest=digest):
+            case RunPlan(plan=plan, tokens=tokens, digest=digest):
                 if digest != own.digest:
                     raise InvariantError(f"before step {plan.step} this rank had computed something else than rank 0")
                 own.take(tokens)
