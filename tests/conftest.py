@@ -3,6 +3,9 @@
 import os
 import signal
 
+import pytest
+from hypothesis import HealthCheck, settings
+
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -12,21 +15,9 @@ os.environ.pop("FLOVER_API_KEY", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import signal
-
-import pytest
-from hypothesis import HealthCheck, settings
-
-# A suite started in the background ignores Ctrl-C, and so would every process that a test interrupts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 # How long a draw takes says something of the machine's other work, nothing of Flover.
 settings.register_profile("flover", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("flover")
-
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # So a shell runs what it puts in the background; what tests start would inherit it.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
