@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CONSTRAINTS := $(abspath constraints.txt)
 TORCH := $(shell sed -n '/^torch==/p' constraints.txt)
 # What is compiled, or says how: a change makes the next command install again.
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+SOURCES := pyproject.toml benchmarks/pyproject.toml CMakeLists.txt $(wildcard csrc/*)
 
 # Both names: newer pip takes the pins of build requirements from the second.
 export PIP_CONSTRAINT := $(CONSTRAINTS)
@@ -111,5 +111,5 @@ $(VENV)/.torch: $(VENV)/.made constraints.txt
 $(VENV)/.ready-dev: $(VENV)/.torch $(SOURCES)
 	@$(NEED_COMPILER)
 	@echo "Compiling the kernels and installing Flover and what its tests need (a minute or two)"
-	@$(PIP) --editable '.[dev]'
+	@$(PIP) --editable '.[dev]' --editable ./benchmarks
 	@touch $@ $(VENV)/.ready

@@ -14,9 +14,8 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from flover_benchmarks.kernels.blocks import random_blocks
 from safetensors.torch import load_file
-
-from flover.bench.kernels.blocks import random_blocks
 
 ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,

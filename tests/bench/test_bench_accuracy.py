@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from flover_benchmarks import accuracy
+from flover_benchmarks.accuracy import Accuracy, Variant, measure_accuracy, score
+from flover_benchmarks.accuracy_report import accuracy_facts, limit_lines
+from flover_benchmarks.documents import find_documents, random_documents, split_documents
+from flover_benchmarks.options import AccuracyOptions
 
-from flover.bench import accuracy
-from flover.bench.accuracy import Accuracy, Variant, measure_accuracy, score
-from flover.bench.accuracy_report import accuracy_facts, limit_lines
-from flover.bench.documents import find_documents, random_documents, split_documents
-from flover.bench.options import AccuracyOptions
 from flover.cli.main import main
 from flover.config import EngineConfig
 from flover.errors import ConfigError

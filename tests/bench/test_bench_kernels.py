@@ -5,20 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from flover_benchmarks.commands.measures import kernel_options
+from flover_benchmarks.kernels.attention import GENERATING, PROMPT, AttentionBench, AttentionLoad
+from flover_benchmarks.kernels.figures import MachineLimits, Measurement, floors, whole_step
+from flover_benchmarks.kernels.linears import LinearBench, linear_shapes, measure_packing, num_layers
+from flover_benchmarks.kernels.report import facts, floor_lines
+from flover_benchmarks.kernels.run import KernelResults
+from flover_benchmarks.kernels.small import measure_small
+from flover_benchmarks.kernels.torch_threads import torch_threads
+from flover_benchmarks.options import FORMATS, SMALL_OPS
 
-from flover.bench.kernels.attention import GENERATING, PROMPT, AttentionBench, AttentionLoad
-from flover.bench.kernels.figures import MachineLimits, Measurement, floors, whole_step
-from flover.bench.kernels.linears import LinearBench, linear_shapes, measure_packing, num_layers
-from flover.bench.kernels.report import facts, floor_lines
-from flover.bench.kernels.run import KernelResults
-from flover.bench.kernels.small import measure_small
-from flover.bench.kernels.timing import best_means
-from flover.bench.kernels.torch_threads import torch_threads
-from flover.bench.options import FORMATS, SMALL_OPS
 from flover.bench.presets import PRESETS
+from flover.bench.timing import best_means
 from flover.cli.main import main
 from flover.cli.main import make_parser as parser_of_all
-from flover.cli.measures import kernel_options
 from flover.errors import ConfigError
 from flover.model.config import ModelConfig
 from flover.model.hf_config import read_config

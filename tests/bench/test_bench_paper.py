@@ -4,17 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+from flover_benchmarks.paper import engines, published, report
+from flover_benchmarks.paper.arrivals import made_over_time
+from flover_benchmarks.paper.bench import FUSION, SERIAL, Bench, Figure, Result, Scale, Table
+from flover_benchmarks.paper.experiments import run_experiments
+from flover_benchmarks.paper.lengths import memory_figure
+from flover_benchmarks.paper.outcome import BatchingStrategy, Moment, Outcome
+from flover_benchmarks.paper.processes import ProcessRunner, engine_config
+from flover_benchmarks.paper.ranks import FULL_CASES, tensor_parallel
+from flover_benchmarks.paper.reordering import cost
 
 from flover.bench.metrics import RequestRecord
-from flover.bench.paper import engines, published, report
-from flover.bench.paper.arrivals import made_over_time
-from flover.bench.paper.bench import FUSION, SERIAL, Bench, Figure, Result, Scale, Table
-from flover.bench.paper.experiments import run_experiments
-from flover.bench.paper.lengths import memory_figure
-from flover.bench.paper.outcome import BatchingStrategy, Moment, Outcome
-from flover.bench.paper.processes import ProcessRunner, engine_config
-from flover.bench.paper.ranks import FULL_CASES, tensor_parallel
-from flover.bench.paper.reordering import cost
 from flover.bench.workload import Job
 from flover.cli.main import main
 from flover.config import EngineConfig

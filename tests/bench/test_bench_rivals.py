@@ -6,17 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from flover_benchmarks.commands.rivals import rival_options
+from flover_benchmarks.rivals.engines import PORT, Files, Flover, LlamaCpp, OpenVino, RivalMachine, Transformers, Vllm
+from flover_benchmarks.rivals.find import Places, find_rivals
+from flover_benchmarks.rivals.options import RivalLoad, RivalOptions, parse_wanted
+from flover_benchmarks.rivals.results import Failure, RivalResults, Row, facts, losses, noise, rows, table
 from rich.console import Console
 
 from flover.bench.metrics import Spread, Summary
 from flover.bench.presets import PRESETS
 from flover.bench.report import tidy
-from flover.bench.rivals.engines import PORT, Files, Flover, LlamaCpp, OpenVino, RivalMachine, Transformers, Vllm
-from flover.bench.rivals.find import Places, find_rivals
-from flover.bench.rivals.options import RivalLoad, RivalOptions, parse_wanted
-from flover.bench.rivals.results import Failure, RivalResults, Row, facts, losses, noise, rows, table
 from flover.cli.main import make_parser
-from flover.cli.rivals import rival_options
 from flover.errors import ConfigError
 from flover.model.hf_config import read_config
 

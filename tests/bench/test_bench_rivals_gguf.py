@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from flover_benchmarks.rivals.convert import convert, gguf_name, reorder_heads
+from flover_benchmarks.rivals.gguf import Tensor, write_gguf
+from flover_benchmarks.rivals.model import make_model, pieces, shapes, write_model
+from flover_benchmarks.rivals.quants import KINDS, pack_rows
 from safetensors.torch import load_file
 
 from flover.bench.presets import PRESETS
-from flover.bench.rivals.convert import convert, gguf_name, reorder_heads
-from flover.bench.rivals.gguf import Tensor, write_gguf
-from flover.bench.rivals.model import make_model, pieces, shapes, write_model
-from flover.bench.rivals.quants import KINDS, pack_rows
 from flover.errors import ModelError
 from flover.model.hf_config import read_config
 

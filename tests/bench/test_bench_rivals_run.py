@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flover_benchmarks.rivals.engines import PORT, WRAPPER, Command, Files, OpenVino
+from flover_benchmarks.rivals.engines import RivalMachine as Cores
+from flover_benchmarks.rivals.model import write_model
+from flover_benchmarks.rivals.options import RivalLoad, RivalOptions
+from flover_benchmarks.rivals.run import Contest, Server, ServerPool, check_prompts, in_turn, measure, sends_of
 from transformers import AutoModelForCausalLM
 
 from flover.bench.client import Client
 from flover.bench.metrics import RequestRecord
 from flover.bench.presets import PRESETS
-from flover.bench.rivals.engines import PORT, WRAPPER, Command, Files, OpenVino
-from flover.bench.rivals.engines import RivalMachine as Cores
-from flover.bench.rivals.model import write_model
-from flover.bench.rivals.options import RivalLoad, RivalOptions
-from flover.bench.rivals.run import Contest, Server, ServerPool, check_prompts, in_turn, measure, sends_of
 from flover.errors import EngineError
 from flover.model.hf_config import read_model_directory
 
@@ -272,7 +272,7 @@ def test_a_fleet_keeps_what_is_the_same_and_stops_what_is_not(engine: Path) -> N
 
 def test_sigterm_takes_the_fleet_along_after_a_restart(engine: Path) -> None:
     code = (
-        "from flover.bench.rivals.run import ServerPool\nimport time\n"
+        "from flover_benchmarks.rivals.run import ServerPool\nimport time\n"
         f"words = {wrapper(engine)!r}\n"
         "with ServerPool(30) as fleet:\n"
         "    fleet.server('a', words)\n"

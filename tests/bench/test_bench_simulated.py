@@ -1,16 +1,16 @@
 """Simulated time: the real engine on a clock that the cost model moves."""
 
 import pytest
+from flover_benchmarks.commands.simulate import parse_cost
+from flover_benchmarks.paper.bench import FUSION, NO_REORDER, SERIAL, STATIC, Bench, Scale
+from flover_benchmarks.paper.experiments import EXPERIMENTS, run_experiments
+from flover_benchmarks.paper.outcome import BatchingStrategy
+from flover_benchmarks.simulated.cost import Cost, line, roomy
+from flover_benchmarks.simulated.fit import Observation, fit, mean_error
+from flover_benchmarks.simulated.fleet import SimulatedFleet, least_requests, round_robin
+from flover_benchmarks.simulated.runner import SimulatedRunner
 
-from flover.bench.paper.bench import FUSION, NO_REORDER, SERIAL, STATIC, Bench, Scale
-from flover.bench.paper.experiments import EXPERIMENTS, run_experiments
-from flover.bench.paper.outcome import BatchingStrategy
-from flover.bench.simulated.cost import Cost, line, roomy
-from flover.bench.simulated.fit import Observation, fit, mean_error
-from flover.bench.simulated.fleet import SimulatedFleet, least_requests, round_robin
-from flover.bench.simulated.runner import SimulatedRunner
 from flover.bench.workload import Job
-from flover.cli.simulate import parse_cost
 from flover.errors import ConfigError
 
 TEN_MS = line(10.0, 0.0)

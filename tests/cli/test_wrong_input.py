@@ -192,6 +192,17 @@ def test_wrong_input_is_one_line_with_the_right_name(
     assert part in err
 
 
+@pytest.mark.parametrize("words", ["bench paper --quick", "bench kernels", "simulate", "simulate fleet --cost 1"])
+def test_a_benchmark_that_is_not_installed_says_how_to_install_it(
+    words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("flover.cli.main", "flover.cli.benchmarks"):
+        monkeypatch.setattr(f"{module}.benchmarks_installed", lambda: False)
+    code, err = complaint(words.split(), capsys)
+    assert code == 2
+    assert "pip install ./benchmarks" in err
+
+
 def shell(command: str) -> subprocess.CompletedProcess[str]:
     line = f"set -o pipefail; {command.replace('flover', f'{sys.executable} -m flover')}"
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)

@@ -31,6 +31,7 @@ PLANTED_IMPORTS = [
     ("torch is an extra of its own files", "model/p14.py", "def f():\n    from torch import nn"),
     ("ray is an extra of its own files", "parallel/p15.py", "def f():\n    from ray.serve import handle"),
     ("The engine draws no lots and reads no calendar", "ipc/p16.py", "from random import random"),
+    ("The package works without its benchmarks", "cli/p19.py", "from flover_benchmarks import accuracy"),
     (UNPICKLES, "config/p17.py", "import pickle"),
     (UNPICKLES, "text/p18.py", "from marshal import loads"),
 ]
@@ -67,7 +68,8 @@ def sections_of(report: str) -> dict[str, str]:
 
 
 def test_every_import_contract_sees_what_breaks_it(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "src" / "flover", tmp_path / "flover", ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+    for package in (ROOT / "src" / "flover", ROOT / "benchmarks" / "flover_benchmarks"):
+        shutil.copytree(package, tmp_path / package.name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     for _, path, source in PLANTED_IMPORTS:
         (tmp_path / "flover" / path).write_text(source)

@@ -9,8 +9,8 @@ import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
+from flover_benchmarks.kernels.blocks import HALVES, random_blocks
 
-from flover.bench.kernels.blocks import HALVES, random_blocks
 from flover.errors import InvariantError, ModelError
 from flover.ops import BLOCKS, Alone, Ops, Part, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets

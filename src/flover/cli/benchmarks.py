@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import importlib
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,7 @@ from typing import Any
 from flover.bench.options import FusionOptions, InterferenceOptions
 from flover.bench.presets import PRESETS, write_preset
 from flover.bench.server import ServerProcess
-from flover.cli import (
-    measures,
-    offline_benchmarks,
-    paper,
-    rivals,
-    serving_benchmarks,
-    startup_benchmark,
-    sweep_benchmark,
-)
+from flover.cli import offline_benchmarks, serving_benchmarks, startup_benchmark, sweep_benchmark
 from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
@@ -28,7 +21,16 @@ from flover.cli.parser import Parser
 from flover.cli.terminal import command_line
 from flover.config import EngineConfig, flag_name
 from flover.errors import ConfigError
+from flover.extras import BENCHMARKS, NO_BENCHMARKS, benchmarks_installed
 
+_MORE = {
+    "accuracy": "how far a format's outputs are from float32's",
+    "kernels": "speed of each op on a model's shapes",
+    "paper": "the experiments of the Flover paper",
+    "ranks": "what a step costs on several ranks",
+    "rivals": "other engines on the same tensors",
+}
+"""What the package of the other benchmarks adds: a server does not need it."""
 SLACK = 1.5
 """Allowed ratio of the p99 inter-token gap to the target."""
 _HELP = {
@@ -60,16 +62,16 @@ def add(commands: Any) -> Parser:
         description="Start a server; start streams; send long prompts; measure the inter-token gaps of the streams.",
     )
     _add_server_benchmark(interference, InterferenceOptions, _run_interference)
-    measures.add_kernels(kinds)
-    measures.add_accuracy(kinds)
-    measures.add_ranks(kinds)
     serving_benchmarks.add_serve(kinds)
     offline_benchmarks.add_latency(kinds)
     offline_benchmarks.add_throughput(kinds)
     startup_benchmark.add_startup(kinds)
     sweep_benchmark.add_sweep(kinds)
-    rivals.add_rivals(kinds)
-    paper.add(kinds)
+    if benchmarks_installed():
+        importlib.import_module(f"{BENCHMARKS}.commands").add(kinds)
+    else:
+        for name, text in _MORE.items():
+            kinds.add_parser(name, help=f"{text} (not installed)").unavailable = NO_BENCHMARKS
     make = kinds.add_parser(
         "make-model",
         help="write the config.json of a benchmark model, to be run with --load-format dummy",

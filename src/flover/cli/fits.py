@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flover.bench.kernels.timing import best_mean
+from flover.bench.timing import best_mean
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.ipc.spawn import engine_command

@@ -17,6 +17,7 @@ from typing import IO
 from flover.cli.parser import Parser
 from flover.cli.version import VersionAction
 from flover.errors import ConfigError, FloverError, RequestError
+from flover.extras import BENCHMARKS, NO_BENCHMARKS, benchmarks_installed
 
 COMMANDS = {
     "serve": ("serve", "run the OpenAI-compatible server"),
@@ -24,14 +25,17 @@ COMMANDS = {
     "chat": ("chat", "chat with a model"),
     "demo": ("demo", "show requests fused, then one after another"),
     "bench": ("benchmarks", "measure"),
-    "simulate": ("simulate", "run the scheduler in simulated time: other machines, many replicas"),
+    "simulate": (
+        f"{BENCHMARKS}.commands.simulate",
+        "simulate the scheduler: other machines, many replicas",
+    ),
     "doctor": ("doctor", "show this machine and whether a model fits"),
     "selftest": ("selftest", "check that outputs do not depend on the batch"),
     "replay": ("replay", "run a recorded schedule again and compare"),
     "top": ("top", "watch a running server: rows over iterations"),
     "version": ("version", "print the version"),
 }
-"""By command: its module in `flover.cli` and its help text."""
+"""By command: its module, in `flover.cli` unless it has a package, and its help text."""
 INTERRUPTED, READER_GONE = 130, 141
 """128 + SIGINT and 128 + SIGPIPE, as shells report programs ended by these signals."""
 
@@ -77,7 +81,13 @@ def make_parser(named: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action=VersionAction, nargs=0, help="print the version")
     commands = parser.with_commands("COMMAND", "commands")
     if named in COMMANDS:
-        importlib.import_module(f"flover.cli.{COMMANDS[named][0]}").add(commands)
+        module, text = COMMANDS[named]
+        if not module.startswith(BENCHMARKS):
+            importlib.import_module(f"flover.cli.{module}").add(commands)
+        elif benchmarks_installed():
+            importlib.import_module(module).add(commands)
+        else:
+            commands.add_parser(named, help=text).unavailable = NO_BENCHMARKS
     else:
         for name, (_, text) in COMMANDS.items():
             commands.add_parser(name, help=text)

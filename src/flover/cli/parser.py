@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
+from flover.errors import ConfigError
+
 
 class Parser(argparse.ArgumentParser):
     """A parser with one-line errors: the error, a suggestion and the --help of the command. Exit code 2.
@@ -19,6 +21,8 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
         self.set_defaults(prog=self.prog)
+        self.unavailable: str | None = None
+        """Why the command cannot run here; whatever its arguments are, that is the error."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -27,6 +31,8 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does, but unknown arguments are errors of this parser, not of its parent."""
+        if self.unavailable is not None:
+            raise ConfigError(f"{self.prog} {self.unavailable}")
         if args is not None:
             self._refuse_unknown_flags(args)
         found, rest = super().parse_known_args(args, namespace)

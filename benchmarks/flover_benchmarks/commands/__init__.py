@@ -1,0 +1,16 @@
+"""The commands of this package: parts of `flover bench`, and `flover simulate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flover_benchmarks.commands import measures, paper, rivals
+
+
+def add(kinds: Any) -> None:
+    """The parsers of the parts of `flover bench`."""
+    measures.add_kernels(kinds)
+    measures.add_accuracy(kinds)
+    measures.add_ranks(kinds)
+    rivals.add_rivals(kinds)
+    paper.add(kinds)

@@ -1,0 +1,149 @@
+"""Converts a Hugging Face directory to GGUF: the same tensors, in the formats that `llama-quantize` chooses.
+
+llama.cpp's rotary embedding pairs dimensions 2i and 2i + 1 of a head, Hugging Face's i and i + head_dim / 2, so the
+rows of the query and key projections are permuted. Only LLaMA's architecture is supported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from flover.errors import ModelError
+from flover.model.config import ModelConfig
+from flover.model.hf_config import read_model_directory
+from flover.source import ModelSource, TensorInfo, open_source
+from flover.source.numbers import widen
+from flover_benchmarks.rivals.gguf import Facts, Tensor, write_gguf
+from flover_benchmarks.rivals.model import NUM_BYTE_PIECES, Progress, pieces
+from flover_benchmarks.rivals.quants import Floats, fits
+
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+"""llama.cpp's file type numbers; norms are float32 in all of them."""
+QUANT_VERSION = 2
+_NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
+_TOP = {
+    "model.embed_tokens.weight": "token_embd.weight",
+    "model.norm.weight": "output_norm.weight",
+    "lm_head.weight": "output.weight",
+}
+_LAYER = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
+    """Write the model in `source` as a GGUF file of a format. Raises `ModelError` if it is not a plain LLaMA."""
+    _, config = read_model_directory(source)
+    check_convertible(config)
+    tensors: list[Tensor] = []
+    files = open_source(source)
+    for info in files.tensors():
+        name = gguf_name(info.name)
+        if name is None:
+            continue
+        tensors.append(Tensor(name, info.shape, kind_of(name, info, kind), _reader(files, info, config)))
+    total = len(tensors)
+    counted = [_counting(tensor, index, total, target.name, progress) for index, tensor in enumerate(tensors)]
+    write_gguf(target, facts_of(config, kind), counted)
+
+
+def check_convertible(config: ModelConfig) -> None:
+    """Raise `ModelError` unless llama.cpp's `llama` with plain rotary embedding computes this model."""
+    plain = [rope.scaling == "default" and rope.dim == config.head_dim for rope in config.ropes] == [True]
+    if config.architecture != "LlamaForCausalLM" or config.qkv_bias or config.mlp_bias or not plain:
+        raise ModelError(
+            f"only LLaMA's shape without biases and rope scaling is written as GGUF, not this {config.architecture}"
+        )
+
+
+def gguf_name(name: str) -> str | None:
+    """llama.cpp's name of a checkpoint's tensor; None for one that it does not use."""
+    if name in _TOP:
+        return _TOP[name]
+    parts = name.split(".")
+    middle = ".".join(parts[3:-1])
+    return f"blk.{parts[2]}.{_LAYER[middle]}.weight" if middle in _LAYER and parts[-1] == "weight" else None
+
+
+def kind_of(name: str, info: TensorInfo, kind: str) -> str:
+    """The format of one tensor in a file of a format, as `llama-quantize` chooses: norms stay float32, and the head
+    of a Q4_0 file is Q6_K, or Q8_0 if its rows are not whole Q6_K blocks."""
+    if len(info.shape) == 1:
+        return "f32"
+    if kind == "q4_0" and name == "output.weight":
+        return "q6_k" if fits("q6_k", info.shape[-1]) else "q8_0"
+    if not fits(kind, info.shape[-1]):
+        raise ModelError(f"{info.name} has rows of {info.shape[-1]} numbers, which are no whole blocks of {kind}")
+    return kind
+
+
+def reorder_heads(rows: Floats, num_heads: int) -> Floats:
+    """Rows of a projection [heads * head_dim, …]: of each head 0, half, 1, half + 1, … instead of 0, 1, …"""
+    half = rows.shape[0] // num_heads // 2
+    return rows.reshape(num_heads, 2, half, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def facts_of(config: ModelConfig, kind: str) -> Facts:
+    """The metadata of a file: hyperparameters, and a vocabulary with one text per id."""
+    (rope,) = config.ropes
+    texts = pieces(config.vocab_size)
+    types = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * NUM_BYTE_PIECES
+    types += [_NORMAL] * (config.vocab_size - len(types))
+    return {
+        "general.architecture": "llama",
+        "general.name": "random",
+        "general.file_type": FILE_TYPES[kind],
+        "general.quantization_version": QUANT_VERSION,
+        "llama.context_length": config.max_position_embeddings,
+        "llama.embedding_length": config.hidden_size,
+        "llama.block_count": config.num_layers,
+        "llama.feed_forward_length": config.intermediate_size,
+        "llama.attention.head_count": config.num_heads,
+        "llama.attention.head_count_kv": config.num_kv_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": float(config.norm_eps),
+        "llama.rope.dimension_count": rope.dim,
+        "llama.rope.freq_base": float(rope.theta),
+        "llama.vocab_size": config.vocab_size,
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": texts,
+        "tokenizer.ggml.scores": [-float(number) for number in range(len(texts))],
+        "tokenizer.ggml.token_type": types[: len(texts)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_bos_token": False,
+    }
+
+
+def _reader(source: ModelSource, info: TensorInfo, config: ModelConfig) -> Callable[[], Floats]:
+    def read() -> Floats:
+        ((_, tensor),) = source.read([info])
+        rows = widen(tensor)
+        if info.name.endswith("q_proj.weight"):
+            rows = reorder_heads(rows, config.num_heads)
+        elif info.name.endswith("k_proj.weight"):
+            rows = reorder_heads(rows, config.num_kv_heads)
+        return np.array(rows)
+
+    return read
+
+
+def _counting(tensor: Tensor, index: int, total: int, name: str, progress: Progress) -> Tensor:
+    def read() -> Floats:
+        progress(f"writing {name}", index, total)
+        return tensor.read()
+
+    return Tensor(tensor.name, tensor.shape, tensor.kind, read)
