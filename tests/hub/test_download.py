@@ -144,7 +144,7 @@ def test_what_the_hub_refuses(server: FakeServer, hub: Hub, refusal: tuple[int, 
 def test_a_name_that_is_nearly_right_gets_the_right_one(server: FakeServer) -> None:
     locate_model("org/repo:Q4_K_M")
     for wrong in ("org/rebo:Q4_K_M", "org/repo:Q4_K_N"):
-        with pytest.raises(ModelError, match="did you mean .*Q4_K_M"):
+        with pytest.raises(ModelError, match=r"did you mean .*Q4_K_M"):
             locate_model(wrong)
     with pytest.raises(ModelError, match="did you mean flover-tiny"):
         locate_model("flover-tny")

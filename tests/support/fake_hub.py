@@ -1,4 +1,4 @@
-"""A hub on this machine: the parts of its HTTP interface that `huggingface_hub` uses to look a model up and fetch it."""
+"""A hub on this machine: as much of its HTTP interface as looking a model up and fetching it takes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ def make_handler(hub: Hub) -> type[FakeHandler]:
     """The handler of a server that is this hub. It notes (method, path, Range, Authorization) of every request."""
 
     class Handler(FakeHandler):
-        def do_HEAD(self) -> None:
-            self.get()
-
         def get(self) -> None:
             path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
             headers = self.headers
