@@ -26,6 +26,9 @@ class FakeHandler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.get()
 
+    def do_HEAD(self) -> None:
+        self.get()
+
     def do_POST(self) -> None:
         self.post(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import msgspec
@@ -151,3 +151,11 @@ def _shown_json(raw: bytes) -> str:
     if kind is not None:
         return f"{kind} of {len(raw)} bytes"
     return raw.decode() if len(raw) <= MAX_SHOWN_DIGITS else f"a number of {len(raw)} digits"
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """`; did you mean …?` for the known names similar to `name`; "" if there is none."""
+    import difflib  # slow to import, and only errors need it
+
+    near = difflib.get_close_matches(name, sorted(known), n=2, cutoff=0.7)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -104,7 +104,8 @@ def _is_inside(real: Path, folder: Path) -> bool:
     """In the directory, or in the hub's cache, where a snapshot's files are links to the repository's blobs."""
     if real.is_relative_to(folder):
         return True
-    return folder.parent.name == "snapshots" and real.is_relative_to(folder.parent.parent / "blobs")
+    snapshots = next((parent for parent in folder.parents if parent.name == "snapshots"), None)
+    return snapshots is not None and real.is_relative_to(snapshots.parent / "blobs")
 
 
 def _check_status(path: Path, status: os.stat_result, limit: int | None) -> None:

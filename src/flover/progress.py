@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn
+    from rich.progress import Progress, ProgressColumn, TaskID
 
 PATIENCE_SECONDS = 1.0
 """How long a batch may take before its bar appears."""
@@ -37,6 +37,27 @@ def loading_bar(model: str, console: Console | None = None) -> Iterator[Callable
     with make_progress(*columns, TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task(model, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def download_bar(model: str) -> Iterator[Callable[[int, int], None]]:
+    """A download, with its rate; where there is no terminal, one line when it begins. Gives a function of the bytes
+    done and in all."""
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = (TextColumn("Downloading {task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with make_progress(*columns, TimeRemainingColumn()) as bar:
+        tasks: list[TaskID] = []
+
+        def show(done: int, total: int) -> None:
+            if not tasks:
+                tasks.append(bar.add_task(model, total=total, completed=done))
+                if not bar.console.is_terminal:
+                    here = f", {done / 1e6:,.0f} MB are here" if done else ""
+                    bar.console.print(f"Downloading {model}: {total / 1e6:,.0f} MB{here}", highlight=False)
+            bar.update(tasks[0], completed=done, total=total)
+
+        yield show
 
 
 @contextmanager

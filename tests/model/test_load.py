@@ -371,27 +371,3 @@ def test_unknown_places_are_refused(tmp_path: Path) -> None:
     file.write_text("")
     with pytest.raises(ModelError, match="is a file;"):
         locate_model(str(file))
-
-
-def test_hub_downloads_fetch_only_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: dict[str, Any] = {}
-
-    def snapshot_download(name: str, **options: Any) -> str:
-        asked.update(options, name=name)
-        return str(tmp_path)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert locate_model("owner/model", "v1", "/cache") == tmp_path
-    assert (asked["name"], asked["revision"], asked["cache_dir"]) == ("owner/model", "v1", "/cache")
-    assert asked["allow_patterns"] == ["*.safetensors", "*.json", "*.jinja", "merges.txt", "tokenizer.model"]
-    locate_model("owner/model", weights=False)
-    assert "*.safetensors" not in asked["allow_patterns"]
-
-
-def test_failed_download_is_a_model_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def snapshot_download(name: str, **options: Any) -> str:
-        raise OSError("no route to host")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    with pytest.raises(ModelError, match=r"owner/model.*no route to host"):
-        locate_model("owner/model")

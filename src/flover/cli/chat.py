@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, from_args
-from flover.cli.models import add_model, resolve_model
+from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser
 from flover.cli.sampling import CHAT_DEFAULTS, add_sampling, sampling_from
 from flover.cli.vllm_flags import add_vllm_flags
@@ -27,6 +27,13 @@ def add(commands: Any) -> Parser:
         "only answers are printed.",
     )
     add_model(parser)
+    add_chat(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_chat(parser: Parser) -> None:
+    """The flags of a chat."""
     group = parser.add_argument_group("chat")
     group.add_argument("--url", metavar="URL", help="server to use, such as http://127.0.0.1:8000")
     group.add_argument("--api-key", metavar="KEY", help="the server's key; also read from FLOVER_API_KEY")
@@ -35,8 +42,6 @@ def add(commands: Any) -> Parser:
     add_sampling(parser, **CHAT_DEFAULTS)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
     add_vllm_flags(parser)
-    parser.set_defaults(run=run)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _local(args: argparse.Namespace) -> Iterator[Answer]:
-    config = from_args(args, EngineConfig)
+    config = fetch_first(from_args(args, EngineConfig))
     from flover.cli.local import LocalModel
     from flover.progress import loading_bar
 

@@ -46,12 +46,14 @@ def find_fit(config: EngineConfig, machine: Machine, measure: Callable[[int, int
     try:
         engine_command(config.distributed_executor_backend)
         check_extras(config)
-        load_text(config, None)
+        tokenizer, template, _ = load_text(config, None)
         model = describe_model(config, Shard(0, config.tensor_parallel_size), weights=False)
         cpu_ops(config.cpu_isa, 1)
     except (ModelError, ConfigError) as error:
         return Fit(False, "The model cannot be used.", {"error": str(error)})
-    facts = _model_facts(model)
+    chat = "none: requests of chats are refused" if template is None else "yes"
+    vocabulary = "none" if tokenizer is None else f"{tokenizer.vocab_size:,} tokens"
+    facts = _model_facts(model) | {"tokenizer": vocabulary, "chat template": chat}
     local_ranks = config.tensor_parallel_size // config.nnodes
     try:
         plan = model.plan(machine, local_ranks * config.data_parallel_size)
@@ -65,6 +67,7 @@ def _model_facts(model: Description) -> dict[str, str]:
     config = model.config
     kv_dtype = kv_dtype_of(model.settings)
     token_bytes = config.kv_bytes_per_token(kv_dtype)
+    files = {read.info.file for read in model.reads or ()}
     kinds: str = model.format
     if (model.settings.dtype, model.settings.quantization) == ("auto", None):
         kinds = ", ".join(kinds_of(model.formats)) + ", the checkpoint's own type"
@@ -72,6 +75,7 @@ def _model_facts(model: Description) -> dict[str, str]:
         "path": str(model.source.path),
         "architecture": f"{config.architecture}, {config.num_layers} layers, hidden size {config.hidden_size}",
         "parameters": f"{config.num_parameters() / 1e6:,.1f} million",
+        "weight files": f"{sum(path.stat().st_size for path in files) / 1e6:,.0f} MB" if files else "none at hand",
         "weights": f"{gib(weight_bytes(config, model.formats))} as {kinds}",
         "context": f"{model.max_len:,} tokens",
         "keys and values": f"{gib(token_bytes)} per token as {kv_dtype}, {gib(token_bytes * model.max_len)} for a "

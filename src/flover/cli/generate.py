@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flover.cli.flags import add_settings, count, from_args
-from flover.cli.models import add_model, resolve_model
+from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser, shorten
 from flover.cli.sampling import add_sampling, sampling_from
 from flover.cli.vllm_flags import add_vllm_flags
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     resolve_model(args)
     params = sampling_from(args, n=args.n)
     prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin(args.model_argument)]
-    config = from_args(args, EngineConfig)
+    config = fetch_first(from_args(args, EngineConfig))
     from flover.cli.local import LocalModel
     from flover.progress import loading_bar
 

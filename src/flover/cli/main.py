@@ -23,6 +23,10 @@ COMMANDS = {
     "serve": ("serve", "run the OpenAI-compatible server"),
     "generate": ("generate", "generate text for one or several prompts"),
     "chat": ("chat", "chat with a model"),
+    "run": ("run", "download a model and chat with it"),
+    "pull": ("pull", "download a model"),
+    "list": ("list", "list the models on this machine"),
+    "show": ("show", "show a model: family, size, formats, context, whether it fits"),
     "demo": ("demo", "show requests fused, then one after another"),
     "bench": ("benchmarks", "measure"),
     "simulate": (

@@ -1,10 +1,11 @@
-"""The model argument of a command: MODEL or --model."""
+"""The model argument of a command, MODEL or --model, and the download of a hub's model before it is used."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
-from flover.config import BUNDLED_MODEL
+from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError
 
 
@@ -14,7 +15,7 @@ def add_model(parser: argparse.ArgumentParser, default: str = f"the bundled {BUN
         "model_argument",
         nargs="?",
         metavar="MODEL",
-        help=f"Hugging Face directory, GGUF file or hub name (default: {default})",
+        help=f"Hugging Face directory, GGUF file, or hub name (ORG/REPO, ORG/REPO:Q4_K_M) (default: {default})",
     )
     parser.add_argument("--model", default=argparse.SUPPRESS, metavar="MODEL", help="the same as MODEL")
 
@@ -33,3 +34,27 @@ def resolve_model(args: argparse.Namespace) -> None:
     if getattr(args, "model", named) != named:
         raise ConfigError(f"the model is named twice: MODEL is {named!r} and --model is {args.model!r}")
     args.model = named
+
+
+def fetch_first(config: EngineConfig) -> EngineConfig:
+    """`config` with a hub's model replaced by its place on this machine, fetched before anything starts: the hub is
+    asked once, and what is started again later has the same files.
+
+    With Ray the name stays, for other machines. Raises `ModelError`.
+    """
+    from flover.model.locate import hub_name, locate_model
+
+    if config.distributed_executor_backend == "ray" or hub_name(config.model, config.revision) is None:
+        return config
+    from flover.progress import download_bar
+
+    with download_bar(config.model) as progress:
+        path = locate_model(
+            config.model,
+            config.revision,
+            config.download_dir,
+            weights=config.load_format != "dummy",
+            progress=progress,
+        )
+    tokenizer = None if config.tokenizer == config.model else config.tokenizer
+    return dataclasses.replace(config, model=str(path), tokenizer=tokenizer, revision=None)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from flover.errors import ConfigError
+from flover.errors import ConfigError, suggestion
 
 
 class Parser(argparse.ArgumentParser):
@@ -89,12 +88,6 @@ class Parser(argparse.ArgumentParser):
         raise argparse.ArgumentError(
             action, f"must be one of {', '.join(choices)}, got {shorten(value)}{suggestion(str(value), choices)}"
         )
-
-
-def suggestion(argument: str, known: Iterable[str]) -> str:
-    """`; did you mean …?` for the known names similar to `word`; "" if there is none."""
-    near = difflib.get_close_matches(argument, sorted(known), n=2, cutoff=0.7)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def shorten(value: Any, most: int = 60) -> str:

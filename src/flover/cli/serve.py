@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 from flover.cli.flags import add_settings, from_args
-from flover.cli.models import add_model, resolve_model
+from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser
 from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig, Limits, ServerConfig, read_environment
@@ -30,6 +30,9 @@ def run(args: argparse.Namespace) -> int:
     resolve_model(args)
     engine = from_args(args, EngineConfig)
     server = dataclasses.replace(from_args(args, ServerConfig), limits=from_args(args, Limits))
+    if not server.served_model_name:
+        server = dataclasses.replace(server, served_model_name=(engine.model,))
+    engine = fetch_first(engine)
     if engine.node_rank > 0:
         from flover.parallel.launch import follow_node
 

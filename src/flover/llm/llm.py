@@ -78,7 +78,7 @@ class LLM:
         from flover.model.locate import locate_model, locate_tokenizer
         from flover.service.build import build_engine  # imports torch, which `import flover` does not need
 
-        path = locate_model(config.model, config.revision, config.download_dir, weights=False)
+        path = locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
         own = locate_tokenizer(config)
         loaded = None if own is None else Tokenizer.load(own)
         defaults = read_sampling_defaults(open_source(path))

@@ -5,48 +5,39 @@ It imports no torch and reads no model file, because the door uses it too, to fi
 
 from __future__ import annotations
 
-import logging
-import queue
-import re
-import threading
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from flover.config import BUNDLED_MODEL, EngineConfig
-from flover.errors import ModelError
+from flover.errors import ModelError, suggestion
+from flover.hub.names import HubName, parse_hub_name
 from flover.source import GGUF_SUFFIX
 
 BUNDLED_PATH = Path(__file__).resolve().parent.parent / "assets" / BUNDLED_MODEL
 """Where the package keeps its own model."""
 
-_SMALL_FILES = ["*.json", "*.jinja", "merges.txt", "tokenizer.model"]
-_UNWANTED_FILES = ["consolidated*", "*/*"]  # the same weights again in another layout; subdirectories
-HUB_SECONDS = 5.0
-"""Time for the hub to say whether it has a model; a download takes as long as it takes."""
-
-logger = logging.getLogger(__name__)
-
-_HUB_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
-
 
 def locate_model(
-    name: str, revision: str | None = None, download_dir: str | None = None, *, weights: bool = True
+    name: str,
+    revision: str | None = None,
+    download_dir: str | None = None,
+    *,
+    weights: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """The directory or the GGUF file of a model, downloaded first if it is a hub name.
 
-    Only safetensors, JSON, chat templates and tokenizer files are fetched, `weights` or not. Raises `ModelError`
-    if there is no such directory or the download fails.
+    Only safetensors, JSON, chat templates and tokenizer files, or the GGUF files that are named, are fetched; without
+    `weights` no weights. Raises `ModelError` if there is no such model or the download fails.
     """
-    if name == BUNDLED_MODEL:
-        if not BUNDLED_PATH.is_dir():
-            raise ModelError(f"the bundled model is not in this installation: {BUNDLED_PATH} is missing")
-        return BUNDLED_PATH
-    path = _local(name)
-    if path is not None:
-        return path
-    if not _HUB_NAME.fullmatch(name) or name.startswith((".", "-", "/")) or ".." in name:
-        raise ModelError(f"there is no directory {name[:300]}, and it is not a hub name (owner/model)")
-    return _download(name, revision, download_dir, ["*.safetensors", *_SMALL_FILES] if weights else _SMALL_FILES)
+    found = _local(name)
+    if found is not None:
+        return found
+    from flover.hub.fetch import fetch_model  # only hub names need it
+
+    cache = None if download_dir is None else Path(download_dir)
+    return fetch_model(_hub_name(name, revision), cache, progress or (lambda done, total: None), weights=weights)
 
 
 def locate_tokenizer(config: EngineConfig) -> Path | None:
@@ -58,8 +49,17 @@ def locate_tokenizer(config: EngineConfig) -> Path | None:
     return locate_model(config.tokenizer, None, config.download_dir, weights=False)
 
 
+def hub_name(name: str, revision: str | None = None) -> HubName | None:
+    """The name of a model on a hub; None for one that is on this machine. Raises `ModelError` for what is neither."""
+    return None if _local(name) is not None else _hub_name(name, revision)
+
+
 def _local(name: str) -> Path | None:
-    """The directory of this name. Raises `ModelError` if there is something else."""
+    """The bundled model, or the directory or GGUF file of this name. Raises `ModelError` if there is something else."""
+    if name == BUNDLED_MODEL:
+        if not BUNDLED_PATH.is_dir():
+            raise ModelError(f"the bundled model is not in this installation: {BUNDLED_PATH} is missing")
+        return BUNDLED_PATH
     try:
         path = Path(name).expanduser()
         if not name or not path.exists():
@@ -73,71 +73,23 @@ def _local(name: str) -> Path | None:
     return path
 
 
-def _download(name: str, revision: str | None, download_dir: str | None, patterns: list[str]) -> Path:
-    from huggingface_hub import HfApi, snapshot_download  # slow to import, and only hub names need it
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    def fetch(*, cached: bool) -> Path:
-        return Path(
-            snapshot_download(
-                name,
-                revision=revision,
-                cache_dir=download_dir,
-                allow_patterns=patterns,
-                ignore_patterns=_UNWANTED_FILES,
-                local_files_only=cached,
-            )
-        )
-
-    missing = f"there is no directory {name}, and "
-    at = f" at revision {revision}" if revision else ""
-    logger.info("looking for %s on the hub", name)
-    unreachable = _failure(lambda: HfApi().model_info(name, revision=revision, timeout=HUB_SECONDS), HUB_SECONDS)
-    if isinstance(unreachable, GatedRepoError):
-        raise ModelError(f"{name} is on the hub, but asks who you are: accept its terms there and set HF_TOKEN")
-    if isinstance(unreachable, RepositoryNotFoundError | RevisionNotFoundError):
-        raise ModelError(f"{missing}the hub has no model {name}{at} (or it is private: set HF_TOKEN)")
-    try:
-        if unreachable is None:
-            logger.info("fetching %s from the hub", name)
-            return fetch(cached=False)
-        found = fetch(cached=True)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        if unreachable is None:
-            raise ModelError(f"{name}{at} could not be fetched from the hub: {_first_line(error)}") from error
-        cache = "not there" if isinstance(error, LocalEntryNotFoundError) else _first_line(error)
+def _hub_name(name: str, revision: str | None) -> HubName:
+    found = parse_hub_name(name)
+    if found is None:
+        what = "file or directory" if name.endswith(GGUF_SUFFIX) else "directory"
+        near = suggestion(name, _beside(name)) or "."
         raise ModelError(
-            f"{missing}the hub cannot be reached to fetch {name}{at}: {_first_line(unreachable)} (in the cache: "
-            f"{cache}). Check the name or the connection, or give a directory"
-        ) from error
-    logger.warning("the hub cannot be reached: %s is taken as it is in the cache", name)
-    return found
+            f"there is no {what} {name[:300]}, and it is not a hub name (ORG/REPO, ORG/REPO:QUANTIZATION){near}"
+        )
+    if found.revision is not None and revision is not None and found.revision != revision:
+        raise ModelError(f"{name} names a revision, and --revision is {revision}: give one of them")
+    return dataclasses.replace(found, revision=found.revision or revision)
 
 
-def _failure(ask: Callable[[], object], seconds: float) -> Exception | None:
-    """What `ask` raises, within about so many seconds: looking up a name on a dead network takes longer than any
-    timeout of the client that asks. None if all is well."""
-    outcome: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-
-    def run() -> None:
-        try:
-            ask()
-            outcome.put(None)
-        except Exception as error:
-            outcome.put(error)
-
-    threading.Thread(target=run, name="hub", daemon=True).start()
+def _beside(name: str) -> list[str]:
+    """The names of what is in the directory where `name` would be."""
     try:
-        return outcome.get(timeout=seconds + 1)
-    except queue.Empty:
-        return TimeoutError(f"no answer in {seconds:g} seconds")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        folder = Path(name).expanduser().parent
+        return [str(path) for path in folder.iterdir()][:10_000]
+    except (OSError, RuntimeError, ValueError):
+        return []

@@ -31,7 +31,7 @@ async def load(
     starting = asyncio.create_task(_start_engines(state, config, command, spawned, console), name="engines")
     try:
         tokenizer, template, defaults = await asyncio.to_thread(
-            load_text, config, state.config.chat_template, state.config.limits.max_messages
+            _fetch_and_load_text, config, state.config.chat_template, state.config.limits.max_messages
         )
         supervisor = await starting
     except BaseException:
@@ -66,10 +66,18 @@ async def _abandon(starting: asyncio.Task[Supervisor]) -> None:
         await starting.result().close()
 
 
+def _fetch_and_load_text(
+    config: EngineConfig, template_path: str | None, max_messages: int
+) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
+    """`load_text` once the model is here: a GGUF file has its text side inside. The engine may be fetching it too."""
+    locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
+    return load_text(config, template_path, max_messages)
+
+
 def load_text(
     config: EngineConfig, template_path: str | None, max_messages: int = MAX_MESSAGES
 ) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
-    """The tokenizer, the chat template, and the model's default sampling parameters."""
+    """The tokenizer, the chat template, and the model's default sampling parameters. Fetches no weights."""
     path = locate_model(config.model, config.revision, config.download_dir, weights=False)
     model = open_source(path)
     defaults = read_sampling_defaults(model)
