@@ -16,10 +16,6 @@ static void run(Pool&, const Embed& e) {
     const auto* floats = reinterpret_cast<const float*>(data);
     const auto* halves = reinterpret_cast<const uint16_t*>(data);
     float* y = e.y + i * w.in;
-    if (is_block(w.format)) {
-      unpack_blocks(block_format(w.format), data, w.in, lane, y);
-      continue;
-    }
     switch (w.format) {
       case Format::float32:
         for (int64_t k = 0; k < w.in; k++) y[k] = floats[k * PANEL + lane];
@@ -44,8 +40,10 @@ static void run(Pool&, const Embed& e) {
                  widen_f16(parameters[PANEL + lane]);
         }
         break;
-      default: break;
+      default: unpack_blocks(block_format(w.format), data, w.in, lane, y);
     }
+    if (e.factor != 1.0f)
+      for (int64_t k = 0; k < w.in; k++) y[k] *= e.factor;
   }
 }
 

@@ -79,8 +79,9 @@ struct Embed {
   Weight weight;       // the table
   const int64_t* ids;  // [rows]
   Tokens rows;
-  float* y;  // [rows, in]
-  FLOVER_FIELDS(Embed, weight, ids, rows, y)
+  float factor;
+  float* y;  // [rows, in]: factor * rows of the table
+  FLOVER_FIELDS(Embed, weight, ids, rows, factor, y)
 };
 
 // factor * cosine and sine of position * frequency. The angle is rounded to float32 before, as models were trained.
@@ -117,15 +118,16 @@ struct Norm {
   FLOVER_FIELDS(Norm, x, residual, weight, bias, rows, size, eps, total, normed)
 };
 
-// Queries and keys [rows, heads, dim] inside rows of `stride` floats, normed head by head in place.
+// Queries and then keys, at the start of rows of `stride` floats, normed in place: so many parts of so many floats
+// each, which are heads or all of them at once.
 struct HeadNorm {
   float* x;
   Tokens rows;
-  int64_t stride, query_heads, key_heads, dim;
-  const float* query_weight;  // [dim]
-  const float* key_weight;    // [dim]
+  int64_t stride, query_parts, query_size, key_parts, key_size;
+  const float* query_weight;  // [query_size]
+  const float* key_weight;    // [key_size]
   float eps;
-  FLOVER_FIELDS(HeadNorm, x, rows, stride, query_heads, key_heads, dim, query_weight, key_weight, eps)
+  FLOVER_FIELDS(HeadNorm, x, rows, stride, query_parts, query_size, key_parts, key_size, query_weight, key_weight, eps)
 };
 
 struct Linear {

@@ -77,13 +77,15 @@ static void run(Pool& pool, const Norm& a) {
 }
 
 static void run(Pool& pool, const HeadNorm& a) {
-  const int64_t heads = a.query_heads + a.key_heads;
-  over_rows(pool, a.rows, heads * a.dim, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++)
-      for (int64_t head = 0; head < heads; head++) {
-        float* x = a.x + row * a.stride + head * a.dim;
-        rms_row(x, head < a.query_heads ? a.query_weight : a.key_weight, a.dim, a.eps, x);
-      }
+  const int64_t queries = a.query_parts * a.query_size, keys = a.key_parts * a.key_size;
+  over_rows(pool, a.rows, queries + keys, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      float* x = a.x + row * a.stride;
+      for (int64_t at = 0; at < queries; at += a.query_size)
+        rms_row(x + at, a.query_weight, a.query_size, a.eps, x + at);
+      for (int64_t at = queries; at < queries + keys; at += a.key_size)
+        rms_row(x + at, a.key_weight, a.key_size, a.eps, x + at);
+    }
   });
 }
 

@@ -29,6 +29,10 @@ ARCHITECTURES = {
     "starcoder2": gguf.MODEL_ARCH.STARCODER2,
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "olmo": gguf.MODEL_ARCH.OLMO,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "gemma": gguf.MODEL_ARCH.GEMMA,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
     "arcee": gguf.MODEL_ARCH.ARCEE,
     "nemotron": gguf.MODEL_ARCH.NEMOTRON,
@@ -97,6 +101,8 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_value_length(head_dim)
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    elif config["model_type"] == "olmo":
+        writer.add_layer_norm_eps(1e-5)
     else:
         writer.add_layer_norm_eps(either("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"))
     rope = config.get("rope_parameters")
@@ -105,6 +111,11 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_sliding_window(config["sliding_window"])
     if "logit_scale" in config:
         writer.add_logit_scale(config["logit_scale"])
+    if "residual_multiplier" in config:
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
     if rope and rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
@@ -135,9 +146,9 @@ def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:
-    if family in ("gemma3", "nemotron") and name.endswith("norm.weight"):
+    if family in ("gemma", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return tensor + 1
-    if family in ("llama", "smollm3", "arcee") and (".q_proj." in name or ".k_proj." in name):
+    if family in ("llama", "smollm3", "arcee", "granite", "olmo") and (".q_proj." in name or ".k_proj." in name):
         heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         return halves.swapaxes(1, 2).reshape(tensor.shape)

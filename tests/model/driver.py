@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.model.load import LoadedModel, load_model
-from flover.ops import DType
+from flover.ops import DType, Reduction
 from flover.ops.cpu import cpu_ops
 
 
@@ -36,7 +38,7 @@ class Driver:
     def __init__(self, loaded: LoadedModel, *, num_pages: int = 96, page_size: int = 4, seed: int = 0) -> None:
         self.loaded = loaded
         dtype: DType = "bfloat16" if loaded.description.settings.dtype == "bfloat16" else "float32"
-        self.kv = KVCache(loaded.config, num_pages, page_size, dtype, OPS.page_shapes)
+        self.kv = KVCache(loaded.own, num_pages, page_size, dtype, OPS.page_shapes)
         for pages in self.kv.layers:
             pages.keys.fill(NAN[dtype])
             pages.values.fill(NAN[dtype])
@@ -74,7 +76,8 @@ class Driver:
         )
         decoder = self.loaded.decoder
         logits = decoder.logits(decoder.forward(batch, self.kv))
-        assert logits is not None
+        if logits is None:  # of a rank that does not sample
+            return {}
         return {row: torch.from_numpy(logits[starts[i] : starts[i + 1]]) for i, row in enumerate(pieces)}
 
     def greedy(self, row: int, prompt_ids: list[int], num_tokens: int) -> list[int]:
@@ -90,3 +93,43 @@ class Driver:
 def whole_logits(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
     """Logits [T, vocab] of a sequence computed in one piece, alone."""
     return Driver(loaded).step({0: token_ids})[0]
+
+
+class Threads:
+    """One of several ranks that are threads of this process."""
+
+    def __init__(self, rank: int, shared: list[np.ndarray | None], barrier: threading.Barrier) -> None:
+        self.rank, self.size, self.local_size = rank, len(shared), len(shared)
+        self._shared, self._barrier = shared, barrier
+
+    def all_reduce(self, reduction: Reduction, x: np.ndarray) -> None:
+        x[:] = (np.sum if reduction == "sum" else np.max)(self._everybody(x), axis=0)
+
+    def gather(self, x: np.ndarray) -> list[np.ndarray] | None:
+        parts = self._everybody(x)
+        return parts if self.rank == 0 else None
+
+    def least(self, value: int) -> int:
+        return min(int(part) for part in self._everybody(np.array(value)))
+
+    def _everybody(self, x: np.ndarray) -> list[np.ndarray]:
+        self._shared[self.rank] = x.copy()
+        self._barrier.wait(60)
+        parts = [part for part in self._shared if part is not None]
+        self._barrier.wait(60)
+        return parts
+
+
+def logits_of_ranks(path: Path, token_ids: list[int], size: int = 2) -> torch.Tensor:
+    """The same as `whole_logits` by tensor parallel."""
+    shared: list[np.ndarray | None] = [None] * size
+    barrier = threading.Barrier(size)
+    config = EngineConfig(model=str(path), tensor_parallel_size=size)
+
+    def run(rank: int) -> dict[int, torch.Tensor]:
+        ops = cpu_ops("auto", 1, Threads(rank, shared, barrier))
+        return Driver(load_model(config, ops, lambda done, total: None)).step({0: token_ids})
+
+    with ThreadPoolExecutor(size) as pool:
+        first, *_ = pool.map(run, range(size))
+    return first[0]

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
 
-from flover.errors import ModelError
-from model.driver import Driver, load, whole_logits
+from flover.errors import ConfigError, ModelError
+from model.driver import Driver, load, logits_of_ranks, whole_logits
 
 TOLERANCE = 1e-4
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
@@ -43,6 +43,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": ("cohere2", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
     "exaone4": ("exaone4", {}),
     "exaone4 without windows": ("exaone4", {"sliding_window": None, "layer_types": ["full_attention"] * 4}),
+    "granite": ("granite", {"attention_bias": True, "mlp_bias": True}),
+    "gemma": ("gemma", {}),
+    "gemma untied": ("gemma", {"tie_word_embeddings": False, "attention_bias": True}),
+    "olmo": ("olmo", {}),
+    "olmo2": ("olmo2", {"attention_bias": True}),
+    "olmo3": ("olmo3", {}),
     "gemma3": ("gemma3", {}),
     "gemma3 untied, six layers by the pattern": (
         "gemma3",
@@ -59,6 +65,11 @@ def test_logits_and_tokens_are_those_of_transformers(name: str, tmp_path: Path) 
     expected = reference_logits(path, prompt)
     whole = whole_logits(loaded, prompt)
     assert (whole - expected).abs().max().item() < TOLERANCE
+    if loaded.config.qk_norm == "all_heads":
+        with pytest.raises(ConfigError, match="tensor-parallel-size 2: the norm of this model's queries and keys"):
+            logits_of_ranks(path, prompt)
+    else:
+        assert (logits_of_ranks(path, prompt) - expected).abs().max().item() < TOLERANCE
     driver, other = Driver(loaded, num_pages=160), random_prompt(4, 40)
     pieces = [driver.step({0: prompt[:7], 1: other[:20]}), driver.step({0: prompt[7:8], 1: other[20:]})]
     pieces.append(driver.step({0: prompt[8:]}))
@@ -75,6 +86,12 @@ OLD: dict[str, dict[str, Any]] = {
         "rope_theta": 1e6,
         "rope_local_base_freq": 10000.0,
         "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+    },
+    "olmo3": {
+        "rope_parameters": ...,
+        "rope_theta": 5e5,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128},
+        "layer_types": ...,
     },
     "phi3": {"rope_parameters": ..., "rope_theta": 10000.0, "rope_scaling": None},
     "smollm3": {"no_rope_layers": ..., "no_rope_layer_interval": 4, "rope_parameters": ..., "rope_theta": 2e6},
@@ -113,6 +130,16 @@ def test_llamas_under_other_names_are_llamas(architecture: str, tmp_path: Path) 
     assert torch.equal(whole_logits(load(path), prompt), expected)
 
 
+def test_minicpms_factors_are_granites(tmp_path: Path) -> None:
+    """scale_depth over the root of 2 layers, and a hidden size of 48 over dim_model_base."""
+    factors = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 3.0}
+    path = make_checkpoint(tmp_path, "granite", attention_multiplier=12**-0.5, **factors)
+    expected, prompt = whole_logits(load(path), random_prompt(3, 45)), random_prompt(3, 45)
+    edit(path, **dict.fromkeys([*factors, "attention_multiplier"], ...), architectures=["MiniCPMForCausalLM"])
+    edit(path, model_type="minicpm", scale_emb=3, scale_depth=0.5 * 2**0.5, dim_model_base=16)
+    assert (whole_logits(load(path), prompt) - expected).abs().max() < 1e-5
+
+
 ZERO_BIASES = {"gate_proj": torch.zeros(80), "up_proj": torch.zeros(80), "down_proj": torch.zeros(48)}
 EXAONE = {
     "model.embed_tokens": "transformer.wte",
@@ -144,6 +171,8 @@ def exaone_name(name: str) -> str:
         ("gemma3", {"sliding_window_pattern": 0, "layer_types": None}, "sliding_window_pattern"),
         ("smollm3", {"no_rope_layers": [1, 2, 0, 1]}, "no_rope_layers must hold 4 of 0 and 1"),
         ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "layer_types": None}, "layer_types is missing"),
+        ("olmo", {"clip_qkv": 8.0}, "clip_qkv"),
+        ("gemma", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("cohere2", {"sliding_window": None}, "sliding_window is missing"),
         ("phi3", {"model_type": "phimoe"}, "model_type"),

@@ -41,6 +41,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gemma3": {"num_hidden_layers": 7, "layer_types": None, "query_pre_attn_scalar": 16},
     "cohere2": {"num_hidden_layers": 5, "layer_types": None},
     "cohere": {"logit_scale": 0.5},
+    "granite": {"residual_multiplier": 0.25, "logits_scaling": 1.5, "attention_bias": True},
 }
 KINDS = [*((family, "F32") for family in ARCHITECTURES), ("llama", "F16"), ("qwen2", "BF16"), ("gpt2", "F16")]
 

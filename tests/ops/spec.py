@@ -77,6 +77,7 @@ def _make_embed(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
     return {
         "ids": torch.randint(0, 50, (17,), generator=generator),
         "table": _normal(generator, dtype, 50, 24),
+        "factors": (1.0, 4.0),
     }
 
 
@@ -97,14 +98,16 @@ def _make_head_norm(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
         "num_kv_heads": 2,
         "query_weight": _normal(generator, dtype, 16),
         "key_weight": _normal(generator, dtype, 16),
+        "all_queries_weight": _normal(generator, dtype, 64),
+        "all_keys_weight": _normal(generator, dtype, 32),
         "eps": 1e-6,
     }
 
 
 def _run_head_norm(ops: Ops, inputs: Inputs) -> list[Tensor]:
     heads = inputs["num_heads"], inputs["num_kv_heads"]
-    weights = inputs["query_weight"], inputs["key_weight"]
-    return [ops.head_norm(inputs["qkv"].clone(), *heads, *weights, inputs["eps"])]
+    weights = (inputs["query_weight"], inputs["key_weight"]), (inputs["all_queries_weight"], inputs["all_keys_weight"])
+    return [ops.head_norm(inputs["qkv"].clone(), *heads, *pair, inputs["eps"]) for pair in weights]
 
 
 def _make_linear(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
@@ -198,9 +201,9 @@ def _run_attention(ops: Ops, inputs: Inputs) -> list[Tensor]:
 SPECS: Mapping[str, OpSpec] = {
     "embed": OpSpec(
         make=_make_embed,
-        run=lambda ops, i: [ops.embed(i["ids"], weight_of(ops, i["table"]))],
+        run=lambda ops, i: [ops.embed(i["ids"], weight_of(ops, i["table"]), factor) for factor in i["factors"]],
         tolerance=_EXACT,
-        reason="it copies",
+        reason="it copies; these factors are powers of two",
     ),
     "rms_norm": OpSpec(
         make=_make_norm,

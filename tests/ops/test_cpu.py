@@ -214,7 +214,8 @@ def test_the_embedding_is_a_row_of_the_table(weight_format: WeightFormat, isa: s
     ops = ops_of(isa)
     table = packed(ops, normal(4, 50, 45), weight_format)
     ids = torch.tensor([49, 0, 16, 15, 7, 8, 16])
-    assert torch.equal(ops.embed(ids, table), unpacked(table)[ids])
+    assert torch.equal(ops.embed(ids, table, 1.0), unpacked(table)[ids])
+    assert torch.equal(ops.embed(ids, table, 1.3), unpacked(table)[ids] * 1.3)
 
 
 @settings(max_examples=60)
@@ -272,9 +273,12 @@ BY_ROW: dict[str, Compute] = {
     "head_norm": lambda ops, x: ops.head_norm(
         x.view(-1, 15, 20).clone(), 8, 4, normal(10, 20), normal(11, 20), 1e-6
     ).flatten(1),
+    "all_heads_norm": lambda ops, x: ops.head_norm(
+        x.view(-1, 15, 20).clone(), 8, 4, normal(10, 160), normal(11, 80), 1e-6
+    ).flatten(1),
     "add": lambda ops, x: ops.add(x, x.flip(1).contiguous()),
     "angles": lambda ops, x: torch.cat(ops.angles((1e3 * x[:, 0].abs()).long(), normal(12, 33).abs(), 1.3), 1),
-    "embed": lambda ops, x: ops.embed((100 * x[:, 0].abs()).long(), packed(ops, normal(13, 600, 30), "int4")),
+    "embed": lambda ops, x: ops.embed((100 * x[:, 0].abs()).long(), packed(ops, normal(13, 600, 30), "int4"), 1.3),
 }
 
 
@@ -342,7 +346,7 @@ WRONG: dict[str, Callable[[Ops], Any]] = {
     "rms_norm: weight": lambda ops: ops.rms_norm(X, None, VECTOR.bfloat16(), 1e-5),
     "layer_norm: bias": lambda ops: ops.layer_norm(X, None, VECTOR, VECTOR.double(), 1e-5),
     "head_norm: strides": lambda ops: ops.head_norm(torch.zeros(8, 4, 16).transpose(0, 1), 4, 2, VECTOR, VECTOR, 1e-5),
-    "embed: ids": lambda ops: ops.embed(IDS.int(), packed(ops, torch.zeros(8, 4), "float32")),
+    "embed: ids": lambda ops: ops.embed(IDS.int(), packed(ops, torch.zeros(8, 4), "float32"), 1.0),
     "angles: positions": lambda ops: ops.angles(IDS.float(), VECTOR, 1.0),
     "angles: frequencies": lambda ops: ops.angles(IDS, VECTOR.double(), 1.0),
     "part: int8": lambda ops: ops.new_weight((8, 12), "int8", False, Part(12, 24)),

@@ -83,7 +83,7 @@ def test_a_part_keeps_its_columns(weight_format: WeightFormat) -> None:
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_embedding_is_a_row_of_the_table(weight_format: WeightFormat, isa: str) -> None:
     ids = np.array([69, 0, 16, 15, 7, 8, 16])
-    y = ops_of(isa, 1).embed(ids, packed(weight_format, raw(weight_format)))
+    y = ops_of(isa, 1).embed(ids, packed(weight_format, raw(weight_format)), 1.0)
     assert np.array_equal(y, plain(weight_format, raw(weight_format))[ids])
 
 

@@ -39,9 +39,13 @@ def naive_layer_norm(
 def naive_head_norm(
     qkv: Tensor, num_heads: int, num_kv_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float
 ) -> Tensor:
-    normed = num_heads + num_kv_heads
-    weights = [query_weight if head < num_heads else key_weight for head in range(normed)]
-    return torch.cat([naive_rms(qkv[:, :normed], eps) * torch.stack(weights), qkv[:, normed:]], dim=1)
+    dim, normed = qkv.shape[2], qkv.clone()
+    for row in normed:
+        for first, count, weight in ((0, num_heads, query_weight), (num_heads, num_kv_heads, key_weight)):
+            step = len(weight) // dim
+            for head in range(first, first + count, step):
+                row[head : head + step] = (naive_rms(row[head : head + step].flatten(), eps) * weight).view(step, dim)
+    return normed
 
 
 def naive_activation(x: Tensor, kind: str | None) -> Tensor:
@@ -149,7 +153,7 @@ NAIVE = Ops(
     array=REFERENCE.array,
     page_shapes=reference.page_shapes,
     new_weight=NaiveWeight,  # type: ignore[arg-type]
-    embed=lambda ids, table: torch.stack([table.data[token] for token in ids.tolist()]),
+    embed=lambda ids, table, factor: factor * torch.stack([table.data[token] for token in ids.tolist()]),
     rms_norm=naive_rms_norm,
     layer_norm=naive_layer_norm,
     head_norm=naive_head_norm,

@@ -55,6 +55,38 @@ RECIPES |= {
     "cohere": ("CohereForCausalLM", {**_LLAMA, "pad_token_id": None}),
     "cohere2": ("Cohere2ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16, "pad_token_id": None}),
     "exaone4": ("Exaone4ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16}),
+    "granite": (
+        "GraniteForCausalLM",
+        {
+            **_LLAMA,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.3,
+            "attention_multiplier": 0.5,
+            "logits_scaling": 1.7,
+            "pad_token_id": None,
+        },
+    ),
+    "gemma": ("GemmaForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None}),
+    "olmo": ("OlmoForCausalLM", {**_LLAMA, "pad_token_id": None}),
+    "olmo2": ("Olmo2ForCausalLM", {**_LLAMA, "pad_token_id": None}),
+    "olmo3": (
+        "Olmo3ForCausalLM",
+        {
+            **_LLAMA,
+            "num_hidden_layers": 4,
+            "sliding_window": 16,
+            "rope_parameters": {
+                "full_attention": {
+                    "rope_type": "yarn",
+                    "factor": 4.0,
+                    "rope_theta": 5e5,
+                    "original_max_position_embeddings": 128,
+                },
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5e5},
+            },
+            "pad_token_id": None,
+        },
+    ),
     "arcee": ("ArceeForCausalLM", {**_LLAMA, "head_dim": 16, "mlp_bias": True, "attention_bias": True}),
     "nemotron": ("NemotronForCausalLM", {**_LLAMA, "partial_rotary_factor": 0.5, "mlp_bias": True}),
     "gemma3": (

@@ -87,9 +87,10 @@ def _head_norm(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Mad
         x=qkv.data_ptr(),
         rows=rows,
         stride=qkv.stride(0),
-        query_heads=config.num_heads,
-        key_heads=config.num_kv_heads,
-        dim=dim,
+        query_parts=config.num_heads,
+        query_size=dim,
+        key_parts=config.num_kv_heads,
+        key_size=dim,
         query_weight=weight.data_ptr(),
         key_weight=weight.data_ptr(),
         eps=eps,
@@ -132,7 +133,7 @@ def _embed(config: ModelConfig, runner: _cpu.KernelRunner, weight_format: Weight
     table.store(0, plain.numpy())
     ids = torch.randint(config.vocab_size, (rows,), generator=torch.Generator().manual_seed(0))
     y = torch.empty(rows, config.hidden_size)
-    op = _cpu.Embed(weight=table.data, ids=ids.data_ptr(), rows=rows, y=y.data_ptr())
+    op = _cpu.Embed(weight=table.data, ids=ids.data_ptr(), rows=rows, factor=1.0, y=y.data_ptr())
     return (
         keeping((ids, y), lambda: runner.run(op)),
         lambda: F.embedding(ids, plain),

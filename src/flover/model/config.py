@@ -15,6 +15,8 @@ NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
 RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 Residual = Literal["sequential", "parallel", "parallel_shared_norm", "sandwich", "post_norm"]
+QKNorm = Literal["head", "all_heads"]
+"""Over every head by itself (Qwen3), or over all query heads at once and all key heads at once (OLMo 2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +98,13 @@ class ModelConfig:
     mlp_bias: bool = False
     head_bias: bool = False
     tied_embeddings: bool = False
-    qk_norm: bool = False  # RMS norm over every query and key head (Qwen3)
+    qk_norm: QKNorm | None = None  # RMS norm of queries and keys
     learned_positions: bool = False  # a table of position embeddings (GPT-2)
+    norm_weight: bool = True  # whether the weights of norms are in the checkpoint; else they are one
     norm_bias: bool = True  # whether a layer norm's bias is in the checkpoint; else it is zero
-    logit_scale: float = 1.0  # folded into the final norm (see `folds.py`)
-    stream_scale: float = 1.0  # the decoder's residual stream is the model's divided by this (see `folds.py`)
+    embedding_scale: float = 1.0  # factor on embeddings
+    residual_scale: float = 1.0  # factor on what attention and feed-forward add to the residual stream (`folds.py`)
+    logit_scale: float = 1.0  # factor on logits (`folds.py`)
     eos_ids: tuple[int, ...] = ()
     checkpoint_dtype: str = "float32"  # as config.json names it; what the files really hold is in the files
 
@@ -185,8 +189,10 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     hidden, inner = config.hidden_size, config.intermediate_size
     shapes = {} if config.residual == "post_norm" else _norm_shapes("attention_norm", config)
     shapes |= _linear_shapes("qkv", config.qkv_size, hidden, config.qkv_bias)
-    if config.qk_norm:
+    if config.qk_norm == "head":
         shapes |= {"query_norm.weight": (config.head_dim,), "key_norm.weight": (config.head_dim,)}
+    if config.qk_norm == "all_heads":
+        shapes |= {"query_norm.weight": (config.query_size,), "key_norm.weight": (config.kv_size,)}
     shapes |= _linear_shapes("out", hidden, config.query_size, config.attention_out_bias)
     if config.residual not in ("parallel_shared_norm", "post_norm"):
         shapes |= _norm_shapes("mlp_norm", config)
@@ -198,7 +204,9 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _norm_shapes(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    shapes: dict[str, tuple[int, ...]] = {f"{name}.weight": (config.hidden_size,)}
+    shapes: dict[str, tuple[int, ...]] = {}
+    if config.norm_weight:
+        shapes[f"{name}.weight"] = (config.hidden_size,)
     if config.norm == "layer" and config.norm_bias:
         shapes[f"{name}.bias"] = (config.hidden_size,)
     return shapes

@@ -104,15 +104,18 @@ class Decoder:
         return self.ops.capture(lambda: self._compute(example, kv), example, constants)
 
     def _compute(self, batch: Batch, kv: KVCache) -> Array:
-        ops, matrices = self.ops, self.weights.matrices
-        hidden = ops.all_reduce(ops.embed(batch.token_ids, matrices["embed.weight"]))
-        if self.config.learned_positions:
-            hidden = ops.add(hidden, ops.embed(batch.positions, matrices["positions.weight"]))
+        ops, matrices, config = self.ops, self.weights.matrices, self.config
+        factor = config.embedding_scale / config.residual_scale
+        hidden = ops.all_reduce(ops.embed(batch.token_ids, matrices["embed.weight"], factor))
+        if config.learned_positions:
+            hidden = ops.add(
+                hidden, ops.embed(batch.positions, matrices["positions.weight"], 1 / config.residual_scale)
+            )
         step = self._prepare(batch, kv.layers[0])
         update: Array | None = None
         for layer, pages in zip(self._layers, kv.layers, strict=True):
             update, hidden = layer.forward(update, hidden, step, pages)
-        normed, _ = _norm(ops, self.config, self.weights.vectors, "final_norm", update, hidden)
+        normed, _ = _norm(ops, config, self.weights.vectors, "final_norm", update, hidden)
         return normed
 
     def logits(self, hidden: Array) -> Array | None:
@@ -212,7 +215,7 @@ def _norm(
     ops: Ops, config: ModelConfig, vectors: Mapping[str, Array], name: str, update: Array | None, hidden: Array
 ) -> tuple[Array, Array]:
     """Norm of hidden + update, the residual stream, and that sum."""
-    weight, eps = vectors[f"{name}.weight"], config.norm_eps / config.stream_scale**2
+    weight, eps = vectors[f"{name}.weight"], config.norm_eps / config.residual_scale**2
     if config.norm == "rms":
         return ops.rms_norm(hidden, update, weight, eps)
     return ops.layer_norm(hidden, update, weight, vectors[f"{name}.bias"], eps)

@@ -4,15 +4,14 @@ configs with it, `placement.py` maps tensors with it."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from flover.model.config import Activation, NormKind, Residual
-from flover.source import Layout
-
-Part = Literal["all", "query", "key", "value", "gate", "up"]
+from flover.model.config import Activation, NormKind, QKNorm, Residual
+from flover.model.family_modules import LLAMA_MODULES, ROTARY_TABLES, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +20,6 @@ class Flag:
 
     name: str
     default: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a module of a checkpoint goes: `part` of our `module`, its weight in this `layout`. `{}` is the number of
-    the layer."""
-
-    module: str
-    part: Part = "all"
-    layout: Layout = "plain"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +33,26 @@ class FieldNames:
     head_dim: str | None = "head_dim"
     intermediate_size: str = "intermediate_size"
     max_len: str = "max_position_embeddings"
-    norm_eps: str = "rms_norm_eps"
+    norm_eps: str | None = "rms_norm_eps"
     activation: str = "hidden_act"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaleNames:
+    """What config.json calls factors that are one where it has none; None where the family has no such factor."""
+
+    embedding: str | None = None  # on embeddings
+    residual: str | None = None  # on what attention and feed-forward add to the residual stream
+    depth: str | None = None  # the same times the root of the number of layers
+    attention: str | None = None  # on query · key, in the place of one by the root of the head size
+    logits: str | None = None  # on logits
+    logits_divisor: str | None = None  # what logits are divided by
+    logits_width: str | None = None  # what logits are divided by, as the hidden size divided by this
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Those that there are."""
+        return frozenset(name for name in dataclasses.astuple(self) if name is not None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +71,9 @@ class Family:
     gated: bool = True
     residual: Residual | Flag = "sequential"  # a flag chooses `parallel` or "sequential"
     parallel: Residual = "parallel"
-    norm_bias: bool = True  # of layer norms
-    logit_scale: str | None = None  # the name of the factor on logits
+    norm_weight: bool = True  # of norms; else it is one
+    norm_bias: bool = True  # of layer norms; else it is zero
+    scales: ScaleNames = ScaleNames()
     norm_offset: bool = False  # Hugging Face's files have the weights of norms less one
     scaled_embeddings: bool = False  # by the root of the hidden size
     positions: Literal["rotary", "rotary_interleaved", "learned"] = "rotary"
@@ -81,7 +89,7 @@ class Family:
     pattern: int = 6  # every so many layers one has no window
     scale_name: str | None = None  # the factor on query · key is one by the root of this number
     scale_switches: bool = False  # the file may switch the factor on query · key off, or divide it by the layer
-    qk_norm: bool = False
+    qk_norm: QKNorm | None = None
     qkv_bias: bool | Flag = False
     attention_out_bias: bool | Flag = False
     mlp_bias: bool | Flag = False
@@ -95,8 +103,8 @@ class Family:
     neutral: tuple[str, ...] = ()  # keys of `config_keys.py` that say here what is computed anyway
     prefix: str = "model."  # most tensors have it; checkpoints of the bare model do not
     heads: tuple[str, ...] = ("lm_head",)  # names the output projection goes by
-    modules: Mapping[str, Target] = field(default_factory=dict)  # under the prefix
-    dropped: tuple[str, ...] = ()  # tensors under the prefix that hold no weights
+    modules: Mapping[str, Target] = field(default_factory=lambda: LLAMA_MODULES)  # under the prefix
+    dropped: tuple[str, ...] = ROTARY_TABLES  # tensors under the prefix that hold no weights
 
 
 ACTIVATIONS: Mapping[str, Activation] = MappingProxyType(

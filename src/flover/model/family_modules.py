@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from flover.model.families import Target
+from dataclasses import dataclass
+from typing import Literal
+
+from flover.source import Layout
+
+Part = Literal["all", "query", "key", "value", "gate", "up"]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a module of a checkpoint goes: `part` of our `module`, its weight in this `layout`. `{}` is the number of
+    the layer."""
+
+    module: str
+    part: Part = "all"
+    layout: Layout = "plain"
+
 
 LLAMA_MODULES = {
     "embed_tokens": Target("embed"),
@@ -117,7 +133,7 @@ GLM_MODULES = {
     "layers.{}.mlp.down_proj": Target("layers.{}.down"),
 }
 
-EXAONE4_MODULES = {
+POST_NORM_MODULES = {
     **{name: target for name, target in LLAMA_MODULES.items() if "input_layernorm" not in name},
     "layers.{}.post_attention_layernorm": Target("layers.{}.attention_post_norm"),
     "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),

@@ -1,12 +1,14 @@
-"""Factors that a family has between its operations, folded into the weights of norms when a model is loaded.
+"""Factors that a family has between its operations, folded into norms.
 
-Gemma multiplies its embeddings by e = sqrt(hidden size). The decoder does not: its residual stream is the model's
-divided by e. What reads the stream is a norm, which does not see the factor if its epsilon is divided by e²
-(`decoder.py`); what is added to the stream comes out of a norm too, whose weights are divided by e here.
+A factor r on all that is added to the residual stream (Granite) is not computed: the decoder's residual stream is the
+model's divided by r, so its embeddings are divided by r, and what is added to it has no factor. What reads the stream
+is a norm, which does not see r if its epsilon is divided by r² (`decoder.py`). A factor on logits is one on the weights
+of the final norm.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -19,19 +21,20 @@ from flover.source import Naming
 
 def fold(vectors: Mapping[str, HostArray], family: Family, config: ModelConfig, naming: Naming) -> None:
     """Change the weights of norms, once all are read from files of this `naming`: llama.cpp's have Gemma's norms as
-    they are used, Hugging Face's less one. A factor on logits goes into the final norm."""
+    they are used, Hugging Face's less one."""
     for name, vector in vectors.items():
         if family.norm_offset and naming == "hugging_face" and name.endswith("norm.weight"):
             vector += 1
-        if name.endswith("post_norm.weight"):
-            vector /= config.stream_scale
         if name.startswith("final_norm."):
             vector *= config.logit_scale
 
 
-def zero_biases(config: ModelConfig) -> dict[str, HostArray]:
-    """The biases of layer norms that have none in the checkpoint."""
-    if config.norm != "layer" or config.norm_bias:
-        return {}
-    norms = [name for name in parameter_shapes(config) if name.endswith("norm.weight")]
-    return {f"{name.removesuffix('weight')}bias": np.zeros(config.hidden_size, dtype=np.float32) for name in norms}
+def constant_norms(config: ModelConfig) -> dict[str, HostArray]:
+    """The weights, one, and biases, zero, of norms that have none in the checkpoint."""
+    stored = parameter_shapes(config)
+    needed = parameter_shapes(dataclasses.replace(config, norm_weight=True, norm_bias=True))
+    return {
+        name: np.full(shape, 1.0 if name.endswith("weight") else 0.0, dtype=np.float32)
+        for name, shape in needed.items()
+        if name not in stored
+    }

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from flover.model.families import Family, Target
+from flover.model.families import Family
+from flover.model.family_modules import Target
 
 _MODULES = {
     "token_embd": Target("embed"),

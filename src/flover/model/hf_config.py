@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from flover.files import shown
 from flover.generation_config import read_eos_ids
 from flover.model.config import ModelConfig, Residual
 from flover.model.config_keys import check_keys
-from flover.model.families import ACTIVATIONS, Family, Flag
+from flover.model.families import ACTIVATIONS, Family, Flag, ScaleNames
 from flover.model.family_rows import FAMILIES
 from flover.model.fields import Fields
 from flover.model.hf_layers import read_layers
@@ -72,7 +73,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         vocab_size=vocab_size,
         max_position_embeddings=max_len,
         norm=family.norm,
-        norm_eps=fields.positive(names.norm_eps, family.default_norm_eps, most=1),
+        norm_eps=_norm_eps(fields, family),
         gated=family.gated,
         residual=_residual(fields, family),
         qkv_bias=_switch(fields, family.qkv_bias),
@@ -83,8 +84,11 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         qk_norm=family.qk_norm,
         learned_positions=family.positions == "learned",
         norm_bias=family.norm_bias,
-        logit_scale=1.0 if family.logit_scale is None else fields.positive(family.logit_scale, 1.0),
-        stream_scale=hidden_size**0.5 if family.scaled_embeddings else 1.0,
+        norm_weight=family.norm_weight,
+        embedding_scale=_factor(fields, family.scales.embedding)
+        * (math.sqrt(hidden_size) if family.scaled_embeddings else 1),
+        residual_scale=_residual_scale(fields, family.scales, num_layers),
+        logit_scale=_logit_scale(fields, family.scales, hidden_size),
         eos_ids=_possible_ids(fields.ids("eos_token_id"), vocab_size),
         checkpoint_dtype=_dtype(fields),
     )
@@ -148,8 +152,8 @@ def _check_format(fields: Fields) -> None:
 def _read_keys(family: Family) -> frozenset[str]:
     """The keys among those of `config_keys.py` that the family's row reads, or that say what it computes anyway."""
     names = family.names
-    keys = {names.norm_eps, names.activation, names.max_len, *family.rotary_names, *family.neutral}
-    keys |= {name for name in (names.num_kv_heads, names.head_dim) if name is not None}
+    keys = {names.activation, names.max_len, *family.rotary_names, *family.neutral, *family.scales.all}
+    keys |= {name for name in (names.norm_eps, names.num_kv_heads, names.head_dim) if name is not None}
     if isinstance(family.residual, Flag):
         keys.add(family.residual.name)
     if family.positions == "rotary_interleaved":
@@ -162,8 +166,6 @@ def _read_keys(family: Family) -> frozenset[str]:
         keys.add(family.local_theta[0])
     if family.scale_name is not None:
         keys.add(family.scale_name)
-    if family.logit_scale is not None:
-        keys.add(family.logit_scale)
     if family.rotary_layers == "listed":
         keys |= {"no_rope_layers", "no_rope_layer_interval"}
     return frozenset(keys)
@@ -187,6 +189,27 @@ def _residual(fields: Fields, family: Family) -> Residual:
     if isinstance(family.residual, Flag):
         return family.parallel if _switch(fields, family.residual) else "sequential"
     return family.residual
+
+
+def _factor(fields: Fields, name: str | None) -> float:
+    return 1.0 if name is None else fields.positive(name, 1.0)
+
+
+def _residual_scale(fields: Fields, names: ScaleNames, num_layers: int) -> float:
+    if names.depth is not None:
+        return fields.positive(names.depth) / math.sqrt(num_layers)
+    return _factor(fields, names.residual)
+
+
+def _logit_scale(fields: Fields, names: ScaleNames, hidden_size: int) -> float:
+    if names.logits_width is not None:
+        return fields.positive(names.logits_width) / hidden_size
+    return _factor(fields, names.logits) / _factor(fields, names.logits_divisor)
+
+
+def _norm_eps(fields: Fields, family: Family) -> float:
+    name = family.names.norm_eps
+    return family.default_norm_eps if name is None else fields.positive(name, family.default_norm_eps, most=1)
 
 
 def _head_dim(fields: Fields, family: Family, hidden_size: int, num_heads: int) -> int:

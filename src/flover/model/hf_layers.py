@@ -137,7 +137,10 @@ def _layer_types(fields: Fields, family: Family, num_layers: int) -> Sequence[st
 
 
 def _scales(fields: Fields, family: Family, head_dim: int, num_layers: int) -> tuple[float, ...]:
-    """1/sqrt(head_dim), with GPT-2's two switches; other families have them in their files and ignore them."""
+    """1/sqrt(head_dim) unless the file has a factor of its own, with GPT-2's two switches; other families have these in
+    their files and ignore them."""
+    if family.scales.attention is not None:
+        return (fields.positive(family.scales.attention, 1.0),) * num_layers
     scale = head_dim**-0.5 if family.scale_name is None else fields.positive(family.scale_name, head_dim) ** -0.5
     if not family.scale_switches:
         return (scale,) * num_layers

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from flover.model.families import Family, FieldNames, Flag
+from flover.model.families import Family, FieldNames, Flag, ScaleNames
 from flover.model.family_modules import (
     GPT2_MODULES,
     GPTJ_MODULES,
-    LLAMA_MODULES,
     NEOX_MODULES,
     PHI_MODULES,
     ROTARY_TABLES,
@@ -116,7 +115,6 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_activation="gelu_new",
             default_norm_eps=1e-5,
             modules=PHI_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "StableLmForCausalLM": Family(
             model_types=("stablelm",),
@@ -129,8 +127,6 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             qkv_bias=Flag("use_qkv_bias", False),
             default_norm_eps=1e-5,
             default_max_len=4096,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "Starcoder2ForCausalLM": Family(
             model_types=("starcoder2",),
@@ -147,7 +143,6 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_norm_eps=1e-5,
             default_max_len=4096,
             modules=STARCODER2_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "CohereForCausalLM": Family(
             model_types=("cohere",),
@@ -155,7 +150,7 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             names=FieldNames(norm_eps="layer_norm_eps"),
             norm="layer",
             norm_bias=False,
-            logit_scale="logit_scale",
+            scales=ScaleNames(logits="logit_scale"),
             residual="parallel_shared_norm",
             interleaved=True,
             default_theta=5e5,
@@ -164,8 +159,6 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_tied=True,
             default_norm_eps=1e-5,
             default_max_len=8192,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "Cohere2ForCausalLM": Family(
             model_types=("cohere2",),
@@ -173,7 +166,7 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             names=FieldNames(norm_eps="layer_norm_eps"),
             norm="layer",
             norm_bias=False,
-            logit_scale="logit_scale",
+            scales=ScaleNames(logits="logit_scale"),
             residual="parallel_shared_norm",
             interleaved=True,
             rotary_layers="windowed",
@@ -185,8 +178,17 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_tied=True,
             default_norm_eps=1e-5,
             default_max_len=8192,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
+        ),
+        "OlmoForCausalLM": Family(
+            model_types=("olmo",),
+            aliases=("OlmoModel",),
+            names=FieldNames(norm_eps=None),
+            norm="layer",
+            norm_weight=False,
+            norm_bias=False,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            default_norm_eps=1e-5,
         ),
         "NemotronForCausalLM": Family(
             model_types=("nemotron",),
@@ -203,7 +205,6 @@ LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_norm_eps=1e-5,
             default_max_len=4096,
             modules=UNGATED_MODULES,
-            dropped=ROTARY_TABLES,
         ),
     }
 )

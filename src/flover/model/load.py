@@ -18,7 +18,7 @@ from flover.memory.machine import available_memory
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
-from flover.model.folds import fold, zero_biases
+from flover.model.folds import constant_norms, fold
 from flover.model.formats import Rows, format_at, is_gated
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
@@ -94,12 +94,12 @@ def load_described(model: Description, ops: Ops, progress: Progress) -> LoadedMo
     whole, own = model.config, model.own
     cuts = {name: model.shard.cut(name, shape[0], whole) for name, shape in parameter_shapes(whole).items()}
     weights = _allocate(model, cuts, ops)
+    vectors = {**weights.vectors, **constant_norms(own)}
     if model.reads is None:
         _fill_with_noise(weights, cuts, whole, progress)
     else:
         _fill_from_files(weights, cuts, model, model.reads, progress)
-        fold(weights.vectors, model.family, own, model.source.naming)
-    vectors = {**weights.vectors, **zero_biases(own)}
+        fold(vectors, model.family, own, model.source.naming)
     weights = Weights(weights.matrices, {name: ops.array(vector) for name, vector in vectors.items()})
     if model.shard.rank == 0:
         _tell(model)

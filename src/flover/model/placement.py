@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flover.model.config import ModelConfig, parameter_shapes
-from flover.model.families import Family, Part, Target
+from flover.model.families import Family
+from flover.model.family_modules import Part, Target
 from flover.ops import HostArray
 from flover.source import Layout
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from flover.errors import ModelError
 from flover.model.config import ModelConfig
-from flover.model.families import Family, Target
+from flover.model.families import Family
+from flover.model.family_modules import Target
 from flover.model.gguf_names import in_gguf
 from flover.model.placement import Placement, TensorNames, expected_tensors
 from flover.ops import BLOCKS

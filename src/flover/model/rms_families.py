@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from flover.model.families import Family, FieldNames, Flag
+from flover.model.families import Family, FieldNames, Flag, ScaleNames
 from flover.model.family_modules import (
-    EXAONE4_MODULES,
     EXAONE_MODULES,
     GEMMA3_MODULES,
     GLM_MODULES,
-    LLAMA_MODULES,
     PHI3_MODULES,
-    ROTARY_TABLES,
+    POST_NORM_MODULES,
     UNGATED_MODULES,
 )
 
@@ -25,8 +23,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             qkv_bias=Flag("attention_bias", False),
             attention_out_bias=Flag("attention_bias", False),
             mlp_bias=Flag("mlp_bias", False),
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "MistralForCausalLM": Family(
             model_types=("mistral", "ministral"),
@@ -34,8 +30,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             window="all",
             default_window=4096,
             default_max_len=4096 * 32,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "Qwen2ForCausalLM": Family(
             model_types=("qwen2",),
@@ -44,22 +38,18 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             window="by_layer",
             default_window=4096,
             default_max_len=32768,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "Qwen3ForCausalLM": Family(
             model_types=("qwen3",),
             aliases=("Qwen3Model",),
             neutral=("qk_norm", "use_qk_norm"),
-            qk_norm=True,
+            qk_norm="head",
             qkv_bias=Flag("attention_bias", False),
             attention_out_bias=Flag("attention_bias", False),
             window="by_layer",
             default_window=4096,
             default_max_len=32768,
             default_head_dim=128,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "Phi3ForCausalLM": Family(
             model_types=("phi3",),
@@ -70,7 +60,24 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_norm_eps=1e-5,
             default_max_len=4096,
             modules=PHI3_MODULES,
-            dropped=ROTARY_TABLES,
+        ),
+        "GraniteForCausalLM": Family(
+            model_types=("granite",),
+            aliases=("GraniteModel",),
+            scales=ScaleNames(
+                embedding="embedding_multiplier",
+                residual="residual_multiplier",
+                attention="attention_multiplier",
+                logits_divisor="logits_scaling",
+            ),
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            mlp_bias=Flag("mlp_bias", False),
+        ),
+        "MiniCPMForCausalLM": Family(
+            model_types=("minicpm",),
+            scales=ScaleNames(embedding="scale_emb", depth="scale_depth", logits_width="dim_model_base"),
+            default_tied=True,
         ),
         "SeedOssForCausalLM": Family(
             model_types=("seed_oss",),
@@ -80,8 +87,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             mlp_bias=Flag("mlp_bias", False),
             default_head_dim=128,
             default_max_len=524288,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "InternLM3ForCausalLM": Family(
             model_types=("internlm3",),
@@ -89,8 +94,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention_out_bias=Flag("bias", False),
             mlp_bias=Flag("bias", False),
             default_max_len=32768,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "ExaoneForCausalLM": Family(
             model_types=("exaone",),
@@ -112,15 +115,50 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             rotary_layers="listed",
             default_tied=True,
             default_max_len=32768,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
+        ),
+        "GemmaForCausalLM": Family(
+            model_types=("gemma",),
+            aliases=("GemmaModel",),
+            norm_offset=True,
+            scaled_embeddings=True,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            default_tied=True,
+            default_activation="gelu_pytorch_tanh",
+            default_max_len=8192,
+            default_head_dim=256,
+        ),
+        "Olmo2ForCausalLM": Family(
+            model_types=("olmo2",),
+            aliases=("Olmo2Model",),
+            residual="post_norm",
+            qk_norm="all_heads",
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            default_norm_eps=1e-5,
+            modules=POST_NORM_MODULES,
+        ),
+        "Olmo3ForCausalLM": Family(
+            model_types=("olmo3",),
+            aliases=("Olmo3Model",),
+            residual="post_norm",
+            qk_norm="all_heads",
+            default_theta=5e5,
+            local_theta=("rope_theta", 5e5),
+            window="pattern",
+            pattern=4,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            default_norm_eps=1e-5,
+            default_window=4096,
+            modules=POST_NORM_MODULES,
         ),
         "Gemma3ForCausalLM": Family(
             model_types=("gemma3_text",),
             aliases=("Gemma3TextModel",),
             names=FieldNames(activation="hidden_activation"),
             residual="sandwich",
-            qk_norm=True,
+            qk_norm="head",
             norm_offset=True,
             scaled_embeddings=True,
             scale_name="query_pre_attn_scalar",
@@ -135,7 +173,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_max_len=131072,
             default_head_dim=256,
             modules=GEMMA3_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "GlmForCausalLM": Family(
             model_types=("glm",),
@@ -147,7 +184,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_max_len=131072,
             default_head_dim=128,
             modules=GLM_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "HeliumForCausalLM": Family(
             model_types=("helium",),
@@ -159,8 +195,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_norm_eps=1e-8,
             default_max_len=4096,
             default_head_dim=128,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "Ernie4_5ForCausalLM": Family(
             model_types=("ernie4_5",),
@@ -174,20 +208,17 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_norm_eps=1e-5,
             default_max_len=131072,
             default_head_dim=128,
-            modules=LLAMA_MODULES,
-            dropped=ROTARY_TABLES,
         ),
         "Exaone4ForCausalLM": Family(
             model_types=("exaone4",),
             aliases=("Exaone4Model",),
             residual="post_norm",
-            qk_norm=True,
+            qk_norm="head",
             rotary_layers="windowed_or_all",
             window="pattern",
             pattern=4,
             default_norm_eps=1e-5,
-            modules=EXAONE4_MODULES,
-            dropped=ROTARY_TABLES,
+            modules=POST_NORM_MODULES,
         ),
         "ArceeForCausalLM": Family(
             model_types=("arcee",),
@@ -200,7 +231,6 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_norm_eps=1e-5,
             default_max_len=4096,
             modules=UNGATED_MODULES,
-            dropped=ROTARY_TABLES,
         ),
     }
 )

@@ -26,7 +26,7 @@ class Rotary:
         if self.tables is None:
             return self.ops.angles(positions, self.frequencies, self.scale)
         cos, sin = self.tables
-        return self.ops.embed(positions, cos), self.ops.embed(positions, sin)
+        return self.ops.embed(positions, cos, 1.0), self.ops.embed(positions, sin, 1.0)
 
 
 def _tables(rope: RopeConfig, ops: Ops, max_len: int, switch_len: int) -> tuple[Weight, Weight]:

@@ -72,6 +72,10 @@ class Shard:
         heads = whole.num_kv_heads
         if heads % self.size and self.size % heads:
             raise ConfigError(f"{size} and the model's {heads} key/value heads: neither divides the other")
+        if whole.qk_norm == "all_heads":
+            raise ConfigError(
+                f"{size}: the norm of this model's queries and keys is over all heads, which ranks divide"
+            )
         together = INPUTS_TOGETHER.get(weight_format, 1)
         for what, count in (("attention output", whole.query_size), ("inner width", whole.intermediate_size)):
             if count // self.size % together:

@@ -232,15 +232,15 @@ class Ops:
     page_shapes: Callable[[int, int, int, int], tuple[tuple[int, ...], tuple[int, ...]]]
     """(num_pages, page_size, num_kv_heads, d) -> shapes of a layer's key pages and value pages, page first"""
     new_weight: NewWeight
-    embed: Callable[[Array, Weight], Array]
-    """(ids int64 [T], table [V, H]) -> [T, H]"""
+    embed: Callable[[Array, Weight, float], Array]
+    """(ids int64 [T], table [V, H], factor) -> factor * rows of the table [T, H]"""
     rms_norm: Callable[[Array, Array | None, Array, float], tuple[Array, Array]]
     """(x [T, H], residual [T, H] or None, weight [H], eps) -> (normed, sum)"""
     layer_norm: Callable[[Array, Array | None, Array, Array, float], tuple[Array, Array]]
     """(x [T, H], residual [T, H] or None, weight [H], bias [H], eps) -> (normed, sum)"""
     head_norm: Callable[[Array, int, int, Array, Array, float], Array]
-    """(qkv [T, h + 2 k, d], h, k, query weight [d], key weight [d], eps) -> qkv after an RMS norm of each query and
-    key head; may change qkv"""
+    """(qkv [T, h + 2 k, d], h, k, query weight, key weight, eps) -> qkv after an RMS norm of queries and keys: of each
+    head by itself where a weight has d numbers, of all heads at once where it has h * d or k * d; may change qkv"""
     linear: Callable[[Array, Weight, Array | None, str | None], Array]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
     gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]. With a part of

@@ -10,26 +10,16 @@ Activations are float32 whatever the weights are kept in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError
-from flover.ops import (
-    ONE_SCALE,
-    SAMPLE_DTYPES,
-    Alone,
-    Array,
-    Group,
-    HostArray,
-    Ops,
-    Pages,
-    RaggedBatch,
-    Reduction,
-    SampleParams,
-)
+from flover.ops import ONE_SCALE, Alone, Array, Group, Ops, Pages, RaggedBatch, Reduction
 from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
 from flover.ops.cpu_program import ProgramRecorder
+from flover.ops.cpu_sampling import argmax, logsumexp, sample
 from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
 
 ACTIVATIONS: dict[str | None, int] = {
@@ -63,10 +53,10 @@ class CpuOps:
         self.group = group or Alone()
         self._recorder: ProgramRecorder | None = None  # takes the operations instead of the runner
 
-    def embed(self, ids: Array, table: PackedWeight) -> Array:
-        """Rows of the table."""
+    def embed(self, ids: Array, table: PackedWeight, factor: float) -> Array:
+        """Rows of the table, times the factor."""
         y = self._new(len(ids), table.shape[1])
-        self._run(_cpu.Embed(weight=table.data, ids=ids_of(ids), rows=len(ids), y=floats(y)))
+        self._run(_cpu.Embed(weight=table.data, ids=ids_of(ids), rows=len(ids), factor=factor, y=floats(y)))
         return y
 
     def rms_norm(self, x: Array, residual: Array | None, weight: Array, eps: float) -> tuple[Array, Array]:
@@ -103,16 +93,17 @@ class CpuOps:
     def head_norm(
         self, qkv: Array, num_heads: int, num_kv_heads: int, query_weight: Array, key_weight: Array, eps: float
     ) -> Array:
-        """RMS norm over each query and key head by itself, in place."""
+        """RMS norm of queries and keys, in place."""
         rows, heads, dim = qkv.shape
         self._run(
             _cpu.HeadNorm(
                 x=floats(qkv),
                 rows=rows,
                 stride=heads * dim,
-                query_heads=num_heads,
-                key_heads=num_kv_heads,
-                dim=dim,
+                query_parts=num_heads * dim // len(query_weight),
+                query_size=len(query_weight),
+                key_parts=num_kv_heads * dim // len(key_weight),
+                key_size=len(key_weight),
                 query_weight=floats(query_weight),
                 key_weight=floats(key_weight),
                 eps=eps,
@@ -227,39 +218,6 @@ class CpuOps:
         self._run(_cpu.Add(a=floats(x), b=floats(y), rows=rows, size=size, y=floats(total)))
         return total
 
-    def argmax(self, logits: HostArray) -> tuple[HostArray, HostArray]:
-        """The largest of each row and the first id that has it."""
-        rows, size = logits.shape
-        values, ids = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.int64)
-        self._run(_cpu.ArgMax(logits=floats(logits), rows=rows, size=size, values=floats(values), ids=ids_of(ids)))
-        return values, ids
-
-    def logsumexp(self, logits: HostArray) -> HostArray:
-        """The logarithm of the sum of exponentials of each row."""
-        rows, size = logits.shape
-        y = np.empty(rows, dtype=np.float64)
-        self._run(_cpu.LogSumExp(logits=floats(logits), rows=rows, size=size, y=address(y)))
-        return y
-
-    def sample(self, logits: HostArray, best: HostArray, params: SampleParams) -> HostArray:
-        """A random token of each row."""
-        rows, size = logits.shape
-        ids = np.empty(rows, dtype=np.int64)
-        columns = {
-            name: np.ascontiguousarray(getattr(params, name), dtype=kind) for name, kind in SAMPLE_DTYPES.items()
-        }
-        self._run(
-            _cpu.Sample(
-                logits=floats(logits),
-                rows=rows,
-                size=size,
-                best=floats(best),
-                ids=ids_of(ids),
-                **{name: address(column) for name, column in columns.items()},
-            )
-        )
-        return ids
-
     def all_reduce(self, x: Array) -> Array:
         """The sum over all ranks, in place."""
         if self.group.size > 1:
@@ -309,9 +267,9 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         plan_attention=plan_attention,
         attention=made.attention,
         add=made.add,
-        argmax=made.argmax,
-        logsumexp=made.logsumexp,
-        sample=made.sample,
+        argmax=partial(argmax, made.runner),
+        logsumexp=partial(logsumexp, made.runner),
+        sample=partial(sample, made.runner),
         kernel_seconds=lambda: made.runner.seconds,
         group=made.group,
         all_reduce=made.all_reduce,

@@ -29,6 +29,7 @@ class _Group:
     tokens: Tensor | None  # int64 [n]: which of the T tokens; None for all of them in order
     pages: Tensor  # int64 [n * P]
     strangers: Tensor  # int64: flat positions in [n * P * page_size] that lie behind the row's last token
+    distances: Tensor  # [n, 1, 1, 1, P * page_size]: positions of the keys less that of the query
     mask: Tensor  # [n, 1, 1, P * page_size]: 0 to see, -inf not to
     keys: Tensor  # [n * P, page_size, num_kv_heads, d]: where the pages of a layer are gathered
     values: Tensor
@@ -42,6 +43,7 @@ class _ChunkRow:
     stop: int
     pages: Tensor  # int64 [P]
     num_keys: int
+    distances: Tensor  # [stop - start, num_keys]
     mask: Tensor | None  # bool [stop - start, num_keys], True to see; None for plain causal from position 0
 
 
@@ -120,6 +122,7 @@ def _plan_groups(
             tokens=None if everyone else torch.tensor([starts[row] for row in members], device=device),
             pages=pages.flatten().long(),
             strangers=behind.flatten().nonzero().flatten(),
+            distances=(positions - (context - 1))[:, None, None, None, :],
             mask=mask[:, None, None, :],
             keys=pool.new_empty(pages.numel(), *pool.shape[1:]),
             values=pool.new_empty(pages.numel(), *pool.shape[1:]),
@@ -149,14 +152,15 @@ def _plan_chunks(
         first = _first_page(position, page_size, window)
         last = -(-context_len // page_size)
         num_keys = context_len - first * page_size
+        keys = first * page_size + torch.arange(num_keys, device=page_table.device)
+        distances = keys - torch.arange(position, context_len, device=page_table.device)[:, None]
         mask = None
         if position > 0 or window is not None:
-            keys = first * page_size + torch.arange(num_keys, device=page_table.device)
-            queries = torch.arange(position, context_len, device=page_table.device)[:, None]
-            mask = keys <= queries
+            mask = distances <= 0
             if window is not None:
-                mask &= keys > queries - window
-        yield _ChunkRow(starts[row], starts[row] + query_len, page_table[row, first:last].long(), num_keys, mask)
+                mask &= distances > -window
+        pages = page_table[row, first:last].long()
+        yield _ChunkRow(starts[row], starts[row] + query_len, pages, num_keys, distances, mask)
 
 
 def _starts(query_lens: Sequence[int]) -> list[int]:
@@ -172,29 +176,55 @@ def _first_page(position: int, page_size: int, window: int | None) -> int:
     return 0 if window is None else max(0, position - window + 1) // page_size
 
 
-def attention(queries: Tensor, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What attention does to scores besides the scale; see `Attention` of the op table."""
+
+    scale: float
+    softcap: float
+    slopes: Tensor | None
+    sinks: Tensor | None
+
+    @property
+    def is_plain(self) -> bool:
+        return not self.softcap and self.slopes is None and self.sinks is None
+
+
+def attention(
+    queries: Tensor,
+    pages: Pages,
+    plan: AttentionPlan,
+    scale: float,
+    window: int | None,
+    softcap: float = 0.0,
+    slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
+) -> Tensor:
     """Scaled dot-product attention of every token over its row's pages: [T, h, d] -> [T, h * d]."""
-    pages = tensor_pages(pages)
+    pages, shape = tensor_pages(pages), _Shape(scale, softcap, slopes, sinks)
     view, key_pages, value_pages = plan[window], pages.keys, pages.values
     if len(view.groups) == 1 and view.groups[0].tokens is None:
-        return _attend_group(queries, key_pages, value_pages, view.groups[0], scale).flatten(1)
+        return _attend_group(queries, key_pages, value_pages, view.groups[0], shape).flatten(1)
     output = torch.empty_like(queries, memory_format=torch.contiguous_format)
     for group in view.groups:
-        output[group.tokens] = _attend_group(queries[group.tokens], key_pages, value_pages, group, scale)
+        output[group.tokens] = _attend_group(queries[group.tokens], key_pages, value_pages, group, shape)
     for chunk in view.chunks:
         mine = queries[chunk.start : chunk.stop]
-        output[chunk.start : chunk.stop] = _attend_chunk(mine, key_pages, value_pages, chunk, scale)
+        output[chunk.start : chunk.stop] = _attend_chunk(mine, key_pages, value_pages, chunk, shape)
     return output.flatten(1)
 
 
-def _attend_group(queries: Tensor, key_pages: Tensor, value_pages: Tensor, group: _Group, scale: float) -> Tensor:
+def _attend_group(queries: Tensor, key_pages: Tensor, value_pages: Tensor, group: _Group, shape: _Shape) -> Tensor:
     num_rows, num_heads, head_dim = queries.shape
     num_kv_heads = key_pages.shape[2]
-    keys, values = _gather(key_pages, group, group.keys), _gather(value_pages, group, group.values)
+    keys = _gather(key_pages, group, group.keys).transpose(1, 2)
+    values = _gather(value_pages, group, group.values).transpose(1, 2)
     shared = queries.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, head_dim)
-    seen = F.scaled_dot_product_attention(
-        shared, keys.transpose(1, 2), values.transpose(1, 2), attn_mask=group.mask, scale=scale
-    )
+    if shape.is_plain:
+        seen = F.scaled_dot_product_attention(shared, keys, values, attn_mask=group.mask, scale=shape.scale)
+    else:
+        mask = group.mask[:, :, None]
+        seen = _attend(shared[:, :, :, None], keys[:, :, None], values[:, :, None], group.distances, mask, shape)
     return seen.reshape(num_rows, num_heads, head_dim)
 
 
@@ -205,15 +235,38 @@ def _gather(pages: Tensor, group: _Group, space: Tensor) -> Tensor:
     return space.view(group.mask.shape[0], -1, *pages.shape[2:])
 
 
-def _attend_chunk(queries: Tensor, key_pages: Tensor, value_pages: Tensor, chunk: _ChunkRow, scale: float) -> Tensor:
+def _attend_chunk(queries: Tensor, key_pages: Tensor, value_pages: Tensor, chunk: _ChunkRow, shape: _Shape) -> Tensor:
     query_len, num_heads, head_dim = queries.shape
     num_kv_heads = key_pages.shape[2]
     shared = queries.reshape(query_len, num_kv_heads, num_heads // num_kv_heads, head_dim).permute(1, 2, 0, 3)
     keys, values = (_gather_chunk(pages, chunk, shared.shape[1]) for pages in (key_pages, value_pages))
-    seen = F.scaled_dot_product_attention(
-        shared, keys, values, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=scale
-    )
+    if shape.is_plain:
+        seen = F.scaled_dot_product_attention(
+            shared, keys, values, attn_mask=chunk.mask, is_causal=chunk.mask is None, scale=shape.scale
+        )
+    else:
+        seeing = chunk.distances <= 0 if chunk.mask is None else chunk.mask
+        mask = torch.zeros(seeing.shape).masked_fill_(~seeing, -torch.inf)
+        seen = _attend(shared, keys, values, chunk.distances, mask, shape)
     return seen.permute(2, 0, 1, 3).reshape(query_len, num_heads, head_dim)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, distances: Tensor, mask: Tensor, shape: _Shape) -> Tensor:
+    """The formula with everything: queries [..., k, h / k, T, d], keys and values [..., k, h / k or 1, L, d]; distances
+    and mask for [..., k, h / k, T, L]."""
+    scores = (queries @ keys.transpose(-1, -2)).float() * shape.scale
+    by_head = queries.shape[-4:-2]  # key heads, query heads of each
+    if shape.softcap:
+        scores = shape.softcap * torch.tanh(scores / shape.softcap)
+    if shape.slopes is not None:
+        scores = scores + shape.slopes.view(*by_head, 1, 1) * distances
+    scores = scores + mask
+    if shape.sinks is not None:
+        sinks = shape.sinks.view(*by_head, 1, 1).expand(*scores.shape[:-1], 1)
+        weights = torch.cat((scores, sinks), dim=-1).softmax(-1)[..., :-1]
+    else:
+        weights = scores.softmax(-1)
+    return weights.to(values.dtype) @ values
 
 
 def _gather_chunk(pages: Tensor, chunk: _ChunkRow, num_sharing: int) -> Tensor:

@@ -62,9 +62,9 @@ def page_shapes(
     return shape, shape
 
 
-def embed(ids: Tensor, table: PlainWeight) -> Tensor:
-    """Rows of the table."""
-    return F.embedding(ids, table.data)
+def embed(ids: Tensor, table: PlainWeight, factor: float) -> Tensor:
+    """Rows of the table, times the factor."""
+    return F.embedding(ids, table.data) * factor
 
 
 def rms_norm(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -82,9 +82,13 @@ def layer_norm(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor,
 def head_norm(
     qkv: Tensor, num_heads: int, num_kv_heads: int, query_weight: Tensor, key_weight: Tensor, eps: float
 ) -> Tensor:
-    """RMS norm over each head by itself, with one weight for all query heads and one for all key heads."""
+    """RMS norm of every len(weight) numbers: one head by itself, or all of them."""
     queries, keys, values = torch.split(qkv, [num_heads, num_kv_heads, num_kv_heads], dim=1)
-    return torch.cat((_rms(queries, eps) * query_weight, _rms(keys, eps) * key_weight, values), dim=1)
+    normed = [
+        (_rms(part.reshape(len(qkv), -1, len(weight)), eps) * weight).view(part.shape)
+        for part, weight in ((queries, query_weight), (keys, key_weight))
+    ]
+    return torch.cat((*normed, values), dim=1)
 
 
 def _rms(x: Tensor, eps: float) -> Tensor:

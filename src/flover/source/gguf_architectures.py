@@ -121,6 +121,32 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         names=_LAYER_NORM_NAMES | {"logit_scale": "logit_scale", "attention.sliding_window": "sliding_window"},
         flags={"attention_bias": "blk.0.attn_q.bias"},
     ),
+    "granite": Architecture(
+        architecture="GraniteForCausalLM",
+        model_type="granite",
+        names=_NAMES
+        | {
+            "embedding_scale": "embedding_multiplier",
+            "residual_scale": "residual_multiplier",
+            "attention.scale": "attention_multiplier",
+            "logit_scale": "logits_scaling",
+        },
+        flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+        paired=True,
+    ),
+    "olmo": Architecture(
+        architecture="OlmoForCausalLM",
+        model_type="olmo",
+        ignored=("attention.layer_norm_epsilon",),
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+        paired=True,
+    ),
+    "olmo2": Architecture(
+        architecture="Olmo2ForCausalLM", model_type="olmo2", flags={"attention_bias": "blk.0.attn_q.bias"}
+    ),
+    "gemma": Architecture(
+        architecture="GemmaForCausalLM", model_type="gemma", flags={"attention_bias": "blk.0.attn_q.bias"}
+    ),
     "gemma3": Architecture(
         architecture="Gemma3ForCausalLM",
         model_type="gemma3_text",
