@@ -20,7 +20,6 @@ from support.checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_pr
 from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.engine.loop import Engine
 from flover.errors import ConfigError, EngineDeadError
-from flover.parallel.ranks import Leader
 from flover.request import Request, SamplingParams
 from flover.service.build import build_engine
 
@@ -95,11 +94,15 @@ def settings_of(kind: str) -> dict[str, Any]:
 
 def compare(path: Path, ranks: int, kind: str) -> None:
     """The same tokens, and log-probabilities within the tolerance."""
-    settings = settings_of(kind)
-    with engine_of(path, 1, **settings) as engine:
-        alone = serve(engine)
-    with engine_of(path, ranks, **settings) as engine:
-        together = serve(engine)
+    with engine_of(path, ranks, **settings_of(kind)) as engine:
+        compare_with_one(engine, path, kind)
+
+
+def compare_with_one(engine: Engine, path: Path, kind: str) -> News:
+    """`compare` on an engine that runs already; gives what it has said."""
+    with engine_of(path, 1, **settings_of(kind)) as single:
+        alone = serve(single)
+    together = serve(engine)
     assert alone.keys() == together.keys() and len(alone["r5"]) == 8
     differences = []
     for name, got in alone.items():
@@ -108,6 +111,12 @@ def compare(path: Path, ranks: int, kind: str) -> None:
             differences += [abs(other[known] - one[known]) for known in one.keys() & other.keys()]
     typical, most = TOLERANCE[kind]
     assert statistics.median(differences) <= typical and max(differences) <= most
+    return together
+
+
+@pytest.fixture(scope="module")
+def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("wide"), "llama", **WIDE)
 
 
 @pytest.mark.parametrize(("family", "kind"), [*itertools.product(FAMILIES, ("float32", "int8")), ("llama", "bfloat16")])
@@ -116,8 +125,47 @@ def test_two_ranks_give_what_one_gives(tmp_path: Path, family: str, kind: str) -
     compare(make_checkpoint(tmp_path, family), 2, kind)
 
 
-def test_two_ranks_give_what_one_gives_in_int4(tmp_path: Path) -> None:
-    compare(make_checkpoint(tmp_path, "llama", **WIDE), 2, "int4")
+@pytest.mark.parametrize(("kind", "scales"), [("float32", 0), ("int8", 2), ("int4", 2)])
+def test_two_ranks_divide_weights_and_work(wide_llama: Path, kind: str, scales: int) -> None:
+    """Each holds half of the weights. A step has two sums a layer, one for the embedding, and a gather; in quantized
+    formats, before each of the layers' sums, the largest input of each token: the scale of its integers is that of all
+    ranks' columns. Rank 0 alone draws. The ranks listen on loopback only."""
+    with engine_of(wide_llama, 2, **settings_of(kind)) as engine:
+        check_sockets([psutil.Process(), *processes(FOLLOWER)])
+        engine.submit(request(0))
+        engine.step()
+        leader: Any = engine._executor
+        calls, sent = leader.group.calls, leader.group.num_bytes
+        engine.step()
+        hidden, layers = WIDE["hidden_size"], 2
+        assert leader.group.calls - calls == (2 + scales) * layers + 2
+        sums = (2 * layers + 1) * hidden + scales * layers + VOCAB_SIZE // 2 + 1
+        assert leader.group.num_bytes - sent == 4 * sums
+        while engine.has_work:
+            engine.step()
+        compare_with_one(engine, wide_llama, kind)
+        with engine_of(wide_llama, 1, **settings_of(kind)) as single:
+            assert packed(leader._own) < 0.6 * packed(single._executor)
+            assert draws(engine) == draws(single)
+
+
+def check_sockets(ranks: list[psutil.Process]) -> None:
+    assert len(ranks) == 2
+    connections = [connection for process in ranks for connection in process.net_connections("inet")]
+    listening = [found.laddr.ip for found in connections if found.status == psutil.CONN_LISTEN]
+    assert listening and set(listening) == {"127.0.0.1"}
+
+
+def packed(executor: Any) -> int:
+    return sum(weight.num_bytes for weight in executor._decoder.weights.matrices.values())
+
+
+def draws(engine: Engine) -> list[int]:
+    """Tokens of a request with random draws and penalties."""
+    engine.submit(request(4, temperature=0.9, repetition_penalty=1.2, top_p=0.9, max_tokens=20))
+    found = [token for _ in range(30) for delta in engine.step() for token in delta.token_ids]
+    assert len(found) == 20
+    return found
 
 
 def test_the_bundled_model_says_the_same_on_two_ranks() -> None:
@@ -134,69 +182,22 @@ def test_the_bundled_model_says_the_same_on_two_ranks() -> None:
     assert found[0] == found[1]
 
 
-def test_four_ranks_share_two_key_heads(tmp_path: Path) -> None:
-    compare(make_checkpoint(tmp_path, "llama", **WIDE), 4, "float32")
+def test_four_ranks_give_what_one_gives(tmp_path: Path) -> None:
+    """Columns and rows of GPT-2 lie the other way round."""
+    compare(make_checkpoint(tmp_path, "gpt2", **WIDE_GPT), 4, "int8")
 
 
-@pytest.mark.parametrize(("family", "sizes"), [("gpt2", WIDE_GPT), ("gpt_neox", WIDE)])
-def test_four_ranks_give_what_one_gives(tmp_path: Path, family: str, sizes: dict[str, int]) -> None:
-    """The other layouts of queries, keys and values, in the format that has most to agree on."""
-    compare(make_checkpoint(tmp_path, family, **sizes), 4, "int8")
-
-
-def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(tmp_path: Path) -> None:
-    """In int8, whose layers have the sums of float32 and the largest input before them."""
-    path = make_checkpoint(tmp_path, "llama", **WIDE)
-    with engine_of(path, 4, enable_prefix_caching=False, quantization="int8") as engine:
-        crowd = serve(engine)
+def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(wide_llama: Path) -> None:
+    """The ranks share two key heads. In int8, whose layers have the sums of float32 and the largest input before
+    them."""
+    with engine_of(wide_llama, 4, enable_prefix_caching=False, quantization="int8") as engine:
+        crowd = compare_with_one(engine, wide_llama, "int8")
         for number in (0, 2, 5):
             engine.submit(request(number))
             alone: News = {}
             while engine.has_work:
                 collect(engine, alone)
             assert alone == {f"r{number}": crowd[f"r{number}"]}
-
-
-def test_random_draws_and_penalties_are_rank_0s_alone(tmp_path: Path) -> None:
-    path = make_checkpoint(tmp_path, "llama")
-    found = []
-    for ranks in (1, 2):
-        with engine_of(path, ranks) as engine:
-            engine.submit(request(4, temperature=0.9, repetition_penalty=1.2, top_p=0.9, max_tokens=20))
-            found.append([token for _ in range(30) for delta in engine.step() for token in delta.token_ids])
-    assert found[0] == found[1] and len(found[0]) == 20
-
-
-@pytest.mark.parametrize(("kind", "scales"), [("float32", 0), ("int8", 2), ("int4", 2)])
-def test_collectives_are_two_sums_a_layer_one_for_the_embedding_and_a_gather(
-    tmp_path: Path, kind: str, scales: int
-) -> None:
-    """And in quantized formats, before each of the layers' sums, the largest input of each token: the scale of its
-    integers is that of all ranks' columns."""
-    path = make_checkpoint(tmp_path, "llama", **WIDE)
-    with engine_of(path, 2, **settings_of(kind)) as engine:
-        engine.submit(request(0))
-        engine.step()
-        leader = engine._executor
-        assert isinstance(leader, Leader)
-        group: Any = leader.group
-        calls, sent = group.calls, group.num_bytes
-        engine.step()
-        hidden, layers = WIDE["hidden_size"], 2
-        assert group.calls - calls == (2 + scales) * layers + 2
-        assert group.num_bytes - sent == 4 * ((2 * layers + 1) * hidden + scales * layers + VOCAB_SIZE // 2 + 1)
-
-
-def test_a_rank_holds_its_share_of_the_weights_only(tmp_path: Path) -> None:
-    path = make_checkpoint(tmp_path, "llama")
-
-    def packed(ranks: int) -> int:
-        with engine_of(path, ranks) as engine:
-            executor: Any = engine._executor
-            own = executor if ranks == 1 else executor._own
-            return sum(weight.num_bytes for weight in own._decoder.weights.matrices.values())
-
-    assert packed(2) < 0.6 * packed(1)
 
 
 def test_what_cannot_be_cut_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -240,19 +241,6 @@ def test_a_rank_that_stands_still_ends_the_engine_after_the_timeout(tmp_path: Pa
                 engine.step()
         assert 1 < time.monotonic() - began < 30
     assert not psutil.pid_exists(follower.pid)
-
-
-def test_ranks_listen_on_loopback_only(tmp_path: Path) -> None:
-    with engine_of(make_checkpoint(tmp_path, "llama"), 2):
-        ranks = [psutil.Process(), *processes(FOLLOWER)]
-        assert len(ranks) == 2
-        listening = [
-            connection.laddr.ip
-            for process in ranks
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        ]
-        assert listening and set(listening) == {"127.0.0.1"}
 
 
 def test_followers_do_not_outlive_rank_0(tmp_path: Path) -> None:
