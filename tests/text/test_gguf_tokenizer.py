@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from flover.errors import ModelError
 from flover.generation_config import read_eos_ids
-from flover.source import open_source
+from flover.source import gguf_merges, open_source
 from flover.text.tokenizer import Tokenizer
 
 NUM_TEXTS = 2000
@@ -191,6 +191,50 @@ def test_sentencepiece_tokens_are_those_of_its_scores(prefix: bool, tmp_path: Pa
         assert ours.decode(ours.encode(text)) == text
     assert ours.chat_template == "{{ messages }}"
     assert ours.special_tokens == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def plain_merges(texts: list[str], scores: list[float], added: set[str]) -> list[tuple[str, str]]:
+    """What `generate_merges` of transformers does: every cut of every token, looked up as it stands."""
+    ids = {text: index for index, text in enumerate(texts) if text not in added}
+    merges: list[tuple[str, str]] = []
+    for _, group in groupby(sorted(ids, key=lambda text: -scores[ids[text]]), lambda text: scores[ids[text]]):
+        cuts = [(text[:cut], text[cut:]) for text in group for cut in range(len(text) - 1, 0, -1)]
+        pairs = [pair for pair in cuts if pair[0] in ids and pair[1] in ids]
+        merges += sorted(pairs, key=lambda pair: (-len(pair[0]), -len(pair[1])))
+    return merges
+
+
+@pytest.mark.parametrize(("at_once", "slot_bits"), [(3, 4), (2**15, 21)])
+def test_merges_are_those_of_every_cut(at_once: int, slot_bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_merges, "_AT_ONCE", at_once)
+    monkeypatch.setattr(gguf_merges, "_SLOT_BITS", slot_bits)
+    rng = random.Random(5)
+    for letters in ("ab", "ab▁日😀\0"):
+        words = {"".join(rng.choices(letters, k=rng.randrange(1, 9))) for _ in range(500)} | {"a" * 300, "a" * 150}
+        tokens = [*words, ""]
+        rng.shuffle(tokens)
+        scores = [-float(rng.randrange(100)) for _ in tokens]
+        added = set(rng.sample(tokens, 20))
+        found = gguf_merges.merges_by_score(tokens, scores, added)
+        assert found == plain_merges(tokens, scores, added)
+        assert len(found) > 200
+    assert gguf_merges.merges_by_score(["x"], [0.0], {"x"}) == []
+
+
+def test_tokens_of_the_same_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gguf_merges, "_BASE", 1)
+    with pytest.raises(ModelError, match="two of its tokens have the same hash"):
+        gguf_merges.merges_by_score(["ab", "ba"], [0.0, 0.0], set())
+
+
+def test_an_engine_makes_no_tokenizer_to_know_what_ends_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = open_source(write_bpe(tmp_path / "m.gguf", trained("gpt-2"), "gpt-2", eos_token_id=1))
+    monkeypatch.setattr("flover.source.gguf.tokenizer_of", lambda file: pytest.fail("it was made"))
+    config = {"eos_token_id": [1, 0]}
+    monkeypatch.setattr("flover.source.gguf.config_of", lambda *_: config)
+    assert read_eos_ids(source, source, 600) == (1, 0)
 
 
 def test_ends_of_answers_come_from_the_metadata_and_from_the_texts(tmp_path: Path) -> None:

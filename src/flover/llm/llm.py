@@ -19,6 +19,7 @@ from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.stats import EngineStats
 from flover.errors import ConfigError, EngineClosedError, RequestError, wrong_value
 from flover.generation_config import default_params, read_sampling_defaults
+from flover.heap import return_freed_memory
 from flover.llm.arguments import (
     check_kind,
     check_messages,
@@ -31,7 +32,6 @@ from flover.llm.arguments import (
 from flover.llm.batch import RunsRequests, run_batch
 from flover.llm.outputs import OutputBuilder, RequestOutput
 from flover.llm.settings import engine_settings
-from flover.memory.machine import return_freed_memory
 from flover.progress import GenerationBar, loading_bar
 from flover.request import Request, SamplingParams
 from flover.source import open_source

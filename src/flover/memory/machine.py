@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,13 +77,6 @@ def compute_threads(asked: int | None, sharing: int = 1, cores: int | None = Non
     """Threads of one process: as many as `--num-threads` asks for, else its part of the `cores` (the usable ones by
     default), which `sharing` processes divide among themselves."""
     return asked or max(1, (cores or usable_cores()) // sharing)
-
-
-def return_freed_memory() -> None:
-    """Give freed memory back to the system: glibc keeps freed blocks for itself until it is asked."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _meminfo(path: Path) -> int:

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from flover.config import EngineConfig
 from flover.generation_config import SamplingDefaults, read_sampling_defaults
+from flover.heap import return_freed_memory
 from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.progress import loading_bar
@@ -71,7 +72,9 @@ def _fetch_and_load_text(
 ) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
     """`load_text` once the model is here: a GGUF file has its text side inside. The engine may be fetching it too."""
     locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
-    return load_text(config, template_path, max_messages)
+    loaded = load_text(config, template_path, max_messages)
+    return_freed_memory()  # a tokenizer takes far more while it is made
+    return loaded
 
 
 def load_text(

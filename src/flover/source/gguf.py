@@ -58,6 +58,8 @@ class Gguf:
         return f"{self.path}, metadata read as {name}"
 
     def has(self, name: str) -> bool:
+        if name == "tokenizer.json":  # to make it takes seconds
+            return str(self.files[0].metadata.get("tokenizer.ggml.model", "none")) != "none"
         return bool(self._document(name))
 
     def text(self, name: str, limit: int) -> str | None:

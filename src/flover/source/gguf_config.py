@@ -98,9 +98,8 @@ def generation_config_of(file: GgufFile) -> dict[str, Any]:
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     texts, kinds = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
     if isinstance(texts, Texts) and isinstance(kinds, array):
-        special = {
-            text: index for index, (text, kind) in enumerate(zip(texts.read(), kinds, strict=False)) if kind == _CONTROL
-        }
+        control = [index for index, kind in enumerate(kinds[: texts.count]) if kind == _CONTROL]
+        special = dict(zip(texts.pick(control), control, strict=True))
         ends += [special[text] for text in END_TEXTS if text in special]
     found: dict[str, Any] = {"eos_token_id": list(dict.fromkeys(end for end in ends if end is not None))}
     for key, name in _SAMPLING.items():

@@ -10,8 +10,8 @@ import math
 import mmap
 import struct
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,34 +54,38 @@ class GgufFile:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """An array of texts, still in the file."""
+    """An array of texts, still in the file: `ends` is where each one ends, `start` where the length of the first one
+    begins."""
 
     path: Path
     start: int
-    end: int
-    count: int
-    _kept: list[list[str]] = field(default_factory=list, compare=False, repr=False)
+    ends: array[int]
+
+    @property
+    def count(self) -> int:
+        return len(self.ends)
 
     def read(self) -> list[str]:
         """All of them. Raises `ModelError` for what is not UTF-8."""
-        if not self._kept:
-            with open_regular(self.path, check_regular(self.path)) as file:
-                file.seek(self.start)
-                raw = file.read(self.end - self.start)
-            self._kept.append(list(_texts(raw, self.count, str(self.path))))
-        return self._kept[0]
+        return self.pick(range(self.count))
 
-
-def _texts(raw: bytes, count: int, where: str) -> Iterator[str]:
-    at = 0
-    length_of = struct.Struct("<Q").unpack_from
-    try:
-        for _ in range(count):
-            first = at + 8
-            at = first + length_of(raw, at)[0]
-            yield raw[first:at].decode()
-    except (UnicodeDecodeError, struct.error) as error:
-        raise ModelError(f"{where} is damaged: a text of its metadata is not UTF-8") from error
+    def pick(self, indices: Sequence[int]) -> list[str]:
+        """Those at `indices`, in this order. Raises `ModelError` for what is not UTF-8."""
+        if not indices:
+            return []
+        ends = self.ends
+        first, last = min(indices), max(indices)
+        begin = ends[first - 1] if first else self.start
+        with open_regular(self.path, check_regular(self.path)) as file:
+            file.seek(begin)
+            raw = file.read(ends[last] - begin)
+        try:
+            return [
+                raw[(ends[index - 1] if index else self.start) + _SIZES[_STRING] - begin : ends[index] - begin].decode()
+                for index in indices
+            ]
+        except UnicodeDecodeError as error:
+            raise ModelError(f"{self.path} is damaged: a text of its metadata is not UTF-8") from error
 
 
 def read_header(path: Path) -> GgufFile:
@@ -140,14 +144,17 @@ class _Reader:
     def skip_texts(self, count: int) -> Texts:
         start, at, end, data = self.at, self.at, self.end, self.data
         length_of = struct.Struct("<Q").unpack_from
+        ends = array("Q")
+        keep = ends.append
         for _ in range(count):
             if end - at < 8:
                 raise self.error("it is cut short inside its metadata")
             at += 8 + length_of(data, at)[0]
             if at > end:
                 raise self.error("a text of its metadata reaches beyond its end")
+            keep(at)
         self.at = at
-        return Texts(self.path, start, at, count)
+        return Texts(self.path, start, ends)
 
     def tensor(self) -> tuple[str, int, tuple[int, ...], int]:
         name, dimensions = self.text(), self.number("I")

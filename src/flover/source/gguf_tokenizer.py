@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any
 
 from flover.errors import ModelError
 from flover.files import shown
 from flover.source.gguf_file import GgufFile, Texts
+from flover.source.gguf_merges import merges_by_score
 
 _UNKNOWN, _CONTROL, _USER = 2, 3, 4
 _SPACE = "▁"
@@ -66,12 +66,13 @@ def tokenizer_config_of(file: GgufFile) -> dict[str, Any]:
     """Special tokens by name, and the chat template; empty if the file has no tokenizer."""
     if f"{_PREFIX}tokens" not in file.metadata:
         return {}
-    texts = _texts(file, "tokens")
-    found: dict[str, Any] = {}
+    texts = _listed(file, "tokens")
+    found: dict[str, Any] = {"added_tokens_decoder": {}}
     for ours, theirs in _NAMES.items():
-        token = _token_id(file, ours, len(texts))
+        token = _token_id(file, ours, texts.count)
         if token is not None:
-            found[theirs] = texts[token]
+            found[theirs] = texts.pick([token])[0]
+            found["added_tokens_decoder"][str(token)] = {"content": found[theirs], "special": True}
     if "tokenizer.chat_template" in file.metadata:
         found["chat_template"] = file.metadata["tokenizer.chat_template"]
     return found
@@ -85,13 +86,14 @@ def tokenizer_of(file: GgufFile) -> dict[str, Any]:
     texts, kinds = _texts(file, "tokens"), _array(file, "token_type")
     if len(kinds) != len(texts):
         raise ModelError(f"{file.path}: there are {len(texts)} tokens, but token_type has {len(kinds)}")
-    if len(set(texts)) < len(texts):
+    vocabulary = {text: index for index, text in enumerate(texts)}
+    if len(vocabulary) < len(texts):
         raise ModelError(f"{file.path}: two tokens have the same text")
     match kind:
         case "gpt2":
-            parts = _byte_level_bpe(file, texts)
+            parts = _byte_level_bpe(file, vocabulary)
         case "llama":
-            parts = _sentencepiece(file, texts, kinds)
+            parts = _sentencepiece(file, texts, kinds, vocabulary)
         case _:
             raise ModelError(
                 f"{file.path}: tokenizer.ggml.model {shown(kind)} is not supported; supported: gpt2, llama"
@@ -99,7 +101,7 @@ def tokenizer_of(file: GgufFile) -> dict[str, Any]:
     return {"version": "1.0", "added_tokens": _added(texts, kinds), "post_processor": _ends(file, texts, kind), **parts}
 
 
-def _byte_level_bpe(file: GgufFile, texts: list[str]) -> dict[str, Any]:
+def _byte_level_bpe(file: GgufFile, vocabulary: dict[str, int]) -> dict[str, Any]:
     name = file.metadata.get(f"{_PREFIX}pre")
     if not isinstance(name, str) or name not in PRE_TOKENIZERS:
         raise ModelError(
@@ -109,7 +111,7 @@ def _byte_level_bpe(file: GgufFile, texts: list[str]) -> dict[str, Any]:
     merges = [tuple(merge.split(" ")) for merge in _texts(file, "merges")]
     if any(len(merge) != 2 for merge in merges):
         raise ModelError(f"{file.path}: a merge must be two texts with a space between")
-    model = {"ignore_merges": name in _WHOLE_FIRST, "vocab": _vocabulary(texts), "merges": merges}
+    model = {"ignore_merges": name in _WHOLE_FIRST, "vocab": vocabulary, "merges": merges}
     return {
         "normalizer": {"type": "NFC"} if name in _COMPOSED else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": PRE_TOKENIZERS[name]},
@@ -118,7 +120,9 @@ def _byte_level_bpe(file: GgufFile, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def _sentencepiece(file: GgufFile, texts: list[str], kinds: Sequence[int]) -> dict[str, Any]:
+def _sentencepiece(
+    file: GgufFile, texts: list[str], kinds: Sequence[int], vocabulary: dict[str, int]
+) -> dict[str, Any]:
     scores = _array(file, "scores")
     if len(scores) != len(texts):
         raise ModelError(f"{file.path}: there are {len(texts)} tokens, but scores has {len(scores)}")
@@ -135,7 +139,7 @@ def _sentencepiece(file: GgufFile, texts: list[str], kinds: Sequence[int]) -> di
         "unk_token": None if unknown is None else texts[unknown],
         "fuse_unk": True,
         "byte_fallback": True,
-        "vocab": _vocabulary(texts),
+        "vocab": vocabulary,
         "merges": merges_by_score(texts, scores, added),
     }
     return {
@@ -144,30 +148,6 @@ def _sentencepiece(file: GgufFile, texts: list[str], kinds: Sequence[int]) -> di
         "decoder": {"type": "Sequence", "decoders": decoders},
         "model": {"type": "BPE", **model},
     }
-
-
-def merges_by_score(texts: list[str], scores: Sequence[float], added: set[str]) -> list[tuple[str, str]]:
-    """The pairs that make each token, those of higher scores first; tokens that texts are cut at beforehand have none.
-
-    As in `generate_merges` of transformers' convert_slow_tokenizer.
-    """
-    ids = {text: index for index, text in enumerate(texts) if text not in added}
-    merges: list[tuple[str, str]] = []
-    for _, group in groupby(sorted(ids, key=lambda text: -scores[ids[text]]), lambda text: scores[ids[text]]):
-        pairs = [
-            (texts[left], texts[right])  # not the slices: there are millions, of few different texts
-            for text in group
-            for cut in range(len(text) - 1, 0, -1)
-            if (left := ids.get(text[:cut])) is not None and (right := ids.get(text[cut:])) is not None
-        ]
-        if len(pairs) > 1:
-            pairs.sort(key=lambda pair: (-len(pair[0]), -len(pair[1])))
-        merges += pairs
-    return merges
-
-
-def _vocabulary(texts: list[str]) -> dict[str, int]:
-    return {text: index for index, text in enumerate(texts)}
 
 
 def _added(texts: list[str], kinds: Sequence[int]) -> list[dict[str, Any]]:
@@ -194,10 +174,14 @@ def _ends(file: GgufFile, texts: list[str], kind: str) -> dict[str, Any] | None:
 
 
 def _texts(file: GgufFile, name: str) -> list[str]:
+    return _listed(file, name).read()
+
+
+def _listed(file: GgufFile, name: str) -> Texts:
     found = file.metadata.get(_PREFIX + name)
     if not isinstance(found, Texts):
         raise ModelError(f"{file.path}: {_PREFIX}{name} must be a list of texts, got {shown(found)}")
-    return found.read()
+    return found
 
 
 def _array(file: GgufFile, name: str) -> Sequence[Any]:
