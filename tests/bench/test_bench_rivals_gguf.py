@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -169,6 +170,28 @@ def test_what_is_packed_comes_back_within_half_a_step(kind: str, steps: int) -> 
     error = np.abs(back - rows.reshape(-1, part))
     assert (error <= slack * np.maximum(largest, largest.max() / 64) / steps + 1e-9).all()
     assert np.abs(back).max() > 0.04
+
+
+def test_q4_k_comes_back_within_half_a_step_of_its_part() -> None:
+    rows = random_rows(8, 512)
+    packed = pack_rows("q4_k", rows).reshape(8, -1)
+    back = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q4_K).reshape(-1, 32)
+    parts = rows.reshape(-1, 32)
+    step = (parts.max(axis=1, keepdims=True) - parts.min(axis=1, keepdims=True)) / 15
+    # Scale and offset of a part are rounded to 1/63 of the largest of its block.
+    assert (np.abs(back - parts) <= 0.5 * step + 0.15 * step.max()).all()
+    assert np.abs(back - parts).mean() < 0.3 * step.mean()
+
+
+def test_a_q4_k_m_file_has_the_types_that_llama_quantize_chooses(tmp_path: Path) -> None:
+    sizes = {"num_hidden_layers": 8, "intermediate_size": 256}
+    write_model(CONFIG | sizes, tmp_path / "model", seed=3, progress=quiet)
+    convert(tmp_path / "model", tmp_path / "model.gguf", "q4_k_m", quiet)
+    kinds = {name: kind for name, (_, kind, _) in Reader(tmp_path / "model.gguf").tensors.items()}
+    more = [layer for layer in range(8) if kinds[f"blk.{layer}.ffn_down.weight"] == "q6_k"]
+    assert more == [layer for layer in range(8) if kinds[f"blk.{layer}.attn_v.weight"] == "q6_k"] == [0, 3, 6, 7]
+    assert kinds["output.weight"] == "q6_k"
+    assert {kinds["token_embd.weight"], kinds["blk.3.attn_q.weight"], kinds["blk.0.ffn_up.weight"]} == {"q4_k"}
 
 
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:

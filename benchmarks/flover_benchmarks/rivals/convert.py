@@ -20,7 +20,7 @@ from flover_benchmarks.rivals.gguf import Facts, Tensor, write_gguf
 from flover_benchmarks.rivals.model import NUM_BYTE_PIECES, Progress, pieces
 from flover_benchmarks.rivals.quants import Floats, fits
 
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k_m": 15, "bf16": 32}
 """llama.cpp's file type numbers; norms are float32 in all of them."""
 QUANT_VERSION = 2
 _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
@@ -52,7 +52,8 @@ def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
         name = gguf_name(info.name)
         if name is None:
             continue
-        tensors.append(Tensor(name, info.shape, kind_of(name, info, kind), _reader(files, info, config)))
+        own = kind_of(name, info, kind, config.num_layers)
+        tensors.append(Tensor(name, info.shape, own, _reader(files, info, config)))
     total = len(tensors)
     counted = [_counting(tensor, index, total, target.name, progress) for index, tensor in enumerate(tensors)]
     write_gguf(target, facts_of(config, kind), counted)
@@ -76,16 +77,26 @@ def gguf_name(name: str) -> str | None:
     return f"blk.{parts[2]}.{_LAYER[middle]}.weight" if middle in _LAYER and parts[-1] == "weight" else None
 
 
-def kind_of(name: str, info: TensorInfo, kind: str) -> str:
+def kind_of(name: str, info: TensorInfo, kind: str, num_layers: int) -> str:
     """The format of one tensor in a file of a format, as `llama-quantize` chooses: norms stay float32, and the head
-    of a Q4_0 file is Q6_K, or Q8_0 if its rows are not whole Q6_K blocks."""
+    of a Q4_0 or Q4_K_M file is Q6_K, or Q8_0 if its rows are not whole Q6_K blocks. In a Q4_K_M file the values and
+    what leaves the feed-forward are Q6_K too, in half of the layers."""
     if len(info.shape) == 1:
         return "f32"
-    if kind == "q4_0" and name == "output.weight":
+    if kind in ("q4_0", "q4_k_m") and name == "output.weight":
         return "q6_k" if fits("q6_k", info.shape[-1]) else "q8_0"
+    if kind == "q4_k_m":
+        large = name.endswith(("attn_v.weight", "ffn_down.weight"))
+        kind = "q6_k" if large and _has_more_bits(int(name.split(".")[1]), num_layers) else "q4_k"
     if not fits(kind, info.shape[-1]):
         raise ModelError(f"{info.name} has rows of {info.shape[-1]} numbers, which are no whole blocks of {kind}")
     return kind
+
+
+def _has_more_bits(layer: int, num_layers: int) -> bool:
+    """`use_more_bits` of llama.cpp's llama-quant.cpp: the first and the last eighth, and every third between."""
+    eighth = num_layers // 8
+    return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
 
 
 def reorder_heads(rows: Floats, num_heads: int) -> Floats:

@@ -17,7 +17,7 @@ from flover.errors import EngineError
 from flover.model.config import ModelConfig
 from flover_benchmarks.rivals.convert import convert
 from flover_benchmarks.rivals.model import Progress, remove
-from flover_benchmarks.rivals.options import RivalLoad
+from flover_benchmarks.rivals.options import FORMATS, GGUF_FORMATS, RivalLoad
 
 PORT = "{port}"
 """Placeholder for the port in a command."""
@@ -52,6 +52,18 @@ class Files:
     def other(self, ending: str) -> Path:
         """The path of a conversion of the model."""
         return self.directory / f"{self.source.name}-{ending}"
+
+    def gguf(self, form: str) -> Path:
+        """The path of the model as a GGUF file in a format of `convert.FILE_TYPES`."""
+        return self.other(f"{form}.gguf")
+
+    def write_gguf(self, form: str, progress: Progress) -> None:
+        """Make that file if it is not there. Raises `ModelError` for a model that is not a plain LLaMA."""
+        path = self.gguf(form)
+        if not self.is_fresh(path):
+            partial = path.with_suffix(".part")
+            convert(self.source, partial, form, progress)
+            partial.rename(path)
 
     def is_fresh(self, made: Path) -> bool:
         """Whether this file exists and is newer than the weights that it was made from."""
@@ -93,14 +105,20 @@ class Flover:
 
     @property
     def forms(self) -> Mapping[str, str]:
-        return {kind: kind for kind in ("float32", "bfloat16", "float16", "int8", "int4")}
+        return {kind: kind for kind in FORMATS}
 
     def prepare(self, kind: str, progress: Progress) -> None:
-        """Flover reads the directory as it is."""
+        """Flover reads the directory as it is, or the GGUF file."""
+        if kind in GGUF_FORMATS:
+            self.files.write_gguf(kind, progress)
 
     def command(self, kind: str, load: RivalLoad) -> Command:
-        weights = ("--quantization", kind) if kind in ("int8", "int4") else ("--dtype", kind)
-        serve = (sys.executable, "-m", "flover", "serve", str(self.files.source), "--skip-tokenizer-init", *weights)
+        model, weights = self.files.source, ["--dtype", kind]
+        if kind in GGUF_FORMATS:
+            model, weights = self.files.gguf(kind), []
+        elif kind in ("int8", "int4"):
+            weights = ["--quantization", kind]
+        serve = (sys.executable, "-m", "flover", "serve", str(model), "--skip-tokenizer-init", *weights)
         where = ("--host", "127.0.0.1", "--port", PORT, "--served-model-name", MODEL_NAME)
         return (*serve, *self.flags, *where)
 
@@ -119,7 +137,8 @@ class LlamaCpp:
     @property
     def forms(self) -> Mapping[str, str]:
         sixteen = "bf16" if self.machine.has_bfloat16 else "f16"
-        return {"float32": "f32", "bfloat16": sixteen, "float16": "f16", "int8": "q8_0", "int4": "q4_0"}
+        nearest = {"float32": "f32", "bfloat16": sixteen, "float16": "f16", "int8": "q8_0", "int4": "q4_0"}
+        return nearest | {kind: kind for kind in GGUF_FORMATS}
 
     @property
     def program(self) -> Command:
@@ -128,15 +147,8 @@ class LlamaCpp:
         beside = any(folder.glob("libllama.*"))
         return ("env", f"LD_LIBRARY_PATH={folder}", self.binary) if beside else (self.binary,)
 
-    def _path(self, kind: str) -> Path:
-        return self.files.other(f"{self.forms[kind]}.gguf")
-
     def prepare(self, kind: str, progress: Progress) -> None:
-        path = self._path(kind)
-        if not self.files.is_fresh(path):
-            partial = path.with_suffix(".part")
-            convert(self.files.source, partial, self.forms[kind], progress)
-            partial.rename(path)
+        self.files.write_gguf(self.forms[kind], progress)
 
     def command(self, kind: str, load: RivalLoad) -> Command:
         slot = -(-load.context // SLOT_TOKENS) * SLOT_TOKENS
@@ -145,7 +157,7 @@ class LlamaCpp:
         cores = ("--threads", threads, "--threads-batch", threads)
         slots = ("--parallel", str(load.num_requests), "--ctx-size", str(load.num_requests * slot), "--cont-batching")
         rest = ("--cache-ram", "0", "--no-cache-prompt", "--samplers", "top_k", "--top-k", "1")
-        return (*self.program, "-m", str(self._path(kind)), *where, *cores, *slots, *rest, *self.extra)
+        return (*self.program, "-m", str(self.files.gguf(self.forms[kind])), *where, *cores, *slots, *rest, *self.extra)
 
 
 @dataclass(frozen=True, slots=True)

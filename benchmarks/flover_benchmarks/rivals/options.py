@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from flover.errors import ConfigError
 
-FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
+GGUF_FORMATS = ("q8_0", "q4_0", "q4_k_m")
+"""One GGUF file, which every engine that reads GGUF serves as it is."""
+FORMATS = ("float32", "bfloat16", "float16", "int8", "int4", *GGUF_FORMATS)
 """Formats of Flover's weights; each rival runs its nearest format."""
 RIVALS = ("llama.cpp", "openvino", "vllm", "transformers")
 FLOVER = "flover"

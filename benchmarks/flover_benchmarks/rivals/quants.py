@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-_Q6_SUBBLOCK = 16
+_Q4_SUBBLOCK, _Q6_SUBBLOCK = 32, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,28 @@ def _q4_0(blocks: Floats) -> Bytes:
     return np.concatenate([_half(scale), q[:, :16] | (q[:, 16:] << 4)], axis=1)
 
 
+def _q4_k(blocks: Floats) -> Bytes:
+    """256 numbers of 4 bits in 8 parts: x = scale * part's 6 bits * q - offset * part's other 6 bits.
+
+    llama.cpp searches for the part's scale and offset with the least error; this takes the smallest and the largest
+    number's. Layout of every 64 numbers: 32 bytes with number i in the low half and i + 32 in the high half.
+    """
+    count = len(blocks)
+    parts = blocks.reshape(count, -1, _Q4_SUBBLOCK)
+    least = np.minimum(parts.min(axis=2), 0)
+    wanted = np.stack([(parts.max(axis=2) - least) / np.float32(15), -least])  # scale and offset of each part
+    steps = (wanted.max(axis=2, keepdims=True) / np.float32(63)).astype(np.float16).astype(np.float32)
+    six = np.rint(wanted * _inverse(steps)).clip(0, 63)
+    scale, offset = (six * steps)[:, :, :, None]
+    q = np.rint((parts + offset) * _inverse(scale)).clip(0, 15).astype(np.uint8).reshape(count, 4, 2, 32)
+    low = six[:, :, :4].astype(np.uint8)
+    high = six[:, :, 4:].astype(np.uint8)
+    halves = (high[0] & 15) | ((high[1] & 15) << 4)
+    bits = [low[0] | ((high[0] >> 4) << 6), low[1] | ((high[1] >> 4) << 6), halves]
+    flat = [_half(steps[0]), _half(steps[1]), *bits, (q[:, :, 0] | (q[:, :, 1] << 4)).reshape(count, -1)]
+    return np.concatenate(flat, axis=1)
+
+
 def _q6_k(blocks: Floats) -> Bytes:
     """256 numbers of 6 bits in 16 parts: x = scale * part's signed byte * (q - 32).
 
@@ -112,6 +134,7 @@ KINDS = {
     "bf16": QuantFormat(30, 1, 2, _bf16),
     "q4_0": QuantFormat(2, 32, 18, _q4_0),
     "q8_0": QuantFormat(8, 32, 34, _q8_0),
+    "q4_k": QuantFormat(12, 256, 144, _q4_k),
     "q6_k": QuantFormat(14, 256, 210, _q6_k),
 }
 """By name."""
