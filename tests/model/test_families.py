@@ -49,6 +49,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo": ("olmo", {}),
     "olmo2": ("olmo2", {"attention_bias": True}),
     "olmo3": ("olmo3", {}),
+    "gemma2": ("gemma2", {}),
+    "gemma2 without bounds": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "cwm": ("cwm", {}),
+    "gpt_bigcode": ("gpt_bigcode", {"n_inner": 80}),
+    "gpt_bigcode with a key head for each query head": ("gpt_bigcode", {"multi_query": False}),
+    "gpt_neo": ("gpt_neo", {}),
+    "codegen": ("codegen", {}),
+    "opt": ("opt", {}),
+    "opt without biases": ("opt", {"enable_bias": False, "tie_word_embeddings": False}),
+    "bloom": ("bloom", {}),
+    "bloom with 6 heads": ("bloom", {"n_head": 6}),
+    "mpt": ("mpt", {}),
+    "mpt with 6 heads": ("mpt", {"n_heads": 6}),
+    "falcon 7b": ("falcon", {}),
+    "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
+    "falcon 11b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    "falcon rw": ("falcon", {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True}),
     "gemma3": ("gemma3", {}),
     "gemma3 untied, six layers by the pattern": (
         "gemma3",
@@ -138,6 +155,12 @@ def test_minicpms_factors_are_granites(tmp_path: Path) -> None:
     edit(path, **dict.fromkeys([*factors, "attention_multiplier"], ...), architectures=["MiniCPMForCausalLM"])
     edit(path, model_type="minicpm", scale_emb=3, scale_depth=0.5 * 2**0.5, dim_model_base=16)
     assert (whole_logits(load(path), prompt) - expected).abs().max() < 1e-5
+
+
+def test_mpts_own_slopes_are_read(tmp_path: Path) -> None:
+    """transformers computes with a largest of 8 whatever the file says, MPT's own code with that of the file."""
+    path = make_checkpoint(tmp_path, "mpt", n_heads=6, attn_config={"alibi_bias_max": 16})
+    assert load(path).config.alibi_slopes == (2.0**-4, 2.0**-8, 2.0**-12, 2.0**-16, 2.0**-2, 2.0**-6)
 
 
 ZERO_BIASES = {"gate_proj": torch.zeros(80), "up_proj": torch.zeros(80), "down_proj": torch.zeros(48)}
