@@ -122,14 +122,13 @@ def _windows(
 
 def _attention_types(fields: Fields, num_layers: int) -> list[str]:
     """GPT-Neo's: lists of kinds, and how often each list is there."""
-    kinds: list[str] = []
     stored = fields.data.get("attention_types", [[["global", "local"], num_layers // 2]])
     try:
-        for group, count in stored:
-            kinds += list(group) * count
+        kinds = [kind for group, count in stored for _ in range(min(count, num_layers + 1)) for kind in group]
+        right = len(kinds) == num_layers and set(kinds) <= {"global", "local"}
     except (TypeError, ValueError):
-        kinds = []
-    if len(kinds) != num_layers or not set(kinds) <= {"global", "local"}:
+        right = False
+    if not right:
         raise fields.error("attention_types", f"must hold {num_layers} of global and local, got {shown(stored)}")
     return kinds
 
