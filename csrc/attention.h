@@ -242,8 +242,9 @@ template <int R, int C, class S>
 }
 
 // One item: some tokens of a row, with some key heads and the query heads that share each of them. All the heads go
-// through a block before any goes on: what lies together in a page is read together.
-template <Cache C>
+// through a block before any goes on: what lies together in a page is read together. Scores are PLAIN, or have a cap,
+// slopes or sinks.
+template <Cache C, bool PLAIN>
 class Attender {
   using S = Stored<C>;
   using Type = typename S::Type;
@@ -280,7 +281,11 @@ class Attender {
       enter(h);
       pack_queries();
       for (int64_t i = 0; i < count_ * stride_; i++) outputs_[i] = 0.0f;
-      for (int64_t m = 0; m < count_; m++) maxima_[m] = NEVER, sums_[m] = 0.0f;
+      for (int64_t m = 0; m < count_; m++) {
+        const bool sink = !PLAIN && a_.sinks;
+        maxima_[m] = sink ? a_.sinks[query_head(m)] : NEVER;
+        sums_[m] = sink ? 1.0f : 0.0f;
+      }
     }
     const int64_t end = position_ + tokens_;
     for (int64_t block = first_seen(position_) / BLOCK; block * BLOCK < end; block++)
@@ -306,6 +311,8 @@ class Attender {
     sums_ = maxima_ + count_;
   }
 
+  int64_t query_head(int64_t m) const { return head_ * sharing_ + m % sharing_; }
+
   int64_t first_seen(int64_t position) const { return a_.window ? most(0, position - a_.window + 1) : 0; }
 
   // [dim][rows of the group], group after group.
@@ -315,8 +322,8 @@ class Attender {
       const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
       float* out = queries_ + first * pages_.dim;
       for (int64_t r = 0; r < size; r++) {
-        const int64_t m = first + r, head = head_ * sharing_ + m % sharing_;
-        const float* q = a_.queries + (token_ + m / sharing_) * a_.query_stride + head * pages_.dim;
+        const int64_t m = first + r;
+        const float* q = a_.queries + (token_ + m / sharing_) * a_.query_stride + query_head(m) * pages_.dim;
         for (int64_t d = 0; d < pages_.dim; d++) out[d * size + r] = q[d];
       }
     }
@@ -344,7 +351,8 @@ class Attender {
         const int64_t position = position_ + (first + r) / sharing_;
         ranges[r][0] = least(BLOCK, most(0, first_seen(position) - start));
         ranges[r][1] = most(ranges[r][0], least(BLOCK, position + 1 - start));
-        if (ranges[r][0] < ranges[r][1]) weigh(first + r, ranges[r][0], ranges[r][1], block);
+        if (ranges[r][0] >= ranges[r][1]) continue;
+        weigh(first + r, ranges[r][0], ranges[r][1], start - position, block);
       }
       add_values(first, size, ranges, block, next);
     }
@@ -405,16 +413,17 @@ class Attender {
           static_cast<const Type*>(pages_.keys) + token_place(least(position + p * LANES, end - 1), head) * pages_.dim;
   }
 
-  // From the scores of keys from..to of query m to weights; what was summed before shrinks if there is a new maximum.
-  void weigh(int64_t m, int64_t from, int64_t to, const TokenPanel<S>* block) {
+  // From the scores of keys from..to of query m, whose block begins `distance` from its position, to weights; what was
+  // summed before shrinks if there is a new maximum.
+  void weigh(int64_t m, int64_t from, int64_t to, int64_t distance, const TokenPanel<S>* block) {
     float* scores = scores_ + m * BLOCK;
     F16 parts[BLOCK_PANELS], top;
     const bool whole = from == 0 && to == BLOCK;
     const float before = maxima_[m];
     if (whole)
-      top = scale_scores<true>(scores, from, to, block, parts);
+      top = scale_scores<true>(m, scores, from, to, distance, block, parts);
     else
-      top = scale_scores<false>(scores, from, to, block, parts);
+      top = scale_scores<false>(m, scores, from, to, distance, block, parts);
     const float found = largest(top), now = found > before ? found : before;
     const F16 total = whole ? exponentials<true>(scores, from, to, now, block, parts)
                             : exponentials<false>(scores, from, to, now, block, parts);
@@ -433,8 +442,8 @@ class Attender {
 
   // Scores times the scale, those outside from..to never the largest. Returns the largest of each lane.
   template <bool WHOLE>
-  FLOVER_INLINE_MEMBER F16 scale_scores(const float* scores, int64_t from, int64_t to, const TokenPanel<S>* block,
-                                        F16* parts) const {
+  FLOVER_INLINE_MEMBER F16 scale_scores(int64_t m, const float* scores, int64_t from, int64_t to, int64_t distance,
+                                        const TokenPanel<S>* block, F16* parts) const {
     const F16 scale = all(a_.scale);
     F16 top = all(NEVER);
 #pragma GCC unroll 4
@@ -444,6 +453,7 @@ class Attender {
       if (!WHOLE && (start >= to || start + LANES <= from)) continue;
       F16 s = mul(load(scores + start), scale);
       if (C == Cache::int8) s = mul(s, load(block[p].key_scales));
+      if constexpr (!PLAIN) s = shaped(s, query_head(m), distance + start);
       if (!WHOLE) {
         if (to < start + LANES) s = keep_first(s, (int)(to - start), NEVER);
         if (from > start) s = skip_first(s, (int)(from - start), NEVER);
@@ -452,6 +462,15 @@ class Attender {
       top = max(s, top);
     }
     return top;
+  }
+
+  // Scores with cap and slope; the first key lies `distance` from the query.
+  FLOVER_INLINE_MEMBER F16 shaped(F16 s, int64_t head, int64_t distance) const {
+    if (a_.softcap > 0.0f) s = softcap(s, all(a_.softcap));
+    if (!a_.slopes) return s;
+    float distances[LANES];
+    for (int64_t i = 0; i < LANES; i++) distances[i] = (float)(distance + i);
+    return fma(all(a_.slopes[head]), load(distances), s);
   }
 
   // e^(score - largest), 0 outside from..to, in place of the scores. Returns their sum for each lane.
@@ -500,8 +519,7 @@ class Attender {
 
   void write() {
     for (int64_t m = 0; m < count_; m++) {
-      const int64_t head = head_ * sharing_ + m % sharing_;
-      float* y = a_.y + ((token_ + m / sharing_) * a_.query_heads + head) * pages_.dim;
+      float* y = a_.y + ((token_ + m / sharing_) * a_.query_heads + query_head(m)) * pages_.dim;
       for (int64_t d = 0; d < pages_.dim; d++) y[d] = outputs_[m * stride_ + d] / sums_[m];
     }
   }
@@ -526,7 +544,7 @@ static int64_t head_groups(int64_t items, int64_t threads, int64_t heads) {
   return most(1, least(heads, 8 * threads / most(1, items)));
 }
 
-template <Cache C>
+template <Cache C, bool PLAIN>
 static void attention_of(Pool& pool, const Attention& a) {
   const Pages& pages = a.pages;
   const int64_t tile = most(1, QUERIES / (a.query_heads / pages.heads));
@@ -543,8 +561,8 @@ static void attention_of(Pool& pool, const Attention& a) {
     const int64_t tokens = least(tile, a.query_starts[row + 1] - a.query_starts[row] - first);
     const int64_t head = index % groups * heads, count = least(heads, pages.heads - head);
     if (count <= 0) return;
-    void* scratch = pool.own_scratch(worker, Attender<C>::scratch_bytes(a, pages, count, tokens));
-    Attender<C>(a, pages, row, head, count, first, tokens, scratch).run();
+    void* scratch = pool.own_scratch(worker, Attender<C, PLAIN>::scratch_bytes(a, pages, count, tokens));
+    Attender<C, PLAIN>(a, pages, row, head, count, first, tokens, scratch).run();
   };
   parallel(pool, items * groups, body);
 }
@@ -557,11 +575,17 @@ static void run(Pool& pool, const Rotary& a) {
   }
 }
 
+template <Cache C>
+static void attention_in(Pool& pool, const Attention& a) {
+  const bool plain = a.softcap == 0.0f && !a.slopes && !a.sinks;
+  return plain ? attention_of<C, true>(pool, a) : attention_of<C, false>(pool, a);
+}
+
 static void run(Pool& pool, const Attention& a) {
   switch (a.pages.cache) {
-    case Cache::float32: return attention_of<Cache::float32>(pool, a);
-    case Cache::bfloat16: return attention_of<Cache::bfloat16>(pool, a);
-    case Cache::int8: return attention_of<Cache::int8>(pool, a);
+    case Cache::float32: return attention_in<Cache::float32>(pool, a);
+    case Cache::bfloat16: return attention_in<Cache::bfloat16>(pool, a);
+    case Cache::int8: return attention_in<Cache::int8>(pool, a);
   }
 }
 

@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "kernels.h"
-#include "pool.h"
+#include "norm.h"
+#include "vmath.h"
 
 namespace flover::FLOVER_ISA {
 
@@ -19,6 +19,15 @@ static void run(Pool&, const Angles& a) {
 
 static void run(Pool&, const Add& a) {
   for (int64_t i = 0; i < a.rows * a.size; i++) a.y[i] = a.a[i] + a.b[i];
+}
+
+static void run(Pool& pool, const SoftCap& a) {
+  over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t i = first * a.size; i < last * a.size; i += LANES) {
+      const int n = (int)least(LANES, last * a.size - i);
+      store_first(a.x + i, softcap(load_first(a.x + i, n), all(a.cap)), n);
+    }
+  });
 }
 
 }  // namespace flover::FLOVER_ISA

@@ -172,11 +172,23 @@ struct Attention {
   const int32_t* page_table;    // [rows, table_stride]
   TableStride table_stride;
   float scale;
-  int64_t window;  // tokens that a token sees, itself included; 0: all
-  float* y;        // [tokens, heads * dim]
+  int64_t window;       // tokens that a token sees, itself included; 0: all
+  float softcap;        // c: scores are c * tanh(score / c); 0: as they are
+  const float* slopes;  // [heads]: for each position that a key lies before its query, so much less; null: nothing
+  const float* sinks;   // [heads]: scores of a key without a value that every query sees; null: there is none
+  float* y;             // [tokens, heads * dim]
   Pages pages;
   FLOVER_FIELDS(Attention, queries, query_stride, query_heads, rows, query_starts, context_lens, page_table,
-                table_stride, scale, window, y, pages)
+                table_stride, scale, window, softcap, slopes, sinks, y, pages)
+};
+
+// Numbers x of rows of `size`, in place: cap * tanh(x / cap).
+struct SoftCap {
+  float* x;
+  Tokens rows;
+  int64_t size;
+  float cap;
+  FLOVER_FIELDS(SoftCap, x, rows, size, cap)
 };
 
 struct ArgMax {
@@ -212,7 +224,7 @@ struct Sample {
 
 template <template <class...> class List>
 using ForAllOps =
-    List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, ArgMax, LogSumExp, Sample>;
+    List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, SoftCap, ArgMax, LogSumExp, Sample>;
 
 template <class Op>
 using Kernel = void (*)(Pool&, const Op&);

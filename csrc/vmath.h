@@ -28,6 +28,9 @@ FLOVER_INLINE F16 silu(F16 x) { return div(x, add(all(1.0f), exponential(sub(zer
 // tanh x = 1 - 2 / (e^2x + 1)
 FLOVER_INLINE F16 tanh(F16 x) { return sub(all(1.0f), div(all(2.0f), add(exponential(add(x, x)), all(1.0f)))); }
 
+// cap * tanh(x / cap)
+FLOVER_INLINE F16 softcap(F16 x, F16 cap) { return mul(cap, tanh(div(x, cap))); }
+
 FLOVER_INLINE F16 gelu_tanh(F16 x) {
   const F16 cube = mul(mul(x, x), x);
   const F16 inner = mul(all(0.7978845608028654f), fma(cube, all(0.044715f), x));

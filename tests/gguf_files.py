@@ -33,6 +33,11 @@ ARCHITECTURES = {
     "olmo": gguf.MODEL_ARCH.OLMO,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "gemma": gguf.MODEL_ARCH.GEMMA,
+    "gemma2": gguf.MODEL_ARCH.GEMMA2,
+    "gpt_bigcode": gguf.MODEL_ARCH.STARCODER,
+    "bloom": gguf.MODEL_ARCH.BLOOM,
+    "mpt": gguf.MODEL_ARCH.MPT,
+    "falcon": gguf.MODEL_ARCH.FALCON,
     "gemma3": gguf.MODEL_ARCH.GEMMA3,
     "arcee": gguf.MODEL_ARCH.ARCEE,
     "nemotron": gguf.MODEL_ARCH.NEMOTRON,
@@ -66,7 +71,9 @@ def write_gguf(
     names = gguf.get_tensor_name_map(arch, writer_layers(config))
     for name, tensor in load_file(directory / "model.safetensors").items():
         array = _converted(name, tensor.float(), config, family).numpy()
-        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        theirs = names.get_name(
+            name.removeprefix("transformer.") if family == "bloom" else name, try_suffixes=(".weight", ".bias")
+        )
         assert theirs is not None, name
         own = kind if isinstance(kind, str) else kind(theirs)
         _add(writer, theirs, array, own if array.ndim == 2 else "F32")
@@ -80,22 +87,24 @@ def write_gguf(
 
 
 def writer_layers(config: dict[str, Any]) -> int:
-    return config.get("num_hidden_layers", config.get("n_layer"))
+    return next(config[name] for name in ("num_hidden_layers", "n_layer", "n_layers") if name in config)
 
 
 def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     def either(*names: str) -> Any:
         return next((config[name] for name in names if config.get(name) is not None), None)
 
-    width, heads = either("hidden_size", "n_embd"), either("num_attention_heads", "n_head")
+    width, heads = either("hidden_size", "n_embd", "d_model"), either("num_attention_heads", "n_head", "n_heads")
     head_dim = either("head_dim") or width // heads
-    writer.add_context_length(either("max_position_embeddings", "n_positions"))
+    writer.add_context_length(either("max_position_embeddings", "n_positions", "max_seq_len") or 2048)
     writer.add_embedding_length(width)
     writer.add_block_count(writer_layers(config))
-    writer.add_feed_forward_length(either("intermediate_size", "n_inner") or 4 * width)
+    writer.add_feed_forward_length(either("intermediate_size", "n_inner", "ffn_hidden_size") or 4 * width)
     writer.add_head_count(heads)
     if "num_key_value_heads" in config:
         writer.add_head_count_kv(config["num_key_value_heads"])
+    elif config["model_type"] in ("falcon", "gpt_bigcode"):
+        writer.add_head_count_kv(config["num_kv_heads"] if config.get("new_decoder_architecture") else 1)
     if config.get("head_dim"):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
@@ -109,7 +118,12 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     rope = rope and rope.get("full_attention", rope)
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
-    if "logit_scale" in config:
+    if config.get("attn_logit_softcapping"):
+        writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    if "attn_config" in config:
+        writer.add_max_alibi_bias(config["attn_config"]["alibi_bias_max"])
+    if "logit_scale" in config and config["logit_scale"] is not None:
         writer.add_logit_scale(config["logit_scale"])
     if "residual_multiplier" in config:
         writer.add_embedding_scale(config["embedding_multiplier"])
@@ -146,7 +160,7 @@ def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:
-    if family in ("gemma", "gemma3", "nemotron") and name.endswith("norm.weight"):
+    if family in ("gemma", "gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return tensor + 1
     if family in ("llama", "smollm3", "arcee", "granite", "olmo") and (".q_proj." in name or ".k_proj." in name):
         heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
@@ -154,8 +168,9 @@ def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: 
         return halves.swapaxes(1, 2).reshape(tensor.shape)
     if family == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
         return tensor.T
-    if family == "gpt_neox" and ".query_key_value." in name:
-        heads = config["num_attention_heads"]
-        parts = tensor.reshape(heads, 3, -1, *tensor.shape[1:])
-        return torch.cat([parts[:, part].reshape(-1, *tensor.shape[1:]) for part in range(3)])
+    if ".query_key_value." in name:
+        heads = config.get("num_attention_heads", config.get("n_head"))
+        groups = heads if family != "falcon" else config["num_kv_heads"] if config["new_decoder_architecture"] else 1
+        parts = tensor.reshape(groups, heads // groups + 2, -1, *tensor.shape[1:])
+        return torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in (parts[:, :-2], parts[:, -2], parts[:, -1])])
     return tensor

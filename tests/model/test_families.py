@@ -49,6 +49,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo": ("olmo", {}),
     "olmo2": ("olmo2", {"attention_bias": True}),
     "olmo3": ("olmo3", {}),
+    "gemma2": ("gemma2", {}),
+    "gemma2 without bounds": ("gemma2", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "cwm": ("cwm", {}),
+    "gpt_bigcode": ("gpt_bigcode", {"n_inner": 80}),
+    "gpt_bigcode with a key head for each query head": ("gpt_bigcode", {"multi_query": False}),
+    "gpt_neo": ("gpt_neo", {}),
+    "codegen": ("codegen", {}),
+    "opt": ("opt", {}),
+    "opt without biases": ("opt", {"enable_bias": False, "tie_word_embeddings": False}),
+    "bloom": ("bloom", {}),
+    "bloom with 6 heads": ("bloom", {"n_head": 6}),
+    "mpt": ("mpt", {}),
+    "mpt with 6 heads": ("mpt", {"n_heads": 6}),
+    "falcon 7b": ("falcon", {}),
+    "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
+    "falcon 11b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    "falcon rw": ("falcon", {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True}),
     "gemma3": ("gemma3", {}),
     "gemma3 untied, six layers by the pattern": (
         "gemma3",
@@ -140,6 +157,12 @@ def test_minicpms_factors_are_granites(tmp_path: Path) -> None:
     assert (whole_logits(load(path), prompt) - expected).abs().max() < 1e-5
 
 
+def test_mpts_own_slopes_are_read(tmp_path: Path) -> None:
+    """transformers computes with a largest of 8 whatever the file says, MPT's own code with that of the file."""
+    path = make_checkpoint(tmp_path, "mpt", n_heads=6, attn_config={"alibi_bias_max": 16})
+    assert load(path).config.alibi_slopes == (2.0**-4, 2.0**-8, 2.0**-12, 2.0**-16, 2.0**-2, 2.0**-6)
+
+
 ZERO_BIASES = {"gate_proj": torch.zeros(80), "up_proj": torch.zeros(80), "down_proj": torch.zeros(48)}
 EXAONE = {
     "model.embed_tokens": "transformer.wte",
@@ -173,6 +196,19 @@ def exaone_name(name: str) -> str:
         ("smollm3", {"use_sliding_window": True, "sliding_window": 8, "layer_types": None}, "layer_types is missing"),
         ("olmo", {"clip_qkv": 8.0}, "clip_qkv"),
         ("gemma", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before"),
+        (
+            "opt",
+            {"word_embed_proj_dim": 32},
+            "word_embed_proj_dim is 32: this architecture is only .* with hidden_size",
+        ),
+        ("mpt", {"attn_config": {"clip_qkv": 6.0}}, "clip_qkv"),
+        ("mpt", {"attn_config": {"alibi": False}}, "alibi is False: this architecture is only computed with True"),
+        ("gpt_neo", {"attention_types": [[["local"], 10**12]]}, "attention_types must hold 4 of global and local"),
+        ("gpt_neo", {"attention_types": [["local"], 4]}, "attention_types must hold 4 of global and local"),
+        ("cwm", {"layer_types": None}, "layer_types is missing"),
+        ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),
+        ("gpt_bigcode", {"scale_attn_weights": False}, "scale_attn_weights"),
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("cohere2", {"sliding_window": None}, "sliding_window is missing"),
         ("phi3", {"model_type": "phimoe"}, "model_type"),

@@ -41,6 +41,11 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gemma3": {"num_hidden_layers": 7, "layer_types": None, "query_pre_attn_scalar": 16},
     "cohere2": {"num_hidden_layers": 5, "layer_types": None},
     "cohere": {"logit_scale": 0.5},
+    "gemma2": {"num_hidden_layers": 46, "query_pre_attn_scalar": 12},
+    "gpt_bigcode": {"n_inner": 80},
+    "bloom": {"n_head": 6},
+    "mpt": {"n_heads": 6},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},
     "granite": {"residual_multiplier": 0.25, "logits_scaling": 1.5, "attention_bias": True},
 }
 KINDS = [*((family, "F32") for family in ARCHITECTURES), ("llama", "F16"), ("qwen2", "BF16"), ("gpt2", "F16")]

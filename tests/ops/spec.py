@@ -185,6 +185,8 @@ def _make_attention(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
         "context_lens": context_lens,
         "scale": 0.3,
         "windows": (None, 1, 5, 8, 100),
+        "slopes": torch.tensor([0.5, 0.25, 0.125, 1.0, 2.0, 0.0]),
+        "sinks": torch.tensor([-1.0, 0.5, 2.0, 0.0, -3.0, 1.0]),
     }
 
 
@@ -195,7 +197,13 @@ def _run_attention(ops: Ops, inputs: Inputs) -> list[Tensor]:
     lens = torch.tensor(context_lens, dtype=torch.int32)
     table = inputs["page_table"]
     plan = ops.plan_attention(table, starts, lens, query_lens, context_lens, pages, frozenset(windows))
-    return [ops.attention(inputs["queries"], pages, plan, inputs["scale"], window) for window in windows]
+    slopes, sinks = inputs["slopes"], inputs["sinks"]
+    shapes = (0.0, None, None), (1.5, None, None), (0.0, slopes, None), (0.0, None, sinks), (1.5, slopes, sinks)
+    return [
+        ops.attention(inputs["queries"], pages, plan, inputs["scale"], window, *shape)
+        for window in windows
+        for shape in shapes
+    ]
 
 
 SPECS: Mapping[str, OpSpec] = {
@@ -246,6 +254,12 @@ SPECS: Mapping[str, OpSpec] = {
         run=lambda ops, i: [ops.add(i["x"], i["residual"])],
         tolerance={torch.float32: 1e-7, torch.bfloat16: 4e-3},
         reason="one rounding",
+    ),
+    "softcap": OpSpec(
+        make=_make_norm,
+        run=lambda ops, i: [ops.softcap(i["residual"].clone(), cap) for cap in (0.5, 4.0, 30.0)],
+        tolerance=_ROUNDING,
+        reason="a quotient, tanh by an exponential, and a product",
     ),
     "rotary_write": OpSpec(
         make=_make_rotary,

@@ -45,6 +45,7 @@ class Shape:
     share: int = 2
     cache: torch.dtype = torch.float32
     page_size: int = 16
+    scores: tuple[float, Tensor | None, Tensor | None] = (0.0, None, None)  # bound, slopes, sinks
 
     @property
     def heads(self) -> int:
@@ -101,7 +102,9 @@ class World:
         padded = [self.tables[row] + [0] * (width - len(self.tables[row])) for row, _, _ in pieces]
         table = torch.tensor(padded, dtype=torch.int32).view(len(pieces), width)
         plan = ops.plan_attention(table, starts, contexts, lens, contexts.tolist(), self.pages, frozenset([window]))
-        return list(ops.attention(queries, self.pages, plan, self.shape.dim**-0.5, window).split(lens))
+        return list(
+            ops.attention(queries, self.pages, plan, self.shape.dim**-0.5, window, *self.shape.scores).split(lens)
+        )
 
     def kept(self, row: int, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a row's first positions as the pages hold them, float64 [length, kv_heads, dim]."""
@@ -119,18 +122,35 @@ def stories_of(shape: Shape, lengths: Sequence[int], seed: int = 0) -> list[Tens
     return [normal(seed + 100 * number, length, heads, shape.dim) for number, length in enumerate(lengths)]
 
 
-def exact_attention(queries: Tensor, keys: Tensor, values: Tensor, start: int, window: int | None) -> Tensor:
+def exact_attention(
+    queries: Tensor, keys: Tensor, values: Tensor, start: int, window: int | None, shape: Shape
+) -> Tensor:
     """Float64: `queries` [T, h, d] at positions start.. over `keys`, `values` [L, k, d]."""
+    softcap, slopes, sinks = shape.scores
     share = queries.shape[1] // keys.shape[1]
     keys, values = keys.repeat_interleave(share, 1), values.repeat_interleave(share, 1)
     scores = torch.einsum("thd,lhd->thl", queries.double(), keys) * queries.shape[2] ** -0.5
     positions, seen = start + torch.arange(len(queries))[:, None], torch.arange(len(keys))[None]
     visible = (seen <= positions) & (seen > positions - (window or len(keys) + 1))
-    scores = scores.masked_fill(~visible[:, None], -torch.inf)
-    return torch.einsum("thl,lhd->thd", scores.softmax(-1), values).flatten(1)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if slopes is not None:
+        scores = scores + slopes.double()[:, None] * (seen - positions)[:, None]
+    weights = scores.masked_fill(~visible[:, None], -torch.inf).exp()
+    total = weights.sum(-1, keepdim=True) + (0 if sinks is None else sinks.double().exp()[:, None])
+    return torch.einsum("thl,lhd->thd", weights / total, values).flatten(1)
 
 
-@settings(max_examples=120)
+def scores_of(kind: str, heads: int) -> tuple[float, Tensor | None, Tensor | None]:
+    """Bound, slopes and sinks, those that the kind has."""
+    return (
+        1.5 if kind in ("softcap", "all") else 0.0,
+        normal(1, heads).abs() if kind in ("slopes", "all") else None,
+        2 * normal(2, heads) if kind in ("sinks", "all") else None,
+    )
+
+
+@settings(max_examples=160)
 @given(
     st.sampled_from([1, 12, 16, 80, 128]),
     st.sampled_from([1, 4, 7]),
@@ -141,6 +161,7 @@ def exact_attention(queries: Tensor, keys: Tensor, values: Tensor, start: int, w
     st.lists(st.tuples(st.integers(0, 140), st.integers(1, 20)), min_size=1, max_size=4),
     st.sampled_from(ISAS),
     st.sampled_from([1, 2]),
+    st.sampled_from(["plain", "softcap", "slopes", "sinks", "all"]),
 )
 def test_attention_of_any_size(
     dim: int,
@@ -152,9 +173,11 @@ def test_attention_of_any_size(
     rows: list[tuple[int, int]],
     isa: str,
     num_threads: int,
+    kind: str,
 ) -> None:
     """Rows with some tokens in the pages and some that come now; all other slots hold NaN."""
-    shape = Shape(dim=dim, kv_heads=kv_heads, share=share, cache=cache, page_size=page_size)
+    scores = scores_of(kind, kv_heads * share)
+    shape = Shape(dim=dim, kv_heads=kv_heads, share=share, cache=cache, page_size=page_size, scores=scores)
     ops = ops_of(isa, num_threads)
     world = World.of(shape, stories_of(shape, [before + now for before, now in rows]))
     before = [(row, 0, start) for row, (start, _) in enumerate(rows) if start]
@@ -165,7 +188,7 @@ def test_attention_of_any_size(
     for (row, start, stop), output in zip(pieces, outputs, strict=True):
         queries = world.stories[row][start:stop, : shape.heads]
         keys, values = world.kept(row, stop)
-        wanted = exact_attention(queries, keys, values, start, window)
+        wanted = exact_attention(queries, keys, values, start, window, shape)
         assert output.shape == wanted.shape
         assert (output.double() - wanted).abs().max() <= 1e-5 * values.abs().max()
 
@@ -255,11 +278,11 @@ def computed(world: World, ops: Ops, steps: list[list[tuple[int, int, int]]], wi
 
 @pytest.mark.parametrize("window", [None, 7, 70])
 @pytest.mark.parametrize("cache", CACHES, ids=CACHE_IDS)
-@pytest.mark.parametrize(("dim", "share"), [(16, 2), (20, 7)])
+@pytest.mark.parametrize(("dim", "share", "kind"), [(16, 2, "plain"), (20, 7, "plain"), (20, 7, "all")])
 def test_a_row_has_the_same_bits_in_any_arrangement(
-    dim: int, share: int, cache: torch.dtype, window: int | None
+    dim: int, share: int, kind: str, cache: torch.dtype, window: int | None
 ) -> None:
-    shape = Shape(dim=dim, kv_heads=1, share=share, cache=cache)
+    shape = Shape(dim=dim, kv_heads=1, share=share, cache=cache, scores=scores_of(kind, share))
     stories = stories_of(shape, LENGTHS)
     alone = one_after_another(1000)
     expected = computed(World.of(shape, stories), ops_of(ISAS[0]), alone, window)

@@ -134,6 +134,9 @@ def naive_attention(
     plan: list[tuple[int, list[tuple[int, int]]]],
     scale: float,
     window: int | None,
+    softcap: float = 0.0,
+    slopes: Tensor | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     num_heads, share = queries.shape[1], queries.shape[1] // pages.keys.shape[2]
     output = torch.zeros_like(queries)
@@ -143,8 +146,13 @@ def naive_attention(
             seen = slots[first : position + 1]
             keys = torch.stack([pages.keys[page, offset, head // share] for page, offset in seen])
             values = torch.stack([pages.values[page, offset, head // share] for page, offset in seen])
-            weights = torch.softmax(keys @ queries[token, head] * scale, dim=0)
-            output[token, head] = weights @ values
+            scores = keys @ queries[token, head] * scale
+            if softcap:
+                scores = softcap * torch.tanh(scores / softcap)
+            if slopes is not None:
+                scores = scores - slopes[head] * (position - torch.arange(first, position + 1))
+            weights = scores.exp()
+            output[token, head] = weights @ values / (weights.sum() + (0 if sinks is None else sinks[head].exp()))
     return output.flatten(1)
 
 
@@ -163,6 +171,7 @@ NAIVE = Ops(
     plan_attention=naive_plan,
     attention=naive_attention,
     add=lambda x, y: x + y,
+    softcap=lambda x, cap: cap * torch.tanh(x / cap),
     argmax=REFERENCE.argmax,
     logsumexp=REFERENCE.logsumexp,
     sample=REFERENCE.sample,

@@ -67,6 +67,40 @@ RECIPES |= {
         },
     ),
     "gemma": ("GemmaForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None}),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        {
+            **_LLAMA,
+            "head_dim": 16,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 16,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "pad_token_id": None,
+        },
+    ),
+    "cwm": (
+        "CwmForCausalLM",
+        {**_LLAMA, "head_dim": 16, "num_hidden_layers": 4, "sliding_window": 16, "bos_token_id": 0},
+    ),
+    "gpt_bigcode": ("GPTBigCodeForCausalLM", _GPT),
+    "gpt_neo": (
+        "GPTNeoForCausalLM",
+        {
+            **_COMMON,
+            "hidden_size": 48,
+            "num_layers": 4,
+            "num_heads": 4,
+            "max_position_embeddings": MAX_LEN,
+            "attention_types": [[["global", "local"], 2]],
+            "window_size": 16,
+        },
+    ),
+    "codegen": ("CodeGenForCausalLM", {**_GPT, "rotary_dim": 4}),
+    "opt": ("OPTForCausalLM", {**_NEOX, "ffn_dim": 80, "word_embed_proj_dim": 48, "pad_token_id": None}),
+    "bloom": ("BloomForCausalLM", {**_COMMON, "hidden_size": 48, "n_layer": 2, "n_head": 4}),
+    "mpt": ("MptForCausalLM", {**_COMMON, "d_model": 48, "n_layers": 2, "n_heads": 4, "max_seq_len": MAX_LEN}),
+    "falcon": ("FalconForCausalLM", {**_NEOX, "ffn_hidden_size": 80}),
     "olmo": ("OlmoForCausalLM", {**_LLAMA, "pad_token_id": None}),
     "olmo2": ("Olmo2ForCausalLM", {**_LLAMA, "pad_token_id": None}),
     "olmo3": (
@@ -170,9 +204,11 @@ def _byte_alphabet() -> list[str]:
 
 
 def load_reference(directory: Path) -> transformers.PreTrainedModel:
-    """The checkpoint as transformers runs it: float32, eager attention, no dropout."""
+    """The checkpoint as transformers runs it: float32, eager attention, no dropout. Falcon's eager attention adds ALiBi
+    twice (transformers 5.23), so that is computed by torch's own."""
+    falcon = json.loads((directory / "config.json").read_text())["model_type"] == "falcon"
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
+        directory, dtype=torch.float32, attn_implementation="sdpa" if falcon else "eager", local_files_only=True
     )
     return model.eval()
 

@@ -100,6 +100,11 @@ class ModelConfig:
     tied_embeddings: bool = False
     qk_norm: QKNorm | None = None  # RMS norm of queries and keys
     learned_positions: bool = False  # a table of position embeddings (GPT-2)
+    embedding_norm: bool = False  # a norm of embeddings (BLOOM)
+    alibi_slopes: tuple[float, ...] = ()  # of each head, if scores fall with the distance (ALiBi)
+    attn_logit_softcap: float = 0.0  # c: scores are c * tanh(score / c); 0: as they are
+    final_logit_softcap: float = 0.0  # the same of logits
+    sinks: bool = False  # a score of each head that takes part in the softmax alone (gpt-oss)
     norm_weight: bool = True  # whether the weights of norms are in the checkpoint; else they are one
     norm_bias: bool = True  # whether a layer norm's bias is in the checkpoint; else it is zero
     embedding_scale: float = 1.0  # factor on embeddings
@@ -172,6 +177,8 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """
     hidden = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, hidden)}
+    if config.embedding_norm:
+        shapes |= _norm_shapes("embedding_norm", config)
     if config.learned_positions:
         shapes["positions.weight"] = (config.max_position_embeddings, hidden)
     for layer in range(config.num_layers):
@@ -193,6 +200,8 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes |= {"query_norm.weight": (config.head_dim,), "key_norm.weight": (config.head_dim,)}
     if config.qk_norm == "all_heads":
         shapes |= {"query_norm.weight": (config.query_size,), "key_norm.weight": (config.kv_size,)}
+    if config.sinks:
+        shapes["sinks.weight"] = (config.num_heads,)
     shapes |= _linear_shapes("out", hidden, config.query_size, config.attention_out_bias)
     if config.residual not in ("parallel_shared_norm", "post_norm"):
         shapes |= _norm_shapes("mlp_norm", config)

@@ -27,6 +27,7 @@ class _ForwardInputs:
     angles: Mapping[RopeConfig | None, tuple[Array | None, Array | None]]
     slots: Array
     attention: Any  # the op table's plan
+    slopes: Array | None  # float32 [heads]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Decoder:
         self.vocab_size = vocab_size or config.vocab_size
         self._layers = tuple(_Layer(config, layer, weights, ops) for layer in range(config.num_layers))
         self._windows = frozenset(layer.window for layer in config.layers)
+        self._slopes = ops.array(np.array(config.alibi_slopes, dtype=np.float32)) if config.alibi_slopes else None
         self._captured: Callable[[RaggedBatch], Array] | None = None
         self._captured_for: KVCache | None = None
         switch_len = config.switch_len(max_len)
@@ -101,6 +103,7 @@ class Decoder:
         assert self.ops.capture is not None
         example = one_token_batch()
         constants = [*self.weights.vectors.values(), *(rotary.frequencies for rotary in self._rotary.values())]
+        constants += [] if self._slopes is None else [self._slopes]
         return self.ops.capture(lambda: self._compute(example, kv), example, constants)
 
     def _compute(self, batch: Batch, kv: KVCache) -> Array:
@@ -111,6 +114,8 @@ class Decoder:
             hidden = ops.add(
                 hidden, ops.embed(batch.positions, matrices["positions.weight"], 1 / config.residual_scale)
             )
+        if config.embedding_norm:
+            hidden, _ = _norm(ops, config, self.weights.vectors, "embedding_norm", None, hidden)
         step = self._prepare(batch, kv.layers[0])
         update: Array | None = None
         for layer, pages in zip(self._layers, kv.layers, strict=True):
@@ -124,6 +129,8 @@ class Decoder:
         head = "embed.weight" if self.config.tied_embeddings else "head.weight"
         bias = self.weights.vectors.get("head.bias")
         own = self.ops.linear(hidden, self.weights.matrices[head], bias, None)
+        if self.config.final_logit_softcap:
+            own = self.ops.softcap(own, self.config.final_logit_softcap)
         if self.shard.size == 1:
             return own
         parts = self.ops.group.gather(own)
@@ -144,7 +151,7 @@ class Decoder:
             pages,
             self._windows,
         )
-        return _ForwardInputs(angles, batch.slots, plan)
+        return _ForwardInputs(angles, batch.slots, plan, self._slopes)
 
 
 class _Layer:
@@ -194,7 +201,9 @@ class _Layer:
         layer = self.layer
         interleaved = layer.rope is not None and layer.rope.interleaved
         queries = ops.rotary_write(qkv, config.num_heads, *step.angles[layer.rope], interleaved, pages, step.slots)
-        return self._linear("out", ops.attention(queries, pages, step.attention, layer.attention_scale, layer.window))
+        scores = config.attn_logit_softcap, step.slopes, vectors.get("sinks.weight")
+        seen = ops.attention(queries, pages, step.attention, layer.attention_scale, layer.window, *scores)
+        return self._linear("out", seen)
 
     def _feed_forward(self, x: Array) -> Array:
         return self._linear("down", self._linear("up", x, self.config.activation))

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from flover.model.config import Activation, NormKind, QKNorm, Residual
 from flover.model.family_modules import LLAMA_MODULES, ROTARY_TABLES, Target
@@ -31,10 +31,10 @@ class FieldNames:
     num_heads: str = "num_attention_heads"
     num_kv_heads: str | None = "num_key_value_heads"
     head_dim: str | None = "head_dim"
-    intermediate_size: str = "intermediate_size"
+    intermediate_size: str | None = "intermediate_size"
     max_len: str = "max_position_embeddings"
     norm_eps: str | None = "rms_norm_eps"
-    activation: str = "hidden_act"
+    activation: str | None = "hidden_act"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,15 @@ class ScaleNames:
     def all(self) -> frozenset[str]:
         """Those that there are."""
         return frozenset(name for name in dataclasses.astuple(self) if name is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """What is otherwise in a family where config.json's field `name` has this value: fields of `Family`."""
+
+    name: str
+    value: Any
+    changes: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +85,9 @@ class Family:
     scales: ScaleNames = ScaleNames()
     norm_offset: bool = False  # Hugging Face's files have the weights of norms less one
     scaled_embeddings: bool = False  # by the root of the hidden size
-    positions: Literal["rotary", "rotary_interleaved", "learned"] = "rotary"
+    embedding_norm: bool = False
+    softcaps: tuple[float, float] | None = None  # defaults of attn_logit_softcapping and final_logit_softcapping
+    positions: Literal["rotary", "rotary_interleaved", "learned", "alibi"] = "rotary"
     rotary_share: float | None = None  # part of a head that turns by default; None: whole heads only
     rotary_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # v4 names of base and share
     rotary_kinds: Mapping[str, str] = field(default_factory=dict)  # other names that kinds of scaling have here
@@ -85,21 +96,30 @@ class Family:
     rotary_layers: Literal["all", "listed", "windowed", "windowed_or_all"] = "all"
     default_theta: float = 10_000.0
     local_theta: tuple[str, float] | None = None  # v4 name and default of the base of layers with a window
-    window: Literal["none", "all", "by_layer", "pattern"] = "none"  # "all": unless layer_types says which layers
+    # "all": unless layer_types says which layers; "attention_types": GPT-Neo's list of global and local layers
+    window: Literal["none", "all", "by_layer", "pattern", "listed", "attention_types"] = "none"
     pattern: int = 6  # every so many layers one has no window
     scale_name: str | None = None  # the factor on query · key is one by the root of this number
+    fixed_scale: float | None = None  # on query · key
     scale_switches: bool = False  # the file may switch the factor on query · key off, or divide it by the layer
+    alibi_is_scaled: bool = False  # the factor on query · key is one on ALiBi's slopes too
+    multi_query: bool | Flag = False  # one key/value head
     qk_norm: QKNorm | None = None
     qkv_bias: bool | Flag = False
     attention_out_bias: bool | Flag = False
     mlp_bias: bool | Flag = False
     head_bias: bool = False
+    inner_factor: int | None = None  # the feed-forward width by the hidden size, where the file has none
     default_tied: bool = False
     default_activation: str = "silu"
     default_norm_eps: float = 1e-6
     default_max_len: int = 2048
     default_head_dim: int | None = None  # None: hidden size divided by heads
     default_window: int | None = None
+    required: Mapping[str, Any] = field(default_factory=dict)  # keys, and the one value that is computed
+    same_as: Mapping[str, str] = field(default_factory=dict)  # keys, and others whose value they must have
+    section: str | None = None  # an object of config.json whose keys are read as if they were outside
+    variants: tuple[Variant, ...] = ()
     neutral: tuple[str, ...] = ()  # keys of `config_keys.py` that say here what is computed anyway
     prefix: str = "model."  # most tensors have it; checkpoints of the bare model do not
     heads: tuple[str, ...] = ("lm_head",)  # names the output projection goes by

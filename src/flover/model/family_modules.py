@@ -18,6 +18,8 @@ class Target:
     module: str
     part: Part = "all"
     layout: Layout = "plain"
+    skipped: int = 0  # rows at the start of the tensor that are no part of it
+    bare: bool = False  # the tensor is called as the module, without ".weight"
 
 
 LLAMA_MODULES = {
@@ -41,41 +43,6 @@ ROTARY_TABLES = tuple(
     for module in ("", "layers.{}.self_attn.", "layers.{}.attention.")
     for table in ("inv_freq", "cos_cached", "sin_cached")
 )
-
-GPT2_MODULES = {
-    "wte": Target("embed"),
-    "wpe": Target("positions"),
-    "h.{}.ln_1": Target("layers.{}.attention_norm"),
-    "h.{}.attn.c_attn": Target("layers.{}.qkv", layout="transposed"),
-    "h.{}.attn.c_proj": Target("layers.{}.out", layout="transposed"),
-    "h.{}.ln_2": Target("layers.{}.mlp_norm"),
-    "h.{}.mlp.c_fc": Target("layers.{}.up", layout="transposed"),
-    "h.{}.mlp.c_proj": Target("layers.{}.down", layout="transposed"),
-    "ln_f": Target("final_norm"),
-}
-
-GPTJ_MODULES = {
-    "wte": Target("embed"),
-    "h.{}.ln_1": Target("layers.{}.attention_norm"),
-    "h.{}.attn.q_proj": Target("layers.{}.qkv", "query"),
-    "h.{}.attn.k_proj": Target("layers.{}.qkv", "key"),
-    "h.{}.attn.v_proj": Target("layers.{}.qkv", "value"),
-    "h.{}.attn.out_proj": Target("layers.{}.out"),
-    "h.{}.mlp.fc_in": Target("layers.{}.up"),
-    "h.{}.mlp.fc_out": Target("layers.{}.down"),
-    "ln_f": Target("final_norm"),
-}
-
-NEOX_MODULES = {
-    "embed_in": Target("embed"),
-    "layers.{}.input_layernorm": Target("layers.{}.attention_norm"),
-    "layers.{}.attention.query_key_value": Target("layers.{}.qkv", layout="by_head"),
-    "layers.{}.attention.dense": Target("layers.{}.out"),
-    "layers.{}.post_attention_layernorm": Target("layers.{}.mlp_norm"),
-    "layers.{}.mlp.dense_h_to_4h": Target("layers.{}.up"),
-    "layers.{}.mlp.dense_4h_to_h": Target("layers.{}.down"),
-    "final_layer_norm": Target("final_norm"),
-}
 
 PHI_MODULES = {
     "embed_tokens": Target("embed"),

@@ -10,6 +10,7 @@ from flover.model.family_modules import Target
 
 _MODULES = {
     "token_embd": Target("embed"),
+    "token_embd_norm": Target("embedding_norm"),
     "position_embd": Target("positions"),
     "blk.{}.attn_norm": Target("layers.{}.attention_norm"),
     "blk.{}.attn_qkv": Target("layers.{}.qkv"),
@@ -29,6 +30,7 @@ _MODULES = {
 }
 _QKV, _PARTS = "blk.{}.attn_qkv", ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v")
 _GATE, _UP = "blk.{}.ffn_gate", "blk.{}.ffn_up"
+_ATTN_NORM, _ATTN_NORM_2 = "blk.{}.attn_norm", "blk.{}.attn_norm_2"
 _FFN_NORM, _POST_NORM = "blk.{}.ffn_norm", "blk.{}.post_attention_norm"
 _DROPPED = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 
@@ -45,4 +47,6 @@ def in_gguf(family: Family, stored: Iterable[str]) -> Family:
         modules[_UP] = Target(modules[_UP].module)
     if family.residual == "sequential" and f"{_FFN_NORM.format(0)}.weight" not in names:
         modules[_POST_NORM] = modules.pop(_FFN_NORM)  # Seed-OSS calls it by its place
+    if f"{_ATTN_NORM_2.format(0)}.weight" in names:  # Falcon with two norms calls attention's the second
+        modules |= {_ATTN_NORM_2: modules[_ATTN_NORM], _ATTN_NORM: modules.pop(_FFN_NORM)}
     return replace(family, prefix="", heads=("output",), modules=modules, dropped=_DROPPED)

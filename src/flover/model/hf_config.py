@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 from flover.errors import ModelError
 from flover.files import shown
 from flover.generation_config import read_eos_ids
-from flover.model.config import ModelConfig, Residual
+from flover.model.config import Activation, ModelConfig, Residual
 from flover.model.config_keys import check_keys
-from flover.model.families import ACTIVATIONS, Family, Flag, ScaleNames
-from flover.model.family_rows import FAMILIES
+from flover.model.families import ACTIVATIONS, Family, Flag
 from flover.model.fields import Fields
+from flover.model.hf_family import read_family, read_keys
 from flover.model.hf_layers import read_layers
+from flover.model.hf_scales import read_scales
 from flover.source import GGUF_SUFFIX, ModelSource, open_source
 
 MAX_LAYERS = 10_000
@@ -51,8 +51,7 @@ def read_model(source: ModelSource, tokenizer: ModelSource | None) -> tuple[Fami
 
 def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
     """Family and config of a config dict, as transformers 4 or 5 writes it. `where` names it in errors."""
-    architecture, family = find_family(Fields(data, where))
-    fields = Fields(_own_names(data, family, where), where)
+    architecture, family, fields = read_family(data, where)
     _check_format(fields)
     names = family.names
     num_layers = fields.integer(names.num_layers, most=MAX_LAYERS)
@@ -61,7 +60,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
     head_dim = _head_dim(fields, family, hidden_size, num_heads)
     max_len = fields.integer(names.max_len, family.default_max_len, most=MAX_CONTEXT)
     vocab_size = fields.integer("vocab_size")
-    check_keys(fields, _read_keys(family), num_layers, guest=fields.data.get("model_type") in family.model_types[1:])
+    check_keys(fields, read_keys(family), num_layers, guest=fields.data.get("model_type") in family.model_types[1:])
     config = ModelConfig(
         architecture=architecture,
         hidden_size=hidden_size,
@@ -74,6 +73,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         max_position_embeddings=max_len,
         norm=family.norm,
         norm_eps=_norm_eps(fields, family),
+        activation=_activation(fields, family),
         gated=family.gated,
         residual=_residual(fields, family),
         qkv_bias=_switch(fields, family.qkv_bias),
@@ -83,59 +83,13 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         tied_embeddings=fields.flag("tie_word_embeddings", family.default_tied),
         qk_norm=family.qk_norm,
         learned_positions=family.positions == "learned",
+        embedding_norm=family.embedding_norm,
         norm_bias=family.norm_bias,
         norm_weight=family.norm_weight,
-        embedding_scale=_factor(fields, family.scales.embedding)
-        * (math.sqrt(hidden_size) if family.scaled_embeddings else 1),
-        residual_scale=_residual_scale(fields, family.scales, num_layers),
-        logit_scale=_logit_scale(fields, family.scales, hidden_size),
         eos_ids=_possible_ids(fields.ids("eos_token_id"), vocab_size),
         checkpoint_dtype=_dtype(fields),
     )
-    activation = fields.text(names.activation, family.default_activation)
-    if activation not in ACTIVATIONS:
-        supported = ", ".join(ACTIVATIONS)
-        raise fields.error(names.activation, f"{activation!r} is not supported; supported: {supported}")
-    return family, replace(config, activation=ACTIVATIONS[activation])
-
-
-def find_family(fields: Fields) -> tuple[str, Family]:
-    """The row of a config and the name of its architecture, by `architectures` and `model_type`, which must agree.
-
-    Without `architectures` the type decides, as in transformers. Raises `ModelError` for what no row computes.
-    """
-    named = fields.data.get("architectures")
-    supported = f"supported: {', '.join(FAMILIES)}"
-    if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
-        raise fields.error("architectures", f"must name the architecture, got {shown(named)}; {supported}")
-    kind = fields.text("model_type") if fields.has("model_type") else None
-    if not named:
-        for architecture, family in FAMILIES.items():
-            if kind in family.model_types:
-                return architecture, family
-        said = f"and model_type {shown(kind)} is none that is supported" if kind else "and there is no model_type"
-        raise fields.error("architectures", f"must name the architecture, got {shown(named)}, {said}; {supported}")
-    for architecture, family in FAMILIES.items():
-        if architecture in named or set(family.aliases) & set(named):
-            if kind is not None and kind not in family.model_types:
-                raise fields.error(
-                    "model_type", f"{shown(kind)} is another computation than that of {architecture}, and not supported"
-                )
-            return architecture, family
-    raise ModelError(f"{fields.where}: architecture {shown(', '.join(named))} is not supported; {supported}")
-
-
-def _own_names(data: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:
-    """The config with the family's own names where it uses others that transformers reads too."""
-    own = dict(data)
-    for other, name in family.other_names.items():
-        value = own.pop(other, None)
-        if value is None:
-            continue
-        if own.get(name) is not None and own[name] != value:
-            raise ModelError(f"{where}: {other} and {name} are the same number, but they differ")
-        own[name] = value
-    return own
+    return family, read_scales(fields, family, config)
 
 
 def _check_format(fields: Fields) -> None:
@@ -147,28 +101,6 @@ def _check_format(fields: Fields) -> None:
                 f"is present: checkpoints that are quantized already ({shown(method)}) are not supported; load the "
                 "model's float weights, with --quantization int8 or int4 to have them small",
             )
-
-
-def _read_keys(family: Family) -> frozenset[str]:
-    """The keys among those of `config_keys.py` that the family's row reads, or that say what it computes anyway."""
-    names = family.names
-    keys = {names.activation, names.max_len, *family.rotary_names, *family.neutral, *family.scales.all}
-    keys |= {name for name in (names.norm_eps, names.num_kv_heads, names.head_dim) if name is not None}
-    if isinstance(family.residual, Flag):
-        keys.add(family.residual.name)
-    if family.positions == "rotary_interleaved":
-        keys.add("rotary_dim")
-    if family.window != "none":
-        keys.add("layer_types")
-    if family.window == "pattern":
-        keys.add("sliding_window_pattern")
-    if family.local_theta is not None:
-        keys.add(family.local_theta[0])
-    if family.scale_name is not None:
-        keys.add(family.scale_name)
-    if family.rotary_layers == "listed":
-        keys |= {"no_rope_layers", "no_rope_layer_interval"}
-    return frozenset(keys)
 
 
 def _dtype(fields: Fields) -> str:
@@ -185,26 +117,20 @@ def _switch(fields: Fields, switch: bool | Flag) -> bool:
     return fields.flag(switch.name, switch.default) if isinstance(switch, Flag) else switch
 
 
+def _activation(fields: Fields, family: Family) -> Activation:
+    name = family.names.activation
+    activation = family.default_activation if name is None else fields.text(name, family.default_activation)
+    if activation not in ACTIVATIONS:
+        raise fields.error(
+            name or "activation", f"{activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
+        )
+    return ACTIVATIONS[activation]
+
+
 def _residual(fields: Fields, family: Family) -> Residual:
     if isinstance(family.residual, Flag):
         return family.parallel if _switch(fields, family.residual) else "sequential"
     return family.residual
-
-
-def _factor(fields: Fields, name: str | None) -> float:
-    return 1.0 if name is None else fields.positive(name, 1.0)
-
-
-def _residual_scale(fields: Fields, names: ScaleNames, num_layers: int) -> float:
-    if names.depth is not None:
-        return fields.positive(names.depth) / math.sqrt(num_layers)
-    return _factor(fields, names.residual)
-
-
-def _logit_scale(fields: Fields, names: ScaleNames, hidden_size: int) -> float:
-    if names.logits_width is not None:
-        return fields.positive(names.logits_width) / hidden_size
-    return _factor(fields, names.logits) / _factor(fields, names.logits_divisor)
 
 
 def _norm_eps(fields: Fields, family: Family) -> float:
@@ -227,6 +153,8 @@ def _head_dim(fields: Fields, family: Family, hidden_size: int, num_heads: int) 
 
 def _num_kv_heads(fields: Fields, family: Family, num_heads: int) -> int:
     name = family.names.num_kv_heads
+    if _switch(fields, family.multi_query):
+        return 1
     if name is None:
         return num_heads
     num_kv_heads = fields.integer(name, num_heads, most=MAX_HEADS)
@@ -237,7 +165,11 @@ def _num_kv_heads(fields: Fields, family: Family, num_heads: int) -> int:
 
 def _intermediate_size(fields: Fields, family: Family, hidden_size: int) -> int:
     name = family.names.intermediate_size
-    return fields.integer(name, 4 * hidden_size if name == "n_inner" else None, most=MAX_WIDTH)
+    default = None if family.inner_factor is None else family.inner_factor * hidden_size
+    if name is None:
+        assert default is not None
+        return default
+    return fields.integer(name, default, most=MAX_WIDTH)
 
 
 def _possible_ids(ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:

@@ -61,11 +61,11 @@ def _ropes(
 
 def _rope(fields: Fields, family: Family, head_dim: int, max_len: int, kind: str | None = None) -> RopeConfig | None:
     """The one of all layers, or of those of a kind."""
-    if family.positions != "rotary":
+    if family.positions in ("learned", "rotary_interleaved"):
         for name in ("rope_scaling", "rope_parameters"):
             if fields.has(name):
                 raise fields.error(name, "is there, but this architecture has no such positions")
-    if family.positions == "learned":
+    if family.positions in ("learned", "alibi"):
         return None
     if family.positions == "rotary_interleaved":
         if "rotary_dim" in fields.data and not fields.has("rotary_dim"):
@@ -95,7 +95,10 @@ def _windows(
 ) -> tuple[int | None, ...]:
     """The sliding window of every layer. A window that is null in the file is no window."""
     everywhere: tuple[int | None, ...] = (None,) * num_layers
-    used = fields.flag("use_sliding_window", family.window in ("all", "pattern"))
+    if family.window == "attention_types":
+        local = fields.integer("window_size", 256)
+        return tuple(local if kind == "local" else None for kind in _attention_types(fields, num_layers))
+    used = fields.flag("use_sliding_window", family.window in ("all", "pattern", "listed"))
     if family.window == "none":
         window = fields.data.get("sliding_window")
         if used or (window is not None and "use_sliding_window" not in fields.data and _narrow(window, max_len)):
@@ -117,6 +120,19 @@ def _windows(
     return tuple(window if layer >= first else None for layer in range(num_layers))
 
 
+def _attention_types(fields: Fields, num_layers: int) -> list[str]:
+    """GPT-Neo's: lists of kinds, and how often each list is there."""
+    stored = fields.data.get("attention_types", [[["global", "local"], num_layers // 2]])
+    try:
+        kinds = [kind for group, count in stored for _ in range(min(count, num_layers + 1)) for kind in group]
+        right = len(kinds) == num_layers and set(kinds) <= {"global", "local"}
+    except (TypeError, ValueError):
+        right = False
+    if not right:
+        raise fields.error("attention_types", f"must hold {num_layers} of global and local, got {shown(stored)}")
+    return kinds
+
+
 def _narrow(window: Any, max_len: int) -> bool:
     return not isinstance(window, int) or window < max_len
 
@@ -124,11 +140,13 @@ def _narrow(window: Any, max_len: int) -> bool:
 def _layer_types(fields: Fields, family: Family, num_layers: int) -> Sequence[str] | None:
     """The kind of every layer, if the file says it; in a family with a pattern, one of so many is full else."""
     kinds = fields.data.get("layer_types")
-    if family.window == "none":
+    if family.window in ("none", "attention_types"):
         return None
     if kinds is None and family.window == "pattern":
         every = fields.integer("sliding_window_pattern", family.pattern)
         return [SLIDING if (layer + 1) % every else FULL for layer in range(num_layers)]
+    if kinds is None and family.window == "listed":
+        raise fields.error("layer_types", "is missing: it says which layers have the sliding window")
     if kinds is None:
         return None
     if not isinstance(kinds, list) or len(kinds) != num_layers or any(kind not in (FULL, SLIDING) for kind in kinds):
@@ -139,6 +157,8 @@ def _layer_types(fields: Fields, family: Family, num_layers: int) -> Sequence[st
 def _scales(fields: Fields, family: Family, head_dim: int, num_layers: int) -> tuple[float, ...]:
     """1/sqrt(head_dim) unless the file has a factor of its own, with GPT-2's two switches; other families have these in
     their files and ignore them."""
+    if family.fixed_scale is not None:
+        return (family.fixed_scale,) * num_layers
     if family.scales.attention is not None:
         return (fields.positive(family.scales.attention, 1.0),) * num_layers
     scale = head_dim**-0.5 if family.scale_name is None else fields.positive(family.scale_name, head_dim) ** -0.5

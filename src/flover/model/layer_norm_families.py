@@ -7,99 +7,13 @@ from types import MappingProxyType
 
 from flover.model.families import Family, FieldNames, Flag, ScaleNames
 from flover.model.family_modules import (
-    GPT2_MODULES,
-    GPTJ_MODULES,
-    NEOX_MODULES,
     PHI_MODULES,
-    ROTARY_TABLES,
     STARCODER2_MODULES,
     UNGATED_MODULES,
 )
 
-_GPT_NAMES = FieldNames(
-    hidden_size="n_embd",
-    num_layers="n_layer",
-    num_heads="n_head",
-    num_kv_heads=None,
-    head_dim=None,
-    intermediate_size="n_inner",
-    max_len="n_positions",
-    norm_eps="layer_norm_epsilon",
-    activation="activation_function",
-)
-
-_GPT_OTHER_NAMES = MappingProxyType(
-    {
-        "hidden_size": "n_embd",
-        "num_hidden_layers": "n_layer",
-        "num_attention_heads": "n_head",
-        "max_position_embeddings": "n_positions",
-    }
-)
-
 LAYER_NORM_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
-        "GPT2LMHeadModel": Family(
-            model_types=("gpt2",),
-            aliases=("GPT2Model",),
-            other_names=_GPT_OTHER_NAMES,
-            names=_GPT_NAMES,
-            norm="layer",
-            gated=False,
-            positions="learned",
-            qkv_bias=True,
-            attention_out_bias=True,
-            mlp_bias=True,
-            default_tied=True,
-            default_activation="gelu_new",
-            default_norm_eps=1e-5,
-            default_max_len=1024,
-            scale_switches=True,
-            neutral=("rotary", "rotary_dim"),
-            prefix="transformer.",
-            modules=GPT2_MODULES,
-            dropped=("h.{}.attn.bias", "h.{}.attn.masked_bias"),
-        ),
-        "GPTJForCausalLM": Family(
-            model_types=("gptj",),
-            aliases=("GPTJModel",),
-            other_names=_GPT_OTHER_NAMES,
-            names=_GPT_NAMES,
-            norm="layer",
-            gated=False,
-            residual="parallel_shared_norm",
-            positions="rotary_interleaved",
-            mlp_bias=True,
-            head_bias=True,
-            default_activation="gelu_new",
-            default_norm_eps=1e-5,
-            prefix="transformer.",
-            modules=GPTJ_MODULES,
-            dropped=("h.{}.attn.bias", "h.{}.attn.masked_bias", "h.{}.attn.embed_positions"),
-        ),
-        "GPTNeoXForCausalLM": Family(
-            model_types=("gpt_neox",),
-            aliases=("GPTNeoXModel",),
-            names=FieldNames(num_kv_heads=None, head_dim=None, norm_eps="layer_norm_eps"),
-            norm="layer",
-            gated=False,
-            residual=Flag("use_parallel_residual", True),
-            rotary_share=0.25,
-            rotary_names=("rotary_emb_base", "rotary_pct"),
-            qkv_bias=Flag("attention_bias", True),
-            attention_out_bias=Flag("attention_bias", True),
-            mlp_bias=True,
-            default_activation="gelu",
-            default_norm_eps=1e-5,
-            prefix="gpt_neox.",
-            heads=("embed_out", "lm_head"),
-            modules=NEOX_MODULES,
-            dropped=(
-                "layers.{}.attention.bias",
-                "layers.{}.attention.masked_bias",
-                *ROTARY_TABLES,
-            ),
-        ),
         "PhiForCausalLM": Family(
             model_types=("phi",),
             aliases=("PhiModel",),

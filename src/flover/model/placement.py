@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.families import Family
@@ -15,8 +15,8 @@ from flover.source import Layout
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A checkpoint tensor fills rows `start` to `stop` of `parameter`, which are [`num_heads`, …] and have so many
-    `columns` (none: a bias or a norm)."""
+    """A checkpoint tensor, without its first `skipped` rows, fills rows `start` to `stop` of `parameter`, which are
+    [`num_heads`, …] and have so many `columns` (none: a bias or a norm)."""
 
     parameter: str
     start: int
@@ -24,11 +24,13 @@ class Placement:
     layout: Layout
     columns: tuple[int, ...]
     num_heads: int
+    num_kv_heads: int
+    skipped: int = 0
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of the tensor in the checkpoint."""
-        shape = (self.stop - self.start, *self.columns)
+        shape = (self.skipped + self.stop - self.start, *self.columns)
         return shape[::-1] if self.layout == "transposed" else shape
 
     def pieces(self, tensor: HostArray) -> Iterator[tuple[int, HostArray]]:
@@ -41,14 +43,27 @@ class Placement:
             for head in range(self.num_heads):
                 for half in range(2):
                     yield self.start + (2 * head + half) * rows, heads[head, :, half]
-        elif self.layout == "by_head":  # [heads, 3, d, …] in theirs is [3, heads, d, …] in ours
-            blocks = tensor.reshape(self.num_heads, 3, -1, *tensor.shape[1:])
-            rows = blocks.shape[2]
-            for part in range(3):
-                for head in range(self.num_heads):
-                    yield self.start + (part * self.num_heads + head) * rows, blocks[head, part]
+        elif self.layout == "by_group":
+            sizes = self.num_heads // self.num_kv_heads, 1, 1
+            groups = tensor.reshape(self.num_kv_heads, sum(sizes), -1, *tensor.shape[1:])
+            yield from self._dealt(groups, sizes, (0, 1, 2))
+        elif self.layout == "by_quarter":
+            yield from self._dealt(tensor.reshape(4, 3, -1, *tensor.shape[1:]), (1, 1, 1), (0, 2, 1))
         else:
-            yield self.start, tensor
+            yield self.start, tensor[self.skipped :]
+
+    def _dealt(
+        self, groups: HostArray, sizes: tuple[int, ...], order: tuple[int, ...]
+    ) -> Iterator[tuple[int, HostArray]]:
+        """Pieces of groups that each hold parts of these `sizes`; `order` is the place of each part in the weight."""
+        count, rows = len(groups), groups.shape[2]
+        begins = [sum(sizes[other] for other in range(len(sizes)) if order[other] < place) for place in order]
+        for group in range(count):
+            first = 0
+            for size, begin in zip(sizes, begins, strict=True):
+                part = groups[group, first : first + size]
+                yield self.start + (count * begin + group * size) * rows, part.reshape(size * rows, *part.shape[2:])
+                first += size
 
 
 def expected_tensors(family: Family, config: ModelConfig) -> dict[str, Placement]:
@@ -60,9 +75,10 @@ def expected_tensors(family: Family, config: ModelConfig) -> dict[str, Placement
     expected: dict[str, Placement] = {}
     for name, target in modules.items():
         for suffix in ("weight", "bias"):
-            shape = shapes.get(f"{target.module}.{suffix}")
-            if shape is not None:
-                expected[f"{name}.{suffix}"] = _place(f"{target.module}.{suffix}", shape, target, config)
+            parameter = f"{target.module}.{suffix}"
+            if parameter in shapes:
+                placed = _place(parameter, shapes[parameter], target, config)
+                expected[name if target.bare else f"{name}.{suffix}"] = placed
     return expected
 
 
@@ -70,8 +86,7 @@ def _modules(family: Family, num_layers: int) -> list[tuple[str, Target]]:
     modules = []
     for name, target in family.modules.items():
         for layer in range(num_layers) if "{}" in name else (0,):
-            module = Target(target.module.format(layer), target.part, target.layout)
-            modules.append((name.format(layer), module))
+            modules.append((name.format(layer), replace(target, module=target.module.format(layer))))
     return modules
 
 
@@ -79,7 +94,7 @@ def _place(parameter: str, shape: tuple[int, ...], target: Target, config: Model
     start, stop = _rows(target.part, config) or (0, shape[0])
     layout = target.layout if target.layout != "transposed" or len(shape) == 2 else "plain"
     num_heads = config.num_kv_heads if target.part in ("key", "value") else config.num_heads
-    return Placement(parameter, start, stop, layout, shape[1:], num_heads)
+    return Placement(parameter, start, stop, layout, shape[1:], num_heads, config.num_kv_heads, target.skipped)
 
 
 def _rows(part: Part, config: ModelConfig) -> tuple[int, int] | None:

@@ -62,6 +62,7 @@ class Shard:
             num_kv_heads=max(1, whole.num_kv_heads // self.size),
             intermediate_size=whole.intermediate_size // self.size,
             vocab_size=self.tokens_each(whole.vocab_size) + 1,
+            alibi_slopes=whole.alibi_slopes[self._own(len(whole.alibi_slopes))],
         )
 
     def _check(self, whole: ModelConfig, weight_format: WeightFormat) -> None:
@@ -102,6 +103,9 @@ class Shard:
         match module.split(".")[-1]:
             case "qkv":
                 return Cut(self._heads(whole))
+            case "sinks":
+                heads = self._own(num_rows)
+                return Cut((Span(heads.start, heads.stop, 0),))
             case "up":
                 return Cut(self._inner(whole))
             case "out" | "down" as linear:
@@ -113,6 +117,10 @@ class Shard:
                 return Cut((Span(*self.tokens(whole.vocab_size), 0),))
             case _:
                 return Cut((everything,))
+
+    def _own(self, count: int) -> slice:
+        """This rank's of `count` things that are dealt out evenly."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def _heads(self, whole: ModelConfig) -> tuple[Span, ...]:
         queries = whole.query_size // self.size

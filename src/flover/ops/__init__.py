@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from flover.ops.group import Alone, Group, Reduction
 from flover.weight_formats import BLOCKS, INPUTS_TOGETHER, ONE_SCALE, Block, WeightFormat
 
 Array: TypeAlias = Any
@@ -143,6 +144,28 @@ class Columns(Protocol):
     def __getitem__(self, name: str, /) -> Any: ...
 
 
+class Attention(Protocol):
+    """Scaled dot-product attention: queries [T, h, d] -> [T, h * d].
+
+    Token t of a row sees the keys of its row at positions max(0, p - window + 1) to p, p being its own. Before the
+    softmax a score s = scale * query · key becomes softcap * tanh(s / softcap) (Gemma 2; 0: it stays), and then slope *
+    (position of the key - p) is added to it, by `slopes` float32 [h] (ALiBi, arXiv:2108.12409). `sinks` float32 [h] are
+    the scores of one more key of each head, which every token sees and whose value is zero (gpt-oss).
+    """
+
+    def __call__(
+        self,
+        queries: Array,
+        pages: Pages,
+        plan: Any,
+        scale: float,
+        window: int | None,
+        softcap: float = 0.0,
+        slopes: Array | None = None,
+        sinks: Array | None = None,
+    ) -> Array: ...
+
+
 @dataclass(frozen=True, slots=True)
 class SampleParams:
     """How R rows sample; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
@@ -160,51 +183,6 @@ class SampleParams:
 
 
 SAMPLE_DTYPES: Mapping[str, Any] = {item.name: item.metadata["dtype"] for item in fields(SampleParams)}
-
-
-Reduction = Literal["sum", "max"]
-
-
-class Group(Protocol):
-    """The ranks that compute one model together (tensor parallel), seen from one of them."""
-
-    @property
-    def rank(self) -> int: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def local_size(self) -> int:
-        """Ranks on this machine, which share its cores and memory."""
-        ...
-
-    def all_reduce(self, reduction: Reduction, x: Array) -> None:
-        """Put the sum or the maximum over all ranks of each number into `x`; every rank gets the same bits."""
-        ...
-
-    def gather(self, x: Array) -> list[Array] | None:
-        """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
-        ...
-
-    def least(self, value: int) -> int:
-        """The smallest of everybody's values."""
-        ...
-
-
-class Alone:
-    """A single rank: nothing to do."""
-
-    rank, size, local_size = 0, 1, 1
-
-    def all_reduce(self, reduction: Reduction, x: Array) -> None:
-        """Of one rank: nothing to do."""
-
-    def gather(self, x: Array) -> list[Array] | None:
-        """The only one."""
-        return [x]
-
-    def least(self, value: int) -> int:
-        """The only one."""
-        return value
 
 
 class Capture(Protocol):
@@ -250,13 +228,11 @@ class Ops:
     """(positions int64 [T], frequencies float32 [n], factor) -> (factor * cos, factor * sin) of the angles [T, n]"""
     rotary_write: RotaryWrite
     plan_attention: PlanAttention
-    attention: Callable[[Array, Pages, Any, float, int | None], Array]
-    """(queries [T, h, d], pages, plan, scale, window) -> [T, h * d]
-
-    Token t of a row sees the keys of its row at positions max(0, p - window + 1) to p, p being its own.
-    """
+    attention: Attention
     add: Callable[[Array, Array], Array]
     """(x [T, H], y [T, H]) -> x + y"""
+    softcap: Callable[[Array, float], Array]
+    """(x [T, H], cap) -> cap * tanh(x / cap), in the place of x"""
     argmax: Callable[[HostArray], tuple[HostArray, HostArray]]
     """(logits float32 [S, V]) -> (largest of each row [S], first id that has it int64 [S]); a NaN is the largest"""
     logsumexp: Callable[[HostArray], HostArray]
@@ -283,6 +259,7 @@ __all__ = [
     "ONE_SCALE",
     "Alone",
     "Array",
+    "Attention",
     "Block",
     "Capture",
     "DType",

@@ -186,7 +186,17 @@ class CpuOps:
         )
         return qkv[:, :num_heads]
 
-    def attention(self, queries: Array, pages: Pages, plan: AttentionPlan, scale: float, window: int | None) -> Array:
+    def attention(
+        self,
+        queries: Array,
+        pages: Pages,
+        plan: AttentionPlan,
+        scale: float,
+        window: int | None,
+        softcap: float = 0.0,
+        slopes: Array | None = None,
+        sinks: Array | None = None,
+    ) -> Array:
         """Attention of every token over its row's pages."""
         tokens, heads, dim = queries.shape
         if queries.dtype != np.float32 or (tokens and queries.strides[1:] != (4 * dim, 4)):
@@ -205,6 +215,9 @@ class CpuOps:
                 table_stride=table.shape[1],
                 scale=scale,
                 window=window or 0,
+                softcap=softcap,
+                slopes=floats(slopes),
+                sinks=floats(sinks),
                 y=floats(y),
                 pages=native_pages(pages),
             )
@@ -217,6 +230,12 @@ class CpuOps:
         total = self._new(rows, size)
         self._run(_cpu.Add(a=floats(x), b=floats(y), rows=rows, size=size, y=floats(total)))
         return total
+
+    def softcap(self, x: Array, cap: float) -> Array:
+        """cap * tanh(x / cap), in place."""
+        rows, size = x.shape
+        self._run(_cpu.SoftCap(x=floats(x), rows=rows, size=size, cap=cap))
+        return x
 
     def all_reduce(self, x: Array) -> Array:
         """The sum over all ranks, in place."""
@@ -267,6 +286,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         plan_attention=plan_attention,
         attention=made.attention,
         add=made.add,
+        softcap=made.softcap,
         argmax=partial(argmax, made.runner),
         logsumexp=partial(logsumexp, made.runner),
         sample=partial(sample, made.runner),

@@ -162,6 +162,11 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
     return torch.cat((both.to(x.dtype), x[..., dim:]), dim=-1) if dim < x.shape[-1] else both.to(x.dtype)
 
 
+def softcap(x: Tensor, cap: float) -> Tensor:
+    """Numbers bent towards -cap and cap."""
+    return x.div_(cap).tanh_().mul_(cap)
+
+
 OPS = Ops(
     name="reference",
     array=torch.from_numpy,
@@ -177,6 +182,7 @@ OPS = Ops(
     plan_attention=plan_attention,
     attention=attention,
     add=torch.add,
+    softcap=softcap,
     argmax=argmax,
     logsumexp=logsumexp,
     sample=sample,

@@ -33,15 +33,17 @@ _LAYER_NORM_NAMES = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
     """What GGUF's name of an architecture stands for: `names` are the keys of a config.json by those of the metadata,
-    `fixed` what the metadata leaves out, `flags` the fields that are true if a tensor is there, `ignored` keys that
-    say nothing. `paired`: the rows of queries and keys are in pairs."""
+    `fixed` what the metadata leaves out, `flags` the fields that are true if a tensor is there (or have the first of
+    two values), `ignored` keys that say nothing, and `expected` keys with the one value that is computed.
+    `paired`: the rows of queries and keys are in pairs."""
 
     architecture: str
     model_type: str
     names: Mapping[str, str] = field(default_factory=lambda: _NAMES)
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    flags: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, str | tuple[str, Any, Any]] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
+    expected: Mapping[str, Any] = field(default_factory=dict)
     rotary: bool = True
     local_theta: float | None = None  # the rotary base of layers with a window, where they have one of their own
     large_scale: int | None = None  # with so many layers, queries are scaled by the hidden size divided by the heads
@@ -146,6 +148,66 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     ),
     "gemma": Architecture(
         architecture="GemmaForCausalLM", model_type="gemma", flags={"attention_bias": "blk.0.attn_q.bias"}
+    ),
+    "gemma2": Architecture(
+        architecture="Gemma2ForCausalLM",
+        model_type="gemma2",
+        names=_NAMES
+        | {
+            "attention.sliding_window": "sliding_window",
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+        large_scale=46,
+    ),
+    "starcoder": Architecture(
+        architecture="GPTBigCodeForCausalLM",
+        model_type="gpt_bigcode",
+        names=_GPT_NAMES,
+        expected={"attention.head_count_kv": 1},
+        rotary=False,
+    ),
+    "bloom": Architecture(
+        architecture="BloomForCausalLM",
+        model_type="bloom",
+        names={
+            "context_length": "seq_length",
+            "embedding_length": "hidden_size",
+            "block_count": "n_layer",
+            "attention.head_count": "n_head",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        ignored=("feed_forward_length", "attention.head_count_kv"),
+        rotary=False,
+    ),
+    "mpt": Architecture(
+        architecture="MptForCausalLM",
+        model_type="mpt",
+        names={
+            "context_length": "max_seq_len",
+            "embedding_length": "d_model",
+            "block_count": "n_layers",
+            "attention.head_count": "n_heads",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+            "attention.max_alibi_bias": "alibi_bias_max",
+        },
+        ignored=("feed_forward_length", "attention.head_count_kv"),
+        rotary=False,
+    ),
+    "falcon": Architecture(
+        architecture="FalconForCausalLM",
+        model_type="falcon",
+        names={
+            "context_length": "max_position_embeddings",
+            "embedding_length": "hidden_size",
+            "block_count": "num_hidden_layers",
+            "feed_forward_length": "ffn_hidden_size",
+            "attention.head_count": "num_attention_heads",
+            "attention.head_count_kv": "num_kv_heads",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        fixed={"new_decoder_architecture": True},
+        flags={"num_ln_in_parallel_attn": ("blk.0.attn_norm_2.weight", 2, 1)},
     ),
     "gemma3": Architecture(
         architecture="Gemma3ForCausalLM",

@@ -63,7 +63,9 @@ def config_of(
     _check_keys(file, known, own)
     config: dict[str, Any] = {"architectures": [known.architecture], "model_type": known.model_type, **known.fixed}
     config |= {name: own[key] for key, name in known.names.items() if key in own}
-    config |= {name: tensor in tensors for name, tensor in known.flags.items()}
+    for field, flag in known.flags.items():
+        tensor, there, missing = (flag, True, False) if isinstance(flag, str) else flag
+        config[field] = there if tensor in tensors else missing
     config["vocab_size"] = _vocab_size(file, tensors)
     config["tie_word_embeddings"] = HEAD not in tensors
     config["eos_token_id"] = file.metadata.get("tokenizer.ggml.eos_token_id")
@@ -115,7 +117,8 @@ def _check_keys(file: GgufFile, known: Architecture, own: Mapping[str, Any]) -> 
     for key, value in own.items():
         if isinstance(value, array | list | Texts):
             raise ModelError(f"{file.path}: {key} differs from layer to layer, which is not supported")
-        if key not in read and value not in _NEUTRAL.get(key, ()):
+        neutral = (known.expected[key],) if key in known.expected else _NEUTRAL.get(key, ())
+        if key not in read and value not in neutral:
             raise ModelError(f"{file.path}: {key} is {shown(value)}: this architecture is not computed with it")
     if (
         "attention.key_length" in own
