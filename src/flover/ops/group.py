@@ -26,11 +26,11 @@ class Group(Protocol):
         ...
 
     def gather(self, x: Array) -> list[Array] | None:
-        """Everybody's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
+        """Every rank's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
         ...
 
     def least(self, value: int) -> int:
-        """The smallest of everybody's values."""
+        """The smallest of all ranks' values."""
         ...
 
 
