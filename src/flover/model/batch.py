@@ -36,7 +36,7 @@ class Batch:
 
 
 def one_token_batch() -> Batch:
-    """One row with one token 0 at position 0 of page 0, which belongs to nobody."""
+    """One row with one token 0 at position 0 of page 0, which no sequence holds."""
     ids, lens = np.zeros(3, dtype=np.int64), np.array([0, 1, 1], dtype=np.int32)
     return Batch(
         token_ids=ids[0:1],

@@ -139,7 +139,7 @@ class ModelConfig:
 
     @property
     def default_max_len(self) -> int:
-        """Context to serve when nobody says otherwise: what the model was made for, scaling included.
+        """Context to serve unless the settings say otherwise: what the model was made for, scaling included.
 
         Dynamic scaling leaves short contexts as they were trained; it is for who asks for more.
         """

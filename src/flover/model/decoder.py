@@ -91,7 +91,7 @@ class Decoder:
         return self._captured(batch)
 
     def _own_tokens(self, batch: Batch) -> Batch:
-        """With the ids of this rank's part of the embedding; its last row, zero, stands for everybody else's."""
+        """With the ids of this rank's part of the embedding; its last row, zero, stands for the ids of other ranks."""
         if self.shard.size == 1:
             return batch
         first, end = self.shard.tokens(self.vocab_size)

@@ -51,7 +51,7 @@ class Shard:
 
     def config(self, whole: ModelConfig, weight_format: WeightFormat) -> ModelConfig:
         """The model as this rank computes it. Its vocabulary is its own tokens and one more, whose embedding is zero:
-        everybody else's. Raises `ConfigError` for what cannot be cut evenly, or not between numbers that the format of
+        the other ranks'. Raises `ConfigError` for what cannot be cut evenly, or not between numbers that the format of
         the weights quantizes together."""
         if self.size == 1:
             return whole

@@ -240,7 +240,7 @@ class Ops:
     sample: Callable[[HostArray, HostArray, SampleParams], HostArray]
     """(logits float32 [R, V], their largest [R], params) -> a random token of each row, int64 [R]"""
     kernel_seconds: Callable[[], float] = lambda: 0.0
-    """time spent in kernels since the start; 0 where nobody counts"""
+    """time spent in kernels since the start; 0 where it is not counted"""
     group: Group = field(default_factory=Alone)
     """who else computes this model"""
     all_reduce: Callable[[Array], Array] = lambda x: x

@@ -3,7 +3,7 @@
 Rows with one query token are gathered in groups of similar context and attend together; the group of query heads
 that share a key head takes the place of the query length, so keys and values are never repeated. Rows with a chunk
 attend one by one under a causal mask. What lies behind a row's last token, in its last page or in the padding of its
-group, belongs to somebody else: it is masked and also blanked, so that not even a NaN there can reach the row.
+group, belongs to another sequence: it is masked and also blanked, so that not even a NaN there can reach the row.
 """
 
 from __future__ import annotations
