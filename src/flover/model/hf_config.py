@@ -18,6 +18,7 @@ from flover.model.family_rows import FAMILIES
 from flover.model.fields import Fields
 from flover.model.hf_layers import read_layers
 from flover.source import GGUF_SUFFIX, ModelSource, open_source
+from flover.source.quantization import read_scheme
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
@@ -53,7 +54,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
     """Family and config of a config dict, as transformers 4 or 5 writes it. `where` names it in errors."""
     architecture, family = find_family(Fields(data, where))
     fields = Fields(_own_names(data, family, where), where)
-    _check_format(fields)
+    read_scheme(fields.data, where)
     names = family.names
     num_layers = fields.integer(names.num_layers, most=MAX_LAYERS)
     num_heads = fields.integer(names.num_heads, most=MAX_HEADS)
@@ -136,17 +137,6 @@ def _own_names(data: Mapping[str, Any], family: Family, where: str) -> dict[str,
             raise ModelError(f"{where}: {other} and {name} are the same number, but they differ")
         own[name] = value
     return own
-
-
-def _check_format(fields: Fields) -> None:
-    for name in ("quantization_config", "compression_config"):
-        if fields.has(name):
-            method = (fields.section(name) or {}).get("quant_method", "an unknown method")
-            raise fields.error(
-                name,
-                f"is present: checkpoints that are quantized already ({shown(method)}) are not supported; load the "
-                "model's float weights, with --quantization int8 or int4 to have them small",
-            )
 
 
 def _read_keys(family: Family) -> frozenset[str]:
