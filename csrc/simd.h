@@ -278,7 +278,8 @@ FLOVER_INLINE F16 keep_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < 
 FLOVER_INLINE F16 skip_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? other : a.v[i]); }
 FLOVER_INLINE F16 load_bf16(const uint16_t* p) { FLOVER_LANES(F16, widen_bf16(p[i])); }
 FLOVER_INLINE F16 load_f16(const uint16_t* p) { FLOVER_LANES(F16, widen_f16(p[i])); }
-FLOVER_INLINE F16 load_fp8(const uint8_t* p) { FLOVER_LANES(F16, widen_f16(half_of_fp8(p[i]))); }  // see half_of_fp8
+// See half_of_fp8. Not inline, or tiles take minutes to compile.
+[[gnu::noinline]] static F16 load_fp8(const uint8_t* p) { FLOVER_LANES(F16, widen_f16(half_of_fp8(p[i]))); }
 FLOVER_INLINE F16 load_i8(const int8_t* p) { FLOVER_LANES(F16, (float)p[i]); }
 FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
   for (int i = 0; i < LANES; i++) {

@@ -107,6 +107,10 @@ def at_first(value: float) -> Change:
     return change
 
 
+def other_group(groups: torch.Tensor) -> torch.Tensor:
+    return at_first(1 - int(groups[0]))(groups)
+
+
 def none_of_fp8(numbers: torch.Tensor) -> torch.Tensor:
     return at_first(127)(numbers.view(torch.uint8)).view(numbers.dtype)
 
@@ -123,7 +127,7 @@ DAMAGED: dict[str, tuple[str, str, Change | None, str]] = {
     "short": (ASYMMETRIC, f"{UP}.qweight", lambda t: t[:1], "up_proj.qweight has 8 inputs, of which 64"),
     "one size": (ASYMMETRIC, f"{UP}.qweight", lambda t: t[0], r"up_proj.qweight has shape \[512\]"),
     "float numbers": (ASYMMETRIC, f"{UP}.qweight", torch.Tensor.float, "up_proj.qweight has type F32"),
-    "uneven groups": (ACT, f"{UP}.g_idx", at_first(1), "up_proj.g_idx does not put 128 inputs into each of 2 groups"),
+    "uneven groups": (ACT, f"{UP}.g_idx", other_group, "up_proj.g_idx does not put 128 inputs into each of 2 groups"),
     "no such group": (ACT, f"{UP}.g_idx", at_first(2**31 - 1), "up_proj.g_idx does not put"),
     "negative group": (ACT, f"{UP}.g_idx", at_first(-1), "up_proj.g_idx does not put"),
     "two orders": (ACT, f"{Q}.g_idx", lambda t: t.flip(0), r"another order \(g_idx\) than those of matrices"),

@@ -44,5 +44,5 @@ def _words(weight_format: WeightFormat, scales: npt.NDArray[np.float32]) -> npt.
     """Scales of 32 bits; of 4 bits with 0 to 15 for zero in the lowest byte."""
     words = scales.view(np.uint32)
     if weight_format.startswith("int4"):
-        words = words & 0xFFFFFF00 | words & 15
+        words = (words & np.uint32(0xFFFFFF00)) | (words & np.uint32(15))
     return words[..., None].view(np.uint8)

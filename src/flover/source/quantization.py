@@ -91,7 +91,7 @@ def read_scheme(config: Mapping[str, Any], where: str) -> Scheme | None:
         return None
     section = Section(config[name], f"{where}: {name}")
     method = section.get("quant_method")
-    if method not in _METHODS:
+    if not isinstance(method, str) or method not in _METHODS:
         raise section.refused("quant_method", f"supported: {', '.join(_METHODS)}")
     return _METHODS[method](section)
 
@@ -117,7 +117,7 @@ def _awq(section: Section) -> Scheme:
 
 
 def _fp8(section: Section) -> Scheme:
-    section.one_of("fmt", ("e4m3",), "e4m3")
+    section.one_of("fmt", ("e4m3", "float8_e4m3fn"), "e4m3")
     section.one_of("activation_scheme", ("dynamic", "static"), "dynamic")
     section.neutral("kv_cache_scheme")
     return Scheme("fp8", "float-quantized", 8, block=_block(section, "weight_block_size"))
@@ -180,7 +180,7 @@ def _packing(section: Section, kind: str, bits: int) -> Packing:
     return "int-quantized"
 
 
-_METHODS: Mapping[Any, Callable[[Section], Scheme]] = {
+_METHODS: Mapping[str, Callable[[Section], Scheme]] = {
     "gptq": _gptq,
     "awq": _awq,
     "compressed-tensors": _compressed_tensors,
