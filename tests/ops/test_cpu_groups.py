@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-
 from flover_benchmarks.kernels.blocks import random_blocks
+
 from flover.errors import ModelError
 from flover.ops import BLOCKS, GGUF_BLOCKS, Ops, Part, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
