@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from quantized_files import LINEARS, WAYS, WIDE, Quantized, gptq, write_quantized
+from quantized_files import LINEARS, WAYS, WIDE, Quantized, edit_tensors, gptq, write_quantized
 from safetensors.torch import load_file
 from support.checkpoints import load_reference, make_checkpoint, random_prompt, reference_logits
 
@@ -200,3 +200,15 @@ def test_conv1d_and_fused_projections(tmp_path: Path) -> None:
         ours, theirs = load(quantized).decoder.weights.matrices, load(plain).decoder.weights.matrices
         for name, matrix in theirs.items():
             assert np.array_equal(ours[name].unpack(), matrix.unpack()), name
+
+
+def test_biases_of_zero_are_no_biases(tmp_path: Path) -> None:
+    """AutoGPTQ gave one to every linear; with other numbers it is left over."""
+    model = make_checkpoint(tmp_path / "model", **WIDE | {"attention_bias": False, "mlp_bias": False})
+    quantized, _ = write_quantized(model, tmp_path, WAYS["gptq 32"])
+    before, name = whole_logits(load(quantized), PROMPT), "model.layers.0.mlp.up_proj.bias"
+    edit_tensors(quantized, lambda tensors: tensors | {name: torch.zeros(512, dtype=torch.float16)})
+    assert torch.equal(whole_logits(load(quantized), PROMPT), before)
+    edit_tensors(quantized, lambda tensors: tensors | {name: torch.ones(512, dtype=torch.float16)})
+    with pytest.raises(ModelError, match=r"left over .*layers.0.mlp.up_proj.bias"):
+        load(quantized)

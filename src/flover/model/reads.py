@@ -57,6 +57,7 @@ def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[
     reads: list[Read] = []
     left_over: list[str] = []
     wrong: list[str] = []
+    in_blocks = {plain.removesuffix(".weight") for plain, info in stored if info.dtype in BLOCKS}
     for plain, info in stored:
         placement = expected.get(plain)
         if placement is not None:
@@ -64,12 +65,21 @@ def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[
             placement = placement if layout == placement.layout else replace(placement, layout=layout)
             wrong += _problems(info, placement)
             reads.append(Read(info, placement))
-        elif not names.is_dropped(plain) and not (model.tied_embeddings and plain == head):
+        elif not (
+            names.is_dropped(plain)
+            or (model.tied_embeddings and plain == head)
+            or (plain.removesuffix(".bias") in in_blocks and _is_zero(source, info))
+        ):
             left_over.append(info.name)
     twice = [name for name, count in found.items() if count > 1 and name in expected]
     missing = [name for name in expected if name not in found]
     _report(source, missing=missing, left_over=left_over, twice=twice, wrong=wrong)
     return reads
+
+
+def _is_zero(source: ModelSource, info: TensorInfo) -> bool:
+    """Whether a bias adds nothing: AutoGPTQ gave one to every linear that it quantized."""
+    return info.is_float and not any(widen(numbers).any() for _, numbers in source.read([info]))
 
 
 def _embedding_name(family: Family) -> str:

@@ -155,7 +155,9 @@ def _compressed_tensors(section: Section) -> Scheme:
     bits = weights.one_of("num_bits", (8,) if kind == "float" else (4, 8))
     packing = _packing(group if group.get("format") is not None else section, kind, bits)
     strategies = ("tensor", "channel", "block") if kind == "float" else ("channel", "group")
-    strategy = weights.one_of("strategy", strategies, "channel" if weights.get("group_size") is None else "group")
+    size = weights.get("group_size")
+    default = "tensor" if size is None else "channel" if size == -1 else "group"
+    strategy = weights.one_of("strategy", strategies, default)
     weights.one_of("actorder", ("group", "weight", "static", "dynamic", False), False)
     weights.neutral("dynamic")
     return Scheme(

@@ -6,7 +6,7 @@ compared with the scheme before a number is read; errors name the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from flover.errors import ModelError
@@ -49,11 +49,14 @@ NAMES: Mapping[Packing, Names] = {
 }
 
 
-def find_matrices(stored: Iterable[TensorInfo], scheme: Scheme) -> tuple[list[TensorInfo], dict[str, Matrix]]:
+def find_matrices(stored: Sequence[TensorInfo], scheme: Scheme) -> tuple[list[TensorInfo], dict[str, Matrix]]:
     """The tensors of a checkpoint that are as they are, and its quantized matrices by the name of the weight. Raises
     `ModelError` for tensors that do not belong together."""
     names = NAMES[scheme.packing]
     by_name = {info.name: info for info in stored}
+    if len(by_name) < len(stored):
+        twice = next(info for info in stored if info is not by_name[info.name])
+        raise ModelError(f"{twice.file}: {twice.name} is in {by_name[twice.name].file} too")
     plain, matrices = dict(by_name), {}
     for info in by_name.values():
         module, _, suffix = info.name.rpartition(".")
