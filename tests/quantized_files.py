@@ -210,6 +210,25 @@ def int_quantized(dtype: torch.dtype = torch.bfloat16, **rest: Any) -> Quantized
     return Quantized(_compressed("int-quantized", weights, _BY_TOKEN), store, **rest)
 
 
+def mxfp4(**rest: Any) -> Quantized:
+    def store(weight: Floats, generator: np.random.Generator) -> tuple[Tensors, Floats]:
+        values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=np.float32)
+        blocks = weight.reshape(len(weight), -1, 32)
+        exponents = np.floor(np.log2(np.abs(blocks).max(2, keepdims=True))) - 2
+        scaled = blocks / 2**exponents
+        index = np.abs(np.abs(scaled)[..., None] - values).argmin(-1)
+        codes = (index | (scaled < 0) << 3).reshape(weight.shape).astype(np.uint8)
+        numbers = np.where(scaled < 0, -values[index], values[index]) * 2**exponents
+        parts = {
+            "weight_packed": torch.from_numpy(codes[:, 0::2] | codes[:, 1::2] << 4),
+            "weight_scale": torch.from_numpy((exponents[..., 0] + 127).astype(np.uint8)),
+        }
+        return parts, numbers.reshape(weight.shape).astype(np.float32)
+
+    weights = {"num_bits": 4, "type": "float", "symmetric": True, "strategy": "group", "group_size": 32}
+    return Quantized(_compressed("mxfp4-pack-quantized", weights, None), store, **rest)
+
+
 def fp8(
     shape: tuple[int, int] | str,
     *,
@@ -275,6 +294,7 @@ WAYS: dict[str, Quantized] = {
     "pack-quantized act-order": pack_quantized(4, 128, act_order=True, kept="int4_g128"),
     "pack-quantized output": pack_quantized(4, -1, dtype=FLOAT16, kept="int4_g128"),
     "pack-quantized 8 bits": pack_quantized(8, -1, kept="int8_g64"),
+    "mxfp4": mxfp4(kept="mxfp4"),
     "int-quantized": int_quantized(kept="int8_g64"),
     "int-quantized float32 scales": int_quantized(FLOAT32, kept="int8_g64"),
 }

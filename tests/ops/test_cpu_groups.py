@@ -78,7 +78,7 @@ def test_panels_hold_exactly_the_numbers_of_the_file(weight_format: WeightFormat
     assert np.array_equal(part.unpack(), wanted[:, 256:])
     ids = np.array([69, 0, 16, 15, 7, 8, 16])
     for isa in ISAS:
-        assert np.array_equal(ops_of(isa, 1).embed(ids, packed(weight_format)), wanted[ids])  # type: ignore[arg-type]
+        assert np.array_equal(ops_of(isa, 1).embed(ids, packed(weight_format), 1.0), wanted[ids])
     large = PackedWeight((512, 2048), weight_format, False)
     assert (
         large.num_bytes == BYTES_PER_WEIGHT[weight_format] * 512 * 2048 == 512 * BLOCKS[weight_format].row_bytes(2048)

@@ -16,6 +16,7 @@ STORED: Mapping[str, npt.DTypeLike] = {
     "F16": np.float16,
     "BF16": np.uint16,
     "F8_E4M3": np.uint8,
+    "U8": np.uint8,
     "I32": np.int32,
     "I8": np.int8,
 }

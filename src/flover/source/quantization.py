@@ -12,9 +12,9 @@ from typing import Any, Literal
 from flover.errors import ModelError
 from flover.files import shown
 
-Packing = Literal["gptq", "awq", "pack-quantized", "int-quantized", "float-quantized"]
-"""How a matrix lies in its tensors. The last three are formats of compressed-tensors; float-quantized is also what
-the method fp8 stores."""
+Packing = Literal["gptq", "awq", "pack-quantized", "int-quantized", "float-quantized", "mxfp4-pack-quantized"]
+"""How a matrix lies in its tensors. The last four are formats of compressed-tensors; float-quantized is also what the
+method fp8 stores."""
 MAX_GROUP = 2**24
 KEYS = ("quantization_config", "compression_config")
 """Where a config.json says it; the second is what compressed-tensors called it at first."""
@@ -38,6 +38,8 @@ class Scheme:
         if self.packing == "float-quantized":
             shape = f"blocks of {self.block[0]}×{self.block[1]}" if self.block else "a scale for each output or matrix"
             return f"{self.method}, float8_e4m3, {shape}"
+        if self.packing == "mxfp4-pack-quantized":
+            return f"{self.method}, MXFP4"
         groups = f"groups of {self.group_size}" if self.group_size else "a scale for each output"
         return f"{self.method}, {self.bits} bits, {groups}"
 
@@ -152,14 +154,16 @@ def _compressed_tensors(section: Section) -> Scheme:
     if activations is not None:
         activations.one_of("num_bits", (8,))
     kind = weights.one_of("type", ("int", "float"), "int")
-    bits = weights.one_of("num_bits", (8,) if kind == "float" else (4, 8))
+    bits = weights.one_of("num_bits", (4, 8))
     packing = _packing(group if group.get("format") is not None else section, kind, bits)
-    strategies = ("tensor", "channel", "block") if kind == "float" else ("channel", "group")
+    strategies = ("channel", "group") if kind == "int" else ("group",) if bits == 4 else ("tensor", "channel", "block")
     size = weights.get("group_size")
     default = "tensor" if size is None else "channel" if size == -1 else "group"
     strategy = weights.one_of("strategy", strategies, default)
     weights.one_of("actorder", ("group", "weight", "static", "dynamic", False), False)
     weights.neutral("dynamic")
+    if packing == "mxfp4-pack-quantized":
+        weights.one_of("group_size", (32,))
     return Scheme(
         "compressed-tensors",
         packing,
@@ -171,6 +175,9 @@ def _compressed_tensors(section: Section) -> Scheme:
 
 def _packing(section: Section, kind: str, bits: int) -> Packing:
     """By the format, which must be one of the type of numbers; naive-quantized is the same without saying which."""
+    if kind == "float" and bits == 4:
+        section.one_of("format", ("mxfp4-pack-quantized",))
+        return "mxfp4-pack-quantized"
     if kind == "float":
         section.one_of("format", ("float-quantized", "naive-quantized"))
         return "float-quantized"

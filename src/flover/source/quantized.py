@@ -14,7 +14,10 @@ from flover.source import TensorInfo
 from flover.source.quantization import Packing, Scheme
 from flover.source.quantized_blocks import integer_format
 from flover.source.quantized_matrix import Matrix
-from flover.weight_formats import BLOCKS
+from flover.weight_formats import BLOCKS, WeightFormat
+
+_FORMATS: Mapping[Packing, WeightFormat] = {"float-quantized": "fp8_e4m3", "mxfp4-pack-quantized": "mxfp4"}
+"""What other packings are kept as depends on how many inputs share a scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Names:
 
 
 FLOATS = ("F16", "BF16", "F32")
-_ACTIVATIONS = ("input_scale", "input_zero_point", "activation_scale", "weight_shape")
+_ACTIVATIONS = ("input_scale", "input_global_scale", "input_zero_point", "activation_scale", "weight_shape")
 NAMES: Mapping[Packing, Names] = {
     "gptq": Names("qweight", ("I32",), ("scales",), "qzeros", "g_idx", zeros_needed=True),
     "awq": Names("qweight", ("I32",), ("scales",), "qzeros", zeros_needed=True),
@@ -45,6 +48,7 @@ NAMES: Mapping[Packing, Names] = {
         "weight_packed", ("I32",), ("weight_scale",), "weight_zero_point", "weight_g_idx", _ACTIVATIONS
     ),
     "int-quantized": Names("weight", ("I8",), ("weight_scale",), unused=_ACTIVATIONS),
+    "mxfp4-pack-quantized": Names("weight_packed", ("U8",), ("weight_scale",), unused=_ACTIVATIONS),
     "float-quantized": Names("weight", ("F8_E4M3",), ("weight_scale_inv", "weight_scale"), unused=_ACTIVATIONS),
 }
 
@@ -82,7 +86,7 @@ def _matrix(name: str, numbers: TensorInfo, names: Names, parts: Mapping[str, Te
     out_size, in_size = _size(numbers.shape, scheme)
     shared = in_size if scheme.group_size is None else scheme.group_size
     shared = shared if scheme.block is None else scheme.block[1]
-    weight_format = "fp8_e4m3" if scheme.packing == "float-quantized" else integer_format(scheme.bits, shared)
+    weight_format = _FORMATS.get(scheme.packing) or integer_format(scheme.bits, shared)
     step = BLOCKS[weight_format].inputs if weight_format else 32
     if weight_format is None or in_size % step or shared % step or (scheme.block is None and in_size % shared):
         raise ModelError(
@@ -90,7 +94,7 @@ def _matrix(name: str, numbers: TensorInfo, names: Names, parts: Mapping[str, Te
             f"of a multiple of {step} are supported"
         )
     count = -(-in_size // shared)
-    _check(scales, FLOATS, *_scale_shapes(out_size, count, scheme))
+    _check(scales, ("U8",) if weight_format == "mxfp4" else FLOATS, *_scale_shapes(out_size, count, scheme))
     words = -(-out_size * scheme.bits // 32)
     if zeros is not None:
         _check(zeros, ("I32",), (words, count) if scheme.packing == "pack-quantized" else (count, words))
@@ -111,6 +115,8 @@ def _size(shape: tuple[int, ...], scheme: Scheme) -> tuple[int, int]:
             return second * 32 // scheme.bits, first
         case "pack-quantized":
             return first, second * 32 // scheme.bits
+        case "mxfp4-pack-quantized":
+            return first, second * 2
         case _:
             return first, second
 

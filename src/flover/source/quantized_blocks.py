@@ -89,6 +89,16 @@ def to_blocks(words: npt.NDArray[np.uint32], shared: int, numbers: Bytes, weight
     return blocks.reshape(rows, -1)
 
 
+def mxfp4_blocks(numbers: Bytes, scales: Bytes) -> Bytes:
+    """Rows of a matrix in GGUF's blocks: a scale, and 16 bytes whose low halves are the first 16 numbers. `numbers`
+    [rows, in / 2] have two in a byte, the first one in the low half; `scales` are [rows, in / 32]."""
+    each = halves_of(numbers).reshape(*scales.shape, 2, 16)
+    blocks = np.empty((*scales.shape, BLOCKS["mxfp4"].num_bytes), dtype=np.uint8)
+    blocks[..., 0] = scales
+    blocks[..., 1:] = each[..., 0, :] | np.left_shift(each[..., 1, :], 4, dtype=np.uint8)
+    return blocks.reshape(len(scales), -1)
+
+
 def order_of(groups: npt.NDArray[Any], num_groups: int) -> npt.NDArray[np.int32] | None:
     """The inputs sorted by the group that each belongs to; None if groups are not all of one size."""
     if groups.min() < 0 or groups.max() >= num_groups:

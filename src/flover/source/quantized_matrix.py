@@ -20,6 +20,7 @@ from flover.source.quantized_blocks import (
     by_output_of_awq,
     bytes_of,
     joined_halves,
+    mxfp4_blocks,
     order_of,
     reordered,
     rows_at_once,
@@ -60,6 +61,8 @@ class Matrix:
 
     def read(self, get: Get) -> Bytes:
         """All rows, [out, bytes of a row]."""
+        if self.info.dtype == "mxfp4":
+            return mxfp4_blocks(get(self.numbers), get(self.scales))
         numbers, order = get(self.numbers), self.order(get)
         scales, zeros = self._scales(widen(get(self.scales))), None
         if self.zeros is not None:
