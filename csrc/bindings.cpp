@@ -132,6 +132,7 @@ NB_MODULE(_cpu, m) {
              nb::gil_scoped_release released;
              self.store_blocks(first, count, at<const uint8_t>(rows), width, start);
            })
+      .def("set_order", [](PackedWeight& self, uintptr_t order) { self.set_order(at<const int32_t>(order)); })
       .def("row", [](const PackedWeight& self, int64_t index, uintptr_t values) { self.row(index, at<float>(values)); })
       .def_prop_ro("bytes", &PackedWeight::bytes);
 

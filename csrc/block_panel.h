@@ -28,6 +28,15 @@ FLOVER_INLINE F16 float_of_exponents(const uint8_t* exponents) {
   return load(values);
 }
 
+FLOVER_INLINE void split_words(const uint8_t* words, F16& scale, F16& offset) {
+  float scales[LANES], offsets[LANES];
+  for (int i = 0; i < LANES; i++) {
+    const ScaleAndOffset a = split_word(word_at(words, i));
+    scales[i] = a.scale, offsets[i] = a.offset;
+  }
+  scale = load(scales), offset = load(offsets);
+}
+
 // A panel as it lies in memory: block b of 32 inputs.
 template <Format F>
 struct PackedPanel : BlockTraits<F> {
@@ -67,10 +76,17 @@ struct PackedPanel : BlockTraits<F> {
   FLOVER_INLINE_MEMBER void factors(int64_t b, F16* scale, F16* offset) const {
     const int64_t in_block = FORMAT.inputs / BLOCK_INPUTS;  // a division by a constant
     const uint8_t* p = scales + b / in_block * FORMAT.scale_bytes();
-    const F16 whole =
-        FORMAT.scale == Scale::half ? load_f16(reinterpret_cast<const uint16_t*>(p)) : float_of_exponents(p);
-    F16 shift = zero();
-    if constexpr (FORMAT.offset) shift = load_f16(reinterpret_cast<const uint16_t*>(p + FORMAT.offset_place()));
+    F16 whole, shift = zero();
+    if constexpr (FORMAT.scale == Scale::half)
+      whole = load_f16(reinterpret_cast<const uint16_t*>(p));
+    else if constexpr (FORMAT.scale == Scale::exponent)
+      whole = float_of_exponents(p);
+    else if constexpr (FORMAT.scale == Scale::single)
+      whole = load(reinterpret_cast<const float*>(p));
+    else
+      split_words(p, whole, shift);
+    if constexpr (FORMAT.stores_offset())
+      shift = load_f16(reinterpret_cast<const uint16_t*>(p + FORMAT.offset_place()));
     const uint8_t* bytes = p + FORMAT.factor_place() + b % in_block * Traits::PARTS * PANEL;
     for (int j = 0; j < Traits::PARTS; j++, bytes += PANEL) {
       scale[j] = whole, offset[j] = shift;

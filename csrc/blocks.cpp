@@ -1,7 +1,9 @@
-// From the blocks of a GGUF file to panels. How the bits of a block lie is what ggml-quants.c of llama.cpp says.
+// From the blocks of a file to panels. How the bits of a block of GGUF lie is what ggml-quants.c of llama.cpp says.
 #include "blocks.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 namespace flover {
 
@@ -10,6 +12,7 @@ namespace {
 // A block of the file in plain order.
 struct Block {
   uint16_t scale = 0, offset = 0;
+  uint32_t word = 0;  // the scale, where it has 32 bits
   uint8_t numbers[256];
   uint8_t factors[2][16];  // of the scale, of the offset
 };
@@ -57,6 +60,16 @@ void scales_of_iq4_xs(const uint8_t* low_bits, uint16_t high_bits, Block& b) {
     const int low = low_bits[i / 2] >> (i % 2 * 4) & 15, high = high_bits >> (2 * i) & 3;
     b.factors[0][i] = (uint8_t)((low | high << 4) - 32);
   }
+}
+
+// Of quantized safetensors: the scale, then the numbers in order.
+void read_group(const BlockFormat& f, const uint8_t* p, Block& b) {
+  b.word = word_at(p, 0);
+  p += 4;
+  if (f.low == 4)
+    for (int i = 0; i < f.inputs; i++) b.numbers[i] = p[i / 2] >> (i % 2 * 4) & 15;
+  else
+    for (int i = 0; i < f.inputs; i++) b.numbers[i] = f.values == Values::fp8 ? p[i] : p[i] ^ 128;
 }
 
 void read_block(Format format, const uint8_t* p, Block& b) {
@@ -123,7 +136,7 @@ void read_block(Format format, const uint8_t* p, Block& b) {
       b.scale = p[0];
       split(p + 1, 16, 4, b.numbers);
       break;
-    default: break;
+    default: return read_group(block_format(format), p, b);
   }
 }
 
@@ -142,11 +155,13 @@ void write_planes(const uint8_t* numbers, int shift, int bits, int64_t lane, uin
 }
 
 void write_scales(const BlockFormat& f, const Block& b, int64_t lane, uint8_t* out) {
-  if (f.scale == Scale::half)
+  if (f.scale == Scale::single || f.scale == Scale::word)
+    memcpy(out + 4 * lane, &b.word, 4);
+  else if (f.scale == Scale::half)
     memcpy(out + 2 * lane, &b.scale, 2);
   else
     out[lane] = (uint8_t)b.scale;
-  if (f.offset) memcpy(out + f.offset_place() + 2 * lane, &b.offset, 2);
+  if (f.stores_offset()) memcpy(out + f.offset_place() + 2 * lane, &b.offset, 2);
   const int kinds = f.factors == Factors::none ? 0 : f.factors == Factors::both ? 2 : 1;
   uint8_t* factors = out + f.factor_place() + lane;
   for (int kind = 0; kind < kinds; kind++)
@@ -155,8 +170,15 @@ void write_scales(const BlockFormat& f, const Block& b, int64_t lane, uint8_t* o
 
 bool is_finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
-// 12 is the largest value of fp4.
+// All products of a scale with a number of 8 bits, and with FP8_FACTOR, are finite.
+constexpr float LARGEST_SCALE = std::numeric_limits<float>::max() / 512;
+
+// 12 is the largest value of fp4; fp8 has no infinity, and one number that is none.
 bool is_finite(const BlockFormat& f, const Block& b) {
+  if (f.scale == Scale::single || f.scale == Scale::word) {
+    const auto is_none = [&](uint8_t number) { return f.values == Values::fp8 && (number & 0x7f) == 0x7f; };
+    return std::fabs(float_of(b.word)) <= LARGEST_SCALE && std::none_of(b.numbers, b.numbers + f.inputs, is_none);
+  }
   return (f.scale == Scale::half ? is_finite(b.scale) : b.scale < 253) && is_finite(b.offset);
 }
 
@@ -172,6 +194,10 @@ bool pack_blocks(Format format, const uint8_t* row, int64_t in, int64_t lane, ui
     finite = finite && is_finite(f, block);
     write_scales(f, block, lane, scales);
     for (int64_t k = 0; k < f.inputs; k += BLOCK_INPUTS, panel += f.number_bytes()) {
+      if (f.values == Values::fp8) {
+        for (int64_t i = 0; i < BLOCK_INPUTS; i++) panel[i * PANEL + lane] = block.numbers[k + i];
+        continue;
+      }
       write_planes(block.numbers + k, 0, f.low, lane, panel);
       if (f.high) write_planes(block.numbers + k, f.low, f.high, lane, panel + f.low * PLANE);
     }

@@ -1,4 +1,4 @@
-// The block formats of GGUF: what they hold, and how a panel of 16 outputs keeps it.
+// The block formats of GGUF and of quantized safetensors: what they hold, and how a panel of 16 outputs keeps it.
 //
 // Every weight is scale * (q - zero) + offset: q has a few bits, `zero` belongs to the format, scale and offset to the
 // next `shared` inputs of an output. A panel keeps exactly what the file has, in another order:
@@ -8,6 +8,11 @@
 //   scales   [in / inputs] of: 16 scales, 16 offsets if there are any, and the factors that `shared` inputs have of
 //            their own for both, a byte each: [inputs / shared][16] for the scales, then as many for the offsets.
 // Factors that take 6 bits in the file take a byte here: a panel is up to 1.04 times as large as the file.
+//
+// int4_g… and int8_g… have a scale of 32 bits for every so many inputs; so has fp8_e4m3, whose numbers are floats of 8
+// bits and lie [in][16]. Their blocks (source/quantized_blocks.py) are the scale, then the numbers in order: two in a
+// byte, the first one in the low half; or a signed byte each. The scale of int4 is a float32 whose lowest byte is not
+// part of it but the integer that stands for zero: offset = -scale * zero, exactly.
 //
 // Everything here has internal linkage and is always inlined, since it is compiled for every instruction set.
 #pragma once
@@ -25,9 +30,9 @@ constexpr int64_t BLOCK_INPUTS = 32;  // inputs whose activations share a scale
 constexpr int64_t PLANE = 64;         // bytes
 constexpr int64_t STEPS = 8;          // of a block, four inputs each
 
-enum class Scale { half, exponent };                // of 16 bits; MXFP4: a power of two
+enum class Scale { half, exponent, single, word };  // float16; a power of two; float32; float32 and a byte for zero
 enum class Factors { none, scale, both, nibbles };  // nibbles: the low one for the scale, the high one for the offset
-enum class Values { same, iq4, fp4 };               // what the bits of a number stand for
+enum class Values { same, iq4, fp4, fp8 };          // what the bits of a number stand for
 
 struct BlockFormat {
   int64_t inputs, file_bytes;  // of a block of the file
@@ -40,12 +45,37 @@ struct BlockFormat {
 
   constexpr int64_t number_bytes() const { return (low + high) * PLANE; }  // of 32 inputs
   constexpr int64_t parts() const { return inputs / shared; }
-  constexpr int64_t offset_place() const { return scale == Scale::half ? 2 * PANEL : PANEL; }
-  constexpr int64_t factor_place() const { return offset_place() + (offset ? 2 * PANEL : 0); }
+  constexpr bool stores_offset() const { return offset && scale != Scale::word; }
+  constexpr int64_t offset_place() const {
+    return scale == Scale::exponent ? PANEL : scale == Scale::half ? 2 * PANEL : 4 * PANEL;
+  }
+  constexpr int64_t factor_place() const { return offset_place() + (stores_offset() ? 2 * PANEL : 0); }
   constexpr int64_t scale_bytes() const {  // of a block of the file
     return factor_place() + (factors == Factors::none ? 0 : factors == Factors::both ? 2 : 1) * parts() * PANEL;
   }
 };
+
+constexpr BlockFormat words_of_four_bits(int64_t inputs) {
+  return {.inputs = inputs,
+          .file_bytes = 4 + inputs / 2,
+          .shared = 32,
+          .low = 4,
+          .high = 0,
+          .zero = 0,
+          .offset = true,
+          .scale = Scale::word};
+}
+
+constexpr BlockFormat bytes_of_eight_bits(int64_t inputs, Values values = Values::same) {
+  return {.inputs = inputs,
+          .file_bytes = 4 + inputs,
+          .shared = 32,
+          .low = 8,
+          .high = 0,
+          .zero = 128,
+          .scale = Scale::single,
+          .values = values};
+}
 
 // In the order of Format, from the first block format on.
 constexpr BlockFormat BLOCK_FORMATS[] = {
@@ -115,6 +145,12 @@ constexpr BlockFormat BLOCK_FORMATS[] = {
      .zero = 12,  // mxfp4
      .scale = Scale::exponent,
      .values = Values::fp4},
+    words_of_four_bits(32),
+    words_of_four_bits(64),
+    words_of_four_bits(128),  // int4_g…
+    bytes_of_eight_bits(32),
+    bytes_of_eight_bits(64),               // int8_g…
+    bytes_of_eight_bits(64, Values::fp8),  // fp8_e4m3
 };
 
 constexpr bool is_block(Format format) { return format >= FIRST_BLOCK; }
@@ -135,13 +171,26 @@ constexpr uint8_t FP4_VALUES[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 
   return widen_f16(half);
 }
 
+[[gnu::always_inline]] static inline uint32_t word_at(const uint8_t* words, int64_t index) {
+  uint32_t word;
+  memcpy(&word, words + 4 * index, 4);
+  return word;
+}
+
 struct ScaleAndOffset {
   float scale, offset;
 };
 
+[[gnu::always_inline]] static inline ScaleAndOffset split_word(uint32_t word) {
+  const float scale = float_of(word & 0xffffff00u);
+  return {scale, -(scale * (float)(word & 255))};
+}
+
 // Of one output and part `part` of a block of the file, whose scales are given.
 [[gnu::always_inline]] static inline ScaleAndOffset scale_of(const BlockFormat& f, const uint8_t* scales, int64_t part,
                                                              int64_t lane) {
+  if (f.scale == Scale::word) return split_word(word_at(scales, lane));
+  if (f.scale == Scale::single) return {float_of(word_at(scales, lane)), 0.0f};
   const float scale = f.scale == Scale::half ? half_at(scales, lane) : float_of_exponent(scales[lane]);
   const float offset = f.offset ? half_at(scales + f.offset_place(), lane) : 0.0f;
   if (f.factors == Factors::none) return {scale, offset};
@@ -164,7 +213,7 @@ struct ScaleAndOffset {
   return f.values == Values::iq4 ? IQ4_VALUES[q] : f.values == Values::fp4 ? FP4_VALUES[q] : q;
 }
 
-// The weights of one output, as ggml computes them.
+// The weights of one output, as ggml computes them, in the order of the panel.
 [[gnu::always_inline]] static inline void unpack_blocks(const BlockFormat& f, const uint8_t* panel, int64_t in,
                                                         int64_t lane, float* values) {
   const uint8_t* all_scales = panel + in / BLOCK_INPUTS * f.number_bytes();
@@ -173,13 +222,17 @@ struct ScaleAndOffset {
     const uint8_t* numbers = panel + start / BLOCK_INPUTS * f.number_bytes();
     const ScaleAndOffset a = scale_of(f, scales, start % f.inputs / f.shared, lane);
     for (int64_t k = 0; k < f.shared; k++) {
+      if (f.values == Values::fp8) {
+        values[start + k] = widen_fp8(panel[(start + k) * PANEL + lane]) * a.scale;
+        continue;
+      }
       const float value = a.scale * (float)(number_at(f, numbers, start % BLOCK_INPUTS + k, lane) - f.zero);
       values[start + k] = f.offset ? value + a.offset : value;
     }
   }
 }
 
-// One row of the file into its place in a panel. Returns whether all its scales are finite numbers.
+// One row of the file into its place in a panel. Returns whether all its numbers are finite.
 bool pack_blocks(Format format, const uint8_t* row, int64_t in, int64_t lane, uint8_t* panel);
 
 }  // namespace flover

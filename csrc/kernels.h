@@ -33,9 +33,15 @@ enum class Format : int {
   q6_k,
   iq4_nl,
   iq4_xs,
-  mxfp4,  // GGUF's, see blocks.h
+  mxfp4,  // the last of GGUF's, see blocks.h
+  int4_g32,
+  int4_g64,
+  int4_g128,
+  int8_g32,
+  int8_g64,
+  fp8_e4m3,  // the last of those of quantized safetensors
 };
-constexpr Format FIRST_BLOCK = Format::q8_0, LAST_BLOCK = Format::mxfp4;
+constexpr Format FIRST_BLOCK = Format::q8_0, LAST_INTEGER_BLOCK = Format::int8_g64;
 enum class Activation : int { none, silu, gelu, gelu_tanh, relu, relu2, quick_gelu };
 enum class Cache : int { float32, bfloat16, int8 };
 
@@ -59,8 +65,9 @@ struct Weight {
   int64_t out, in;
   bool gated;  // rows 0..out/2 are the gate, the rest goes up: their panels alternate
   const uint8_t* data;
-  const float* scales;  // int8: by output, in the order of the panels
-  const int32_t* sums;  // int8: sum over the input, by output, in the order of the panels
+  const float* scales;   // int8: by output, in the order of the panels
+  const int32_t* sums;   // int8: sum over the input, by output, in the order of the panels
+  const int32_t* order;  // [in]: the inputs in the order in which the panels have them; null: as they come
 };
 
 // The pages of one layer. A page holds page_size tokens of every key/value head. Keys lie transposed,

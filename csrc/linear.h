@@ -84,6 +84,20 @@ struct Panel<Format::float16> {
   static constexpr int64_t STEP = 2;
   FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_f16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]); }
 };
+template <>
+struct Panel<Format::fp8_e4m3> {  // without the scale
+  static constexpr int64_t STEP = 4;
+  FLOVER_INLINE void get(const uint8_t* p, F16* w) {
+    for (int k = 0; k < STEP; k++) w[k] = load_fp8(p + k * PANEL);
+  }
+};
+
+// Inputs of fp8 that share a scale; the scales lie behind the numbers of a panel, [in / SCALED][16].
+constexpr int64_t SCALED = block_format(Format::fp8_e4m3).inputs;
+constexpr bool is_scaled(Format f) { return f == Format::fp8_e4m3; }
+FLOVER_INLINE F16 load_scale(const uint8_t* scales) {  // load_fp8 divides by the factor
+  return mul(load(reinterpret_cast<const float*>(scales)), all(FP8_FACTOR));
+}
 
 // What a tile asks memory for while it computes: `lines` cache lines at each tick. Hardware looks ahead by itself where
 // a tile does little else than read (measured: asking costs one row a fifth); the more a tile computes, the less.
@@ -119,11 +133,15 @@ FLOVER_INLINE int64_t over_steps(int64_t steps, Ahead ahead, Step& step) {
 }
 
 // R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
+// `scales` are those of fp8 for all these inputs.
 template <int R, int P, Format F>
 [[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, int64_t steps,
-                                         bool first, float* sums, int64_t sum_stride, Ahead ahead) {
+                                         bool first, float* sums, int64_t sum_stride, Ahead ahead,
+                                         const uint8_t* scales) {
   constexpr int64_t STEP = Panel<F>::STEP;
-  F16 acc[R][P];
+  F16 acc[R][P], scale[P];
+  if constexpr (is_scaled(F))
+    for (int p = 0; p < P; p++) scale[p] = load_scale(scales + p * panel_stride);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
@@ -133,7 +151,9 @@ template <int R, int P, Format F>
     for (int p = 0; p < P; p++) {
       F16 w[STEP];
       Panel<F>::get(panels + p * panel_stride + s * 64, w);
-#pragma GCC unroll 2
+      if constexpr (is_scaled(F))
+        for (int k = 0; k < STEP; k++) w[k] = mul(w[k], scale[p]);
+#pragma GCC unroll 4
       for (int k = 0; k < STEP; k++)
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w[k], acc[r][p]);
@@ -155,21 +175,26 @@ constexpr int64_t FLOAT_TILE = 6;
 // One group of rows by `panels` panels, of which there are as many as panels_at_once says, or fewer.
 template <Format F>
 static void float_group(int64_t size, const float* x, const uint8_t* data, int64_t stride, int64_t panels,
-                        int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead) {
+                        int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead,
+                        const uint8_t* scales = nullptr) {
   dispatch<1, FLOAT_TILE>(size, [&](auto rows) {
     constexpr int R = rows.value, P = panels_at_once(R);
-    if (P > 1 && panels == P) return float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead);
+    if (P > 1 && panels == P)
+      return float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead, scales);
     for (int64_t p = 0; p < panels; p++)
-      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead);
+      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead,
+                          is_scaled(F) ? scales + p * stride : nullptr);
   });
 }
 
 template <Format F>
-static void expand(const uint8_t* data, int64_t steps, float* out) {
+static void expand(const uint8_t* data, const uint8_t* scales, int64_t steps, float* out) {
   constexpr int64_t STEP = Panel<F>::STEP;
   for (int64_t s = 0; s < steps; s++) {
     F16 w[STEP];
     Panel<F>::get(data + s * 64, w);
+    if constexpr (is_scaled(F))
+      for (int k = 0; k < STEP; k++) w[k] = mul(w[k], load_scale(scales + s * STEP / SCALED * PANEL * 4));
     for (int k = 0; k < STEP; k++) store(out + (s * STEP + k) * PANEL, w[k]);
   }
 }
@@ -229,9 +254,18 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
         const uint8_t* next = p + wide < count ? data + (p + wide) * stride : next_unit;
         for (int64_t g = 0; g < groups; g++) {
           const RowGroup group = group_of(rows, groups, g);
-          float_group<F>(group.size, x + group.start * depth, data + p * stride, stride, least(wide, count - p),
-                         depth / STEP, true, sums + group.start * sum_stride + p * PANEL, sum_stride,
-                         wide > 1 ? NOTHING : share_of(next, stride, ticks, groups, g));
+          const float* rows_x = x + group.start * depth;
+          const uint8_t* panel = data + p * stride;
+          float* out = sums + group.start * sum_stride + p * PANEL;
+          const int64_t at_once = least(wide, count - p);
+          if constexpr (is_scaled(F)) {
+            for (int64_t k = 0; k < depth; k += SCALED)
+              float_group<F>(group.size, rows_x + k * group.size, panel + k * PANEL, stride, at_once, SCALED / STEP,
+                             k == 0, out, sum_stride, NOTHING, panel + (depth + k / SCALED * 4) * PANEL);
+          } else {
+            float_group<F>(group.size, rows_x, panel, stride, at_once, depth / STEP, true, out, sum_stride,
+                           wide > 1 ? NOTHING : share_of(next, stride, ticks, groups, g));
+          }
         }
       }
     } else {
@@ -244,7 +278,7 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
                                 : k + DEPTH < depth ? data + (k + DEPTH) / STEP * 64
                                                     : next_unit;
           if (F != Format::float32) {
-            expand<F>(panel, inputs / STEP, expanded);
+            expand<F>(panel, data + p * stride + (depth + k / SCALED * 4) * PANEL, inputs / STEP, expanded);
             panel = reinterpret_cast<const uint8_t*>(expanded);
           }
           for (int64_t g = 0; g < groups; g++) {

@@ -1,4 +1,4 @@
-// Linears whose weights are in the block formats of GGUF (blocks.h).
+// Linears whose weights are in blocks of integers (blocks.h).
 //
 // The activations of every 32 inputs have a scale of their own: x = scale * q, q in -127..127. An output is one chain
 // over the blocks of 32 inputs, in order. Of each block
@@ -46,12 +46,19 @@ FLOVER_INLINE int32_t sum_of_16(const int8_t* p) {
   return total;
 }
 
-// Row r of a group.
+// Row r of a group; `order` as in Weight.
 template <Format F>
-static void quantize_blocks(const float* x, int64_t blocks, int64_t rows, int64_t r, BlockGroup out) {
+static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks, int64_t rows, int64_t r,
+                            BlockGroup out) {
   constexpr int PARTS = BlockTraits<F>::PARTS, ZERO = BlockTraits<F>::FORMAT.zero;
-  for (int64_t b = 0; b < blocks; b++, x += BLOCK_INPUTS) {
-    F16 lower = load(x), upper = load(x + LANES);
+  for (int64_t b = 0; b < blocks; b++) {
+    const float* from = x + b * BLOCK_INPUTS;
+    float gathered[BLOCK_INPUTS];
+    if (order) {
+      for (int64_t i = 0; i < BLOCK_INPUTS; i++) gathered[i] = x[order[b * BLOCK_INPUTS + i]];
+      from = gathered;
+    }
+    F16 lower = load(from), upper = load(from + LANES);
     // Numbers that are not finite have no integers: they make the scale, and so the whole row, not a number.
     const bool finite = sum(fma(lower, zero(), mul(upper, zero()))) == 0.0f;
     if (!finite) lower = upper = zero();
@@ -83,7 +90,8 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Linear& l, int64_t in) {
                             scales + numbers * (1 + PARTS)};
   over_groups(pool, l.rows, BLOCK_TILE, [&](int64_t first, int64_t rows) {
     const BlockGroup group = all_rows.from(first * blocks, 1, PARTS);
-    for (int64_t r = 0; r < rows; r++) quantize_blocks<F>(l.x + (first + r) * in, blocks, rows, r, group);
+    for (int64_t r = 0; r < rows; r++)
+      quantize_blocks<F>(l.x + (first + r) * in, l.weight.order, blocks, rows, r, group);
   });
   return all_rows;
 }
@@ -144,7 +152,8 @@ template <class Panel>
 // Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
 // compiling.
 constexpr bool is_usual(Format f) {
-  return f == Format::q8_0 || f == Format::q4_0 || f == Format::q5_0 || f == Format::q4_k || f == Format::q6_k;
+  return f == Format::q8_0 || f == Format::q4_0 || f == Format::q5_0 || f == Format::q4_k || f == Format::q6_k ||
+         f == Format::int4_g128 || f == Format::int8_g64;
 }
 
 // Rows of a block of rows by the panels of a unit.
@@ -238,7 +247,7 @@ static void block_linear(Pool& pool, const Weight& w, const Linear& l) {
 }
 
 void block_linears(Pool& pool, const Linear& l) {
-  dispatch<(int)FIRST_BLOCK, (int)LAST_BLOCK>(
+  dispatch<(int)FIRST_BLOCK, (int)LAST_INTEGER_BLOCK>(
       (int)l.weight.format, [&](auto f) { block_linear<(Format) decltype(f)::value>(pool, l.weight, l); });
 }
 

@@ -16,6 +16,7 @@ static void run(Pool& pool, const Linear& l) {
     case Format::float16: return float_linear<Format::float16>(pool, w, l);
     case Format::int8:
     case Format::int4: return int_linear(pool, w, l);
+    case Format::fp8_e4m3: return float_linear<Format::fp8_e4m3>(pool, w, l);
     default: return block_linears(pool, l);
   }
 }

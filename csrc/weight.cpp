@@ -202,6 +202,7 @@ Weight PackedWeight::view() const {
       .data = memory_,
       .scales = scales,
       .sums = sums,
+      .order = order_.empty() ? nullptr : order_.data(),
   };
 }
 
@@ -303,12 +304,28 @@ void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int
   }
 }
 
+void PackedWeight::set_order(const int32_t* order) {
+  std::vector<bool> seen((size_t)in_);
+  for (int64_t k = 0; k < in_; k++) {
+    if (order[k] < 0 || order[k] >= in_ || seen[(size_t)order[k]])
+      throw std::out_of_range("an order of inputs has each of them once");
+    seen[(size_t)order[k]] = true;
+  }
+  order_.assign(order, order + in_);
+}
+
 void PackedWeight::row(int64_t index, float* values) const {
   if (index < 0 || index >= out_) throw std::out_of_range("this row is not in the weight");
   int64_t panel, lane;
   place(index, panel, lane);
   const uint8_t* data = memory_ + panel * panel_bytes(format_, in_);
-  if (is_block(format_)) return unpack_blocks(block_format(format_), data, in_, lane, values);
+  if (is_block(format_)) {
+    unpack_blocks(block_format(format_), data, in_, lane, values);
+    if (order_.empty()) return;
+    const std::vector<float> ordered(values, values + in_);
+    for (int64_t k = 0; k < in_; k++) values[order_[(size_t)k]] = ordered[(size_t)k];
+    return;
+  }
   for (int64_t k = 0; k < in_; k++) {
     switch (format_) {
       case Format::float32: values[k] = reinterpret_cast<const float*>(data)[k * PANEL + lane]; break;

@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "blocks.h"
 #include "kernels.h"
@@ -72,8 +73,10 @@ class PackedWeight {
   // Quantize and pack rows first..first+count of `values` [count, width], whose columns start..start+in are kept. int8
   // takes the scale of the whole row; whoever cuts does it at a multiple of 8 (int4: of 32). Throws std::out_of_range.
   void store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start);
-  // The same for rows in the blocks of a file. Throws std::invalid_argument for scales that are not finite.
+  // The same for rows in the blocks of a file. Throws std::invalid_argument for numbers that are not finite.
   void store_blocks(int64_t first, int64_t count, const uint8_t* rows, int64_t width, int64_t start);
+  // The inputs in the order in which all rows have them, [in]: each once.
+  void set_order(const int32_t* order);
   // The numbers that the kernels see for one row, [in].
   void row(int64_t index, float* values) const;
 
@@ -90,6 +93,7 @@ class PackedWeight {
   Format format_;
   int64_t out_, in_;
   bool gated_;
+  std::vector<int32_t> order_;  // empty: as they come
   size_t bytes_ = 0;
   size_t data_bytes_ = 0;
   uint8_t* memory_ = nullptr;

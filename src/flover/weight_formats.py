@@ -9,14 +9,16 @@ from typing import Literal
 WeightFormat = Literal[
     "float32", "bfloat16", "float16", "int8", "int4",
     "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "mxfp4",
+    "int4_g32", "int4_g64", "int4_g128", "int8_g32", "int8_g64", "fp8_e4m3",
 ]  # fmt: skip
 """How the numbers of a matrix are kept. int8 has a scale for each output, int4 a scale and an offset for every 32
-inputs of an output; both are quantized when rows are stored. The others are GGUF's, kept as the file has them."""
+inputs of an output; both are quantized when rows are stored. The others are kept as a file has them: GGUF's, then those
+of quantized safetensors (source/quantized_blocks.py), which have a scale for every so many inputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What a format of GGUF keeps together in a row: so many inputs in so many bytes of the file."""
+    """What a format of a file keeps together in a row: so many inputs in so many bytes."""
 
     inputs: int
     num_bytes: int
@@ -26,7 +28,7 @@ class Block:
         return inputs // self.inputs * self.num_bytes
 
 
-BLOCKS: Mapping[WeightFormat, Block] = {
+GGUF_BLOCKS: Mapping[WeightFormat, Block] = {
     "q8_0": Block(32, 34),
     "q4_0": Block(32, 18),
     "q4_1": Block(32, 20),
@@ -41,6 +43,16 @@ BLOCKS: Mapping[WeightFormat, Block] = {
     "iq4_xs": Block(256, 136),
     "mxfp4": Block(32, 17),
 }
+BLOCKS: Mapping[WeightFormat, Block] = {
+    **GGUF_BLOCKS,
+    "int4_g32": Block(32, 20),
+    "int4_g64": Block(64, 36),
+    "int4_g128": Block(128, 68),
+    "int8_g32": Block(32, 36),
+    "int8_g64": Block(64, 68),
+    "fp8_e4m3": Block(64, 68),
+}
+"""Formats that keep exactly the numbers of a file."""
 ONE_SCALE: frozenset[WeightFormat] = frozenset({"int8", "int4"})
 """Formats whose products quantize the activations of a token with one scale."""
 INPUTS_TOGETHER: Mapping[WeightFormat, int] = {

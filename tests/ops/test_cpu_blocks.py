@@ -12,14 +12,14 @@ import pytest
 from flover_benchmarks.kernels.blocks import HALVES, random_blocks
 
 from flover.errors import InvariantError, ModelError
-from flover.ops import BLOCKS, Alone, Ops, Part, WeightFormat
+from flover.ops import BLOCKS, GGUF_BLOCKS, Alone, Ops, Part, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT, JoinedWeight, PackedWeight
+from ops.exact import INPUTS, Floats, activations, fma, quantized
 
-Floats = npt.NDArray[np.float32]
 ISAS = instruction_sets()
 THREADS = (1, 3)
-INPUTS, OUTPUTS, ROWS = 768, 70, 103  # 24 blocks of activations: a whole piece and a half
+OUTPUTS, ROWS = 70, 103
 AT_ONCE = {"q2_k": 16, "q3_k": 16, "q6_k": 16}
 """Inputs that share a scale, where it is not 32."""
 
@@ -49,17 +49,7 @@ def packed(
     return weight
 
 
-def activations(rows: int, inputs: int = INPUTS) -> Floats:
-    """Of very different sizes in a row, as those of models are; one row is zero and one has blocks of zeros."""
-    generator = np.random.default_rng(2)
-    x = generator.standard_normal((rows, inputs), dtype=np.float32)
-    x *= np.exp(2 * generator.standard_normal((1, inputs))).astype(np.float32)
-    x[rows // 2] = 0
-    x[-1, : inputs // 2] = 0
-    return x
-
-
-@pytest.mark.parametrize("weight_format", BLOCKS)
+@pytest.mark.parametrize("weight_format", GGUF_BLOCKS)
 def test_panels_hold_exactly_the_numbers_of_the_file(weight_format: WeightFormat) -> None:
     """In any order of rows, gated or not, in no more than 1.1 times the bytes."""
     blocks = raw(weight_format)
@@ -71,7 +61,7 @@ def test_panels_hold_exactly_the_numbers_of_the_file(weight_format: WeightFormat
     assert large.num_bytes <= 1.05 * 512 * BLOCKS[weight_format].row_bytes(2048)
 
 
-@pytest.mark.parametrize("weight_format", BLOCKS)
+@pytest.mark.parametrize("weight_format", GGUF_BLOCKS)
 def test_a_part_keeps_its_columns(weight_format: WeightFormat) -> None:
     blocks, start = raw(weight_format), 256
     part = PackedWeight((OUTPUTS, 512), weight_format, False, Part(start, INPUTS))
@@ -79,24 +69,12 @@ def test_a_part_keeps_its_columns(weight_format: WeightFormat) -> None:
     assert np.array_equal(part.unpack(), plain(weight_format, blocks)[:, start:])
 
 
-@pytest.mark.parametrize("weight_format", BLOCKS)
+@pytest.mark.parametrize("weight_format", GGUF_BLOCKS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_the_embedding_is_a_row_of_the_table(weight_format: WeightFormat, isa: str) -> None:
     ids = np.array([69, 0, 16, 15, 7, 8, 16])
     y = ops_of(isa, 1).embed(ids, packed(weight_format, raw(weight_format)), 1.0)
     assert np.array_equal(y, plain(weight_format, raw(weight_format))[ids])
-
-
-def fma(a: Floats, b: Floats, c: Floats) -> Floats:
-    """a * b + c rounded once: the product is exact in float64, the sum is rounded there to an odd last bit (Boldo and
-    Melquiond, 2008), so that rounding to float32 is right."""
-    product, c = a.astype(np.float64) * b, np.asarray(c, dtype=np.float64)
-    total = product + c
-    back = total - product
-    error = (product - (total - back)) + (c - back)
-    even = total.view(np.int64) % 2 == 0
-    towards = np.copysign(np.inf, error)
-    return np.where((error != 0) & even, np.nextafter(total, towards), total).astype(np.float32)
 
 
 ONES: dict[WeightFormat, tuple[tuple[int, int, int], ...]] = {
@@ -141,15 +119,6 @@ def taken_apart(
     return integers.astype(np.int64), scales[:, ::shared], offsets[:, ::shared]
 
 
-def quantized(x: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Scales and integers of every 32 inputs, [rows, blocks] and [rows, in]."""
-    blocks = x.reshape(len(x), -1, 32)
-    reach = np.abs(blocks).max(2)
-    inverse = np.divide(np.float32(127), reach, out=np.zeros_like(reach), where=reach > 1e-30)
-    scales = np.where(reach > 1e-30, reach / np.float32(127), np.float32(0))
-    return scales, np.rint(blocks * inverse[..., None]).astype(np.int64).reshape(x.shape)
-
-
 def exact_linear(x: Floats, weight_format: WeightFormat, blocks: npt.NDArray[np.uint8]) -> Floats:
     """What csrc/linear_block.h says, in numpy."""
     shared = AT_ONCE.get(weight_format, 32)
@@ -169,7 +138,7 @@ def exact_linear(x: Floats, weight_format: WeightFormat, blocks: npt.NDArray[np.
     return y
 
 
-@pytest.mark.parametrize("weight_format", BLOCKS)
+@pytest.mark.parametrize("weight_format", GGUF_BLOCKS)
 def test_products_are_exact_to_the_bit_in_any_company(weight_format: WeightFormat) -> None:
     """The arithmetic of the kernels in numpy, for every instruction set, number of threads and set of rows."""
     blocks, x = raw(weight_format), activations(ROWS)
@@ -182,7 +151,7 @@ def test_products_are_exact_to_the_bit_in_any_company(weight_format: WeightForma
                 assert np.array_equal(y, wanted[first : first + count]), (isa, num_threads, first, count)
 
 
-@pytest.mark.parametrize("weight_format", BLOCKS)
+@pytest.mark.parametrize("weight_format", GGUF_BLOCKS)
 def test_products_are_near_those_of_the_numbers(weight_format: WeightFormat) -> None:
     """Half a step of each block of activations, at most."""
     blocks, x = raw(weight_format), np.random.default_rng(6).standard_normal((13, INPUTS), dtype=np.float32)
@@ -195,7 +164,7 @@ def test_products_are_near_those_of_the_numbers(weight_format: WeightFormat) -> 
     assert rms < 0.01  # even rounding of normal numbers gives about 0.006
 
 
-@pytest.mark.parametrize("weight_format", BLOCKS)
+@pytest.mark.parametrize("weight_format", GGUF_BLOCKS)
 def test_bias_activation_and_gate(weight_format: WeightFormat) -> None:
     """As for every other format: on top of the same sums."""
     blocks, x = raw(weight_format), activations(5)
@@ -281,7 +250,7 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
         WRONG[name]()
 
 
-@pytest.mark.parametrize("weight_format", BLOCKS)
+@pytest.mark.parametrize("weight_format", GGUF_BLOCKS)
 def test_scales_that_are_not_finite_are_refused(weight_format: WeightFormat) -> None:
     blocks = raw(weight_format).reshape(OUTPUTS, -1, BLOCKS[weight_format].num_bytes).copy()
     for place in HALVES.get(weight_format, (0,)):

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 import psutil
 import pytest
+from quantized_files import WAYS, write_quantized
+from quantized_files import WIDE as STORED
 from rank_processes import FOLLOWER, processes
 from support.checkpoints import FAMILIES, VOCAB_SIZE, make_checkpoint, random_prompt
 
@@ -31,7 +33,13 @@ SMALL: dict[str, Any] = {
     "max_num_seqs": 8,
     "distributed_timeout_seconds": 30.0,
 }
-TOLERANCE = {"float32": (2e-4, 2e-4), "bfloat16": (2e-3, 2e-3), "int8": (1e-5, 0.1), "int4": (1e-5, 0.1)}
+TOLERANCE = {
+    "float32": (2e-4, 2e-4),
+    "bfloat16": (2e-3, 2e-3),
+    "int8": (1e-5, 0.1),
+    "int4": (1e-5, 0.1),
+    "quantized": (1e-4, 0.1),
+}
 """On log-probabilities: half of them are as near as the first, all as the second. Sums over ranks are rounded in other
 places. Now and then that moves what lies between two steps of 8 bits by a whole step, and models as tiny as these feel
 it."""
@@ -89,6 +97,8 @@ def collect(engine: Engine, news: News) -> None:
 
 
 def settings_of(kind: str) -> dict[str, Any]:
+    if kind == "quantized":
+        return {}
     return {"quantization": kind} if kind in ("int8", "int4") else {"dtype": kind}
 
 
@@ -166,6 +176,12 @@ def draws(engine: Engine) -> list[int]:
     found = [token for _ in range(30) for delta in engine.step() for token in delta.token_ids]
     assert len(found) == 20
     return found
+
+
+@pytest.mark.parametrize("name", ["fp8 blocks", "gptq 128 asymmetric", "awq 32", "int-quantized"])
+def test_two_ranks_share_a_quantized_checkpoint(tmp_path: Path, name: str) -> None:
+    quantized, _ = write_quantized(make_checkpoint(tmp_path / "model", **STORED), tmp_path, WAYS[name])
+    compare(quantized, 2, "quantized")
 
 
 def test_the_bundled_model_says_the_same_on_two_ranks() -> None:

@@ -22,6 +22,7 @@ from flover.ops.cpu import CpuOps, cpu_ops
 from flover.ops.cpu_layout import address
 from flover.server.loading import load_text
 from flover.service.build import check_extras
+from flover.source.quantization import read_scheme
 
 PROBE_BYTES = 2**28
 """Maximum size of the bandwidth probe, in bytes: far larger than any cache."""
@@ -81,6 +82,9 @@ def _model_facts(model: Description) -> dict[str, str]:
         "keys and values": f"{gib(token_bytes)} per token as {kv_dtype}, {gib(token_bytes * model.max_len)} for a "
         "full context",
     }
+    scheme = read_scheme(model.source.document("config.json"), model.source.where("config.json"))
+    if scheme is not None:
+        facts["quantization"] = str(scheme)
     switch_len = config.switch_len(model.max_len)
     if switch_len is not None:
         facts["rotary embedding"] = rotary_rule(switch_len)

@@ -18,6 +18,7 @@ from flover.model.hf_family import read_family, read_keys
 from flover.model.hf_layers import read_layers
 from flover.model.hf_scales import read_scales
 from flover.source import GGUF_SUFFIX, ModelSource, open_source
+from flover.source.quantization import read_scheme
 
 MAX_LAYERS = 10_000
 """More layers than any model has: a damaged file must not make us build their descriptions."""
@@ -52,7 +53,7 @@ def read_model(source: ModelSource, tokenizer: ModelSource | None) -> tuple[Fami
 def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Family, ModelConfig]:
     """Family and config of a config dict, as transformers 4 or 5 writes it. `where` names it in errors."""
     architecture, family, fields = read_family(data, where)
-    _check_format(fields)
+    read_scheme(fields.data, where)
     names = family.names
     num_layers = fields.integer(names.num_layers, most=MAX_LAYERS)
     num_heads = fields.integer(names.num_heads, most=MAX_HEADS)
@@ -90,17 +91,6 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         checkpoint_dtype=_dtype(fields),
     )
     return family, read_scales(fields, family, config)
-
-
-def _check_format(fields: Fields) -> None:
-    for name in ("quantization_config", "compression_config"):
-        if fields.has(name):
-            method = (fields.section(name) or {}).get("quant_method", "an unknown method")
-            raise fields.error(
-                name,
-                f"is present: checkpoints that are quantized already ({shown(method)}) are not supported; load the "
-                "model's float weights, with --quantization int8 or int4 to have them small",
-            )
 
 
 def _dtype(fields: Fields) -> str:

@@ -167,6 +167,7 @@ def _fill_from_files(
     placements = {read.info: read.placement for read in reads}
     for info, tensor in model.source.read(list(placements)):
         parameter = placements[info].parameter
+        order = None if info.is_float else model.source.input_order(info)
         kept = format_at(model.formats[parameter], placements[info].start) if parameter in model.formats else "float32"
         for first, rows in placements[info].pieces(tensor):
             for start, part in _slices(rows):
@@ -175,7 +176,7 @@ def _fill_from_files(
                     check_numbers(numbers, part, kept, f"{info.file}: {info.name}")
                     _store(weights, cuts[parameter], parameter, first + start, numbers)
                 else:
-                    _store_blocks(weights.matrices[parameter], cuts[parameter], first + start, part, info)
+                    _store_blocks(weights.matrices[parameter], cuts[parameter], first + start, part, order, info)
                 done += part.nbytes
                 forget(part)
                 progress(done, total)
@@ -213,11 +214,13 @@ def _store(weights: Weights, cut: Cut, name: str, first: int, part: Floats) -> N
             weights.matrices[name].store(own, rows)
 
 
-def _store_blocks(weight: Weight, cut: Cut, first: int, part: HostArray, info: TensorInfo) -> None:
-    """The same with the bytes of rows in blocks."""
+def _store_blocks(
+    weight: Weight, cut: Cut, first: int, part: HostArray, order: HostArray | None, info: TensorInfo
+) -> None:
+    """The same with the bytes of rows in blocks, whose inputs are in this order."""
     try:
         for place, count, own in cut.pieces(first, len(part)):
-            weight.store_blocks(own, part[place : place + count])
+            weight.store_blocks(own, part[place : place + count], order)
     except ModelError as error:
         raise ModelError(f"{info.file}: {info.name}: {error}") from error
 

@@ -14,8 +14,8 @@ from flover.model.families import Family
 from flover.model.family_modules import Target
 from flover.model.gguf_names import in_gguf
 from flover.model.placement import Placement, TensorNames, expected_tensors
-from flover.ops import BLOCKS
-from flover.source import ModelSource, TensorInfo
+from flover.ops import BLOCKS, GGUF_BLOCKS
+from flover.source import Layout, ModelSource, TensorInfo
 from flover.source.numbers import widen
 
 COMPARED_ROWS = 4096
@@ -57,19 +57,29 @@ def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[
     reads: list[Read] = []
     left_over: list[str] = []
     wrong: list[str] = []
+    in_blocks = {plain.removesuffix(".weight") for plain, info in stored if info.dtype in BLOCKS}
     for plain, info in stored:
         placement = expected.get(plain)
         if placement is not None:
-            if info.layout is not None:
-                placement = replace(placement, layout=info.layout)
+            layout = _layout(info, placement)
+            placement = placement if layout == placement.layout else replace(placement, layout=layout)
             wrong += _problems(info, placement)
             reads.append(Read(info, placement))
-        elif not names.is_dropped(plain) and not (model.tied_embeddings and plain == head):
+        elif not (
+            names.is_dropped(plain)
+            or (model.tied_embeddings and plain == head)
+            or (plain.removesuffix(".bias") in in_blocks and _is_zero(source, info))
+        ):
             left_over.append(info.name)
     twice = [name for name, count in found.items() if count > 1 and name in expected]
     missing = [name for name in expected if name not in found]
     _report(source, missing=missing, left_over=left_over, twice=twice, wrong=wrong)
     return reads
+
+
+def _is_zero(source: ModelSource, info: TensorInfo) -> bool:
+    """Whether a bias adds nothing: AutoGPTQ gave one to every linear that it quantized."""
+    return info.is_float and not any(widen(numbers).any() for _, numbers in source.read([info]))
 
 
 def _embedding_name(family: Family) -> str:
@@ -91,12 +101,19 @@ def _check_equal(source: ModelSource, head: TensorInfo, embedding: TensorInfo) -
     )
 
 
+def _layout(info: TensorInfo, placement: Placement) -> Layout:
+    """That of the file, else the family's, but for blocks: their rows are outputs everywhere."""
+    if info.layout is not None:
+        return info.layout
+    return "plain" if info.dtype in BLOCKS and placement.layout == "transposed" else placement.layout
+
+
 def _problems(info: TensorInfo, placement: Placement) -> list[str]:
     if info.shape != placement.shape:
         return [f"{info.name} has shape {list(info.shape)} but the config asks for {list(placement.shape)}"]
     if info.is_float or (info.dtype in BLOCKS and placement.columns):
         return []
-    blocks = f" and, for matrices of GGUF files, {', '.join(BLOCKS)}" if info.layout else ""
+    blocks = f" and, for matrices of GGUF files, {', '.join(GGUF_BLOCKS)}" if info.layout else ""
     return [f"{info.name} has type {info.dtype}, but only F32, F16, BF16 and F64{blocks} are supported"]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flover.ops.group import Alone, Group, Reduction
-from flover.weight_formats import BLOCKS, INPUTS_TOGETHER, ONE_SCALE, Block, WeightFormat
+from flover.weight_formats import BLOCKS, GGUF_BLOCKS, INPUTS_TOGETHER, ONE_SCALE, Block, WeightFormat
 
 Array: TypeAlias = Any
 """An implementation's own arrays: numpy's on the CPU, torch's tensors elsewhere. Who is written against the table only
@@ -47,9 +47,10 @@ class Weight(Protocol):
         keeps its columns. Raises `ModelError` for numbers that cannot be stored (int8 and int4: what is not finite)."""
         ...
 
-    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
-        """The same for a format of `BLOCKS`, from the bytes that the rows have in a GGUF file, [n, bytes of a row].
-        Raises `ModelError` for scales that are not finite."""
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8], order: npt.NDArray[np.int32] | None = None) -> None:
+        """The same for a format of `BLOCKS`, from the bytes that the rows have in a file, [n, bytes of a row]. `order`
+        has the inputs as the rows have them; None: as they come. Raises `ModelError` for numbers that are not finite,
+        and for rows in another order than others of the weight."""
         ...
 
 
@@ -255,6 +256,7 @@ class Ops:
 __all__ = [
     "BLOCKS",
     "DTYPE_BYTES",
+    "GGUF_BLOCKS",
     "INPUTS_TOGETHER",
     "ONE_SCALE",
     "Alone",

@@ -34,7 +34,7 @@ BYTES_PER_WEIGHT: dict[WeightFormat, float] = {
 class PackedWeight:
     """A matrix in panels of 16 outputs (csrc/weight.h)."""
 
-    __slots__ = ("data", "format", "gated", "part", "shape")
+    __slots__ = ("_order", "data", "format", "gated", "part", "shape")
 
     def __init__(
         self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
@@ -50,6 +50,7 @@ class PackedWeight:
         self.part = part
         self.format = weight_format
         self.gated = gated
+        self._order: tuple[npt.NDArray[np.int32] | None] | None = None
         self.data = _cpu.PackedWeight(FORMATS[weight_format], *shape, gated)
 
     @property
@@ -69,8 +70,8 @@ class PackedWeight:
         except ValueError as error:
             raise ModelError(str(error)) from error
 
-    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
-        """Pack the blocks of a GGUF file, exactly as they are."""
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8], order: npt.NDArray[np.int32] | None = None) -> None:
+        """Pack the blocks of a file, exactly as they are."""
         part, block = self._whole(), BLOCKS.get(self.format)
         if block is None:
             raise InvariantError(f"a weight in {self.format} is not stored in blocks")
@@ -79,11 +80,24 @@ class PackedWeight:
                 f"{rows.dtype} rows of shape {list(rows.shape)} are not those of a {self.format} weight of "
                 f"{list(self.shape)}, {part}: {block.row_bytes(part.whole)} bytes each"
             )
+        self._set_order(order)
         packed = np.ascontiguousarray(rows)
         try:
             self.data.store_blocks(first, len(packed), address(packed), part.whole, part.start)
         except ValueError as error:
             raise ModelError(str(error)) from error
+
+    def _set_order(self, order: npt.NDArray[np.int32] | None) -> None:
+        """The order of the inputs in all rows: that of the first ones that are stored."""
+        if self._order is None:
+            if order is not None:
+                if self.part or self.format == "fp8_e4m3":
+                    raise ModelError("its inputs are in another order (g_idx), so ranks cannot share its columns")
+                kept = np.ascontiguousarray(order, dtype=np.int32)
+                self.data.set_order(address(kept))
+            self._order = (order,)
+        elif self._order[0] is not order and not np.array_equal(self._order[0], order):  # type: ignore[arg-type]
+            raise ModelError("its inputs are in another order (g_idx) than those of matrices that are joined with it")
 
     def unpack(self) -> npt.NDArray[np.float32]:
         """The numbers that the kernels compute with, float32 [out, in]."""
@@ -119,10 +133,10 @@ class JoinedWeight:
         member, start = self._member(first, len(rows))
         member.store(first - start, rows)
 
-    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8], order: npt.NDArray[np.int32] | None = None) -> None:
         """Pack rows of one member, exactly as they are in the file."""
         member, start = self._member(first, len(rows))
-        member.store_blocks(first - start, rows)
+        member.store_blocks(first - start, rows, order)
 
     def unpack(self) -> npt.NDArray[np.float32]:
         """The numbers that the kernels compute with, float32 [out, in]."""

@@ -40,7 +40,7 @@ class PlainWeight:
         start = self.part.start if self.part else 0
         self.data[first : first + len(rows)] = torch.from_numpy(rows[:, start : start + self.shape[1]])
 
-    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8]) -> None:
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8], order: npt.NDArray[np.int32] | None = None) -> None:
         """There are no blocks here. Raises `InvariantError`."""
         raise InvariantError("the reference operations have no weights in blocks")
 

@@ -27,7 +27,7 @@ FLOAT_TYPES = ("F32", "F16", "BF16", "F64")
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A tensor of a file, not read yet. `dtype` is safetensors' name of its type, or ggml's of blocks ("q4_k");
+    """A tensor of a file, not read yet. `dtype` is safetensors' name of its type, or that of blocks ("q4_k");
     `layout` is None where it is the one that the family's checkpoints have, `start` its first byte in the file where
     the reader needs that."""
 
@@ -80,6 +80,10 @@ class ModelSource(Protocol):
     def read(self, infos: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, Any]]:
         """Tensors that `tensors` has listed, one after another, as they lie in the file: each is a numpy array over the
         mapped file (`source.numbers` makes floats of it); blocks are bytes, row by row."""
+        ...
+
+    def input_order(self, info: TensorInfo) -> Any | None:
+        """The inputs of a matrix in the order in which its blocks have them, int32 [in]; None: as they come."""
         ...
 
 

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flover.files import MAX_JSON_BYTES, is_there, read_optional_object, read_text
 from flover.source import Naming, TensorInfo
+from flover.source.quantization import read_scheme
+
+if TYPE_CHECKING:
+    from flover.source.quantized_matrix import Matrix
+    from flover.source.safetensors import MappedFile
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Directory:
     """Its documents are its files."""
 
     path: Path
     naming: Naming = "hugging_face"
+    _files: dict[Path, MappedFile] = field(default_factory=dict, repr=False, compare=False)
 
     def where(self, name: str) -> str:
         return str(self.path / name)
@@ -31,14 +38,30 @@ class Directory:
         return read_optional_object(self.path / name, limit)
 
     def tensors(self) -> list[TensorInfo]:
+        plain, matrices = self._tensors
+        return [*plain, *(matrix.info for matrix in matrices.values())]
+
+    @cached_property
+    def _tensors(self) -> tuple[list[TensorInfo], dict[str, Matrix]]:
+        from flover.source.quantized import find_matrices
         from flover.source.safetensors import find_files, list_tensors
 
-        return [info for file in find_files(self.path) for info in list_tensors(file)]
+        stored = [info for file in find_files(self.path) for info in list_tensors(file)]
+        scheme = read_scheme(self.document("config.json"), self.where("config.json"))
+        return (stored, {}) if scheme is None else find_matrices(stored, scheme)
 
     def read(self, infos: Sequence[TensorInfo]) -> Iterator[tuple[TensorInfo, Any]]:
-        from flover.source.safetensors import read_tensors
+        for info in infos:
+            matrix = self._tensors[1].get(info.name)
+            yield info, self._stored(info) if matrix is None else matrix.read(self._stored)
 
-        for file in dict.fromkeys(info.file for info in infos):
-            mine = {info.name: info for info in infos if info.file == file}
-            for name, tensor in read_tensors(file, list(mine)):
-                yield mine[name], tensor
+    def input_order(self, info: TensorInfo) -> Any | None:
+        matrix = self._tensors[1].get(info.name)
+        return None if matrix is None else matrix.order(self._stored)
+
+    def _stored(self, info: TensorInfo) -> Any:
+        from flover.source.safetensors import MappedFile
+
+        if info.file not in self._files:
+            self._files[info.file] = MappedFile(info.file)
+        return self._files[info.file].tensor(info.name)

@@ -95,6 +95,9 @@ class Gguf:
     def _tokenizer(self) -> dict[str, Any]:
         return tokenizer_of(self.files[0])
 
+    def input_order(self, info: TensorInfo) -> None:
+        return None
+
     def _numbers(self, info: TensorInfo) -> list[float]:
         """A small tensor of plain numbers."""
         from flover.source.numbers import widen

@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-STORED: Mapping[str, npt.DTypeLike] = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": np.uint16}
-"""Types that are read, and numpy's of the same bytes; numpy has no bfloat16."""
+STORED: Mapping[str, npt.DTypeLike] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "F8_E4M3": np.uint8,
+    "U8": np.uint8,
+    "I32": np.int32,
+    "I8": np.int8,
+}
+"""Types that are read, and numpy's of the same bytes; numpy has no bfloat16 and no floats of 8 bits."""
 _libc = ctypes.CDLL(None)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +103,23 @@ def _info(path: Path, name: str, dtype: str, shape: tuple[int, ...]) -> TensorIn
     return TensorInfo(name, dtype, shape, num_bytes, path)
 
 
-def read_tensors(path: Path, names: list[str]) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-    """The named tensors of a file, one after another, as they lie in it: `widen` makes numbers of them. Each is a view
-    of the mapped file. The file has been through `list_tensors`, which checks all of its header."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from error
-    for name in names:
-        entry = header[name]
+class MappedFile:
+    """A file that has been through `list_tensors`, which checks all of its header."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                self._header = json.loads(file.read(length))
+            self._mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
+        except (OSError, ValueError, KeyError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from error
+
+    def tensor(self, name: str) -> npt.NDArray[Any]:
+        """A tensor as it lies in the file, a view of it: `widen` makes numbers of it."""
+        entry = self._header[name]
         first, end = entry["data_offsets"]
-        yield name, mapped[first:end].view(STORED[entry["dtype"]]).reshape(entry["shape"])
+        return self._mapped[first:end].view(STORED[entry["dtype"]]).reshape(entry["shape"])
 
 
 def _check_header_length(path: Path) -> None:
