@@ -49,6 +49,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo": ("olmo", {}),
     "olmo2": ("olmo2", {"attention_bias": True}),
     "olmo3": ("olmo3", {}),
+    "mixtral": ("mixtral", {"sliding_window": 16}),
+    "qwen2_moe": ("qwen2_moe", {"num_hidden_layers": 4, "mlp_only_layers": [2]}),
+    "qwen2_moe every second layer": (
+        "qwen2_moe",
+        {"mlp_only_layers": [], "decoder_sparse_step": 2, "norm_topk_prob": True},
+    ),
+    "qwen3_moe": ("qwen3_moe", {"attention_bias": True}),
+    "qwen3_moe weights of all experts": ("qwen3_moe", {"norm_topk_prob": False, "tie_word_embeddings": True}),
     "gemma3": ("gemma3", {}),
     "gemma3 untied, six layers by the pattern": (
         "gemma3",

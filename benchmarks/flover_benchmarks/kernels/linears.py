@@ -20,7 +20,8 @@ from flover.errors import ConfigError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
 from flover.ops import BLOCKS, WeightFormat
-from flover.ops.cpu import ACTIVATIONS, CpuOps
+from flover.ops.cpu import CpuOps
+from flover.ops.cpu_layout import ACTIVATIONS
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
 from flover_benchmarks.kernels.blocks import random_blocks
 from flover_benchmarks.kernels.figures import Measurement

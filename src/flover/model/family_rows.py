@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from flover.model.expert_families import EXPERT_FAMILIES
 from flover.model.families import Family
 from flover.model.layer_norm_families import LAYER_NORM_FAMILIES
 from flover.model.rms_families import RMS_FAMILIES
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({**RMS_FAMILIES, **LAYER_NORM_FAMILIES})
+FAMILIES: Mapping[str, Family] = MappingProxyType({**RMS_FAMILIES, **LAYER_NORM_FAMILIES, **EXPERT_FAMILIES})

@@ -16,6 +16,7 @@ from flover.model.config_keys import check_keys
 from flover.model.families import ACTIVATIONS, Family, Flag, ScaleNames
 from flover.model.family_rows import FAMILIES
 from flover.model.fields import Fields
+from flover.model.hf_experts import SOME_LAYERS
 from flover.model.hf_layers import read_layers
 from flover.source import GGUF_SUFFIX, ModelSource, open_source
 
@@ -166,6 +167,9 @@ def _read_keys(family: Family) -> frozenset[str]:
         keys.add(family.local_theta[0])
     if family.scale_name is not None:
         keys.add(family.scale_name)
+    if family.experts is not None:
+        keys |= {family.experts.count, *(SOME_LAYERS if family.experts.some_layers else ())}
+        keys |= {name for name in (family.experts.shared_intermediate_size,) if name is not None}
     if family.rotary_layers == "listed":
         keys |= {"no_rope_layers", "no_rope_layer_interval"}
     return frozenset(keys)
