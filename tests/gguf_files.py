@@ -34,6 +34,9 @@ ARCHITECTURES = {
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "granite": gguf.MODEL_ARCH.GRANITE,
+    "granitemoe": gguf.MODEL_ARCH.GRANITE_MOE,
+    "granitemoeshared": gguf.MODEL_ARCH.GRANITE_MOE,
+    "olmoe": gguf.MODEL_ARCH.OLMOE,
     "olmo": gguf.MODEL_ARCH.OLMO,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "gemma": gguf.MODEL_ARCH.GEMMA,
@@ -43,6 +46,7 @@ ARCHITECTURES = {
     "cohere": gguf.MODEL_ARCH.COMMAND_R,
     "cohere2": gguf.MODEL_ARCH.COHERE2,
 }
+PAIRED = ("llama", "mixtral", "smollm3", "arcee", "granite", "granitemoe", "granitemoeshared", "olmo")
 FLOATS = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}
 
 
@@ -86,9 +90,15 @@ def write_gguf(
 
 
 def stacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """With the experts of a layer as one tensor."""
+    """With the experts of a layer as one tensor, and gate and up as two."""
     found: dict[str, Any] = {}
     for name, tensor in tensors.items():
+        joined = re.fullmatch(r"(.*)\.(block_sparse_moe|shared_mlp)\.input_linear\.weight", name)
+        if joined is not None:
+            kind = "experts" if joined[2] == "block_sparse_moe" else "shared_expert"
+            for part, rows in zip(("gate", "up"), tensor.chunk(2, dim=-2), strict=True):
+                found[f"{joined[1]}.mlp.{kind}.{part}_proj.weight"] = rows
+            continue
         all_of_them = re.sub(r"\.experts\.\d+\.", ".experts.", name)
         if all_of_them == name:
             found[name] = tensor
@@ -127,8 +137,9 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_expert_used_count(config["num_experts_per_tok"])
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
-    if "shared_expert_intermediate_size" in config:
-        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    shared = either("shared_expert_intermediate_size", "shared_intermediate_size")
+    if shared:
+        writer.add_expert_shared_feed_forward_length(shared)
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     elif config["model_type"] == "olmo":
@@ -179,7 +190,7 @@ def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
 def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:
     if family in ("gemma", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return tensor + 1
-    if family in ("llama", "mixtral", "smollm3", "arcee", "granite", "olmo") and (".q_proj." in name or ".k_proj." in name):
+    if family in PAIRED and (".q_proj." in name or ".k_proj." in name):
         heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         return halves.swapaxes(1, 2).reshape(tensor.shape)

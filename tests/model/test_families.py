@@ -49,6 +49,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo": ("olmo", {}),
     "olmo2": ("olmo2", {"attention_bias": True}),
     "olmo3": ("olmo3", {}),
+    "olmoe": ("olmoe", {"attention_bias": True}),
+    "olmoe normalized": ("olmoe", {"norm_topk_prob": True, "num_key_value_heads": 4}),
+    "granitemoe": ("granitemoe", {"attention_bias": True}),
+    "granitemoeshared": ("granitemoeshared", {}),
     "mixtral": ("mixtral", {"sliding_window": 16}),
     "qwen2_moe": ("qwen2_moe", {"num_hidden_layers": 4, "mlp_only_layers": [2]}),
     "qwen2_moe every second layer": (

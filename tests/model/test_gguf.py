@@ -43,6 +43,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cohere2": {"num_hidden_layers": 5, "layer_types": None},
     "cohere": {"logit_scale": 0.5},
     "granite": {"residual_multiplier": 0.25, "logits_scaling": 1.5, "attention_bias": True},
+    "granitemoe": {"residual_multiplier": 0.25, "logits_scaling": 1.5, "attention_bias": True},
+    "granitemoeshared": {"residual_multiplier": 0.25, "logits_scaling": 1.5},
 }
 KINDS = [*((family, "F32") for family in ARCHITECTURES), ("llama", "F16"), ("qwen2", "BF16"), ("gpt2", "F16")]
 
@@ -90,7 +92,7 @@ def test_llama_3_1s_divided_frequencies_are_those_of_its_scaling(tmp_path: Path)
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"llama.expert_count": 8}, "expert_count is 8"),
+        ({"llama.expert_group_count": 2}, "expert_group_count is 2"),
         ({"llama.logit_scale": 0.5}, "logit_scale is 0.5"),
         ({"llama.attention.clamp_kqv": 8.0}, "clamp_kqv is 8.0"),
         ({"llama.rope.scaling.type": "spiral"}, "spiral"),

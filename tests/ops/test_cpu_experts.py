@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import numpy.typing as npt
 import pytest
+from flover_benchmarks.kernels.blocks import random_blocks
 
-from flover.bench.kernels.blocks import random_blocks
 from flover.errors import InvariantError
 from flover.ops import BLOCKS, Alone, HostArray, Ops, Part, Reduction, Routing, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets

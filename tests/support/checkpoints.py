@@ -29,6 +29,13 @@ _LLAMA = {
 }
 _EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "pad_token_id": None}
 _LOCAL_EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 3, "pad_token_id": None}
+_GRANITE = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.3,
+    "attention_multiplier": 0.5,
+    "logits_scaling": 1.7,
+    "pad_token_id": None,
+}
 _GPT = {**_COMMON, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": MAX_LEN}
 _NEOX = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"}
 
@@ -67,17 +74,13 @@ RECIPES |= {
     "cohere": ("CohereForCausalLM", {**_LLAMA, "pad_token_id": None}),
     "cohere2": ("Cohere2ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16, "pad_token_id": None}),
     "exaone4": ("Exaone4ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16}),
-    "granite": (
-        "GraniteForCausalLM",
-        {
-            **_LLAMA,
-            "embedding_multiplier": 3.0,
-            "residual_multiplier": 0.3,
-            "attention_multiplier": 0.5,
-            "logits_scaling": 1.7,
-            "pad_token_id": None,
-        },
+    "granite": ("GraniteForCausalLM", {**_LLAMA, **_GRANITE}),
+    "granitemoe": ("GraniteMoeForCausalLM", {**_LLAMA, **_LOCAL_EXPERTS, **_GRANITE}),
+    "granitemoeshared": (
+        "GraniteMoeSharedForCausalLM",
+        {**_LLAMA, **_LOCAL_EXPERTS, **_GRANITE, "shared_intermediate_size": 56},
     ),
+    "olmoe": ("OlmoeForCausalLM", {**_LLAMA, **_EXPERTS}),
     "gemma": ("GemmaForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None}),
     "olmo": ("OlmoForCausalLM", {**_LLAMA, "pad_token_id": None}),
     "olmo2": ("Olmo2ForCausalLM", {**_LLAMA, "pad_token_id": None}),

@@ -147,6 +147,15 @@ MIXTRAL_MODULES = {
     "layers.{}.block_sparse_moe.experts.{}.w2": Target("layers.{}.experts.{}.down"),
 }
 
+GRANITE_MOE_MODULES = {
+    **_LLAMA_BUT_MLP,
+    "layers.{}.block_sparse_moe.router.layer": Target("layers.{}.router"),
+    "layers.{}.block_sparse_moe.input_linear": Target("layers.{}.experts.{}.up"),
+    "layers.{}.block_sparse_moe.output_linear": Target("layers.{}.experts.{}.down"),
+    "layers.{}.shared_mlp.input_linear": Target("layers.{}.shared.up"),
+    "layers.{}.shared_mlp.output_linear": Target("layers.{}.shared.down"),
+}
+
 QWEN_MOE_MODULES = {
     **LLAMA_MODULES,
     "layers.{}.mlp.gate": Target("layers.{}.router"),

@@ -35,10 +35,14 @@ def read_experts(fields: Fields, family: Family, num_layers: int) -> Sequence[Ex
             normalized=fields.flag(normalized.name, normalized.default) if isinstance(normalized, Flag) else normalized,
         ),
         intermediate_size=fields.integer(names.intermediate_size, most=MAX_WIDTH),
-        shared_intermediate_size=0 if shared is None else fields.integer(shared, most=MAX_WIDTH),
-        shared_gate=names.shared_gate,
+        shared_intermediate_size=0 if shared is None else _shared_width(fields, shared),
+        shared_gate=names.shared_gate and fields.data.get(shared or "") != 0,
     )
     return [experts if layer else None for layer in _with_experts(fields, family, num_layers)]
+
+
+def _shared_width(fields: Fields, name: str) -> int:
+    return 0 if fields.data.get(name) == 0 else fields.integer(name, most=MAX_WIDTH)
 
 
 def _with_experts(fields: Fields, family: Family, num_layers: int) -> Sequence[bool]:

@@ -55,6 +55,12 @@ _MIXTRAL = Architecture(
     names=_NAMES | {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
     paired=True,
 )
+_GRANITE_SCALES = {
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attention.scale": "attention_multiplier",
+    "logit_scale": "logits_scaling",
+}
 _EXPERT_NAMES = {
     **_NAMES,
     "expert_count": "num_experts",
@@ -86,6 +92,27 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         names=_EXPERT_NAMES,
         fixed={"norm_topk_prob": True},
         flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
+    "olmoe": Architecture(
+        architecture="OlmoeForCausalLM",
+        model_type="olmoe",
+        names=_NAMES | {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"},
+        fixed={"norm_topk_prob": False},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
+    "granitemoe": Architecture(
+        architecture="GraniteMoeSharedForCausalLM",
+        model_type="granitemoeshared",
+        names=_NAMES
+        | _GRANITE_SCALES
+        | {
+            "expert_count": "num_local_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_shared_feed_forward_length": "shared_intermediate_size",
+        },
+        fixed={"shared_intermediate_size": 0},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+        paired=True,
     ),
     "gpt2": Architecture(architecture="GPT2LMHeadModel", model_type="gpt2", names=_GPT_NAMES, rotary=False),
     "gptneox": Architecture(
@@ -152,13 +179,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "granite": Architecture(
         architecture="GraniteForCausalLM",
         model_type="granite",
-        names=_NAMES
-        | {
-            "embedding_scale": "embedding_multiplier",
-            "residual_scale": "residual_multiplier",
-            "attention.scale": "attention_multiplier",
-            "logit_scale": "logits_scaling",
-        },
+        names=_NAMES | _GRANITE_SCALES,
         flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
         paired=True,
     ),
