@@ -24,6 +24,11 @@ T* at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// The matrices of all experts of a layer, by index.
+struct Experts {
+  std::vector<Weight> views;
+};
+
 // One keyword argument of the constructor of an operation, for the field of its name.
 class Argument {
  public:
@@ -41,6 +46,10 @@ class Argument {
     else if constexpr (std::is_same_v<Plain, Weight>) {
       field = nb::cast<const PackedWeight&>(value).view();
       owner_.attr("weight") = value;  // kept as long as the operation
+    } else if constexpr (std::is_same_v<Plain, WeightList>) {
+      const auto& experts = nb::cast<const Experts&>(value);
+      field = {experts.views.data(), (int64_t)experts.views.size()};
+      owner_.attr("weights") = value;
     } else if constexpr (std::is_same_v<Plain, Pages>)
       field = nb::cast<const Pages&>(value);
     else if constexpr (std::is_arithmetic_v<Plain>)
@@ -135,6 +144,15 @@ NB_MODULE(_cpu, m) {
       .def("set_order", [](PackedWeight& self, uintptr_t order) { self.set_order(at<const int32_t>(order)); })
       .def("row", [](const PackedWeight& self, int64_t index, uintptr_t values) { self.row(index, at<float>(values)); })
       .def_prop_ro("bytes", &PackedWeight::bytes);
+
+  nb::class_<Experts>(m, "Experts")
+      .def(
+          "__init__",
+          [](Experts* self, nb::list weights) {
+            new (self) Experts;
+            for (nb::handle weight : weights) self->views.push_back(nb::cast<const PackedWeight&>(weight).view());
+          },
+          nb::keep_alive<1, 2>(), "weights"_a);
 
   bind<Pages>(m);
   bind<Batch>(m);

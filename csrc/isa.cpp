@@ -3,8 +3,8 @@
 #include "attention.h"
 #include "elementwise.h"
 #include "embed.h"
+#include "experts.h"
 #include "limits.h"
-#include "linears.h"
 #include "norm.h"
 #include "sampling.h"
 

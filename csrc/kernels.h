@@ -70,6 +70,12 @@ struct Weight {
   const int32_t* order;  // [in]: the inputs in the order in which the panels have them; null: as they come
 };
 
+// The matrices of all experts of a layer: alike in format and shape.
+struct WeightList {
+  const Weight* data;
+  int64_t size;
+};
+
 // The pages of one layer. A page holds page_size tokens of every key/value head. Keys lie transposed,
 // [page, head, dim, page_size]; values [page, head, page_size, dim]. int8 has one scale for each token and head.
 struct Pages {
@@ -150,11 +156,56 @@ struct Linear {
 };
 
 struct AbsMax {
-  const float* x;  // [rows, size]
+  const float* x;  // [rows, parts, size]
+  Tokens rows;
+  int64_t parts, size;
+  float* y;  // [rows, parts]: the largest magnitude of each part
+  FLOVER_FIELDS(AbsMax, x, rows, parts, size, y)
+};
+
+// The experts of each token: the `chosen` ones of the largest scores, the largest first; of equal scores the lower
+// index.
+struct Route {
+  const float* scores;  // [rows, experts]
+  Tokens rows;
+  int64_t experts, chosen;
+  bool normalized;  // weights are the softmax over the chosen scores; else over all
+  int32_t* ids;     // [rows, chosen]
+  float* weights;   // [rows, chosen]
+  FLOVER_FIELDS(Route, scores, rows, experts, chosen, normalized, ids, weights)
+};
+
+// Every token times the matrices of its own experts.
+struct ExpertLinear {
+  WeightList weights;
+  const float* x;  // [rows, in], or [rows, chosen, in] with an input for each
+  Tokens rows;
+  int64_t chosen;
+  bool input_each;
+  const int32_t* ids;   // [rows, chosen]
+  const float* absmax;  // [rows, chosen]: as in Linear, or null
+  Activation activation;
+  float* y;  // [rows, chosen, out], or out / 2 if gated
+  FLOVER_FIELDS(ExpertLinear, weights, x, rows, chosen, input_each, ids, absmax, activation, y)
+};
+
+struct ExpertSum {
+  const float* x;        // [rows, chosen, size]
+  const float* weights;  // [rows, chosen]
+  Tokens rows;
+  int64_t chosen, size;
+  float* y;  // [rows, size]: the sum of weight * x, in the order in which the experts were chosen
+  FLOVER_FIELDS(ExpertSum, x, weights, rows, chosen, size, y)
+};
+
+struct AddGated {
+  const float* a;     // [rows, size]
+  const float* b;     // [rows, size]
+  const float* gate;  // [rows]
   Tokens rows;
   int64_t size;
-  float* y;  // [rows]: the largest magnitude of each row
-  FLOVER_FIELDS(AbsMax, x, rows, size, y)
+  float* y;  // [rows, size]: a + sigmoid(gate) * b
+  FLOVER_FIELDS(AddGated, a, b, gate, rows, size, y)
 };
 
 struct Rotary {
@@ -230,8 +281,8 @@ struct Sample {
 };
 
 template <template <class...> class List>
-using ForAllOps =
-    List<Embed, Angles, Add, Norm, HeadNorm, Linear, AbsMax, Rotary, Attention, SoftCap, ArgMax, LogSumExp, Sample>;
+using ForAllOps = List<Embed, Angles, Add, AddGated, Norm, HeadNorm, Linear, AbsMax, Route, ExpertLinear, ExpertSum,
+                       Rotary, Attention, SoftCap, ArgMax, LogSumExp, Sample>;
 
 template <class Op>
 using Kernel = void (*)(Pool&, const Op&);

@@ -25,6 +25,32 @@ constexpr int64_t UNIT = 4;            // panels per item, at most
 // because gate and up belong together.
 FLOVER_INLINE int64_t unit_of(int64_t panels, int threads) { return panels < 32 * threads ? 2 : UNIT; }
 
+// Rows of a product that one weight multiplies: first..first+rows.
+struct RowBlock {
+  const Weight* weight;
+  const float* bias;  // [out] or null
+  int64_t first, rows;
+};
+
+// What the kernels of every format compute: blocks of at most ROW_BLOCK rows, each times its own weight. The weights
+// are alike in format and shape.
+struct Product {
+  Weight like;
+  const RowBlock* blocks;
+  int64_t num_blocks, rows;  // of all blocks; most_rows in the largest
+  int64_t most_rows;
+  const float* x;        // [.., in]
+  const int32_t* order;  // row i is row order[i] of y and row order[i] / share of x; null: row i of both
+  int64_t share;
+  const float* absmax;  // by row of y, or null
+  Activation activation;
+  float* y;
+  int64_t stride, column;
+
+  int64_t place(int64_t row) const { return order ? order[row] : row; }
+  const float* input(int64_t row) const { return x + (order ? order[row] / share : row) * like.in; }
+};
+
 // Rows start..start+size of a block of rows.
 struct RowGroup {
   int64_t start, size;
@@ -39,12 +65,13 @@ FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
 }
 
 // From the sums of a unit to y: bias, activation, gate. `sums` is [rows][panels][16].
-FLOVER_INLINE void finish(const Weight& w, const Linear& l, const float* sums, int64_t first_row, int64_t rows,
-                          int64_t first_panel, int64_t panels) {
+FLOVER_INLINE void finish(const Product& l, const RowBlock& block, const float* sums, int64_t first_panel,
+                          int64_t panels) {
+  const Weight& w = l.like;
   const int64_t width = w.gated ? w.out / 2 : w.out;
-  const float* bias = l.bias ? l.bias + l.column : nullptr;
-  for (int64_t r = 0; r < rows; r++) {
-    float* y = l.y + (first_row + r) * l.stride + l.column;
+  const float* bias = block.bias;
+  for (int64_t r = 0; r < block.rows; r++) {
+    float* y = l.y + l.place(block.first + r) * l.stride + l.column;
     const float* row = sums + r * panels * PANEL;
     for (int64_t p = 0; p < panels; p += w.gated ? 2 : 1) {
       const int64_t column = (first_panel + p) / (w.gated ? 2 : 1) * PANEL;
@@ -199,53 +226,55 @@ static void expand(const uint8_t* data, const uint8_t* scales, int64_t steps, fl
   }
 }
 
-// Calls body(first row, rows) for all groups of all blocks of rows, on all threads.
+// Calls body(block, first row, rows) for all groups of all blocks of rows, on all threads.
 template <class Body>
-static void over_groups(Pool& pool, int64_t rows, int64_t tile, Body&& body) {
-  const int64_t blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK, most_groups = num_groups(least(rows, ROW_BLOCK), tile);
+static void over_groups(Pool& pool, const Product& l, int64_t tile, Body&& body) {
+  const int64_t most_groups = num_groups(l.most_rows, tile);
   auto items = [&](int64_t item, int) {
-    const int64_t first = item / most_groups * ROW_BLOCK, in_block = least(ROW_BLOCK, rows - first);
-    const int64_t groups = num_groups(in_block, tile), index = item % most_groups;
+    const RowBlock& block = l.blocks[item / most_groups];
+    const int64_t groups = num_groups(block.rows, tile), index = item % most_groups;
     if (index >= groups) return;
-    const RowGroup group = group_of(in_block, groups, index);
-    body(first + group.start, group.size);
+    const RowGroup group = group_of(block.rows, groups, index);
+    body(block, block.first + group.start, group.size);
   };
-  parallel(pool, blocks * most_groups, items);
+  parallel(pool, l.num_blocks * most_groups, items);
 }
 
 // x in groups, [inputs padded][rows of the group] one group after another.
-static void pack_floats(Pool& pool, const Weight& w, const Linear& l, int64_t tile, float* packed) {
+static void pack_floats(Pool& pool, const Product& l, int64_t tile, float* packed) {
+  const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in);
-  over_groups(pool, l.rows, tile, [&](int64_t first, int64_t rows) {
-    const float* x = l.x + first * w.in;
+  over_groups(pool, l, tile, [&](const RowBlock&, int64_t first, int64_t rows) {
+    const float* x[FLOAT_TILE];
+    for (int64_t r = 0; r < rows; r++) x[r] = l.input(first + r);
     float* out = packed + first * depth;
     for (int64_t k = 0; k < w.in; k++)
-      for (int64_t r = 0; r < rows; r++) *out++ = x[r * w.in + k];
+      for (int64_t r = 0; r < rows; r++) *out++ = x[r][k];
     for (int64_t k = w.in * rows; k < depth * rows; k++) *out++ = 0.0f;
   });
 }
 
 template <Format F>
-static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
+static void float_product(Pool& pool, const Product& l) {
   constexpr int64_t STEP = Panel<F>::STEP;
+  const Weight& w = l.like;
   const int64_t depth = padded_in(F, w.in), stride = panel_bytes(F, w.in), panels = num_panels(w.out, w.gated);
   const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
-  const int64_t blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
   const float* packed = l.x;
-  if (l.rows > 1 || depth != w.in) {
+  if (l.rows > 1 || depth != w.in || l.order) {
     auto* scratch = static_cast<float*>(pool.shared_scratch((size_t)(l.rows * depth) * sizeof(float)));
-    pack_floats(pool, w, l, FLOAT_TILE, scratch);
+    pack_floats(pool, l, FLOAT_TILE, scratch);
     packed = scratch;
   }
   auto body = [&](int64_t item, int worker) {
-    const int64_t block = item / units, first_panel = item % units * unit, count = least(unit, panels - first_panel);
-    const int64_t first = block * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
+    const RowBlock& block = l.blocks[item / units];
+    const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
     const int64_t groups = num_groups(rows, FLOAT_TILE), sum_stride = count * PANEL;
     auto* sums =
         static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT + DEPTH) * PANEL * sizeof(float)));
     float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
-    const uint8_t* data = w.data + first_panel * stride;
-    const float* x = packed + first * depth;
+    const uint8_t* data = block.weight->data + first_panel * stride;
+    const float* x = packed + block.first * depth;
     const uint8_t* next_unit = data + pool.threads() * unit * stride;  // the others take those between, most likely
     if (groups <= 2) {                                                 // expanding pays from three groups on
       const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size),
@@ -290,9 +319,9 @@ static void float_linear(Pool& pool, const Weight& w, const Linear& l) {
         }
       }
     }
-    finish(w, l, sums, first, rows, first_panel, count);
+    finish(l, block, sums, first_panel, count);
   };
-  parallel(pool, blocks * units, body);
+  parallel(pool, l.num_blocks * units, body);
 }
 
 }  // namespace flover::FLOVER_ISA

@@ -81,17 +81,17 @@ static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks
 
 // All rows, group after group.
 template <Format F>
-static BlockGroup quantize_to_blocks(Pool& pool, const Linear& l, int64_t in) {
+static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
   constexpr int64_t PARTS = BlockTraits<F>::PARTS;
-  const int64_t blocks = in / BLOCK_INPUTS, numbers = l.rows * blocks;
+  const int64_t blocks = l.like.in / BLOCK_INPUTS, numbers = l.rows * blocks;
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(numbers * (STEPS + 1 + 2 * PARTS)) * 4));
   auto* scales = reinterpret_cast<float*>(memory + numbers * STEPS);
   const BlockGroup all_rows{memory, scales, reinterpret_cast<int32_t*>(scales + numbers),
                             scales + numbers * (1 + PARTS)};
-  over_groups(pool, l.rows, BLOCK_TILE, [&](int64_t first, int64_t rows) {
+  over_groups(pool, l, BLOCK_TILE, [&](const RowBlock& block, int64_t first, int64_t rows) {
     const BlockGroup group = all_rows.from(first * blocks, 1, PARTS);
     for (int64_t r = 0; r < rows; r++)
-      quantize_blocks<F>(l.x + (first + r) * in, l.weight.order, blocks, rows, r, group);
+      quantize_blocks<F>(l.input(first + r), block.weight->order, blocks, rows, r, group);
   });
   return all_rows;
 }
@@ -215,22 +215,22 @@ struct BlockRows {
 };
 
 template <Format F>
-static void block_linear(Pool& pool, const Weight& w, const Linear& l) {
+static void block_product(Pool& pool, const Product& l) {
+  const Weight& w = l.like;
   constexpr int64_t PARTS = BlockTraits<F>::PARTS;
   constexpr size_t SUMS = ROW_BLOCK * UNIT * PANEL * sizeof(float), NUMBERS = PIECE * STEPS * PLANE;
   const int64_t blocks = w.in / BLOCK_INPUTS, stride = panel_bytes(F, w.in), panels = num_panels(w.out, w.gated);
   const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
-  const int64_t row_blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
-  const BlockGroup x = quantize_to_blocks<F>(pool, l, w.in);
+  const BlockGroup x = quantize_to_blocks<F>(pool, l);
   auto body = [&](int64_t item, int worker) {
+    const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel);
-    const int64_t first = item / units * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
     auto* scratch = static_cast<uint8_t*>(pool.own_scratch(worker, SUMS + NUMBERS + PIECE * PARTS * 2 * PANEL * 4));
     auto* sums = reinterpret_cast<float*>(scratch);
-    const uint8_t* data = w.data + first_panel * stride;
+    const uint8_t* data = block.weight->data + first_panel * stride;
     BlockRows<F>{
-        .x = x.from(first * blocks, 1, PARTS),
-        .rows = rows,
+        .x = x.from(block.first * blocks, 1, PARTS),
+        .rows = block.rows,
         .blocks = blocks,
         .data = data,
         .stride = stride,
@@ -241,14 +241,14 @@ static void block_linear(Pool& pool, const Weight& w, const Linear& l) {
         .scales = reinterpret_cast<float*>(scratch + SUMS + NUMBERS),
     }
         .run();
-    finish(w, l, sums, first, rows, first_panel, count);
+    finish(l, block, sums, first_panel, count);
   };
-  parallel(pool, row_blocks * units, body);
+  parallel(pool, l.num_blocks * units, body);
 }
 
-void block_linears(Pool& pool, const Linear& l) {
+void block_products(Pool& pool, const Product& l) {
   dispatch<(int)FIRST_BLOCK, (int)LAST_INTEGER_BLOCK>(
-      (int)l.weight.format, [&](auto f) { block_linear<(Format) decltype(f)::value>(pool, l.weight, l); });
+      (int)l.like.format, [&](auto f) { block_product<(Format) decltype(f)::value>(pool, l); });
 }
 
 }  // namespace flover::FLOVER_ISA

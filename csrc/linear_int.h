@@ -118,7 +118,7 @@ static void quantize_row(const float* x, int64_t in, int64_t depth, int64_t grou
 }
 
 static void run(Pool& pool, const AbsMax& a) {
-  over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
+  over_rows(pool, a.rows * a.parts, a.size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++) {
       const float* x = a.x + row * a.size;
       F16 top = zero();
@@ -129,18 +129,19 @@ static void run(Pool& pool, const AbsMax& a) {
   });
 }
 
-static Quantized quantize_rows(Pool& pool, const Weight& w, const Linear& l) {
+static Quantized quantize_rows(Pool& pool, const Product& l) {
+  const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in), blocks = w.format == Format::int4 ? depth / GROUP : 0;
   const int64_t integers = l.rows * depth / 4;
   const uint32_t flip = w.format == Format::int8 ? 0x80808080u : 0;
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(integers + l.rows * (1 + blocks)) * 4));
   Quantized q{memory, reinterpret_cast<float*>(memory + integers), nullptr};
   if (blocks) q.block_sums = q.scales + l.rows;
-  over_groups(pool, l.rows, INT_TILE, [&](int64_t first, int64_t rows) {
+  over_groups(pool, l, INT_TILE, [&](const RowBlock&, int64_t first, int64_t rows) {
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
-      quantize_row(l.x + row * w.in, w.in, depth, rows, r, q.x + first * (depth / 4), flip,
-                   l.absmax ? l.absmax + row : nullptr, q.scales + row,
+      quantize_row(l.input(row), w.in, depth, rows, r, q.x + first * (depth / 4), flip,
+                   l.absmax ? l.absmax + l.place(row) : nullptr, q.scales + row,
                    q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
   });
@@ -206,21 +207,21 @@ template <int R>
   for (int r = 0; r < R; r++) store(sums + r * sum_stride, mul(acc[r], all(row_scales[r])));
 }
 
-static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
+static void int_product(Pool& pool, const Product& l) {
+  const Weight& w = l.like;
   const bool four = w.format == Format::int4;
   const int64_t depth = padded_in(w.format, w.in), stride = panel_bytes(w.format, w.in);
   const int64_t panels = num_panels(w.out, w.gated), blocks = depth / GROUP;
   const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
-  const int64_t row_blocks = (l.rows + ROW_BLOCK - 1) / ROW_BLOCK;
-  const Quantized q = quantize_rows(pool, w, l);
+  const Quantized q = quantize_rows(pool, l);
   auto body = [&](int64_t item, int worker) {
-    const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel);
-    const int64_t first = item / units * ROW_BLOCK, rows = least(ROW_BLOCK, l.rows - first);
+    const RowBlock& block = l.blocks[item / units];
+    const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
     const int64_t groups = num_groups(rows, INT_TILE), sum_stride = count * PANEL;
     auto* sums = static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT * PANEL) * sizeof(float)));
-    const uint8_t* data = w.data + first_panel * stride;
-    const float* scales = w.scales + first_panel * PANEL;
-    const int32_t* weight_sums = w.sums + first_panel * PANEL;
+    const uint8_t* data = block.weight->data + first_panel * stride;
+    const float* scales = block.weight->scales + first_panel * PANEL;
+    const int32_t* weight_sums = block.weight->sums + first_panel * PANEL;
     const bool twice = !four && rows <= 2;  // two panels at once: one alone has too few chains
     const int64_t wide = twice ? 2 : 1, ticks = four ? blocks : depth / 4 / STEPS_PER_TICK;
     for (int64_t p = 0; p < count; p += wide) {
@@ -228,7 +229,7 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
       const uint8_t* next = p + wide < count ? panel + stride : data + pool.threads() * unit * stride;
       for (int64_t g = 0; g < groups; g++) {
         const RowGroup group = group_of(rows, groups, g);
-        const int64_t row = first + group.start;
+        const int64_t row = block.first + group.start;
         const int32_t* x = q.x + row * (depth / 4);
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
         float* out = sums + group.start * sum_stride + p * PANEL;
@@ -249,9 +250,9 @@ static void int_linear(Pool& pool, const Weight& w, const Linear& l) {
         });
       }
     }
-    finish(w, l, sums, first, rows, first_panel, count);
+    finish(l, block, sums, first_panel, count);
   };
-  parallel(pool, row_blocks * units, body);
+  parallel(pool, l.num_blocks * units, body);
 }
 
 }  // namespace flover::FLOVER_ISA

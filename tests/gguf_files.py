@@ -7,6 +7,7 @@ down here again, as llama.cpp's convert_hf_to_gguf has it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen2": gguf.MODEL_ARCH.QWEN2,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "mixtral": gguf.MODEL_ARCH.LLAMA,
+    "qwen2_moe": gguf.MODEL_ARCH.QWEN2MOE,
+    "qwen3_moe": gguf.MODEL_ARCH.QWEN3MOE,
     "gpt2": gguf.MODEL_ARCH.GPT2,
     "gpt_neox": gguf.MODEL_ARCH.GPTNEOX,
     "phi": gguf.MODEL_ARCH.PHI2,
@@ -30,6 +34,9 @@ ARCHITECTURES = {
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "granite": gguf.MODEL_ARCH.GRANITE,
+    "granitemoe": gguf.MODEL_ARCH.GRANITE_MOE,
+    "granitemoeshared": gguf.MODEL_ARCH.GRANITE_MOE,
+    "olmoe": gguf.MODEL_ARCH.OLMOE,
     "olmo": gguf.MODEL_ARCH.OLMO,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "gemma": gguf.MODEL_ARCH.GEMMA,
@@ -44,6 +51,7 @@ ARCHITECTURES = {
     "cohere": gguf.MODEL_ARCH.COMMAND_R,
     "cohere2": gguf.MODEL_ARCH.COHERE2,
 }
+PAIRED = ("llama", "mixtral", "smollm3", "arcee", "granite", "granitemoe", "granitemoeshared", "olmo")
 FLOATS = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}
 
 
@@ -69,14 +77,16 @@ def write_gguf(
         else:
             writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
     names = gguf.get_tensor_name_map(arch, writer_layers(config))
-    for name, tensor in load_file(directory / "model.safetensors").items():
+    for name, tensor in stacked(load_file(directory / "model.safetensors")).items():
         array = _converted(name, tensor.float(), config, family).numpy()
         theirs = names.get_name(
             name.removeprefix("transformer.") if family == "bloom" else name, try_suffixes=(".weight", ".bias")
         )
         assert theirs is not None, name
         own = kind if isinstance(kind, str) else kind(theirs)
-        _add(writer, theirs, array, own if array.ndim == 2 else "F32")
+        if "ffn_gate_inp" in theirs:
+            array, own = array.squeeze(), "F32"
+        _add(writer, theirs, array, own if array.ndim >= 2 else "F32")
     for name, array in (extra or {}).items():
         _add(writer, name, array, "F32")
     writer.write_header_to_file()
@@ -84,6 +94,28 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def stacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With the experts of a layer as one tensor, and gate and up as two."""
+    found: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        joined = re.fullmatch(r"(.*)\.(block_sparse_moe|shared_mlp)\.input_linear\.weight", name)
+        if joined is not None:
+            kind = "experts" if joined[2] == "block_sparse_moe" else "shared_expert"
+            for part, rows in zip(("gate", "up"), tensor.chunk(2, dim=-2), strict=True):
+                found[f"{joined[1]}.mlp.{kind}.{part}_proj.weight"] = rows
+            continue
+        all_of_them = re.sub(r"\.experts\.\d+\.", ".experts.", name)
+        if all_of_them == name:
+            found[name] = tensor
+        else:
+            number = int(re.search(r"\.experts\.(\d+)\.", name)[1])  # type: ignore[index]
+            found.setdefault(all_of_them, {})[number] = tensor
+    return {
+        name: torch.stack([one[n] for n in range(len(one))]) if isinstance(one, dict) else one
+        for name, one in found.items()
+    }
 
 
 def writer_layers(config: dict[str, Any]) -> int:
@@ -108,6 +140,15 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     if config.get("head_dim"):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
+    experts = either("num_local_experts", "num_experts")
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(config["num_experts_per_tok"])
+    if "moe_intermediate_size" in config:
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    shared = either("shared_expert_intermediate_size", "shared_intermediate_size")
+    if shared:
+        writer.add_expert_shared_feed_forward_length(shared)
     if "rms_norm_eps" in config:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     elif config["model_type"] == "olmo":
@@ -156,13 +197,14 @@ def blocks_of(array: np.ndarray, kind: str) -> np.ndarray:
         return gguf.quants.quantize(array, gguf.GGMLQuantizationType[kind])
     except NotImplementedError:
         generator = np.random.default_rng(array.size)
-        return random_blocks(kind.lower(), *array.shape, generator)  # type: ignore[arg-type]
+        rows = random_blocks(kind.lower(), array.size // array.shape[-1], array.shape[-1], generator)  # type: ignore[arg-type]
+        return rows.reshape(*array.shape[:-1], -1)
 
 
 def _converted(name: str, tensor: torch.Tensor, config: dict[str, Any], family: str) -> torch.Tensor:
     if family in ("gemma", "gemma2", "gemma3", "nemotron") and name.endswith("norm.weight"):
         return tensor + 1
-    if family in ("llama", "smollm3", "arcee", "granite", "olmo") and (".q_proj." in name or ".k_proj." in name):
+    if family in PAIRED and (".q_proj." in name or ".k_proj." in name):
         heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
         halves = tensor.reshape(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
         return halves.swapaxes(1, 2).reshape(tensor.shape)

@@ -10,7 +10,7 @@ FORMATS = ("float32", "bfloat16", "float16", "int8", "int4")
 KERNEL_FORMATS = (*FORMATS, *BLOCKS)
 USUAL_KERNEL_FORMATS = (*FORMATS, "q8_0", "q4_0", "q4_k", "q6_k", "int4_g128", "int8_g64", "fp8_e4m3")
 SMALL_OPS = ("norm", "head_norm", "rotary", "embed")
-KERNEL_OPS = ("linear", "attention", *SMALL_OPS, "pack")
+KERNEL_OPS = ("linear", "experts", "attention", *SMALL_OPS, "pack")
 ROWS, QUICK_ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512), (1, 8, 32)
 SECONDS, QUICK_SECONDS = 0.2, 0.04
 

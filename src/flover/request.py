@@ -127,6 +127,18 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
+class ExpertReads(msgspec.Struct, frozen=True):
+    """What an iteration reads of a model with experts: `part` of all weights are those of experts, and a token uses
+    `chosen` of them, both as shares of 1. The default is a model without."""
+
+    part: float = 0.0
+    chosen: float = 1.0
+
+    def share(self, tokens: int) -> float:
+        """The share of the weights that so many tokens are expected to read: an expert is read if any chose it."""
+        return 1.0 - self.part * (1.0 - self.chosen) ** tokens if self.part else 1.0
+
+
 class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The properties of a loaded model that the server needs to check requests."""
 
@@ -142,6 +154,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int
     eos_ids: list[int]
     num_parameters: int = 0
+    experts: ExpertReads = ExpertReads()
     switch_len: int | None = None
     """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that
     for short ones; None if there is but one."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from flover_benchmarks.commands.measures import kernel_options
 from flover_benchmarks.kernels.attention import GENERATING, PROMPT, AttentionBench, AttentionLoad
+from flover_benchmarks.kernels.experts import ExpertBench
 from flover_benchmarks.kernels.figures import MachineLimits, Measurement, floors, whole_step
 from flover_benchmarks.kernels.linears import LinearBench, linear_shapes, measure_packing, num_layers
 from flover_benchmarks.kernels.report import facts, floor_lines
@@ -157,6 +158,18 @@ def test_linears_are_measured_in_every_format(weight_format: str) -> None:
     has_torch = weight_format in ("float32", "bfloat16")
     assert all((each.torch_seconds is not None) == has_torch for each in cells.values())
     assert len(bench.measure(ops, 65, 0.0)) == 4  # whole prompts get no logits
+
+
+def test_experts_read_those_in_use() -> None:
+    model = read_config(PRESETS["qwen3-moe-1.3b"] | SMALL | {"moe_intermediate_size": 32})[1]
+    assert [shape.name for shape in linear_shapes(model)] == ["qkv", "out", "router", "head"]
+    bench = ExpertBench(model, "bfloat16", cold_bytes=2**17)
+    one, many = (bench.measure(CpuOps("auto", 1), rows, 0.001) for rows in (1, 600))
+    assert (one.bytes, many.bytes) == (8 * 3 * 64 * 32 * 2, 64 * 3 * 64 * 32 * 2)
+    assert (one.flop, many.flop) == (2 * 8 * 3 * 64 * 32, 600 * 2 * 8 * 3 * 64 * 32)
+    assert one.reads and not many.reads and one.seconds > 0
+    with pytest.raises(ConfigError, match="--formats q4_k: blocks of 256 inputs do not fit experts 64×32"):
+        ExpertBench(model, "q4_k")
 
 
 def test_attention_counts_what_it_reads_and_computes() -> None:

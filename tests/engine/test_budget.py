@@ -5,6 +5,7 @@ import random
 import pytest
 
 from flover.engine.budget import FIRST_TOKENS, LEAST_CHUNK, Allowance, CostModel, chunk_attention
+from flover.request import ExpertReads
 
 
 def machine(tokens: int, attention: int) -> float:
@@ -13,7 +14,7 @@ def machine(tokens: int, attention: int) -> float:
 
 
 def taught(noise: float = 0.0) -> CostModel:
-    model, rng = CostModel(), random.Random(1)
+    model, rng = CostModel(ExpertReads()), random.Random(1)
     for _ in range(300):
         tokens, context = rng.randint(1, 200), rng.randint(1, 1000)
         cost = machine(tokens, tokens * context) * (1 + noise * rng.uniform(-1, 1))
@@ -25,6 +26,21 @@ def test_the_model_learns_a_linear_machine() -> None:
     model = taught()
     for tokens, attention in ((1, 100), (64, 6400), (150, 90_000)):
         assert model.predict(tokens, attention) == pytest.approx(machine(tokens, attention), rel=0.02)
+
+
+def test_a_mixture_of_experts_reads_more_weights_for_more_tokens() -> None:
+    """A model that takes all experts for read with the first token is off by a third here."""
+    reads, rng = ExpertReads(part=0.9, chosen=8 / 64), random.Random(1)
+    chosen = [{expert for _ in range(16) for expert in rng.sample(range(64), 8)} for _ in range(300)]
+    assert reads.share(16) == pytest.approx(0.1 + 0.9 * sum(map(len, chosen)) / 300 / 64, abs=0.01)
+    assert (reads.share(0), ExpertReads().share(3)) == (pytest.approx(0.1), 1.0)
+    model = CostModel(reads)
+    for _ in range(300):
+        tokens = rng.choice((1, 2, 4, 40, 200))
+        model.observe(tokens, 100 * tokens, 80 * reads.share(tokens) + 0.5 * tokens)
+    for tokens in (1, 8, 16, 100):
+        expected = 80 * reads.share(tokens) + 0.5 * tokens
+        assert model.predict(tokens, 100 * tokens) == pytest.approx(expected, rel=0.02)
 
 
 def test_predictions_never_fall_when_the_work_grows() -> None:
@@ -74,12 +90,12 @@ def test_prompts_always_advance() -> None:
 
 
 def test_nothing_is_known_at_first_so_the_first_iterations_are_small() -> None:
-    allowance = Allowance(model=CostModel(), target_ms=100.0, tokens_left=1000, tokens=0, attention=0)
+    allowance = Allowance(model=CostModel(ExpertReads()), target_ms=100.0, tokens_left=1000, tokens=0, attention=0)
     assert allowance.afford(0, 900) == FIRST_TOKENS
 
 
 def test_without_a_target_only_the_cap_counts() -> None:
-    allowance = Allowance(model=CostModel(), target_ms=0.0, tokens_left=700, tokens=8, attention=0)
+    allowance = Allowance(model=CostModel(ExpertReads()), target_ms=0.0, tokens_left=700, tokens=8, attention=0)
     assert allowance.afford(0, 900) == 700
 
 

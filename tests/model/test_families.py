@@ -66,6 +66,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
     "falcon 11b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
     "falcon rw": ("falcon", {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True}),
+    "olmoe": ("olmoe", {"attention_bias": True}),
+    "olmoe normalized": ("olmoe", {"norm_topk_prob": True, "num_key_value_heads": 4}),
+    "granitemoe": ("granitemoe", {"attention_bias": True}),
+    "granitemoeshared": ("granitemoeshared", {}),
+    "mixtral": ("mixtral", {"sliding_window": 16}),
+    "qwen2_moe": ("qwen2_moe", {"num_hidden_layers": 4, "mlp_only_layers": [2]}),
+    "qwen2_moe every second layer": (
+        "qwen2_moe",
+        {"mlp_only_layers": [], "decoder_sparse_step": 2, "norm_topk_prob": True},
+    ),
+    "qwen3_moe": ("qwen3_moe", {"attention_bias": True}),
+    "qwen3_moe weights of all experts": ("qwen3_moe", {"norm_topk_prob": False, "tie_word_embeddings": True}),
     "gemma3": ("gemma3", {}),
     "gemma3 untied, six layers by the pattern": (
         "gemma3",

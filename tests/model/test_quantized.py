@@ -149,7 +149,7 @@ def test_ranks_keep_their_share(name: str, checkpoint: Path, tmp_path: Path) -> 
         for part in ("qkv", "out", "up", "down"):
             matrix = f"layers.1.{part}.weight"
             ours, theirs = loaded.decoder.weights.matrices[matrix].unpack(), whole[matrix].unpack()
-            cut = shard.cut(matrix, len(theirs), loaded.config)
+            cut = shard.cut(matrix, theirs.shape, loaded.config)
             start = cut.part.start if cut.part else 0
             for first, count, own in cut.pieces(0, len(theirs)):
                 rows = theirs[first : first + count, start : start + ours.shape[1]]

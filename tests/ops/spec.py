@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flover.ops import DType, Ops, Pages, Weight, WeightFormat
+from flover.ops import DType, Ops, Pages, Routing, Weight, WeightFormat
 from ops.bridge import store
 
 Inputs = dict[str, Any]
@@ -132,6 +132,33 @@ def _run_linear(ops: Ops, inputs: Inputs) -> list[Tensor]:
     return results
 
 
+def _make_experts(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
+    scores = _normal(generator, dtype, 13, 5)
+    scores[3] = scores[3, 0]  # all equal
+    scores[4, 2] = scores[4, 4]
+    return {
+        "x": _normal(generator, dtype, 13, 48),
+        "scores": scores,
+        "up": _normal(generator, dtype, 5, 80, 48) / 7,
+        "down": _normal(generator, dtype, 5, 48, 40) / 6,
+        "routings": tuple(Routing(top_k, normalized) for top_k in (1, 2, 5) for normalized in (False, True)),
+    }
+
+
+def _run_experts(ops: Ops, inputs: Inputs) -> list[Tensor]:
+    up = [weight_of(ops, plain, gated=True) for plain in inputs["up"]]
+    down = [weight_of(ops, plain) for plain in inputs["down"]]
+    return [ops.experts(inputs["x"], inputs["scores"], up, down, routing, "silu") for routing in inputs["routings"]]
+
+
+def _make_add_gated(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
+    return {
+        "x": _normal(generator, dtype, 9, 40),
+        "y": _normal(generator, dtype, 9, 40),
+        "gate": 3 * _normal(generator, dtype, 9, 1),
+    }
+
+
 def _make_angles(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
     return {
         "positions": torch.tensor([0, 1, 7, 100, 4095]),
@@ -242,6 +269,18 @@ SPECS: Mapping[str, OpSpec] = {
         run=_run_linear,
         tolerance=_SUMS,
         reason="sums over the input in another order, accumulated in float32; in bfloat16 rounded before the gate",
+    ),
+    "experts": OpSpec(
+        make=_make_experts,
+        run=_run_experts,
+        tolerance={torch.float32: 1e-5, torch.bfloat16: 4e-2},
+        reason="two linears and a weighted sum; in bfloat16 rounded between them",
+    ),
+    "add_gated": OpSpec(
+        make=_make_add_gated,
+        run=lambda ops, i: [ops.add_gated(i["x"], i["y"], i["gate"])],
+        tolerance=_ROUNDING,
+        reason="an exponential to 2 units in the last place, a product and a sum",
     ),
     "angles": OpSpec(
         make=_make_angles,

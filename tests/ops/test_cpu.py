@@ -33,7 +33,7 @@ KINDS: dict[str | None, Callable[[Tensor], Tensor]] = {
 }
 EPS = 2.0**-24
 """Half a unit in the last place: the relative error of one float32 operation."""
-MATRICES = ("weight", "table", "pages", "key_pages", "value_pages")
+MATRICES = ("weight", "table", "up", "down", "pages", "key_pages", "value_pages")
 """Inputs of the spec that may be kept in bfloat16."""
 
 
@@ -278,6 +278,7 @@ BY_ROW: dict[str, Compute] = {
     ).flatten(1),
     "add": lambda ops, x: ops.add(x, x.flip(1).contiguous()),
     "softcap": lambda ops, x: ops.softcap(x.clone(), 1.5),
+    "add_gated": lambda ops, x: ops.add_gated(x, x.flip(1).contiguous(), x[:, :1].contiguous()),
     "angles": lambda ops, x: torch.cat(ops.angles((1e3 * x[:, 0].abs()).long(), normal(12, 33).abs(), 1.3), 1),
     "embed": lambda ops, x: ops.embed((100 * x[:, 0].abs()).long(), packed(ops, normal(13, 600, 30), "int4"), 1.3),
 }

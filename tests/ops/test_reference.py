@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flover.errors import ConfigError
-from flover.ops import Ops, Pages, reference
+from flover.ops import Ops, Pages, Routing, reference
 from ops.spec import SPECS, Inputs
 
 REFERENCE = reference.OPS
@@ -76,6 +76,18 @@ def naive_linear(x: Tensor, weight: NaiveWeight, bias: Tensor | None, kind: str 
         return naive_activation(y, kind)
     half = y.shape[-1] // 2
     return naive_activation(y[:, :half], kind) * y[:, half:]
+
+
+def naive_experts(
+    x: Tensor, scores: Tensor, up: list[NaiveWeight], down: list[NaiveWeight], routing: Routing, kind: str
+) -> Tensor:
+    rows = []
+    for token, own in zip(x, scores.tolist(), strict=True):
+        chosen = sorted(range(len(own)), key=lambda expert: (-own[expert], expert))[: routing.top_k]
+        total = sum(math.exp(own[expert]) for expert in (chosen if routing.normalized else range(len(own))))
+        results = [naive_linear(naive_linear(token[None], up[e], None, kind), down[e], None, None) for e in chosen]
+        rows.append(sum(math.exp(own[e]) / total * result[0] for e, result in zip(chosen, results, strict=True)))
+    return torch.stack(rows)  # type: ignore[arg-type]
 
 
 def naive_angles(positions: Tensor, frequencies: Tensor, factor: float) -> tuple[Tensor, Tensor]:
@@ -166,6 +178,8 @@ NAIVE = Ops(
     layer_norm=naive_layer_norm,
     head_norm=naive_head_norm,
     linear=naive_linear,
+    experts=naive_experts,
+    add_gated=lambda x, y, gate: x + y / (1 + (-gate).exp()),
     angles=naive_angles,
     rotary_write=naive_rotary_write,
     plan_attention=naive_plan,

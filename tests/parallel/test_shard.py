@@ -34,7 +34,7 @@ def shares(config: ModelConfig, size: int, name: str, whole: np.ndarray) -> list
     for rank in range(size):
         shard = Shard(rank, size)
         own = np.zeros(parameter_shapes(shard.config(config, "float32"))[name])
-        cut = shard.cut(name, len(whole), config)
+        cut = shard.cut(name, whole.shape, config)
         for first in range(0, len(whole), 5):
             rows = whole[first : first + 5]
             for place, count, at in cut.pieces(first, len(rows)):

@@ -27,6 +27,15 @@ _LLAMA = {
     "intermediate_size": 80,
     "max_position_embeddings": MAX_LEN,
 }
+_EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "pad_token_id": None}
+_LOCAL_EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 3, "pad_token_id": None}
+_GRANITE = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.3,
+    "attention_multiplier": 0.5,
+    "logits_scaling": 1.7,
+    "pad_token_id": None,
+}
 _GPT = {**_COMMON, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": MAX_LEN}
 _NEOX = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"}
 
@@ -38,6 +47,16 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2LMHeadModel", _GPT),
     "gptj": ("GPTJForCausalLM", {**_GPT, "rotary_dim": 4}),
     "gpt_neox": ("GPTNeoXForCausalLM", {**_NEOX, "rotary_pct": 0.5}),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        {
+            **_LLAMA,
+            **_EXPERTS,
+            "moe_intermediate_size": 48,
+            "shared_expert_intermediate_size": 64,
+            "mlp_only_layers": [1],
+        },
+    ),
 }
 FAMILIES = tuple(RECIPES)
 """One name for every wiring of the decoder but the last: a parameter for tests that must hold for all of them."""
@@ -55,17 +74,13 @@ RECIPES |= {
     "cohere": ("CohereForCausalLM", {**_LLAMA, "pad_token_id": None}),
     "cohere2": ("Cohere2ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16, "pad_token_id": None}),
     "exaone4": ("Exaone4ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "sliding_window": 16}),
-    "granite": (
-        "GraniteForCausalLM",
-        {
-            **_LLAMA,
-            "embedding_multiplier": 3.0,
-            "residual_multiplier": 0.3,
-            "attention_multiplier": 0.5,
-            "logits_scaling": 1.7,
-            "pad_token_id": None,
-        },
+    "granite": ("GraniteForCausalLM", {**_LLAMA, **_GRANITE}),
+    "granitemoe": ("GraniteMoeForCausalLM", {**_LLAMA, **_LOCAL_EXPERTS, **_GRANITE}),
+    "granitemoeshared": (
+        "GraniteMoeSharedForCausalLM",
+        {**_LLAMA, **_LOCAL_EXPERTS, **_GRANITE, "shared_intermediate_size": 56},
     ),
+    "olmoe": ("OlmoeForCausalLM", {**_LLAMA, **_EXPERTS}),
     "gemma": ("GemmaForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None}),
     "gemma2": (
         "Gemma2ForCausalLM",
@@ -123,6 +138,11 @@ RECIPES |= {
     ),
     "arcee": ("ArceeForCausalLM", {**_LLAMA, "head_dim": 16, "mlp_bias": True, "attention_bias": True}),
     "nemotron": ("NemotronForCausalLM", {**_LLAMA, "partial_rotary_factor": 0.5, "mlp_bias": True}),
+    "mixtral": ("MixtralForCausalLM", {**_LLAMA, **_LOCAL_EXPERTS}),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        {**_LLAMA, **_EXPERTS, "head_dim": 16, "moe_intermediate_size": 48, "norm_topk_prob": True},
+    ),
     "gemma3": (
         "Gemma3ForCausalLM",
         {

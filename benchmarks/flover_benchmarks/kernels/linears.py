@@ -20,7 +20,8 @@ from flover.errors import ConfigError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
 from flover.ops import BLOCKS, WeightFormat
-from flover.ops.cpu import ACTIVATIONS, CpuOps
+from flover.ops.cpu import CpuOps
+from flover.ops.cpu_layout import ACTIVATIONS
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
 from flover_benchmarks.kernels.blocks import random_blocks
 from flover_benchmarks.kernels.figures import Measurement
@@ -60,12 +61,12 @@ class Shape:
 
 
 def linear_shapes(config: ModelConfig) -> list[Shape]:
-    """The linears of a layer, then the head."""
+    """The linears of the first layer but for its experts', then the head."""
     shapes = []
     for parameter, shape in parameter_shapes(config).items():
-        if parameter.startswith(_LAYER) and len(shape) == 2:
+        if parameter.startswith(_LAYER) and len(shape) == 2 and ".experts." not in parameter:
             name = parameter.removeprefix(_LAYER).removesuffix(".weight")
-            up = name == "up"
+            up = name in ("up", "shared.up")
             activation = config.activation if up else None
             shapes.append(Shape(name, shape[0], shape[1], up and config.gated, activation, config.num_layers))
     return [*shapes, Shape("head", config.vocab_size, config.hidden_size, False, None, 1)]

@@ -25,13 +25,14 @@ def tables(results: KernelResults) -> Iterator[Group]:
     threads = list(dict.fromkeys(cell.threads for cell in results.cells if cell.op != "pack"))
     for num_threads in threads:
         mine, limits = [cell for cell in results.cells if cell.threads == num_threads], results.limits[num_threads]
-        linears = [cell for cell in mine if cell.op == "linear"]
-        for kind in dict.fromkeys(cell.kind for cell in linears):
-            yield _linear_table([cell for cell in linears if cell.kind == kind], limits)
+        for op in ("linear", "experts"):
+            linears = [cell for cell in mine if cell.op == op]
+            for kind in dict.fromkeys(cell.kind for cell in linears):
+                yield _linear_table([cell for cell in linears if cell.kind == kind], limits)
         attention = [cell for cell in mine if cell.op == "attention"]
         if attention:
             yield _attention_table(attention, limits)
-        small = [cell for cell in mine if cell.op not in ("linear", "attention", "pack")]
+        small = [cell for cell in mine if cell.op not in ("linear", "experts", "attention", "pack")]
         if small:
             yield _small_table(small)
     packing = [cell for cell in results.cells if cell.op == "pack"]
@@ -109,8 +110,9 @@ def _linear_table(cells: Sequence[Measurement], limits: MachineLimits) -> Group:
     """A line for our kernel and one for torch for every shape, a column for every number of rows."""
     first = cells[0]
     integer = first.kind in INPUTS_TOGETHER
+    reading = "few rows for each of those in use" if first.op == "experts" else "1 row"
     title = (
-        f"linear, {first.kind}, {_threads(first.threads)}: 1 row in GB/s and % of the read bandwidth, else "
+        f"{first.op}, {first.kind}, {_threads(first.threads)}: {reading} in GB/s and % of the read bandwidth, else "
         f"{'G(op)/s' if integer else 'GFLOP/s'} and % of the FMA peak"
     )
     table = Table()

@@ -11,6 +11,7 @@ from flover.model.config import ModelConfig
 from flover.ops import WeightFormat
 from flover.ops.cpu import CpuOps
 from flover_benchmarks.kernels.attention import CACHES, GENERATING, PROMPT, AttentionBench
+from flover_benchmarks.kernels.experts import ExpertBench
 from flover_benchmarks.kernels.figures import MachineLimits, Measurement
 from flover_benchmarks.kernels.limits import LimitMeter
 from flover_benchmarks.kernels.linears import LinearBench, linear_shapes, measure_packing
@@ -67,6 +68,8 @@ class _KernelBench:
         chosen = self._options.ops
         for weight_format in self._formats if "linear" in chosen else ():
             yield f"linear, {weight_format}", partial(self._linears, weight_format)
+        for weight_format in self._formats if "experts" in chosen and self._config.experts else ():
+            yield f"experts, {weight_format}", partial(self._experts, weight_format)
         for cache in CACHES if "attention" in chosen else ():
             yield f"attention, {cache}", partial(self._attention, cache)
         small = [op for op in SMALL_OPS if op in chosen]
@@ -79,6 +82,11 @@ class _KernelBench:
         bench = LinearBench(linear_shapes(self._config), weight_format)
         cases = [(ops, rows) for ops in self._tables for rows in self._options.rows]
         return self._swept(lambda seconds: [cell for case in cases for cell in bench.measure(*case, seconds)])
+
+    def _experts(self, weight_format: WeightFormat) -> Iterable[Measurement]:
+        bench = ExpertBench(self._config, weight_format)
+        cases = [(ops, rows) for ops in self._tables for rows in self._options.rows]
+        return self._swept(lambda seconds: [bench.measure(*case, seconds) for case in cases])
 
     def _attention(self, cache: str) -> Iterable[Measurement]:
         benches = [AttentionBench(self._config, cache, load) for load in (GENERATING, PROMPT)]

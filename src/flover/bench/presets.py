@@ -30,6 +30,29 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eos_token_id": 2,
         "torch_dtype": "bfloat16",
     },
+    "qwen3-moe-1.3b": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "hidden_size": 1024,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": True,
+        "moe_intermediate_size": 512,
+        "intermediate_size": 2816,
+        "vocab_size": 32000,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "torch_dtype": "bfloat16",
+    },
     "gptj-164m": {
         "architectures": ["GPTJForCausalLM"],
         "model_type": "gptj",
@@ -48,7 +71,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "torch_dtype": "bfloat16",
     },
 }
-"""By name. `llama-213m` is the main shape of BENCHMARKS.md; the families are those of the Flover paper."""
+"""By name. `llama-213m` is the main shape of BENCHMARKS.md, `qwen3-moe-1.3b` a mixture of 8 of 64 experts; the others
+are of the families of the Flover paper."""
 
 
 def write_preset(name: str, directory: Path) -> None:

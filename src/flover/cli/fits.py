@@ -15,7 +15,7 @@ from flover.ipc.spawn import engine_command
 from flover.memory.machine import Machine
 from flover.memory.sizing import PoolSize
 from flover.model.describe import Description, describe_model, kv_dtype_of
-from flover.model.formats import kinds_of, weight_bytes
+from flover.model.formats import expert_reads, kinds_of, read_bytes, weight_bytes
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
@@ -85,6 +85,10 @@ def _model_facts(model: Description) -> dict[str, str]:
     scheme = read_scheme(model.source.document("config.json"), model.source.where("config.json"))
     if scheme is not None:
         facts["quantization"] = str(scheme)
+    if config.experts is not None:
+        layers = sum(layer.experts is not None for layer in config.layers)
+        chosen, count = config.experts.routing.top_k, config.experts.count
+        facts["experts"] = f"{count} in {layers} of {config.num_layers} layers; a token uses {chosen} of a layer"
     switch_len = config.switch_len(model.max_len)
     if switch_len is not None:
         facts["rotary embedding"] = rotary_rule(switch_len)
@@ -104,24 +108,27 @@ def _pool_facts(pool: PoolSize, model: Description) -> dict[str, str]:
 def _speed_facts(
     model: Description, num_threads: int, cache_bytes: int, measure: Callable[[int, int], float]
 ) -> dict[str, str]:
-    """One iteration reads every weight once (of an untied embedding only the rows it looks up), so memory bounds the
-    speed of weights that are larger than the caches. The probe is as large as they are."""
-    whole = model.config
-    read_bytes = max(1, weight_bytes(whole, model.formats, without=() if whole.tied_embeddings else ("embed.weight",)))
-    probe_bytes = max(2**12, min(PROBE_BYTES, read_bytes))
+    """One iteration reads every weight once (of experts those in use), so memory bounds the speed of weights that are
+    larger than the caches. The probe is as large as they are."""
+    whole, most = read_bytes(model.config, model.formats), model.settings.max_num_seqs
+    reads = expert_reads(model.config, model.formats)
+    probe_bytes = max(2**12, min(PROBE_BYTES, whole))
     bandwidth = measure(num_threads, probe_bytes)
     read = f"{bandwidth / 1e9:.1f} GB/s read, {gib(probe_bytes)} again and again by {num_threads} threads"
-    if read_bytes < BOUND_CACHES * cache_bytes:
+    speeds = f"{bandwidth / (whole * reads.share(1)):,.0f} iterations/s"
+    facts = {"memory bandwidth": read}
+    if reads.part:
+        one, many = (gib(whole * reads.share(rows)) for rows in (1, most))
+        facts["reads"] = f"{one} of {gib(whole)} of weights for one token, {many} for {most}: the experts in use"
+        speeds += f" with one request, {bandwidth / (whole * reads.share(most)):,.0f} with {most}"
+    if whole < BOUND_CACHES * cache_bytes:
         bound = (
-            f"none: the caches hold {gib(cache_bytes)}, much or all of the {gib(read_bytes)} of weights that an "
+            f"none: the caches hold {gib(cache_bytes)}, much or all of the {gib(whole)} of weights that an "
             "iteration reads, so memory does not limit it"
         )
     else:
-        bound = (
-            f"{bandwidth / read_bytes:,.0f} iterations/s, if only reading weights took time; each gives a token to "
-            "every request that is generating"
-        )
-    return {"memory bandwidth": read, "upper bound": bound}
+        bound = f"{speeds}, if only reading weights took time; each gives a token to every request that is generating"
+    return facts | {"upper bound": bound}
 
 
 def gib(num_bytes: float) -> str:

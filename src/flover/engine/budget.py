@@ -1,8 +1,9 @@
 """The step budget: how many prompt tokens may join an iteration so that no generating row waits too long.
 
-The duration of an iteration is modelled as a + b·tokens + c·attention, where attention is the sum over tokens of
-the context each one reads. The coefficients are learnt while running by recursive least squares with exponential
-forgetting (Haykin, *Adaptive Filter Theory*, ch. 10), so they follow the machine and the region of work it is in.
+The duration of an iteration is modelled as a·weights + b·tokens + c·attention, where weights is the share of all
+that is read, 1 but for models with experts, and attention the sum over tokens of the context each one reads. The
+coefficients are learnt while running by recursive least squares with exponential forgetting (Haykin, *Adaptive Filter
+Theory*, ch. 10), so they follow the machine and the region of work it is in.
 Two cautions make the model safe to steer by: predictions carry a margin, the spread of recent iterations around
 what was expected of them, and an iteration never has more than twice the tokens of the largest one seen.
 """
@@ -13,6 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from flover.engine.plan import StepPlan
+from flover.request import ExpertReads
 
 FORGETTING = 0.97
 """Weight of an observation that is one iteration older."""
@@ -40,7 +42,8 @@ _Vector = tuple[float, float, float]
 class CostModel:
     """Learns the duration of iterations, in milliseconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, experts: ExpertReads) -> None:
+        self._experts = experts
         self._theta: _Vector = (0.0, 0.0, 0.0)
         self._covariance = (1e4, 0.0, 0.0), (0.0, 1e4, 0.0), (0.0, 0.0, 1e4)
         self._spread: deque[float] = deque(maxlen=SPREAD_WINDOW)
@@ -54,7 +57,7 @@ class CostModel:
             self._spread.append(milliseconds / max(self._mean(tokens, attention), 1e-6))
             in_order = sorted(self._spread)
             self._margin = min(max(in_order[int(SPREAD_QUANTILE * len(in_order))], 1.0), MOST_MARGIN)
-        self._update(_features(tokens, attention), milliseconds)
+        self._update(self._features(tokens, attention), milliseconds)
         self.largest = max(self.largest, tokens)
         self.observations += 1
 
@@ -64,7 +67,10 @@ class CostModel:
 
     def _mean(self, tokens: int, attention: int) -> float:
         a, b, c = self._theta
-        return _dot((max(a, 0.0), max(b, 0.0), max(c, 0.0)), _features(tokens, attention))
+        return _dot((max(a, 0.0), max(b, 0.0), max(c, 0.0)), self._features(tokens, attention))
+
+    def _features(self, tokens: int, attention: int) -> _Vector:
+        return self._experts.share(tokens), tokens / 64.0, attention / 65536.0
 
     def _update(self, x: _Vector, y: float) -> None:
         first, second, third = self._covariance
@@ -90,10 +96,6 @@ def _dot(a: _Vector, b: _Vector) -> float:
 def _forget(covariance: float) -> float:
     """Bounded: directions that are not excited would grow for ever."""
     return max(min(covariance / FORGETTING, 1e6), -1e6)
-
-
-def _features(tokens: int, attention: int) -> _Vector:
-    return 1.0, tokens / 64.0, attention / 65536.0
 
 
 def chunk_attention(start: int, count: int) -> int:

@@ -28,7 +28,7 @@ class Engine:
 
     def __init__(self, executor: Executor, config: SchedulerConfig, clock: Callable[[], float]) -> None:
         self.roster = Roster(config)
-        self._cost = CostModel()
+        self._cost = CostModel(executor.facts.experts)
         self.scheduler = Scheduler(self.roster, self._cost)
         self._executor = executor
         self._clock = clock

@@ -11,6 +11,7 @@ from flover.executor.device import DeviceExecutor
 from flover.executor.platform import Platform
 from flover.memory.sizing import PoolSize
 from flover.model.describe import kv_dtype_of, plan_load
+from flover.model.formats import expert_reads
 from flover.model.load import LoadedModel, load_described
 from flover.model.shard import Shard
 from flover.ops import Alone, Group
@@ -50,6 +51,7 @@ def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: 
         page_size=config.block_size,
         eos_ids=list(model.eos_ids),
         num_parameters=model.num_parameters(),
+        experts=expert_reads(model, loaded.description.formats),
         switch_len=model.switch_len(loaded.max_len),
         deterministic=platform.deterministic,
     )

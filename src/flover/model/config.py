@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from flover.ops import DTYPE_BYTES, DType
+from flover.ops import DTYPE_BYTES, DType, Routing
 
 NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
@@ -60,13 +60,27 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertsConfig:
+    """A feed-forward block of `count` experts, each as wide as `intermediate_size`, of which a token uses those that
+    `routing` chooses; and beside them one of `shared_intermediate_size` (0: none) that every token uses, through a gate
+    of its own if `shared_gate`."""
+
+    count: int
+    routing: Routing
+    intermediate_size: int
+    shared_intermediate_size: int = 0
+    shared_gate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LayerConfig:
     """What may differ from layer to layer: how far a token sees (`window` tokens, itself included; None: all), the
-    factor on query · key, and the rotary embedding (None: none)."""
+    factor on query · key, the rotary embedding (None: none), and experts in the place of one feed-forward block."""
 
     window: int | None = None
     attention_scale: float
     rope: RopeConfig | None = None
+    experts: ExpertsConfig | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +137,11 @@ class ModelConfig:
         return tuple(dict.fromkeys(layer.rope for layer in self.layers if layer.rope is not None))
 
     @property
+    def experts(self) -> ExpertsConfig | None:
+        """Those of the layers that have some, which are alike."""
+        return next((layer.experts for layer in self.layers if layer.experts is not None), None)
+
+    @property
     def query_size(self) -> int:
         """Width of all query heads together."""
         return self.num_heads * self.head_dim
@@ -173,7 +192,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight of the decoder, in the order they are used.
 
     Linear weights are [out, in]. Queries, keys and values are one linear (`qkv`, in this order), gate and up
-    another (`up`, in this order), so that a layer has four linears.
+    another (`up`, in this order), so that a layer has four linears; `up` and `down` are there for each expert.
     """
     hidden = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {"embed.weight": (config.vocab_size, hidden)}
@@ -182,7 +201,7 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     if config.learned_positions:
         shapes["positions.weight"] = (config.max_position_embeddings, hidden)
     for layer in range(config.num_layers):
-        for name, shape in _layer_shapes(config).items():
+        for name, shape in _layer_shapes(config, config.layers[layer].experts).items():
             shapes[f"layers.{layer}.{name}"] = shape
     shapes |= _norm_shapes("final_norm", config)
     if not config.tied_embeddings:
@@ -192,8 +211,8 @@ def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    hidden, inner = config.hidden_size, config.intermediate_size
+def _layer_shapes(config: ModelConfig, experts: ExpertsConfig | None) -> dict[str, tuple[int, ...]]:
+    hidden = config.hidden_size
     shapes = {} if config.residual == "post_norm" else _norm_shapes("attention_norm", config)
     shapes |= _linear_shapes("qkv", config.qkv_size, hidden, config.qkv_bias)
     if config.qk_norm == "head":
@@ -207,9 +226,21 @@ def _layer_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         shapes |= _norm_shapes("mlp_norm", config)
     if config.residual in ("sandwich", "post_norm"):
         shapes |= _norm_shapes("attention_post_norm", config) | _norm_shapes("mlp_post_norm", config)
-    shapes |= _linear_shapes("up", 2 * inner if config.gated else inner, hidden, config.mlp_bias)
-    shapes |= _linear_shapes("down", hidden, inner, config.mlp_bias)
+    if experts is None:
+        return shapes | _mlp_shapes("", config, config.intermediate_size)
+    shapes["router.weight"] = (experts.count, hidden)
+    for expert in range(experts.count):
+        shapes |= _mlp_shapes(f"experts.{expert}.", config, experts.intermediate_size)
+    if experts.shared_intermediate_size:
+        shapes |= _mlp_shapes("shared.", config, experts.shared_intermediate_size)
+    if experts.shared_gate:
+        shapes["shared_gate.weight"] = (1, hidden)
     return shapes
+
+
+def _mlp_shapes(prefix: str, config: ModelConfig, inner: int) -> dict[str, tuple[int, ...]]:
+    up = _linear_shapes(f"{prefix}up", 2 * inner if config.gated else inner, config.hidden_size, config.mlp_bias)
+    return up | _linear_shapes(f"{prefix}down", config.hidden_size, inner, config.mlp_bias)
 
 
 def _norm_shapes(name: str, config: ModelConfig) -> dict[str, tuple[int, ...]]:

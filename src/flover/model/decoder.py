@@ -161,7 +161,10 @@ class _Layer:
         self.config = config
         self.ops = ops
         self.layer = config.layers[layer]
-        self.weights = weights.under(f"layers.{layer}.")
+        self.weights = own = weights.under(f"layers.{layer}.")
+        count = self.layer.experts.count if self.layer.experts else 0
+        self._up = [own.matrices[f"experts.{expert}.up.weight"] for expert in range(count)]
+        self._down = [own.matrices[f"experts.{expert}.down.weight"] for expert in range(count)]
 
     def forward(self, update: Array | None, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
@@ -206,7 +209,16 @@ class _Layer:
         return self._linear("out", seen)
 
     def _feed_forward(self, x: Array) -> Array:
-        return self._linear("down", self._linear("up", x, self.config.activation))
+        experts, kind = self.layer.experts, self.config.activation
+        if experts is None:
+            return self._linear("down", self._linear("up", x, kind))
+        mixed = self.ops.experts(x, self._linear("router", x), self._up, self._down, experts.routing, kind)
+        if not experts.shared_intermediate_size:
+            return mixed
+        shared = self._linear("shared.down", self._linear("shared.up", x, kind))
+        if not experts.shared_gate:
+            return self.ops.add(mixed, shared)
+        return self.ops.add_gated(mixed, shared, self._linear("shared_gate", x))
 
     def _linear(self, name: str, x: Array, activation: str | None = None) -> Array:
         weights = self.weights

@@ -65,6 +65,21 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertNames:
+    """What config.json calls the numbers of a mixture of experts, and what a family does with them. `normalized`: their
+    weights are the softmax over the chosen ones, else over all; `some_layers`: decoder_sparse_step and mlp_only_layers
+    say which layers have experts."""
+
+    count: str = "num_experts"
+    top_k: str = "num_experts_per_tok"
+    intermediate_size: str = "moe_intermediate_size"
+    normalized: bool | Flag = True
+    some_layers: bool = False
+    shared_intermediate_size: str | None = None
+    shared_gate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
     """One row. Defaults (`default_…`) are transformers' own for fields that a file leaves out.
 
@@ -78,6 +93,7 @@ class Family:
     other_names: Mapping[str, str] = field(default_factory=dict)  # what transformers reads as well, and its own name
     norm: NormKind = "rms"
     gated: bool = True
+    experts: ExpertNames | None = None
     residual: Residual | Flag = "sequential"  # a flag chooses `parallel` or "sequential"
     parallel: Residual = "parallel"
     norm_weight: bool = True  # of norms; else it is one

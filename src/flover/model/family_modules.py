@@ -12,8 +12,8 @@ Part = Literal["all", "query", "key", "value", "gate", "up"]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a module of a checkpoint goes: `part` of our `module`, its weight in this `layout`. `{}` is the number of
-    the layer."""
+    """Where a module of a checkpoint goes: `part` of our `module`, its weight in this `layout`. The first `{}` is the
+    number of the layer, a second one that of the expert; a checkpoint's module without a second has all, stacked."""
 
     module: str
     part: Part = "all"
@@ -104,6 +104,35 @@ POST_NORM_MODULES = {
     **{name: target for name, target in LLAMA_MODULES.items() if "input_layernorm" not in name},
     "layers.{}.post_attention_layernorm": Target("layers.{}.attention_post_norm"),
     "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),
+}
+
+MIXTRAL_MODULES = {
+    **_LLAMA_BUT_MLP,
+    "layers.{}.block_sparse_moe.gate": Target("layers.{}.router"),
+    "layers.{}.block_sparse_moe.experts.{}.w1": Target("layers.{}.experts.{}.up", "gate"),
+    "layers.{}.block_sparse_moe.experts.{}.w3": Target("layers.{}.experts.{}.up", "up"),
+    "layers.{}.block_sparse_moe.experts.{}.w2": Target("layers.{}.experts.{}.down"),
+}
+
+GRANITE_MOE_MODULES = {
+    **_LLAMA_BUT_MLP,
+    "layers.{}.block_sparse_moe.router.layer": Target("layers.{}.router"),
+    "layers.{}.block_sparse_moe.input_linear": Target("layers.{}.experts.{}.up"),
+    "layers.{}.block_sparse_moe.output_linear": Target("layers.{}.experts.{}.down"),
+    "layers.{}.shared_mlp.input_linear": Target("layers.{}.shared.up"),
+    "layers.{}.shared_mlp.output_linear": Target("layers.{}.shared.down"),
+}
+
+QWEN_MOE_MODULES = {
+    **LLAMA_MODULES,
+    "layers.{}.mlp.gate": Target("layers.{}.router"),
+    "layers.{}.mlp.experts.{}.gate_proj": Target("layers.{}.experts.{}.up", "gate"),
+    "layers.{}.mlp.experts.{}.up_proj": Target("layers.{}.experts.{}.up", "up"),
+    "layers.{}.mlp.experts.{}.down_proj": Target("layers.{}.experts.{}.down"),
+    "layers.{}.mlp.shared_expert.gate_proj": Target("layers.{}.shared.up", "gate"),
+    "layers.{}.mlp.shared_expert.up_proj": Target("layers.{}.shared.up", "up"),
+    "layers.{}.mlp.shared_expert.down_proj": Target("layers.{}.shared.down"),
+    "layers.{}.mlp.shared_expert_gate": Target("layers.{}.shared_gate"),
 }
 
 UNGATED_MODULES = {

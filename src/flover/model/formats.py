@@ -9,9 +9,12 @@ from typing import cast
 
 from flover.errors import InvariantError, ModelError
 from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.placement import Placement
 from flover.model.reads import Read
 from flover.ops import BLOCKS, INPUTS_TOGETHER, WeightFormat
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
+from flover.request import ExpertReads
+from flover.source import TensorInfo
 
 VECTOR_BYTES = 4
 """Norms and biases are float32 in every format."""
@@ -32,13 +35,13 @@ a file that has them in different ones."""
 
 def matrix_formats(model: ModelConfig, asked: WeightFormat, reads: Iterable[Read]) -> Formats:
     """The format of every matrix of a model. Raises `ModelError` for gate and up in different blocks."""
-    stored: dict[str, list[Read]] = {}
-    for read in reads:
-        if read.info.dtype in BLOCKS:
-            stored.setdefault(read.placement.parameter, [])
-    for read in reads:
-        if read.placement.parameter in stored:
-            stored[read.placement.parameter].append(read)
+    placed = [(read.info, placement) for read in reads for placement in read.placements]
+    stored: dict[str, list[tuple[TensorInfo, Placement]]] = {
+        placement.parameter: [] for info, placement in placed if info.dtype in BLOCKS
+    }
+    for info, placement in placed:
+        if placement.parameter in stored:
+            stored[placement.parameter].append((info, placement))
     return {
         name: _stored_rows(stored[name], asked, model) if name in stored else (Rows(shape[0], format_of(name, asked)),)
         for name, shape in parameter_shapes(model).items()
@@ -46,25 +49,28 @@ def matrix_formats(model: ModelConfig, asked: WeightFormat, reads: Iterable[Read
     }
 
 
-def _stored_rows(reads: Sequence[Read], asked: WeightFormat, model: ModelConfig) -> tuple[Rows, ...]:
+def _stored_rows(
+    placed: Sequence[tuple[TensorInfo, Placement]], asked: WeightFormat, model: ModelConfig
+) -> tuple[Rows, ...]:
     found: list[Rows] = []
-    for read in sorted(reads, key=lambda read: read.placement.start):
-        name, kind = read.placement.parameter, read.info.dtype
-        kept = cast(WeightFormat, kind) if kind in BLOCKS else format_of(name, asked)
-        count = read.placement.stop - read.placement.start
+    for info, placement in sorted(placed, key=lambda one: one[1].start):
+        kept = cast(WeightFormat, info.dtype) if info.dtype in BLOCKS else format_of(placement.parameter, asked)
+        count = placement.stop - placement.start
         if found and found[-1].format == kept:
             found[-1] = Rows(found[-1].count + count, kept)
         else:
             found.append(Rows(count, kept))
-    if len(found) > 1 and is_gated(reads[0].placement.parameter, model):
-        kinds = ", ".join(f"{read.info.name} is {read.info.dtype}" for read in reads)
-        raise ModelError(f"{reads[0].info.file}: {kinds}: a gate and its values must be of one type")
+    if len(found) > 1 and is_gated(placed[0][1].parameter, model):
+        kinds = ", ".join(f"{info.name} is {info.dtype}" for info, _ in placed)
+        raise ModelError(f"{placed[0][0].file}: {kinds}: a gate and its values must be of one type")
     return tuple(found)
 
 
 def format_of(name: str, asked: WeightFormat) -> WeightFormat:
     """How one matrix is kept. Embedding and output projection decide single tokens: they keep eight bits where the
-    linears have four."""
+    linears have four. A router decides which experts are computed: it is never rounded."""
+    if name.endswith(("router.weight", "shared_gate.weight")):
+        return "float32"
     outer = name in ("embed.weight", "positions.weight", "head.weight")
     return "int8" if outer and asked == "int4" else asked
 
@@ -101,6 +107,26 @@ def kinds_of(formats: Formats) -> list[WeightFormat]:
         for rows in matrix:
             counts[rows.format] += rows.count
     return [kind for kind, _ in counts.most_common()]
+
+
+def read_bytes(model: ModelConfig, formats: Formats) -> int:
+    """Bytes of the weights that an iteration reads if it uses all experts: of an untied embedding it reads but the rows
+    that it looks up."""
+    return max(1, weight_bytes(model, formats, without=_looked_up(model)))
+
+
+def expert_reads(model: ModelConfig, formats: Formats) -> ExpertReads:
+    """How much of that the experts are."""
+    experts = model.experts
+    if experts is None:
+        return ExpertReads()
+    own = {name for name in parameter_shapes(model) if ".experts." in name}
+    rest = weight_bytes(model, formats, without=own.union(_looked_up(model)))
+    return ExpertReads(1 - rest / read_bytes(model, formats), experts.routing.top_k / experts.count)
+
+
+def _looked_up(model: ModelConfig) -> tuple[str, ...]:
+    return () if model.tied_embeddings else ("embed.weight",)
 
 
 def weight_bytes(model: ModelConfig, formats: Formats, without: Container[str] = ()) -> int:

@@ -26,6 +26,14 @@ _MODULES = {
     "blk.{}.ffn_gate": Target("layers.{}.up", "gate"),
     "blk.{}.ffn_up": Target("layers.{}.up", "up"),
     "blk.{}.ffn_down": Target("layers.{}.down"),
+    "blk.{}.ffn_gate_inp": Target("layers.{}.router"),
+    "blk.{}.ffn_gate_exps": Target("layers.{}.experts.{}.up", "gate"),
+    "blk.{}.ffn_up_exps": Target("layers.{}.experts.{}.up", "up"),
+    "blk.{}.ffn_down_exps": Target("layers.{}.experts.{}.down"),
+    "blk.{}.ffn_gate_shexp": Target("layers.{}.shared.up", "gate"),
+    "blk.{}.ffn_up_shexp": Target("layers.{}.shared.up", "up"),
+    "blk.{}.ffn_down_shexp": Target("layers.{}.shared.down"),
+    "blk.{}.ffn_gate_inp_shexp": Target("layers.{}.shared_gate"),
     "output_norm": Target("final_norm"),
 }
 _QKV, _PARTS = "blk.{}.attn_qkv", ("blk.{}.attn_q", "blk.{}.attn_k", "blk.{}.attn_v")
@@ -42,7 +50,7 @@ def in_gguf(family: Family, stored: Iterable[str]) -> Family:
     modules = dict(_MODULES)
     for name in _PARTS if f"{_QKV.format(0)}.weight" in names else (_QKV,):
         del modules[name]
-    if f"{_GATE.format(0)}.weight" not in names:
+    if not any(name.endswith(".ffn_gate.weight") for name in names):
         del modules[_GATE]
         modules[_UP] = Target(modules[_UP].module)
     if family.residual == "sequential" and f"{_FFN_NORM.format(0)}.weight" not in names:

@@ -11,6 +11,7 @@ from flover.files import shown
 from flover.model.families import Family, Flag
 from flover.model.family_rows import FAMILIES
 from flover.model.fields import Fields
+from flover.model.hf_experts import SOME_LAYERS
 
 
 def read_family(data: Mapping[str, Any], where: str) -> tuple[str, Family, Fields]:
@@ -93,6 +94,9 @@ def read_keys(family: Family) -> frozenset[str]:
         keys.add(family.local_theta[0])
     if family.scale_name is not None:
         keys.add(family.scale_name)
+    if family.experts is not None:
+        keys |= {family.experts.count, *(SOME_LAYERS if family.experts.some_layers else ())}
+        keys |= {name for name in (family.experts.shared_intermediate_size,) if name is not None}
     if family.softcaps is not None:
         keys |= {"attn_logit_softcapping", "final_logit_softcapping"}
     if family.rotary_layers == "listed":

@@ -9,6 +9,7 @@ from flover.files import shown
 from flover.model.config import LayerConfig, RopeConfig
 from flover.model.families import Family
 from flover.model.fields import Fields
+from flover.model.hf_experts import read_experts
 from flover.model.rope import read_rope
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -22,9 +23,10 @@ def read_layers(
     windows = _windows(fields, family, kinds, num_layers, max_len)
     scales = _scales(fields, family, head_dim, num_layers)
     ropes = _ropes(fields, family, kinds, windows, head_dim, max_len)
+    experts = read_experts(fields, family, num_layers)
     return tuple(
-        LayerConfig(window=window, attention_scale=scale, rope=rope)
-        for window, scale, rope in zip(windows, scales, ropes, strict=True)
+        LayerConfig(window=window, attention_scale=scale, rope=rope, experts=mixed)
+        for window, scale, rope, mixed in zip(windows, scales, ropes, experts, strict=True)
     )
 
 

@@ -20,6 +20,7 @@ from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
 from flover.model.folds import constant_norms, fold
 from flover.model.formats import Rows, format_at, is_gated
+from flover.model.placement import Placement
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
 from flover.ops import DType, HostArray, Ops, Weight, WeightFormat
@@ -92,7 +93,7 @@ def load_model(config: EngineConfig, ops: Ops, progress: Progress) -> LoadedMode
 def load_described(model: Description, ops: Ops, progress: Progress) -> LoadedModel:
     """Load what was described, packed for `ops`. Raises `ModelError` for numbers that cannot be kept."""
     whole, own = model.config, model.own
-    cuts = {name: model.shard.cut(name, shape[0], whole) for name, shape in parameter_shapes(whole).items()}
+    cuts = {name: model.shard.cut(name, shape, whole) for name, shape in parameter_shapes(whole).items()}
     weights = _allocate(model, cuts, ops)
     vectors = {**weights.vectors, **constant_norms(own)}
     if model.reads is None:
@@ -164,30 +165,31 @@ def _fill_from_files(
     total = sum(read.info.num_bytes for read in reads)
     done = 0
     progress(0, total)
-    placements = {read.info: read.placement for read in reads}
-    for info, tensor in model.source.read(list(placements)):
-        parameter = placements[info].parameter
+    by_info = {read.info: read for read in reads}
+    for info, tensor in model.source.read(list(by_info)):
         order = None if info.is_float else model.source.input_order(info)
-        kept = format_at(model.formats[parameter], placements[info].start) if parameter in model.formats else "float32"
-        for first, rows in placements[info].pieces(tensor):
-            for start, part in _slices(rows):
+        for placement, own in by_info[info].parts(tensor):
+            parameter = placement.parameter
+            kept = format_at(model.formats[parameter], placement.start) if parameter in model.formats else "float32"
+            for start, part in _slices(placement, own):
                 if info.is_float:
                     numbers = widen(part)
                     check_numbers(numbers, part, kept, f"{info.file}: {info.name}")
-                    _store(weights, cuts[parameter], parameter, first + start, numbers)
+                    _store(weights, cuts[parameter], parameter, start, numbers)
                 else:
-                    _store_blocks(weights.matrices[parameter], cuts[parameter], first + start, part, order, info)
+                    _store_blocks(weights.matrices[parameter], cuts[parameter], start, part, order, info)
                 done += part.nbytes
                 forget(part)
                 progress(done, total)
         forget(tensor)
 
 
-def _slices(rows: HostArray) -> Iterator[tuple[int, HostArray]]:
-    """Rows in slices that are converted at once, each with the place of its first."""
-    step = len(rows) if rows.ndim == 1 else max(1, SLICE_NUMBERS // rows.shape[1])
-    for start in range(0, len(rows), step):
-        yield start, rows[start : start + step]
+def _slices(placement: Placement, tensor: HostArray) -> Iterator[tuple[int, HostArray]]:
+    """A tensor in slices that are converted at once, each with the row of the weight where it goes."""
+    for first, rows in placement.pieces(tensor):
+        step = len(rows) if rows.ndim == 1 else max(1, SLICE_NUMBERS // rows.shape[1])
+        for start in range(0, len(rows), step):
+            yield first + start, rows[start : start + step]
 
 
 def check_numbers(numbers: Floats, stored: HostArray, kept: WeightFormat, where: str) -> None:

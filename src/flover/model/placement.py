@@ -66,48 +66,69 @@ class Placement:
                 first += size
 
 
-def expected_tensors(family: Family, config: ModelConfig) -> dict[str, Placement]:
+Placements = tuple[Placement, ...]
+"""Of one tensor: a single one, or for each expert that of its part of a tensor [experts, …]."""
+
+
+def expected_tensors(family: Family, config: ModelConfig) -> dict[str, Placements]:
     """Every tensor that a checkpoint must have, by its name without the family's prefix; together they fill all
     weights exactly once. The output projection has the first of its names."""
     shapes = parameter_shapes(config)
-    modules = dict(_modules(family, config.num_layers))
-    modules[family.heads[0]] = Target("head")
-    expected: dict[str, Placement] = {}
-    for name, target in modules.items():
-        for suffix in ("weight", "bias"):
-            parameter = f"{target.module}.{suffix}"
-            if parameter in shapes:
-                placed = _place(parameter, shapes[parameter], target, config)
-                expected[name if target.bare else f"{name}.{suffix}"] = placed
+    expected: dict[str, Placements] = {}
+    for name, target in {**family.modules, family.heads[0]: Target("head")}.items():
+        for module, filled in _modules(name, target.module, config):
+            for suffix in ("weight", "bias"):
+                parameters = [f"{one}.{suffix}" for one in filled if f"{one}.{suffix}" in shapes]
+                if parameters:
+                    placements = tuple(_place(one, shapes[one], target, config) for one in parameters)
+                    expected[module if target.bare else f"{module}.{suffix}"] = placements
     return expected
 
 
-def _modules(family: Family, num_layers: int) -> list[tuple[str, Target]]:
-    modules = []
-    for name, target in family.modules.items():
-        for layer in range(num_layers) if "{}" in name else (0,):
-            modules.append((name.format(layer), replace(target, module=target.module.format(layer))))
-    return modules
+def _modules(name: str, module: str, config: ModelConfig) -> Iterator[tuple[str, list[str]]]:
+    """The modules of a checkpoint that a name stands for, each with those of ours that it fills."""
+    experts = range(config.experts.count if config.experts else 0)
+    for layer in range(config.num_layers if "{}" in name else 1):
+        if module.count("{}") < 2:
+            yield name.format(layer), [module.format(layer)]
+        elif name.count("{}") < 2:
+            yield name.format(layer), [module.format(layer, expert) for expert in experts]
+        else:
+            for expert in experts:
+                yield name.format(layer, expert), [module.format(layer, expert)]
 
 
 def _place(parameter: str, shape: tuple[int, ...], target: Target, config: ModelConfig) -> Placement:
-    start, stop = _rows(target.part, config) or (0, shape[0])
+    start, stop = _rows(target.part, shape[0], config)
     layout = target.layout if target.layout != "transposed" or len(shape) == 2 else "plain"
     num_heads = config.num_kv_heads if target.part in ("key", "value") else config.num_heads
     return Placement(parameter, start, stop, layout, shape[1:], num_heads, config.num_kv_heads, target.skipped)
 
 
-def _rows(part: Part, config: ModelConfig) -> tuple[int, int] | None:
-    """The rows of a packed weight that a part takes; None for all of them."""
-    query_size, kv_size, inner = config.query_size, config.kv_size, config.intermediate_size
+def _rows(part: Part, num_rows: int, config: ModelConfig) -> tuple[int, int]:
+    """The rows of a packed weight that a part takes."""
+    query_size, kv_size, inner = config.query_size, config.kv_size, num_rows // 2
     rows: Mapping[Part, tuple[int, int]] = {
         "query": (0, query_size),
         "key": (query_size, query_size + kv_size),
         "value": (query_size + kv_size, config.qkv_size),
         "gate": (0, inner),
-        "up": (inner, 2 * inner),
+        "up": (inner, num_rows),
     }
-    return rows.get(part)
+    return rows.get(part, (0, num_rows))
+
+
+STACKED = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
+"""How transformers 5 calls the matrices of all experts of a layer, which may be saved so; they have no suffix."""
+
+
+def in_stacks(family: Family) -> Family:
+    """The family's row for a checkpoint with such names."""
+    ours = "layers.{}.router", "layers.{}.experts.{}.up", "layers.{}.experts.{}.down"
+    theirs = ("layers.{}.mlp.gate", *(f"layers.{{}}{name}" for name in STACKED))
+    modules = {name: target for name, target in family.modules.items() if target.module not in ours}
+    stacked = {name: Target(module, bare=name.endswith(STACKED)) for name, module in zip(theirs, ours, strict=True)}
+    return replace(family, modules=modules | stacked)
 
 
 class TensorNames:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,8 +14,8 @@ from flover.model.config import ModelConfig
 from flover.model.families import Family
 from flover.model.family_modules import Target
 from flover.model.gguf_names import in_gguf
-from flover.model.placement import Placement, TensorNames, expected_tensors
-from flover.ops import BLOCKS, GGUF_BLOCKS
+from flover.model.placement import STACKED, Placement, Placements, TensorNames, expected_tensors, in_stacks
+from flover.ops import BLOCKS, GGUF_BLOCKS, HostArray
 from flover.source import Layout, ModelSource, TensorInfo
 from flover.source.numbers import widen
 
@@ -28,10 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """One tensor to read: where it is, and where it goes."""
+    """One tensor to read: where it is, and where it goes, with the experts of a layer as many places."""
 
     info: TensorInfo
-    placement: Placement
+    placements: Placements
+
+    def parts(self, tensor: HostArray) -> Iterator[tuple[Placement, HostArray]]:
+        """The tensor, or what of it every expert has, with its place."""
+        yield from zip(self.placements, tensor if len(self.placements) > 1 else (tensor,), strict=True)
 
 
 def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[Read]:
@@ -43,6 +48,8 @@ def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[
     tensors = source.tensors()
     if source.naming == "gguf":
         family = in_gguf(family, (info.name for info in tensors))
+    elif any(info.name.endswith(STACKED) for info in tensors):
+        family = in_stacks(family)
     expected, names = expected_tensors(family, model), TensorNames(family)
     head, embedding = f"{family.heads[0]}.weight", _embedding_name(family)
     if source.has("adapter_config.json"):
@@ -59,12 +66,11 @@ def plan_reads(source: ModelSource, family: Family, model: ModelConfig) -> list[
     wrong: list[str] = []
     in_blocks = {plain.removesuffix(".weight") for plain, info in stored if info.dtype in BLOCKS}
     for plain, info in stored:
-        placement = expected.get(plain)
-        if placement is not None:
-            layout = _layout(info, placement)
-            placement = placement if layout == placement.layout else replace(placement, layout=layout)
-            wrong += _problems(info, placement)
-            reads.append(Read(info, placement))
+        placements = expected.get(plain)
+        if placements is not None:
+            placements = tuple(replace(placement, layout=_layout(info, placement)) for placement in placements)
+            wrong += _problems(info, placements)
+            reads.append(Read(info, placements))
         elif not (
             names.is_dropped(plain)
             or (model.tied_embeddings and plain == head)
@@ -108,9 +114,11 @@ def _layout(info: TensorInfo, placement: Placement) -> Layout:
     return "plain" if info.dtype in BLOCKS and placement.layout == "transposed" else placement.layout
 
 
-def _problems(info: TensorInfo, placement: Placement) -> list[str]:
-    if info.shape != placement.shape:
-        return [f"{info.name} has shape {list(info.shape)} but the config asks for {list(placement.shape)}"]
+def _problems(info: TensorInfo, placements: Placements) -> list[str]:
+    placement, count = placements[0], len(placements)
+    shape = (count, *placement.shape) if count > 1 else placement.shape
+    if info.shape != shape:
+        return [f"{info.name} has shape {list(info.shape)} but the config asks for {list(shape)}"]
     if info.is_float or (info.dtype in BLOCKS and placement.columns):
         return []
     blocks = f" and, for matrices of GGUF files, {', '.join(GGUF_BLOCKS)}" if info.layout else ""

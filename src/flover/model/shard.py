@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flover.errors import ConfigError
-from flover.model.config import ModelConfig
+from flover.model.config import ExpertsConfig, ModelConfig
 from flover.ops import INPUTS_TOGETHER, Part, WeightFormat
 
 
@@ -61,13 +61,26 @@ class Shard:
             num_heads=whole.num_heads // self.size,
             num_kv_heads=max(1, whole.num_kv_heads // self.size),
             intermediate_size=whole.intermediate_size // self.size,
+            layers=tuple(
+                dataclasses.replace(layer, experts=layer.experts and self._experts(layer.experts))
+                for layer in whole.layers
+            ),
             vocab_size=self.tokens_each(whole.vocab_size) + 1,
             alibi_slopes=whole.alibi_slopes[self._own(len(whole.alibi_slopes))],
         )
 
+    def _experts(self, whole: ExpertsConfig) -> ExpertsConfig:
+        """Every rank has a part of every expert."""
+        return dataclasses.replace(
+            whole,
+            intermediate_size=whole.intermediate_size // self.size,
+            shared_intermediate_size=whole.shared_intermediate_size // self.size,
+        )
+
     def _check(self, whole: ModelConfig, weight_format: WeightFormat) -> None:
         size = f"--tensor-parallel-size {self.size}"
-        for what, count in (("attention heads", whole.num_heads), ("inner width", whole.intermediate_size)):
+        widths = inner_widths(whole)
+        for what, count in (("attention heads", whole.num_heads), *widths):
             if count % self.size:
                 raise ConfigError(f"{size} does not divide the model's {what}: {count}")
         heads = whole.num_kv_heads
@@ -78,7 +91,7 @@ class Shard:
                 f"{size}: the norm of this model's queries and keys is over all heads, which ranks divide"
             )
         together = INPUTS_TOGETHER.get(weight_format, 1)
-        for what, count in (("attention output", whole.query_size), ("inner width", whole.intermediate_size)):
+        for what, count in (("attention output", whole.query_size), *widths):
             if count // self.size % together:
                 raise ConfigError(
                     f"{size} cuts the model's {what} of {count} into parts of {count // self.size}, but "
@@ -94,9 +107,9 @@ class Shard:
         each = self.tokens_each(vocab_size)
         return min(self.rank * each, vocab_size), min((self.rank + 1) * each, vocab_size)
 
-    def cut(self, name: str, num_rows: int, whole: ModelConfig) -> Cut:
-        """What this rank keeps of the weight `name`, which has so many rows (`parameter_shapes`)."""
-        everything = Span(0, num_rows, 0)
+    def cut(self, name: str, shape: tuple[int, ...], whole: ModelConfig) -> Cut:
+        """What this rank keeps of the weight `name` of this shape (`parameter_shapes`)."""
+        everything = Span(0, shape[0], 0)
         if self.size == 1:
             return Cut((everything,))
         module, _, kind = name.rpartition(".")
@@ -104,14 +117,14 @@ class Shard:
             case "qkv":
                 return Cut(self._heads(whole))
             case "sinks":
-                heads = self._own(num_rows)
+                heads = self._own(shape[0])
                 return Cut((Span(heads.start, heads.stop, 0),))
             case "up":
-                return Cut(self._inner(whole))
-            case "out" | "down" as linear:
-                width = whole.query_size if linear == "out" else whole.intermediate_size
+                return Cut(self._inner(shape[0], 2 if whole.gated else 1))
+            case "out" | "down":
                 if kind == "bias":  # added once
                     return Cut((everything,) if self.rank == 0 else ())
+                width = shape[1]
                 return Cut((everything,), Part(self.rank * (width // self.size), width))
             case "embed" | "head":
                 return Cut((Span(*self.tokens(whole.vocab_size), 0),))
@@ -134,14 +147,22 @@ class Shard:
             Span(second + key, second + key + keys, queries + keys),
         )
 
-    def _inner(self, whole: ModelConfig) -> tuple[Span, ...]:
-        own = whole.intermediate_size // self.size
-        halves = range(2) if whole.gated else range(1)
-        return tuple(
-            Span(first + self.rank * own, first + (self.rank + 1) * own, half * own)
-            for half in halves
-            for first in (half * whole.intermediate_size,)
-        )
+    def _inner(self, num_rows: int, halves: int) -> tuple[Span, ...]:
+        width = num_rows // halves
+        own = width // self.size
+        starts = ((half, half * width + self.rank * own) for half in range(halves))
+        return tuple(Span(start, start + own, half * own) for half, start in starts)
+
+
+def inner_widths(config: ModelConfig) -> list[tuple[str, int]]:
+    """What the feed-forward blocks of the model's layers are called, and how wide they are inside."""
+    experts = config.experts
+    found = [] if all(layer.experts for layer in config.layers) else [("inner width", config.intermediate_size)]
+    if experts is not None:
+        found.append(("experts' inner width", experts.intermediate_size))
+        if experts.shared_intermediate_size:
+            found.append(("shared expert's inner width", experts.shared_intermediate_size))
+    return found
 
 
 WHOLE = Shard()

@@ -186,6 +186,15 @@ class SampleParams:
 SAMPLE_DTYPES: Mapping[str, Any] = {item.name: item.metadata["dtype"] for item in fields(SampleParams)}
 
 
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """How a token chooses experts: the `top_k` with the largest scores, the first of equal ones. Their weights are the
+    softmax over these scores if `normalized`, else over the scores of all experts."""
+
+    top_k: int
+    normalized: bool
+
+
 class Capture(Protocol):
     """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches.
 
@@ -225,6 +234,12 @@ class Ops:
     gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]. With a part of
     a wider weight, x is the same part of wider rows: all ranks join in, and what they get adds up to what the whole
     weight gives"""
+    experts: Callable[[Array, Array, Sequence[Weight], Sequence[Weight], Routing, str], Array]
+    """(x [T, H], the router's scores [T, E], up [2 I, H] gated and down [H, I] of each of E experts, routing, kind) ->
+    [T, H]: what a token's experts give it, weighted, added in the order of their scores (Shazeer et al.,
+    arXiv:1701.06538). With parts of wider `down` weights, what all ranks get adds up to what the whole gives"""
+    add_gated: Callable[[Array, Array, Array], Array]
+    """(x [T, H], y [T, H], gate [T, 1]) -> x + sigmoid(gate) * y"""
     angles: Callable[[Array, Array, float], tuple[Array, Array]]
     """(positions int64 [T], frequencies float32 [n], factor) -> (factor * cos, factor * sin) of the angles [T, n]"""
     rotary_write: RotaryWrite
@@ -275,6 +290,7 @@ __all__ = [
     "RaggedBatch",
     "Reduction",
     "RotaryWrite",
+    "Routing",
     "SampleParams",
     "Weight",
     "WeightFormat",

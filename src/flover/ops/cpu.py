@@ -17,20 +17,20 @@ import numpy as np
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError
 from flover.ops import ONE_SCALE, Alone, Array, Group, Ops, Pages, RaggedBatch, Reduction
-from flover.ops.cpu_layout import AttentionPlan, address, floats, ids_of, native_pages, page_shapes, plan_attention
+from flover.ops.cpu_experts import ExpertOps
+from flover.ops.cpu_layout import (
+    ACTIVATIONS,
+    AttentionPlan,
+    address,
+    floats,
+    ids_of,
+    native_pages,
+    page_shapes,
+    plan_attention,
+)
 from flover.ops.cpu_program import ProgramRecorder
 from flover.ops.cpu_sampling import argmax, logsumexp, sample
 from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
-
-ACTIVATIONS: dict[str | None, int] = {
-    None: 0,
-    "silu": 1,
-    "gelu": 2,
-    "gelu_tanh": 3,
-    "relu": 4,
-    "relu2": 5,
-    "quick_gelu": 6,
-}
 
 
 def instruction_sets() -> list[str]:
@@ -52,6 +52,7 @@ class CpuOps:
         self.runner = _cpu.KernelRunner(known[0] if isa == "auto" else isa, num_threads)
         self.group = group or Alone()
         self._recorder: ProgramRecorder | None = None  # takes the operations instead of the runner
+        self.experts = ExpertOps(self._run, self._new, self._absmax_of_all)
 
     def embed(self, ids: Array, table: PackedWeight, factor: float) -> Array:
         """Rows of the table, times the factor."""
@@ -119,7 +120,7 @@ class CpuOps:
         gated = isinstance(weight, PackedWeight) and weight.gated
         y = self._new(x.shape[0], out_size // 2 if gated else out_size)
         for member, column in members_of(weight):
-            absmax = self._absmax_of_all(x) if member.part and member.format in ONE_SCALE else None
+            absmax = self._absmax_of_all(x, 1) if member.part and member.format in ONE_SCALE else None
             self._run(
                 _cpu.Linear(
                     weight=member.data,
@@ -135,11 +136,11 @@ class CpuOps:
             )
         return y
 
-    def _absmax_of_all(self, x: Array) -> Array:
-        """The largest magnitude of each of the rows that x is this rank's shard of, [T, 1]."""
+    def _absmax_of_all(self, x: Array, parts: int) -> Array:
+        """The largest magnitude of each part of the rows that x is this rank's shard of, [T, parts]."""
         rows, size = x.shape
-        absmax = self._new(rows, 1)
-        self._run(_cpu.AbsMax(x=floats(x), rows=rows, size=size, y=floats(absmax)))
+        absmax = self._new(rows, parts)
+        self._run(_cpu.AbsMax(x=floats(x), rows=rows, parts=parts, size=size // parts, y=floats(absmax)))
         self._all_reduce("max", absmax)
         return absmax
 
@@ -281,6 +282,8 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         layer_norm=made.layer_norm,
         head_norm=made.head_norm,
         linear=made.linear,  # type: ignore[arg-type]
+        experts=made.experts.run,  # type: ignore[arg-type]
+        add_gated=made.experts.add_gated,
         angles=made.angles,
         rotary_write=made.rotary_write,
         plan_attention=plan_attention,

@@ -12,6 +12,15 @@ from flover.errors import InvariantError
 from flover.ops import Array, DType, Pages
 
 CACHES: dict[DType, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
+ACTIVATIONS: dict[str | None, int] = {
+    None: 0,
+    "silu": 1,
+    "gelu": 2,
+    "gelu_tanh": 3,
+    "relu": 4,
+    "relu2": 5,
+    "quick_gelu": 6,
+}
 
 
 @dataclass(frozen=True, slots=True)

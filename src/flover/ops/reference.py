@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flover.errors import ConfigError, InvariantError
-from flover.ops import Ops, Pages, Part, WeightFormat
+from flover.ops import Ops, Pages, Part, Routing, WeightFormat
 from flover.ops.order import argmax, logsumexp
 from flover.ops.paged_attention import attention, plan_attention, tensor_pages
 from flover.ops.sampling import sample
@@ -106,6 +107,27 @@ def linear(x: Tensor, weight: PlainWeight, bias: Tensor | None, kind: str | None
     return activation(y, kind)
 
 
+def experts(
+    x: Tensor, scores: Tensor, up: Sequence[PlainWeight], down: Sequence[PlainWeight], routing: Routing, kind: str
+) -> Tensor:
+    """Each token's chosen experts, one after another, weighted."""
+    ranked = scores.float().sort(dim=-1, descending=True, stable=True)
+    ids, chosen = ranked.indices[:, : routing.top_k], ranked.values[:, : routing.top_k]
+    weights = chosen.softmax(-1) if routing.normalized else ranked.values.softmax(-1)[:, : routing.top_k]
+    y = torch.zeros_like(x, dtype=torch.float32)
+    for place in range(routing.top_k):
+        for expert in sorted(set(ids[:, place].tolist())):
+            rows = ids[:, place] == expert
+            out = linear(linear(x[rows], up[expert], None, kind), down[expert], None, None)
+            y[rows] += weights[rows, place, None] * out
+    return y.to(x.dtype)
+
+
+def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """The second term through a gate of its own for each token."""
+    return x + torch.sigmoid(gate) * y
+
+
 def activation(x: Tensor, kind: str | None) -> Tensor:
     """The named function, entry by entry."""
     match kind:
@@ -177,6 +199,8 @@ OPS = Ops(
     layer_norm=layer_norm,
     head_norm=head_norm,
     linear=linear,  # type: ignore[arg-type]
+    experts=experts,  # type: ignore[arg-type]
+    add_gated=add_gated,
     angles=angles,
     rotary_write=rotary_write,
     plan_attention=plan_attention,

@@ -18,6 +18,8 @@ from flover.source.gguf_file import GgufFile, Stored, read_header
 from flover.source.gguf_tokenizer import tokenizer_config_of, tokenizer_of
 from flover.source.gguf_types import TYPES
 
+_ONE_ROW = ".ffn_gate_inp_shexp.weight"
+"""A matrix of one output, which llama.cpp stores as a vector."""
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -110,10 +112,13 @@ class Gguf:
 
     def _info(self, file: GgufFile, stored: Stored) -> TensorInfo:
         layout: Layout = "paired" if is_paired(self.files[0], stored.name) else "plain"
+        shape = stored.shape
+        if stored.name.endswith(_ONE_ROW) and len(shape) == 1:
+            shape = (1, *shape)
         return TensorInfo(
             stored.name,
             TYPES[stored.type].name,
-            stored.shape,
+            shape,
             stored.num_bytes,
             file.path,
             layout,

@@ -48,18 +48,73 @@ class Architecture:
     local_theta: float | None = None  # the rotary base of layers with a window, where they have one of their own
     large_scale: int | None = None  # with so many layers, queries are scaled by the hidden size divided by the heads
     paired: bool = False
+    with_experts: Architecture | None = None  # what it stands for in a file with experts
 
 
+_MIXTRAL = Architecture(
+    architecture="MixtralForCausalLM",
+    model_type="mixtral",
+    names=_NAMES | {"expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok"},
+    paired=True,
+)
+_GRANITE_SCALES = {
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attention.scale": "attention_multiplier",
+    "logit_scale": "logits_scaling",
+}
+_EXPERT_NAMES = {
+    **_NAMES,
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_feed_forward_length": "moe_intermediate_size",
+}
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(
         architecture="LlamaForCausalLM",
         model_type="llama",
         paired=True,
+        with_experts=_MIXTRAL,
         flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
     ),
     "qwen2": Architecture(architecture="Qwen2ForCausalLM", model_type="qwen2", ignored=("use_parallel_residual",)),
     "qwen3": Architecture(
         architecture="Qwen3ForCausalLM", model_type="qwen3", flags={"attention_bias": "blk.0.attn_q.bias"}
+    ),
+    "qwen2moe": Architecture(
+        architecture="Qwen2MoeForCausalLM",
+        model_type="qwen2_moe",
+        names=_EXPERT_NAMES | {"expert_shared_feed_forward_length": "shared_expert_intermediate_size"},
+        fixed={"norm_topk_prob": False},
+        flags={"qkv_bias": "blk.0.attn_q.bias"},
+    ),
+    "qwen3moe": Architecture(
+        architecture="Qwen3MoeForCausalLM",
+        model_type="qwen3_moe",
+        names=_EXPERT_NAMES,
+        fixed={"norm_topk_prob": True},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
+    "olmoe": Architecture(
+        architecture="OlmoeForCausalLM",
+        model_type="olmoe",
+        names=_NAMES | {"expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"},
+        fixed={"norm_topk_prob": False},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
+    "granitemoe": Architecture(
+        architecture="GraniteMoeSharedForCausalLM",
+        model_type="granitemoeshared",
+        names=_NAMES
+        | _GRANITE_SCALES
+        | {
+            "expert_count": "num_local_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_shared_feed_forward_length": "shared_intermediate_size",
+        },
+        fixed={"shared_intermediate_size": 0},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+        paired=True,
     ),
     "gpt2": Architecture(architecture="GPT2LMHeadModel", model_type="gpt2", names=_GPT_NAMES, rotary=False),
     "gptneox": Architecture(
@@ -126,13 +181,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "granite": Architecture(
         architecture="GraniteForCausalLM",
         model_type="granite",
-        names=_NAMES
-        | {
-            "embedding_scale": "embedding_multiplier",
-            "residual_scale": "residual_multiplier",
-            "attention.scale": "attention_multiplier",
-            "logit_scale": "logits_scaling",
-        },
+        names=_NAMES | _GRANITE_SCALES,
         flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
         paired=True,
     ),

@@ -40,6 +40,8 @@ _SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p":
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
+    "expert_gating_func": (1,),
+    "expert_weights_scale": (0.0, 1.0),
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
     "logit_scale": (1.0,),
@@ -60,6 +62,8 @@ def config_of(
             f"{file.path}: general.architecture {shown(name)} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
     own = {key.removeprefix(f"{name}."): value for key, value in file.metadata.items() if key.startswith(f"{name}.")}
+    if known.with_experts is not None and own.get("expert_count"):
+        known = known.with_experts
     _check_keys(file, known, own)
     config: dict[str, Any] = {"architectures": [known.architecture], "model_type": known.model_type, **known.fixed}
     config |= {name: own[key] for key, name in known.names.items() if key in own}

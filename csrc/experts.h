@@ -1,0 +1,120 @@
+// Mixtures of experts: which experts a token has, and its products with their matrices.
+//
+// Rows are grouped by expert, so that a step reads each expert in use once and no other. A row's chains are those of
+// any linear, and its experts' results are added in the order in which it chose them: nothing depends on the other
+// rows.
+#pragma once
+
+#include <vector>
+
+#include "linears.h"
+
+namespace flover::FLOVER_ISA {
+
+// What is not a number comes last.
+FLOVER_INLINE float rank_of(float score) { return score == score ? score : -__builtin_inff(); }
+
+// The best of those behind `last` in the order of falling scores and, where these are equal, rising indices; last is
+// below 0 for the first.
+static int64_t next_expert(const float* scores, int64_t experts, int64_t last) {
+  int64_t best = -1;
+  for (int64_t e = 0; e < experts; e++) {
+    const float rank = rank_of(scores[e]);
+    if (last >= 0) {
+      const float before = rank_of(scores[last]);
+      if (rank > before || (rank == before && e <= last)) continue;
+    }
+    if (best < 0 || rank > rank_of(scores[best])) best = e;
+  }
+  return best;
+}
+
+// e^(x - top) of n numbers, in place unless y is null; returns their sum, lane by lane and then through a fixed tree.
+FLOVER_INLINE float exponentials(const float* x, int64_t n, float top, float* y) {
+  F16 total = zero();
+  for (int64_t i = 0; i < n; i += LANES) {
+    const int valid = (int)least(LANES, n - i);
+    const F16 power = keep_first(exponential(sub(load_first(x + i, valid), all(top))), valid, 0.0f);
+    total = add(total, power);
+    if (y) store_first(y + i, power, valid);
+  }
+  return sum(total);
+}
+
+static void run(Pool& pool, const Route& a) {
+  over_rows(pool, a.rows, a.experts * a.chosen, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const float* scores = a.scores + row * a.experts;
+      int32_t* ids = a.ids + row * a.chosen;
+      float* weights = a.weights + row * a.chosen;
+      for (int64_t i = 0; i < a.chosen; i++) {
+        ids[i] = (int32_t)next_expert(scores, a.experts, i ? ids[i - 1] : -1);
+        weights[i] = scores[ids[i]];
+      }
+      const float top = weights[0], of_all = a.normalized ? 0.0f : exponentials(scores, a.experts, top, nullptr);
+      const float of_chosen = exponentials(weights, a.chosen, top, weights);
+      for (int64_t i = 0; i < a.chosen; i++) weights[i] /= a.normalized ? of_chosen : of_all;
+    }
+  });
+}
+
+static void run(Pool& pool, const ExpertLinear& l) {
+  const int64_t rows = l.rows * l.chosen;
+  if (rows == 0) return;
+  std::vector<int32_t> ends((size_t)l.weights.size, 0), order((size_t)rows);
+  for (int64_t i = 0; i < rows; i++) ends[(size_t)l.ids[i]]++;
+  std::vector<RowBlock> blocks;
+  int32_t end = 0, most_rows = 0;
+  for (size_t e = 0; e < ends.size(); e++) {
+    const int32_t count = ends[e];
+    add_blocks(blocks, l.weights.data[e], nullptr, end, count);
+    most_rows = count > most_rows ? count : most_rows;
+    ends[e] = end;
+    end += count;
+  }
+  for (int64_t i = 0; i < rows; i++) order[(size_t)ends[(size_t)l.ids[i]]++] = (int32_t)i;
+  const Weight& like = l.weights.data[0];
+  run_product(pool, {.like = like,
+                     .blocks = blocks.data(),
+                     .num_blocks = (int64_t)blocks.size(),
+                     .rows = rows,
+                     .most_rows = least(most_rows, ROW_BLOCK),
+                     .x = l.x,
+                     .order = order.data(),
+                     .share = l.input_each ? 1 : l.chosen,
+                     .absmax = l.absmax,
+                     .activation = l.activation,
+                     .y = l.y,
+                     .stride = like.gated ? like.out / 2 : like.out,
+                     .column = 0});
+}
+
+static void run(Pool& pool, const ExpertSum& a) {
+  over_rows(pool, a.rows, a.chosen * a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const float* x = a.x + row * a.chosen * a.size;
+      const float* weights = a.weights + row * a.chosen;
+      for (int64_t i = 0; i < a.size; i += LANES) {
+        const int valid = (int)least(LANES, a.size - i);
+        F16 total = mul(load_first(x + i, valid), all(weights[0]));
+        for (int64_t c = 1; c < a.chosen; c++)
+          total = fma(load_first(x + c * a.size + i, valid), all(weights[c]), total);
+        store_first(a.y + row * a.size + i, total, valid);
+      }
+    }
+  });
+}
+
+static void run(Pool& pool, const AddGated& a) {
+  over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) {
+      const F16 share = div(all(1.0f), add(all(1.0f), exponential(all(-a.gate[row]))));
+      for (int64_t i = row * a.size; i < (row + 1) * a.size; i += LANES) {
+        const int valid = (int)least(LANES, (row + 1) * a.size - i);
+        store_first(a.y + i, fma(load_first(a.b + i, valid), share, load_first(a.a + i, valid)), valid);
+      }
+    }
+  });
+}
+
+}  // namespace flover::FLOVER_ISA

@@ -1,0 +1,90 @@
+"""Rows of families with mixtures of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from flover.model.families import ExpertNames, Family, Flag, ScaleNames
+from flover.model.family_modules import GRANITE_MOE_MODULES, MIXTRAL_MODULES, QWEN_MOE_MODULES
+
+_GRANITE_SCALES = ScaleNames(
+    embedding="embedding_multiplier",
+    residual="residual_multiplier",
+    attention="attention_multiplier",
+    logits_divisor="logits_scaling",
+)
+EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {
+        "MixtralForCausalLM": Family(
+            model_types=("mixtral",),
+            aliases=("MixtralModel",),
+            other_names={"num_experts": "num_local_experts"},
+            experts=ExpertNames(count="num_local_experts", intermediate_size="intermediate_size"),
+            window="all",
+            default_theta=1e6,
+            default_norm_eps=1e-5,
+            default_max_len=4096 * 32,
+            modules=MIXTRAL_MODULES,
+        ),
+        "Qwen2MoeForCausalLM": Family(
+            model_types=("qwen2_moe",),
+            aliases=("Qwen2MoeModel",),
+            experts=ExpertNames(
+                normalized=Flag("norm_topk_prob", False),
+                some_layers=True,
+                shared_intermediate_size="shared_expert_intermediate_size",
+                shared_gate=True,
+            ),
+            qkv_bias=Flag("qkv_bias", True),
+            default_max_len=32768,
+            modules=QWEN_MOE_MODULES,
+        ),
+        "Qwen3MoeForCausalLM": Family(
+            model_types=("qwen3_moe",),
+            aliases=("Qwen3MoeModel",),
+            other_names={"num_local_experts": "num_experts"},
+            experts=ExpertNames(normalized=Flag("norm_topk_prob", False), some_layers=True),
+            neutral=("qk_norm", "use_qk_norm"),
+            qk_norm="head",
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            default_max_len=32768,
+            modules=QWEN_MOE_MODULES,
+        ),
+        "OlmoeForCausalLM": Family(
+            model_types=("olmoe",),
+            aliases=("OlmoeModel",),
+            other_names={"num_local_experts": "num_experts"},
+            experts=ExpertNames(intermediate_size="intermediate_size", normalized=Flag("norm_topk_prob", False)),
+            qk_norm="all_heads",
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            default_norm_eps=1e-5,
+            default_max_len=4096,
+            modules=QWEN_MOE_MODULES,
+        ),
+        "GraniteMoeForCausalLM": Family(
+            model_types=("granitemoe",),
+            aliases=("GraniteMoeModel",),
+            experts=ExpertNames(count="num_local_experts", intermediate_size="intermediate_size"),
+            scales=_GRANITE_SCALES,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            modules=GRANITE_MOE_MODULES,
+        ),
+        "GraniteMoeSharedForCausalLM": Family(
+            model_types=("granitemoeshared",),
+            aliases=("GraniteMoeSharedModel",),
+            experts=ExpertNames(
+                count="num_local_experts",
+                intermediate_size="intermediate_size",
+                shared_intermediate_size="shared_intermediate_size",
+            ),
+            scales=_GRANITE_SCALES,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            modules=GRANITE_MOE_MODULES,
+        ),
+    }
+)
