@@ -99,6 +99,9 @@ static void rotary_of(Pool& pool, const Rotary& a) {
         for (int64_t head = 0; head < a.query_heads + heads; head++)
           rotate(x + head * dim, a.cos + row * a.rotary_dim / 2, a.sin + row * a.rotary_dim / 2, a.rotary_dim,
                  a.interleaved);
+      if (a.query_norm)
+        for (int64_t head = 0; head < a.query_heads + heads; head++)
+          rms_row(x + head * dim, head < a.query_heads ? a.query_norm : a.key_norm, dim, a.eps, x + head * dim);
       const int64_t page = a.slots[row] / size, offset = a.slots[row] % size;
       for (int64_t head = 0; head < heads; head++) {
         const int64_t base = (page * heads + head) * dim * size, scale = (page * heads + head) * size + offset;

@@ -216,9 +216,13 @@ struct Rotary {
   const float* sin;
   int64_t rotary_dim;  // of the dim dimensions of a head; 0: none
   bool interleaved;
+  const float* query_norm;  // [dim]: weights of a root mean square norm of every query after that; null: no norm
+  const float* key_norm;    // [dim], likewise
+  float eps;
   const int64_t* slots;  // [rows]: page * page_size + offset
   Pages pages;           // keys and values are written there
-  FLOVER_FIELDS(Rotary, qkv, rows, query_heads, cos, sin, rotary_dim, interleaved, slots, pages)
+  FLOVER_FIELDS(Rotary, qkv, rows, query_heads, cos, sin, rotary_dim, interleaved, query_norm, key_norm, eps, slots,
+                pages)
 };
 
 struct Attention {

@@ -62,15 +62,23 @@ def open_regular(path: Path, limit: int, folder: Path | None = None) -> BinaryIO
     return file
 
 
-def read_text(path: Path, limit: int, folder: Path | None = None) -> str:
-    """The UTF-8 text in a regular file of at most `limit` bytes."""
+def read_bytes(path: Path, limit: int, folder: Path | None = None) -> bytes:
+    """The content of a regular file of at most `limit` bytes."""
     try:
         with open_regular(path, limit, folder) as file:
             raw = file.read(limit + 1)
-        if len(raw) > limit:  # it has grown since
-            raise ModelError(_too_long(path, len(raw), limit))
-        return raw.decode()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {_reason(error)}") from error
+    if len(raw) > limit:  # it has grown since
+        raise ModelError(_too_long(path, len(raw), limit))
+    return raw
+
+
+def read_text(path: Path, limit: int, folder: Path | None = None) -> str:
+    """The UTF-8 text in such a file."""
+    try:
+        return read_bytes(path, limit, folder).decode()
+    except UnicodeDecodeError as error:
         raise ModelError(f"cannot read {path}: {_reason(error)}") from error
 
 

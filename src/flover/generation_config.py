@@ -13,6 +13,8 @@ from flover.errors import ModelError, RequestError
 from flover.files import shown
 from flover.request import SamplingParams
 from flover.source import ModelSource
+from flover.source.sentencepiece_file import FILE as SENTENCEPIECE
+from flover.source.sentencepiece_file import read_sentencepiece
 
 FILE = "generation_config.json"
 MAX_TOKENIZER_BYTES = 256 * 2**20
@@ -156,7 +158,9 @@ def _tokenizer_eos(source: ModelSource) -> list[int]:
         found = source.document(name, MAX_TOKENIZER_BYTES).get(text)
         if type(found) is int:
             return [found]
-    return []
+    raw = source.data(SENTENCEPIECE, MAX_TOKENIZER_BYTES)
+    texts = [] if raw is None else read_sentencepiece(raw, source.where(SENTENCEPIECE)).texts
+    return [texts.index(text)] if text in texts else []
 
 
 def _vocabulary_id(tokenizer: Mapping[str, Any], text: str) -> list[int]:

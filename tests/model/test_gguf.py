@@ -44,6 +44,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.5},
     "gemma2": {"num_hidden_layers": 46, "query_pre_attn_scalar": 12},
     "gpt_bigcode": {"n_inner": 80},
+    "hunyuan": {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
     "bloom": {"n_head": 6},
     "mpt": {"n_heads": 6},
     "falcon": {"new_decoder_architecture": True, "num_kv_heads": 2},

@@ -175,17 +175,24 @@ def _make_rotary(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
         "cos": angles.cos(),
         "sin": angles.sin(),
         "pages": _normal(generator, dtype, 4, 3, 2, 12),
+        "norms": (_normal(generator, torch.float32, 12), _normal(generator, torch.float32, 12), 1e-5),
         "slots": torch.tensor([9, 10, 11, 3, 4, 7]),
     }
 
 
 def _run_rotary(ops: Ops, inputs: Inputs) -> list[Tensor]:
     results = []
-    for interleaved, turns in ((False, True), (True, True), (False, False)):
+    for interleaved, turns, norms in (
+        (False, True, ()),
+        (True, True, ()),
+        (False, False, ()),
+        (False, True, inputs["norms"]),
+        (False, False, inputs["norms"]),
+    ):
         pages = pages_of(ops, inputs["pages"], inputs["pages"])
         cos, sin = (inputs["cos"], inputs["sin"]) if turns else (None, None)
         queries = ops.rotary_write(
-            inputs["qkv"].clone(), inputs["num_heads"], cos, sin, interleaved, pages, inputs["slots"]
+            inputs["qkv"].clone(), inputs["num_heads"], cos, sin, interleaved, pages, inputs["slots"], *norms
         )
         results += [queries, *plain_pages(pages, inputs["pages"].shape)]
     return results

@@ -105,6 +105,9 @@ def naive_rotary_write(
     interleaved: bool,
     pages: Pages,
     slots: Tensor,
+    query_norm: Tensor | None = None,
+    key_norm: Tensor | None = None,
+    eps: float = 0.0,
 ) -> Tensor:
     num_kv_heads = (qkv.shape[1] - num_heads) // 2
     before, values = qkv[:, :-num_kv_heads], qkv[:, -num_kv_heads:]
@@ -115,6 +118,9 @@ def naive_rotary_write(
         a, b = before[:, :, i], before[:, :, j]
         c, s = cos[:, pair, None], sin[:, pair, None]
         turned[:, :, i], turned[:, :, j] = a * c - b * s, b * c + a * s
+    if query_norm is not None and key_norm is not None:
+        turned[:, :num_heads] = naive_rms(turned[:, :num_heads], eps) * query_norm
+        turned[:, num_heads:] = naive_rms(turned[:, num_heads:], eps) * key_norm
     for token, slot in enumerate(slots.tolist()):
         page, offset = divmod(slot, pages.page_size)
         pages.keys[page, offset] = turned[token, num_heads:]

@@ -69,6 +69,15 @@ RECIPES |= {
     "seed_oss": ("SeedOssForCausalLM", {**_LLAMA, "head_dim": 16, "attention_out_bias": True, "mlp_bias": True}),
     "smollm3": ("SmolLM3ForCausalLM", {**_LLAMA, "num_hidden_layers": 4, "pad_token_id": None}),
     "glm": ("GlmForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None}),
+    "glm4": ("Glm4ForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None, "eos_token_id": 0}),
+    "hunyuan": (
+        "HunYuanDenseV1ForCausalLM",
+        {
+            **_LLAMA,
+            "head_dim": 12,
+            "rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 10000.0},
+        },
+    ),
     "helium": ("HeliumForCausalLM", {**_LLAMA, "head_dim": 12, "pad_token_id": None}),
     "ernie4_5": ("Ernie4_5ForCausalLM", {**_LLAMA, "head_dim": 12, "use_bias": True, "pad_token_id": None}),
     "cohere": ("CohereForCausalLM", {**_LLAMA, "pad_token_id": None}),

@@ -116,9 +116,9 @@ def test_the_templates_own_file_wins(tmp_path: Path) -> None:
 def test_only_tokenizer_json_is_read(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"it is not the directory of a model"):
         Tokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.model").write_bytes(b"sentencepiece")
+    (tmp_path / "tekken.json").write_text("{}")
     with pytest.raises(
-        ModelError, match=r"tokenizer\.model is there, but only tokenizer\.json, or vocab\.json with merges\.txt, is"
+        ModelError, match=r"tekken\.json is there, but only tokenizer\.json, tokenizer\.model, or vocab"
     ):
         Tokenizer.load(tmp_path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import tempfile
 from pathlib import Path
 
@@ -23,8 +24,42 @@ SAMPLE = [
     "Emoji: 🦊🏠🌊 👩‍👩‍👧‍👦 👍🏽 🇩🇪 ❤️ naïve café ﬁne",
     "def f(x):\n    return {'a': [1, 2, 3], \"b\": x ** 2}  # comment",
 ]
+WORDS = (
+    "the theatre",
+    "don't we'LL",
+    "naïve",
+    "Ünïcode",
+    "12345 007",
+    "3.14",
+    "日本語の文",
+    "한국어",
+    "😀👩\u200d👩\u200d👧",
+    "\n\n",
+    " \t",
+    "  ",
+    "x=[1,2];",
+    "/path/to//file",
+    "\r\n",
+    "'s",
+    "É",
+    "e\u0301",
+    "\xa0",
+    "ÀB",
+    "ǅ",
+    "٣٤",
+    "</s>",
+    "<|end|>",
+    "…",
+    "\u200b",
+)
 SPECIAL = ["<s>", "</s>", "<|user|>", "<|assistant|>"]
 KINDS = ("byte_level", "sentencepiece", "metaspace")
+
+
+def odd_texts(seed: int, count: int = 2000) -> list[str]:
+    """Texts of words, numbers, spaces and characters that tokenizers treat in different ways."""
+    rng = random.Random(seed)
+    return ["".join(rng.choice(WORDS) + rng.choice(("", " ")) for _ in range(rng.randrange(9))) for _ in range(count)]
 
 
 def write_tokenizer(folder: Path, backend: tokenizers.Tokenizer, **config: object) -> Path:

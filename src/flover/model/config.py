@@ -15,8 +15,9 @@ NormKind = Literal["rms", "layer"]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
 RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 Residual = Literal["sequential", "parallel", "parallel_shared_norm", "sandwich", "post_norm"]
-QKNorm = Literal["head", "all_heads"]
-"""Over every head by itself (Qwen3), or over all query heads at once and all key heads at once (OLMo 2)."""
+QKNorm = Literal["head", "all_heads", "turned_head"]
+"""Over every head by itself (Qwen3), over all query heads at once and all key heads at once (OLMo 2), or over every
+head after the rotary embedding (HunYuan)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +216,7 @@ def _layer_shapes(config: ModelConfig, experts: ExpertsConfig | None) -> dict[st
     hidden = config.hidden_size
     shapes = {} if config.residual == "post_norm" else _norm_shapes("attention_norm", config)
     shapes |= _linear_shapes("qkv", config.qkv_size, hidden, config.qkv_bias)
-    if config.qk_norm == "head":
+    if config.qk_norm in ("head", "turned_head"):
         shapes |= {"query_norm.weight": (config.head_dim,), "key_norm.weight": (config.head_dim,)}
     if config.qk_norm == "all_heads":
         shapes |= {"query_norm.weight": (config.query_size,), "key_norm.weight": (config.kv_size,)}

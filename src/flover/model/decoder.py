@@ -197,13 +197,15 @@ class _Layer:
     def _attention(self, x: Array, step: _ForwardInputs, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors
         qkv = self._linear("qkv", x).reshape(x.shape[0], -1, config.head_dim)
-        heads = config.num_heads, config.num_kv_heads
-        if config.qk_norm:
-            weights = vectors["query_norm.weight"], vectors["key_norm.weight"]
-            qkv = ops.head_norm(qkv, *heads, *weights, config.norm_eps)
-        layer = self.layer
+        layer, norms = self.layer, (vectors.get("query_norm.weight"), vectors.get("key_norm.weight"))
+        if config.qk_norm in ("head", "all_heads"):
+            qkv = ops.head_norm(qkv, config.num_heads, config.num_kv_heads, *norms, config.norm_eps)
+            norms = None, None
+        cos, sin = step.angles[layer.rope]
         interleaved = layer.rope is not None and layer.rope.interleaved
-        queries = ops.rotary_write(qkv, config.num_heads, *step.angles[layer.rope], interleaved, pages, step.slots)
+        queries = ops.rotary_write(
+            qkv, config.num_heads, cos, sin, interleaved, pages, step.slots, *norms, config.norm_eps
+        )
         scores = config.attn_logit_softcap, step.slopes, vectors.get("sinks.weight")
         seen = ops.attention(queries, pages, step.attention, layer.attention_scale, layer.window, *scores)
         return self._linear("out", seen)

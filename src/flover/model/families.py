@@ -60,7 +60,7 @@ class Variant:
     """What is otherwise in a family where config.json's field `name` has this value: fields of `Family`."""
 
     name: str
-    value: Any
+    value: bool | int
     changes: Mapping[str, Any]
 
 
@@ -107,6 +107,7 @@ class Family:
     rotary_share: float | None = None  # part of a head that turns by default; None: whole heads only
     rotary_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # v4 names of base and share
     rotary_kinds: Mapping[str, str] = field(default_factory=dict)  # other names that kinds of scaling have here
+    ntk_alpha: bool = False  # "dynamic" scaling may have an alpha
     interleaved: bool = False  # neighbouring dimensions turn together
     # Layers that turn: all, those that no_rope_layers says, or those with a window ("or_all": all if none has one).
     rotary_layers: Literal["all", "listed", "windowed", "windowed_or_all"] = "all"
@@ -127,6 +128,7 @@ class Family:
     head_bias: bool = False
     inner_factor: int | None = None  # the feed-forward width by the hidden size, where the file has none
     default_tied: bool = False
+    activations: Mapping[str, str] = field(default_factory=dict)  # other names that activations have here
     default_activation: str = "silu"
     default_norm_eps: float = 1e-6
     default_max_len: int = 2048

@@ -94,10 +94,33 @@ GEMMA3_MODULES = {
     "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),
 }
 
+HUNYUAN_MODULES = {
+    **{name: target for name, target in LLAMA_MODULES.items() if "_norm" not in name},
+    "layers.{}.self_attn.query_layernorm": Target("layers.{}.query_norm"),
+    "layers.{}.self_attn.key_layernorm": Target("layers.{}.key_norm"),
+}
+
+INTERNLM2_MODULES = {
+    "tok_embeddings": Target("embed"),
+    "layers.{}.attention_norm": Target("layers.{}.attention_norm"),
+    "layers.{}.attention.wqkv": Target("layers.{}.qkv", layout="by_group"),
+    "layers.{}.attention.wo": Target("layers.{}.out"),
+    "layers.{}.ffn_norm": Target("layers.{}.mlp_norm"),
+    "layers.{}.feed_forward.w1": Target("layers.{}.up", "gate"),
+    "layers.{}.feed_forward.w3": Target("layers.{}.up", "up"),
+    "layers.{}.feed_forward.w2": Target("layers.{}.down"),
+    "norm": Target("final_norm"),
+}
+
 GLM_MODULES = {
     **_LLAMA_BUT_MLP,
     "layers.{}.mlp.gate_up_proj": Target("layers.{}.up"),
     "layers.{}.mlp.down_proj": Target("layers.{}.down"),
+}
+GLM4_MODULES = {
+    **GLM_MODULES,
+    "layers.{}.post_self_attn_layernorm": Target("layers.{}.attention_post_norm"),
+    "layers.{}.post_mlp_layernorm": Target("layers.{}.mlp_post_norm"),
 }
 
 POST_NORM_MODULES = {

@@ -110,6 +110,7 @@ def _switch(fields: Fields, switch: bool | Flag) -> bool:
 def _activation(fields: Fields, family: Family) -> Activation:
     name = family.names.activation
     activation = family.default_activation if name is None else fields.text(name, family.default_activation)
+    activation = family.activations.get(activation, activation)
     if activation not in ACTIVATIONS:
         raise fields.error(
             name or "activation", f"{activation!r} is not supported; supported: {', '.join(ACTIVATIONS)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from flover.errors import ModelError
 from flover.files import shown
-from flover.model.families import Family, Flag
+from flover.model.families import Family, Flag, Variant
 from flover.model.family_rows import FAMILIES
 from flover.model.fields import Fields
 from flover.model.hf_experts import SOME_LAYERS
@@ -27,10 +27,17 @@ def read_family(data: Mapping[str, Any], where: str) -> tuple[str, Family, Field
     for name, other in family.same_as.items():
         if fields.has(name) and fields.data[name] != fields.data.get(other):
             raise fields.error(name, f"is {shown(fields.data[name])}: this architecture is only computed with {other}")
-    variants = [variant for variant in family.variants if fields.data.get(variant.name) == variant.value]
-    for variant in variants:
-        family = dataclasses.replace(family, **variant.changes)
+    for variant in family.variants:
+        if _has_value(fields, variant):
+            family = dataclasses.replace(family, **variant.changes)
     return architecture, family, fields
+
+
+def _has_value(fields: Fields, variant: Variant) -> bool:
+    if not fields.has(variant.name):
+        return False
+    wanted, name = variant.value, variant.name
+    return (fields.flag(name, False) if isinstance(wanted, bool) else fields.integer(name)) == wanted
 
 
 def _flat(data: Mapping[str, Any], family: Family, where: str) -> Mapping[str, Any]:

@@ -88,6 +88,7 @@ def _rope(fields: Fields, family: Family, head_dim: int, max_len: int, kind: str
         default_theta=family.default_theta,
         other_kinds=family.rotary_kinds,
         layer_kind=kind,
+        ntk_alpha=family.ntk_alpha,
         local=family.local_theta if kind == SLIDING else None,
     )
 

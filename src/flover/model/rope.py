@@ -44,6 +44,7 @@ def read_rope(
     other_kinds: Mapping[str, str] = MappingProxyType({}),
     layer_kind: str | None = None,
     local: tuple[str, float] | None = None,
+    ntk_alpha: bool = False,
 ) -> RopeConfig:
     """The rotary embedding of a config dict, as `rope_parameters` (v5) or `rope_scaling` and `rope_theta` (v4).
 
@@ -51,6 +52,7 @@ def read_rope(
     is that part where the file has none; None says that the family turns whole heads only. `other_kinds` are names
     that the family has for kinds of scaling. With a `layer_kind` it is that of these layers alone; if they have a base
     of their own, `local` is its v4 name and default, and v4's scaling is not theirs.
+    With `ntk_alpha` "dynamic" scaling may have an alpha, by which it raises the base whatever the length of the text.
     """
     parameters = Fields(_parameters(config, layer_kind, local is not None), f"{config.where}, rotary parameters")
     name, default = local or (theta_name, default_theta)
@@ -67,6 +69,8 @@ def read_rope(
         )
     kind = parameters.text("rope_type", parameters.text("type", "default"))
     kind = other_kinds.get(kind, _OLD_NAMES.get(kind, kind))
+    if ntk_alpha and kind == "dynamic" and parameters.has("alpha") and dim > 2:
+        kind, theta = "default", theta * parameters.positive("alpha") ** (dim / (dim - 2))
     if kind not in get_args(RopeScaling):
         raise parameters.error("rope_type", f"{kind!r} is not supported; supported: {', '.join(get_args(RopeScaling))}")
     scaling = _scaling_fields(kind, parameters, config, dim, max_len)

@@ -124,7 +124,8 @@ class RotaryWrite(Protocol):
     """Turn queries and keys by their positions and write keys and values to the pages; returns the queries.
 
     `qkv` [T, num_heads + 2 num_kv_heads, d] may be changed; `cos`, `sin` float32 [T, dim/2] turn the first dim
-    dimensions of a head (None: nothing turns); `slots` int64 [T] = page * page_size + offset.
+    dimensions of a head (None: nothing turns); `slots` int64 [T] = page * page_size + offset. With
+    `query_norm` and `key_norm` [d] every query and key gets an RMS norm of these weights after it has turned.
     """
 
     def __call__(
@@ -136,6 +137,9 @@ class RotaryWrite(Protocol):
         interleaved: bool,
         pages: Pages,
         slots: Array,
+        query_norm: Array | None = None,
+        key_norm: Array | None = None,
+        eps: float = 0.0,
     ) -> Array: ...
 
 

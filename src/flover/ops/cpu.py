@@ -170,6 +170,9 @@ class CpuOps:
         interleaved: bool,
         pages: Pages,
         slots: Array,
+        query_norm: Array | None = None,
+        key_norm: Array | None = None,
+        eps: float = 0.0,
     ) -> Array:
         """Rotate queries and keys in place, write keys and values."""
         self._run(
@@ -181,6 +184,9 @@ class CpuOps:
                 sin=floats(sin),
                 rotary_dim=0 if cos is None else 2 * cos.shape[1],
                 interleaved=interleaved,
+                query_norm=floats(query_norm),
+                key_norm=floats(key_norm),
+                eps=eps,
                 slots=ids_of(slots),
                 pages=native_pages(pages),
             )

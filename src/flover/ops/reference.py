@@ -163,6 +163,9 @@ def rotary_write(
     interleaved: bool,
     pages: Pages,
     slots: Tensor,
+    query_norm: Tensor | None = None,
+    key_norm: Tensor | None = None,
+    eps: float = 0.0,
 ) -> Tensor:
     """Rotary position embedding (Su et al., 2021), then one scatter of keys and one of values."""
     pages = tensor_pages(pages)
@@ -170,6 +173,9 @@ def rotary_write(
     queries_keys, values = qkv[:, :-num_kv_heads], qkv[:, -num_kv_heads:]
     if cos is not None and sin is not None:
         queries_keys = _rotate(queries_keys, cos[:, None, :], sin[:, None, :], interleaved)
+    if query_norm is not None and key_norm is not None:
+        weights = torch.cat((query_norm.expand(num_heads, -1), key_norm.expand(num_kv_heads, -1)))
+        queries_keys = _rms(queries_keys, eps) * weights
     pages.keys.flatten(0, 1)[slots] = queries_keys[:, num_heads:]
     pages.values.flatten(0, 1)[slots] = values
     return queries_keys[:, :num_heads]

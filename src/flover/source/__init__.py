@@ -69,6 +69,10 @@ class ModelSource(Protocol):
         """A document of at most `limit` bytes; None if there is none."""
         ...
 
+    def data(self, name: str, limit: int) -> bytes | None:
+        """A document of at most `limit` bytes that is no text; None if there is none."""
+        ...
+
     def document(self, name: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         """The JSON object in a document; empty if there is none."""
         ...

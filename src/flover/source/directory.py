@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flover.files import MAX_JSON_BYTES, is_there, read_optional_object, read_text
+from flover.files import MAX_JSON_BYTES, is_there, read_bytes, read_optional_object, read_text
 from flover.source import Naming, TensorInfo
 from flover.source.quantization import read_scheme
 
@@ -33,6 +33,9 @@ class Directory:
 
     def text(self, name: str, limit: int) -> str | None:
         return read_text(self.path / name, limit) if self.has(name) else None
+
+    def data(self, name: str, limit: int) -> bytes | None:
+        return read_bytes(self.path / name, limit) if self.has(name) else None
 
     def document(self, name: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         return read_optional_object(self.path / name, limit)

@@ -73,6 +73,9 @@ class Gguf:
             raise ModelError(f"{self.where(name)} has {len(text)} characters; at most {limit} are read")
         return text
 
+    def data(self, name: str, limit: int) -> bytes | None:
+        return None
+
     def document(self, name: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         return dict(self._document(name))
 

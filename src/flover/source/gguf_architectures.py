@@ -198,6 +198,17 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "gemma": Architecture(
         architecture="GemmaForCausalLM", model_type="gemma", flags={"attention_bias": "blk.0.attn_q.bias"}
     ),
+    "glm4": Architecture(
+        architecture="Glm4ForCausalLM", model_type="glm4", flags={"attention_bias": "blk.0.attn_q.bias"}
+    ),
+    "ernie4_5": Architecture(
+        architecture="Ernie4_5ForCausalLM", model_type="ernie4_5", flags={"use_bias": "blk.0.attn_q.bias"}
+    ),
+    "hunyuan-dense": Architecture(
+        architecture="HunYuanDenseV1ForCausalLM",
+        model_type="hunyuan_v1_dense",
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
     "gemma2": Architecture(
         architecture="Gemma2ForCausalLM",
         model_type="gemma2",

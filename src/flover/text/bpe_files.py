@@ -63,7 +63,9 @@ def describe_bpe(source: ModelSource, files: TokenizerFiles) -> dict[str, Any]:
     add_prefix_space = config.get("add_prefix_space") is True
     return {
         "version": "1.0",
-        "added_tokens": _added_tokens(source, config, vocabulary, files, kind),
+        "added_tokens": added_tokens(
+            source, config, vocabulary, files.special_texts | {kind.default_token}, {}, "vocab.json"
+        ),
         "normalizer": None if kind.normalizer is None else {"type": kind.normalizer},
         "pre_tokenizer": kind.pre_tokenizer(add_prefix_space=add_prefix_space),
         "post_processor": _post_processor(config, vocabulary, files, kind),
@@ -99,11 +101,18 @@ def _merges(source: ModelSource) -> list[list[str]]:
     return pairs
 
 
-def _added_tokens(
-    source: ModelSource, config: Mapping[str, Any], vocabulary: Mapping[str, int], files: TokenizerFiles, kind: BpeClass
+def added_tokens(
+    source: ModelSource,
+    config: Mapping[str, Any],
+    vocabulary: Mapping[str, int],
+    special: frozenset[str],
+    known: Mapping[int, dict[str, Any]],
+    after: str,
 ) -> list[dict[str, Any]]:
-    """Added tokens, which are matched before pre-tokenization, by id. Raises `ModelError` if ids leave a gap."""
-    added: dict[int, dict[str, Any]] = {}
+    """Added tokens, which are matched before pre-tokenization, by id: those that are `known` and those of the files.
+    `special` are the texts of special ones, `after` is the file that has the vocabulary. Raises `ModelError` if ids
+    leave a gap."""
+    added = dict(known)
     for text, token in source.document("added_tokens.json").items():
         if type(token) is int:
             added[token] = {"content": text}
@@ -111,7 +120,6 @@ def _added_tokens(
     for token, entry in (decoder if isinstance(decoder, dict) else {}).items():
         if isinstance(entry, dict) and isinstance(entry.get("content"), str) and token.isascii() and token.isdigit():
             added[int(token)] = entry
-    special = files.special_texts | {kind.default_token}
     for text in special & vocabulary.keys():
         added.setdefault(vocabulary[text], {"content": text, "special": True})
     size = len(vocabulary)
@@ -120,7 +128,7 @@ def _added_tokens(
         if token != expected:
             name = shown(added[token]["content"])
             raise ModelError(
-                f"{source.path}: the added token {name} has id {token}, after vocab.json it must be {expected}"
+                f"{source.path}: the added token {name} has id {token}, after {after} it must be {expected}"
             )
         size += expected == size
     return [_added_token(token, added[token], special) for token in sorted(added)]

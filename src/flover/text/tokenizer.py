@@ -17,13 +17,15 @@ import tokenizers
 from flover.errors import ModelError, RequestError
 from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.source import ModelSource, open_source
+from flover.source.sentencepiece_file import FILE as SENTENCEPIECE
 from flover.text.bpe_files import describe_bpe, has_bpe_files
 from flover.text.described import make_bpe
 from flover.text.files import TokenizerFiles, read_tokenizer_files
 from flover.text.growth import check_growth
 from flover.text.pieces import PieceRule, read_decoder
+from flover.text.sentencepiece_files import describe_sentencepiece
 
-_OTHER_FORMATS = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
+_OTHER_FORMATS = ("sentencepiece.bpe.model", "spiece.model", "vocab.json", "tekken.json")
 _T = TypeVar("_T")
 
 
@@ -59,8 +61,7 @@ class Tokenizer:
             rule = read_decoder(described.get("decoder"))
             backend = _catch_panic(lambda: _prepare(make(), files))
         except (ValueError, AttributeError, RecursionError, _LibraryError) as error:
-            name = "vocab.json" if not source.has("tokenizer.json") and has_bpe_files(source) else "tokenizer.json"
-            raise ModelError(f"{source.where(name)} is damaged or not supported: {error}") from error
+            raise ModelError(f"{source.where(_file_of(source))} is damaged or not supported: {error}") from error
         return cls(backend, rule, files)
 
     # Text to ids
@@ -213,22 +214,31 @@ def _reason(text: str, error: Exception) -> str:
 
 
 def _read_tokenizer_json(source: ModelSource, files: TokenizerFiles) -> str:
-    """The content of tokenizer.json, or what it would be for the two older files of byte-level BPE."""
+    """The content of tokenizer.json, or what it would be for older files."""
     text = source.text("tokenizer.json", MAX_TOKENIZER_BYTES)
     if text is not None:
         return text
     if has_bpe_files(source):
         return json.dumps(describe_bpe(source, files))
+    if source.has(SENTENCEPIECE):
+        return json.dumps(describe_sentencepiece(source, files))
     others = [name for name in _OTHER_FORMATS if source.has(name)]
     if others:
         raise ModelError(
-            f"no tokenizer.json in {source.path}; {', '.join(others)} is there, but only tokenizer.json, or vocab.json "
-            "with merges.txt, is supported: make it with transformers, "
+            f"no tokenizer.json in {source.path}; {', '.join(others)} is there, but only tokenizer.json, "
+            "tokenizer.model, or vocab.json with merges.txt, is supported: make it with transformers, "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
     if not source.has("config.json"):
         raise ModelError(f"{source.path} has no config.json: it is not the directory of a model")
     raise ModelError(f"no tokenizer.json in {source.path}")
+
+
+def _file_of(source: ModelSource) -> str:
+    """The document that the tokenizer is read from."""
+    if source.has("tokenizer.json"):
+        return "tokenizer.json"
+    return "vocab.json" if has_bpe_files(source) else SENTENCEPIECE if source.has(SENTENCEPIECE) else "tokenizer.json"
 
 
 def _described_in_gguf(source: ModelSource) -> dict[str, Any]:
@@ -241,8 +251,9 @@ def _described_in_gguf(source: ModelSource) -> dict[str, Any]:
 def _prepare(backend: tokenizers.Tokenizer, files: TokenizerFiles) -> tokenizers.Tokenizer:
     backend.no_truncation()
     backend.no_padding()
-    known: list[Any] = [text for text in sorted(files.special_texts) if backend.token_to_id(text) is not None]
-    backend.add_special_tokens(known)
+    flagged = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    special = sorted(files.special_texts - flagged)  # to add one again would take its other flags away
+    backend.add_special_tokens([text for text in special if backend.token_to_id(text) is not None])
     backend.encode("A first try, so that a broken file fails here.", add_special_tokens=True)
     return backend
 

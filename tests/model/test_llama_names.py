@@ -1,0 +1,119 @@
+"""Families that are LLaMA, or Granite, under other names: the logits of a checkpoint are those of the renamed one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.checkpoints import make_checkpoint, random_prompt
+
+from model.driver import load, logits_of_ranks, whole_logits
+
+Tensors = dict[str, torch.Tensor]
+PROMPT = random_prompt(3, 45)
+EXAONE = {
+    "model.embed_tokens": "transformer.wte",
+    "model.norm": "transformer.ln_f",
+    "model.layers": "transformer.h",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "self_attn.o_proj": "attn.attention.out_proj",
+    "self_attn": "attn.attention",
+    "mlp.gate_proj": "mlp.c_fc_0",
+    "mlp.up_proj": "mlp.c_fc_1",
+    "mlp.down_proj": "mlp.c_proj",
+}
+INTERNLM2 = {
+    "lm_head": "output",
+    "embed_tokens": "tok_embeddings",
+    "input_layernorm": "attention_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.o_proj": "attention.wo",
+    "mlp.gate_proj": "feed_forward.w1",
+    "mlp.up_proj": "feed_forward.w3",
+    "mlp.down_proj": "feed_forward.w2",
+}
+ZERO_BIASES = {"gate_proj": torch.zeros(80), "up_proj": torch.zeros(80), "down_proj": torch.zeros(48)}
+
+
+def renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
+    found = {}
+    for name, tensor in tensors.items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        found[name] = tensor
+    return found
+
+
+def internlm2(tensors: Tensors) -> Tensors:
+    """Two key heads, with two query heads each: q, q, k, v of one after the other."""
+    tensors = renamed(tensors, INTERNLM2)
+    for layer in range(2):
+        for kind in ("weight", "bias"):
+            name = f"model.layers.{layer}.self_attn.{{}}_proj.{kind}"
+            query, key, value = (tensors.pop(name.format(part)) for part in "qkv")
+            groups = [
+                torch.cat((query[24 * g : 24 * g + 24], key[12 * g : 12 * g + 12], value[12 * g : 12 * g + 12]))
+                for g in range(2)
+            ]
+            tensors[f"model.layers.{layer}.attention.wqkv.{kind}"] = torch.cat(groups)
+    return tensors
+
+
+def internlm3(tensors: Tensors) -> Tensors:
+    biases = {f"model.layers.{n}.mlp.{part}.bias": w.clone() for n in range(2) for part, w in ZERO_BIASES.items()}
+    return tensors | biases
+
+
+CASES: dict[str, tuple[dict[str, Any], Callable[[Tensors], Tensors]]] = {
+    "ExaoneForCausalLM": (
+        {
+            "model_type": "exaone",
+            "num_layers": 2,
+            "num_hidden_layers": ...,
+            "layer_norm_epsilon": 1e-6,
+            "rms_norm_eps": ...,
+            "hidden_act": ...,
+            "activation_function": "silu",
+        },
+        lambda tensors: renamed(tensors, EXAONE),
+    ),
+    "InternLMForCausalLM": ({"model_type": "internlm", "bias": True}, dict),
+    "InternLM2ForCausalLM": ({"model_type": "internlm2"}, internlm2),
+    "InternLM3ForCausalLM": ({"model_type": "internlm3", "qkv_bias": True, "bias": True}, internlm3),
+    "XverseForCausalLM": ({"model_type": "xverse"}, dict),
+    "AquilaForCausalLM": ({"model_type": "aquila"}, dict),
+}
+
+
+@pytest.mark.parametrize("architecture", CASES)
+def test_llamas_under_other_names_are_llamas(architecture: str, tmp_path: Path) -> None:
+    fields, change = CASES[architecture]
+    path = make_checkpoint(tmp_path, attention_bias=architecture.startswith("InternLM"))
+    expected = whole_logits(load(path), PROMPT)
+    edit(path, architectures=[architecture], **fields)
+    save_file(change(load_file(path / "model.safetensors")), path / "model.safetensors")
+    assert torch.equal(whole_logits(load(path), PROMPT), expected)
+    assert (logits_of_ranks(path, PROMPT) - expected).abs().max() < 1e-4
+
+
+def test_minicpms_factors_are_granites(tmp_path: Path) -> None:
+    """scale_depth over the root of 2 layers, and a hidden size of 48 over dim_model_base."""
+    factors = {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 3.0}
+    path = make_checkpoint(tmp_path, "granite", attention_multiplier=12**-0.5, **factors)
+    expected = whole_logits(load(path), PROMPT)
+    edit(path, **dict.fromkeys([*factors, "attention_multiplier"], ...), architectures=["MiniCPMForCausalLM"])
+    edit(path, model_type="minicpm", scale_emb=3, scale_depth=0.5 * 2**0.5, dim_model_base=16)
+    assert (whole_logits(load(path), PROMPT) - expected).abs().max() < 1e-5
+
+
+def edit(path: Path, **changes: Any) -> None:
+    """Change fields of a config.json; `...` takes one out."""
+    file = path / "config.json"
+    data = json.loads(file.read_text()) | changes
+    file.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
