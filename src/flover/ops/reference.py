@@ -175,7 +175,7 @@ def rotary_write(
         queries_keys = _rotate(queries_keys, cos[:, None, :], sin[:, None, :], interleaved)
     if query_norm is not None and key_norm is not None:
         weights = torch.cat((query_norm.expand(num_heads, -1), key_norm.expand(num_kv_heads, -1)))
-        queries_keys = _rms(queries_keys, eps) * weights
+        queries_keys = (_rms(queries_keys, eps) * weights).to(qkv.dtype)
     pages.keys.flatten(0, 1)[slots] = queries_keys[:, num_heads:]
     pages.values.flatten(0, 1)[slots] = values
     return queries_keys[:, :num_heads]
