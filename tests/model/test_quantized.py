@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +212,16 @@ def test_biases_of_zero_are_no_biases(tmp_path: Path) -> None:
     edit_tensors(quantized, lambda tensors: tensors | {name: torch.ones(512, dtype=torch.float16)})
     with pytest.raises(ModelError, match=r"left over .*layers.0.mlp.up_proj.bias"):
         load(quantized)
+
+
+@pytest.mark.parametrize("name", ["gptq 128 asymmetric", "fp8 blocks", "mxfp4", "int-quantized"])
+def test_weights_that_are_not_fetched_yet_are_counted_as_they_will_be_kept(
+    name: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantized, _ = write_quantized(checkpoint, tmp_path, WAYS[name])
+    settings = EngineConfig(model=str(quantized), skip_tokenizer_init=True)
+    fetched = describe_model(settings, Shard())
+    (quantized / "model.safetensors").unlink()
+    monkeypatch.setattr("flover.model.describe.locate_model", lambda *args, **options: quantized)
+    announced = describe_model(replace(settings, model="org/name"), Shard(), weights=False)
+    assert announced.formats == fetched.formats and announced.weight_bytes == fetched.weight_bytes

@@ -15,6 +15,8 @@ from flover.ops import BLOCKS, INPUTS_TOGETHER, WeightFormat
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.request import ExpertReads
 from flover.source import TensorInfo
+from flover.source.quantization import Scheme
+from flover.source.quantized import format_of as quantized_format
 
 VECTOR_BYTES = 4
 """Norms and biases are float32 in every format."""
@@ -47,6 +49,14 @@ def matrix_formats(model: ModelConfig, asked: WeightFormat, reads: Iterable[Read
         for name, shape in parameter_shapes(model).items()
         if len(shape) == 2
     }
+
+
+def announced_formats(model: ModelConfig, scheme: Scheme) -> Formats:
+    """The formats of a quantized checkpoint whose tensors are not at hand, nearly: all linears of its layers are
+    quantized."""
+    shapes = {name: shape for name, shape in parameter_shapes(model).items() if len(shape) == 2}
+    kept = {name: quantized_format(scheme, shape[1]) for name, shape in shapes.items() if name.startswith("layers.")}
+    return {name: (Rows(shapes[name][0], found),) for name, found in kept.items() if found is not None}
 
 
 def _stored_rows(
