@@ -84,7 +84,7 @@ def reference_of(case: Case) -> transformers.PreTrainedModel:
     """transformers with the numbers in float32, and activations rounded as Flover's products of integers do."""
     model, tensors = load_reference(case.plain), load_file(case.quantized / "model.safetensors")
     for name, module in model.named_modules():
-        if name.rpartition(".")[2] in LINEARS and case.way.kept != "fp8_e4m3":
+        if name.rpartition(".")[2] in case.way.tensors and case.way.kept != "fp8_e4m3":
             groups = tensors.get(f"{name}.g_idx", tensors.get(f"{name}.weight_g_idx"))
             order = None if groups is None else groups.argsort(stable=True)
             module.register_forward_pre_hook(rounding(order))
