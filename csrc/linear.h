@@ -114,15 +114,13 @@ struct Panel<Format::float16> {
 template <>
 struct Panel<Format::fp8_e4m3> {  // without the scale
   static constexpr int64_t STEP = 4;
-  FLOVER_INLINE void get(const uint8_t* p, F16* w) {
-    for (int k = 0; k < STEP; k++) w[k] = load_fp8(p + k * PANEL);
-  }
+  FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_fp8_quads(p, w); }
 };
 
 // Inputs of fp8 that share a scale; the scales lie behind the numbers of a panel, [in / SCALED][16].
 constexpr int64_t SCALED = block_format(Format::fp8_e4m3).inputs;
 constexpr bool is_scaled(Format f) { return f == Format::fp8_e4m3; }
-FLOVER_INLINE F16 load_scale(const uint8_t* scales) {  // load_fp8 divides by the factor
+FLOVER_INLINE F16 load_scale(const uint8_t* scales) {  // by the factor larger than it is, as numbers are smaller
   return mul(load(reinterpret_cast<const float*>(scales)), all(FP8_FACTOR));
 }
 
@@ -276,7 +274,7 @@ static void float_product(Pool& pool, const Product& l) {
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* x = packed + block.first * depth;
     const uint8_t* next_unit = data + pool.threads() * unit * stride;  // the others take those between, most likely
-    if (groups <= 2) {                                                 // expanding pays from three groups on
+    if (groups <= (is_scaled(F) ? 1 : 2)) {  // expanding pays from three groups on, of scaled numbers from two on
       const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size),
                     ticks = depth / STEP / STEPS_PER_TICK;
       for (int64_t p = 0; p < count; p += wide) {
