@@ -89,15 +89,12 @@ FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
   even.v = _mm512_castsi512_ps(_mm512_slli_epi32(raw, 16));
   odd.v = _mm512_castsi512_ps(_mm512_and_si512(raw, _mm512_set1_epi32((int)0xffff0000)));
 }
-// Four numbers of 8 bits in each lane, divided as in divided_fp8: moved to the upper byte, then to their places.
+// Number INDEX of the four of 8 bits in each lane, divided as in divided_fp8: moved to the upper byte, then to its
+// place.
 template <int INDEX>
-FLOVER_INLINE F16 fp8_of(__m512i quads) {
-  const __m512i upper = _mm512_slli_epi32(quads, 24 - 8 * INDEX);
+FLOVER_INLINE F16 load_fp8(const uint8_t* p) {
+  const __m512i upper = _mm512_slli_epi32(_mm512_loadu_si512(p), 24 - 8 * INDEX);
   return as_float(I16{_mm512_and_si512(_mm512_srai_epi32(upper, 4), _mm512_set1_epi32((int)0x87f00000))});
-}
-FLOVER_INLINE void load_fp8_quads(const uint8_t* p, F16* w) {
-  const __m512i raw = _mm512_loadu_si512(p);
-  w[0] = fp8_of<0>(raw), w[1] = fp8_of<1>(raw), w[2] = fp8_of<2>(raw), w[3] = fp8_of<3>(raw);
 }
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
   __m512i raw = _mm512_loadu_si512(p);
@@ -206,18 +203,17 @@ FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
 FLOVER_INLINE __m128i low_halves(__m256i a) {  // 8 lanes of 32 bits, of which the upper 16 are zero
   return _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
 }
-// Four numbers of 8 bits in each lane, divided as in divided_fp8: moved to the upper byte, then to their places.
+// Number INDEX of the four of 8 bits in each lane, divided as in divided_fp8: moved to the upper byte, then to its
+// place.
 template <int INDEX>
 FLOVER_INLINE __m256 fp8_of(__m256i quads) {
   const __m256i upper = _mm256_slli_epi32(quads, 24 - 8 * INDEX);
   return _mm256_castsi256_ps(_mm256_and_si256(_mm256_srai_epi32(upper, 4), _mm256_set1_epi32((int)0x87f00000)));
 }
-FLOVER_INLINE void load_fp8_quads(const uint8_t* p, F16* w) {
-  const __m256i lo = _mm256_loadu_si256((const __m256i*)p), hi = _mm256_loadu_si256((const __m256i*)(p + 32));
-  w[0] = {fp8_of<0>(lo), fp8_of<0>(hi)};
-  w[1] = {fp8_of<1>(lo), fp8_of<1>(hi)};
-  w[2] = {fp8_of<2>(lo), fp8_of<2>(hi)};
-  w[3] = {fp8_of<3>(lo), fp8_of<3>(hi)};
+template <int INDEX>
+FLOVER_INLINE F16 load_fp8(const uint8_t* p) {
+  return {fp8_of<INDEX>(_mm256_loadu_si256((const __m256i*)p)),
+          fp8_of<INDEX>(_mm256_loadu_si256((const __m256i*)(p + 32)))};
 }
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
   const __m256i lo = _mm256_loadu_si256((const __m256i*)p), hi = _mm256_loadu_si256((const __m256i*)(p + 16));
@@ -299,9 +295,9 @@ FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
     odd.v[i] = widen_bf16(p[2 * i + 1]);
   }
 }
-FLOVER_INLINE void load_fp8_quads(const uint8_t* p, F16* w) {  // divided as in divided_fp8
-  for (int k = 0; k < 4; k++)
-    for (int i = 0; i < LANES; i++) w[k].v[i] = divided_fp8(p[i * 4 + k]);
+template <int INDEX>
+FLOVER_INLINE F16 load_fp8(const uint8_t* p) {  // divided as in divided_fp8
+  FLOVER_LANES(F16, divided_fp8(p[i * 4 + INDEX]));
 }
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
   for (int i = 0; i < LANES; i++) {
