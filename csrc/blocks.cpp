@@ -170,14 +170,16 @@ void write_scales(const BlockFormat& f, const Block& b, int64_t lane, uint8_t* o
 
 bool is_finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
-// All products of a scale with a number of 8 bits, and with FP8_FACTOR, are finite.
-constexpr float LARGEST_SCALE = std::numeric_limits<float>::max() / 512;
+// All products of a scale with a number, or of fp8 with FP8_FACTOR, are finite.
+constexpr float LARGEST_SCALE = std::numeric_limits<float>::max() / 256;
+constexpr float LARGEST_FP8_SCALE = 128.0f;
 
 // 12 is the largest value of fp4; fp8 has no infinity, and one number that is none.
 bool is_finite(const BlockFormat& f, const Block& b) {
   if (f.scale == Scale::single || f.scale == Scale::word) {
     const auto is_none = [&](uint8_t number) { return f.values == Values::fp8 && (number & 0x7f) == 0x7f; };
-    return std::fabs(float_of(b.word)) <= LARGEST_SCALE && std::none_of(b.numbers, b.numbers + f.inputs, is_none);
+    const float most = f.values == Values::fp8 ? LARGEST_FP8_SCALE : LARGEST_SCALE;
+    return std::fabs(float_of(b.word)) <= most && std::none_of(b.numbers, b.numbers + f.inputs, is_none);
   }
   return (f.scale == Scale::half ? is_finite(b.scale) : b.scale < 253) && is_finite(b.offset);
 }
@@ -194,10 +196,6 @@ bool pack_blocks(Format format, const uint8_t* row, int64_t in, int64_t lane, ui
     finite = finite && is_finite(f, block);
     write_scales(f, block, lane, scales);
     for (int64_t k = 0; k < f.inputs; k += BLOCK_INPUTS, panel += f.number_bytes()) {
-      if (f.values == Values::fp8) {
-        for (int64_t i = 0; i < BLOCK_INPUTS; i++) panel[i * PANEL + lane] = block.numbers[k + i];
-        continue;
-      }
       write_planes(block.numbers + k, 0, f.low, lane, panel);
       if (f.high) write_planes(block.numbers + k, f.low, f.high, lane, panel + f.low * PLANE);
     }

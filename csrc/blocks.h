@@ -10,7 +10,7 @@
 // Factors that take 6 bits in the file take a byte here: a panel is up to 1.04 times as large as the file.
 //
 // int4_g… and int8_g… have a scale of 32 bits for every so many inputs; so has fp8_e4m3, whose numbers are floats of 8
-// bits and lie [in][16]. Their blocks (source/quantized_blocks.py) are the scale, then the numbers in order: two in a
+// bits. Their blocks (source/quantized_blocks.py) are the scale, then the numbers in order: two in a
 // byte, the first one in the low half; or a signed byte each. The scale of int4 is a float32 whose lowest byte is not
 // part of it but the integer that stands for zero: offset = -scale * zero, exactly.
 //
@@ -223,7 +223,8 @@ struct ScaleAndOffset {
     const ScaleAndOffset a = scale_of(f, scales, start % f.inputs / f.shared, lane);
     for (int64_t k = 0; k < f.shared; k++) {
       if (f.values == Values::fp8) {
-        values[start + k] = widen_fp8(panel[(start + k) * PANEL + lane]) * a.scale;
+        const float number = divided_fp8((uint8_t)number_at(f, numbers, start % BLOCK_INPUTS + k, lane)) * FP8_FACTOR;
+        values[start + k] = number * a.scale;
         continue;
       }
       const float value = a.scale * (float)(number_at(f, numbers, start % BLOCK_INPUTS + k, lane) - f.zero);

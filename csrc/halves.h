@@ -37,11 +37,10 @@ namespace flover {
   return float_of(sign | bits_of(tiny));
 }
 
-// float8_e4m3fn: float16 without its upper exponent bit and its lower bits of the fraction, divided by 2^8.
-constexpr float FP8_FACTOR = 256.0f;
-[[gnu::always_inline]] static inline uint16_t half_of_fp8(uint8_t byte) {
-  return (uint16_t)((byte & 0x80) << 8 | (byte & 0x7f) << 7);
+// float8_e4m3fn: a float32 without its upper exponent bits and its lower bits of the fraction, divided by 2^120.
+constexpr float FP8_FACTOR = 0x1p120f;
+[[gnu::always_inline]] static inline float divided_fp8(uint8_t byte) {
+  return float_of((uint32_t)(byte & 0x80) << 24 | (uint32_t)(byte & 0x7f) << 20);
 }
-[[gnu::always_inline]] static inline float widen_fp8(uint8_t byte) { return widen_f16(half_of_fp8(byte)) * FP8_FACTOR; }
 
 }  // namespace flover

@@ -112,18 +112,33 @@ struct Panel<Format::float16> {
   FLOVER_INLINE void get(const uint8_t* p, F16* w) { load_f16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]); }
 };
 template <>
-struct Panel<Format::fp8_e4m3> {  // without the scale
+struct Panel<Format::fp8_e4m3> {  // without the scale; one input at a time, as registers would not hold four
   static constexpr int64_t STEP = 4;
-  FLOVER_INLINE void get(const uint8_t* p, F16* w) {
-    for (int k = 0; k < STEP; k++) w[k] = load_fp8(p + k * PANEL);
+  template <int K>
+  FLOVER_INLINE F16 input(const uint8_t* p) {
+    return load_fp8<K>(p);
   }
 };
 
 // Inputs of fp8 that share a scale; the scales lie behind the numbers of a panel, [in / SCALED][16].
 constexpr int64_t SCALED = block_format(Format::fp8_e4m3).inputs;
 constexpr bool is_scaled(Format f) { return f == Format::fp8_e4m3; }
-FLOVER_INLINE F16 load_scale(const uint8_t* scales) {  // load_fp8 divides by the factor
+FLOVER_INLINE F16 load_scale(const uint8_t* scales) {  // by the factor larger than it is, as numbers are smaller
   return mul(load(reinterpret_cast<const float*>(scales)), all(FP8_FACTOR));
+}
+
+// Calls body(k, input k of the step at p).
+template <Format F, class Body>
+FLOVER_INLINE void each_input(const uint8_t* p, Body&& body) {
+  constexpr int STEP = Panel<F>::STEP;
+  if constexpr (is_scaled(F)) {
+    repeat<STEP>([&](auto k) __attribute__((always_inline)) { body(k.value, Panel<F>::template input<k.value>(p)); });
+  } else {
+    F16 w[STEP];
+    Panel<F>::get(p, w);
+#pragma GCC unroll 2
+    for (int k = 0; k < STEP; k++) body(k, w[k]);
+  }
 }
 
 // What a tile asks memory for while it computes: `lines` cache lines at each tick. Hardware looks ahead by itself where
@@ -175,16 +190,12 @@ template <int R, int P, Format F>
     for (int p = 0; p < P; p++) acc[r][p] = first ? zero() : load(sums + r * sum_stride + p * PANEL);
   auto step = [&](int64_t s) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-    for (int p = 0; p < P; p++) {
-      F16 w[STEP];
-      Panel<F>::get(panels + p * panel_stride + s * 64, w);
-      if constexpr (is_scaled(F))
-        for (int k = 0; k < STEP; k++) w[k] = mul(w[k], scale[p]);
-#pragma GCC unroll 4
-      for (int k = 0; k < STEP; k++)
+    for (int p = 0; p < P; p++)
+      each_input<F>(panels + p * panel_stride + s * 64, [&](int k, F16 w) __attribute__((always_inline)) {
+        if constexpr (is_scaled(F)) w = mul(w, scale[p]);
 #pragma GCC unroll 8
-        for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w[k], acc[r][p]);
-    }
+        for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w, acc[r][p]);
+      });
   };
   over_steps<1>(steps, ahead, step);
 #pragma GCC unroll 8
@@ -217,13 +228,11 @@ static void float_group(int64_t size, const float* x, const uint8_t* data, int64
 template <Format F>
 static void expand(const uint8_t* data, const uint8_t* scales, int64_t steps, float* out) {
   constexpr int64_t STEP = Panel<F>::STEP;
-  for (int64_t s = 0; s < steps; s++) {
-    F16 w[STEP];
-    Panel<F>::get(data + s * 64, w);
-    if constexpr (is_scaled(F))
-      for (int k = 0; k < STEP; k++) w[k] = mul(w[k], load_scale(scales + s * STEP / SCALED * PANEL * 4));
-    for (int k = 0; k < STEP; k++) store(out + (s * STEP + k) * PANEL, w[k]);
-  }
+  for (int64_t s = 0; s < steps; s++)
+    each_input<F>(data + s * 64, [&](int k, F16 w) __attribute__((always_inline)) {
+      if constexpr (is_scaled(F)) w = mul(w, load_scale(scales + s * STEP / SCALED * PANEL * 4));
+      store(out + (s * STEP + k) * PANEL, w);
+    });
 }
 
 // Calls body(block, first row, rows) for all groups of all blocks of rows, on all threads.
@@ -276,7 +285,7 @@ static void float_product(Pool& pool, const Product& l) {
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* x = packed + block.first * depth;
     const uint8_t* next_unit = data + pool.threads() * unit * stride;  // the others take those between, most likely
-    if (groups <= 2) {                                                 // expanding pays from three groups on
+    if (groups <= (is_scaled(F) ? 1 : 2)) {  // expanding pays from three groups on, of scaled numbers from two on
       const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size),
                     ticks = depth / STEP / STEPS_PER_TICK;
       for (int64_t p = 0; p < count; p += wide) {

@@ -80,10 +80,6 @@ FLOVER_INLINE F16 load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
 FLOVER_INLINE F16 load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
-FLOVER_INLINE F16 load_fp8(const uint8_t* p) {  // divided by FP8_FACTOR: see half_of_fp8
-  const __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), 7);
-  return {_mm512_cvtph_ps(_mm256_and_si256(wide, _mm256_set1_epi16((short)0xbf80)))};
-}
 FLOVER_INLINE F16 load_i8(const int8_t* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))};
 }
@@ -92,6 +88,13 @@ FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
   __m512i raw = _mm512_loadu_si512(p);
   even.v = _mm512_castsi512_ps(_mm512_slli_epi32(raw, 16));
   odd.v = _mm512_castsi512_ps(_mm512_and_si512(raw, _mm512_set1_epi32((int)0xffff0000)));
+}
+// Number INDEX of the four of 8 bits in each lane, divided as in divided_fp8: moved to the upper byte, then to its
+// place.
+template <int INDEX>
+FLOVER_INLINE F16 load_fp8(const uint8_t* p) {
+  const __m512i upper = _mm512_slli_epi32(_mm512_loadu_si512(p), 24 - 8 * INDEX);
+  return as_float(I16{_mm512_and_si512(_mm512_srai_epi32(upper, 4), _mm512_set1_epi32((int)0x87f00000))});
 }
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
   __m512i raw = _mm512_loadu_si512(p);
@@ -187,11 +190,6 @@ FLOVER_INLINE F16 load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
           _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
-FLOVER_INLINE F16 load_fp8(const uint8_t* p) {  // divided by FP8_FACTOR: see half_of_fp8
-  __m256i wide = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)), 7);
-  wide = _mm256_and_si256(wide, _mm256_set1_epi16((short)0xbf80));
-  return {_mm256_cvtph_ps(_mm256_castsi256_si128(wide)), _mm256_cvtph_ps(_mm256_extracti128_si256(wide, 1))};
-}
 FLOVER_INLINE F16 load_i8(const int8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p))),
           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)(p + 8))))};
@@ -204,6 +202,18 @@ FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
 }
 FLOVER_INLINE __m128i low_halves(__m256i a) {  // 8 lanes of 32 bits, of which the upper 16 are zero
   return _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+}
+// Number INDEX of the four of 8 bits in each lane, divided as in divided_fp8: moved to the upper byte, then to its
+// place.
+template <int INDEX>
+FLOVER_INLINE __m256 fp8_of(__m256i quads) {
+  const __m256i upper = _mm256_slli_epi32(quads, 24 - 8 * INDEX);
+  return _mm256_castsi256_ps(_mm256_and_si256(_mm256_srai_epi32(upper, 4), _mm256_set1_epi32((int)0x87f00000)));
+}
+template <int INDEX>
+FLOVER_INLINE F16 load_fp8(const uint8_t* p) {
+  return {fp8_of<INDEX>(_mm256_loadu_si256((const __m256i*)p)),
+          fp8_of<INDEX>(_mm256_loadu_si256((const __m256i*)(p + 32)))};
 }
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
   const __m256i lo = _mm256_loadu_si256((const __m256i*)p), hi = _mm256_loadu_si256((const __m256i*)(p + 16));
@@ -278,14 +288,16 @@ FLOVER_INLINE F16 keep_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < 
 FLOVER_INLINE F16 skip_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? other : a.v[i]); }
 FLOVER_INLINE F16 load_bf16(const uint16_t* p) { FLOVER_LANES(F16, widen_bf16(p[i])); }
 FLOVER_INLINE F16 load_f16(const uint16_t* p) { FLOVER_LANES(F16, widen_f16(p[i])); }
-// See half_of_fp8. Not inline, or tiles take minutes to compile.
-[[gnu::noinline]] static F16 load_fp8(const uint8_t* p) { FLOVER_LANES(F16, widen_f16(half_of_fp8(p[i]))); }
 FLOVER_INLINE F16 load_i8(const int8_t* p) { FLOVER_LANES(F16, (float)p[i]); }
 FLOVER_INLINE void load_bf16_pairs(const uint16_t* p, F16& even, F16& odd) {
   for (int i = 0; i < LANES; i++) {
     even.v[i] = widen_bf16(p[2 * i]);
     odd.v[i] = widen_bf16(p[2 * i + 1]);
   }
+}
+template <int INDEX>
+FLOVER_INLINE F16 load_fp8(const uint8_t* p) {  // divided as in divided_fp8
+  FLOVER_LANES(F16, divided_fp8(p[i * 4 + INDEX]));
 }
 FLOVER_INLINE void load_f16_pairs(const uint16_t* p, F16& even, F16& odd) {
   for (int i = 0; i < LANES; i++) {

@@ -253,7 +253,9 @@ void PackedWeight::store_blocks(int64_t first, int64_t count, const uint8_t* row
     const uint8_t* blocks = rows + ((row - first) * width + start) / f.inputs * f.file_bytes;
     if (!pack_blocks(format_, blocks, in_, lane, memory_ + panel * panel_bytes(format_, in_))) finite = false;
   });
-  if (!finite) throw std::invalid_argument("weights that are not finite numbers cannot be computed with");
+  if (!finite)
+    throw std::invalid_argument(
+        "weights that are not finite numbers, or have a scale that is too large, cannot be computed with");
 }
 
 void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int64_t start) {

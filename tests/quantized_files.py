@@ -265,6 +265,7 @@ def fp8(
 
 
 WIDE = {
+    "vocab_size": 304,
     "hidden_size": 256,
     "intermediate_size": 512,
     "head_dim": 64,
@@ -282,7 +283,9 @@ WAYS: dict[str, Quantized] = {
     "gptq 32": gptq(4, 32, kept="int4_g32"),
     "gptq 64 asymmetric": gptq(4, 64, symmetric=False, kept="int4_g64"),
     "gptq 128 asymmetric": gptq(4, 128, symmetric=False, kept="int4_g128"),
-    "gptq_v2 128 asymmetric": gptq(4, 128, symmetric=False, version="gptq_v2", kept="int4_g128"),
+    "gptq_v2 128 asymmetric": gptq(
+        4, 128, symmetric=False, version="gptq_v2", kept="int4_g128", tensors=(*LINEARS, "lm_head")
+    ),
     "gptq output": gptq(4, -1, dtype=BFLOAT16, kept="int4_g128"),
     "gptq act-order": gptq(4, 128, symmetric=False, act_order=True, kept="int4_g128"),
     "gptq 8 bits": gptq(8, 128, kept="int8_g64"),

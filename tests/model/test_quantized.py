@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +84,7 @@ def reference_of(case: Case) -> transformers.PreTrainedModel:
     """transformers with the numbers in float32, and activations rounded as Flover's products of integers do."""
     model, tensors = load_reference(case.plain), load_file(case.quantized / "model.safetensors")
     for name, module in model.named_modules():
-        if name.rpartition(".")[2] in LINEARS and case.way.kept != "fp8_e4m3":
+        if name.rpartition(".")[2] in case.way.tensors and case.way.kept != "fp8_e4m3":
             groups = tensors.get(f"{name}.g_idx", tensors.get(f"{name}.weight_g_idx"))
             order = None if groups is None else groups.argsort(stable=True)
             module.register_forward_pre_hook(rounding(order))
@@ -212,3 +212,33 @@ def test_biases_of_zero_are_no_biases(tmp_path: Path) -> None:
     edit_tensors(quantized, lambda tensors: tensors | {name: torch.ones(512, dtype=torch.float16)})
     with pytest.raises(ModelError, match=r"left over .*layers.0.mlp.up_proj.bias"):
         load(quantized)
+
+
+@pytest.mark.parametrize("name", ["gptq 128 asymmetric", "fp8 blocks", "mxfp4", "int-quantized"])
+def test_weights_that_are_not_fetched_yet_are_counted_as_they_will_be_kept(
+    name: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantized, _ = write_quantized(checkpoint, tmp_path, WAYS[name])
+    settings = EngineConfig(model=str(quantized), skip_tokenizer_init=True)
+    fetched = describe_model(settings, Shard())
+    (quantized / "model.safetensors").unlink()
+    monkeypatch.setattr("flover.model.describe.locate_model", lambda *args, **options: quantized)
+    announced = describe_model(replace(settings, model="org/name"), Shard(), weights=False)
+    assert announced.formats == fetched.formats and announced.weight_bytes == fetched.weight_bytes
+
+
+@pytest.mark.parametrize("name", ["fp8 blocks", "gptq act-order", "awq 32"])
+def test_every_expert_of_a_layer(name: str, tmp_path: Path) -> None:
+    """Its numbers are kept, and the router stays as it is."""
+    wide = {"vocab_size": 304, "hidden_size": 256, "moe_intermediate_size": 256, "head_dim": 64}
+    model = make_checkpoint(tmp_path / "model", "qwen3_moe", **wide)
+    quantized, plain = write_quantized(model, tmp_path, WAYS[name])
+    loaded, exact = load(quantized), load(plain)
+    for matrix, weight in exact.decoder.weights.matrices.items():
+        assert np.array_equal(loaded.decoder.weights.matrices[matrix].unpack(), weight.unpack()), matrix
+    formats = loaded.description.formats
+    assert formats["layers.1.experts.5.down.weight"][0].format == WAYS[name].kept
+    assert formats["layers.1.router.weight"][0].format == "float32"
+    ours, theirs = whole_logits(loaded, PROMPT), reference_logits(plain, PROMPT)
+    difference = (ours - theirs).abs().mean(1) / theirs.std()
+    assert difference[:8].median() < (1e-4 if WAYS[name].kept == "fp8_e4m3" else 0.05)

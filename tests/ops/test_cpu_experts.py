@@ -17,6 +17,8 @@ from flover.ops.cpu_weight import NUMBERS, PackedWeight
 Floats = npt.NDArray[np.float32]
 ISAS = instruction_sets()
 FORMATS: tuple[WeightFormat, ...] = (*NUMBERS, *BLOCKS)
+ACT_ORDER: tuple[WeightFormat, ...] = ("int4_g64", "int8_g64")
+"""Formats whose experts have their inputs in an order of their own each."""
 HIDDEN, INNER, COUNT, ROWS = 256, 256, 9, 103
 ROUTING = Routing(3, normalized=False)
 
@@ -33,7 +35,10 @@ def normal(seed: int, *shape: int) -> Floats:
 def stored(seed: int, out: int, inputs: int, kept: WeightFormat, gated: bool = False) -> PackedWeight:
     weight = PackedWeight((out, inputs), kept, gated)
     if kept in BLOCKS:
-        weight.store_blocks(0, random_blocks(kept, out, inputs, np.random.default_rng(seed)))
+        generator = np.random.default_rng(seed)
+        blocks = random_blocks(kept, out, inputs, generator)
+        order = generator.permutation(inputs).astype(np.int32) if kept in ACT_ORDER else None
+        weight.store_blocks(0, blocks, order)
     else:
         weight.store(0, normal(seed, out, inputs) / 16)
     return weight

@@ -16,13 +16,14 @@ from flover.memory.machine import Machine, compute_threads
 from flover.memory.sizing import PoolSize, size_pool
 from flover.model.config import ModelConfig
 from flover.model.families import Family
-from flover.model.formats import Formats, coarsest, matrix_formats, most_used, weight_bytes
+from flover.model.formats import Formats, announced_formats, coarsest, matrix_formats, most_used, weight_bytes
 from flover.model.hf_config import read_model
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.reads import Read, plan_reads
 from flover.model.shard import Shard
 from flover.ops import BLOCKS, DType, WeightFormat
 from flover.source import ModelSource, open_source
+from flover.source.quantization import read_scheme
 
 _DTYPES: Mapping[str, DType] = {
     "float32": "float32",
@@ -118,6 +119,9 @@ def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True
     reads = plan_reads(source, family, config) if at_hand else None
     dtype = _DTYPES.get(settings.dtype) or (announced_dtype(config) if reads is None else stored_dtype(reads))
     formats = matrix_formats(config, _format(settings, dtype), reads or ())
+    scheme = read_scheme(source.document("config.json"), source.where("config.json"))
+    if scheme is not None and reads is None and not dummy:
+        formats = {**formats, **announced_formats(config, scheme)}
     _check_quantization(settings, formats)
     return Description(
         settings=settings,

@@ -15,7 +15,10 @@ from flover.ops import BLOCKS, INPUTS_TOGETHER, WeightFormat
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.request import ExpertReads
 from flover.source import TensorInfo
+from flover.source.quantization import Scheme
+from flover.source.quantized import format_of as quantized_format
 
+ROUTERS = ("router.weight", "shared_gate.weight")
 VECTOR_BYTES = 4
 """Norms and biases are float32 in every format."""
 
@@ -49,6 +52,15 @@ def matrix_formats(model: ModelConfig, asked: WeightFormat, reads: Iterable[Read
     }
 
 
+def announced_formats(model: ModelConfig, scheme: Scheme) -> Formats:
+    """The formats of a quantized checkpoint whose tensors are not at hand, nearly: all linears of its layers are
+    quantized, but routers."""
+    shapes = {name: shape for name, shape in parameter_shapes(model).items() if len(shape) == 2}
+    linears = [name for name in shapes if name.startswith("layers.") and not name.endswith(ROUTERS)]
+    kept = {name: quantized_format(scheme, shapes[name][1]) for name in linears}
+    return {name: (Rows(shapes[name][0], found),) for name, found in kept.items() if found is not None}
+
+
 def _stored_rows(
     placed: Sequence[tuple[TensorInfo, Placement]], asked: WeightFormat, model: ModelConfig
 ) -> tuple[Rows, ...]:
@@ -69,7 +81,7 @@ def _stored_rows(
 def format_of(name: str, asked: WeightFormat) -> WeightFormat:
     """How one matrix is kept. Embedding and output projection decide single tokens: they keep eight bits where the
     linears have four. A router decides which experts are computed: it is never rounded."""
-    if name.endswith(("router.weight", "shared_gate.weight")):
+    if name.endswith(ROUTERS):
         return "float32"
     outer = name in ("embed.weight", "positions.weight", "head.weight")
     return "int8" if outer and asked == "int4" else asked

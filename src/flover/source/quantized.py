@@ -73,6 +73,20 @@ def find_matrices(stored: Sequence[TensorInfo], scheme: Scheme) -> tuple[list[Te
     return list(plain.values()), matrices
 
 
+def inputs_per_scale(scheme: Scheme, in_size: int) -> int:
+    """How many inputs of a matrix have a scale in common."""
+    if scheme.packing == "mxfp4-pack-quantized":
+        return BLOCKS["mxfp4"].inputs
+    if scheme.block is not None:
+        return scheme.block[1]
+    return in_size if scheme.group_size is None else scheme.group_size
+
+
+def format_of(scheme: Scheme, in_size: int) -> WeightFormat | None:
+    """What a matrix of so many inputs is kept as; None if nothing holds it."""
+    return _FORMATS.get(scheme.packing) or integer_format(scheme.bits, inputs_per_scale(scheme, in_size))
+
+
 def _matrix(name: str, numbers: TensorInfo, names: Names, parts: Mapping[str, TensorInfo], scheme: Scheme) -> Matrix:
     scales = next((parts[part] for part in names.scales if part in parts), None)
     zeros, groups = parts.get(names.zeros or ""), parts.get(names.groups or "")
@@ -84,9 +98,7 @@ def _matrix(name: str, numbers: TensorInfo, names: Names, parts: Mapping[str, Te
         raise ModelError(f"{numbers.file}: {numbers.name} has shape {list(numbers.shape)}, but a matrix has two sizes")
     _check(numbers, names.types, numbers.shape)
     out_size, in_size = _size(numbers.shape, scheme)
-    shared = in_size if scheme.group_size is None else scheme.group_size
-    shared = shared if scheme.block is None else scheme.block[1]
-    weight_format = _FORMATS.get(scheme.packing) or integer_format(scheme.bits, shared)
+    shared, weight_format = inputs_per_scale(scheme, in_size), format_of(scheme, in_size)
     step = BLOCKS[weight_format].inputs if weight_format else 32
     if weight_format is None or in_size % step or shared % step or (scheme.block is None and in_size % shared):
         raise ModelError(
