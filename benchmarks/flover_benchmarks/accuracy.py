@@ -1,13 +1,14 @@
 """The accuracy of weight and cache formats: perplexity and KL divergence against float32 by the reference ops.
 
-A text is scored by teacher forcing: every document by itself, each token given those before it.
+A text is scored by teacher forcing: every document by itself, each token given those before it. Weights that a file has
+in blocks are float32 numbers for all formats but its own.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,20 +17,25 @@ from torch import Tensor
 
 from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
+from flover.memory.machine import available_memory
 from flover.model.batch import Batch
 from flover.model.decoder import Decoder
-from flover.model.describe import kv_dtype_of
-from flover.model.load import load_model
+from flover.model.describe import describe_model, kv_dtype_of
+from flover.model.load import LoadedModel, load_described
+from flover.model.locate import locate_model
+from flover.model.shard import Shard
 from flover.ops import Ops, reference
 from flover.ops.cpu import cpu_ops
+from flover.source import ModelSource, open_source
 from flover_benchmarks.kernels.torch_threads import torch_threads
+from flover_benchmarks.recast import Recast, in_blocks
 
 CHUNK = 512
 """Maximum chunk size in tokens; a token's scores do not depend on it."""
 
 _ROWS_AT_ONCE = 128  # in double precision, to bound the memory
 _PAGE_SIZE = 16
-LIMITS = {"int8": 0.005, "int4": 0.04}
+LIMITS = {"as stored": 0.005, "int8": 0.005, "int4": 0.04}
 """Limits of the growth of perplexity, by format."""
 
 Progress = Callable[[str, int, int], None]
@@ -44,6 +50,13 @@ class Variant:
     dtype: str
     quantization: str | None = None
     kv_cache_dtype: str = "auto"
+    blocks: str | None = None
+    """The type of GGUF that the matrices are quantized to, or `STORED`."""
+
+    @property
+    def weights(self) -> tuple[str, str | None, str | None]:
+        """What its weights depend on."""
+        return self.dtype, self.quantization, self.blocks
 
     def applied(self, config: EngineConfig) -> EngineConfig:
         """`config` with these formats."""
@@ -52,6 +65,8 @@ class Variant:
         )
 
 
+STORED = "stored"
+"""As a file has its weights."""
 VARIANTS = (
     Variant("float32", "float32"),
     Variant("bfloat16", "bfloat16"),
@@ -61,7 +76,15 @@ VARIANTS = (
     Variant("bfloat16, int8 cache", "bfloat16", None, "int8"),
     Variant("int8, int8 cache", "bfloat16", "int8", "int8"),
     Variant("int4, int8 cache", "bfloat16", "int4", "int8"),
+    Variant("q8_0", "float32", blocks="q8_0"),
+    Variant("q4_0", "float32", blocks="q4_0"),
 )
+STORED_VARIANTS = (
+    Variant("as stored", "float32", blocks=STORED),
+    Variant("as stored, bfloat16 cache", "float32", None, "bfloat16", STORED),
+    Variant("as stored, int8 cache", "float32", None, "int8", STORED),
+)
+"""Of a file with weights in blocks."""
 
 
 @dataclass(slots=True)
@@ -159,30 +182,44 @@ def measure_accuracy(
     """Every variant of a model on the same documents (token ids; each token but the first is a target if the
     documents are text). Raises what `load_model` raises."""
     with torch_threads(num_threads), torch.inference_mode():
-        expected = list(_scores(config, _REFERENCE, reference.OPS, documents, progress))
+        source = open_source(locate_model(config.model, config.revision, config.download_dir))
+        scorer = _Scorer(config, source, max(map(len, documents)), progress)
         ops = cpu_ops(config.cpu_isa, num_threads)
-        results: dict[str, Accuracy] = {}
-        for variant in variants:
-            result = results[variant.name] = Accuracy()
-            scored = _scores(config, variant, ops, documents, progress)
-            for document, truth, logits in zip(documents, expected, scored, strict=True):
-                targets = torch.tensor(document[1:]) if is_text else None
-                result.add(logits[:-1], truth[:-1], targets)
+        reference_model = scorer.load(_REFERENCE, reference.OPS)
+        loaded = {variant.weights: scorer.load(variant, ops) for variant in variants}
+        results = {variant.name: Accuracy() for variant in variants}
+        for done, document in enumerate(documents):
+            targets = torch.tensor(document[1:]) if is_text else None
+            truth = scorer.score(reference_model, _REFERENCE, document)
+            for variant in variants:
+                progress(f"{variant.name}: score", done, len(documents))
+                logits = scorer.score(loaded[variant.weights], variant, document)
+                results[variant.name].add(logits[:-1], truth[:-1], targets)
     return results
 
 
 _REFERENCE = Variant("reference", "float32")
 
 
-def _scores(
-    config: EngineConfig, variant: Variant, ops: Ops, documents: Sequence[Sequence[int]], progress: Progress
-) -> Iterator[Tensor]:
-    """Load the variant, and the logits of one document after another."""
-    chosen = variant.applied(config)
-    loaded = load_model(chosen, ops, lambda done, total: progress(f"{variant.name}: load", done, total))
-    num_pages = 1 + -(-max(map(len, documents)) // _PAGE_SIZE)
-    kv = KVCache(loaded.config, num_pages, _PAGE_SIZE, kv_dtype_of(chosen), ops.page_shapes)
-    for done, document in enumerate(documents):
-        progress(f"{variant.name}: score", done, len(documents))
-        yield score(loaded.decoder, kv, document)
-    progress(f"{variant.name}: score", len(documents), len(documents))
+@dataclass(frozen=True, slots=True)
+class _Scorer:
+    """Loads a model in one format or another and scores documents of at most `most` tokens with it."""
+
+    config: EngineConfig
+    source: ModelSource
+    most: int
+    progress: Progress
+
+    def load(self, variant: Variant, ops: Ops) -> LoadedModel:
+        source = self.source
+        if variant.blocks != STORED and (variant.blocks is not None or in_blocks(source)):
+            source = Recast(source, variant.blocks)
+        model = describe_model(variant.applied(self.config), Shard(0, 1), source=source)
+        model.check_weights(available_memory())
+        return load_described(model, ops, lambda done, total: self.progress(f"{variant.name}: load", done, total))
+
+    def score(self, loaded: LoadedModel, variant: Variant, document: Sequence[int]) -> Tensor:
+        num_pages = 1 + -(-self.most // _PAGE_SIZE)
+        dtype = kv_dtype_of(variant.applied(self.config))
+        kv = KVCache(loaded.config, num_pages, _PAGE_SIZE, dtype, loaded.decoder.ops.page_shapes)
+        return score(loaded.decoder, kv, document)

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from flover_benchmarks import accuracy
-from flover_benchmarks.accuracy import Accuracy, Variant, measure_accuracy, score
+from flover_benchmarks.accuracy import STORED_VARIANTS, VARIANTS, Accuracy, Variant, measure_accuracy, score
 from flover_benchmarks.accuracy_report import accuracy_facts, limit_lines
 from flover_benchmarks.documents import find_documents, random_documents, split_documents
 from flover_benchmarks.options import AccuracyOptions
+from flover_benchmarks.recast import Recast
+from gguf_files import write_gguf
+from support.checkpoints import make_checkpoint
 
 from flover.cli.main import main
 from flover.config import EngineConfig
@@ -21,6 +24,7 @@ from flover.model.locate import BUNDLED_PATH
 from flover.ops import HostArray, reference
 from flover.ops.cpu import cpu_ops
 from flover.ops.cpu_weight import PackedWeight
+from flover.source import open_source
 
 BUNDLED = EngineConfig(num_threads=1)
 
@@ -197,3 +201,24 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert line["results"]["int8"]["held"] is True and line["results"]["bfloat16"]["held"] is None
     assert line["results"]["bfloat16"]["mean_kl"] > 0  # small figures keep their digits
     assert "int4: perplexity" in out and "300 tokens of its heldout.txt" in out
+
+
+def test_a_file_with_blocks_is_measured_as_it_is_and_from_its_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = make_checkpoint(tmp_path / "made", "llama", hidden_size=256, intermediate_size=512, head_dim=64)
+    file = write_gguf(made, tmp_path / "m.gguf", "llama", "Q5_0")
+    source = open_source(file)
+    ids = random_documents(100, 90, 30).ids
+    config = EngineConfig(model=str(file))
+    found = measure_accuracy(config, ids, 1, silent, is_text=False, variants=(*STORED_VARIANTS, *VARIANTS))
+    assert found["float32"].max_kl < 1e-8
+    assert 1e-8 < found["as stored"].mean_kl <= found["as stored, int8 cache"].mean_kl < 3e-3
+    assert found["bfloat16"].mean_kl < found["q8_0"].mean_kl < found["q4_0"].mean_kl
+    recast = {info.name: info.dtype for info in Recast(source, "q8_0").tensors()}
+    assert {recast["blk.0.attn_q.weight"], recast["output_norm.weight"]} == {"q8_0", "F32"}
+    command = ["bench", "accuracy", str(file), "--formats", "as stored", "--max-tokens", "60"]
+    assert main(command) == 0
+    assert list(json.loads(capsys.readouterr().out.splitlines()[-1])["results"]) == ["as stored"]
+    assert main([*command[:3], "--formats", "q9"]) == 2
+    assert "there is no q9 of this model; there are 'as stored'" in capsys.readouterr().err

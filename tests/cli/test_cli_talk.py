@@ -64,7 +64,11 @@ def test_piped_lines_are_answered_and_nothing_else_is_printed(
 
 
 def test_quick_chat_answers_once(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "chat", "-q", "Hello.", *GREEDY).strip()
+    answer = run(capsys, "chat", "-q", "Hello.", *GREEDY)
+    assert answer.strip()
+    assert run(capsys, "run", "flover-tiny", "Hello.", *GREEDY) == answer
+    assert main(["run", "flover-tiny", "Hello.", "-q", "Hello."]) == 2
+    assert "the message is given twice" in capsys.readouterr().err
 
 
 class OpenAI(FakeHandler):

@@ -46,8 +46,21 @@ def fits(config: EngineConfig, machine: Machine = MACHINE) -> bool:
     ],
 )
 def test_what_serve_refuses_doctor_refuses(flags: list[str], path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", str(path), "--num-threads", "1", *flags]) == 1
-    assert "The model fits" not in capsys.readouterr().out
+    for command in ("doctor", "show"):
+        assert main([command, str(path), "--num-threads", "1", *flags]) == 1
+        assert "The model fits" not in capsys.readouterr().out
+
+
+def test_show_says_what_doctor_says(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(path), "--num-threads", "1"]) == 0
+    doctor = capsys.readouterr().out
+    assert main(["show", str(path), "--num-threads", "1", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["model"], shown["fits"], shown["chat template"]) == (str(path), True, "yes")
+    measured = {"memory bandwidth", "upper bound", "pool", "requests"}
+    facts = {name: value for name, value in shown.items() if isinstance(value, str) and name not in measured}
+    assert all(value in doctor for value in facts.values())
+    assert {"architecture", "parameters", "weights", "weight files", "context", "tokenizer"} <= facts.keys()
 
 
 @pytest.mark.parametrize("damage", ["weights", "tensor", "tokenizer", "generation", "config"])

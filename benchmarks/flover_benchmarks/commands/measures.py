@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flover.bench.presets import PRESETS
@@ -70,6 +71,9 @@ def add_accuracy(kinds: Any) -> None:
         "--text", metavar="FILE", help="text to score; lines with the end-of-text token separate documents"
     )
     group.add_argument("--max-tokens", type=count, metavar="N", help="default: what half a GiB of scores can hold")
+    group.add_argument(
+        "--formats", nargs="+", metavar="NAME", help="those to measure, as the table names them (default: all)"
+    )
     group.add_argument("--context-len", type=count, metavar="N", default=AccuracyOptions().context_len)
     hidden = {item.name for item in dataclasses.fields(EngineConfig)} - _ACCURACY_SETTINGS
     add_settings(accuracy, EngineConfig, skip=frozenset(hidden))
@@ -161,28 +165,43 @@ def _run_kernels(args: argparse.Namespace) -> int:
     return 0
 
 
+def _chosen(names: Sequence[str] | None, known: Collection[str]) -> Sequence[str]:
+    """The formats to measure: those of --formats, by default all. Raises `ConfigError`."""
+    for name in names or ():
+        if name not in known:
+            raise ConfigError(f"--formats: there is no {name} of this model; there are {', '.join(map(repr, known))}")
+    return names or list(known)
+
+
 def _run_accuracy(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flover.bench.report import json_line
-    from flover.model.hf_config import read_model_directory
+    from flover.model.hf_config import read_model
     from flover.model.locate import locate_model
-    from flover_benchmarks.accuracy import measure_accuracy
+    from flover.source import open_source
+    from flover_benchmarks.accuracy import STORED_VARIANTS, VARIANTS, measure_accuracy
     from flover_benchmarks.accuracy_report import accuracy_facts, accuracy_table, limit_lines
     from flover_benchmarks.documents import find_documents
+    from flover_benchmarks.recast import in_blocks
 
     resolve_model(args)
     config = from_args(args, EngineConfig)
     options = AccuracyOptions(args.text, args.max_tokens, args.context_len)
     dummy = config.load_format == "dummy"
     path = locate_model(config.model, config.revision, config.download_dir, weights=not dummy)
-    _, model = read_model_directory(path)
+    source = open_source(path)
+    _, model = read_model(source, source)
+    known = {variant.name: variant for variant in (*(STORED_VARIANTS if in_blocks(source) else ()), *VARIANTS)}
+    variants = [known[name] for name in _chosen(args.formats, known)]
     documents = find_documents(path, options, model.vocab_size, model.default_max_len, dummy)
     num_threads = compute_threads(config.num_threads)
     with described_bar() as progress:
-        results = measure_accuracy(config, documents.ids, num_threads, progress, is_text=documents.is_text)
-    source = f"{documents.num_tokens:,} tokens of {documents.source}"
-    Console(highlight=False).print(accuracy_table(f"{config.model} against float32: {source}", results))
+        results = measure_accuracy(
+            config, documents.ids, num_threads, progress, is_text=documents.is_text, variants=variants
+        )
+    scored = f"{documents.num_tokens:,} tokens of {documents.source}"
+    Console(highlight=False).print(accuracy_table(f"{config.model} against float32: {scored}", results))
     for line in limit_lines(results):
         print(line)
     described = {"model": config.model, "load_format": config.load_format, **dataclasses.asdict(options)}

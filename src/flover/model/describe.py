@@ -105,17 +105,22 @@ class Description:
         )
 
 
-def describe_model(settings: EngineConfig, shard: Shard, *, weights: bool = True) -> Description:
+def describe_model(
+    settings: EngineConfig, shard: Shard, *, weights: bool = True, source: ModelSource | None = None
+) -> Description:
     """What loading this rank's share of `settings.model` comes to; without `weights` none are fetched from the hub.
+    `source` is read instead of it if given.
 
     Raises `ModelError` for files that are missing, damaged or not understood, and `ConfigError` if `max_model_len` is
     more than the model can do or the ranks cannot share it.
     """
     dummy = settings.load_format == "dummy"
-    path = locate_model(settings.model, settings.revision, settings.download_dir, weights=weights and not dummy)
-    source = open_source(path)
+    if source is None:
+        source = open_source(
+            locate_model(settings.model, settings.revision, settings.download_dir, weights=weights and not dummy)
+        )
     family, config = read_model(source, _tokenizer_source(settings, source))
-    at_hand = not dummy and (weights or any(path.glob("*.safetensors")) or Path(settings.model).exists())
+    at_hand = not dummy and (weights or any(source.path.glob("*.safetensors")) or Path(settings.model).exists())
     reads = plan_reads(source, family, config) if at_hand else None
     dtype = _DTYPES.get(settings.dtype) or (announced_dtype(config) if reads is None else stored_dtype(reads))
     formats = matrix_formats(config, _format(settings, dtype), reads or ())

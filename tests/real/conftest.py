@@ -1,0 +1,14 @@
+"""Tests of a real model, which `make real` fetches; `make test` does not run them."""
+
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parents[2] / ".real/gemma-3-270m-q4_k_m.gguf"
+
+
+@pytest.fixture(scope="session")
+def gemma() -> Path:
+    """Gemma 3 270M in Q4_K_M."""
+    assert FILE.is_file(), "there is no model: make real fetches it"
+    return FILE
