@@ -33,7 +33,9 @@ def normal(seed: int, *shape: int) -> Floats:
 def stored(seed: int, out: int, inputs: int, kept: WeightFormat, gated: bool = False) -> PackedWeight:
     weight = PackedWeight((out, inputs), kept, gated)
     if kept in BLOCKS:
-        weight.store_blocks(0, random_blocks(kept, out, inputs, np.random.default_rng(seed)))
+        generator = np.random.default_rng(seed)
+        order = generator.permutation(inputs).astype(np.int32) if kept == "int4_g32" else None  # as in GPTQ's act-order
+        weight.store_blocks(0, random_blocks(kept, out, inputs, generator), order)
     else:
         weight.store(0, normal(seed, out, inputs) / 16)
     return weight
