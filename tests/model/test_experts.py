@@ -11,6 +11,7 @@ import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from gguf_files import write_gguf
+from quantized_files import WAYS, write_quantized
 from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint, random_prompt, reference_logits
 
@@ -77,6 +78,19 @@ def test_quantized_experts_stay_near_float32_and_leave_the_router_as_it_is(kind:
     assert [rows.format for rows in formats["layers.0.experts.5.up.weight"]] == [kind]
     ours, theirs = whole_logits(loaded, PROMPT), whole_logits(wide, PROMPT)
     assert ((ours - theirs).abs().mean(1) / theirs.std()).median() < {"int8": 0.1, "int4": 0.4}[kind]
+
+
+@pytest.mark.parametrize("way", ["gptq act-order", "fp8 blocks"])
+def test_experts_of_quantized_checkpoints_keep_their_numbers(way: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", "qwen3_moe", **WIDE)
+    quantized, plain = write_quantized(path, tmp_path, WAYS[way])
+    ours, theirs = load(quantized), load(plain)
+    assert ours.format == WAYS[way].kept
+    for name, matrix in theirs.decoder.weights.matrices.items():
+        assert np.array_equal(ours.decoder.weights.matrices[name].unpack(), matrix.unpack()), name
+    expected = reference_logits(plain, PROMPT)
+    difference = (whole_logits(ours, PROMPT) - expected).abs().mean(1) / expected.std()
+    assert difference[:8].median() < 0.05
 
 
 def test_the_stacked_tensors_of_transformers_5_are_those_of_each_expert(tmp_path: Path) -> None:
