@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 
+from flover.errors import ConfigError
 from flover.files import MAX_JSON_BYTES
 from flover.source import ModelSource, Naming, TensorInfo
 from flover.source.numbers import widen
+from flover.weight_formats import GGUF_BLOCKS
 from flover_benchmarks.rivals.quants import KINDS, fits, pack_rows
 
 
 def in_blocks(source: ModelSource) -> bool:
-    """Whether a model has weights in blocks."""
-    return any(not info.is_float for info in source.tensors())
+    """Whether a model has weights in GGUF's blocks. Raises `ConfigError` for those of another kind."""
+    kinds = {info.dtype for info in source.tensors() if not info.is_float}
+    others = sorted(kinds - GGUF_BLOCKS.keys())
+    if others:
+        raise ConfigError(f"{source.path} is stored in {', '.join(others)}, of which this benchmark makes no float32")
+    return bool(kinds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +63,17 @@ class Recast:
         for info, raw in self.inner.read([info for info in self.inner.tensors() if info.name in wanted]):
             floats = widen(raw) if info.is_float else dequantized(raw, info.dtype)
             own = wanted[info.name]
-            yield own, floats if own.is_float else pack_rows(own.dtype, floats).reshape(len(floats), -1)
+            yield own, floats if own.is_float else pack_rows(own.dtype, floats).reshape(*floats.shape[:-1], -1)
+
+    def input_order(self, info: TensorInfo) -> Any:
+        return self.inner.input_order(info)
 
     def _info(self, info: TensorInfo) -> TensorInfo:
-        if self.kind is not None and len(info.shape) == 2 and fits(self.kind, info.shape[1]):
+        if self.kind is not None and len(info.shape) > 1 and fits(self.kind, info.shape[-1]):
             form = KINDS[self.kind]
-            size = info.shape[0] * info.shape[1] // form.block * form.size
+            size = math.prod(info.shape) // form.block * form.size
             return dataclasses.replace(info, dtype=self.kind, num_bytes=size)
-        return dataclasses.replace(info, dtype="F32", num_bytes=4 * int(np.prod(info.shape)))
+        return dataclasses.replace(info, dtype="F32", num_bytes=4 * math.prod(info.shape))
 
 
 def dequantized(blocks: Any, kind: str) -> Any:
