@@ -52,6 +52,9 @@ class Recast:
     def text(self, name: str, limit: int) -> str | None:
         return self.inner.text(name, limit)
 
+    def data(self, name: str, limit: int) -> bytes | None:
+        return self.inner.data(name, limit)
+
     def document(self, name: str, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         return self.inner.document(name, limit)
 
