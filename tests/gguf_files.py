@@ -42,6 +42,7 @@ ARCHITECTURES = {
     "glm4": gguf.MODEL_ARCH.GLM4,
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "hunyuan": gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
     "gemma": gguf.MODEL_ARCH.GEMMA,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gpt_bigcode": gguf.MODEL_ARCH.STARCODER,
@@ -54,7 +55,24 @@ ARCHITECTURES = {
     "cohere": gguf.MODEL_ARCH.COMMAND_R,
     "cohere2": gguf.MODEL_ARCH.COHERE2,
 }
-PAIRED = ("llama", "mixtral", "smollm3", "arcee", "granite", "granitemoe", "granitemoeshared", "olmo")
+PAIRED = (
+    "llama",
+    "mixtral",
+    "smollm3",
+    "arcee",
+    "granite",
+    "granitemoe",
+    "granitemoeshared",
+    "olmo",
+    "internlm2",
+    "xverse",
+)
+LLAMAS = {
+    "internlm2": gguf.MODEL_ARCH.INTERNLM2,
+    "xverse": gguf.MODEL_ARCH.XVERSE,
+    "exaone": gguf.MODEL_ARCH.EXAONE,
+}
+"""Architectures of their own here, whose checkpoints are LLaMA's."""
 FLOATS = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}
 
 
@@ -71,7 +89,7 @@ def write_gguf(
     """Write the checkpoint in `directory` as a GGUF file, in parts of `shards` tensors. `kind` is the type of its
     matrices, or says it by their names."""
     config = json.loads((directory / "config.json").read_text())
-    arch = ARCHITECTURES[family]
+    arch = (ARCHITECTURES | LLAMAS)[family]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch], split_max_tensors=shards)
     _write_numbers(writer, config)
     for key, value in (metadata or {}).items():
@@ -162,6 +180,8 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     rope = rope and rope.get("full_attention", rope)
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
+    if config["model_type"] == "exaone4":
+        writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
     if config.get("attn_logit_softcapping"):
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])

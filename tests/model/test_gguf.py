@@ -13,7 +13,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from gguf_files import ARCHITECTURES, write_gguf
+from gguf_files import ARCHITECTURES, LLAMAS, write_gguf
 from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint, random_prompt, reference_logits
 
@@ -44,6 +44,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.5},
     "gemma2": {"num_hidden_layers": 46, "query_pre_attn_scalar": 12},
     "gpt_bigcode": {"n_inner": 80},
+    "exaone4": {"layer_types": ["full_attention", *["sliding_attention"] * 3]},
     "hunyuan": {"rope_parameters": {"rope_type": "default", "rope_theta": 20000.0}},
     "bloom": {"n_head": 6},
     "mpt": {"n_heads": 6},
@@ -66,6 +67,13 @@ def test_a_gguf_file_gives_the_bits_of_its_checkpoint(family: str, kind: str, tm
     assert ours.format == theirs.format == {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[kind]
     assert torch.equal(whole_logits(ours, PROMPT), whole_logits(theirs, PROMPT))
     assert ours.config.vocab_size == theirs.config.vocab_size
+
+
+@pytest.mark.parametrize("architecture", LLAMAS)
+def test_llamas_of_other_architectures_are_llamas(architecture: str, tmp_path: Path) -> None:
+    path = make_checkpoint(tmp_path / "model", attention_bias=architecture == "internlm2", head_dim=16)
+    file = write_gguf(path, tmp_path / "model.gguf", architecture)
+    assert torch.equal(whole_logits(load(file), PROMPT), whole_logits(load(path), PROMPT))
 
 
 def test_a_split_file_is_read_whole_and_named_by_its_first_part(tmp_path: Path) -> None:
@@ -102,6 +110,7 @@ def test_llama_3_1s_divided_frequencies_are_those_of_its_scaling(tmp_path: Path)
         ({"llama.logit_scale": 0.5}, "logit_scale is 0.5"),
         ({"llama.attention.clamp_kqv": 8.0}, "clamp_kqv is 8.0"),
         ({"llama.rope.scaling.type": "spiral"}, "spiral"),
+        ({"llama.attention.sliding_window_pattern": [True, False]}, "sliding_window_pattern differs"),
         ({"llama.attention.head_count_kv": [2, 2]}, "head_count_kv differs from layer to layer"),
         ({"general.architecture": "mamba"}, r"'mamba' is not supported; supported: llama"),
     ],

@@ -204,6 +204,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "ernie4_5": Architecture(
         architecture="Ernie4_5ForCausalLM", model_type="ernie4_5", flags={"use_bias": "blk.0.attn_q.bias"}
     ),
+    "exaone": Architecture(architecture="LlamaForCausalLM", model_type="exaone"),
+    "exaone4": Architecture(
+        architecture="Exaone4ForCausalLM",
+        model_type="exaone4",
+        names=_NAMES | {"attention.sliding_window": "sliding_window"},
+    ),
+    "internlm2": Architecture(
+        architecture="LlamaForCausalLM",
+        model_type="llama",
+        paired=True,
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
+    "xverse": Architecture(architecture="LlamaForCausalLM", model_type="llama", paired=True),
     "hunyuan-dense": Architecture(
         architecture="HunYuanDenseV1ForCausalLM",
         model_type="hunyuan_v1_dense",

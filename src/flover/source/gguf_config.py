@@ -15,6 +15,7 @@ from flover.source import TensorInfo
 from flover.source.gguf_architectures import ARCHITECTURES, Architecture
 from flover.source.gguf_file import GgufFile, Texts
 
+_PATTERN = "attention.sliding_window_pattern"
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 ROTARY_FACTORS = ("rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight")
 """Tensors that are no weights but divide the rotary frequencies: those of Llama 3.1, and those of LongRoPE."""
@@ -70,6 +71,8 @@ def config_of(
     for field, flag in known.flags.items():
         tensor, there, missing = (flag, True, False) if isinstance(flag, str) else flag
         config[field] = there if tensor in tensors else missing
+    if _PATTERN in own and "attention.sliding_window" in known.names:
+        config |= _windowed(file, own)
     config["vocab_size"] = _vocab_size(file, tensors)
     config["tie_word_embeddings"] = HEAD not in tensors
     config["eos_token_id"] = file.metadata.get("tokenizer.ggml.eos_token_id")
@@ -82,6 +85,16 @@ def config_of(
     if known.large_scale is not None and own.get("block_count") == known.large_scale:
         config["query_pre_attn_scalar"] = _share(file, own)
     return config
+
+
+def _windowed(file: GgufFile, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Which layers have the window: of each whether it has, or that one of so many has none."""
+    pattern = own[_PATTERN]
+    if not isinstance(pattern, list):
+        return {"sliding_window_pattern": pattern}
+    if len(pattern) != own.get("block_count"):
+        raise ModelError(f"{file.path}: {_PATTERN} must be of block_count layers, got {len(pattern)}")
+    return {"layer_types": ["sliding_attention" if windowed else "full_attention" for windowed in pattern]}
 
 
 def _share(file: GgufFile, own: Mapping[str, Any]) -> int:
@@ -119,6 +132,8 @@ def _check_keys(file: GgufFile, known: Architecture, own: Mapping[str, Any]) -> 
     if known.local_theta is not None:
         read.add("rope.freq_base_swa")
     for key, value in own.items():
+        if key == _PATTERN and "attention.sliding_window" in known.names and not isinstance(value, array | Texts):
+            continue
         if isinstance(value, array | list | Texts):
             raise ModelError(f"{file.path}: {key} differs from layer to layer, which is not supported")
         neutral = (known.expected[key],) if key in known.expected else _NEUTRAL.get(key, ())
