@@ -10,7 +10,7 @@ from typing import Any
 from flover.bench.presets import PRESETS
 from flover.cli.flags import add_settings, count, from_args, number
 from flover.cli.models import add_model, resolve_model
-from flover.cli.terminal import command_line
+from flover.cli.terminal import command_line, table_console
 from flover.config import EngineConfig, one_engine
 from flover.errors import ConfigError
 from flover.memory.machine import compute_threads
@@ -27,6 +27,8 @@ from flover_benchmarks.options import (
     KernelOptions,
 )
 
+PIPE_WIDTH = 120
+"""Columns of a table of formats where the output is no terminal."""
 DEFAULT_PRESET = "llama-213m"
 SHARED_ROWS, SHARED_STEPS = (1, 8, 32), 50
 _ACCURACY_SETTINGS = {"revision", "download_dir", "load_format", "cpu_isa", "num_threads"}
@@ -174,8 +176,6 @@ def _chosen(names: Sequence[str] | None, known: Collection[str]) -> Sequence[str
 
 
 def _run_accuracy(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from flover.bench.report import json_line
     from flover.model.hf_config import read_model
     from flover.model.locate import locate_model
@@ -201,7 +201,7 @@ def _run_accuracy(args: argparse.Namespace) -> int:
             config, documents.ids, num_threads, progress, is_text=documents.is_text, variants=variants
         )
     scored = f"{documents.num_tokens:,} tokens of {documents.source}"
-    Console(highlight=False).print(accuracy_table(f"{config.model} against float32: {scored}", results))
+    table_console(PIPE_WIDTH).print(accuracy_table(f"{config.model} against float32: {scored}", results))
     for line in limit_lines(results):
         print(line)
     described = {"model": config.model, "load_format": config.load_format, **dataclasses.asdict(options)}
