@@ -179,18 +179,19 @@ FLOVER_CLONES WeightSums quantize_int8(const float* values, int64_t in, float sc
 }
 
 // One round of the rotation within eight numbers (rotate.h): of those whose numbers differ in one bit.
-[[gnu::always_inline]] inline Wide meet(Wide a, int bit) {
+[[gnu::always_inline]] inline void meet(Wide& a, int bit) {
   using Lanes = int32_t __attribute__((vector_size(32)));
   Lanes other{};
   Wide sign{};
   for (int i = 0; i < WIDE; i++) other[i] = i ^ bit, sign[i] = i & bit ? -1.0f : 1.0f;
-  return a * sign + __builtin_shuffle(a, other);
+  a = a * sign + __builtin_shuffle(a, other);
 }
 
 // Every block of so many numbers times the Hadamard matrix and `factor`, in place (weight.h).
 FLOVER_CLONES void rotate(float* values, int64_t count, int64_t rotation, float factor) {
   for (int64_t k = 0; k + WIDE <= count && rotation >= WIDE; k += WIDE) {
-    const Wide rotated = meet(meet(meet(load_wide(values + k), 1), 2), 4) * factor;
+    Wide rotated = load_wide(values + k) * factor;
+    for (const int bit : {1, 2, 4}) meet(rotated, bit);
     std::memcpy(values + k, &rotated, sizeof rotated);
   }
   for (int64_t step = rotation >= WIDE ? WIDE : 1; step < rotation; step *= 2)
