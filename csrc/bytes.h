@@ -2,13 +2,17 @@
 #pragma once
 
 #include "dispatch.h"
+#include "kernels.h"
 
 namespace flover::FLOVER_ISA {
 
-// One step of int8: 4 products per lane, added to 16 sums. The activations come as x + 128, without sign, which is
-// what the instructions multiply with signed weights; the sums start with what that adds too much. AVX2 adds the
-// products of two steps in 16 bits: weights are stored so that they fit (weight.h), and the result is exact.
+// One step of int8: 4 products per lane, added to 16 sums. Instructions multiply numbers with and without sign. AVX-512
+// takes activations as x + 128, without sign; AVX2 moves the sign of the weights to the activations, -1 - x for -x, and
+// adds the products of two steps in 16 bits: weights are stored so that they fit (weight.h). The sums start with what
+// that adds too much or too little, and the result is exact.
 #if defined(FLOVER_AVX512)
+constexpr int32_t ACTIVATION_ZERO = 128;
+FLOVER_INLINE int32_t start_sum(WeightSums s) { return (s.positive - s.negative) * -ACTIVATION_ZERO; }
 struct Quad {
   __m512i x;
 };
@@ -46,6 +50,8 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
   });
 }
 #elif defined(FLOVER_AVX2)
+constexpr int32_t ACTIVATION_ZERO = 0;
+FLOVER_INLINE int32_t start_sum(WeightSums s) { return s.negative; }
 struct Quad {
   __m256i x;
 };
@@ -57,14 +63,18 @@ FLOVER_INLINE void store_bytes(uint8_t* p, Bytes a) {
   _mm256_storeu_si256((__m256i*)p, a.lo);
   _mm256_storeu_si256((__m256i*)(p + 32), a.hi);
 }
+FLOVER_INLINE __m256i products(__m256i w, __m256i x) {  // of the magnitude of w with x, or -1 - x where w is negative
+  const __m256i flip = _mm256_cmpgt_epi8(_mm256_setzero_si256(), w);
+  return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_xor_si256(x, flip));
+}
 FLOVER_INLINE __m256i dot_half(__m256i w, __m256i x, __m256i sums) {
-  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(products(w, x), _mm256_set1_epi16(1)));
 }
 FLOVER_INLINE I16 dot(Bytes w, Quad x, I16 sums) {
   return {dot_half(w.lo, x.x, sums.lo), dot_half(w.hi, x.x, sums.hi)};
 }
 FLOVER_INLINE __m256i dot_two_halves(__m256i w, __m256i w_next, __m256i x, __m256i x_next, __m256i sums) {
-  const __m256i both = _mm256_add_epi16(_mm256_maddubs_epi16(x, w), _mm256_maddubs_epi16(x_next, w_next));
+  const __m256i both = _mm256_add_epi16(products(w, x), products(w_next, x_next));
   return _mm256_add_epi32(sums, _mm256_madd_epi16(both, _mm256_set1_epi16(1)));
 }
 FLOVER_INLINE I16 dot_two(Bytes w, Bytes w_next, Quad x, Quad x_next, I16 sums) {
@@ -144,11 +154,13 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
     dot_few_bits<STEP_COUNT, BITS, R>(step, x, starts, sums);
 }
 #else
+constexpr int32_t ACTIVATION_ZERO = 0;
+FLOVER_INLINE int32_t start_sum(WeightSums) { return 0; }
 struct Bytes {
   uint8_t v[64];
 };
 struct Quad {
-  uint8_t x[4];
+  int8_t x[4];
 };
 FLOVER_INLINE Quad quad(int32_t x) {
   Quad q;

@@ -2,10 +2,22 @@
 #pragma once
 
 #include "pool.h"
-#include "simd.h"
-#include "weight.h"
+#include "rotate.h"
 
 namespace flover::FLOVER_ISA {
+
+// The row as it was before it was rotated: the matrix is its own inverse but for a factor.
+template <int SIZE>
+[[gnu::noinline]] static void rotate_back(float* y, int64_t in) {
+  constexpr int COUNT = SIZE > LANES ? SIZE / LANES : 1;
+  for (int64_t k = 0; k < in; k += COUNT * LANES) {
+    F16 v[COUNT];
+    for (int i = 0; i < COUNT; i++) v[i] = load_first(y + k + i * LANES, (int)least(LANES, in - k));
+    rotate_registers<SIZE>(v);
+    for (int i = 0; i < COUNT; i++)
+      store_first(y + k + i * LANES, mul(v[i], all(rotation_scale(SIZE))), (int)least(LANES, in - k));
+  }
+}
 
 static void run(Pool&, const Embed& e) {
   const Weight& w = e.weight;
@@ -42,6 +54,9 @@ static void run(Pool&, const Embed& e) {
         break;
       default: unpack_blocks(block_format(w.format), data, w.in, lane, y);
     }
+    dispatch<0, MOST_ROUNDS>(rounds_of(w.rotation), [&](auto rounds) {
+      if constexpr (rounds.value > 0) rotate_back<1 << rounds.value>(y, w.in);
+    });
     if (e.factor != 1.0f)
       for (int64_t k = 0; k < w.in; k++) y[k] *= e.factor;
   }

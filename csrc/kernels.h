@@ -59,15 +59,21 @@ struct TableStride {
   operator int64_t() const { return value; }
 };
 
+// Sums over the inputs of an output in int8: of the numbers above 0, and of those below, without their sign.
+struct WeightSums {
+  int32_t positive, negative;
+};
+
 // A matrix [out, in] in panels of 16 outputs (weight.h says how they lie).
 struct Weight {
   Format format;
   int64_t out, in;
-  bool gated;  // rows 0..out/2 are the gate, the rest goes up: their panels alternate
+  int64_t rotation;  // inputs of a block that is rotated (weight.h): a power of two; 1: none
+  bool gated;        // rows 0..out/2 are the gate, the rest goes up: their panels alternate
   const uint8_t* data;
-  const float* scales;   // int8: by output, in the order of the panels
-  const int32_t* sums;   // int8: sum over the input, by output, in the order of the panels
-  const int32_t* order;  // [in]: the inputs in the order in which the panels have them; null: as they come
+  const float* scales;     // int8: by output, in the order of the panels
+  const WeightSums* sums;  // int8: likewise
+  const int32_t* order;    // [in]: the inputs in the order in which the panels have them; null: as they come
 };
 
 // The matrices of all experts of a layer: alike in format and shape.
@@ -147,7 +153,7 @@ struct Linear {
   Weight weight;
   const float* x;  // [rows, in]
   Tokens rows;
-  const float* absmax;  // [rows]: the largest magnitude of the wider row that x is a shard of; null: x is all of it
+  const float* absmax;  // [rows]: AbsMax of the wider row that x is a shard of; null: x is all of it
   const float* bias;    // [column + out] or null
   Activation activation;
   float* y;  // [rows, stride]: out columns from `column` on, or out / 2 if gated: activation(gate) * up
@@ -158,9 +164,9 @@ struct Linear {
 struct AbsMax {
   const float* x;  // [rows, parts, size]
   Tokens rows;
-  int64_t parts, size;
-  float* y;  // [rows, parts]: the largest magnitude of each part
-  FLOVER_FIELDS(AbsMax, x, rows, parts, size, y)
+  int64_t parts, size, rotation;
+  float* y;  // [rows, parts]: the largest magnitude of each part, rotated
+  FLOVER_FIELDS(AbsMax, x, rows, parts, size, rotation, y)
 };
 
 // The experts of each token: the `chosen` ones of the largest scores, the largest first; of equal scores the lower

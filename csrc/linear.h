@@ -235,16 +235,16 @@ static void expand(const uint8_t* data, const uint8_t* scales, int64_t steps, fl
     });
 }
 
-// Calls body(block, first row, rows) for all groups of all blocks of rows, on all threads.
+// Calls body(block, first row, rows, worker) for all groups of all blocks of rows, on all threads.
 template <class Body>
 static void over_groups(Pool& pool, const Product& l, int64_t tile, Body&& body) {
   const int64_t most_groups = num_groups(l.most_rows, tile);
-  auto items = [&](int64_t item, int) {
+  auto items = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / most_groups];
     const int64_t groups = num_groups(block.rows, tile), index = item % most_groups;
     if (index >= groups) return;
     const RowGroup group = group_of(block.rows, groups, index);
-    body(block, block.first + group.start, group.size);
+    body(block, block.first + group.start, group.size, worker);
   };
   parallel(pool, l.num_blocks * most_groups, items);
 }
@@ -253,7 +253,7 @@ static void over_groups(Pool& pool, const Product& l, int64_t tile, Body&& body)
 static void pack_floats(Pool& pool, const Product& l, int64_t tile, float* packed) {
   const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in);
-  over_groups(pool, l, tile, [&](const RowBlock&, int64_t first, int64_t rows) {
+  over_groups(pool, l, tile, [&](const RowBlock&, int64_t first, int64_t rows, int) {
     const float* x[FLOAT_TILE];
     for (int64_t r = 0; r < rows; r++) x[r] = l.input(first + r);
     float* out = packed + first * depth;

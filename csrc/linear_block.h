@@ -88,7 +88,7 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
   auto* scales = reinterpret_cast<float*>(memory + numbers * STEPS);
   const BlockGroup all_rows{memory, scales, reinterpret_cast<int32_t*>(scales + numbers),
                             scales + numbers * (1 + PARTS)};
-  over_groups(pool, l, BLOCK_TILE, [&](const RowBlock& block, int64_t first, int64_t rows) {
+  over_groups(pool, l, BLOCK_TILE, [&](const RowBlock& block, int64_t first, int64_t rows, int) {
     const BlockGroup group = all_rows.from(first * blocks, 1, PARTS);
     for (int64_t r = 0; r < rows; r++)
       quantize_blocks<F>(l.input(first + r), block.weight->order, blocks, rows, r, group);

@@ -5,6 +5,7 @@
 #include "bytes.h"
 #include "linear.h"
 #include "norm.h"
+#include "rotate.h"
 
 namespace flover::FLOVER_ISA {
 
@@ -14,9 +15,9 @@ constexpr int64_t INT_TILE = 8;
 constexpr int64_t INT_TILE = 4;
 #endif
 
-FLOVER_INLINE I16 start_sums(const int32_t* weight_sums) {  // -128 times
+FLOVER_INLINE I16 start_sums(const WeightSums* weight_sums) {
   int32_t lanes[LANES];
-  for (int i = 0; i < LANES; i++) lanes[i] = weight_sums[i] * -128;
+  for (int i = 0; i < LANES; i++) lanes[i] = start_sum(weight_sums[i]);
   return load_int(lanes);
 }
 
@@ -75,57 +76,44 @@ FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums
 #endif
 
 // The rows of x in integers: `x` [steps of 4 inputs][rows of the group], group after group; one scale per row; for
-// int4 the sum of each block of 32, [rows][blocks]. int8 wants x + 128.
+// int4 the sum of each block of 32, [rows][blocks]. int8 wants x + ACTIVATION_ZERO.
 struct Quantized {
   int32_t* x;
   float* scales;
   float* block_sums;
 };
 
-static void quantize_row(const float* x, int64_t in, int64_t depth, int64_t group_size, int64_t r, int32_t* out,
-                         uint32_t flip, const float* reach_of_all, float* scale, float* block_sums) {
+// Row r of a group. `rotated` is room for the row in whole registers.
+static void quantize_row(const float* x, const Weight& w, int64_t depth, int64_t group_size, int64_t r, int32_t* out,
+                         uint32_t flip, const float* absmax_of_all, float* rotated, float* scale, float* block_sums) {
   // Numbers that are not finite have no integers: they make the scale, and so the whole row, not a number.
-  F16 top = zero(), check = zero();
-  for (int64_t k = 0; k < in; k += LANES) {
-    const F16 part = load_first(x + k, (int)least(LANES, in - k));
-    top = max(absolute(part), top);
-    check = fma(part, zero(), check);
-  }
-  const float reach = reach_of_all ? *reach_of_all : largest(top);
-  const bool finite = sum(check) == 0.0f;
-  *scale = finite ? reach / 127.0f : float_of(0x7fc00000);
-  const float inverse = finite && reach > 0.0f ? 127.0f / reach : 0.0f;
-  int32_t block_sum = 0;
+  const Extent extent = rotate_row(x, w.in, w.rotation, rotated);
+  const float absmax = absmax_of_all ? *absmax_of_all : extent.absmax;
+  *scale = extent.finite ? absmax / 127.0f * rotation_scale(w.rotation) : float_of(0x7fc00000);
+  const F16 inverse = all(extent.finite && absmax > 0.0f ? 127.0f / absmax : 0.0f);
+  for (int64_t k = round_up(w.in, LANES); k < depth; k += LANES) store(rotated + k, zero());
+  int32_t* word = out + r;
+  F16 block_sum = zero();
   for (int64_t k = 0; k < depth; k += LANES) {
-    const int valid = (int)least(LANES, most(in - k, 0));
-    F16 values = valid > 0 && finite ? load_first(x + k, valid) : zero();
-    I16 q = to_int(min(all(127.0f), max(all(-127.0f), mul(values, all(inverse)))));
-    int32_t lanes[LANES];
-    store_int(lanes, q);
-    for (int64_t i = 0; i < LANES && k + i < depth; i += 4) {
-      const uint32_t four = (uint32_t)(uint8_t)lanes[i] | (uint32_t)(uint8_t)lanes[i + 1] << 8 |
-                            (uint32_t)(uint8_t)lanes[i + 2] << 16 | (uint32_t)(uint8_t)lanes[i + 3] << 24;
-      out[(k + i) / 4 * group_size + r] = (int32_t)(four ^ flip);
-    }
-    if (block_sums) {
-      for (int i = 0; i < LANES; i++) block_sum += lanes[i];
-      if ((k + LANES) % GROUP == 0) {
-        block_sums[k / GROUP] = (float)block_sum;
-        block_sum = 0;
-      }
-    }
+    const F16 value = extent.finite ? load(rotated + k) : zero();
+    const I16 q = to_int(min(all(127.0f), max(all(-127.0f), mul(value, inverse))));
+    int8_t bytes[LANES];
+    store_i8(bytes, q);
+    uint32_t words[LANES / 4];
+    memcpy(words, bytes, LANES);
+    for (int64_t i = 0; i < LANES / 4 && k + 4 * i < depth; i++, word += group_size) *word = (int32_t)(words[i] ^ flip);
+    if (!block_sums) continue;
+    block_sum = add(block_sum, to_float(q));
+    if ((k + LANES) % GROUP) continue;
+    block_sums[k / GROUP] = sum(block_sum);
+    block_sum = zero();
   }
 }
 
 static void run(Pool& pool, const AbsMax& a) {
   over_rows(pool, a.rows * a.parts, a.size, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; row++) {
-      const float* x = a.x + row * a.size;
-      F16 top = zero();
-      for (int64_t k = 0; k < a.size; k += LANES)
-        top = max(absolute(load_first(x + k, (int)least(LANES, a.size - k))), top);
-      a.y[row] = largest(top);
-    }
+    for (int64_t row = first; row < last; row++)
+      a.y[row] = rotate_row(a.x + row * a.size, a.size, a.rotation, nullptr).absmax;
   });
 }
 
@@ -133,15 +121,16 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
   const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in), blocks = w.format == Format::int4 ? depth / GROUP : 0;
   const int64_t integers = l.rows * depth / 4;
-  const uint32_t flip = w.format == Format::int8 ? 0x80808080u : 0;
+  const uint32_t flip = w.format == Format::int8 && ACTIVATION_ZERO ? 0x80808080u : 0;
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(integers + l.rows * (1 + blocks)) * 4));
   Quantized q{memory, reinterpret_cast<float*>(memory + integers), nullptr};
   if (blocks) q.block_sums = q.scales + l.rows;
-  over_groups(pool, l, INT_TILE, [&](const RowBlock&, int64_t first, int64_t rows) {
+  over_groups(pool, l, INT_TILE, [&](const RowBlock&, int64_t first, int64_t rows, int worker) {
+    auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(depth, LANES) * 4));
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
-      quantize_row(l.input(row), w.in, depth, rows, r, q.x + first * (depth / 4), flip,
-                   l.absmax ? l.absmax + l.place(row) : nullptr, q.scales + row,
+      quantize_row(l.input(row), w, depth, rows, r, q.x + first * (depth / 4), flip,
+                   l.absmax ? l.absmax + l.place(row) : nullptr, rotated, q.scales + row,
                    q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
   });
@@ -150,8 +139,8 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
 
 template <int R, int P>
 [[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panels, int64_t stride, int64_t steps,
-                                        const float* weight_scales, const int32_t* weight_sums, const float* row_scales,
-                                        float* sums, int64_t sum_stride, Ahead ahead) {
+                                        const float* weight_scales, const WeightSums* weight_sums,
+                                        const float* row_scales, float* sums, int64_t sum_stride, Ahead ahead) {
   I16 acc[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -221,7 +210,7 @@ static void int_product(Pool& pool, const Product& l) {
     auto* sums = static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT * PANEL) * sizeof(float)));
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* scales = block.weight->scales + first_panel * PANEL;
-    const int32_t* weight_sums = block.weight->sums + first_panel * PANEL;
+    const WeightSums* weight_sums = block.weight->sums + first_panel * PANEL;
     const bool twice = !four && rows <= 2;  // two panels at once: one alone has too few chains
     const int64_t wide = twice ? 2 : 1, ticks = four ? blocks : depth / 4 / STEPS_PER_TICK;
     for (int64_t p = 0; p < count; p += wide) {

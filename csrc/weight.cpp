@@ -67,10 +67,20 @@ struct Fit {
 
 float inverse_of(Affine a) { return a.scale == 0.0f ? 0.0f : 1.0f / a.scale; }
 
-[[gnu::always_inline]] inline float sum_of(Wide lanes) {
-  float sum = 0;
-  for (int j = 0; j < WIDE; j++) sum += lanes[j];
-  return sum;
+[[gnu::always_inline]] inline float sum_of(Wide a) {
+  return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
+}
+
+// The squared error of a group.
+[[gnu::always_inline]] inline float error_of(const float* values, Affine a) {
+  Wide error{};
+  const float inverse = inverse_of(a);
+  for (int i = 0; i < GROUP; i += WIDE) {
+    const Wide value = load_wide(values + i);
+    const Wide gap = a.scale * quantize(value, a.offset, inverse) + a.offset - value;
+    error += gap * gap;
+  }
+  return sum_of(error);
 }
 
 [[gnu::always_inline]] inline Fit fit_of(const float* values, Affine a) {
@@ -84,16 +94,21 @@ float inverse_of(Affine a) { return a.scale == 0.0f ? 0.0f : 1.0f / a.scale; }
   return {sum_of(error), sum_of(q_sum), sum_of(qq), sum_of(w), sum_of(qw)};
 }
 
+constexpr float CUT_OFF[] = {0.0f, 0.05f, 0.1f};  // shares of the range
+
+Affine in_halves(Affine a) { return {widen_f16(narrow_f16(a.scale)), widen_f16(narrow_f16(a.offset))}; }
+
 // Least squares for scale and offset given how the values are rounded now.
 Affine refit(const Fit& f, Affine a) {
   const float spread = GROUP * f.qq - f.q * f.q;
   if (spread <= 0) return a;
   const float scale = (GROUP * f.qw - f.q * f.w) / spread;
-  return {widen_f16(narrow_f16(scale)), widen_f16(narrow_f16((f.w - scale * f.q) / GROUP))};
+  return in_halves({scale, (f.w - scale * f.q) / GROUP});
 }
 
-// Scale and offset, both float16, that bring a group of 32 values near: the full range, and what least squares make of
-// its rounding, twice; the smallest squared error wins.
+// Scale and offset, both float16, that bring a group of 32 values near: the best of nine ranges, the full one and those
+// that cut off a little at either end, and what least squares make of its rounding, twice; the smallest squared error
+// wins.
 FLOVER_CLONES Affine fit(const float* values) {
   Wide lows = load_wide(values), highs = lows;
   for (int i = WIDE; i < GROUP; i += WIDE)
@@ -102,8 +117,16 @@ FLOVER_CLONES Affine fit(const float* values) {
   for (int j = 1; j < WIDE; j++) low = std::min(low, lows[j]), high = std::max(high, highs[j]);
   Affine best{0.0f, widen_f16(narrow_f16((high + low) / 2))};
   if (high == low) return best;
-  Affine a{widen_f16(narrow_f16((high - low) / 15)), widen_f16(narrow_f16(low))};
+  Affine a{};
   float least = std::numeric_limits<float>::infinity();
+  for (const float below : CUT_OFF)
+    for (const float above : CUT_OFF) {
+      const Affine range{(high - low) * (1 - below - above) / 15, low + (high - low) * below};
+      const float error = error_of(values, range);
+      if (error < least) least = error, a = range;
+    }
+  a = in_halves(a);
+  least = std::numeric_limits<float>::infinity();
   for (int turn = 0; turn < 3; turn++) {
     const Fit fit = fit_of(values, a);
     if (fit.error < least) least = fit.error, best = a;
@@ -121,8 +144,8 @@ FLOVER_CLONES void quantize_int4(const float* values, Affine a, uint8_t* out) {
   }
 }
 
-// The step of a row: the largest number in 127 steps, inputs 0, 1, 4, 5 and 2, 3, 6, 7 of every eight in 126.9 together
-// (rounding all four up still leaves 128 at most).
+// The step of a row: the largest number in 127 steps, inputs 0, 1, 4, 5 and 2, 3, 6, 7 of every eight in 253.9 together
+// (rounding all four up still leaves 255 at most).
 FLOVER_CLONES float int8_scale(const float* values, int64_t in) {
   float largest[8] = {}, four[2] = {};
   auto take = [&](const float* v) {
@@ -139,20 +162,46 @@ FLOVER_CLONES float int8_scale(const float* values, int64_t in) {
     std::copy(values + k, values + in, rest);
     take(rest);
   }
-  return std::max(*std::max_element(largest, largest + 8) / 127, std::max(four[0], four[1]) / 126.9f);
+  return std::max(*std::max_element(largest, largest + 8) / 127, std::max(four[0], four[1]) / 253.9f);
 }
 
-// values / scale, nearest even; returns the sum.
-FLOVER_CLONES int32_t quantize_int8(const float* values, int64_t in, float scale, int8_t* out) {
-  if (!(scale > 0)) return 0;
-  int32_t sum = 0;
+// values / scale, nearest even; returns the sums.
+FLOVER_CLONES WeightSums quantize_int8(const float* values, int64_t in, float scale, int8_t* out) {
+  if (!(scale > 0)) return {};
+  int32_t sum = 0, magnitudes = 0;
   for (int64_t k = 0; k < in; k++) {
     const float q = (values[k] / scale + 12582912.0f) - 12582912.0f;  // 1.5 * 2^23
     const auto rounded = (int32_t)std::min(std::max(q, -127.0f), 127.0f);
     out[k] = (int8_t)rounded;
-    sum += rounded;
+    sum += rounded, magnitudes += std::abs(rounded);
   }
-  return sum;
+  return {(magnitudes + sum) / 2, (magnitudes - sum) / 2};
+}
+
+// One round of the rotation within eight numbers (rotate.h): of those whose numbers differ in one bit.
+[[gnu::always_inline]] inline void meet(Wide& a, int bit) {
+  using Lanes = int32_t __attribute__((vector_size(32)));
+  Lanes other{};
+  Wide sign{};
+  for (int i = 0; i < WIDE; i++) other[i] = i ^ bit, sign[i] = i & bit ? -1.0f : 1.0f;
+  a = a * sign + __builtin_shuffle(a, other);
+}
+
+// Every block of so many numbers times the Hadamard matrix and `factor`, in place (weight.h).
+FLOVER_CLONES void rotate(float* values, int64_t count, int64_t rotation, float factor) {
+  for (int64_t k = 0; k + WIDE <= count && rotation >= WIDE; k += WIDE) {
+    Wide rotated = load_wide(values + k) * factor;
+    for (const int bit : {1, 2, 4}) meet(rotated, bit);
+    std::memcpy(values + k, &rotated, sizeof rotated);
+  }
+  for (int64_t step = rotation >= WIDE ? WIDE : 1; step < rotation; step *= 2)
+    for (int64_t k = 0; k < count; k += 2 * step)
+      for (int64_t i = k; i < k + step; i++) {
+        const float first = values[i], second = values[i + step];
+        values[i] = first + second, values[i + step] = first - second;
+      }
+  if (rotation > 1 && rotation < WIDE)
+    for (int64_t k = 0; k < count; k++) values[k] *= factor;
 }
 
 void check_finite(const float* values, int64_t count) {
@@ -171,15 +220,20 @@ const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_
 
 }  // namespace
 
-PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated)
-    : format_(format), out_(out), in_(in), gated_(gated) {
+PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated, int64_t rotation)
+    : format_(format), out_(out), in_(in), gated_(gated), rotation_(rotation) {
   if (out < 1 || in < 1) throw std::invalid_argument("a weight needs at least one input and one output");
   if (gated && out % 2) throw std::invalid_argument("a gated weight needs an even number of outputs");
   if (is_block(format) && in % block_format(format).inputs)
     throw std::invalid_argument("the inputs of a weight must be whole blocks of its format");
+  if (rotation < 1 || rotation > 1 << MOST_ROUNDS || (rotation & (rotation - 1)) || in % rotation)
+    throw std::invalid_argument(
+        "the inputs of a weight must be whole blocks of its rotation, a power of two up to 128");
+  if (rotation > 1 && format != Format::int8 && format != Format::int4)
+    throw std::invalid_argument("only weights in int8 and int4 are rotated");
   const int64_t panels = num_panels(out, gated);
   data_bytes_ = (size_t)(panels * panel_bytes(format, in));
-  bytes_ = data_bytes_ + (format == Format::int8 ? (size_t)(panels * PANEL * 8) : 0);
+  bytes_ = data_bytes_ + (format == Format::int8 ? (size_t)(panels * PANEL) * (sizeof(float) + sizeof(WeightSums)) : 0);
   // Fresh from the system: zeros, aligned, and in large pages where there are any.
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
@@ -193,11 +247,12 @@ PackedWeight::~PackedWeight() { munmap(memory_, bytes_); }
 
 Weight PackedWeight::view() const {
   const auto* scales = reinterpret_cast<const float*>(memory_ + data_bytes_);
-  const auto* sums = reinterpret_cast<const int32_t*>(scales + num_panels(out_, gated_) * PANEL);
+  const auto* sums = reinterpret_cast<const WeightSums*>(scales + num_panels(out_, gated_) * PANEL);
   return {
       .format = format_,
       .out = out_,
       .in = in_,
+      .rotation = rotation_,
       .gated = gated_,
       .data = memory_,
       .scales = scales,
@@ -237,6 +292,7 @@ void PackedWeight::check_rows(int64_t first, int64_t count, int64_t width, int64
 void PackedWeight::store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start) {
   check_rows(first, count, width, start);
   if (is_block(format_)) throw std::logic_error("numbers are not quantized to blocks");
+  if (width % rotation_ || start % rotation_) throw std::out_of_range("the weight's columns are not whole blocks");
   if (format_ == Format::int8 || format_ == Format::int4) check_finite(values, count * width);
   each_row(first, count, [&](int64_t row) { store_row(row, values + (row - first) * width, width, start); });
 }
@@ -259,6 +315,12 @@ void PackedWeight::store_blocks(int64_t first, int64_t count, const uint8_t* row
 }
 
 void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int64_t start) {
+  std::vector<float> rotated;
+  if (rotation_ > 1) {
+    rotated.assign(whole, whole + width);
+    rotate(rotated.data(), width, rotation_, rotated_weight_scale(rotation_));
+    whole = rotated.data();
+  }
   const float* values = whole + start;
   int64_t panel, lane;
   place(row, panel, lane);
@@ -276,11 +338,11 @@ void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int
     case Format::int8: {
       const float scale = int8_scale(whole, width);
       std::vector<int8_t> q((size_t)padded_in(format_, in_));
-      const int32_t sum = quantize_int8(values, in_, scale, q.data());
+      const WeightSums sums = quantize_int8(values, in_, scale, q.data());
       for (size_t k = 0; k < q.size(); k += 4) std::memcpy(data + (k * PANEL) + lane * 4, q.data() + k, 4);
       const Weight mine = view();
       const_cast<float*>(mine.scales)[panel * PANEL + lane] = scale;
-      const_cast<int32_t*>(mine.sums)[panel * PANEL + lane] = sum;
+      const_cast<WeightSums*>(mine.sums)[panel * PANEL + lane] = sums;
       break;
     }
     case Format::int4:

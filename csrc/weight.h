@@ -4,7 +4,7 @@
 //   float32            [in][16]
 //   bfloat16, float16  [in / 2][16][2]
 //   int8               [in / 4][16][4]; w = scale[out] * q, q in -127..127, and of every 8 inputs |q| of 0, 1, 4, 5 and
-//                      of 2, 3, 6, 7 add up to 128 at most: with activations in 0..255 the sum of four products has
+//                      of 2, 3, 6, 7 add up to 255 at most: with activations in -128..127 the sum of four products has
 //                      16 bits
 //   int4               [in / 32] blocks of: 16 float16 scales, 16 float16 offsets, then [8][8][4] bytes: step, output,
 //                      input; the low half of a byte belongs to output o, the high half to output o + 8;
@@ -12,6 +12,12 @@
 //   block formats      blocks.h
 // The input is padded with zeros to whole steps (int4: whole blocks), the outputs to whole panels; of a gated weight
 // each half is padded and the panels of gate and up alternate.
+//
+// int8 and int4 are rotated before they are quantized: every block of `rotation` inputs is multiplied by the Hadamard
+// matrix H [rotation, rotation] of +1 and -1. Activations are rotated likewise when they are quantized, and since
+// H H = rotation, x · w = (H x) · (H w) / rotation. Large numbers are spread over their block, so that few steps are
+// lost to them (QuaRot, arXiv:2404.00456). The division is by powers of two, which is exact: a part of it in the
+// weights, so that they keep their size, and the rest in the scale of the activations.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +30,13 @@ namespace flover {
 
 constexpr int64_t GROUP = 32;  // inputs that share a scale in int4
 constexpr int64_t INT4_BLOCK = 2 * 2 * PANEL + GROUP * PANEL / 2;
+constexpr int MOST_ROUNDS = 7;  // blocks of at most 128 inputs are rotated
+
+// The rounds of additions that rotate a block.
+inline int rounds_of(int64_t rotation) { return __builtin_ctzll((unsigned long long)rotation); }
+// The factors of rotated weights and of rotated activations: together 1 / rotation.
+inline float rotated_weight_scale(int64_t rotation) { return 1.0f / (float)(1 << rounds_of(rotation) / 2); }
+inline float rotation_scale(int64_t rotation) { return 1.0f / (float)(1 << (rounds_of(rotation) + 1) / 2); }
 
 inline int64_t step_of(Format format) {
   switch (format) {
@@ -63,21 +76,22 @@ inline int64_t num_panels(int64_t out, bool gated) {
 // Memory of a packed weight. Rows are stored one after another or in any order; each is written exactly once.
 class PackedWeight {
  public:
-  // Throws std::invalid_argument for sizes below one, an odd gated output or inputs that are not whole blocks,
-  // std::bad_alloc.
-  PackedWeight(Format format, int64_t out, int64_t in, bool gated);
+  // Throws std::invalid_argument for sizes below one, an odd gated output, inputs that are not whole blocks, or a
+  // rotation that is not of whole blocks, std::bad_alloc.
+  PackedWeight(Format format, int64_t out, int64_t in, bool gated, int64_t rotation);
   ~PackedWeight();
   PackedWeight(const PackedWeight&) = delete;
   PackedWeight& operator=(const PackedWeight&) = delete;
 
   // Quantize and pack rows first..first+count of `values` [count, width], whose columns start..start+in are kept. int8
-  // takes the scale of the whole row; whoever cuts does it at a multiple of 8 (int4: of 32). Throws std::out_of_range.
+  // takes the scale of the whole row; whoever cuts does it at a multiple of 8 (int4: of 32) and of the rotation. Throws
+  // std::out_of_range.
   void store(int64_t first, int64_t count, const float* values, int64_t width, int64_t start);
   // The same for rows in the blocks of a file. Throws std::invalid_argument for numbers that are not finite.
   void store_blocks(int64_t first, int64_t count, const uint8_t* rows, int64_t width, int64_t start);
   // The inputs in the order in which all rows have them, [in]: each once.
   void set_order(const int32_t* order);
-  // The numbers that the kernels see for one row, [in].
+  // The numbers that the kernels see for one row, [in]: rotated.
   void row(int64_t index, float* values) const;
 
   Weight view() const;
@@ -93,6 +107,7 @@ class PackedWeight {
   Format format_;
   int64_t out_, in_;
   bool gated_;
+  int64_t rotation_;
   std::vector<int32_t> order_;  // empty: as they come
   size_t bytes_ = 0;
   size_t data_bytes_ = 0;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -60,4 +61,16 @@ INPUTS_TOGETHER: Mapping[WeightFormat, int] = {
     "int4": 32,
     **{name: block.inputs for name, block in BLOCKS.items()},
 }
-"""The quantized formats, and how many inputs in a row are quantized together: ranks are not cut there."""
+"""The quantized formats, and how many inputs in a row are quantized together."""
+LARGEST_ROTATION = 128
+
+
+def rotation_of(weight_format: WeightFormat, inputs: int) -> int:
+    """How many neighbouring inputs are rotated together before they are quantized, of so many in a row: the largest
+    power of two that divides them, up to 128. 1: nothing is rotated."""
+    return math.gcd(inputs, LARGEST_ROTATION) if weight_format in ONE_SCALE else 1
+
+
+def inputs_together(weight_format: WeightFormat, inputs: int) -> int:
+    """How many neighbouring inputs depend on each other, of so many in a row: ranks are cut between these."""
+    return max(INPUTS_TOGETHER.get(weight_format, 1), rotation_of(weight_format, inputs))

@@ -17,6 +17,7 @@ from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.model.config import parameter_shapes
 from flover.model.describe import kv_dtype_of
+from flover.model.formats import has_more_bits
 from flover.model.load import LoadedModel, load_model
 from flover.model.locate import locate_model
 from flover.ops import HostArray
@@ -309,15 +310,22 @@ def test_dummy_weights_need_only_a_config(path: Path) -> None:
     ],
 )
 def test_weights_are_kept_as_asked(path: Path, settings: dict[str, str], kept: str, outer: str) -> None:
-    """Embedding and head keep eight bits where the linears have four; norms and biases are float32 always."""
+    """Embedding, head and the second linear of the last layer keep eight bits where the linears have four; norms and
+    biases are float32 always."""
     loaded = load(path, **settings)
     assert loaded.format == kept
     formats = {name: matrix.format for name, matrix in loaded.decoder.weights.matrices.items()}
-    outers = {"embed.weight", "head.weight"}
+    outers = {"embed.weight", "head.weight", *(["layers.1.down.weight"] if kept == "int4" else [])}
     assert {formats[name] for name in outers & formats.keys()} == {outer}
     assert {formats[name] for name in formats.keys() - outers} == {kept}
     assert {vector.dtype for vector in loaded.decoder.weights.vectors.values()} == {np.dtype(np.float32)}
     assert whole_logits(loaded, PROMPT).isfinite().all()
+
+
+def test_four_bits_are_eight_where_llama_cpp_has_more() -> None:
+    """The layers whose `ffn_down` is in Q6_K in a Q4_K_M file of a model with 18 layers (Gemma 3 270M)."""
+    found = [layer for layer in range(18) if has_more_bits(f"layers.{layer}.down.weight", 18)]
+    assert found == [0, 1, 4, 7, 10, 13, 15, 16, 17]
 
 
 @pytest.mark.parametrize("settings", [{}, {"dtype": "float16"}, {"dtype": "bfloat16"}, {"quantization": "int8"}])

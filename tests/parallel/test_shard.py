@@ -97,10 +97,16 @@ def test_the_vocabulary_is_dealt_out_with_a_row_of_zeros_for_everybody_elses_tok
         ({}, 3, "float32", "attention heads: 8"),
         ({"intermediate_size": 25}, 2, "float32", "inner width: 25"),
         ({"num_heads": 12, "num_kv_heads": 3}, 2, "float32", "3 key/value heads"),
-        ({}, 4, "int8", "attention output of 16 into parts of 4, but int8 weights keep 8 "),
-        ({}, 2, "int8", "inner width of 24 into parts of 12, but int8 weights keep 8 "),
-        ({"head_dim": 8}, 2, "int4", "inner width of 24 into parts of 12, but int4 weights keep 32 "),
-        ({"intermediate_size": 64}, 2, "int4", "attention output of 16 into parts of 8, but int4"),
+        ({}, 4, "int8", "attention output of 16 into parts of 4, but int8 weights keep 16 "),
+        ({"head_dim": 32}, 2, "int8", "inner width of 24 into parts of 12, but int8 weights keep 8 "),
+        ({"head_dim": 32}, 2, "int4", "inner width of 24 into parts of 12, but int4 weights keep 32 "),
+        ({"intermediate_size": 256}, 2, "int4", "attention output of 16 into parts of 8, but int4"),
+        (
+            {"head_dim": 64, "intermediate_size": 11008},
+            4,
+            "int8",
+            "inner width of 11008 into parts of 2752, but int8 weights keep 128 ",
+        ),
     ],
 )
 def test_cuts_that_cannot_be_are_refused_with_the_numbers(
@@ -111,6 +117,6 @@ def test_cuts_that_cannot_be_are_refused_with_the_numbers(
 
 
 def test_cuts_between_what_is_quantized_together_are_not_refused() -> None:
-    config = dataclasses.replace(CONFIG, head_dim=8, intermediate_size=64)
+    config = dataclasses.replace(CONFIG, head_dim=32, intermediate_size=256)
     for kind in ("int8", "int4"):
-        assert Shard(1, 2).config(config, kind).intermediate_size == 32
+        assert Shard(1, 2).config(config, kind).intermediate_size == 128

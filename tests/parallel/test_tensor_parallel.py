@@ -43,9 +43,19 @@ TOLERANCE = {
 """On log-probabilities: half of them are as near as the first, all as the second. Sums over ranks are rounded in other
 places. Now and then that moves what lies between two steps of 8 bits by a whole step, and models as tiny as these feel
 it."""
-WIDE = {"hidden_size": 64, "intermediate_size": 128}
-WIDE_GPT = {"n_embd": 64, "n_inner": 128}
-"""Enough for two ranks in int4 and four in int8."""
+WIDE = {"hidden_size": 64, "head_dim": 128, "intermediate_size": 512}
+"""Enough for four ranks in int8 and int4, which are cut at multiples of 128 inputs."""
+
+
+def sizes_of(family: str, kind: str, ranks: int) -> dict[str, int]:
+    """Changes to the family's recipe, wide enough for so many ranks."""
+    if kind not in ("int8", "int4"):
+        return {}
+    width = 128 * ranks
+    if family in ("gpt2", "gptj"):
+        return {"n_embd": width}
+    heads = {"head_dim": width // 4} if family in ("mistral", "qwen3") else {}
+    return {"hidden_size": width, "intermediate_size": width, **heads}
 
 
 @contextmanager
@@ -132,7 +142,7 @@ def wide_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("family", "kind"), [*itertools.product(FAMILIES, ("float32", "int8")), ("llama", "bfloat16")])
 def test_two_ranks_give_what_one_gives(tmp_path: Path, family: str, kind: str) -> None:
     """Formats are cut by one code for all families: those that differ most in it, and a third with one of them."""
-    compare(make_checkpoint(tmp_path, family), 2, kind)
+    compare(make_checkpoint(tmp_path, family, seed=1, **sizes_of(family, kind, 2)), 2, kind)
 
 
 @pytest.mark.parametrize(("kind", "scales"), [("float32", 0), ("int8", 2), ("int4", 2)])
@@ -200,7 +210,7 @@ def test_the_bundled_model_says_the_same_on_two_ranks() -> None:
 
 def test_four_ranks_give_what_one_gives(tmp_path: Path) -> None:
     """Columns and rows of GPT-2 lie the other way round."""
-    compare(make_checkpoint(tmp_path, "gpt2", **WIDE_GPT), 4, "int8")
+    compare(make_checkpoint(tmp_path, "gpt2", **sizes_of("gpt2", "int8", 4)), 4, "int8")
 
 
 def test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks(wide_llama: Path) -> None:

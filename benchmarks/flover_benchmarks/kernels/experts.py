@@ -74,7 +74,7 @@ class ExpertBench:
             kept.append(np.empty(shape, dtype=np.float32))
             return kept[-1]
 
-        recorder = ExpertOps(kernels.append, new, lambda x, parts: x)
+        recorder = ExpertOps(kernels.append, new, lambda x, parts, rotation: x)
         x = np.random.default_rng(1).standard_normal((len(scores), self.config.hidden_size), dtype=np.float32)
         recorder.run(x, scores, self._up, self._down, self.experts.routing, self.config.activation)
         return keeping((x, scores, kept), lambda: _run_all(ops, kernels))

@@ -46,7 +46,9 @@ def matrix_formats(model: ModelConfig, asked: WeightFormat, reads: Iterable[Read
         if placement.parameter in stored:
             stored[placement.parameter].append((info, placement))
     return {
-        name: _stored_rows(stored[name], asked, model) if name in stored else (Rows(shape[0], format_of(name, asked)),)
+        name: _stored_rows(stored[name], asked, model)
+        if name in stored
+        else (Rows(shape[0], format_of(name, asked, model)),)
         for name, shape in parameter_shapes(model).items()
         if len(shape) == 2
     }
@@ -66,7 +68,7 @@ def _stored_rows(
 ) -> tuple[Rows, ...]:
     found: list[Rows] = []
     for info, placement in sorted(placed, key=lambda one: one[1].start):
-        kept = cast(WeightFormat, info.dtype) if info.dtype in BLOCKS else format_of(placement.parameter, asked)
+        kept = cast(WeightFormat, info.dtype) if info.dtype in BLOCKS else format_of(placement.parameter, asked, model)
         count = placement.stop - placement.start
         if found and found[-1].format == kept:
             found[-1] = Rows(found[-1].count + count, kept)
@@ -78,13 +80,24 @@ def _stored_rows(
     return tuple(found)
 
 
-def format_of(name: str, asked: WeightFormat) -> WeightFormat:
-    """How one matrix is kept. Embedding and output projection decide single tokens: they keep eight bits where the
-    linears have four. A router decides which experts are computed: it is never rounded."""
+def format_of(name: str, asked: WeightFormat, model: ModelConfig) -> WeightFormat:
+    """How one matrix is kept. A router decides which experts are computed: it is never rounded. Where linears have four
+    bits, some matrices keep eight: embedding and output projection, which decide single tokens, and the second linear
+    of the feed-forward block in half of the layers."""
     if name.endswith(ROUTERS):
         return "float32"
-    outer = name in ("embed.weight", "positions.weight", "head.weight")
-    return "int8" if outer and asked == "int4" else asked
+    if asked != "int4":
+        return asked
+    if name in ("embed.weight", "positions.weight", "head.weight"):
+        return "int8"
+    return "int8" if name.endswith("down.weight") and has_more_bits(name, model.num_layers) else "int4"
+
+
+def has_more_bits(name: str, num_layers: int) -> bool:
+    """Is the parameter in one of the layers whose errors weigh most: the first and the last eighth, and every third
+    between (llama.cpp's `use_more_bits`)?"""
+    layer, eighth = int(name.split(".")[1]), num_layers // 8
+    return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
 
 
 def is_gated(name: str, model: ModelConfig) -> bool:

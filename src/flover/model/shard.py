@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from flover.errors import ConfigError
 from flover.model.config import ExpertsConfig, ModelConfig
-from flover.ops import INPUTS_TOGETHER, Part, WeightFormat
+from flover.ops import Part, WeightFormat, inputs_together
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +90,8 @@ class Shard:
             raise ConfigError(
                 f"{size}: the norm of this model's queries and keys is over all heads, which ranks divide"
             )
-        together = INPUTS_TOGETHER.get(weight_format, 1)
         for what, count in (("attention output", whole.query_size), *widths):
+            together = inputs_together(weight_format, count)
             if count // self.size % together:
                 raise ConfigError(
                     f"{size} cuts the model's {what} of {count} into parts of {count // self.size}, but "

@@ -14,7 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from flover.ops.group import Alone, Group, Reduction
-from flover.weight_formats import BLOCKS, GGUF_BLOCKS, INPUTS_TOGETHER, ONE_SCALE, Block, WeightFormat
+from flover.weight_formats import (
+    BLOCKS,
+    GGUF_BLOCKS,
+    INPUTS_TOGETHER,
+    ONE_SCALE,
+    Block,
+    WeightFormat,
+    inputs_together,
+    rotation_of,
+)
 
 Array: TypeAlias = Any
 """An implementation's own arrays: numpy's on the CPU, torch's tensors elsewhere. Who is written against the table only
@@ -298,4 +307,6 @@ __all__ = [
     "SampleParams",
     "Weight",
     "WeightFormat",
+    "inputs_together",
+    "rotation_of",
 ]

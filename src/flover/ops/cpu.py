@@ -120,7 +120,7 @@ class CpuOps:
         gated = isinstance(weight, PackedWeight) and weight.gated
         y = self._new(x.shape[0], out_size // 2 if gated else out_size)
         for member, column in members_of(weight):
-            absmax = self._absmax_of_all(x, 1) if member.part and member.format in ONE_SCALE else None
+            absmax = self._absmax_of_all(x, 1, member.rotation) if member.part and member.format in ONE_SCALE else None
             self._run(
                 _cpu.Linear(
                     weight=member.data,
@@ -136,11 +136,13 @@ class CpuOps:
             )
         return y
 
-    def _absmax_of_all(self, x: Array, parts: int) -> Array:
-        """The largest magnitude of each part of the rows that x is this rank's shard of, [T, parts]."""
+    def _absmax_of_all(self, x: Array, parts: int, rotation: int) -> Array:
+        """The largest magnitude of each part of the rows that x is this rank's shard of, rotated, [T, parts]."""
         rows, size = x.shape
         absmax = self._new(rows, parts)
-        self._run(_cpu.AbsMax(x=floats(x), rows=rows, parts=parts, size=size // parts, y=floats(absmax)))
+        self._run(
+            _cpu.AbsMax(x=floats(x), rows=rows, parts=parts, size=size // parts, rotation=rotation, y=floats(absmax))
+        )
         self._all_reduce("max", absmax)
         return absmax
 

@@ -15,13 +15,14 @@ from flover.ops.cpu_weight import PackedWeight
 
 class ExpertOps:
     """The operations of the table that layers with experts add. `run` computes an operation, `new` makes an array of
-    float32, `absmax_of_all` gives the largest magnitudes of the parts of rows, over all ranks."""
+    float32, `absmax_of_all` gives the largest magnitudes of the parts of rows,
+    rotated, over all ranks."""
 
     def __init__(
         self,
         run: Callable[[_cpu.Op], None],
         new: Callable[..., Array],
-        absmax_of_all: Callable[[Array, int], Array],
+        absmax_of_all: Callable[[Array, int, int], Array],
     ) -> None:
         self._run = run
         self._new = new
@@ -70,7 +71,7 @@ class ExpertOps:
         alike = {(weight.shape, weight.format, weight.gated, weight.part) for weight in weights}
         if len(alike) > 1 or x.shape[1] != in_size * (chosen if input_each else 1):
             raise InvariantError(f"experts of shapes and formats {alike} do not take inputs of {x.shape[1]}")
-        absmax = self._absmax_of_all(x, chosen) if first.part and first.format in ONE_SCALE else None
+        absmax = self._absmax_of_all(x, chosen, first.rotation) if first.part and first.format in ONE_SCALE else None
         y = self._new(x.shape[0], chosen * (out_size // 2 if first.gated else out_size))
         self._run(
             _cpu.ExpertLinear(

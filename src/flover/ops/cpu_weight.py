@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from flover import _cpu
 from flover.errors import InvariantError, ModelError
-from flover.ops import BLOCKS, INPUTS_TOGETHER, Part, WeightFormat
+from flover.ops import BLOCKS, Part, WeightFormat, inputs_together, rotation_of
 from flover.ops.cpu_layout import address, floats
 
 _FACTOR_BYTES = {"q4_k": 64, "q5_k": 64, "q3_k": 64, "iq4_xs": 32}
@@ -34,7 +34,7 @@ BYTES_PER_WEIGHT: dict[WeightFormat, float] = {
 class PackedWeight:
     """A matrix in panels of 16 outputs (csrc/weight.h)."""
 
-    __slots__ = ("_order", "data", "format", "gated", "part", "shape")
+    __slots__ = ("_order", "data", "format", "gated", "part", "rotation", "shape")
 
     def __init__(
         self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
@@ -43,15 +43,16 @@ class PackedWeight:
         block = BLOCKS.get(weight_format)
         if block and shape[1] % block.inputs:
             raise InvariantError(f"{weight_format} has blocks of {block.inputs} inputs, the weight {shape[1]} inputs")
-        together = INPUTS_TOGETHER.get(weight_format, 1)
+        together = inputs_together(weight_format, part.whole if part else shape[1])
         if part and any(end % together for end in (part.start, part.start + shape[1]) if end < part.whole):
             raise InvariantError(f"{weight_format} cannot be cut to {shape[1]} columns from {part.start} on")
         self.shape = shape
         self.part = part
         self.format = weight_format
         self.gated = gated
+        self.rotation = rotation_of(weight_format, part.whole if part else shape[1])
         self._order: tuple[npt.NDArray[np.int32] | None] | None = None
-        self.data = _cpu.PackedWeight(FORMATS[weight_format], *shape, gated)
+        self.data = _cpu.PackedWeight(FORMATS[weight_format], *shape, gated, self.rotation)
 
     @property
     def num_bytes(self) -> int:
@@ -100,7 +101,7 @@ class PackedWeight:
             raise ModelError("its inputs are in another order (g_idx) than those of matrices that are joined with it")
 
     def unpack(self) -> npt.NDArray[np.float32]:
-        """The numbers that the kernels compute with, float32 [out, in]."""
+        """The numbers that the kernels compute with, float32 [out, in]: int8 and int4 rotated (csrc/weight.h)."""
         plain = np.empty(self.shape, dtype=np.float32)
         for index in range(self.shape[0]):
             self.data.row(index, address(plain[index]))
