@@ -67,7 +67,7 @@ static void run(Pool& pool, const ExpertLinear& l) {
   int32_t end = 0, most_rows = 0;
   for (size_t e = 0; e < ends.size(); e++) {
     const int32_t count = ends[e];
-    add_blocks(blocks, l.weights.data[e], nullptr, end, count);
+    add_blocks(blocks, l.weights.data[e], l.bias ? l.bias + (int64_t)e * l.weights.data[e].out : nullptr, end, count);
     most_rows = count > most_rows ? count : most_rows;
     ends[e] = end;
     end += count;

@@ -42,7 +42,7 @@ enum class Format : int {
   fp8_e4m3,  // the last of those of quantized safetensors
 };
 constexpr Format FIRST_BLOCK = Format::q8_0, LAST_INTEGER_BLOCK = Format::int8_g64;
-enum class Activation : int { none, silu, gelu, gelu_tanh, relu, relu2, quick_gelu };
+enum class Activation : int { none, silu, gelu, gelu_tanh, relu, relu2, quick_gelu, swiglu_oai };
 enum class Cache : int { float32, bfloat16, int8 };
 
 // Sizes of a batch: a program fills in those of the batch that it runs on.
@@ -189,10 +189,11 @@ struct ExpertLinear {
   int64_t chosen;
   bool input_each;
   const int32_t* ids;   // [rows, chosen]
+  const float* bias;    // [experts, out] or null
   const float* absmax;  // [rows, chosen]: as in Linear, or null
   Activation activation;
   float* y;  // [rows, chosen, out], or out / 2 if gated
-  FLOVER_FIELDS(ExpertLinear, weights, x, rows, chosen, input_each, ids, absmax, activation, y)
+  FLOVER_FIELDS(ExpertLinear, weights, x, rows, chosen, input_each, ids, bias, absmax, activation, y)
 };
 
 struct ExpertSum {

@@ -78,11 +78,12 @@ FLOVER_INLINE void finish(const Product& l, const RowBlock& block, const float* 
       const int valid = (int)least(PANEL, width - column);
       F16 value = load(row + p * PANEL);
       if (bias) value = add(value, load_first(bias + column, valid));
-      value = activate(value, l.activation);
       if (w.gated) {
         F16 up = load(row + (p + 1) * PANEL);
         if (bias) up = add(up, load_first(bias + width + column, valid));
-        value = mul(value, up);
+        value = l.activation == Activation::swiglu_oai ? swiglu_oai(value, up) : mul(activate(value, l.activation), up);
+      } else {
+        value = activate(value, l.activation);
       }
       store_first(y + column, value, valid);
     }

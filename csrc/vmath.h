@@ -64,6 +64,11 @@ FLOVER_INLINE F16 relu2(F16 x) { return mul(relu(x), relu(x)); }
 
 FLOVER_INLINE F16 quick_gelu(F16 x) { return div(x, add(all(1.0f), exponential(mul(all(-1.702f), x)))); }
 
+// gpt-oss: (up + 1) * gate * sigmoid(1.702 gate), both bounded by 7.
+FLOVER_INLINE F16 swiglu_oai(F16 gate, F16 up) {
+  return mul(add(max(all(-7.0f), min(all(7.0f), up)), all(1.0f)), quick_gelu(min(all(7.0f), gate)));
+}
+
 FLOVER_INLINE F16 activate(F16 x, Activation kind) {
   switch (kind) {
     case Activation::silu: return silu(x);
@@ -72,6 +77,7 @@ FLOVER_INLINE F16 activate(F16 x, Activation kind) {
     case Activation::relu: return relu(x);
     case Activation::relu2: return relu2(x);
     case Activation::quick_gelu: return quick_gelu(x);
+    case Activation::swiglu_oai:  // of two numbers: gated weights alone have it
     case Activation::none: return x;
   }
   return x;

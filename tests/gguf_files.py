@@ -37,6 +37,7 @@ ARCHITECTURES = {
     "granitemoe": gguf.MODEL_ARCH.GRANITE_MOE,
     "granitemoeshared": gguf.MODEL_ARCH.GRANITE_MOE,
     "olmoe": gguf.MODEL_ARCH.OLMOE,
+    "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "olmo": gguf.MODEL_ARCH.OLMO,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
     "glm4": gguf.MODEL_ARCH.GLM4,
@@ -107,7 +108,7 @@ def write_gguf(
         own = kind if isinstance(kind, str) else kind(theirs)
         if "ffn_gate_inp" in theirs:
             array, own = array.squeeze(), "F32"
-        _add(writer, theirs, array, own if array.ndim >= 2 else "F32")
+        _add(writer, theirs, array, own if array.ndim >= 2 and theirs.endswith("weight") else "F32")
     for name, array in (extra or {}).items():
         _add(writer, name, array, "F32")
     writer.write_header_to_file()
@@ -121,6 +122,16 @@ def stacked(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """With the experts of a layer as one tensor, and gate and up as two."""
     found: dict[str, Any] = {}
     for name, tensor in tensors.items():
+        own = re.fullmatch(r"(.*\.mlp\.experts)\.(gate_up|down)_proj(_bias)?", name)
+        if own is not None:  # gpt-oss
+            kind = "bias" if own[3] else "weight"
+            rows = tensor if own[3] else tensor.swapaxes(1, 2)
+            parts = {"gate": rows[:, ::2], "up": rows[:, 1::2]} if own[2] == "gate_up" else {"down": rows}
+            found |= {f"{own[1]}.{part}_proj.{kind}": one for part, one in parts.items()}
+            continue
+        if name.endswith(".sinks"):
+            found[f"{name}.weight"] = tensor
+            continue
         joined = re.fullmatch(r"(.*)\.(block_sparse_moe|shared_mlp)\.input_linear\.weight", name)
         if joined is not None:
             kind = "experts" if joined[2] == "block_sparse_moe" else "shared_expert"
@@ -194,6 +205,10 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_residual_scale(config["residual_multiplier"])
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_logit_scale(config["logits_scaling"])
+    if rope and rope["rope_type"] == "yarn" and "truncate" in rope:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
     if rope and rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,32 @@ def test_experts_of_quantized_checkpoints_keep_their_numbers(way: str, tmp_path:
     assert difference[:8].median() < 0.05
 
 
+def test_gpt_oss_is_computed_in_its_own_blocks(tmp_path: Path) -> None:
+    plain = make_checkpoint(tmp_path / "plain", "gpt_oss", hidden_size=64, intermediate_size=96)
+    quantized = Path(shutil.copytree(plain, tmp_path / "quantized"))
+    stored = load_file(plain / "model.safetensors")
+    numbers, generator = dict(stored), np.random.default_rng(0)
+    for name in [name for name in stored if name.endswith("_proj") and ".experts." in name]:
+        each = [WAYS["mxfp4"].store(one.T.numpy(), generator) for one in stored.pop(name)]
+        numbers[name] = torch.stack([torch.from_numpy(np.ascontiguousarray(own.T)) for _, own in each])
+        blocks, scales = (torch.stack([parts[part] for parts, _ in each]) for part in ("weight_packed", "weight_scale"))
+        stored |= {f"{name}_blocks": blocks.reshape(*scales.shape, 16).contiguous(), f"{name}_scales": scales}
+    save_file(numbers, plain / "model.safetensors")
+    save_file(stored, quantized / "model.safetensors")
+    edit(quantized, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.router"]})
+    ours, theirs = load(quantized), load(plain)
+    assert ours.format == "mxfp4"
+    for name, matrix in theirs.decoder.weights.matrices.items():
+        assert np.array_equal(ours.decoder.weights.matrices[name].unpack(), matrix.unpack()), name
+    expected = reference_logits(plain, PROMPT)
+    difference = (whole_logits(ours, PROMPT) - expected).abs().mean(1) / expected.std()
+    assert difference[:8].median() < 0.05
+    del stored["model.layers.1.mlp.experts.down_proj_scales"]
+    save_file(stored, quantized / "model.safetensors")
+    with pytest.raises(ModelError, match=r"down_proj_blocks has no model.layers.1.mlp.experts.down_proj_scales"):
+        load(quantized)
+
+
 def test_the_stacked_tensors_of_transformers_5_are_those_of_each_expert(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, "qwen3_moe")
     expected = whole_logits(load(path), PROMPT)
@@ -142,6 +169,9 @@ def test_a_dummy_model_with_experts_runs(tmp_path: Path) -> None:
         ("qwen2_moe", {"moe_intermediate_size": 40}, r"experts.0.*.weight has shape \[48, 48\]"),
         ("qwen2_moe", {"num_experts": 7}, r"missing: .*experts.6"),
         ("llama", {"num_local_experts": 8}, "num_local_experts is 8"),
+        ("gpt_oss", {"rope_parameters": ...}, "rope_parameters is missing"),
+        ("gpt_oss", {"swiglu_limit": 5.0}, "swiglu_limit is 5.0"),
+        ("gpt_oss", {"experts_per_token": 2}, "experts_per_token and num_experts_per_tok are the same number"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(

@@ -67,6 +67,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "falcon 40b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True}),
     "falcon 11b": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
     "falcon rw": ("falcon", {"alibi": True, "parallel_attn": False, "multi_query": False, "bias": True}),
+    "gpt_oss": ("gpt_oss", {}),
     "olmoe": ("olmoe", {"attention_bias": True}),
     "olmoe normalized": ("olmoe", {"norm_topk_prob": True, "num_key_value_heads": 4}),
     "granitemoe": ("granitemoe", {"attention_bias": True}),

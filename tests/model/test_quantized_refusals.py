@@ -42,7 +42,7 @@ def of_weights(name: str, value: Any, way: str = "pack-quantized 128") -> dict[s
 
 METHODS = (
     "bitsandbytes", "hqq", "eetq", "aqlm", "quanto", "torchao", "modelopt", "fbgemm_fp8", "bitnet", "vptq", "spqr",
-    "higgs", "auto-round", "quark", "mxfp4", "exl2",
+    "higgs", "auto-round", "quark", "exl2",
 )  # fmt: skip
 GPTQ, AWQ = WAYS["gptq 128 asymmetric"].config, WAYS["awq 128"].config
 FP8 = WAYS["fp8 blocks"].config

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flover.ops import DType, Ops, Pages, Routing, Weight, WeightFormat
+from flover.ops import DType, Experts, Ops, Pages, Routing, Weight, WeightFormat
 from ops.bridge import store
 
 Inputs = dict[str, Any]
@@ -141,6 +141,7 @@ def _make_experts(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
         "scores": scores,
         "up": _normal(generator, dtype, 5, 80, 48) / 7,
         "down": _normal(generator, dtype, 5, 48, 40) / 6,
+        "biases": (_normal(generator, dtype, 5, 80), _normal(generator, dtype, 5, 48)),
         "routings": tuple(Routing(top_k, normalized) for top_k in (1, 2, 5) for normalized in (False, True)),
     }
 
@@ -148,7 +149,12 @@ def _make_experts(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
 def _run_experts(ops: Ops, inputs: Inputs) -> list[Tensor]:
     up = [weight_of(ops, plain, gated=True) for plain in inputs["up"]]
     down = [weight_of(ops, plain) for plain in inputs["down"]]
-    return [ops.experts(inputs["x"], inputs["scores"], up, down, routing, "silu") for routing in inputs["routings"]]
+    biased = Experts(up, down, *([bias.to(inputs["x"].dtype) for bias in one] for one in inputs["biases"]))
+    return [
+        ops.experts(inputs["x"], inputs["scores"], experts, routing, kind)
+        for routing in inputs["routings"]
+        for experts, kind in ((Experts(up, down), "silu"), (biased, "silu"), (biased, "swiglu_oai"))
+    ]
 
 
 def _make_add_gated(generator: torch.Generator, dtype: torch.dtype) -> Inputs:

@@ -10,7 +10,7 @@ import pytest
 from flover_benchmarks.kernels.blocks import random_blocks
 
 from flover.errors import InvariantError
-from flover.ops import BLOCKS, Alone, HostArray, Ops, Part, Reduction, Routing, WeightFormat
+from flover.ops import BLOCKS, Alone, Experts, HostArray, Ops, Part, Reduction, Routing, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import NUMBERS, PackedWeight
 
@@ -65,15 +65,15 @@ def test_a_row_has_the_same_bits_in_any_company(kept: WeightFormat) -> None:
     for isa in ISAS:
         for num_threads in (1, 3):
             ops = ops_of(isa, num_threads)
-            got = ops.experts(x, scores, *matrices(kept), ROUTING, "silu")
+            got = ops.experts(x, scores, Experts(*matrices(kept)), ROUTING, "silu")
             expected = got if expected is None else expected
             assert np.array_equal(got, expected)
             for rows in (slice(0, 1), slice(50, 51), slice(17, 19), slice(60, 65), slice(5, 101)):
-                own = ops.experts(x[rows], scores[rows], *matrices(kept), ROUTING, "silu")
+                own = ops.experts(x[rows], scores[rows], Experts(*matrices(kept)), ROUTING, "silu")
                 assert np.array_equal(own, expected[rows])
             order = np.random.default_rng(num_threads).permutation(ROWS)[:31]
             assert np.array_equal(
-                ops.experts(x[order], scores[order], *matrices(kept), ROUTING, "silu"), expected[order]
+                ops.experts(x[order], scores[order], Experts(*matrices(kept)), ROUTING, "silu"), expected[order]
             )
 
 
@@ -83,7 +83,7 @@ def test_an_expert_has_the_bits_of_its_linears(kept: WeightFormat, isa: str) -> 
     """Alone it has the weight 1, which changes nothing; of equal scores the first wins."""
     ops, x, scores = ops_of(isa, 2), normal(9, 40, HIDDEN), scores_of(40)
     up, down = matrices(kept)
-    got = ops.experts(x, scores, up, down, Routing(1, normalized=True), "silu")
+    got = ops.experts(x, scores, Experts(up, down), Routing(1, normalized=True), "silu")
     assert len(set(scores.argmax(1))) > 3
     for row, expert in enumerate(scores.argmax(1)):
         inner = ops.linear(x[row : row + 1], up[expert], None, "silu")
@@ -95,16 +95,16 @@ def test_no_other_expert_is_touched(isa: str) -> None:
     """Matrices that are not numbers would be seen, and a row that is not a number is not seen by others."""
     x, scores = normal(10, 29, HIDDEN), scores_of(29)
     up, down = (list(one) for one in matrices("float32"))
-    expected = ops_of(isa, 2).experts(x, scores, up, down, ROUTING, "silu")
+    expected = ops_of(isa, 2).experts(x, scores, Experts(up, down), ROUTING, "silu")
     up[5], down[5] = PackedWeight((2 * INNER, HIDDEN), "float32", True), PackedWeight((HIDDEN, INNER), "float32", False)
     up[5].store(0, np.full((2 * INNER, HIDDEN), np.nan, dtype=np.float32))
     down[5].store(0, np.full((HIDDEN, INNER), np.nan, dtype=np.float32))
-    assert np.array_equal(ops_of(isa, 2).experts(x, scores, up, down, ROUTING, "silu"), expected)
+    assert np.array_equal(ops_of(isa, 2).experts(x, scores, Experts(up, down), ROUTING, "silu"), expected)
     x[7], scores[11] = np.nan, np.nan
-    found = ops_of(isa, 2).experts(x, scores, up, down, ROUTING, "silu")
+    found = ops_of(isa, 2).experts(x, scores, Experts(up, down), ROUTING, "silu")
     others = ~np.isin(np.arange(29), (7, 11))
     assert np.array_equal(found[others], expected[others]) and not np.isfinite(found[~others]).any()
-    assert len(ops_of(isa, 2).experts(x[:0], scores[:0], up, down, ROUTING, "silu")) == 0
+    assert len(ops_of(isa, 2).experts(x[:0], scores[:0], Experts(up, down), ROUTING, "silu")) == 0
 
 
 class OneOf(Alone):
@@ -123,7 +123,7 @@ def test_ranks_with_a_part_of_every_expert_add_up_to_the_whole(kept: WeightForma
     plain_up = [normal(expert, 2 * INNER, HIDDEN) / 16 for expert in range(COUNT)]
     plain_down = [normal(50 + expert, HIDDEN, INNER) / 16 for expert in range(COUNT)]
     ops = ops_of(ISAS[0], 2)
-    whole = ops.experts(x, scores, *matrices(kept), ROUTING, "silu")
+    whole = ops.experts(x, scores, Experts(*matrices(kept)), ROUTING, "silu")
     chosen = (-scores).argsort(1, kind="stable")[:, : ROUTING.top_k]
     group, total = OneOf(), np.zeros_like(whole)
     inner = [ops.linear(x, weight, None, "silu") for weight in matrices(kept)[0]]
@@ -135,18 +135,18 @@ def test_ranks_with_a_part_of_every_expert_add_up_to_the_whole(kept: WeightForma
         for expert in range(COUNT):
             up[expert].store(0, plain_up[expert][rows])
             down[expert].store(0, plain_down[expert])
-        total += cpu_ops(ISAS[0], 2, group).experts(x, scores, up, down, ROUTING, "silu")
+        total += cpu_ops(ISAS[0], 2, group).experts(x, scores, Experts(up, down), ROUTING, "silu")
     assert np.abs(total - whole).max() < 1e-5 * np.abs(whole).max()
 
 
 def test_what_does_not_fit_is_refused() -> None:
     ops, (up, down), x, scores = ops_of(ISAS[0], 1), matrices("float32"), normal(1, 2, HIDDEN), scores_of(2)
     for wrong in (
-        (x, scores, up, down[:-1], ROUTING),
-        (x, scores, up, down, Routing(COUNT + 1, normalized=True)),
-        (x[:, :-1], scores, up, down, ROUTING),
-        (x, scores, [*up[:-1], stored(1, 2 * INNER, HIDDEN, "int8", gated=True)], down, ROUTING),
-        (x, scores.astype(np.float64), up, down, ROUTING),
+        (x, scores, Experts(up, down[:-1]), ROUTING),
+        (x, scores, Experts(up, down), Routing(COUNT + 1, normalized=True)),
+        (x[:, :-1], scores, Experts(up, down), ROUTING),
+        (x, scores, Experts([*up[:-1], stored(1, 2 * INNER, HIDDEN, "int8", gated=True)], down), ROUTING),
+        (x, scores.astype(np.float64), Experts(up, down), ROUTING),
     ):
         with pytest.raises(InvariantError):
-            ops.experts(*wrong, "silu")  # type: ignore[arg-type]
+            ops.experts(*wrong, "silu")

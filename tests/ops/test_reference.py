@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flover.errors import ConfigError
-from flover.ops import Ops, Pages, Routing, reference
+from flover.ops import Experts, Ops, Pages, Routing, reference
 from ops.spec import SPECS, Inputs
 
 REFERENCE = reference.OPS
@@ -75,17 +75,19 @@ def naive_linear(x: Tensor, weight: NaiveWeight, bias: Tensor | None, kind: str 
     if not weight.gated:
         return naive_activation(y, kind)
     half = y.shape[-1] // 2
+    if kind == "swiglu_oai":
+        return (y[:, half:].clamp(-7, 7) + 1) * naive_activation(y[:, :half].clamp(max=7), "quick_gelu")
     return naive_activation(y[:, :half], kind) * y[:, half:]
 
 
-def naive_experts(
-    x: Tensor, scores: Tensor, up: list[NaiveWeight], down: list[NaiveWeight], routing: Routing, kind: str
-) -> Tensor:
-    rows = []
+def naive_experts(x: Tensor, scores: Tensor, experts: Experts, routing: Routing, kind: str) -> Tensor:
+    rows, up, down = [], experts.up, experts.down
+    biases = [list(one) or [None] * len(up) for one in (experts.up_bias, experts.down_bias)]
     for token, own in zip(x, scores.tolist(), strict=True):
         chosen = sorted(range(len(own)), key=lambda expert: (-own[expert], expert))[: routing.top_k]
         total = sum(math.exp(own[expert]) for expert in (chosen if routing.normalized else range(len(own))))
-        results = [naive_linear(naive_linear(token[None], up[e], None, kind), down[e], None, None) for e in chosen]
+        inner = [naive_linear(token[None], up[e], biases[0][e], kind) for e in chosen]
+        results = [naive_linear(one, down[e], biases[1][e], None) for e, one in zip(chosen, inner, strict=True)]
         rows.append(sum(math.exp(own[e]) / total * result[0] for e, result in zip(chosen, results, strict=True)))
     return torch.stack(rows)  # type: ignore[arg-type]
 

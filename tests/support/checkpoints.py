@@ -89,6 +89,22 @@ RECIPES |= {
         "GraniteMoeSharedForCausalLM",
         {**_LLAMA, **_LOCAL_EXPERTS, **_GRANITE, "shared_intermediate_size": 56},
     ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        {
+            **_LLAMA,
+            **_LOCAL_EXPERTS,
+            "head_dim": 16,
+            "sliding_window": 16,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "rope_theta": 150000.0,
+                "original_max_position_embeddings": 128,
+                "truncate": False,
+            },
+        },
+    ),
     "olmoe": ("OlmoeForCausalLM", {**_LLAMA, **_EXPERTS}),
     "gemma": ("GemmaForCausalLM", {**_LLAMA, "head_dim": 16, "pad_token_id": None}),
     "gemma2": (

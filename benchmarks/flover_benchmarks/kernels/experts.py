@@ -8,7 +8,7 @@ from flover import _cpu
 from flover.bench.timing import Call, Named, best_means, keeping
 from flover.errors import ConfigError
 from flover.model.config import ModelConfig
-from flover.ops import BLOCKS, Array, HostArray, WeightFormat
+from flover.ops import BLOCKS, Array, Experts, HostArray, WeightFormat
 from flover.ops.cpu import CpuOps
 from flover.ops.cpu_experts import ExpertOps
 from flover.ops.cpu_weight import PackedWeight
@@ -74,9 +74,9 @@ class ExpertBench:
             kept.append(np.empty(shape, dtype=np.float32))
             return kept[-1]
 
-        recorder = ExpertOps(kernels.append, new, lambda x, parts, rotation: x)
+        recorder = ExpertOps(kernels.append, new, lambda array: array, lambda x, parts, rotation: x)
         x = np.random.default_rng(1).standard_normal((len(scores), self.config.hidden_size), dtype=np.float32)
-        recorder.run(x, scores, self._up, self._down, self.experts.routing, self.config.activation)
+        recorder.run(x, scores, Experts(self._up, self._down), self.experts.routing, self.config.activation)
         return keeping((x, scores, kept), lambda: _run_all(ops, kernels))
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from flover.ops import DTYPE_BYTES, DType, Routing
 
 NormKind = Literal["rms", "layer"]
-Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu"]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "swiglu_oai"]
 RopeScaling = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3"]
 Residual = Literal["sequential", "parallel", "parallel_shared_norm", "sandwich", "post_norm"]
 QKNorm = Literal["head", "all_heads", "turned_head"]
@@ -229,7 +229,7 @@ def _layer_shapes(config: ModelConfig, experts: ExpertsConfig | None) -> dict[st
         shapes |= _norm_shapes("attention_post_norm", config) | _norm_shapes("mlp_post_norm", config)
     if experts is None:
         return shapes | _mlp_shapes("", config, config.intermediate_size)
-    shapes["router.weight"] = (experts.count, hidden)
+    shapes |= _linear_shapes("router", experts.count, hidden, config.mlp_bias)
     for expert in range(experts.count):
         shapes |= _mlp_shapes(f"experts.{expert}.", config, experts.intermediate_size)
     if experts.shared_intermediate_size:

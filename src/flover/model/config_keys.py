@@ -62,6 +62,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = MappingProxyType(
         "scoring_func": ("softmax",),
         "shared_expert_intermediate_size": (0,),
         "shared_intermediate_size": (0,),
+        "swiglu_alpha": (1.702,),
+        "swiglu_limit": (7,),
         "kv_lora_rank": (),
         "q_lora_rank": (),
         # What a token sees

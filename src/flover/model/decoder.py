@@ -16,7 +16,7 @@ from flover.model.batch import Batch, one_token_batch
 from flover.model.config import ModelConfig, RopeConfig
 from flover.model.rotary import Rotary
 from flover.model.shard import WHOLE, Shard
-from flover.ops import Array, Ops, Pages, RaggedBatch, Weight
+from flover.ops import Array, Experts, Ops, Pages, RaggedBatch, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +154,13 @@ class Decoder:
         return _ForwardInputs(angles, batch.slots, plan, self._slopes)
 
 
+def _experts_of(weights: Weights, count: int) -> Experts:
+    names = [[f"experts.{expert}.{part}" for expert in range(count)] for part in ("up", "down")]
+    matrices = ([weights.matrices[f"{name}.weight"] for name in own] for own in names)
+    biases = ([weights.vectors[f"{name}.bias"] for name in own if f"{name}.bias" in weights.vectors] for own in names)
+    return Experts(*matrices, *biases)
+
+
 class _Layer:
     """One block: attention and feed-forward around the residual stream."""
 
@@ -162,9 +169,7 @@ class _Layer:
         self.ops = ops
         self.layer = config.layers[layer]
         self.weights = own = weights.under(f"layers.{layer}.")
-        count = self.layer.experts.count if self.layer.experts else 0
-        self._up = [own.matrices[f"experts.{expert}.up.weight"] for expert in range(count)]
-        self._down = [own.matrices[f"experts.{expert}.down.weight"] for expert in range(count)]
+        self._experts = _experts_of(own, self.layer.experts.count) if self.layer.experts else None
 
     def forward(self, update: Array | None, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
@@ -212,9 +217,9 @@ class _Layer:
 
     def _feed_forward(self, x: Array) -> Array:
         experts, kind = self.layer.experts, self.config.activation
-        if experts is None:
+        if experts is None or self._experts is None:
             return self._linear("down", self._linear("up", x, kind))
-        mixed = self.ops.experts(x, self._linear("router", x), self._up, self._down, experts.routing, kind)
+        mixed = self.ops.experts(x, self._linear("router", x), self._experts, experts.routing, kind)
         if not experts.shared_intermediate_size:
             return mixed
         shared = self._linear("shared.down", self._linear("shared.up", x, kind))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from flover.model.families import ExpertNames, Family, Flag, ScaleNames
-from flover.model.family_modules import GRANITE_MOE_MODULES, MIXTRAL_MODULES, QWEN_MOE_MODULES
+from flover.model.family_modules import GPT_OSS_MODULES, GRANITE_MOE_MODULES, MIXTRAL_MODULES, QWEN_MOE_MODULES
 
 _GRANITE_SCALES = ScaleNames(
     embedding="embedding_multiplier",
@@ -51,6 +51,26 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention_out_bias=Flag("attention_bias", False),
             default_max_len=32768,
             modules=QWEN_MOE_MODULES,
+        ),
+        "GptOssForCausalLM": Family(
+            model_types=("gpt_oss",),
+            aliases=("GptOssModel",),
+            other_names={"experts_per_token": "num_experts_per_tok"},
+            experts=ExpertNames(count="num_local_experts", intermediate_size="intermediate_size"),
+            activation="swiglu_oai",
+            sinks=True,
+            rotary_stated=True,
+            window="pattern",
+            pattern=2,
+            default_theta=150_000.0,
+            qkv_bias=Flag("attention_bias", True),
+            attention_out_bias=Flag("attention_bias", True),
+            mlp_bias=True,
+            default_norm_eps=1e-5,
+            default_max_len=131072,
+            default_head_dim=64,
+            default_window=128,
+            modules=GPT_OSS_MODULES,
         ),
         "OlmoeForCausalLM": Family(
             model_types=("olmoe",),

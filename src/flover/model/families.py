@@ -94,6 +94,8 @@ class Family:
     norm: NormKind = "rms"
     gated: bool = True
     experts: ExpertNames | None = None
+    activation: Activation | None = None  # whatever the file says
+    sinks: bool = False
     residual: Residual | Flag = "sequential"  # a flag chooses `parallel` or "sequential"
     parallel: Residual = "parallel"
     norm_weight: bool = True  # of norms; else it is one
@@ -106,6 +108,7 @@ class Family:
     positions: Literal["rotary", "rotary_interleaved", "learned", "alibi"] = "rotary"
     rotary_share: float | None = None  # part of a head that turns by default; None: whole heads only
     rotary_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # v4 names of base and share
+    rotary_stated: bool = False  # the file must say how angles are stretched
     rotary_kinds: Mapping[str, str] = field(default_factory=dict)  # other names that kinds of scaling have here
     ntk_alpha: bool = False  # "dynamic" scaling may have an alpha
     interleaved: bool = False  # neighbouring dimensions turn together

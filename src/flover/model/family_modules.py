@@ -19,7 +19,7 @@ class Target:
     part: Part = "all"
     layout: Layout = "plain"
     skipped: int = 0  # rows at the start of the tensor that are no part of it
-    bare: bool = False  # the tensor is called as the module, without ".weight"
+    bare: bool = False  # tensors are called as the module, without ".weight", and with "_bias"
 
 
 LLAMA_MODULES = {
@@ -144,6 +144,14 @@ GRANITE_MOE_MODULES = {
     "layers.{}.block_sparse_moe.output_linear": Target("layers.{}.experts.{}.down"),
     "layers.{}.shared_mlp.input_linear": Target("layers.{}.shared.up"),
     "layers.{}.shared_mlp.output_linear": Target("layers.{}.shared.down"),
+}
+
+GPT_OSS_MODULES = {
+    **_LLAMA_BUT_MLP,
+    "layers.{}.self_attn.sinks": Target("layers.{}.sinks", bare=True),
+    "layers.{}.mlp.router": Target("layers.{}.router"),
+    "layers.{}.mlp.experts.gate_up_proj": Target("layers.{}.experts.{}.up", layout="transposed_interleaved", bare=True),
+    "layers.{}.mlp.experts.down_proj": Target("layers.{}.experts.{}.down", layout="transposed", bare=True),
 }
 
 QWEN_MOE_MODULES = {

@@ -26,6 +26,7 @@ _MODULES = {
     "blk.{}.ffn_gate": Target("layers.{}.up", "gate"),
     "blk.{}.ffn_up": Target("layers.{}.up", "up"),
     "blk.{}.ffn_down": Target("layers.{}.down"),
+    "blk.{}.attn_sinks": Target("layers.{}.sinks"),
     "blk.{}.ffn_gate_inp": Target("layers.{}.router"),
     "blk.{}.ffn_gate_exps": Target("layers.{}.experts.{}.up", "gate"),
     "blk.{}.ffn_up_exps": Target("layers.{}.experts.{}.up", "up"),

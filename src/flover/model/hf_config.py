@@ -83,6 +83,7 @@ def read_config(data: Mapping[str, Any], where: str = "config.json") -> tuple[Fa
         head_bias=family.head_bias,
         tied_embeddings=fields.flag("tie_word_embeddings", family.default_tied),
         qk_norm=family.qk_norm,
+        sinks=family.sinks,
         learned_positions=family.positions == "learned",
         embedding_norm=family.embedding_norm,
         norm_bias=family.norm_bias,
@@ -109,6 +110,8 @@ def _switch(fields: Fields, switch: bool | Flag) -> bool:
 
 def _activation(fields: Fields, family: Family) -> Activation:
     name = family.names.activation
+    if family.activation is not None:
+        return family.activation
     activation = family.default_activation if name is None else fields.text(name, family.default_activation)
     activation = family.activations.get(activation, activation)
     if activation not in ACTIVATIONS:

@@ -76,6 +76,8 @@ def _rope(fields: Fields, family: Family, head_dim: int, max_len: int, kind: str
         if dim % 2 or dim > head_dim:
             raise fields.error("rotary_dim", f"must be even and at most the head size {head_dim}, got {dim}")
         return RopeConfig(dim=dim, interleaved=True)
+    if family.rotary_stated and not fields.has("rope_parameters") and not fields.has("rope_scaling"):
+        raise fields.error("rope_parameters", "is missing: it says how the rotary embedding is stretched")
     theta_name, share_name = family.rotary_names
     return read_rope(
         fields,

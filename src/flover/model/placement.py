@@ -31,12 +31,16 @@ class Placement:
     def shape(self) -> tuple[int, ...]:
         """Of the tensor in the checkpoint."""
         shape = (self.skipped + self.stop - self.start, *self.columns)
-        return shape[::-1] if self.layout == "transposed" else shape
+        return shape[::-1] if self.layout.startswith("transposed") else shape
 
     def pieces(self, tensor: HostArray) -> Iterator[tuple[int, HostArray]]:
         """The checkpoint tensor cut into (first row of the parameter, views of rows that follow one another there)."""
         if self.layout == "transposed":
             yield self.start, tensor.T
+        elif self.layout.endswith("interleaved"):  # of gate and up
+            rows = tensor if self.layout == "interleaved" else tensor.T
+            for half in range(2):
+                yield self.start + half * (len(rows) // 2), rows[half::2]
         elif self.layout == "paired":
             heads = tensor.reshape(self.num_heads, -1, 2, *tensor.shape[1:])
             rows = heads.shape[1]
@@ -81,7 +85,8 @@ def expected_tensors(family: Family, config: ModelConfig) -> dict[str, Placement
                 parameters = [f"{one}.{suffix}" for one in filled if f"{one}.{suffix}" in shapes]
                 if parameters:
                     placements = tuple(_place(one, shapes[one], target, config) for one in parameters)
-                    expected[module if target.bare else f"{module}.{suffix}"] = placements
+                    bare = module if suffix == "weight" else f"{module}_bias"
+                    expected[bare if target.bare else f"{module}.{suffix}"] = placements
     return expected
 
 
@@ -100,9 +105,20 @@ def _modules(name: str, module: str, config: ModelConfig) -> Iterator[tuple[str,
 
 def _place(parameter: str, shape: tuple[int, ...], target: Target, config: ModelConfig) -> Placement:
     start, stop = _rows(target.part, shape[0], config)
-    layout = target.layout if target.layout != "transposed" or len(shape) == 2 else "plain"
+    layout = target.layout if len(shape) == 2 else untransposed(target.layout)
     num_heads = config.num_kv_heads if target.part in ("key", "value") else config.num_heads
     return Placement(parameter, start, stop, layout, shape[1:], num_heads, config.num_kv_heads, target.skipped)
+
+
+def untransposed(layout: Layout) -> Layout:
+    """The order of what has its rows as outputs where matrices of this layout have not: biases, and blocks."""
+    match layout:
+        case "transposed":
+            return "plain"
+        case "transposed_interleaved":
+            return "interleaved"
+        case _:
+            return layout
 
 
 def _rows(part: Part, num_rows: int, config: ModelConfig) -> tuple[int, int]:
@@ -124,6 +140,8 @@ STACKED = (".mlp.experts.gate_up_proj", ".mlp.experts.down_proj")
 
 def in_stacks(family: Family) -> Family:
     """The family's row for a checkpoint with such names."""
+    if any(name.endswith(STACKED) for name in family.modules):
+        return family
     ours = "layers.{}.router", "layers.{}.experts.{}.up", "layers.{}.experts.{}.down"
     theirs = ("layers.{}.mlp.gate", *(f"layers.{{}}{name}" for name in STACKED))
     modules = {name: target for name, target in family.modules.items() if target.module not in ours}

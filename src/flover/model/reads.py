@@ -14,7 +14,15 @@ from flover.model.config import ModelConfig
 from flover.model.families import Family
 from flover.model.family_modules import Target
 from flover.model.gguf_names import in_gguf
-from flover.model.placement import STACKED, Placement, Placements, TensorNames, expected_tensors, in_stacks
+from flover.model.placement import (
+    STACKED,
+    Placement,
+    Placements,
+    TensorNames,
+    expected_tensors,
+    in_stacks,
+    untransposed,
+)
 from flover.ops import BLOCKS, GGUF_BLOCKS, HostArray
 from flover.source import Layout, ModelSource, TensorInfo
 from flover.source.numbers import widen
@@ -111,7 +119,7 @@ def _layout(info: TensorInfo, placement: Placement) -> Layout:
     """That of the file, else the family's, but for blocks: their rows are outputs everywhere."""
     if info.layout is not None:
         return info.layout
-    return "plain" if info.dtype in BLOCKS and placement.layout == "transposed" else placement.layout
+    return untransposed(placement.layout) if info.dtype in BLOCKS else placement.layout
 
 
 def _problems(info: TensorInfo, placements: Placements) -> list[str]:

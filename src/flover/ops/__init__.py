@@ -208,6 +208,17 @@ class Routing:
     normalized: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """The matrices of E experts, `up` [2 I, H] gated and `down` [H, I] of each; and a bias of each, [2 I] and [H], if
+    there are any."""
+
+    up: Sequence[Weight]
+    down: Sequence[Weight]
+    up_bias: Sequence[Array] = ()
+    down_bias: Sequence[Array] = ()
+
+
 class Capture(Protocol):
     """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches.
 
@@ -244,13 +255,14 @@ class Ops:
     head by itself where a weight has d numbers, of all heads at once where it has h * d or k * d; may change qkv"""
     linear: Callable[[Array, Weight, Array | None, str | None], Array]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
-    gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2]. With a part of
+    gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2], or swiglu_oai:
+    (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of
     a wider weight, x is the same part of wider rows: all ranks join in, and what they get adds up to what the whole
     weight gives"""
-    experts: Callable[[Array, Array, Sequence[Weight], Sequence[Weight], Routing, str], Array]
-    """(x [T, H], the router's scores [T, E], up [2 I, H] gated and down [H, I] of each of E experts, routing, kind) ->
-    [T, H]: what a token's experts give it, weighted, added in the order of their scores (Shazeer et al.,
-    arXiv:1701.06538). With parts of wider `down` weights, what all ranks get adds up to what the whole gives"""
+    experts: Callable[[Array, Array, Experts, Routing, str], Array]
+    """(x [T, H], the router's scores [T, E], experts, routing, kind) -> [T, H]: what a token's experts give it, with
+    weights, added in the order of their scores (Shazeer et al., arXiv:1701.06538). With parts of wider `down` weights,
+    what all ranks get adds up to what the whole gives"""
     add_gated: Callable[[Array, Array, Array], Array]
     """(x [T, H], y [T, H], gate [T, 1]) -> x + sigmoid(gate) * y"""
     angles: Callable[[Array, Array, float], tuple[Array, Array]]
@@ -293,6 +305,7 @@ __all__ = [
     "Block",
     "Capture",
     "DType",
+    "Experts",
     "Group",
     "HostArray",
     "NewWeight",

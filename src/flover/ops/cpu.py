@@ -52,7 +52,7 @@ class CpuOps:
         self.runner = _cpu.KernelRunner(known[0] if isa == "auto" else isa, num_threads)
         self.group = group or Alone()
         self._recorder: ProgramRecorder | None = None  # takes the operations instead of the runner
-        self.experts = ExpertOps(self._run, self._new, self._absmax_of_all)
+        self.experts = ExpertOps(self._run, self._new, self._constant, self._absmax_of_all)
 
     def embed(self, ids: Array, table: PackedWeight, factor: float) -> Array:
         """Rows of the table, times the factor."""
@@ -272,6 +272,9 @@ class CpuOps:
         else:
             self.group.all_reduce(reduction, x)
 
+    def _constant(self, array: Array) -> Array:
+        return array if self._recorder is None else self._recorder.constant(array)
+
     def _new(self, *shape: int) -> Array:
         return np.empty(shape, dtype=np.float32) if self._recorder is None else self._recorder.new(shape)
 
@@ -290,7 +293,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         layer_norm=made.layer_norm,
         head_norm=made.head_norm,
         linear=made.linear,  # type: ignore[arg-type]
-        experts=made.experts.run,  # type: ignore[arg-type]
+        experts=made.experts.run,
         add_gated=made.experts.add_gated,
         angles=made.angles,
         rotary_write=made.rotary_write,

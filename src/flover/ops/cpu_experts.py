@@ -3,42 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
 from flover import _cpu
 from flover.errors import InvariantError
-from flover.ops import ONE_SCALE, Array, Routing
+from flover.ops import ONE_SCALE, Array, Experts, Routing
 from flover.ops.cpu_layout import ACTIVATIONS, address, floats
 from flover.ops.cpu_weight import PackedWeight
 
 
 class ExpertOps:
     """The operations of the table that layers with experts add. `run` computes an operation, `new` makes an array of
-    float32, `absmax_of_all` gives the largest magnitudes of the parts of rows,
-    rotated, over all ranks."""
+    float32, `constant` keeps one for as long as the operations that read it, and `absmax_of_all` gives the largest
+    magnitudes of the parts of rows, rotated, over all ranks."""
 
     def __init__(
         self,
         run: Callable[[_cpu.Op], None],
         new: Callable[..., Array],
+        constant: Callable[[Array], Array],
         absmax_of_all: Callable[[Array, int, int], Array],
     ) -> None:
         self._run = run
         self._new = new
+        self._constant = constant
         self._absmax_of_all = absmax_of_all
 
     def run(
         self,
         x: Array,
         scores: Array,
-        up: Sequence[PackedWeight],
-        down: Sequence[PackedWeight],
+        experts: Experts,
         routing: Routing,
         kind: str,
     ) -> Array:
         """Choose, multiply by the matrices of the chosen experts, and add up what they give."""
         (rows, count), chosen = scores.shape, routing.top_k
+        up, down = (cast(Sequence[PackedWeight], one) for one in (experts.up, experts.down))
         if not 1 <= chosen <= count == len(up) == len(down):
             raise InvariantError(f"{chosen} of {count} experts, with {len(up)} and {len(down)} matrices")
         ids, weights = self._new(rows, chosen).view(np.int32), self._new(rows, chosen)
@@ -53,8 +56,8 @@ class ExpertOps:
                 weights=floats(weights),
             )
         )
-        inner = self._linear(x, up, ids, kind, input_each=False)
-        y = self._linear(inner, down, ids, None, input_each=True)
+        inner = self._linear(x, up, experts.up_bias, ids, kind, input_each=False)
+        y = self._linear(inner, down, experts.down_bias, ids, None, input_each=True)
         size = y.shape[1] // chosen
         total = self._new(rows, size)
         self._run(
@@ -63,7 +66,14 @@ class ExpertOps:
         return total
 
     def _linear(
-        self, x: Array, weights: Sequence[PackedWeight], ids: Array, kind: str | None, *, input_each: bool
+        self,
+        x: Array,
+        weights: Sequence[PackedWeight],
+        biases: Sequence[Array],
+        ids: Array,
+        kind: str | None,
+        *,
+        input_each: bool,
     ) -> Array:
         """Every token times the matrices of its experts, [T, experts of a token * outputs]."""
         (out_size, in_size), first = weights[0].shape, weights[0]
@@ -72,6 +82,7 @@ class ExpertOps:
         if len(alike) > 1 or x.shape[1] != in_size * (chosen if input_each else 1):
             raise InvariantError(f"experts of shapes and formats {alike} do not take inputs of {x.shape[1]}")
         absmax = self._absmax_of_all(x, chosen, first.rotation) if first.part and first.format in ONE_SCALE else None
+        bias = self._constant(np.stack(biases)) if biases else None
         y = self._new(x.shape[0], chosen * (out_size // 2 if first.gated else out_size))
         self._run(
             _cpu.ExpertLinear(
@@ -81,6 +92,7 @@ class ExpertOps:
                 chosen=chosen,
                 input_each=input_each,
                 ids=address(ids),
+                bias=floats(bias),
                 absmax=floats(absmax),
                 activation=ACTIVATIONS[kind],
                 y=floats(y),

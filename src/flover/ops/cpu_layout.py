@@ -20,6 +20,7 @@ ACTIVATIONS: dict[str | None, int] = {
     "relu": 4,
     "relu2": 5,
     "quick_gelu": 6,
+    "swiglu_oai": 7,
 }
 
 

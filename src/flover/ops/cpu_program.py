@@ -56,6 +56,7 @@ class ProgramRecorder:
             if name != "workspace"
         }
         self._constants = {0, *(address(array) for array in constants)}
+        self._kept: list[Array] = []
         self._buffers: dict[int, _Buffer] = {}
         self._recorded: list[_cpu.Op | _AllReduce] = []
 
@@ -63,6 +64,12 @@ class ProgramRecorder:
         """A buffer for one token."""
         array = np.zeros(shape, dtype=np.float32)
         self._buffers[address(array)] = _Buffer(array, array.size)
+        return array
+
+    def constant(self, array: Array) -> Array:
+        """An array that operations read, kept for all runs."""
+        self._constants.add(address(array))
+        self._kept.append(array)
         return array
 
     def run(self, op: _cpu.Op) -> None:
@@ -98,7 +105,7 @@ class ProgramRecorder:
                 if buffer is not None:
                     recorded.set(name, _cpu.workspace(buffer.offset))
             program.append(recorded)
-        return ForwardProgram(runner, group, steps, width, outcome)
+        return ForwardProgram(runner, group, steps, width, outcome, self._kept)
 
 
 def _share_places(buffers: list[_Buffer]) -> int:
@@ -125,12 +132,14 @@ class ForwardProgram:
         steps: Sequence[_cpu.Program | _AllReduce],
         width: int,
         outcome: _Buffer,
+        constants: Sequence[Array],
     ) -> None:
         self._runner = runner
         self._group = group
         self._steps = steps
         self._width = width
         self._outcome = outcome
+        self._constants = constants
         self._workspace = np.empty(0, dtype=np.float32)
 
     def __call__(self, batch: RaggedBatch) -> Array:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from flover.errors import ConfigError, InvariantError
-from flover.ops import Ops, Pages, Part, Routing, WeightFormat
+from flover.ops import Experts, Ops, Pages, Part, Routing, WeightFormat
 from flover.ops.order import argmax, logsumexp
 from flover.ops.paged_attention import attention, plan_attention, tensor_pages
 from flover.ops.sampling import sample
@@ -103,13 +103,13 @@ def linear(x: Tensor, weight: PlainWeight, bias: Tensor | None, kind: str | None
     y = F.linear(x, weight.data, bias)
     if weight.gated:
         gate, up = y.chunk(2, dim=-1)
+        if kind == "swiglu_oai":
+            return (up.clamp(-7, 7) + 1) * activation(gate.clamp(max=7), "quick_gelu")
         return activation(gate, kind) * up
     return activation(y, kind)
 
 
-def experts(
-    x: Tensor, scores: Tensor, up: Sequence[PlainWeight], down: Sequence[PlainWeight], routing: Routing, kind: str
-) -> Tensor:
+def experts(x: Tensor, scores: Tensor, mixture: Experts, routing: Routing, kind: str) -> Tensor:
     """Each token's chosen experts, one after another, weighted."""
     ranked = scores.float().sort(dim=-1, descending=True, stable=True)
     ids, chosen = ranked.indices[:, : routing.top_k], ranked.values[:, : routing.top_k]
@@ -118,7 +118,9 @@ def experts(
     for place in range(routing.top_k):
         for expert in sorted(set(ids[:, place].tolist())):
             rows = ids[:, place] == expert
-            out = linear(linear(x[rows], up[expert], None, kind), down[expert], None, None)
+            biases = [bias[expert] if bias else None for bias in (mixture.up_bias, mixture.down_bias)]
+            inner = linear(x[rows], cast(PlainWeight, mixture.up[expert]), biases[0], kind)
+            out = linear(inner, cast(PlainWeight, mixture.down[expert]), biases[1], None)
             y[rows] += weights[rows, place, None] * out
     return y.to(x.dtype)
 
@@ -205,7 +207,7 @@ OPS = Ops(
     layer_norm=layer_norm,
     head_norm=head_norm,
     linear=linear,  # type: ignore[arg-type]
-    experts=experts,  # type: ignore[arg-type]
+    experts=experts,
     add_gated=add_gated,
     angles=angles,
     rotary_write=rotary_write,

@@ -13,10 +13,11 @@ from typing import Any, Literal, Protocol
 
 from flover.files import MAX_JSON_BYTES
 
-Layout = Literal["plain", "transposed", "by_group", "by_quarter", "paired"]
+Layout = Literal["plain", "interleaved", "transposed_interleaved", "transposed", "by_group", "by_quarter", "paired"]
 """The order of the numbers of a linear's weight: [out, in] ("plain"); [in, out] ("transposed", GPT-2's Conv1D); rows
 ordered by key/value head, then its queries, key and value ("by_group", GPT-NeoX, Falcon); queries, values and keys of a
-quarter of the heads, four times ("by_quarter", CodeGen); or the rows of every head as 0, d/2, 1, d/2 + 1, …, for a
+quarter of the heads, four times ("by_quarter", CodeGen); those of gate and up in turn ("interleaved", gpt-oss; or
+[in, out] of them, "transposed_interleaved"); or the rows of every head as 0, d/2, 1, d/2 + 1, …, for a
 rotary embedding that turns neighbours ("paired", LLaMA in GGUF). Biases have the same order, and nothing to transpose.
 """
 Naming = Literal["hugging_face", "gguf"]

@@ -45,6 +45,7 @@ class Architecture:
     ignored: tuple[str, ...] = ()
     expected: Mapping[str, Any] = field(default_factory=dict)
     rotary: bool = True
+    rotary_fixed: Mapping[str, Any] = field(default_factory=dict)  # of rope_parameters
     local_theta: float | None = None  # the rotary base of layers with a window, where they have one of their own
     large_scale: int | None = None  # with so many layers, queries are scaled by the hidden size divided by the heads
     paired: bool = False
@@ -93,6 +94,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         model_type="qwen3_moe",
         names=_EXPERT_NAMES,
         fixed={"norm_topk_prob": True},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
+    "gpt-oss": Architecture(
+        architecture="GptOssForCausalLM",
+        model_type="gpt_oss",
+        names=_NAMES
+        | {
+            "expert_count": "num_local_experts",
+            "expert_used_count": "num_experts_per_tok",
+            "expert_feed_forward_length": "intermediate_size",
+            "attention.sliding_window": "sliding_window",
+        },
+        rotary_fixed={"truncate": False},
         flags={"attention_bias": "blk.0.attn_q.bias"},
     ),
     "olmoe": Architecture(

@@ -42,6 +42,8 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
     "expert_gating_func": (1,),
+    "rope.scaling.yarn_beta_fast": (32.0,),
+    "rope.scaling.yarn_beta_slow": (1.0,),
     "expert_weights_scale": (0.0, 1.0),
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -78,7 +80,7 @@ def config_of(
     config["eos_token_id"] = file.metadata.get("tokenizer.ggml.eos_token_id")
     if known.rotary:
         factors = {key: numbers(tensors[key]) for key in ROTARY_FACTORS if key in tensors}
-        config["rope_parameters"] = _rotary(file, own, factors)
+        config["rope_parameters"] = {**_rotary(file, own, factors), **known.rotary_fixed}
     if known.local_theta is not None:
         local = {"rope_type": "default", "rope_theta": own.get("rope.freq_base_swa", known.local_theta)}
         config["rope_parameters"] = {"full_attention": config["rope_parameters"], "sliding_attention": local}

@@ -12,9 +12,9 @@ from typing import Any, Literal
 from flover.errors import ModelError
 from flover.files import shown
 
-Packing = Literal["gptq", "awq", "pack-quantized", "int-quantized", "float-quantized", "mxfp4-pack-quantized"]
-"""How a matrix lies in its tensors. The last four are formats of compressed-tensors; float-quantized is also what the
-method fp8 stores."""
+Packing = Literal["gptq", "awq", "mxfp4", "pack-quantized", "int-quantized", "float-quantized", "mxfp4-pack-quantized"]
+"""How a matrix lies in its tensors. mxfp4 is gpt-oss's: the experts of a layer stacked. The last four are formats of
+compressed-tensors; float-quantized is also what the method fp8 stores."""
 MAX_GROUP = 2**24
 KEYS = ("quantization_config", "compression_config")
 """Where a config.json says it; the second is what compressed-tensors called it at first."""
@@ -40,6 +40,8 @@ class Scheme:
             return f"{self.method}, float8_e4m3, {shape}"
         if self.packing == "mxfp4-pack-quantized":
             return f"{self.method}, MXFP4"
+        if self.packing == "mxfp4":
+            return "MXFP4"
         groups = f"groups of {self.group_size}" if self.group_size else "a scale for each output"
         return f"{self.method}, {self.bits} bits, {groups}"
 
@@ -125,6 +127,10 @@ def _fp8(section: Section) -> Scheme:
     return Scheme("fp8", "float-quantized", 8, block=_block(section, "weight_block_size"))
 
 
+def _mxfp4(section: Section) -> Scheme:
+    return Scheme("mxfp4", "mxfp4", 4, 32)
+
+
 def _block(section: Section, name: str) -> tuple[int, int] | None:
     value = section.get(name)
     if value is None:
@@ -194,4 +200,5 @@ _METHODS: Mapping[str, Callable[[Section], Scheme]] = {
     "awq": _awq,
     "compressed-tensors": _compressed_tensors,
     "fp8": _fp8,
+    "mxfp4": _mxfp4,
 }

@@ -16,7 +16,11 @@ from flover.source.quantized_blocks import integer_format
 from flover.source.quantized_matrix import Matrix
 from flover.weight_formats import BLOCKS, WeightFormat
 
-_FORMATS: Mapping[Packing, WeightFormat] = {"float-quantized": "fp8_e4m3", "mxfp4-pack-quantized": "mxfp4"}
+_FORMATS: Mapping[Packing, WeightFormat] = {
+    "float-quantized": "fp8_e4m3",
+    "mxfp4-pack-quantized": "mxfp4",
+    "mxfp4": "mxfp4",
+}
 """What other packings are kept as depends on how many inputs share a scale."""
 
 
@@ -56,11 +60,13 @@ NAMES: Mapping[Packing, Names] = {
 def find_matrices(stored: Sequence[TensorInfo], scheme: Scheme) -> tuple[list[TensorInfo], dict[str, Matrix]]:
     """The tensors of a checkpoint that are as they are, and its quantized matrices by the name of the weight. Raises
     `ModelError` for tensors that do not belong together."""
-    names = NAMES[scheme.packing]
     by_name = {info.name: info for info in stored}
     if len(by_name) < len(stored):
         twice = next(info for info in stored if info is not by_name[info.name])
         raise ModelError(f"{twice.file}: {twice.name} is in {by_name[twice.name].file} too")
+    if scheme.packing == "mxfp4":
+        return _stacked(by_name, scheme)
+    names = NAMES[scheme.packing]
     plain, matrices = dict(by_name), {}
     for info in by_name.values():
         module, _, suffix = info.name.rpartition(".")
@@ -85,6 +91,28 @@ def inputs_per_scale(scheme: Scheme, in_size: int) -> int:
 def format_of(scheme: Scheme, in_size: int) -> WeightFormat | None:
     """What a matrix of so many inputs is kept as; None if nothing holds it."""
     return _FORMATS.get(scheme.packing) or integer_format(scheme.bits, inputs_per_scale(scheme, in_size))
+
+
+def _stacked(by_name: Mapping[str, TensorInfo], scheme: Scheme) -> tuple[list[TensorInfo], dict[str, Matrix]]:
+    """The same of gpt-oss: [experts, out, blocks, 16] and the blocks' scales, of each name."""
+    plain, matrices = dict(by_name), {}
+    for numbers in by_name.values():
+        name = numbers.name.removesuffix("_blocks")
+        if name == numbers.name:
+            continue
+        scales = by_name.get(f"{name}_scales")
+        if scales is None:
+            raise ModelError(f"{numbers.file}: {numbers.name} has no {name}_scales beside it")
+        _check(numbers, ("U8",), (*numbers.shape[:3], 16))
+        _check(scales, ("U8",), numbers.shape[:3])
+        if 0 in numbers.shape:
+            raise ModelError(f"{numbers.file}: {numbers.name} has shape {list(numbers.shape)}, which is empty")
+        experts, out_size, count = numbers.shape[:3]
+        size = experts * out_size * count * BLOCKS["mxfp4"].num_bytes
+        info = replace(numbers, name=name, dtype="mxfp4", shape=(experts, out_size, 32 * count), num_bytes=size)
+        matrices[name] = Matrix(info, scheme, numbers, scales, None, None, 32)
+        del plain[numbers.name], plain[scales.name]
+    return list(plain.values()), matrices
 
 
 def _matrix(name: str, numbers: TensorInfo, names: Names, parts: Mapping[str, TensorInfo], scheme: Scheme) -> Matrix:

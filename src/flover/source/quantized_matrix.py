@@ -60,7 +60,13 @@ class Matrix:
         return None if (order == np.arange(len(order))).all() else order
 
     def read(self, get: Get) -> Bytes:
-        """All rows, [out, bytes of a row]."""
+        """All rows, [out, bytes of a row], or those of all experts, [experts, out, bytes of a row]."""
+        if len(self.info.shape) == 3:
+            experts, out_size, in_size = self.info.shape
+            found = np.empty((experts, out_size, BLOCKS["mxfp4"].row_bytes(in_size)), dtype=np.uint8)
+            for expert, (numbers, scales) in enumerate(zip(get(self.numbers), get(self.scales), strict=True)):
+                found[expert] = mxfp4_blocks(numbers.reshape(out_size, -1), scales)
+            return found
         if self.info.dtype == "mxfp4":
             return mxfp4_blocks(get(self.numbers), get(self.scales))
         numbers, order = get(self.numbers), self.order(get)
