@@ -159,7 +159,7 @@ def ask(url: str) -> None:
     body = json.dumps({"prompt": "The capital of France is", "max_tokens": 8, "temperature": 0}).encode()
     request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=60) as answer:
-        assert "Paris" in json.load(answer)["choices"][0]["text"]
+        assert "France" in json.load(answer)["choices"][0]["text"]
 
 
 def peak(pid: int) -> int:
