@@ -119,6 +119,9 @@ def _rotary(config: ModelConfig, runner: _cpu.KernelRunner, rows: int) -> Made:
         sin=sin.data_ptr(),
         rotary_dim=rotary_dim,
         interleaved=rope is not None and rope.interleaved,
+        query_norm=0,
+        key_norm=0,
+        eps=0.0,
         slots=address(slots),
         pages=native_pages(pages),
     )

@@ -81,8 +81,8 @@ def _parameters(config: Fields, layer_kind: str | None, local: bool) -> Mapping[
     """The dict of rotary parameters; v5 may nest it by layer type, which must then all say the same unless that of one
     type is asked for."""
     found = config.section("rope_scaling") or config.section("rope_parameters") or {}
-    nested = [value for value in found.values() if isinstance(value, dict)]
-    if not nested:
+    nested = list(found.values())
+    if not nested or not all(isinstance(value, dict) for value in nested):
         return {} if local else found
     if layer_kind is not None:
         return Fields(found, config.where).section(layer_kind) or {}
