@@ -148,6 +148,9 @@ def _report(
         if names
     ]
     if any(name.rpartition(".")[2] in _QUANTIZED for name in left_over):
-        problems.append("some hold quantized weights, which are not read: load the model's float weights")
+        problems.append(
+            "some hold quantized weights, which are read only as config.json's quantization_config says: load the "
+            "model's float weights"
+        )
     if problems:
         raise ModelError(f"the weights in {source.path} do not fit its config.json; " + "; ".join(problems))
