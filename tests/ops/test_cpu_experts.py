@@ -7,12 +7,14 @@ import functools
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from flover_benchmarks.kernels.blocks import random_blocks
 
 from flover.errors import InvariantError
 from flover.ops import BLOCKS, Alone, Experts, HostArray, Ops, Part, Reduction, Routing, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import NUMBERS, PackedWeight
+from ops.rotation import rotated
 
 Floats = npt.NDArray[np.float32]
 ISAS = instruction_sets()
@@ -108,7 +110,7 @@ def test_no_other_expert_is_touched(isa: str) -> None:
 
 
 class OneOf(Alone):
-    """A rank that is told the maximum over all ranks, of the inner width of each expert."""
+    """A rank that is told the maximum over all ranks, of the rotated inner width of each expert."""
 
     found: HostArray
 
@@ -127,7 +129,8 @@ def test_ranks_with_a_part_of_every_expert_add_up_to_the_whole(kept: WeightForma
     chosen = (-scores).argsort(1, kind="stable")[:, : ROUTING.top_k]
     group, total = OneOf(), np.zeros_like(whole)
     inner = [ops.linear(x, weight, None, "silu") for weight in matrices(kept)[0]]
-    group.found = np.abs([[inner[e][row] for e in own] for row, own in enumerate(chosen)]).max(-1)
+    inputs = torch.from_numpy(np.array([[inner[e][row] for e in own] for row, own in enumerate(chosen)]))
+    group.found = rotated(inputs).abs().amax(-1).numpy()
     for rank in range(2):
         rows = np.r_[rank * half : (rank + 1) * half, INNER + rank * half : INNER + (rank + 1) * half]
         up = [PackedWeight((INNER, HIDDEN), kept, True) for _ in range(COUNT)]
