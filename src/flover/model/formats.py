@@ -56,9 +56,11 @@ def matrix_formats(model: ModelConfig, asked: WeightFormat, reads: Iterable[Read
 
 def announced_formats(model: ModelConfig, scheme: Scheme) -> Formats:
     """The formats of a quantized checkpoint whose tensors are not at hand, nearly: all linears of its layers are
-    quantized, but routers."""
+    quantized, but routers; of gpt-oss the experts alone."""
     shapes = {name: shape for name, shape in parameter_shapes(model).items() if len(shape) == 2}
     linears = [name for name in shapes if name.startswith("layers.") and not name.endswith(ROUTERS)]
+    if scheme.packing == "mxfp4":
+        linears = [name for name in linears if ".experts." in name]
     kept = {name: quantized_format(scheme, shapes[name][1]) for name in linears}
     return {name: (Rows(shapes[name][0], found),) for name, found in kept.items() if found is not None}
 
