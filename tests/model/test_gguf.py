@@ -26,11 +26,12 @@ from flover.memory.machine import Machine
 from flover.model.describe import describe_model
 from flover.model.load import load_model
 from flover.model.shard import Shard
-from flover.ops import GGUF_BLOCKS, Alone, WeightFormat
+from flover.ops import Alone, WeightFormat
 from flover.ops.cpu import cpu_ops
 from flover.source import open_source
 from flover.source.gguf_file import read_header
 from flover.text.tokenizer import Tokenizer
+from flover.weight_formats import GGUF_BLOCKS
 from model.driver import Driver, load, whole_logits
 
 PROMPT = random_prompt(1, 45)

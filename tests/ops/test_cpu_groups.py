@@ -11,9 +11,10 @@ import torch
 from flover_benchmarks.kernels.blocks import random_blocks
 
 from flover.errors import ModelError
-from flover.ops import BLOCKS, GGUF_BLOCKS, Ops, Part, WeightFormat
+from flover.ops import BLOCKS, Ops, Part, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
+from flover.weight_formats import GGUF_BLOCKS
 from ops.exact import INPUTS, Floats, activations, fma, quantized
 
 ISAS = instruction_sets()

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from flover.ops import BLOCKS, GGUF_BLOCKS, WeightFormat
+from flover.ops import BLOCKS, WeightFormat
+from flover.weight_formats import GGUF_BLOCKS
 
 HALVES: Mapping[WeightFormat, tuple[int, ...]] = {
     "q2_k": (80, 82),

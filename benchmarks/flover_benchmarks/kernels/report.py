@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from flover.ops import INPUTS_TOGETHER
+from flover.weight_formats import INPUTS_TOGETHER
 from flover_benchmarks.kernels.figures import Floor, MachineLimits, Measurement, floors, whole_step
 from flover_benchmarks.kernels.run import KernelResults
 

@@ -11,12 +11,13 @@ from flover.errors import InvariantError, ModelError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.placement import Placement
 from flover.model.reads import Read
-from flover.ops import BLOCKS, INPUTS_TOGETHER, WeightFormat
+from flover.ops import BLOCKS, WeightFormat
 from flover.ops.cpu_weight import BYTES_PER_WEIGHT
 from flover.request import ExpertReads
 from flover.source import TensorInfo
 from flover.source.quantization import Scheme
 from flover.source.quantized import format_of as quantized_format
+from flover.weight_formats import INPUTS_TOGETHER
 
 ROUTERS = ("router.weight", "shared_gate.weight")
 VECTOR_BYTES = 4

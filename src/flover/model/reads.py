@@ -23,9 +23,10 @@ from flover.model.placement import (
     in_stacks,
     untransposed,
 )
-from flover.ops import BLOCKS, GGUF_BLOCKS, HostArray
+from flover.ops import BLOCKS, HostArray
 from flover.source import Layout, ModelSource, TensorInfo
 from flover.source.numbers import widen
+from flover.weight_formats import GGUF_BLOCKS
 
 COMPARED_ROWS = 4096
 """Rows of embedding and head that are compared at once."""

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from flover.errors import ConfigError
 from flover.model.config import ExpertsConfig, ModelConfig
-from flover.ops import Part, WeightFormat, inputs_together
+from flover.ops import Part, WeightFormat
+from flover.weight_formats import inputs_together
 
 
 @dataclass(frozen=True, slots=True)

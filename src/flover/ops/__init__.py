@@ -14,16 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flover.ops.group import Alone, Group, Reduction
-from flover.weight_formats import (
-    BLOCKS,
-    GGUF_BLOCKS,
-    INPUTS_TOGETHER,
-    ONE_SCALE,
-    Block,
-    WeightFormat,
-    inputs_together,
-    rotation_of,
-)
+from flover.weight_formats import BLOCKS, ONE_SCALE, Block, WeightFormat
 
 Array: TypeAlias = Any
 """An implementation's own arrays: numpy's on the CPU, torch's tensors elsewhere. Who is written against the table only
@@ -296,8 +287,6 @@ class Ops:
 __all__ = [
     "BLOCKS",
     "DTYPE_BYTES",
-    "GGUF_BLOCKS",
-    "INPUTS_TOGETHER",
     "ONE_SCALE",
     "Alone",
     "Array",
@@ -320,6 +309,4 @@ __all__ = [
     "SampleParams",
     "Weight",
     "WeightFormat",
-    "inputs_together",
-    "rotation_of",
 ]

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from flover import _cpu
 from flover.errors import InvariantError, ModelError
-from flover.ops import BLOCKS, Part, WeightFormat, inputs_together, rotation_of
+from flover.ops import BLOCKS, Part, WeightFormat
 from flover.ops.cpu_layout import address, floats
+from flover.weight_formats import inputs_together, rotation_of
 
 _FACTOR_BYTES = {"q4_k": 64, "q5_k": 64, "q3_k": 64, "iq4_xs": 32}
 """What 16 outputs take more than in the file for each block: factors of 6 bits are kept in a byte."""
