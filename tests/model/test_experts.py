@@ -193,7 +193,7 @@ def test_ranks_that_cannot_share_an_expert_are_refused(tmp_path: Path) -> None:
         if ranks == 3:
             edit(path, num_attention_heads=3, num_key_value_heads=3)
         else:
-            edit(path, num_attention_heads=4, num_key_value_heads=2)
+            edit(path, num_attention_heads=4, num_key_value_heads=2, head_dim=64)
         with pytest.raises((ConfigError, ModelError), match=message):
             describe_model(
                 EngineConfig(model=str(path), tensor_parallel_size=ranks, load_format="dummy", **kind), Shard(0, ranks)

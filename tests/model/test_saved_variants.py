@@ -234,7 +234,7 @@ def test_dtype_may_be_a_mapping(dtype: Any, tmp_path: Path) -> None:
     assert torch.equal(whole_logits(load(path), PROMPT), before)
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "hqq", "mxfp4"])
+@pytest.mark.parametrize("method", ["bitsandbytes", "hqq", "quark"])
 def test_quantized_checkpoints_are_refused_by_their_method(method: str, tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path)
     edit(path, quantization_config={"quant_method": method, "bits": 4})

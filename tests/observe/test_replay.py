@@ -105,8 +105,9 @@ def test_a_record_of_version_1_gives_the_same_plans_and_tokens() -> None:
     assert done.tokens == done.tokens_equal == 125
 
 
-@pytest.mark.parametrize("isa", instruction_sets())
+@pytest.mark.parametrize("isa", instruction_sets()[:-1] or instruction_sets())
 def test_on_other_threads_and_instruction_sets_too(record: Record, isa: str) -> None:
+    """All but the slowest, portable: `tests/ops` and `tests/selftest` compare its bits."""
     done = again(record, num_threads=1, cpu_isa=isa)
     assert done.difference is None
     assert done.tokens == done.tokens_equal

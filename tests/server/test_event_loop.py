@@ -51,8 +51,8 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
     "a list of numbers as tool calls": (CHAT, lambda: {"messages": [{"role": "user", "tool_calls": [1] * 600_000}]}),
     "a list of numbers as content": (CHAT, lambda: _message([1] * 600_000)),
     "stop token ids without end": (COMPLETIONS, lambda: {"prompt": "a", "stop_token_ids": [1] * 600_000}),
-    "unknown fields": (COMPLETIONS, lambda: {"prompt": "a"} | {f"f{i}": 1 for i in range(150_000)}),
-    "metadata without end": (CHAT, lambda: _message("a") | {"metadata": {f"f{i}": "1" for i in range(130_000)}}),
+    "unknown fields": (COMPLETIONS, lambda: {"prompt": "a"} | {f"f{i}": 1 for i in range(74_000)}),
+    "metadata without end": (CHAT, lambda: _message("a") | {"metadata": {f"f{i}": "1" for i in range(74_000)}}),
     "a prompt of the size of a body": (COMPLETIONS, lambda: {"prompt": "lorem ipsum " * (BODY // 12)}),
     "a message of the size of a body": (CHAT, lambda: _message("lorem ipsum " * (BODY // 12))),
     "a text to tokenize of the size of a body": (TOKENIZE, lambda: {"prompt": "lorem ipsum " * (BODY // 12)}),
@@ -80,19 +80,19 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
     "deep JSON": (COMPLETIONS, lambda: {"prompt": "a", "metadata": _deep(60)}),
     "token ids without end": (COMPLETIONS, lambda: {"prompt": [1] * 600_000}),
     "prompts without end": (COMPLETIONS, lambda: {"prompt": ["a"] * 300_000, "max_tokens": 1}),
-    "a bias of everything": (COMPLETIONS, lambda: {"prompt": "a", "logit_bias": {str(i): 1 for i in range(150_000)}}),
+    "a bias of everything": (COMPLETIONS, lambda: {"prompt": "a", "logit_bias": {str(i): 1 for i in range(74_000)}}),
     "text parts without end": (
         CHAT,
         lambda: {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 58}] * 1000},
     ),
-    "tool calls without end": (CHAT, lambda: _calls([{"function": {"name": "f"}}] * 64, 700)),
+    "tool calls without end": (CHAT, lambda: _calls([{"function": {"name": "f"}}] * 64, 455)),
     "lists in the arguments of a tool call": (
         CHAT,
         lambda: _calls([{"function": {"name": "f", "arguments": '{"a":[' + "[]," * 630_000 + "1]}"}}], 1),
     ),
     "allowed tokens without end, for many prompts": (
         COMPLETIONS,
-        lambda: {"prompt": ["a"] * 128, "max_tokens": 2, "allowed_token_ids": [97] * 290_000},
+        lambda: {"prompt": ["a"] * 128, "max_tokens": 2, "allowed_token_ids": [97] * 149_000},
     ),
     "bad words and stop strings for many prompts": (
         COMPLETIONS,

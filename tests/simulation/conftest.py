@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-DEFAULT_SEEDS = 500
+DEFAULT_SEEDS = 250
 DEFAULT_STEPS = 300
-"""Every planted bug is found in as many; `.ci/run` simulates 1000 iterations of each seed."""
+"""Every planted bug is found in as many; `.ci/run` simulates 500 seeds, and 1000 iterations of each."""
 GROUP = 10
 """Seeds per test, so that workers can share the seeds."""
 

@@ -34,7 +34,7 @@ class Limits:
 
     # Bodies
     max_json_depth: int = setting(64, "nesting depth of objects and lists in a body", group="limits")
-    max_json_values: int = setting(300_000, "values in a body: numbers, strings, lists, objects", group="limits")
+    max_json_values: int = setting(150_000, "values in a body: numbers, strings, lists, objects", group="limits")
     max_messages: int = setting(1024, "messages of one conversation", group="limits")
     max_request_seqs: int = setting(128, "sequences of one request: its prompts times n", group="limits")
 
