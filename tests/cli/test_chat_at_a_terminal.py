@@ -76,12 +76,18 @@ class Terminal:
         """Read what is shown until the pattern is in it; what was not looked at before, up to the match."""
         deadline = time.monotonic() + HUNG_SECONDS
         while not (match := re.search(pattern, self.shown, flags=re.DOTALL)):
-            assert time.monotonic() < deadline, self.shown
-            assert self.process.poll() is None, self.shown
-            if select.select([self._mine], [], [], 0.1)[0]:
-                self.shown += os.read(self._mine, 65536).decode(errors="replace")
+            self._read(0.1, deadline)
         found, self.shown = self.shown[: match.end()], self.shown[match.end() :]
         return found
+
+    def _read(self, seconds: float, deadline: float) -> bool:
+        """Wait so long for more to be shown; whether there was any."""
+        assert time.monotonic() < deadline, self.shown
+        assert self.process.poll() is None, self.shown
+        if not select.select([self._mine], [], [], seconds)[0]:
+            return False
+        self.shown += os.read(self._mine, 65536).decode(errors="replace")
+        return True
 
     def type(self, keys: str) -> None:
         os.write(self._mine, keys.encode())
@@ -94,15 +100,9 @@ class Terminal:
         """
         deadline = time.monotonic() + HUNG_SECONDS
         self.type("\x03")
-        pressed = time.monotonic()
         while "> " not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            assert self.process.poll() is None, self.shown
-            if select.select([self._mine], [], [], 0.1)[0]:
-                self.shown += os.read(self._mine, 65536).decode(errors="replace")
-            elif time.monotonic() > pressed + 1:
+            if not self._read(1, deadline):
                 self.type("\x03")
-                pressed = time.monotonic()
         self.until("> ")
 
     def close(self) -> int:

@@ -16,7 +16,7 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from flover.errors import ModelError
 from flover.generation_config import read_eos_ids
-from flover.source import gguf_merges, open_source
+from flover.source import open_source, sentencepiece_merges
 from flover.text.tokenizer import Tokenizer
 
 LLAMA3 = (
@@ -169,8 +169,8 @@ def plain_merges(texts: list[str], scores: list[float], added: set[str]) -> list
 
 @pytest.mark.parametrize(("at_once", "slot_bits"), [(3, 4), (2**15, 21)])
 def test_merges_are_those_of_every_cut(at_once: int, slot_bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_merges, "_AT_ONCE", at_once)
-    monkeypatch.setattr(gguf_merges, "_SLOT_BITS", slot_bits)
+    monkeypatch.setattr(sentencepiece_merges, "_AT_ONCE", at_once)
+    monkeypatch.setattr(sentencepiece_merges, "_SLOT_BITS", slot_bits)
     rng = random.Random(5)
     for letters in ("ab", "ab▁日😀\0"):
         words = {"".join(rng.choices(letters, k=rng.randrange(1, 9))) for _ in range(500)} | {"a" * 300, "a" * 150}
@@ -178,16 +178,16 @@ def test_merges_are_those_of_every_cut(at_once: int, slot_bits: int, monkeypatch
         rng.shuffle(tokens)
         scores = [-float(rng.randrange(100)) for _ in tokens]
         added = set(rng.sample(tokens, 20))
-        found = gguf_merges.merges_by_score(tokens, scores, added)
+        found = sentencepiece_merges.merges_by_score(tokens, scores, added)
         assert found == plain_merges(tokens, scores, added)
         assert len(found) > 150
-    assert gguf_merges.merges_by_score(["x"], [0.0], {"x"}) == []
+    assert sentencepiece_merges.merges_by_score(["x"], [0.0], {"x"}) == []
 
 
 def test_tokens_of_the_same_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gguf_merges, "_BASE", 1)
+    monkeypatch.setattr(sentencepiece_merges, "_BASE", 1)
     with pytest.raises(ModelError, match="two of its tokens have the same hash"):
-        gguf_merges.merges_by_score(["ab", "ba"], [0.0, 0.0], set())
+        sentencepiece_merges.merges_by_score(["ab", "ba"], [0.0, 0.0], set())
 
 
 def test_an_engine_makes_no_tokenizer_to_know_what_ends_an_answer(

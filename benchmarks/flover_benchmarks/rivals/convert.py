@@ -13,6 +13,7 @@ import numpy as np
 
 from flover.errors import ModelError
 from flover.model.config import ModelConfig
+from flover.model.formats import has_more_bits
 from flover.model.hf_config import read_model_directory
 from flover.source import ModelSource, TensorInfo, open_source
 from flover.source.numbers import widen
@@ -87,16 +88,10 @@ def kind_of(name: str, info: TensorInfo, kind: str, num_layers: int) -> str:
         return "q6_k" if fits("q6_k", info.shape[-1]) else "q8_0"
     if kind == "q4_k_m":
         large = name.endswith(("attn_v.weight", "ffn_down.weight"))
-        kind = "q6_k" if large and _has_more_bits(int(name.split(".")[1]), num_layers) else "q4_k"
+        kind = "q6_k" if large and has_more_bits(name, num_layers) else "q4_k"
     if not fits(kind, info.shape[-1]):
         raise ModelError(f"{info.name} has rows of {info.shape[-1]} numbers, which are no whole blocks of {kind}")
     return kind
-
-
-def _has_more_bits(layer: int, num_layers: int) -> bool:
-    """`use_more_bits` of llama.cpp's llama-quant.cpp: the first and the last eighth, and every third between."""
-    eighth = num_layers // 8
-    return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
 
 
 def reorder_heads(rows: Floats, num_heads: int) -> Floats:

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from flover.model.families import ExpertNames, Family, Flag, ScaleNames
+from flover.model.families import ExpertNames, Family, Flag
 from flover.model.family_modules import GPT_OSS_MODULES, GRANITE_MOE_MODULES, MIXTRAL_MODULES, QWEN_MOE_MODULES
+from flover.model.rms_families import GRANITE_SCALES
 
-_GRANITE_SCALES = ScaleNames(
-    embedding="embedding_multiplier",
-    residual="residual_multiplier",
-    attention="attention_multiplier",
-    logits_divisor="logits_scaling",
-)
 EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "MixtralForCausalLM": Family(
@@ -88,7 +83,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             model_types=("granitemoe",),
             aliases=("GraniteMoeModel",),
             experts=ExpertNames(count="num_local_experts", intermediate_size="intermediate_size"),
-            scales=_GRANITE_SCALES,
+            scales=GRANITE_SCALES,
             qkv_bias=Flag("attention_bias", False),
             attention_out_bias=Flag("attention_bias", False),
             modules=GRANITE_MOE_MODULES,
@@ -101,7 +96,7 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
                 intermediate_size="intermediate_size",
                 shared_intermediate_size="shared_intermediate_size",
             ),
-            scales=_GRANITE_SCALES,
+            scales=GRANITE_SCALES,
             qkv_bias=Flag("attention_bias", False),
             attention_out_bias=Flag("attention_bias", False),
             modules=GRANITE_MOE_MODULES,

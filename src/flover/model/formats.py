@@ -97,8 +97,8 @@ def format_of(name: str, asked: WeightFormat, model: ModelConfig) -> WeightForma
 
 
 def has_more_bits(name: str, num_layers: int) -> bool:
-    """Is the parameter in one of the layers whose errors weigh most: the first and the last eighth, and every third
-    between (llama.cpp's `use_more_bits`)?"""
+    """Is a parameter, or a tensor of a GGUF file, in one of the layers whose errors weigh most: the first and the last
+    eighth, and every third between (llama.cpp's `use_more_bits`)? The number of the layer is second in its name."""
     layer, eighth = int(name.split(".")[1]), num_layers // 8
     return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2
 

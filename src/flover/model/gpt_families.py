@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -40,6 +41,25 @@ _GPT_OTHER_NAMES = MappingProxyType(
 
 _MASKS = ("h.{}.attn.bias", "h.{}.attn.masked_bias")
 
+_GPTJ = Family(
+    model_types=("gptj",),
+    aliases=("GPTJModel",),
+    other_names=_GPT_OTHER_NAMES,
+    names=_GPT_NAMES,
+    norm="layer",
+    gated=False,
+    residual="parallel_shared_norm",
+    positions="rotary_interleaved",
+    mlp_bias=True,
+    head_bias=True,
+    inner_factor=4,
+    default_activation="gelu_new",
+    default_norm_eps=1e-5,
+    prefix="transformer.",
+    modules=GPTJ_MODULES,
+    dropped=(*_MASKS, "h.{}.attn.embed_positions"),
+)
+
 GPT_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
         "GPT2LMHeadModel": Family(
@@ -64,24 +84,7 @@ GPT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             modules=GPT2_MODULES,
             dropped=_MASKS,
         ),
-        "GPTJForCausalLM": Family(
-            model_types=("gptj",),
-            aliases=("GPTJModel",),
-            other_names=_GPT_OTHER_NAMES,
-            names=_GPT_NAMES,
-            norm="layer",
-            gated=False,
-            residual="parallel_shared_norm",
-            positions="rotary_interleaved",
-            mlp_bias=True,
-            head_bias=True,
-            inner_factor=4,
-            default_activation="gelu_new",
-            default_norm_eps=1e-5,
-            prefix="transformer.",
-            modules=GPTJ_MODULES,
-            dropped=(*_MASKS, "h.{}.attn.embed_positions"),
-        ),
+        "GPTJForCausalLM": _GPTJ,
         "GPTNeoXForCausalLM": Family(
             model_types=("gpt_neox",),
             aliases=("GPTNeoXModel",),
@@ -154,21 +157,10 @@ GPT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             modules=GPT_NEO_MODULES,
             dropped=("h.{}.attn.attention.bias", "h.{}.attn.attention.masked_bias"),
         ),
-        "CodeGenForCausalLM": Family(
+        "CodeGenForCausalLM": dataclasses.replace(
+            _GPTJ,
             model_types=("codegen",),
             aliases=("CodeGenModel",),
-            other_names=_GPT_OTHER_NAMES,
-            names=_GPT_NAMES,
-            norm="layer",
-            gated=False,
-            residual="parallel_shared_norm",
-            positions="rotary_interleaved",
-            mlp_bias=True,
-            head_bias=True,
-            default_activation="gelu_new",
-            inner_factor=4,
-            default_norm_eps=1e-5,
-            prefix="transformer.",
             modules=CODEGEN_MODULES,
             dropped=("h.{}.attn.causal_mask", *_MASKS),
         ),

@@ -66,13 +66,8 @@ GPT_NEO_MODULES = {
 }
 
 CODEGEN_MODULES = {
-    "wte": Target("embed"),
-    "h.{}.ln_1": Target("layers.{}.attention_norm"),
+    **{name: target for name, target in GPTJ_MODULES.items() if target.module != "layers.{}.qkv"},
     "h.{}.attn.qkv_proj": Target("layers.{}.qkv", layout="by_quarter"),
-    "h.{}.attn.out_proj": Target("layers.{}.out"),
-    "h.{}.mlp.fc_in": Target("layers.{}.up"),
-    "h.{}.mlp.fc_out": Target("layers.{}.down"),
-    "ln_f": Target("final_norm"),
 }
 
 OPT_MODULES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -14,6 +15,25 @@ from flover.model.family_modules import (
     PHI3_MODULES,
     POST_NORM_MODULES,
     UNGATED_MODULES,
+)
+
+GRANITE_SCALES = ScaleNames(
+    embedding="embedding_multiplier",
+    residual="residual_multiplier",
+    attention="attention_multiplier",
+    logits_divisor="logits_scaling",
+)
+
+_GLM = Family(
+    model_types=("glm",),
+    aliases=("GlmModel",),
+    interleaved=True,
+    rotary_share=0.5,
+    qkv_bias=Flag("attention_bias", True),
+    default_norm_eps=0.00000015625,
+    default_max_len=131072,
+    default_head_dim=128,
+    modules=GLM_MODULES,
 )
 
 RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -74,12 +94,7 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
         "GraniteForCausalLM": Family(
             model_types=("granite",),
             aliases=("GraniteModel",),
-            scales=ScaleNames(
-                embedding="embedding_multiplier",
-                residual="residual_multiplier",
-                attention="attention_multiplier",
-                logits_divisor="logits_scaling",
-            ),
+            scales=GRANITE_SCALES,
             qkv_bias=Flag("attention_bias", False),
             attention_out_bias=Flag("attention_bias", False),
             mlp_bias=Flag("mlp_bias", False),
@@ -184,28 +199,9 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_head_dim=256,
             modules=GEMMA3_MODULES,
         ),
-        "GlmForCausalLM": Family(
-            model_types=("glm",),
-            aliases=("GlmModel",),
-            interleaved=True,
-            rotary_share=0.5,
-            qkv_bias=Flag("attention_bias", True),
-            default_norm_eps=0.00000015625,
-            default_max_len=131072,
-            default_head_dim=128,
-            modules=GLM_MODULES,
-        ),
-        "Glm4ForCausalLM": Family(
-            model_types=("glm4",),
-            aliases=("Glm4Model",),
-            residual="sandwich",
-            interleaved=True,
-            rotary_share=0.5,
-            qkv_bias=Flag("attention_bias", True),
-            default_norm_eps=0.00000015625,
-            default_max_len=131072,
-            default_head_dim=128,
-            modules=GLM4_MODULES,
+        "GlmForCausalLM": _GLM,
+        "Glm4ForCausalLM": dataclasses.replace(
+            _GLM, model_types=("glm4",), aliases=("Glm4Model",), residual="sandwich", modules=GLM4_MODULES
         ),
         "HunYuanDenseV1ForCausalLM": Family(
             model_types=("hunyuan_v1_dense",),

@@ -14,7 +14,7 @@ from typing import Any
 from flover.errors import ModelError
 from flover.files import shown
 from flover.source.gguf_file import GgufFile, Texts
-from flover.source.gguf_merges import merges_by_score
+from flover.source.sentencepiece_merges import merges_by_score
 
 _UNKNOWN, _CONTROL, _USER = 2, 3, 4
 _SPACE = "▁"

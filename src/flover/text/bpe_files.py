@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from flover.errors import ModelError, shown
 from flover.generation_config import MAX_TOKENIZER_BYTES
@@ -39,6 +39,7 @@ class BpeClass:
         return {"type": "Sequence", "pretokenizers": [split, step | {"use_regex": False}]}
 
 
+Kind = TypeVar("Kind")
 KINDS: Mapping[str, BpeClass] = {
     "GPT2Tokenizer": BpeClass("<|endoftext|>"),
     "Qwen2Tokenizer": BpeClass("<|endoftext|>", _QWEN2_PIECES, "NFC"),
@@ -56,7 +57,7 @@ def has_bpe_files(source: ModelSource) -> bool:
 def describe_bpe(source: ModelSource, files: TokenizerFiles) -> dict[str, Any]:
     """The content of a tokenizer.json. Raises `ModelError` if a file is damaged or the class is not supported."""
     config = source.document("tokenizer_config.json")
-    kind = _kind(source, config)
+    kind = tokenizer_class(source, config, KINDS, _OF_MODEL_TYPE, "vocab.json and merges.txt are read")
     vocabulary = source.document("vocab.json", MAX_TOKENIZER_BYTES)
     if not all(type(token) is int and 0 <= token < 2**32 for token in vocabulary.values()):
         raise ModelError(f"{source.where('vocab.json')} must hold a token id for each token")
@@ -74,20 +75,6 @@ def describe_bpe(source: ModelSource, files: TokenizerFiles) -> dict[str, Any]:
     }
 
 
-def _kind(source: ModelSource, config: Mapping[str, Any]) -> BpeClass:
-    name = config.get("tokenizer_class")
-    if name is None:
-        name = _OF_MODEL_TYPE.get(str(source.document("config.json").get("model_type")))
-    kind = KINDS.get(str(name).removesuffix("Fast"))
-    if kind is None:
-        raise ModelError(
-            f"no tokenizer.json in {source.path}; vocab.json and merges.txt are read for tokenizer_class "
-            f"{' and '.join(KINDS)}, this one is {shown(name)}: make tokenizer.json with transformers, "
-            "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
-        )
-    return kind
-
-
 def _merges(source: ModelSource) -> list[list[str]]:
     """Pairs of tokens in order of merging. A first line that begins with #version is skipped."""
     lines = (source.text("merges.txt", MAX_TOKENIZER_BYTES) or "").split("\n")
@@ -99,6 +86,27 @@ def _merges(source: ModelSource) -> list[list[str]]:
             f"{shown(pairs[wrong])}"
         )
     return pairs
+
+
+def tokenizer_class(
+    source: ModelSource,
+    config: Mapping[str, Any],
+    kinds: Mapping[str, Kind],
+    of_model_type: Mapping[str, str],
+    read: str,
+) -> Kind:
+    """What `kinds` has for the model's tokenizer class, which config.json's type says where tokenizer_config.json does
+    not. Raises `ModelError` for another class; `read` is the beginning of what it says."""
+    name = config.get("tokenizer_class")
+    if name is None:
+        name = of_model_type.get(str(source.document("config.json").get("model_type")))
+    kind = kinds.get(str(name).removesuffix("Fast"))
+    if kind is None:
+        raise ModelError(
+            f"no tokenizer.json in {source.path}; {read} for tokenizer_class {' and '.join(kinds)}, this one is "
+            f"{shown(name)}: make tokenizer.json with transformers, AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    return kind
 
 
 def added_tokens(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flover.errors import ModelError, shown
+from flover.errors import ModelError
 from flover.generation_config import MAX_TOKENIZER_BYTES
 from flover.source import ModelSource
 from flover.source.sentencepiece_file import (
@@ -22,7 +22,8 @@ from flover.source.sentencepiece_file import (
     SentencePieceFile,
     read_sentencepiece,
 )
-from flover.text.bpe_files import added_tokens
+from flover.source.sentencepiece_merges import merges_by_order
+from flover.text.bpe_files import added_tokens, tokenizer_class
 from flover.text.files import TokenizerFiles
 
 _SPACE = "▁"
@@ -55,7 +56,7 @@ _OF_MODEL_TYPE = dict.fromkeys(("llama", "mistral"), "LlamaTokenizer") | dict.fr
 def describe_sentencepiece(source: ModelSource, files: TokenizerFiles) -> dict[str, Any]:
     """The content of a tokenizer.json. Raises `ModelError` if the file is damaged or not supported."""
     config = source.document("tokenizer_config.json")
-    kind = _kind(source, config)
+    kind = tokenizer_class(source, config, KINDS, _OF_MODEL_TYPE, f"{FILE} is read")
     pieces = _pieces(source)
     vocabulary = {text: index for index, text in enumerate(pieces.texts)}
     names = {name: files.special_tokens.get(name, text) for name, text in kind.special_tokens.items()}
@@ -76,23 +77,9 @@ def describe_sentencepiece(source: ModelSource, files: TokenizerFiles) -> dict[s
             "fuse_unk": True,
             "byte_fallback": True,
             "vocab": vocabulary,
-            "merges": _merges(vocabulary),
+            "merges": merges_by_order(pieces.texts),
         },
     }
-
-
-def _kind(source: ModelSource, config: Mapping[str, Any]) -> SentencePieceClass:
-    name = config.get("tokenizer_class")
-    if name is None:
-        name = _OF_MODEL_TYPE.get(str(source.document("config.json").get("model_type")))
-    kind = KINDS.get(str(name).removesuffix("Fast"))
-    if kind is None:
-        raise ModelError(
-            f"no tokenizer.json in {source.path}; {FILE} is read for tokenizer_class {' and '.join(KINDS)}, this one "
-            f"is {shown(name)}: make tokenizer.json with transformers, "
-            "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
-        )
-    return kind
 
 
 def _pieces(source: ModelSource) -> SentencePieceFile:
@@ -117,15 +104,6 @@ def _marked(pieces: SentencePieceFile) -> dict[int, dict[str, Any]]:
         for index, (text, kind) in enumerate(zip(pieces.texts, pieces.kinds, strict=True))
         if kind in (CONTROL, USER_DEFINED) and text
     }
-
-
-def _merges(vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    return [
-        (text[:cut], text[cut:])
-        for text in vocabulary
-        for cut in range(1, len(text))
-        if text[:cut] in vocabulary and text[cut:] in vocabulary
-    ]
 
 
 def _post_processor(

@@ -1,11 +1,11 @@
-"""The merges of SentencePiece's BPE: GGUF files have scores of tokens only.
+"""The merges of SentencePiece's BPE: its files and GGUF's have only tokens, in order or with scores.
 
 A vocabulary of 262,144 tokens can be cut in a million places, so the parts are looked up by hash, many at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
 from flover.errors import ModelError
@@ -21,11 +21,25 @@ _PAIRS_AT_ONCE = 2**16
 
 
 def merges_by_score(texts: Sequence[str], scores: Sequence[float], added: set[str]) -> list[tuple[str, str]]:
-    """The pairs that make each token, those of higher scores first; tokens that texts are cut at beforehand (`added`)
-    have none. `texts` differ. As in `generate_merges` of transformers' convert_slow_tokenizer.
+    """The pairs that make each token, those of higher scores first and of equal ones those with the longer left part;
+    tokens that texts are cut at beforehand (`added`) have none. `texts` differ. As in `generate_merges` of
+    transformers' convert_slow_tokenizer, given scores.
 
     Raises `ModelError` if two texts have the same hash, which only texts made for it have.
     """
+    return _merges(texts, [-score for score in scores], added, longest_first=True)
+
+
+def merges_by_order(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """The same in the order of the tokens, those with the shorter left part first, as `generate_merges` has it without
+    scores."""
+    return _merges(texts, range(len(texts)), frozenset(), longest_first=False)
+
+
+def _merges(
+    texts: Sequence[str], ranks: Sequence[float], added: Container[str], *, longest_first: bool
+) -> list[tuple[str, str]]:
+    """The pairs, those of tokens of lower `ranks` first."""
     import numpy as np  # other tokenizers do without
 
     kept = [index for index, text in enumerate(texts) if text not in added and text]
@@ -36,8 +50,9 @@ def merges_by_score(texts: Sequence[str], scores: Sequence[float], added: set[st
     table = _Table(_Hashes("".join(own)), lens)
     parts = [table.pairs(first, min(first + _AT_ONCE, len(own))) for first in range(0, len(own), _AT_ONCE)]
     token, left, right = (np.concatenate(part) for part in zip(*parts, strict=True))
-    by_id = np.asarray(scores, dtype=np.float64)[kept]
-    order = np.lexsort((-lens[right], -lens[left], -by_id[token]))  # stable: of equals, the token that comes first
+    by_token = np.asarray(ranks, dtype=np.float64)[kept]
+    sizes = -lens if longest_first else lens
+    order = np.lexsort((sizes[right], sizes[left], by_token[token]))  # stable: of equals, the token that comes first
     merges: list[tuple[str, str]] = []
     for first in range(0, len(order), _PAIRS_AT_ONCE):
         some = order[first : first + _PAIRS_AT_ONCE]
