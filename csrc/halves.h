@@ -37,6 +37,17 @@ namespace flover {
   return float_of(sign | bits_of(tiny));
 }
 
+// Nearest even; too large becomes infinite.
+[[gnu::always_inline]] static inline uint16_t narrow_f16(float value) {
+  const uint32_t bits = bits_of(value), sign = bits >> 16 & 0x8000, magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+  if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00);
+  if (magnitude < 0x38800000) {  // below the smallest normal: a multiple of 2^-24
+    return (uint16_t)(sign | (uint32_t)__builtin_nearbyintf(float_of(magnitude) * 16777216.0f));
+  }
+  return (uint16_t)(sign | ((magnitude - 0x38000000 + 0xfff + (magnitude >> 13 & 1)) >> 13));
+}
+
 // float8_e4m3fn: a float32 without its upper exponent bits and its lower bits of the fraction, divided by 2^120.
 constexpr float FP8_FACTOR = 0x1p120f;
 [[gnu::always_inline]] static inline float divided_fp8(uint8_t byte) {

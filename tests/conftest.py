@@ -1,5 +1,6 @@
 """Set before torch is imported anywhere: tests run two at a time on two cores, and never reach for the network."""
 
+import gc
 import os
 import signal
 
@@ -15,9 +16,17 @@ os.environ.pop("FLOVER_API_KEY", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# How long a draw takes says something of the machine's other work, nothing of Flover.
-settings.register_profile("flover", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long a draw takes says something of the machine's other work, nothing of Flover. The same draws in every run;
+# `pytest --hypothesis-profile explore` makes others.
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("flover", settings.get_profile("explore"), derandomize=True)
 settings.load_profile("flover")
+
+
+def pytest_collection_finish() -> None:
+    """What the suite imported stays: no collection of garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,6 +6,7 @@ import random
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -120,11 +121,11 @@ class Threads:
         return parts
 
 
-def logits_of_ranks(path: Path, token_ids: list[int], size: int = 2) -> torch.Tensor:
-    """The same as `whole_logits` by tensor parallel."""
+def logits_of_ranks(path: Path, token_ids: list[int], size: int = 2, **settings: Any) -> torch.Tensor:
+    """The same as `whole_logits` by tensor parallel, with threads as ranks; `settings` are those of the engine."""
     shared: list[np.ndarray | None] = [None] * size
     barrier = threading.Barrier(size)
-    config = EngineConfig(model=str(path), tensor_parallel_size=size)
+    config = EngineConfig(model=str(path), tensor_parallel_size=size, **settings)
 
     def run(rank: int) -> dict[int, torch.Tensor]:
         ops = cpu_ops("auto", 1, Threads(rank, shared, barrier))

@@ -21,7 +21,7 @@ MAX_SECONDS = 0.5
 """Of processor time: five times what a rendering should take, for slower machines."""
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def own_garbage() -> Iterator[None]:
     """Collections of garbage look at what a template made, not at all that the suite holds."""
     gc.collect()

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from jinja2.filters import FILTERS
 from jinja2.tests import TESTS
@@ -178,6 +178,7 @@ _FILTERED = st.tuples(
 
 @settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
 @given(source=_FILTERED)
+@example(source="{% set v = 0 %}{{ (v|join('a', 'b')) }}")
 def test_any_filters_one_after_the_other_give_what_jinja_gives_or_are_refused(source: str) -> None:
     expected = _expected(source)
     found = _found(source)

@@ -210,7 +210,8 @@ def charged_output(context: Context, value: Any) -> str:
 def _join(context: Context, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
     budget = budget_of(context)
     if attribute is not None:
-        value = FILTERS["map"](context, value, attribute=attribute)
+        # `iter`, since `map` takes any false value for an empty list.
+        value = FILTERS["map"](context, iter(value), attribute=attribute)
         value = _charge_items(budget, "join", value, (attribute,))
     elif isinstance(value, Sized):
         budget.spend(len(value) * STEP_UNITS)
