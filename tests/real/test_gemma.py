@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -110,11 +111,50 @@ def test_the_files_own_arithmetic_is_near(
             found = output.prompt_logprobs[len(ids) + at][token]
             differences.append(abs(found.logprob - float(theirs[at, token])))
             firsts.append(found.rank == 1)
-    mean, same = sum(differences) / len(differences), sum(firsts) / len(firsts)
-    record_property("mean difference of a log-probability, the file's arithmetic", mean)
-    record_property("share of the same first choices, the file's arithmetic", same)
-    assert mean < 0.06
-    assert same > 0.93
+    record_property("mean difference of a log-probability, the file's arithmetic", mean(differences))
+    record_property("share of the same first choices, the file's arithmetic", mean(firsts))
+    assert mean(differences) < 0.06
+    assert mean(firsts) > 0.93
+
+
+def test_tokens_are_those_of_llama_cpp(
+    gemma: Path,
+    float32: Any,
+    continued: list[tuple[list[int], list[int], torch.Tensor]],
+    llama_cpp: Path,
+    record_property: Record,
+) -> None:
+    """Along llama.cpp's own greedy continuations: whether Flover would choose the same, and whose numbers are nearer to
+    those of float32. Both compute with activations in 8 bits."""
+    prompts = [ids for ids, _, _ in continued]
+    asked = json.dumps({"model": str(gemma), "prompts": prompts, "tokens": TOKENS})
+    command, path = [sys.executable, str(Path(__file__).with_name("llama_cpp.py"))], {"PYTHONPATH": str(llama_cpp)}
+    done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, env=path, text=True, check=True)
+    theirs = json.loads(done.stdout)
+    with LLM(str(gemma)) as llm:
+        whole = [
+            {"prompt_token_ids": [*ids, *(token for token, _ in found)]}
+            for ids, found in zip(prompts, theirs, strict=True)
+        ]
+        outputs = llm.generate(whole, SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=1))
+    firsts, apart, our_errors, their_errors = [], [], [], []
+    for output, ids, found in zip(outputs, prompts, theirs, strict=True):
+        assert len(found) == TOKENS
+        following = [token for token, _ in found]
+        exact = float32(torch.tensor([[*ids, *following]])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+        for at, (token, logprob) in enumerate(found):
+            ours, truth = output.prompt_logprobs[len(ids) + at][token], float(exact[at, token])
+            firsts.append(ours.rank == 1)
+            apart.append(abs(ours.logprob - logprob))
+            our_errors.append(abs(ours.logprob - truth))
+            their_errors.append(abs(logprob - truth))
+    record_property("share of llama.cpp's tokens that Flover chooses", mean(firsts))
+    record_property("mean difference of a log-probability from llama.cpp's", mean(apart))
+    record_property("mean difference from float32's: Flover", mean(our_errors))
+    record_property("mean difference from float32's: llama.cpp", mean(their_errors))
+    assert mean(firsts) > 0.93
+    assert mean(apart) < 0.08
+    assert mean(our_errors) < 1.25 * mean(their_errors)
 
 
 def test_perplexity_is_that_of_float32(gemma: Path, tmp_path: Path, record_property: Record) -> None:

@@ -50,7 +50,7 @@ def add_rivals(kinds: Any) -> None:
         "same requests. Engines that are not installed are named and left out. An engine in another environment is "
         "found through that environment's Python.",
     )
-    add_model(parser, default=f"{PRESET} with random weights, made here")
+    add_model(parser, default=f"{PRESET} with random weights, made here; the names of other presets work too")
     what = parser.add_argument_group("what to measure")
     plain = RivalOptions()
     what.add_argument("--only", metavar="NAMES", help=f"rivals, separated by commas (default: {','.join(RIVALS)})")
@@ -192,12 +192,14 @@ def _compare(
 
 def _files(name: str | None, options: RivalOptions, directory: Path, progress: Progress) -> Files:
     """The model files, made or found. Raises `ConfigError` if a request would exceed the model's context."""
+    from flover.bench.presets import PRESETS
     from flover.model.hf_config import read_model_directory
     from flover.model.locate import locate_model
     from flover_benchmarks.rivals.engines import Files
     from flover_benchmarks.rivals.model import make_model
 
-    source = make_model(PRESET, directory, progress) if name is None else locate_model(name).resolve()
+    preset = PRESET if name is None else name
+    source = make_model(preset, directory, progress) if preset in PRESETS else locate_model(preset).resolve()
     _, config = read_model_directory(source)
     longest = max(load.context for load in options.loads)
     if longest > config.default_max_len:

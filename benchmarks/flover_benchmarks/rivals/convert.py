@@ -1,12 +1,13 @@
 """Converts a Hugging Face directory to GGUF: the same tensors, in the formats that `llama-quantize` chooses.
 
-llama.cpp's rotary embedding pairs dimensions 2i and 2i + 1 of a head, Hugging Face's i and i + head_dim / 2, so the
-rows of the query and key projections are permuted. Only LLaMA's architecture is supported.
+llama.cpp's rotary embedding of LLaMA pairs dimensions 2i and 2i + 1 of a head, Hugging Face's i and i + head_dim / 2,
+so the rows of the query and key projections are permuted. The experts of a layer are stacked. Only LLaMA and Qwen3-MoE
+are supported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,54 +41,73 @@ _LAYER = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate": "ffn_gate_inp",
 }
+_EXPERTS = {"gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps"}
+_ARCHITECTURES = {"LlamaForCausalLM": "llama", "Qwen3MoeForCausalLM": "qwen3moe"}
 
 
 def convert(source: Path, target: Path, kind: str, progress: Progress) -> None:
-    """Write the model in `source` as a GGUF file of a format. Raises `ModelError` if it is not a plain LLaMA."""
+    """Write the model in `source` as a GGUF file of a format. Raises `ModelError` for others than
+    plain LLaMA and Qwen3-MoE."""
     _, config = read_model_directory(source)
     check_convertible(config)
-    tensors: list[Tensor] = []
     files = open_source(source)
+    groups: dict[str, list[TensorInfo]] = {}
     for info in files.tensors():
         name = gguf_name(info.name)
-        if name is None:
-            continue
-        own = kind_of(name, info, kind, config.num_layers)
-        tensors.append(Tensor(name, info.shape, own, _reader(files, info, config)))
+        if name is not None:
+            groups.setdefault(name, []).append(info)
+    tensors: list[Tensor] = []
+    for name, infos in groups.items():
+        stacked = name.removesuffix(".weight").endswith(tuple(_EXPERTS.values()))
+        infos.sort(key=lambda info: _expert_of(info.name))
+        shape = (len(infos), *infos[0].shape) if stacked else infos[0].shape
+        own = kind_of(name, infos[0], kind, config.num_layers)
+        tensors.append(Tensor(name, shape, own, _reader(files, infos, config, stacked)))
     total = len(tensors)
     counted = [_counting(tensor, index, total, target.name, progress) for index, tensor in enumerate(tensors)]
     write_gguf(target, facts_of(config, kind), counted)
 
 
 def check_convertible(config: ModelConfig) -> None:
-    """Raise `ModelError` unless llama.cpp's `llama` with plain rotary embedding computes this model."""
+    """Raise `ModelError` unless llama.cpp's `llama` or `qwen3moe` with plain rotary embedding computes this model."""
     plain = [rope.scaling == "default" and rope.dim == config.head_dim for rope in config.ropes] == [True]
-    if config.architecture != "LlamaForCausalLM" or config.qkv_bias or config.mlp_bias or not plain:
+    if config.architecture not in _ARCHITECTURES or config.qkv_bias or config.mlp_bias or not plain:
         raise ModelError(
-            f"only LLaMA's shape without biases and rope scaling is written as GGUF, not this {config.architecture}"
+            "only LLaMA's shape and Qwen3-MoE's without biases and rope scaling are written as GGUF, not this "
+            f"{config.architecture}"
         )
 
 
 def gguf_name(name: str) -> str | None:
-    """llama.cpp's name of a checkpoint's tensor; None for one that it does not use."""
+    """llama.cpp's name of a tensor, for all experts of a layer the same; None for one that it does not use."""
     if name in _TOP:
         return _TOP[name]
     parts = name.split(".")
     middle = ".".join(parts[3:-1])
-    return f"blk.{parts[2]}.{_LAYER[middle]}.weight" if middle in _LAYER and parts[-1] == "weight" else None
+    own = _EXPERTS.get(parts[-2]) if middle.startswith("mlp.experts.") else _LAYER.get(middle)
+    return f"blk.{parts[2]}.{own}.weight" if own is not None and parts[-1] == "weight" else None
+
+
+def _expert_of(name: str) -> int:
+    """The number of the expert whose tensor this is; 0 for all else."""
+    parts = name.split(".")
+    return int(parts[parts.index("experts") + 1]) if "experts" in parts else 0
 
 
 def kind_of(name: str, info: TensorInfo, kind: str, num_layers: int) -> str:
     """The format of one tensor in a file of a format, as `llama-quantize` chooses: norms stay float32, and the head
     of a Q4_0 or Q4_K_M file is Q6_K, or Q8_0 if its rows are not whole Q6_K blocks. In a Q4_K_M file the values and
     what leaves the feed-forward are Q6_K too, in half of the layers."""
-    if len(info.shape) == 1:
+    if len(info.shape) == 1 or name.endswith("ffn_gate_inp.weight"):
         return "f32"
     if kind in ("q4_0", "q4_k_m") and name == "output.weight":
         return "q6_k" if fits("q6_k", info.shape[-1]) else "q8_0"
     if kind == "q4_k_m":
-        large = name.endswith(("attn_v.weight", "ffn_down.weight"))
+        large = name.endswith(("attn_v.weight", "ffn_down.weight", "ffn_down_exps.weight"))
         kind = "q6_k" if large and has_more_bits(name, num_layers) else "q4_k"
     if not fits(kind, info.shape[-1]):
         raise ModelError(f"{info.name} has rows of {info.shape[-1]} numbers, which are no whole blocks of {kind}")
@@ -106,23 +126,32 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
     texts = pieces(config.vocab_size)
     types = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * NUM_BYTE_PIECES
     types += [_NORMAL] * (config.vocab_size - len(types))
+    architecture = _ARCHITECTURES[config.architecture]
+    sizes = {
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "block_count": config.num_layers,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_heads,
+        "attention.head_count_kv": config.num_kv_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "attention.layer_norm_rms_epsilon": float(config.norm_eps),
+        "rope.dimension_count": rope.dim,
+        "rope.freq_base": float(rope.theta),
+        "vocab_size": config.vocab_size,
+    }
+    experts = config.layers[0].experts
+    if experts is not None:
+        sizes["expert_count"] = experts.count
+        sizes["expert_used_count"] = experts.routing.top_k
+        sizes["expert_feed_forward_length"] = experts.intermediate_size
     return {
-        "general.architecture": "llama",
+        "general.architecture": architecture,
         "general.name": "random",
         "general.file_type": FILE_TYPES[kind],
         "general.quantization_version": QUANT_VERSION,
-        "llama.context_length": config.max_position_embeddings,
-        "llama.embedding_length": config.hidden_size,
-        "llama.block_count": config.num_layers,
-        "llama.feed_forward_length": config.intermediate_size,
-        "llama.attention.head_count": config.num_heads,
-        "llama.attention.head_count_kv": config.num_kv_heads,
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.attention.layer_norm_rms_epsilon": float(config.norm_eps),
-        "llama.rope.dimension_count": rope.dim,
-        "llama.rope.freq_base": float(rope.theta),
-        "llama.vocab_size": config.vocab_size,
+        **{f"{architecture}.{name}": value for name, value in sizes.items()},
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.tokens": texts,
         "tokenizer.ggml.scores": [-float(number) for number in range(len(texts))],
@@ -134,15 +163,20 @@ def facts_of(config: ModelConfig, kind: str) -> Facts:
     }
 
 
-def _reader(source: ModelSource, info: TensorInfo, config: ModelConfig) -> Callable[[], Floats]:
+def _reader(
+    source: ModelSource, infos: Sequence[TensorInfo], config: ModelConfig, stacked: bool
+) -> Callable[[], Floats]:
     def read() -> Floats:
-        ((_, tensor),) = source.read([info])
-        rows = widen(tensor)
-        if info.name.endswith("q_proj.weight"):
-            rows = reorder_heads(rows, config.num_heads)
-        elif info.name.endswith("k_proj.weight"):
-            rows = reorder_heads(rows, config.num_kv_heads)
-        return np.array(rows)
+        parts = []
+        for info in infos:
+            ((_, tensor),) = source.read([info])
+            rows = widen(tensor)
+            if config.architecture == "LlamaForCausalLM" and info.name.endswith("q_proj.weight"):
+                rows = reorder_heads(rows, config.num_heads)
+            elif config.architecture == "LlamaForCausalLM" and info.name.endswith("k_proj.weight"):
+                rows = reorder_heads(rows, config.num_kv_heads)
+            parts.append(np.array(rows))
+        return np.stack(parts) if stacked else parts[0]
 
     return read
 

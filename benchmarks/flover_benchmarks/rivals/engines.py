@@ -58,7 +58,7 @@ class Files:
         return self.other(f"{form}.gguf")
 
     def write_gguf(self, form: str, progress: Progress) -> None:
-        """Make that file if it is not there. Raises `ModelError` for a model that is not a plain LLaMA."""
+        """Make that file if it is not there. Raises `ModelError` for models that `convert` does not write."""
         path = self.gguf(form)
         if not self.is_fresh(path):
             partial = path.with_suffix(".part")

@@ -32,24 +32,35 @@ def pieces(vocab_size: int) -> list[str]:
 
 
 def shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a LLaMA checkpoint with this `config.json`."""
-    hidden, middle, head = config["hidden_size"], config["intermediate_size"], config["head_dim"]
+    """Name and shape of every tensor of a LLaMA or Qwen3-MoE checkpoint with this `config.json`."""
+    hidden, head = config["hidden_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head, config["num_key_value_heads"] * head
-    layer = {
+    layer: dict[str, tuple[int, ...]] = {
         "input_layernorm": (hidden,),
         "self_attn.q_proj": (queries, hidden),
         "self_attn.k_proj": (keys, hidden),
         "self_attn.v_proj": (keys, hidden),
         "self_attn.o_proj": (hidden, queries),
         "post_attention_layernorm": (hidden,),
-        "mlp.gate_proj": (middle, hidden),
-        "mlp.up_proj": (middle, hidden),
-        "mlp.down_proj": (hidden, middle),
     }
+    if config["model_type"] == "qwen3_moe":
+        layer |= {"self_attn.q_norm": (head,), "self_attn.k_norm": (head,), "mlp.gate": (config["num_experts"], hidden)}
+        for number in range(config["num_experts"]):
+            layer |= _feed_forward(f"mlp.experts.{number}", hidden, config["moe_intermediate_size"])
+    else:
+        layer |= _feed_forward("mlp", hidden, config["intermediate_size"])
     found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
     for index in range(config["num_hidden_layers"]):
         found |= {f"model.layers.{index}.{name}.weight": shape for name, shape in layer.items()}
     return found | {"model.norm.weight": (hidden,), "lm_head.weight": (config["vocab_size"], hidden)}
+
+
+def _feed_forward(name: str, hidden: int, width: int) -> dict[str, tuple[int, ...]]:
+    return {
+        f"{name}.gate_proj": (width, hidden),
+        f"{name}.up_proj": (width, hidden),
+        f"{name}.down_proj": (hidden, width),
+    }
 
 
 def write_model(config: dict[str, Any], directory: Path, seed: int, progress: Progress) -> None:
