@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 from flover_benchmarks.commands.rivals import rival_options
-from flover_benchmarks.rivals.engines import PORT, Files, Flover, LlamaCpp, OpenVino, RivalMachine, Transformers, Vllm
+from flover_benchmarks.rivals.engines import (
+    PORT,
+    Files,
+    Flover,
+    IkLlamaCpp,
+    LlamaCpp,
+    OpenVino,
+    RivalMachine,
+    Transformers,
+    Vllm,
+)
 from flover_benchmarks.rivals.find import Places, find_rivals
 from flover_benchmarks.rivals.options import RivalLoad, RivalOptions, parse_wanted
 from flover_benchmarks.rivals.results import Failure, RivalResults, Row, facts, losses, noise, rows, table
@@ -189,12 +199,23 @@ def test_rivals_that_are_not_there_are_skipped_with_a_word(
 def test_rivals_that_are_there_are_found_in_the_order_that_was_asked(files: Files, tmp_path: Path) -> None:
     server = program(tmp_path / "llama-server", "import sys; print('version: 7 (abc)', file=sys.stderr)")
     python = program(tmp_path / "python", "import sys; print('version: 1.2 of', sys.argv[-1])")
-    places = Places(llama_server=server, llama_args=("--poll", "0"), openvino_python=python, vllm_python=python)
-    options = RivalOptions(only=("openvino", "llama.cpp", "vllm"))
+    places = Places(
+        llama_server=server,
+        llama_args=("--poll", "0"),
+        ik_llama_server=server,
+        openvino_python=python,
+        vllm_python=python,
+    )
+    options = RivalOptions(only=("openvino", "llama.cpp", "ik_llama.cpp", "vllm"))
     found = find_rivals(places, options, files, PLAIN)
     assert found.skipped == {}
     assert [(rival.name, rival.version) for rival in found.rivals] == [
-        *(("openvino", "1.2 of openvino-genai"), ("llama.cpp", "7 (abc)"), ("vllm", "1.2 of vllm"))
+        *(
+            ("openvino", "1.2 of openvino-genai"),
+            ("llama.cpp", "7 (abc)"),
+            ("ik_llama.cpp", "7 (abc)"),
+            ("vllm", "1.2 of vllm"),
+        )
     ]
     assert found.rivals[1].command("int8", EIGHT)[-2:] == ("--poll", "0")
 
@@ -209,6 +230,8 @@ def test_commands_give_everybody_the_cores_and_the_room(files: Files) -> None:
     llama = " ".join(LlamaCpp(files, PLAIN, "llama-server", None).command("int8", EIGHT))
     assert "--threads 2 --threads-batch 2 --parallel 8 --ctx-size 2048 --cont-batching" in llama
     assert "source-q8_0.gguf" in llama
+    fork = " ".join(IkLlamaCpp(files, PLAIN, "llama-server", None).command("int8", EIGHT))
+    assert "--run-time-repack" in fork and "--no-webui" not in fork and "--no-webui" in llama
     first = " ".join(LlamaCpp(files, PLAIN, "llama-server", None).command("int8", FIRST))
     assert "--parallel 1 --ctx-size 768" in first
     openvino = OpenVino(files, PLAIN, "python", None, 32 * 128)

@@ -45,7 +45,7 @@ def add_rivals(kinds: Any) -> None:
     """The parser of `flover bench rivals`."""
     parser = kinds.add_parser(
         "rivals",
-        help="compare llama.cpp, OpenVINO, vLLM and transformers with Flover, where they are installed",
+        help="compare llama.cpp, ik_llama.cpp, OpenVINO, vLLM and transformers with Flover, where they are installed",
         description="Serve one model with every installed engine, in every format, and send all of them the "
         "same requests. Engines that are not installed are named and left out. An engine in another environment is "
         "found through that environment's Python.",
@@ -86,9 +86,11 @@ def add_places(parser: argparse.ArgumentParser) -> None:
     """Flags for the installations of rivals."""
     where = parser.add_argument_group("installations of rivals")
     where.add_argument("--llama-server", metavar="PATH", help="llama.cpp's server (default: llama-server on the PATH)")
-    where.add_argument(
-        "--llama-args", metavar="ARGS", default="", help="more arguments for llama-server, as in a shell"
-    )
+    where.add_argument("--ik-llama-server", metavar="PATH", help="ik_llama.cpp's server (default: it is left out)")
+    for name in ("llama", "ik-llama"):
+        where.add_argument(
+            f"--{name}-args", metavar="ARGS", default="", help="more arguments for this server, as in a shell"
+        )
     for name in ("openvino", "vllm", "transformers"):
         where.add_argument(
             f"--{name}-python", metavar="PATH", default=sys.executable, help="Python that has it (default: this one)"
@@ -137,12 +139,13 @@ def places_of(args: argparse.Namespace) -> Places:
     """The installations of rivals from the flags of `add_places`. Raises `ConfigError`."""
     from flover_benchmarks.rivals.find import Places
 
-    names = {item.name for item in dataclasses.fields(Places)} - {"llama_args"}
-    try:
-        llama_args = tuple(shlex.split(args.llama_args))
-    except ValueError as error:
-        raise ConfigError(f"--llama-args cannot be read: {error}") from None
-    return Places(llama_args=llama_args, **{name: getattr(args, name) for name in names})
+    values: dict[str, Any] = {item.name: getattr(args, item.name) for item in dataclasses.fields(Places)}
+    for name in ("llama_args", "ik_llama_args"):
+        try:
+            values[name] = tuple(shlex.split(values[name]))
+        except ValueError as error:
+            raise ConfigError(f"--{name.replace('_', '-')} cannot be read: {error}") from None
+    return Places(**values)
 
 
 def _compare(

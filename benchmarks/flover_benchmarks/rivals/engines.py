@@ -153,11 +153,28 @@ class LlamaCpp:
     def command(self, kind: str, load: RivalLoad) -> Command:
         slot = -(-load.context // SLOT_TOKENS) * SLOT_TOKENS
         threads = str(self.machine.threads)
-        where = ("--host", "127.0.0.1", "--port", PORT, "--alias", MODEL_NAME, "--no-webui")
+        where = ("--host", "127.0.0.1", "--port", PORT, "--alias", MODEL_NAME)
         cores = ("--threads", threads, "--threads-batch", threads)
         slots = ("--parallel", str(load.num_requests), "--ctx-size", str(load.num_requests * slot), "--cont-batching")
-        rest = ("--cache-ram", "0", "--no-cache-prompt", "--samplers", "top_k", "--top-k", "1")
-        return (*self.program, "-m", str(self.files.gguf(self.forms[kind])), *where, *cores, *slots, *rest, *self.extra)
+        rest = ("--cache-ram", "0", "--samplers", "top_k", "--top-k", "1")
+        model = ("-m", str(self.files.gguf(self.forms[kind])))
+        return (*self.program, *model, *where, *cores, *slots, *rest, *self.own, *self.extra)
+
+    @property
+    def own(self) -> Command:
+        """The flags that this engine alone has."""
+        return ("--no-webui", "--no-cache-prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class IkLlamaCpp(LlamaCpp):
+    """ik_llama.cpp's server, a fork of llama.cpp's, with its fastest flags: weights repacked at start."""
+
+    name: str = "ik_llama.cpp"
+
+    @property
+    def own(self) -> Command:
+        return ("--flash-attn", "on", "--run-time-repack", "--batch-size", "2048", "--ubatch-size", "512")
 
 
 @dataclass(frozen=True, slots=True)

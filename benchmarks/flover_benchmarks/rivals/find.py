@@ -13,6 +13,7 @@ from flover.errors import EngineError
 from flover_benchmarks.rivals.engines import (
     Contender,
     Files,
+    IkLlamaCpp,
     LlamaCpp,
     OpenVino,
     RivalMachine,
@@ -29,10 +30,12 @@ _VERSION = re.compile(r"version: (.+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where to look. Pythons default to this one; `llama_args` are further arguments of llama-server."""
+    """Where to look. Pythons default to this one; `…_args` are further arguments of a server."""
 
     llama_server: str | None = None
     llama_args: tuple[str, ...] = ()
+    ik_llama_server: str | None = None
+    ik_llama_args: tuple[str, ...] = ()
     openvino_python: str = sys.executable
     vllm_python: str = sys.executable
     transformers_python: str = sys.executable
@@ -49,7 +52,8 @@ class Found:
 def find_rivals(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Found:
     """Look for every requested rival, in order."""
     finders: dict[str, Callable[[], Contender | str]] = {
-        "llama.cpp": lambda: _llama(places, files, machine),
+        "llama.cpp": lambda: _llama(places.llama_server or "llama-server", places.llama_args, files, machine),
+        "ik_llama.cpp": lambda: _ik_llama(places, files, machine),
         "openvino": lambda: _openvino(places, options, files, machine),
         "vllm": lambda: _vllm(places, options, files, machine),
         "transformers": lambda: _transformers(places, files, machine),
@@ -64,16 +68,30 @@ def find_rivals(places: Places, options: RivalOptions, files: Files, machine: Ri
     return found
 
 
-def _llama(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
-    binary = shutil.which(places.llama_server or "llama-server")
+def _llama(
+    server: str,
+    args: tuple[str, ...],
+    files: Files,
+    machine: RivalMachine,
+    kind: type[LlamaCpp] = LlamaCpp,
+    flag: str = "--llama-server",
+) -> Contender | str:
+    binary = shutil.which(server)
     if binary is None:
-        return f"{places.llama_server or 'llama-server'} was not found (set --llama-server)"
+        return f"{server} was not found (set {flag})"
     try:
-        program = LlamaCpp(files, machine, binary, None).program
+        program = kind(files, machine, binary, None).program
         output = run_to_its_end((*program, "--version"), binary, PROBE_SECONDS)
     except EngineError as error:
         return str(error)
-    return LlamaCpp(files, machine, binary, _version(output), places.llama_args)
+    return kind(files, machine, binary, _version(output), args)
+
+
+def _ik_llama(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
+    """Its server has the name of llama.cpp's, so that only a path says which it is."""
+    if places.ik_llama_server is None:
+        return "its llama-server was not given (set --ik-llama-server)"
+    return _llama(places.ik_llama_server, places.ik_llama_args, files, machine, IkLlamaCpp, "--ik-llama-server")
 
 
 def _openvino(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Contender | str:
