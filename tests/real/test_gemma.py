@@ -152,7 +152,7 @@ def test_tokens_are_those_of_llama_cpp(
     record_property("mean difference of a log-probability from llama.cpp's", mean(apart))
     record_property("mean difference from float32's: Flover", mean(our_errors))
     record_property("mean difference from float32's: llama.cpp", mean(their_errors))
-    assert mean(firsts) > 0.93
+    assert mean(firsts) > 0.9
     assert mean(apart) < 0.08
     assert mean(our_errors) < 1.25 * mean(their_errors)
 
