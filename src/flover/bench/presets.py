@@ -8,6 +8,21 @@ from typing import Any
 
 from flover.errors import ConfigError
 
+_LLAMA_3: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "mlp_bias": False,
+    "bos_token_id": 128000,
+    "eos_token_id": 128001,
+    "torch_dtype": "bfloat16",
+}
 PRESETS: dict[str, dict[str, Any]] = {
     "llama-213m": {
         "architectures": ["LlamaForCausalLM"],
@@ -70,9 +85,59 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eos_token_id": 50256,
         "torch_dtype": "bfloat16",
     },
+    "llama-3.2-1b": {
+        **_LLAMA_3,
+        "hidden_size": 2048,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "head_dim": 64,
+        "intermediate_size": 8192,
+        "tie_word_embeddings": True,
+    },
+    "llama-3-8b": {
+        **_LLAMA_3,
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "head_dim": 128,
+        "intermediate_size": 14336,
+        "tie_word_embeddings": False,
+    },
+    "llama-13b": {
+        **_LLAMA_3,
+        "hidden_size": 5120,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+        "head_dim": 128,
+        "intermediate_size": 13824,
+        "vocab_size": 32000,
+        "max_position_embeddings": 2048,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "gpt-j-6b": {
+        "architectures": ["GPTJForCausalLM"],
+        "model_type": "gptj",
+        "n_embd": 4096,
+        "n_layer": 28,
+        "n_head": 16,
+        "n_inner": 16384,
+        "n_positions": 2048,
+        "rotary_dim": 64,
+        "vocab_size": 50400,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": False,
+        "bos_token_id": 50256,
+        "eos_token_id": 50256,
+        "torch_dtype": "bfloat16",
+    },
 }
-"""By name. `llama-213m` is the main shape of BENCHMARKS.md, `qwen3-moe-1.3b` a mixture of 8 of 64 experts; the others
-are of the families of the Flover paper."""
+"""By name. `llama-213m` is the main shape of BENCHMARKS.md, `qwen3-moe-1.3b` a mixture of 8 of 64 experts; `gptj-164m`
+is of the other family of the Flover paper, whose own models are `gpt-j-6b` and `llama-13b`."""
 
 
 def write_preset(name: str, directory: Path) -> None:

@@ -25,6 +25,7 @@ from flover.extras import BENCHMARKS, NO_BENCHMARKS, benchmarks_installed
 
 _MORE = {
     "accuracy": "how far a format's outputs are from float32's",
+    "gpu": "the least time of a step of real models on a GPU",
     "kernels": "speed of each op on a model's shapes",
     "paper": "the experiments of the Flover paper",
     "ranks": "what a step costs on several ranks",

@@ -1,0 +1,1 @@
+"""What a step costs on a GPU: the floor that its memory and its arithmetic set."""
