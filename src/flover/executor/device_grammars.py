@@ -33,10 +33,10 @@ class DeviceGrammars:
     def prepare(self, params: StructuredOutputsParams, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
         """What has to be done before a request with this constraint is queued, in any thread but the loop's; None if
         nothing. Raises `RequestError`, and so does what is returned."""
-        if vocabulary is None:
-            raise RequestError(f"{FIELD} need a tokenizer, and none is loaded", param=FIELD)
         if self._compiler is not None and self._compiler.has(params):
             return None
+        if vocabulary is None:
+            raise RequestError(f"{FIELD} need a tokenizer, and none is loaded", param=FIELD)
         return partial(self._compile, params, vocabulary)
 
     def state(self, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:

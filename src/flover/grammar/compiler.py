@@ -54,9 +54,8 @@ class Compiler:
     def try_out(self, params: StructuredOutputsParams) -> None:
         """Compile a constraint and make its first mask, and keep neither. Raises `RequestError`."""
         state = GrammarState(self._compile(params), self._vocab_size, ())
-        state.build()
-        if state.error:
-            raise refusal(params, state.error)
+        if not state.words().any():
+            raise refusal(params, state.error or "no answer can begin under it")
 
     def state(self, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
         """The state of a sequence that has these tokens of its answer."""

@@ -16,7 +16,8 @@ from llguidance.gbnf_to_lark import any_to_lark
 from flover.errors import RequestError
 from flover.structured_outputs import FIELD, StructuredOutputsParams
 
-WHITESPACE = r"[\x20\x0A\x0D\x09]{1,64}"
+MAX_WHITESPACE = 32
+WHITESPACE = rf"[\x20\x0A\x0D\x09]{{1,{MAX_WHITESPACE}}}"
 """Whitespace between two tokens of JSON. Without an end, a model could write nothing else until max_tokens."""
 _BEGIN = '%llguidance {"no_forcing": true}\n'
 
