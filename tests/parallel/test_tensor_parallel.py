@@ -24,6 +24,8 @@ from flover.engine.loop import Engine
 from flover.errors import ConfigError, EngineDeadError
 from flover.request import Request, SamplingParams
 from flover.service.build import build_engine
+from flover.structured_outputs import StructuredOutputsParams
+from flover.text.tokenizer import Tokenizer
 
 SMALL: dict[str, Any] = {
     "num_threads": 1,
@@ -224,6 +226,9 @@ def test_the_bundled_model_says_the_same_on_two_ranks() -> None:
         with engine_of(Path(BUNDLED_MODEL), ranks, dtype="bfloat16") as engine:
             for number in range(4):
                 engine.submit(request(number, max_tokens=24))
+            constraint = StructuredOutputsParams(regex="[a-z ]{20,}")
+            constrained = {"structured_outputs": constraint, "ignore_eos": False, "temperature": 1.0}
+            engine.submit(request(4, max_tokens=24, **constrained), Tokenizer.load(Path(BUNDLED_MODEL)).vocabulary)
             news: dict[str, list[int]] = {}
             while engine.has_work:
                 for delta in engine.step():

@@ -18,7 +18,7 @@ from flover.structured_outputs import FIELD, StructuredOutputsParams, Vocabulary
 MAX_KEPT = 256
 """Compiled constraints that are kept; the least recently used goes first."""
 MAX_REASON_CHARACTERS = 400
-_PLACE = re.compile(r"^at \d+\(\d+\): ")
+_PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 """Where in the grammar that was made of a constraint: not a place that its author knows."""
 LIMITS = llguidance.LLParserLimits(
     max_items_in_row=20_000,  # an object of 1,000 optional properties needs 4,000
@@ -55,7 +55,8 @@ class Compiler:
         """Compile a constraint and make its first mask, and keep neither. Raises `RequestError`."""
         state = GrammarState(self._compile(params), self._vocab_size, ())
         if not state.words().any():
-            raise refusal(params, state.error or "no answer can begin under it")
+            nothing = not state.error or state.error.startswith("NoExtension")
+            raise refusal(params, "no text satisfies it" if nothing else state.error)
 
     def state(self, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
         """The state of a sequence that has these tokens of its answer."""

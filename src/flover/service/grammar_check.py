@@ -44,6 +44,8 @@ class GrammarCheck:
     ) -> None:
         """Raises `RequestError` if the constraint cannot be compiled, `OutOfResourcesError` if there is no process to
         find out. Requests with the same constraint wait for one verdict. `vocabulary` is called in a thread."""
+        if not facts.eos_ids:
+            return  # `check_request` refuses it
         key = blake2b(params.key, digest_size=16).digest()
         if key in self._known:
             self._known.move_to_end(key)
@@ -87,6 +89,9 @@ class GrammarCheck:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 return (await self._process.ask(params)).error
+        except TimeoutError:
+            self._drop()
+            raise OutOfResourcesError(f"{FIELD} were not compiled in {PATIENCE_SECONDS:g} s") from None
         except (asyncio.IncompleteReadError, OSError):
             self._drop()
             logger.warning("a constraint ended the process that compiled it")
@@ -94,9 +99,6 @@ class GrammarCheck:
                 f"{FIELD}.{params.kind} cannot be compiled in {CPU_SECONDS:g} s of processor time and "
                 f"{MEMORY_BYTES >> 20} MiB of memory"
             )
-        except TimeoutError:
-            self._drop()
-            raise OutOfResourcesError(f"{FIELD} were not compiled in {PATIENCE_SECONDS:g} s") from None
         except asyncio.CancelledError:
             self._drop()
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from support.constraints import MODEL, TOKENIZER, VOCABULARY
 
 from flover.engine.loop import Engine
 from flover.executor.load import load_device
+from flover.grammar.state import GrammarState
 from flover.observe.record_reader import read_record
 from flover.observe.replay import replay
 from flover.observe.trace import replay_path
@@ -99,6 +101,19 @@ def test_in_a_crowd_with_preemption(expected: Answers) -> None:
 
     assert_same(expected, answer(engine, staggered(2), preempt_one))
     assert sum(CONSTRAINTS[int(name[1:]) % len(CONSTRAINTS)] is not None for name in preempted) > 3
+    engine.close()
+
+
+def test_with_masks_that_take_longer_than_the_forward(expected: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = GrammarState.build
+
+    def late(state: GrammarState) -> None:
+        time.sleep(0.001)
+        build(state)
+
+    monkeypatch.setattr(GrammarState, "build", late)
+    engine = opened()
+    assert_same(expected, answer(engine, staggered(4)))
     engine.close()
 
 
