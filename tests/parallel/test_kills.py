@@ -108,7 +108,8 @@ class Story(threading.Thread):
 @pytest.mark.parametrize("role", ["rank 0", "rank 1"])
 def test_requests_survive_the_death_of_a_rank_in_each_phase(server: Server, role: str, record_property: Record) -> None:
     server.until(server.healthy)
-    undisturbed = [Story(server.url, body).whole() for body in BODIES]
+    stories = [Story(server.url, body) for body in BODIES]
+    undisturbed = [story.whole() for story in stories]
 
     if role == "rank 0":
         killed = server.kill(role)
