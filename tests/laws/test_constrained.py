@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from harness import Answers, alone, answer, assert_same, load, make, tokens
 from support.constraints import MODEL, TOKENIZER, VOCABULARY
 
 from flover.engine.loop import Engine
+from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.load import load_device
 from flover.grammar.state import GrammarState
 from flover.observe.record_reader import read_record
@@ -136,3 +137,36 @@ def test_replayed_from_a_record(tmp_path: Path, expected: Answers) -> None:
     again.close()
     assert done.difference is None
     assert done.tokens_equal == done.tokens > 300
+
+
+def _forgets_outputs(self: DeviceGrammars, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
+    return STATE(self, params, [])
+
+
+def _shares_states(self: DeviceGrammars, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
+    return SHARED.setdefault(params.key, STATE(self, params, output_ids))
+
+
+def _stands_still(self: GrammarState, token: int) -> None:
+    pass
+
+
+STATE = DeviceGrammars.state
+SHARED: dict[bytes, GrammarState] = {}
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "bug"),
+    [
+        (DeviceGrammars, "state", _forgets_outputs),
+        (DeviceGrammars, "state", _shares_states),
+        (GrammarState, "add", _stands_still),
+    ],
+    ids=["forgets-outputs", "shares-states", "stands-still"],
+)
+def test_planted_bugs_are_found(
+    expected: Answers, monkeypatch: pytest.MonkeyPatch, where: type, name: str, bug: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(where, name, bug)
+    with pytest.raises(AssertionError):
+        test_in_a_crowd_with_preemption(expected)
