@@ -109,6 +109,23 @@ def test_one_verdict_for_all_that_ask_the_same() -> None:
     run(scenario)
 
 
+def test_what_nobody_waits_for_is_not_compiled() -> None:
+    """Clients that send what takes long, and leave."""
+
+    async def scenario(check: GrammarCheck) -> None:
+        assert await verdict(check, choice=["a"]) is None
+        for number in range(12):
+            asking = asyncio.create_task(verdict(check, json=KILLERS["all of many"]["json"] | {"title": str(number)}))
+            await asyncio.sleep(0.001)
+            asking.cancel()
+        began = time.perf_counter()
+        assert await verdict(check, choice=["b"]) is None
+        assert time.perf_counter() - began < 10
+        assert not check._asking
+
+    run(scenario)
+
+
 DIES = f"import sys; from {PROCESS} import *; import flover.service.grammar_process as p; "
 
 

@@ -7,9 +7,11 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from sys import executable
+from typing import Any
 
 import msgspec
 
@@ -35,7 +37,7 @@ class GrammarCheck:
     def __init__(self, command: Sequence[str] = COMMAND) -> None:
         self._command = command
         self._known: OrderedDict[bytes, str | None] = OrderedDict()
-        self._asking: dict[bytes, asyncio.Task[str | None]] = {}
+        self._asking: dict[bytes, _Question] = {}
         self._lock = asyncio.Lock()
         self._process: _Process | None = None
 
@@ -43,7 +45,8 @@ class GrammarCheck:
         self, params: StructuredOutputsParams, facts: ModelFacts, vocabulary: Callable[[], Vocabulary]
     ) -> None:
         """Raises `RequestError` if the constraint cannot be compiled, `OutOfResourcesError` if there is no process to
-        find out. Requests with the same constraint wait for one verdict. `vocabulary` is called in a thread."""
+        find out. Requests with the same constraint wait for one verdict; if all of them are cancelled, nothing is
+        compiled for them any more. `vocabulary` is called in a thread."""
         if not facts.eos_ids:
             return  # `check_request` refuses it
         key = blake2b(params.key, digest_size=16).digest()
@@ -51,16 +54,28 @@ class GrammarCheck:
             self._known.move_to_end(key)
             error = self._known[key]
         else:
-            if key not in self._asking:
-                self._asking[key] = asyncio.create_task(self._ask(key, params, facts, vocabulary))
-            error = await asyncio.shield(self._asking[key])  # a client that leaves does not take it from the others
+            error = await self._wait(key, lambda: self._ask(key, params, facts, vocabulary))
         if error is not None:
             raise RequestError(error, param=FIELD)
 
+    async def _wait(self, key: bytes, ask: Callable[[], Coroutine[Any, Any, str | None]]) -> str | None:
+        """The verdict that `ask` finds, unless it was asked before. The last one that stops waiting ends the asking."""
+        question = self._asking.get(key)
+        if question is None:
+            question = self._asking[key] = _Question(asyncio.create_task(ask()))
+        question.waiting += 1
+        try:
+            return await asyncio.shield(question.task)
+        finally:
+            question.waiting -= 1
+            if not question.waiting:
+                question.task.cancel()
+                del self._asking[key]
+
     def close(self) -> None:
         """End the process."""
-        for task in self._asking.values():
-            task.cancel()
+        for question in self._asking.values():
+            question.task.cancel()
         if self._process is not None:
             self._process.end()
 
@@ -71,14 +86,11 @@ class GrammarCheck:
         facts: ModelFacts,
         vocabulary: Callable[[], Vocabulary],
     ) -> str | None:
-        try:
-            async with self._lock:
-                if self._process is None:
-                    setup = Setup(await asyncio.to_thread(vocabulary), facts.vocab_size, facts.eos_ids)
-                    self._process = await _Process.start(self._command, setup)
-                error = await self._verdict(params)
-        finally:
-            del self._asking[key]
+        async with self._lock:
+            if self._process is None:
+                setup = Setup(await asyncio.to_thread(vocabulary), facts.vocab_size, facts.eos_ids)
+                self._process = await _Process.start(self._command, setup)
+            error = await self._verdict(params)
         self._known[key] = error
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
@@ -107,6 +119,14 @@ class GrammarCheck:
         if self._process is not None:
             self._process.end()
             self._process = None
+
+
+@dataclass(slots=True)
+class _Question:
+    """A constraint whose verdict is waited for."""
+
+    task: asyncio.Task[str | None]
+    waiting: int = 0
 
 
 class _Process:
