@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from flover.llm.llm import LLM
     from flover.llm.outputs import CompletionOutput, Logprob, RequestOutput
     from flover.request import SamplingParams
+    from flover.structured_outputs import StructuredOutputsParams
 
 _HOMES = {
     "LLM": "flover.llm.llm",
     "SamplingParams": "flover.request",
+    "StructuredOutputsParams": "flover.structured_outputs",
     "RequestOutput": "flover.llm.outputs",
     "CompletionOutput": "flover.llm.outputs",
     "Logprob": "flover.llm.outputs",
@@ -47,6 +49,7 @@ __all__ = [
     "RequestError",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
 ]
 

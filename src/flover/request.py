@@ -14,6 +14,7 @@ import msgspec
 
 from flover.errors import RequestError, shown
 from flover.sampling_checks import check_params
+from flover.structured_outputs import StructuredOutputsParams
 
 
 class FinishReason(enum.StrEnum):
@@ -59,6 +60,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     truncate_prompt_tokens: int | None = None
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
 
     def __post_init__(self) -> None:
         check_params(self)
@@ -188,6 +190,11 @@ def check_request(request: Request, facts: ModelFacts) -> None:
     for name, ids in named.items():
         if ids and max(ids) >= facts.vocab_size:
             raise RequestError(f"{name}: token id {max(ids)} is out of range 0..{facts.vocab_size - 1}", param=name)
+    if params.structured_outputs is not None and not facts.eos_ids:
+        raise RequestError(
+            "structured_outputs need a model with an end-of-sequence token: nothing else ends such an answer",
+            param="structured_outputs",
+        )
     _check_outputs(request, room)
     _check_choice(request, facts)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flover.errors import RequestError, too_many, wrong_value
+from flover.structured_outputs import StructuredOutputsParams
 
 if TYPE_CHECKING:
     from flover.request import SamplingParams
@@ -91,6 +92,8 @@ def check_params(params: SamplingParams) -> None:
             )
     if params.logit_bias is not None:
         _check_bias(params.logit_bias)
+    if params.structured_outputs is not None:
+        _check_structured_outputs(params)
     _check_combinations(params)
 
 
@@ -148,6 +151,18 @@ def _check_bias(bias: Any) -> None:
         if type(token) is not int or not 0 <= token <= MAX_ID:
             raise wrong_value("a token id in logit_bias", TOKEN_ID.wanted, token, param="logit_bias")
         check_number(f"logit_bias.{token}", value, BIAS)
+
+
+def _check_structured_outputs(params: SamplingParams) -> None:
+    """Refuse what could leave no token between a constraint and another, and what a constraint cannot end with."""
+    if not isinstance(params.structured_outputs, StructuredOutputsParams):
+        raise wrong_value("structured_outputs", "StructuredOutputsParams", params.structured_outputs)
+    for name in ("ignore_eos", "min_tokens", "allowed_token_ids", "bad_words"):
+        if getattr(params, name):
+            raise RequestError(
+                f"{name} cannot be combined with structured_outputs, which says what tokens come and when they end",
+                param=name,
+            )
 
 
 def _check_combinations(params: SamplingParams) -> None:

@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "transformers", "aiohttp", "huggingface_hub", "matplotlib", "ray", "PIL", "requests", "httpx"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "aiohttp",
+    "huggingface_hub",
+    "matplotlib",
+    "ray",
+    "PIL",
+    "requests",
+    "httpx",
+    "llguidance",
+}
 SERVER_ONLY = {"starlette", "uvicorn", "uvloop", "asyncio", "tokenizers", "jinja2", "rich", "prometheus_client"}
 ENGINE_ONLY = {"numpy", "safetensors"}
 

@@ -118,6 +118,21 @@ LAWS: dict[str, Law] = {
             "server/test_log.py::test_a_pipe_that_nobody_reads_does_not_hold_up_the_server",
         ),
     ),
+    "structured outputs": Law(
+        "A constrained answer that ends by itself satisfies its constraint, and is that of the same request alone; a "
+        "constraint is honoured or refused, and holds up no other request.",
+        (
+            "grammar/test_json_schemas.py::test_every_answer_is_valid",
+            "grammar/test_json_schemas.py::test_what_is_not_supported_is_refused",
+            "laws/test_constrained.py::test_in_a_crowd_with_preemption",
+            "laws/test_constrained.py::test_continued_by_another_engine",
+            "laws/test_constrained.py::test_replayed_from_a_record",
+            "laws/test_constrained.py::test_planted_bugs_are_found",
+            "parallel/test_kills.py::test_requests_survive_the_death_of_a_rank_in_each_phase",
+            "server/test_structured_outputs.py::test_others_notice_nothing_of_a_hostile_constraint",
+            "service/test_grammar_check.py::test_hostile_constraints_get_a_verdict_and_nobody_else_is_held_up",
+        ),
+    ),
     "health": Law(
         "/health is answered whatever the engine does.",
         (

@@ -21,6 +21,8 @@ SERVE = [
     *("--kv-cache-memory-bytes=32MiB", "--distributed-timeout-seconds=5"),
 ]
 STORY: dict[str, Any] = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 250, "ignore_eos": True}
+CONSTRAINED = {**STORY, "ignore_eos": False, "structured_outputs": {"regex": "[A-Za-z ,.]{1000,}"}}
+BODIES = (STORY, STORY, CONSTRAINED)
 Record = Callable[[str, object], None]
 
 
@@ -81,15 +83,16 @@ def server() -> Iterator[Server]:
 class Story(threading.Thread):
     """A streamed completion; `pieces` are its texts and when they came."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, body: dict[str, Any] = STORY) -> None:
         super().__init__()
         self.url = url
+        self.body = {**body, "stream": True}
         self.pieces: list[tuple[float, str]] = []
         self.last = ""
         self.start()
 
     def run(self) -> None:
-        with httpx.stream("POST", f"{self.url}/v1/completions", json={**STORY, "stream": True}, timeout=60) as answer:
+        with httpx.stream("POST", f"{self.url}/v1/completions", json=self.body, timeout=60) as answer:
             for line in answer.iter_lines():
                 if line:
                     self.last = line
@@ -105,7 +108,8 @@ class Story(threading.Thread):
 @pytest.mark.parametrize("role", ["rank 0", "rank 1"])
 def test_requests_survive_the_death_of_a_rank_in_each_phase(server: Server, role: str, record_property: Record) -> None:
     server.until(server.healthy)
-    undisturbed = Story(server.url).whole()
+    stories = [Story(server.url, body) for body in BODIES]
+    undisturbed = [story.whole() for story in stories]
 
     if role == "rank 0":
         killed = server.kill(role)
@@ -122,18 +126,18 @@ def test_requests_survive_the_death_of_a_rank_in_each_phase(server: Server, role
         later = min(at for at, _ in story.pieces if at > stopped + 0.5)
         record_property(f"{role} stopped (timeout 5 s): next token, s", later - stopped)
 
-    stories = [Story(server.url) for _ in range(3)]
+    stories = [Story(server.url, body) for body in BODIES]
     server.until(lambda: all(len(story.pieces) > 10 for story in stories))
     killed = server.kill(role)
-    assert [story.whole() for story in stories] == [undisturbed] * 3
+    assert [story.whole() for story in stories] == undisturbed
     later = min(at for story in stories for at, _ in story.pieces if at > killed + 0.5)
     record_property(f"{role} killed while generating: next token, s", later - killed)
 
-    stories = [Story(server.url) for _ in range(3)]
+    stories = [Story(server.url, body) for body in BODIES]
     server.until(lambda: all(story.pieces for story in stories))
     server.process.send_signal(signal.SIGTERM)
     killed = server.kill(role)
-    assert [story.whole() for story in stories] == [undisturbed] * 3
+    assert [story.whole() for story in stories] == undisturbed
     record_property(f"{role} killed while the server drains: all answered, s", time.monotonic() - killed)
     assert server.process.wait(40) == 0
 

@@ -162,7 +162,7 @@ def test_more_requests_than_may_be_open_are_sent_away(start: Start) -> None:
 
 
 def test_the_server_imports_no_torch() -> None:
-    heavy = ("torch", "flover.memory", "flover.ops")
+    heavy = ("torch", "llguidance", "flover.memory", "flover.ops")
     code = f"import sys, flover.server.run; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -18,7 +18,7 @@ SENTENCES: list[tuple[dict[str, Any], str | None, str]] = [
     (
         {"guided_json": {"a": float("inf")}},
         "guided_json",
-        "guided_json is not supported: leave it out, got an object of ",
+        "guided_json is called structured_outputs here: send structured_outputs with json, got an object of ",
     ),
     ({"model": "a\0b"}, "model", 'the model "a\\u0000b" is not served here; there is toy'),
     ({"stop": "a\ud83d"}, "stop", "stop holds half of a surrogate pair, which is no character"),
@@ -66,9 +66,10 @@ CHAT_SENTENCES: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user", "content": "\ud83d"}]}, "messages", "messages holds half of a surrogate pair"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "tools are not supported yet: send"),
     (
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
         "response_format",
-        "response_format of type json_schema is not supported yet: only text is",
+        "response_format.json_schema.schema cannot be compiled: failed to compile JSON schema: Unimplemented keys: "
+        '["not"]',
     ),
     ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs", "chat_template_kwargs.self cannot be set"),
     ({"chat_template_kwargs": {"context": 1}}, "chat_template_kwargs", "chat_template_kwargs.context cannot be set"),

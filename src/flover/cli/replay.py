@@ -15,7 +15,9 @@ from flover.progress import counting_bar, loading_bar
 if TYPE_CHECKING:
     from flover.engine.executor import Executor
     from flover.observe.record import Head
+    from flover.observe.record_reader import Record
     from flover.observe.replay import Replay
+    from flover.structured_outputs import Vocabulary
 
 _OVERRIDES = frozenset({"num_threads", "cpu_isa", "download_dir"})
 """Settings without effect on decisions and tokens."""
@@ -48,10 +50,11 @@ def run(args: argparse.Namespace) -> int:
     record = read_record(path)
     if record.cut:
         print(f"{path} ends in the middle of a step: its recording was interrupted")
-    executor = _executor(args, record.head)
+    config = _config(args, record.head)
+    executor = _executor(args, config, record.head)
     try:
         with counting_bar("Replaying", len(record.steps)) as progress:
-            done = replay(record, executor, progress)
+            done = replay(record, executor, progress, _vocabulary(config, record))
     finally:
         executor.close()
     _show(done, len(record.steps), tokens_computed=not args.schedule_only)
@@ -70,20 +73,36 @@ def _record_path(path: Path) -> Path:
     return replay_path(path)
 
 
-def _executor(args: argparse.Namespace, head: Head) -> Executor:
+def _config(args: argparse.Namespace, head: Head) -> EngineConfig:
     overrides = given(args, EngineConfig)
     model = overrides.pop("model")
+    if args.schedule_only and (model is not None or overrides):
+        raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
+    config = dataclasses.replace(head.engine, trace=None, **overrides)
+    return config if model is None else dataclasses.replace(config, model=model)
+
+
+def _vocabulary(config: EngineConfig, record: Record) -> Vocabulary | None:
+    """That of the model's tokenizer, if the record has requests with structured outputs."""
+    from flover.engine.queue import Submit
+
+    inputs = (one for step in record.steps for one in step.inputs)
+    if all(not isinstance(one, Submit) or one.request.params.structured_outputs is None for one in inputs):
+        return None
+    from flover.model.locate import locate_tokenizer
+    from flover.text.tokenizer import Tokenizer
+
+    path = locate_tokenizer(config)
+    return None if path is None else Tokenizer.load(path).vocabulary
+
+
+def _executor(args: argparse.Namespace, config: EngineConfig, head: Head) -> Executor:
     if args.schedule_only:
         from flover.observe.replay import RecordedExecutor
 
-        if model is not None or overrides:
-            raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
         return RecordedExecutor(head.facts)
     from flover.executor.load import load_device
 
-    config = dataclasses.replace(head.engine, trace=None, **overrides)
-    if model is not None:
-        config = dataclasses.replace(config, model=model)
     with loading_bar(config.model) as progress:
         return load_device(config, progress)
 

@@ -4,11 +4,13 @@ the ranks of a tensor-parallel group (`parallel/ranks.py`), and those without a 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import InvariantError
-from flover.request import ModelFacts
+from flover.request import ModelFacts, Request
+from flover.structured_outputs import Vocabulary
 
 
 class Executor(Protocol):
@@ -18,6 +20,11 @@ class Executor(Protocol):
     """
 
     facts: ModelFacts
+
+    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
+        """Called in any thread: what has to be done, in any thread but the loop's, before the request is queued; None
+        if nothing. Raises `RequestError`, and so does what is returned, if the request cannot be served."""
+        ...
 
     def start(self, plan: StepPlan) -> None:
         """Begin a plan; the one before is finished. It may return before the device is done."""
@@ -49,6 +56,10 @@ class BlockingExecutor(ABC):
 
     _result: StepResult | None = None
 
+    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
+        """Nothing: it computes no text."""
+        return None
+
     @abstractmethod
     def run(self, plan: StepPlan) -> StepResult:
         """Carry out one plan."""
@@ -71,6 +82,9 @@ class WrappedExecutor:
     def __init__(self, executor: Executor) -> None:
         self.facts = executor.facts
         self._executor = executor
+
+    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
+        return self._executor.prepare(request, vocabulary)
 
     def start(self, plan: StepPlan) -> None:
         self._executor.start(plan)

@@ -18,6 +18,7 @@ from flover.engine.scheduler import Scheduler
 from flover.engine.stats import EngineStats, LastIteration, Times, snapshot
 from flover.errors import EngineDeadError
 from flover.request import Delta, ModelFacts, Request, check_request, resolve_max_tokens
+from flover.structured_outputs import Vocabulary
 
 MAX_FAULTS_IN_A_ROW = 20
 """So many iterations that raise, with none in between that succeeds, mean that the device is gone."""
@@ -118,9 +119,16 @@ class Engine:
 
     # The border: any thread
 
-    def submit(self, request: Request) -> None:
-        """Add a request. Raises `RequestError` if it can never be served."""
+    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
+        """What has to be done, in any thread but the loop's, before this request is submitted; None if nothing.
+        `vocabulary` is that of the tokenizer, which structured outputs need. Raises `RequestError`."""
+        return self._executor.prepare(request, vocabulary)
+
+    def submit(self, request: Request, vocabulary: Vocabulary | None = None) -> None:
+        """Add a request, once what it needs is done. Raises `RequestError` if it can never be served."""
         check_request(request, self.facts)
+        if request.params.structured_outputs is not None and (work := self.prepare(request, vocabulary)) is not None:
+            work()
         self._queue.put(resolve_max_tokens(request, self.facts))
 
     def cancel(self, request_id: str, index: int | None = None) -> None:

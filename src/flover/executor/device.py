@@ -7,7 +7,7 @@ It decides nothing: rows, tokens and pages are the plan's, and what it remembers
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,15 +17,17 @@ import numpy as np
 from flover.engine.plan import Admission, Grant, RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
 from flover.executor.device_batch import PlannedBatch, dummy_batch, lay_out
+from flover.executor.device_grammars import DeviceGrammars
 from flover.memory.buffers import RowBuffers
-from flover.memory.columns import row_columns
+from flover.memory.columns import Feature, row_columns
 from flover.memory.kvcache import KVCache
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
 from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
 from flover.ops import Array, HostArray, Ops
-from flover.request import ModelFacts, TokenLogprobs, is_long
+from flover.request import ModelFacts, Request, TokenLogprobs, is_long
+from flover.structured_outputs import Vocabulary
 
 _WARM_UP_TOKENS = 64
 _WARM_UP_ROWS = 8
@@ -72,6 +74,7 @@ class DeviceExecutor:
         self._ops = decoder.ops
         self._kv = kv
         self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
+        self._grammars = DeviceGrammars(facts)
         self._closed = False
         self._leads = self._ops.group.rank == 0
         self._layout: PlannedBatch | None = None
@@ -89,13 +92,19 @@ class DeviceExecutor:
             if logits is not None:
                 sample(logits, rows, self._ops)
 
+    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
+        """Compile the request's constraint, if it has one that is new."""
+        constraint = request.params.structured_outputs
+        return None if constraint is None else self._grammars.prepare(constraint, vocabulary)
+
     def start(self, plan: StepPlan) -> None:
-        """Change the rows and run the forward."""
+        """Change the rows and run the forward; masks are made beside it."""
         before = self._ops.kernel_seconds()
         self._change_rows(plan)
         self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size)
         hidden = None
         if layout is not None:
+            self._grammars.start(layout.work, self._buffers["grammar"])
             hidden = self._decoder.forward(layout.batch, self._kv)
             self._buffers["context_len"][layout.rows] = layout.context_lens
         self._started = _Started(plan.step, layout, hidden, before)
@@ -108,6 +117,7 @@ class DeviceExecutor:
         layout, hidden = started.layout, started.hidden
         if layout is None:
             return StepResult(step=started.step, rows=[])
+        self._grammars.finish()
         results = self._sample(layout, hidden)
         for place, work in enumerate(layout.work):
             if not work.generates:
@@ -132,6 +142,7 @@ class DeviceExecutor:
     def reset(self) -> None:
         """Forget all rows; what is in the pages is void."""
         self._started = None
+        self._grammars.finish()
         self._buffers.clear(range(self._buffers.num_rows))
 
     def trim(self, free_pages: list[int]) -> None:
@@ -142,6 +153,7 @@ class DeviceExecutor:
         """Free weights, pages and rows. Calling it twice is harmless."""
         if not self._closed:
             self._closed = True
+            self._grammars.close()
             self._kv.close()
             del self._decoder, self._kv, self._buffers
 
@@ -154,7 +166,7 @@ class DeviceExecutor:
             self._grant(grant)
 
     def _admit(self, admission: Admission) -> None:
-        params = admission.params
+        params, constraint = admission.params, admission.params.structured_outputs
         values = sampling_values(
             params,
             prompt_ids=admission.prompt_ids,
@@ -163,6 +175,9 @@ class DeviceExecutor:
             bad_words_ids=admission.bad_words_ids,
             eos_ids=self.facts.eos_ids,
         )
+        if constraint is not None and self._leads:
+            values["grammar"] = self._grammars.state(constraint, admission.output_ids)
+            values["features"] |= int(Feature.GRAMMAR)
         if params.prompt_logprobs is not None and not admission.output_ids:
             if admission.computed:
                 raise InvariantError(

@@ -13,6 +13,7 @@ from flover.engine.queue import Cancel, Submit
 from flover.engine.stats import EngineStats
 from flover.observe.timeline import Iteration
 from flover.request import Delta, ModelFacts
+from flover.structured_outputs import Vocabulary
 
 MAX_FRAME_BYTES = 64 * 2**20
 
@@ -21,6 +22,12 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
     """Server to engine, first frame: load this."""
 
     config: EngineConfig
+
+
+class UseVocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
+    """Server to engine, once, before the first request with structured outputs."""
+
+    vocabulary: Vocabulary
 
 
 class Watch(msgspec.Struct, frozen=True, tag="watch"):
@@ -70,5 +77,5 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     message: str
 
 
-ToEngine = Start | Submit | Cancel | Watch | Stop
+ToEngine = Start | UseVocabulary | Submit | Cancel | Watch | Stop
 FromEngine = Loading | Ready | EngineOutputs | Refused | Failed

@@ -15,6 +15,7 @@ from flover.errors import FloverError, InvariantError
 from flover.llm.outputs import OutputBuilder
 from flover.progress import GenerationBar
 from flover.request import Delta, ModelFacts, Request
+from flover.structured_outputs import Vocabulary
 from flover.text.stream import TextPiece
 from flover.text.streams import TextStreams
 
@@ -26,7 +27,7 @@ class RunsRequests(Protocol):
     def has_work(self) -> bool: ...
     @property
     def facts(self) -> ModelFacts: ...
-    def submit(self, request: Request) -> None: ...
+    def submit(self, request: Request, vocabulary: Vocabulary | None = None) -> None: ...
     def cancel(self, request_id: str, index: int | None = None) -> None: ...
     def step(self) -> list[Delta]: ...
     def stats(self) -> EngineStats: ...
@@ -44,7 +45,10 @@ def run_requests(
     """
     try:
         for request in requests:
-            engine.submit(request)
+            if request.params.structured_outputs is not None and texts.tokenizer is not None:
+                engine.submit(request, texts.tokenizer.vocabulary)
+            else:
+                engine.submit(request)
         while texts:
             deltas = engine.step()
             if not deltas and not engine.has_work:

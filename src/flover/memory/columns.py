@@ -46,6 +46,7 @@ class Feature(enum.IntFlag):
     TOP_K = 128
     TOP_P = 256
     LOGPROBS = 512
+    GRAMMAR = 1024
 
 
 POSITION_COLUMNS = (
@@ -74,6 +75,7 @@ SAMPLING_COLUMNS = (
     Column("banned_ids", object, fill=None),  # int64 array | None: ids that min_tokens bans
     Column("bias", object, fill=None),  # (int64 ids, float32 values) | None
     Column("allowed_ids", object, fill=None),  # int64 array | None
+    Column("grammar", object, fill=None),  # GrammarState | None: structured outputs
 )
 
 

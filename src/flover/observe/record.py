@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
@@ -66,7 +67,18 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_def
 
 def digest_of(plan: StepPlan) -> str:
     """A checksum of everything that a plan says."""
-    return blake2b(msgspec.msgpack.encode(plan), digest_size=8).hexdigest()
+    fields = {**msgspec.structs.asdict(plan), "admissions": admissions_of(plan)}
+    return blake2b(msgspec.msgpack.encode(fields), digest_size=8).hexdigest()
+
+
+def admissions_of(plan: StepPlan) -> list[dict[str, Any]]:
+    """The admissions of a plan as records have them: without a parameter that records did not always have, if it is
+    not used."""
+    admissions: list[dict[str, Any]] = msgspec.to_builtins(plan.admissions)
+    for admission in admissions:
+        if admission["params"]["structured_outputs"] is None:
+            del admission["params"]["structured_outputs"]
+    return admissions
 
 
 def outline_of(plan: StepPlan) -> Outline:

@@ -16,7 +16,7 @@ import msgspec
 from flover.engine.plan import StepPlan
 from flover.engine.queue import Cancel, Submit
 from flover.errors import ConfigError
-from flover.observe.record import VERSION, Head, Outline, StepRecord, digest_of
+from flover.observe.record import VERSION, Head, Outline, StepRecord, admissions_of, digest_of
 
 READABLE = (1, VERSION)
 
@@ -67,7 +67,7 @@ def _digest_1(plan: StepPlan) -> str:
         "step": plan.step,
         "evictions": plan.evictions,
         "moves": plan.moves,
-        "admissions": plan.admissions,
+        "admissions": admissions_of(plan),
         "grants": plan.grants,
         "chunks": [
             {"row": one.row, "start": one.start, "token_ids": one.token_ids, "samples": bool(one.num_samples)}

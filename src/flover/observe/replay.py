@@ -21,6 +21,7 @@ from flover.errors import ConfigError, EngineDeadError, InvariantError
 from flover.observe.record import Head, Outline, StepRecord, outline_of
 from flover.observe.record_reader import Record
 from flover.request import ModelFacts
+from flover.structured_outputs import Vocabulary
 
 _SAME_FACTS = ("architecture", "vocab_size", "max_model_len", "page_size", "eos_ids", "num_parameters", "dtype")
 """What decisions and tokens hang on. The pool may be larger than it was: the scheduler keeps to the recorded one."""
@@ -91,17 +92,24 @@ def check_facts(head: Head, facts: ModelFacts) -> None:
         )
 
 
-def replay(record: Record, executor: Executor, progress: Callable[[int], None] = lambda steps: None) -> Replay:
-    """Run a record on an executor and compare. `progress` is told how many steps are done."""
+def replay(
+    record: Record,
+    executor: Executor,
+    progress: Callable[[int], None] = lambda steps: None,
+    vocabulary: Vocabulary | None = None,
+) -> Replay:
+    """Run a record on an executor and compare. `progress` is told how many steps are done. `vocabulary` is for requests
+    with structured outputs."""
     check_facts(record.head, executor.facts)
-    return _Player(record, executor).play(progress)
+    return _Player(record, executor, vocabulary).play(progress)
 
 
 class _Player:
     """One replay."""
 
-    def __init__(self, record: Record, executor: Executor) -> None:
+    def __init__(self, record: Record, executor: Executor, vocabulary: Vocabulary | None) -> None:
         self._record = record
+        self._vocabulary = vocabulary
         self._clock = _ReplayClock()
         self._witness = _Witness()
         self._executor = _Faulty(executor)
@@ -139,7 +147,7 @@ class _Player:
             if isinstance(one, Cancel):
                 self._engine.cancel(one.request_id, one.index)
             else:
-                self._engine.submit(one.request)
+                self._engine.submit(one.request, self._vocabulary)
         self._witness.forget()
         try:
             self._engine.step()

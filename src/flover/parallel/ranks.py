@@ -15,7 +15,8 @@ from flover.engine.executor import Executor
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import EngineDeadError, InvariantError
 from flover.parallel.frames import End, Frame, Reset, RunPlan, Trim, decode, encode
-from flover.request import ModelFacts
+from flover.request import ModelFacts, Request
+from flover.structured_outputs import Vocabulary
 
 
 class Rank(Executor, Protocol):
@@ -62,6 +63,10 @@ class Leader:
         self.frame_bytes = 0
         """Bytes of all frames so far, and the seconds that it took to make and send them."""
         self.frame_seconds = 0.0
+
+    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
+        """On this rank, which alone chooses tokens."""
+        return self._own.prepare(request, vocabulary)
 
     def start(self, plan: StepPlan) -> None:
         """One plan, on every rank. Raises `EngineDeadError`."""

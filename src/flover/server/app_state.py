@@ -22,6 +22,7 @@ from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.server.text_threads import TextThreads
+from flover.service.grammar_check import GrammarCheck
 from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import bad_words_ids, check_text_limits, make_request
@@ -60,6 +61,7 @@ class AppState:
         self._round_lock = asyncio.Lock()
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
         self.threads = TextThreads()
+        self._grammars = GrammarCheck()
         self._seeds = random.Random(engine_config.seed)
 
     # State
@@ -189,6 +191,7 @@ class AppState:
         size = RequestSize(count, count * params.n)
         with self.admission.enter(size) as keep:
             check_text_limits(params, self.config.limits)
+            await self._check_constraint(params)
             # Drawn here in order of arrival: threads can overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
             requests = await self.threads.run(prepare_all, num_chars)
@@ -198,6 +201,12 @@ class AppState:
         self._generations.add(generation)
         generation.on_close = lambda: self._forget(generation, size)
         return generation
+
+    async def _check_constraint(self, params: SamplingParams) -> None:
+        """Refuse a constraint that cannot be compiled."""
+        if params.structured_outputs is not None:
+            tokenizer = self.need_tokenizer("structured_outputs")
+            await self._grammars.check(params.structured_outputs, self.facts, lambda: tokenizer.vocabulary)
 
     def _forget(self, generation: Generation, size: RequestSize) -> None:
         self._generations.discard(generation)
@@ -222,8 +231,9 @@ class AppState:
             generation.abort(EngineClosedError("the server is shutting down"))
 
     def close(self) -> None:
-        """Stop the threads."""
+        """Stop the threads and the process of grammars."""
         self.threads.close()
+        self._grammars.close()
 
 
 def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: int) -> None:

@@ -37,13 +37,15 @@ from flover.server.protocol import (
     ChatBody,
     Message,
     Prompts,
+    ResponseFormat,
     Scalar,
     StreamOptions,
-    TextFormat,
     ToolChoice,
 )
 from flover.server.read_prompts import read_messages, read_prompts, read_token_ids, read_tools
+from flover.server.read_structured import read_format, read_structured
 from flover.server.read_values import MAX_MEMBERS, begins, check_list, is_null, read_members, read_value
+from flover.structured_outputs import StructuredOutputsParams
 
 AN_OBJECT = "a JSON object"
 _STREAM_OPTIONS = ("include_usage", "continuous_usage_stats", "include_obfuscation")
@@ -203,16 +205,6 @@ def _read_stream_options(raw: Raw, name: str, bounds: _Bounds) -> StreamOptions:
     return StreamOptions(**values)
 
 
-def _read_format(raw: Raw, name: str, bounds: _Bounds) -> TextFormat:
-    members = read_members(raw, name, "an object with type")
-    if "type" not in members:
-        raise RequestError(f"{name}.type is required", param=name)
-    kind = read_value(members["type"], str, f"{name}.type")
-    if kind != "text":
-        raise RequestError(f"{name} of type {named(kind)} is not supported yet: only text is", param=name)
-    return TextFormat(type="text")
-
-
 def _read_tool_choice(raw: Raw, name: str, bounds: _Bounds) -> str:
     if begins(raw, "{") or bytes(raw) == b'"required"':
         raise RequestError(f"{name} must be none, since tool calls are not supported yet, got {shown(raw)}", param=name)
@@ -228,7 +220,8 @@ _READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
     dict[str, float]: _read_bias,
     dict[str, Scalar]: _read_template_arguments,
     StreamOptions: _read_stream_options,
-    TextFormat: _read_format,
+    ResponseFormat: lambda raw, name, bounds: read_format(raw, name),
+    StructuredOutputsParams: lambda raw, name, bounds: read_structured(raw, name),
     ToolChoice: _read_tool_choice,
     Raw: lambda raw, name, bounds: read_tools(raw),
 }

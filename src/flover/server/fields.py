@@ -79,7 +79,6 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "guided_grammar": (),
     "guided_decoding_backend": (),
     "guided_whitespace_pattern": (),
-    "structured_outputs": ({},),
     "structural_tag": (),
     "logits_processors": NONE,
     "documents": NONE,
@@ -163,6 +162,20 @@ REASONS: Mapping[str, str] = {
     "suffix": "filling in before a suffix is not supported",
     "repeat_penalty": "repeat_penalty is called repetition_penalty here",
     "min_new_tokens": "min_new_tokens is called min_tokens here",
+    **{
+        old: f"{old} is called structured_outputs here: send structured_outputs with {new}"
+        for old, new in (
+            ("guided_json", "json"),
+            ("guided_regex", "regex"),
+            ("guided_choice", "choice"),
+            ("guided_grammar", "grammar"),
+            ("guided_whitespace_pattern", "whitespace_pattern"),
+            ("regex", "regex"),
+            ("ebnf", "grammar"),
+            ("json_schema", "json"),
+            ("grammar", "grammar"),
+        )
+    },
 }
 """Error messages of neutral fields that need more than the general one."""
 

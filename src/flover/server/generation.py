@@ -76,7 +76,10 @@ class Generation:
         self.time_to_first_token: float | None = None
         """Seconds from the arrival to the first token of any sequence."""
         self._reason_of_unfinished = FinishReason.ABORT
-        self._stream = supervisor.submit(*(request for request, _ in requests))
+        vocabulary = None
+        if tokenizer is not None and requests[0][0].params.structured_outputs is not None:
+            vocabulary = tokenizer.vocabulary
+        self._stream = supervisor.submit(*(request for request, _ in requests), vocabulary=vocabulary)
 
     def prompt_of(self, choice: Choice) -> Prompt:
         """The prompt of this choice."""

@@ -17,6 +17,7 @@ from flover.request import ModelFacts, max_total_tokens
 from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES, Range
 from flover.server.body import field_types, required_fields
 from flover.server.fields import INFORMATION, NEUTRAL, STRICT
+from flover.server.openapi_constraints import FORMAT, PLAIN_FORMAT, STRUCTURED
 from flover.server.params import LOGPROBS
 from flover.server.protocol import (
     MAX_TEMPLATE_ARGUMENTS,
@@ -26,12 +27,13 @@ from flover.server.protocol import (
     DetokenizeBody,
     Message,
     Prompts,
+    ResponseFormat,
     Role,
     Scalar,
     StreamOptions,
-    TextFormat,
     TokenizeBody,
 )
+from flover.structured_outputs import StructuredOutputsParams
 from flover.text.chat import RESERVED_KWARGS
 
 Schema = dict[str, Any]
@@ -77,7 +79,6 @@ _STREAM_OPTIONS: Schema = {
     "properties": {"include_usage": FLAG, "continuous_usage_stats": FLAG, "include_obfuscation": FLAG},
     "additionalProperties": NULL,
 }
-_FORMAT: Schema = {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"const": "text"}}}
 _ARGUMENTS: Schema = {
     "type": ["object", "null"],
     "propertyNames": {"pattern": "^[a-z][a-z_]{0,30}$", "not": {"enum": sorted(RESERVED_KWARGS)}},
@@ -95,6 +96,8 @@ class ServedModel:
     facts: ModelFacts | None = None
     roles: frozenset[str] = frozenset(get_args(Role))
     """Roles that the chat template supports."""
+    constrains: bool = True
+    """Whether answers can be constrained: that needs a tokenizer."""
     empty_prompt: bool = False
     """Whether an empty prompt has a token, the beginning-of-sequence token."""
 
@@ -131,9 +134,11 @@ _NO_USAGE: Schema = {
     "properties": {"include_usage": _OFF, "continuous_usage_stats": _OFF},
 }
 _Pair = tuple[dict[str, Schema], dict[str, Schema]]
+_FREE: dict[str, Schema] = {"bad_words": NULL, "ignore_eos": _OFF}
+"""What goes with no constraint on the answer."""
 _NOT_TOGETHER: list[_Pair] = [
-    ({"stream_options": _NO_USAGE}, {"stream": _ON}),
-    ({"prompt_logprobs": NULL}, {"stream": _OFF}),
+    ({"stream_options": _NO_USAGE, "structured_outputs": NULL}, {"stream": _ON, **_FREE}),
+    ({"prompt_logprobs": NULL, "response_format": PLAIN_FORMAT}, {"stream": _OFF, **_FREE}),
     ({"min_tokens": _NONE_OR_0}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
     ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": _NONE_OR_0}),
 ]
@@ -167,6 +172,7 @@ class _Maker:
         self._strict = config.strict
         self._limits: Limits = config.limits
         self._names = served.names
+        self._constrains = served.constrains
         self._shortest = 0 if served.empty_prompt else 1
         last = MAX_ID if facts is None else facts.vocab_size - 1
         self._token: Schema = {"type": "integer", "minimum": 0, "maximum": last}
@@ -216,7 +222,8 @@ class _Maker:
             (bool, FLAG),
             (str, TEXT),
             (StreamOptions, _STREAM_OPTIONS),
-            (TextFormat, _FORMAT),
+            (ResponseFormat, FORMAT if self._constrains else PLAIN_FORMAT),
+            (StructuredOutputsParams, STRUCTURED if self._constrains else NULL),
             (dict[str, Scalar], _ARGUMENTS),
             (list[Message], {"type": ["array"], "items": {"$ref": "#/components/schemas/Message"}, "minItems": 1}),
             (dict[str, float], self._bias()),

@@ -11,6 +11,7 @@ from flover.generation_config import SamplingDefaults, default_max_tokens
 from flover.request import SamplingParams
 from flover.sampling_checks import MAX_LOGPROBS, RANGES, Range, check_number
 from flover.server.protocol import ChatBody, CompletionBody, GenerationBody
+from flover.server.read_structured import SCHEMA
 
 _SAME = tuple(
     name
@@ -72,10 +73,16 @@ def own_names(body: GenerationBody) -> Iterator[None]:
             names["prompt"] = "messages"
         if body.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
+        if body.structured_outputs is None:
+            names["structured_outputs"] = "response_format"
         own = names.get(error.param or "")
         if own is None:
             raise
-        message = error.message.replace("max_tokens", own) if own != "messages" else error.message
+        message = error.message
+        if own == "response_format":
+            message = message.replace("structured_outputs.json", SCHEMA)
+        elif own != "messages":
+            message = message.replace("max_tokens", own)
         raise RequestError(message, param=own, code=error.code) from None
 
 
@@ -105,6 +112,13 @@ def _common(body: GenerationBody, defaults: SamplingDefaults, *, strict: bool) -
             raise RequestError("prompt_logprobs cannot be streamed", param="prompt_logprobs")
     fields: dict[str, Any] = dict(defaults)
     fields |= {name: getattr(body, name) for name in _SAME if getattr(body, name) is not None}
+    if body.response_format is not None and body.response_format.constraint is not None:
+        if body.structured_outputs is not None:
+            raise RequestError(
+                f"response_format of type {body.response_format.type} and structured_outputs exclude each other",
+                param="structured_outputs",
+            )
+        fields["structured_outputs"] = body.response_format.constraint
     if body.best_of not in (None, 1, fields.get("n", 1)):
         raise wrong_value("best_of", "1, or equal to n", body.best_of)
     if body.logit_bias:

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw
 
+from flover.structured_outputs import StructuredOutputsParams
+
 MAX_TEMPLATE_ARGUMENTS = 32
 MAX_TOOLS = 64
 MAX_TOOLS_BYTES = 128 * 2**10
@@ -41,10 +43,11 @@ class StreamOptions(msgspec.Struct, kw_only=True, frozen=True):
         return bool(self.include_usage and self.continuous_usage_stats)
 
 
-class TextFormat(msgspec.Struct, kw_only=True, frozen=True):
-    """The response format; only text is supported."""
+class ResponseFormat(msgspec.Struct, kw_only=True, frozen=True):
+    """What the text of the answer must be; without a constraint any text."""
 
-    type: Literal["text"]
+    type: Literal["text", "json_object", "json_schema"]
+    constraint: StructuredOutputsParams | None = None
 
 
 class GenerationBody(msgspec.Struct, kw_only=True):
@@ -65,7 +68,7 @@ class GenerationBody(msgspec.Struct, kw_only=True):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     echo: bool | None = None
-    response_format: TextFormat | None = None
+    response_format: ResponseFormat | None = None
 
     # vLLM's
     top_k: int | None = None
@@ -79,6 +82,7 @@ class GenerationBody(msgspec.Struct, kw_only=True):
     include_stop_str_in_output: bool | None = None
     bad_words: list[str] | None = None
     allowed_token_ids: list[int] | None = None
+    structured_outputs: StructuredOutputsParams | None = None
     prompt_logprobs: int | None = None
     truncate_prompt_tokens: int | None = None
     add_special_tokens: bool | None = None

@@ -180,7 +180,8 @@ async def show_openapi(request: Request) -> Response:
         return json_response(openapi(state.config, ServedModel(names=state.model_names)))
     roles = {} if state.template is None else {"roles": state.template.roles}
     empty = state.tokenizer is not None and bool(state.tokenizer.encode(""))
-    served = ServedModel(names=state.model_names, facts=state.facts, empty_prompt=empty, **roles)
+    constrains = state.tokenizer is not None
+    served = ServedModel(names=state.model_names, facts=state.facts, constrains=constrains, empty_prompt=empty, **roles)
     return json_response(openapi(state.config, served))
 
 

@@ -26,7 +26,18 @@ from flover.errors import (
 from flover.ipc import wire
 from flover.ipc.child_process import ChildProcess
 from flover.ipc.connection import Connection
-from flover.ipc.messages import EngineOutputs, Failed, FromEngine, Loading, Ready, Refused, Start, Stop, Watch
+from flover.ipc.messages import (
+    EngineOutputs,
+    Failed,
+    FromEngine,
+    Loading,
+    Ready,
+    Refused,
+    Start,
+    Stop,
+    UseVocabulary,
+    Watch,
+)
 from flover.ipc.spawn import ENGINE_COMMAND, Spawned, spawn
 from flover.request import ModelFacts, Request
 from flover.service.in_flight import InFlightRequest, InFlightTable, end_of_engine, open_stream
@@ -62,6 +73,7 @@ class EngineClient:
         self._ready: asyncio.Future[ModelFacts] = self._loop.create_future()
         self._requests = InFlightTable()
         self._death: FloverError | None = None
+        self._has_vocabulary = False
         self._clock = clock
         self._last_message = clock()
         self._reading: asyncio.Task[None] | None = None
@@ -148,6 +160,9 @@ class EngineClient:
         attempts = [each.start_attempt(self.facts.deterministic) for each in requests]
         frames = [wire.encode(Submit(request)) for request, _ in attempts]
         for each, (request, cancelled), frame in zip(requests, attempts, frames, strict=True):
+            if each.vocabulary is not None and not self._has_vocabulary:
+                self._connection.send(UseVocabulary(each.vocabulary))
+                self._has_vocabulary = True
             self._requests.add(each)
             self._connection.write(frame)
             for index in cancelled:

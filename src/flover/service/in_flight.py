@@ -19,6 +19,7 @@ import msgspec
 from flover.errors import EngineClosedError, EngineDeadError, EngineError, FloverError
 from flover.request import Delta, FinishReason, Request
 from flover.service.streams import DeltaStream, Mailbox
+from flover.structured_outputs import Vocabulary
 
 MAX_ATTEMPTS = 2
 """Engines that one request is given to: the request may be what they die of."""
@@ -36,9 +37,11 @@ class _SequenceState:
 class InFlightRequest:
     """One open request and the mailbox of its reader, over the engines that compute it."""
 
-    def __init__(self, request: Request, mailbox: Mailbox) -> None:
+    def __init__(self, request: Request, mailbox: Mailbox, vocabulary: Vocabulary | None = None) -> None:
+        """`vocabulary` is what its constraint is applied to, if it has one."""
         self.request = request
         self.mailbox = mailbox
+        self.vocabulary = vocabulary
         self.attempts = 0
         self._sequences = [_SequenceState() for _ in range(request.params.n)]
         self._prompt_delivered = False
@@ -172,14 +175,17 @@ def fail_all(requests: Sequence[InFlightRequest], reason: FloverError) -> None:
 
 
 def open_stream(
-    requests: Sequence[Request], loop: asyncio.AbstractEventLoop, abandon: Callable[[Mailbox], None]
+    requests: Sequence[Request],
+    loop: asyncio.AbstractEventLoop,
+    abandon: Callable[[Mailbox], None],
+    vocabulary: Vocabulary | None = None,
 ) -> tuple[list[InFlightRequest], DeltaStream]:
     """Requests that no engine computes yet, and the one stream that their reader gets. `abandon` is called in `loop`
     when the stream is closed or garbage collected."""
     mailbox = Mailbox({request.id: request.params.n for request in requests})
     stream = DeltaStream(mailbox, abandon)
     weakref.finalize(stream, _abandon_later, loop, abandon, mailbox).atexit = False
-    return [InFlightRequest(request, mailbox) for request in requests], stream
+    return [InFlightRequest(request, mailbox, vocabulary) for request in requests], stream
 
 
 def _abandon_later(loop: asyncio.AbstractEventLoop, abandon: Callable[[Mailbox], None], mailbox: Mailbox) -> None:

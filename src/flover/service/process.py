@@ -25,9 +25,23 @@ from flover.engine.queue import Cancel
 from flover.engine.stats import EngineStats
 from flover.errors import ConfigError, EngineError, ModelError, OutOfResourcesError, RequestError
 from flover.ipc import wire
-from flover.ipc.messages import EngineOutputs, Failed, FromEngine, Loading, Ready, Refused, Start, Stop, ToEngine, Watch
+from flover.ipc.messages import (
+    EngineOutputs,
+    Failed,
+    FromEngine,
+    Loading,
+    Ready,
+    Refused,
+    Start,
+    Stop,
+    ToEngine,
+    UseVocabulary,
+    Watch,
+)
 from flover.observe.timeline import Iteration, Timeline
 from flover.request import Delta, FinishReason, Request
+from flover.service.preparation import Preparation
+from flover.structured_outputs import Vocabulary
 
 HEARTBEAT_SECONDS = 0.25
 """An idle engine sends its counters this often, so that the server can tell idle from stuck."""
@@ -64,6 +78,8 @@ class EngineProcess:
         self._stopping = threading.Event()
         self._config: EngineConfig | None = None
         self._engine: Engine | None = None
+        self._vocabulary: Vocabulary | None = None
+        self._preparation = Preparation(self._submit, self._cancel)
         self._watched = False
         """Whether to describe iterations; set by the reader, obeyed between two steps."""
         self._timeline: Timeline | None = None
@@ -88,6 +104,7 @@ class EngineProcess:
         except Exception as error:
             return self._fail("engine", error)
         finally:
+            self._preparation.close()
             engine.close()
         return 0
 
@@ -209,16 +226,32 @@ class EngineProcess:
             self._started.set()
         elif isinstance(message, Watch):
             self._watched = message.on
+        elif isinstance(message, UseVocabulary):
+            self._vocabulary = message.vocabulary
         elif engine is None:
             raise wire.WireError(f"{type(message).__name__} came before the engine was ready")
         elif isinstance(message, Cancel):
-            engine.cancel(message.request_id, message.index)
+            if not self._preparation.holds(message):
+                self._cancel(message)
         else:
-            self._submit(engine, message.request)
+            self._submit(message.request)
 
-    def _submit(self, engine: Engine, request: Request) -> None:
+    def _cancel(self, cancel: Cancel) -> None:
+        assert self._engine is not None
+        self._engine.cancel(cancel.request_id, cancel.index)
+
+    def _submit(self, request: Request, failure: RequestError | None = None) -> None:
+        """Give a request to the engine; one that has to be prepared comes back here, with the error if it cannot be."""
+        engine = self._engine
+        assert engine is not None
         try:
-            engine.submit(request)
+            if failure is not None:
+                raise failure
+            constrained = request.params.structured_outputs is not None
+            if constrained and (work := engine.prepare(request, self._vocabulary)) is not None:
+                self._preparation.put(request, work)
+            else:
+                engine.submit(request, self._vocabulary)
         except RequestError as error:
             self._send(Refused(request.id, error.message, error.param, error.code))
         except Exception as error:  # a fault of ours: it ends this request alone

@@ -21,6 +21,7 @@ from flover.service.in_flight import InFlightRequest, fail_all, open_stream
 from flover.service.listener import SupervisorListener
 from flover.service.replica import Launch, Replica
 from flover.service.streams import DeltaStream
+from flover.structured_outputs import Vocabulary
 
 LOOK_SECONDS = 1.0
 """How often the supervisor looks for engines that send nothing."""
@@ -120,15 +121,16 @@ class Supervisor:
         """Why an engine last died or did not start; empty if none did."""
         return max(replica.last_failure for replica in self.replicas)[1]
 
-    def submit(self, *requests: Request) -> DeltaStream:
-        """Submit requests; the stream brings the deltas of all their sequences and ends after the last.
+    def submit(self, *requests: Request, vocabulary: Vocabulary | None = None) -> DeltaStream:
+        """Submit requests; the stream brings the deltas of all their sequences and ends after the last. Those with
+        structured outputs need the tokenizer's vocabulary.
 
         If the stream is closed or garbage collected, what is left of it is cancelled. If an engine dies, another one
         replays its requests, and the stream goes on where it was. Raises `EngineDeadError` if no engine runs.
         """
         if not self.alive:
             raise EngineDeadError("no engine is running")
-        opened, stream = open_stream(requests, self._loop, self._dispatcher.abandon)
+        opened, stream = open_stream(requests, self._loop, self._dispatcher.abandon, vocabulary)
         for request in opened:
             self._dispatcher.place(request)
         return stream

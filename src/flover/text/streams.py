@@ -14,13 +14,13 @@ class TextStreams:
     sequence that a stop string has ended."""
 
     def __init__(self, tokenizer: Tokenizer | None, cancel: Callable[[str, int], None]) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._cancel = cancel
         self._streams: dict[tuple[str, int], TextStream] = {}
 
     def add(self, request: Request, start: TextStart) -> list[TextStream]:
         """The streams of a request's sequences, in their order."""
-        streams = [TextStream(self._tokenizer, request.params, start) for _ in range(request.params.n)]
+        streams = [TextStream(self.tokenizer, request.params, start) for _ in range(request.params.n)]
         self._streams.update({(request.id, index): stream for index, stream in enumerate(streams)})
         return streams
 

@@ -1,4 +1,4 @@
-"""Changes to the logits that also bind a greedy row: allowed and banned tokens, bias, penalties.
+"""Changes to the logits that also bind a greedy row: grammars, allowed and banned tokens, bias, penalties.
 
 Each function writes in place, only to the rows that ask for it, and one after another in vLLM's order; `logits`
 must be a contiguous copy that the caller may change. A row is a position in `logits` and in `rows`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flover.grammar.state import restrict
 from flover.memory.buffers import RowView
 from flover.memory.columns import Array, Feature
 
@@ -15,6 +16,10 @@ from flover.memory.columns import Array, Feature
 def edit_logits(logits: Array, rows: RowView, features: Array) -> None:
     """All edits on `logits` [R, V] float32; `features` [R] is the rows' column of that name."""
     used = int(np.bitwise_or.reduce(features))
+    if used & Feature.GRAMMAR:
+        asking = np.flatnonzero(features & Feature.GRAMMAR)
+        for place, state in zip(asking.tolist(), rows.select(asking)["grammar"], strict=True):
+            restrict(logits[place], state.words())
     if used & Feature.ALLOWED:
         _allow(logits, rows, np.flatnonzero(features & Feature.ALLOWED))
     if used & Feature.BAD_WORDS:

@@ -1,6 +1,6 @@
 """One sampling for all rows: logits and the rows' parameters in, a token for each row out.
 
-Order as in vLLM: log-probabilities of the raw logits; allowed tokens, bad words, min_tokens, bias, penalties;
+Order as in vLLM: log-probabilities of the raw logits; grammars, allowed tokens, bad words, min_tokens, bias, penalties;
 then scale, min_p, top_k, top_p, draw (`ops/sampling.py`). Greedy rows take the largest logit, the lowest id among
 equals.
 
@@ -29,7 +29,7 @@ NO_TOKEN = -1
 
 _NOT_A_NUMBER = "the model's logits are not finite numbers"
 _NONE_ALLOWED = "no token is left to choose: the request's masks, bans and biases exclude all of them"
-_EDITS = Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
+_EDITS = Feature.GRAMMAR | Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
 
 
 @dataclass(slots=True)
@@ -82,6 +82,9 @@ def _choose_edited(logits: HostArray, rows: RowView, places: Array, sampled: Sam
     usable = np.isfinite(best)
     for place in np.flatnonzero(~usable).tolist():
         _fail(sampled, int(places[place]), float(best[place]))
+        state = rows.select(np.array([place]))["grammar"][0]
+        if state is not None and state.error:
+            sampled.errors[int(places[place])] = f"structured_outputs cannot go on: {state.error}"
     random = np.flatnonzero(usable & (features & Feature.RANDOM != 0))
     if len(random):
         sampled.token_ids[places[random]] = _draw(logits, best, rows, random, ops)

@@ -15,8 +15,9 @@ from flover.memory.buffers import RowBuffers
 from flover.memory.columns import Array, Feature
 from flover.request import SamplingParams
 
-_FOLLOWING = int(Feature.PENALTIES | Feature.BAD_WORDS)
+_FOLLOWING = int(Feature.PENALTIES | Feature.BAD_WORDS | Feature.GRAMMAR)
 """Features whose columns change with every token."""
+_COLUMNS_FOLLOWING = ((Feature.PENALTIES, "counts"), (Feature.BAD_WORDS, "bad_words"), (Feature.GRAMMAR, "grammar"))
 _LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
 
@@ -147,6 +148,6 @@ def advance(buffers: RowBuffers, rows: Array, token_ids: Array) -> None:
     features = buffers["features"][rows]
     if not (features & _FOLLOWING).any():
         return
-    for feature, column in ((Feature.PENALTIES, "counts"), (Feature.BAD_WORDS, "bad_words")):
+    for feature, column in _COLUMNS_FOLLOWING:
         for place in np.flatnonzero(features & feature):
             buffers[column][rows[place]].add(int(token_ids[place]))

@@ -1,0 +1,75 @@
+"""Structured outputs on one device: constraints compiled once, the state of each row, masks beside the forward."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING
+
+from flover.engine.plan import Work
+from flover.errors import InvariantError, RequestError
+from flover.grammar.masks import MaskThread, deep_thread
+from flover.memory.columns import Array
+from flover.request import ModelFacts
+from flover.structured_outputs import FIELD, StructuredOutputsParams, Vocabulary
+
+if TYPE_CHECKING:
+    from flover.grammar.compiler import Compiler
+    from flover.grammar.state import GrammarState
+
+
+class DeviceGrammars:
+    """What the first constrained request makes: until then there is no compiler and no thread."""
+
+    def __init__(self, facts: ModelFacts) -> None:
+        self._facts = facts
+        self._lock = threading.Lock()
+        self._compiling: ThreadPoolExecutor | None = None
+        self._compiler: Compiler | None = None
+        self._masks = MaskThread()
+
+    def prepare(self, params: StructuredOutputsParams, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
+        """What has to be done before a request with this constraint is queued, in any thread but the loop's; None if
+        nothing. Raises `RequestError`, and so does what is returned."""
+        if self._compiler is not None and self._compiler.has(params):
+            return None
+        if vocabulary is None:
+            raise RequestError(f"{FIELD} need a tokenizer, and none is loaded", param=FIELD)
+        return partial(self._compile, params, vocabulary)
+
+    def state(self, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
+        """The state of a row that takes a sequence with these outputs."""
+        if self._compiler is None:
+            raise InvariantError("a request with structured outputs was not prepared")
+        return self._compiler.state(params, output_ids)
+
+    def start(self, work: Sequence[Work], states: Array) -> None:
+        """Begin to make the masks of the rows that sample; `states` is the column of their states."""
+        if self._compiler is not None:
+            found = (states[one.row] for one in work if one.num_samples)
+            self._masks.start([state for state in found if state is not None])
+
+    def finish(self) -> None:
+        """Wait for the masks."""
+        self._masks.finish()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._masks.close()
+        if self._compiling is not None:
+            self._compiling.shutdown()
+
+    def _compile(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> None:
+        with self._lock:
+            if self._compiling is None:
+                self._compiling = deep_thread("grammars")
+        self._compiling.submit(self._compile_here, params, vocabulary).result()
+
+    def _compile_here(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> None:
+        if self._compiler is None:
+            from flover.grammar.compiler import Compiler  # loads llguidance
+
+            self._compiler = Compiler(vocabulary, self._facts.vocab_size, self._facts.eos_ids)
+        self._compiler.prepare(params)

@@ -1,0 +1,89 @@
+"""Where one sequence is in its grammar, and which tokens may come next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import llguidance
+
+Words = npt.NDArray[np.uint32]
+
+
+class GrammarState:
+    """Column `grammar` of a row. The answer's tokens so far are all that it depends on.
+
+    Tokens are only noted by `add`; `build` follows them and makes the mask, in any thread, but in one at a time.
+    """
+
+    __slots__ = ("_address", "_built", "_matcher", "_pending", "_words", "error")
+
+    def __init__(self, compiled: llguidance.LLMatcher, vocab_size: int, output_ids: Sequence[int]) -> None:
+        """`compiled` is copied and stays as it is."""
+        self.error = ""
+        """Why no token may come any more, if the grammar has become too complex."""
+        self._matcher = compiled.deep_copy()
+        self._pending = list(output_ids)
+        self._words: Words = np.zeros(-(-vocab_size // 32), dtype=np.uint32)
+        self._address = self._words.ctypes.data
+        self._built = False
+
+    def add(self, token: int) -> None:
+        """Note one more token of the answer."""
+        self._pending.append(token)
+        self._built = False
+
+    def build(self) -> None:
+        """Make the mask of the next token, unless it is there."""
+        if self._built:
+            return
+        self._built = True
+        matcher, words = self._matcher, self._words
+        taken = matcher.try_consume_tokens(self._pending)
+        if taken < len(self._pending) and not matcher.is_error():
+            self.error = f"its grammar does not have token {self._pending[taken]}"
+        elif not matcher.is_error():
+            matcher.unsafe_compute_mask_ptr(self._address, words.nbytes)  # releases the GIL
+        self._pending = []
+        if matcher.is_error():
+            self.error = matcher.get_error().partition("\n")[0]
+        if self.error:
+            words.fill(0)
+
+    def words(self) -> Words:
+        """The mask: token i is allowed if bit i % 32 of word i // 32 is set. Bits behind the vocabulary say nothing."""
+        self.build()
+        return self._words
+
+
+def restrict(logits: npt.NDArray[np.float32], words: Words) -> None:
+    """Set the logits [V] of all tokens that the mask leaves out to minus infinity.
+
+    Most masks allow next to nothing or next to everything: then only the words that differ are looked at.
+    """
+    none, every = np.uint32(0), np.uint32(0xFFFFFFFF)
+    some = words != none
+    if 8 * np.count_nonzero(some) <= len(words):
+        ids = _ids(words, some, len(logits))
+        kept = logits[ids]
+        logits.fill(-np.inf)
+        logits[ids] = kept
+        return
+    lacking = words != every
+    if 8 * np.count_nonzero(lacking) <= len(words):
+        logits[_ids(~words, lacking, len(logits))] = -np.inf
+    else:
+        allowed = np.unpackbits(words.view(np.uint8), bitorder="little", count=len(logits))
+        np.putmask(logits, allowed == 0, -np.inf)
+
+
+def _ids(words: Words, chosen: npt.NDArray[np.bool_], vocab_size: int) -> npt.NDArray[np.int64]:
+    """The ids below `vocab_size` whose bits are set in the chosen words; the others have none."""
+    at = np.flatnonzero(chosen)
+    bits = np.unpackbits(words[at].view(np.uint8), bitorder="little").view(bool)
+    ids: npt.NDArray[np.int64] = (at[:, None] * 32 + np.arange(32)).ravel()[bits]
+    return ids[ids < vocab_size]

@@ -1,0 +1,54 @@
+"""JSON Schemas of the fields that constrain an answer.
+
+They allow simple constraints alone: a schema cannot say which other schemas, regular expressions and grammars can be
+compiled.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flover.structured_outputs import MAX_CHOICES
+
+Schema = dict[str, Any]
+
+_NULL: Schema = {"type": "null"}
+_FLAG: Schema = {"type": ["boolean", "null"]}
+_TEXT: Schema = {"type": ["string", "null"]}
+_SCHEMA: Schema = {"type": "object", "properties": {"type": {"const": "object"}}, "additionalProperties": _NULL}
+FORMAT: Schema = {
+    "anyOf": [
+        {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+        {
+            "type": "object",
+            "required": ["type", "json_schema"],
+            "properties": {
+                "type": {"const": "json_schema"},
+                "json_schema": {
+                    "type": "object",
+                    "required": ["schema"],
+                    "properties": {"name": _TEXT, "description": _TEXT, "strict": _FLAG, "schema": _SCHEMA},
+                    "additionalProperties": _NULL,
+                },
+            },
+        },
+        _NULL,
+    ]
+}
+PLAIN_FORMAT: Schema = {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"const": "text"}}}
+_PLAIN = "^[A-Za-z0-9 ]{1,64}$"
+_CONSTRAINTS: dict[str, Schema] = {
+    "json": _SCHEMA,
+    "json_object": {"const": True},
+    "regex": {"type": "string", "pattern": _PLAIN},
+    "choice": {"type": "array", "items": {"type": "string", "pattern": _PLAIN}, "minItems": 1, "maxItems": MAX_CHOICES},
+}
+STRUCTURED: Schema = {
+    "description": "One of json (a JSON Schema), json_object, regex (the syntax of Rust), choice and grammar (Lark or "
+    "GBNF). This document allows simple ones alone: a constraint that cannot be compiled gets a 400.",
+    "anyOf": [
+        {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": _NULL}
+        for name, schema in _CONSTRAINTS.items()
+    ]
+    + [_NULL],
+}

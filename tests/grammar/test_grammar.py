@@ -1,0 +1,173 @@
+"""Constraints without a model: what they are checked for, what their grammars accept, and how a mask is applied."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from support.constraints import VOCABULARY, allowed, compiler, walk
+
+from flover.errors import RequestError
+from flover.grammar.compiler import MAX_KEPT, Compiler
+from flover.grammar.source import MAX_WHITESPACE
+from flover.grammar.state import restrict
+from flover.request import SamplingParams
+from flover.structured_outputs import (
+    MAX_CHOICES,
+    MAX_REGEX_BYTES,
+    MAX_SCHEMA_BYTES,
+    MAX_SCHEMA_DEPTH,
+    StructuredOutputsParams,
+)
+
+
+def params(**fields: Any) -> StructuredOutputsParams:
+    return StructuredOutputsParams(**fields)
+
+
+ODD = ["yes", "yes, and", 'say "no"', "back\\slash", "a\nb", "tab\t/", "\\d+", "日本", "😀", "a\x7f\x01", "(x|y)", "'"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "good", "bad"),
+    [
+        ({"choice": ODD}, ODD, ["no", "yes,", "日", "x", "back", "7"]),
+        ({"regex": r"^[a-z]{2,3}/\d+$"}, ["ab/1", "abc/123"], ["a/1", "ab/", "ab/٣", "AB/1", "ab/1 "]),
+        ({"regex": r"(yes|no)\n\w+"}, ["yes\nx", "no\nx_1"], ["yes", "yes\né"]),
+        ({"grammar": 'start: "a" start "b" | "c"'}, ["c", "acb", "aacbb"], ["ab", "acbb", ""]),
+        ({"grammar": 'root ::= "<" body ">"\nbody ::= [0-9]+ ("," body)?'}, ["<1>", "<1,22>"], ["<>", "<1,>", "1"]),
+        ({"json_object": True}, ["{}", '{"a": [1, {"b": null}]}'], ["[]", "1", '{"a"}', "{} ", ""]),
+        (
+            {"json": {"type": "array", "items": {"type": "integer"}, "maxItems": 2}},
+            ["[]", "[1, 2]", "[\n  1\n]", f"[{' ' * MAX_WHITESPACE}1]"],
+            ["[1,2,3]", "[1.5]", f"[{' ' * (MAX_WHITESPACE + 1)}1]"],
+        ),
+        ({"json": '{"const": [1]}', "disable_any_whitespace": True}, ["[1]"], ["[ 1]"]),
+        ({"json": {"const": [1]}, "whitespace_pattern": "[ ]{1,2}"}, ["[  1 ]"], ["[   1]", "[\n1]"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_constraint_accepts_what_it_says_and_nothing_else(
+    fields: dict[str, Any], good: list[str], bad: list[str]
+) -> None:
+    constraint = params(**fields)
+    assert {text: walk(constraint, text) for text in good} == dict.fromkeys(good, True)
+    assert {text: walk(constraint, text) for text in bad} == dict.fromkeys(bad, False)
+
+
+def test_only_what_the_tokens_before_say_counts() -> None:
+    """A state that has followed an answer, one that begins after it (as after a preemption), one of a compiler that has
+    seen others: the same masks."""
+    constraint = params(json={"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]})
+    rng, fresh = random.Random(1), Compiler(VOCABULARY, len(VOCABULARY.tokens), [1])
+    followed = compiler().state(constraint, ())
+    answer: list[int] = []
+    for _ in range(40):
+        mask = followed.words().copy()
+        assert (compiler().state(constraint, answer).words() == mask).all()
+        assert (fresh.state(constraint, answer).words() == mask).all()
+        token = rng.choice(allowed(mask))
+        if token == 1:
+            break
+        answer.append(token)
+        followed.add(token)
+    assert len(answer) > 5
+    assert not followed.error
+
+
+def test_a_token_outside_of_the_grammar_is_an_error() -> None:
+    state = compiler().state(params(choice=["yes"]), ())
+    state.add(VOCABULARY.tokens.index(b"n"))
+    assert not state.words().any()
+    assert state.error
+
+
+def test_a_schema_cannot_make_itself_lenient() -> None:
+    for schema in (
+        '{"x-guidance": {"lenient": true}, "type": "array", "uniqueItems": true}',
+        '{"type": "array", "uniqueItems": true, "x-guidance": {"lenient": true}  }\n',
+        '{"items": {"x-guidance": {"lenient": true}, "not": {}}}',
+    ):
+        with pytest.raises(RequestError, match="Unimplemented keys"):
+            compiler().prepare(params(json=schema))
+    compiler().prepare(params(json="{ }"))
+
+
+def test_what_is_compiled_is_kept_up_to_a_number() -> None:
+    own = Compiler(VOCABULARY, len(VOCABULARY.tokens), [1])
+    for number in range(MAX_KEPT + 1):
+        own.prepare(params(choice=[str(number)]))
+    assert not own.has(params(choice=["0"]))
+    assert own.has(params(choice=["1"]))
+    own.state(params(choice=["0"]), ())  # compiled again
+    assert own.has(params(choice=["0"]))
+    assert not own.has(params(choice=["1"]))
+
+
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 300, 2048, 5001])
+def test_a_mask_restricts_exactly_its_row(width: int) -> None:
+    rng = np.random.default_rng(width)
+    for share in (0.0, 0.001, 0.05, 0.5, 0.95, 0.999, 1.0):
+        chosen = rng.random(width) < share
+        bits = np.ones(-(-width // 32) * 32, dtype=bool)  # what is behind the vocabulary says nothing
+        bits[:width] = chosen
+        words = np.packbits(bits, bitorder="little").view(np.uint32)
+        logits = rng.normal(size=width).astype(np.float32)
+        wanted = np.where(chosen, logits, -np.inf)
+        restrict(logits, words)
+        assert (logits == wanted).all(), share
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "exactly one of json, regex, choice, grammar, json_object, got none"),
+        ({"json": {}, "choice": ["a"]}, "got json and choice"),
+        ({"json_object": False}, "got none"),
+        ({"json": 5}, "must be a JSON Schema, an object, got 5"),
+        ({"json": "[]"}, "must be a JSON Schema, an object, got a list of 0"),
+        ({"json": "{"}, "is not JSON"),
+        ({"json": {"a": float("nan")}}, "is not JSON"),
+        ({"json": {"a": {1}}}, "is not JSON"),
+        ({"json": {"a": "x" * MAX_SCHEMA_BYTES}}, f"at most {MAX_SCHEMA_BYTES} bytes"),
+        ({"json": '{"a":' * 33 + "1" + "}" * 33}, f"at most {MAX_SCHEMA_DEPTH} objects"),
+        ({"json": '{"a":' * 60_000}, "at most"),
+        ({"regex": 5}, "must be a regular expression, a string, got 5"),
+        ({"regex": "a" * (MAX_REGEX_BYTES + 1)}, f"at most {MAX_REGEX_BYTES} bytes"),
+        ({"regex": "\ud800"}, "half of a surrogate pair"),
+        ({"choice": "yes"}, "must be a list of strings"),
+        ({"choice": [5]}, r"choice\[0\] must be a string"),
+        ({"choice": [""]}, r"choice\[0\] is an empty string"),
+        ({"choice": []}, "choice is empty"),
+        ({"choice": ["x"] * (MAX_CHOICES + 1)}, f"at most {MAX_CHOICES} strings"),
+        ({"choice": ["x" * 1000] * 70}, "at most 65536 bytes"),
+        ({"grammar": "a" * 70_000}, "at most 65536 bytes"),
+        ({"choice": ["a"], "disable_any_whitespace": True}, "a matter of JSON, not of choice"),
+        ({"json": {}, "disable_any_whitespace": True, "whitespace_pattern": " "}, "exclude each other"),
+        ({"json": {}, "whitespace_pattern": "a" * 2000}, "at most"),
+    ],
+)
+def test_sizes_and_kinds_are_checked_before_anything_is_compiled(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(RequestError, match=message) as refused:
+        params(**fields)
+    assert refused.value.param == "structured_outputs"
+
+
+def test_brackets_inside_of_strings_are_no_depth() -> None:
+    params(json={"enum": ["[{" * 100 + '\\"']})
+    assert json.loads(params(json={"enum": ["é"]}).json or "") == {"enum": ["é"]}
+
+
+@pytest.mark.parametrize(
+    "other", [{"ignore_eos": True}, {"min_tokens": 1}, {"allowed_token_ids": [1]}, {"bad_words": ["a"]}]
+)
+def test_what_could_leave_no_token_is_refused(other: dict[str, Any]) -> None:
+    constraint = params(choice=["a"])
+    SamplingParams(structured_outputs=constraint, logit_bias={5: -100.0}, stop=["x"], stop_token_ids=[5], n=2)
+    with pytest.raises(RequestError, match="cannot be combined with structured_outputs"):
+        SamplingParams(structured_outputs=constraint, max_tokens=5, **other)
+    with pytest.raises(RequestError, match="must be StructuredOutputsParams"):
+        SamplingParams(structured_outputs={"choice": ["a"]})  # type: ignore[arg-type]

@@ -1,0 +1,172 @@
+"""Answers with structured outputs are those of the same request alone: in a crowd, after preemption, continued by
+another engine, replayed from a record; and other requests keep their bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from harness import Answers, alone, answer, assert_same, load, make, tokens
+from support.constraints import MODEL, TOKENIZER, VOCABULARY
+
+from flover.engine.loop import Engine
+from flover.executor.device_grammars import DeviceGrammars
+from flover.executor.load import load_device
+from flover.grammar.state import GrammarState
+from flover.observe.record_reader import read_record
+from flover.observe.replay import replay
+from flover.observe.trace import replay_path
+from flover.request import FinishReason, Request
+from flover.structured_outputs import StructuredOutputsParams
+
+CONSTRAINTS: list[dict[str, Any] | None] = [
+    {"json": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}, "required": ["b"]}},
+    None,
+    {"choice": ["a red kite", "a green kite", "a grey goose"]},
+    {"regex": r"[A-Z][a-z]{3,12}( [a-z]{2,9}){2,6}\."},
+    None,
+    {"grammar": 'root ::= "[" item ("," item)* "]"\nitem ::= [a-z]+ | root'},
+    {"json_object": True},
+    None,
+]
+PROMPTS = ("Once upon a time", "Tom had a", "The cat", "It was")
+
+
+def requests() -> list[Request]:
+    made = []
+    for number, fields in enumerate(CONSTRAINTS * 2):
+        constraint = None if fields is None else StructuredOutputsParams(**fields)
+        prompt = TOKENIZER.encode(PROMPTS[number % len(PROMPTS)])
+        made.append(
+            make(
+                f"r{number}",
+                prompt,
+                seed=number,
+                temperature=1.0,
+                max_tokens=30,
+                ignore_eos=constraint is None,
+                structured_outputs=constraint,
+            )
+        )
+    return made
+
+
+def opened(**config: Any) -> Engine:
+    """An engine that has compiled all constraints."""
+    engine = load(MODEL, **config)
+    for request in requests():
+        if request.params.structured_outputs is not None and (work := engine.prepare(request, VOCABULARY)) is not None:
+            work()
+    return engine
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    engine = opened()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def expected(engine: Engine) -> Answers:
+    found = alone(engine, requests())
+    ended = {name for name, deltas in found.items() if deltas[-1].finish_reason == FinishReason.STOP}
+    assert len(ended) >= 4  # constraints that can end do, others run into max_tokens
+    assert all(tokens(deltas)[-1] in VOCABULARY.special_ids for name, deltas in found.items() if name in ended)
+    return found
+
+
+def staggered(seed: int) -> list[tuple[int, Request]]:
+    rng = random.Random(seed)
+    shuffled = requests()
+    rng.shuffle(shuffled)
+    return [(rng.randint(0, 20), request) for request in shuffled]
+
+
+def test_in_a_crowd_with_preemption(expected: Answers) -> None:
+    engine = opened(max_num_seqs=6, max_num_batched_tokens=16)
+    rng = random.Random(5)
+    preempted: list[str] = []
+
+    def preempt_one(engine: Engine) -> None:
+        if engine.roster.running and rng.random() < 0.3:
+            chosen = rng.choice(engine.roster.running)
+            preempted.extend([chosen.request.id] * bool(chosen.num_outputs))
+            engine.roster.preempt(chosen)
+
+    assert_same(expected, answer(engine, staggered(2), preempt_one))
+    assert sum(CONSTRAINTS[int(name[1:]) % len(CONSTRAINTS)] is not None for name in preempted) > 3
+    engine.close()
+
+
+def test_with_masks_that_take_longer_than_the_forward(expected: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = GrammarState.build
+
+    def late(state: GrammarState) -> None:
+        time.sleep(0.001)
+        build(state)
+
+    monkeypatch.setattr(GrammarState, "build", late)
+    engine = opened()
+    assert_same(expected, answer(engine, staggered(4)))
+    engine.close()
+
+
+def test_continued_by_another_engine(engine: Engine, expected: Answers) -> None:
+    for request in requests():
+        whole = tokens(expected[request.id])
+        begun = whole[: len(whole) // 2]
+        rest = answer(engine, [(0, msgspec.structs.replace(request, output_ids=[begun]))])
+        assert begun + tokens(rest[request.id]) == whole
+
+
+def test_replayed_from_a_record(tmp_path: Path, expected: Answers) -> None:
+    trace = tmp_path / "trace.json"
+    recorded = opened(max_num_seqs=6, trace=str(trace))
+    assert_same(expected, answer(recorded, staggered(3)))
+    recorded.close()
+    record = read_record(replay_path(trace))
+    again = load_device(dataclasses.replace(record.head.engine, trace=None), lambda done, total: None)
+    done = replay(record, again, vocabulary=VOCABULARY)
+    again.close()
+    assert done.difference is None
+    assert done.tokens_equal == done.tokens > 300
+
+
+def _forgets_outputs(self: DeviceGrammars, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
+    return STATE(self, params, [])
+
+
+def _shares_states(self: DeviceGrammars, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
+    return SHARED.setdefault(params.key, STATE(self, params, output_ids))
+
+
+def _stands_still(self: GrammarState, token: int) -> None:
+    pass
+
+
+STATE = DeviceGrammars.state
+SHARED: dict[bytes, GrammarState] = {}
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "bug"),
+    [
+        (DeviceGrammars, "state", _forgets_outputs),
+        (DeviceGrammars, "state", _shares_states),
+        (GrammarState, "add", _stands_still),
+    ],
+    ids=["forgets-outputs", "shares-states", "stands-still"],
+)
+def test_planted_bugs_are_found(
+    expected: Answers, monkeypatch: pytest.MonkeyPatch, where: type, name: str, bug: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(where, name, bug)
+    with pytest.raises(AssertionError):
+        test_in_a_crowd_with_preemption(expected)

@@ -1,0 +1,132 @@
+"""Structured outputs through the server, with the bundled model: every form, streamed and not."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import jsonschema
+import openai
+import pydantic
+import pytest
+from support.json_schemas import SCHEMAS
+
+SERVE = [sys.executable, "-m", "flover", "serve", "--port=0", "--num-threads=1", "--kv-cache-memory-bytes=32MiB"]
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """Of a server with the bundled model."""
+    process = subprocess.Popen(SERVE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        found = re.search(r"http://\S+:\d+", process.stdout.readline())
+        assert found is not None
+        while "ready:" not in process.stdout.readline():
+            assert process.poll() is None
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield found.group()
+        process.terminate()
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+
+
+def ask(url: str, path: str = "chat/completions", **fields: Any) -> httpx.Response:
+    prompt = {"prompt": "Once"} if path == "completions" else {"messages": [{"role": "user", "content": "Who?"}]}
+    body = {"max_tokens": 400, "seed": 7, **prompt, **fields}
+    return httpx.post(f"{url}/v1/{path}", json=body, timeout=30)
+
+
+def whole(url: str, path: str, **fields: Any) -> tuple[list[str], list[str]]:
+    """Texts and finish reasons of the choices, which must be the same streamed and not."""
+    answer = ask(url, path, **fields)
+    assert answer.status_code == 200, answer.text
+    choices = answer.json()["choices"]
+    texts = [one["text"] if path == "completions" else one["message"]["content"] for one in choices]
+    reasons = [one["finish_reason"] for one in choices]
+    streamed, ends = [""] * len(choices), [""] * len(choices)
+    for line in ask(url, path, stream=True, **fields).iter_lines():
+        if line.startswith("data: {"):
+            (one,) = json.loads(line[6:])["choices"]
+            streamed[one["index"]] += one["text"] if path == "completions" else one["delta"].get("content") or ""
+            ends[one["index"]] = one["finish_reason"] or ends[one["index"]]
+    assert (streamed, ends) == (texts, reasons)
+    return texts, reasons
+
+
+PERSON = SCHEMAS["person"]
+WRAPPED = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": PERSON}}
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_every_form_streamed_and_not(url: str, path: str) -> None:
+    for fields in (
+        {"response_format": WRAPPED},
+        {"structured_outputs": {"json": PERSON}},
+        {"structured_outputs": {"json": json.dumps(PERSON), "disable_any_whitespace": True}, "n": 3},
+    ):
+        texts, reasons = whole(url, path, **fields)
+        assert set(reasons) == {"stop"}
+        for text in texts:
+            jsonschema.validate(json.loads(text), PERSON)
+    assert whole(url, path, response_format=WRAPPED) == whole(url, path, structured_outputs={"json": PERSON})
+    (text,), _ = whole(url, path, response_format={"type": "json_object"})
+    assert isinstance(json.loads(text), dict)
+    (text,), _ = whole(url, path, structured_outputs={"choice": ["red", "green"]}, temperature=0)
+    assert text in ("red", "green")
+    (text,), _ = whole(url, path, structured_outputs={"regex": r"[A-Z]{2}-\d{3}"})
+    assert re.fullmatch("[A-Z]{2}-[0-9]{3}", text)
+    nested, shown = {"grammar": 'root ::= "(" [a-z] root? ")"'}, {"logprobs": 1 if path == "completions" else True}
+    (text,), _ = whole(url, path, structured_outputs=nested, **shown)
+    assert re.fullmatch(r"(\([a-z])+\)+", text)
+
+
+def test_what_else_ends_an_answer(url: str) -> None:
+    regex = {"regex": "[a-z]{30,40}"}
+    (text,), reasons = whole(url, "completions", structured_outputs=regex)
+    assert reasons == ["stop"]
+    assert 30 <= len(text) <= 40
+    (cut,), reasons = whole(url, "completions", structured_outputs=regex, max_tokens=5)
+    assert reasons == ["length"]
+    assert text.startswith(cut)
+    (cut,), reasons = whole(url, "completions", structured_outputs=regex, stop=text[5:8])
+    assert reasons == ["stop"]
+    assert cut == text[: text.index(text[5:8])]
+
+
+def test_the_official_client_parses_a_model(url: str) -> None:
+    class Person(pydantic.BaseModel):
+        name: str = pydantic.Field(max_length=12)
+        born: int = pydantic.Field(ge=1900, le=2025)
+
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    answer = client.chat.completions.parse(
+        model="flover-tiny", messages=[{"role": "user", "content": "Who?"}], response_format=Person, seed=3
+    )
+    found = answer.choices[0].message.parsed
+    assert found is not None
+    assert 1900 <= found.born <= 2025
+
+
+def test_others_notice_nothing_of_a_hostile_constraint(url: str) -> None:
+    """A story that is under way, and one that comes while a constraint takes all the time that it may."""
+    story = {"temperature": 0, "max_tokens": 300, "ignore_eos": True}
+    alone = whole(url, "completions", **story)
+    slow = {"json": {"allOf": [{"pattern": f"[a-z]{{{number}}}.*x"} for number in range(1, 600)]}}
+    answers: list[httpx.Response] = []
+    attack = threading.Thread(target=lambda: answers.append(ask(url, structured_outputs=slow)))
+    attack.start()
+    assert whole(url, "completions", **story) == alone
+    assert not answers  # it is still being compiled
+    attack.join(30)
+    assert answers[0].status_code == 400
+    assert answers[0].json()["error"]["param"] == "structured_outputs"
+    assert "2 s of processor time" in answers[0].json()["error"]["message"]
+    assert whole(url, "completions", structured_outputs={"choice": ["still here"]})[0] == ["still here"]
