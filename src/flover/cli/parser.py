@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from flover.cli import config_file
 from flover.errors import ConfigError, suggestion
 
 
@@ -22,6 +23,15 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(prog=self.prog)
         self.unavailable: str | None = None
         """Why the command cannot run here; whatever its arguments are, that is the error."""
+        self.reads_config = False
+        """Whether `--config FILE` is a flag of the command."""
+
+    def add_config(self) -> None:
+        """Add `--config FILE`."""
+        self.add_argument(
+            config_file.FLAG, metavar="FILE", help="YAML file of flags; those given beside it override it"
+        )
+        self.reads_config = True
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
@@ -32,6 +42,11 @@ class Parser(argparse.ArgumentParser):
         """As argparse does, but unknown arguments are errors of this parser, not of its parent."""
         if self.unavailable is not None:
             raise ConfigError(f"{self.prog} {self.unavailable}")
+        if args is not None and self.reads_config:
+            try:
+                args = config_file.expand(args, self.flags)
+            except ConfigError as error:
+                self.error(str(error))
         if args is not None:
             self._refuse_unknown_flags(args)
         found, rest = super().parse_known_args(args, namespace)

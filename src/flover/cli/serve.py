@@ -17,6 +17,7 @@ def add(commands: Any) -> Parser:
     """The command's part of the parser."""
     parser: Parser = commands.add_parser("serve", description="Serve a model through the OpenAI API.")
     add_model(parser)
+    parser.add_config()
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
     add_settings(parser, ServerConfig)
     add_settings(parser, Limits)

@@ -97,7 +97,6 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "scheduler_delay_factor": _no("requests join as soon as there is room", 0),
     # Not supported
     "trust_remote_code": _no_switch("code from a model repository is never run"),
-    "config": _no("settings are not read from a file: write them as flags"),
     "tokenizer_revision": _no("--revision is that of the tokenizer too"),
     "code_revision": _no("code from a model repository is never run"),
     "hf_overrides": _no("the model's config.json is taken as it is"),
