@@ -46,6 +46,19 @@ def test_a_stop_string_ends_the_text(capsys: pytest.CaptureFixture[str]) -> None
     assert stopped == text[: text.index(word)]
 
 
+def test_the_text_is_what_the_constraint_says(capsys: pytest.CaptureFixture[str]) -> None:
+    flag = ["generate", "-p", "Once", *GREEDY, "--structured-outputs"]
+    assert run(capsys, *flag, '{"regex": "[0-9]{4}"}').strip().isdigit()
+    for wrong, message in (
+        ('{"regex": "("}', "structured_outputs.regex cannot be compiled: "),
+        ("{}", "exactly one of json, regex"),
+        ('{"rgx": "a"}', "unknown field `rgx`"),
+        ("{", "truncated"),
+    ):
+        assert main([*flag, wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_prompt_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "-p", "word " * 3000, *GREEDY]) == 2
     err = capsys.readouterr().err

@@ -13,7 +13,7 @@ from support.constraints import VOCABULARY, allowed, compiler, walk
 from flover.errors import RequestError
 from flover.grammar.compiler import MAX_KEPT, Compiler
 from flover.grammar.source import MAX_WHITESPACE
-from flover.grammar.state import restrict
+from flover.grammar.state import NARROW, restrict
 from flover.request import SamplingParams
 from flover.structured_outputs import (
     MAX_CHOICES,
@@ -107,18 +107,24 @@ def test_what_is_compiled_is_kept_up_to_a_number() -> None:
     assert not own.has(params(choice=["1"]))
 
 
-@pytest.mark.parametrize("width", [1, 31, 32, 33, 300, 2048, 5001])
-def test_a_mask_restricts_exactly_its_row(width: int) -> None:
+@pytest.mark.parametrize("width", [1, 31, 32, 33, 2048, NARROW, NARROW + 1, 40_003])
+@pytest.mark.parametrize("others", [0, 3])
+def test_a_mask_restricts_exactly_its_row(width: int, others: int) -> None:
     rng = np.random.default_rng(width)
-    for share in (0.0, 0.001, 0.05, 0.5, 0.95, 0.999, 1.0):
+    shares = (0.0, 0.0001, 0.05, 0.5, 0.95, 0.9999, 1.0)
+    rows = np.sort(rng.permutation(len(shares) + others)[: len(shares)])
+    logits = rng.normal(size=(len(shares) + others, width)).astype(np.float32)
+    wanted = logits.copy()
+    masks = []
+    for row, share in zip(rows.tolist(), shares, strict=True):
         chosen = rng.random(width) < share
         bits = np.ones(-(-width // 32) * 32, dtype=bool)  # what is behind the vocabulary says nothing
         bits[:width] = chosen
-        words = np.packbits(bits, bitorder="little").view(np.uint32)
-        logits = rng.normal(size=width).astype(np.float32)
-        wanted = np.where(chosen, logits, -np.inf)
-        restrict(logits, words)
-        assert (logits == wanted).all(), share
+        masks.append(np.packbits(bits, bitorder="little").view(np.uint32))
+        wanted[row, ~chosen] = -np.inf
+    restrict(logits, rows, masks)
+    assert (logits == wanted).all()
+    assert logits.dtype == np.float32
 
 
 @pytest.mark.parametrize(

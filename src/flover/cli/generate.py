@@ -11,7 +11,7 @@ from typing import Any
 from flover.cli.flags import add_settings, count, from_args
 from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser, shorten
-from flover.cli.sampling import add_sampling, sampling_from
+from flover.cli.sampling import add_sampling, add_structured_outputs, sampling_from
 from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig
 from flover.errors import ConfigError
@@ -31,6 +31,7 @@ def add(commands: Any) -> Parser:
     )
     group.add_argument("--n", type=count, default=1, metavar="N", help="answers to each prompt (default: 1)")
     add_sampling(parser, max_tokens=128)
+    add_structured_outputs(parser)
     add_settings(parser, EngineConfig, skip=frozenset({"model"}))
     add_vllm_flags(parser)
     parser.set_defaults(run=run)
@@ -40,7 +41,7 @@ def add(commands: Any) -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Generate and print."""
     resolve_model(args)
-    params = sampling_from(args, n=args.n)
+    params = sampling_from(args, n=args.n, structured_outputs=args.structured_outputs)
     prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin(args.model_argument)]
     config = fetch_first(from_args(args, EngineConfig))
     from flover.cli.local import LocalModel

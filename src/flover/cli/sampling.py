@@ -10,8 +10,9 @@ import msgspec
 
 from flover.cli.flags import count, number, whole
 from flover.config import flag_name
-from flover.errors import RequestError
+from flover.errors import RequestError, shown
 from flover.request import SamplingParams
+from flover.structured_outputs import StructuredOutputsParams
 
 FLAGS: dict[str, tuple[Any, str, str]] = {
     "max_tokens": (count, "N", "maximum number of tokens to generate"),
@@ -40,6 +41,24 @@ def add_sampling(parser: argparse.ArgumentParser, **defaults: Any) -> None:
         )
     group.add_argument("--stop", action="append", metavar="TEXT", help="end at this text; may be given several times")
     group.add_argument("--ignore-eos", action="store_true", help="continue after the end-of-sequence token")
+
+
+def add_structured_outputs(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that constrains the text."""
+    parser.add_argument(
+        "--structured-outputs",
+        type=_constraint,
+        metavar="JSON",
+        help='what the text must be: {"json": SCHEMA}, {"regex": …}, {"choice": […]}, {"grammar": …} or '
+        '{"json_object": true}',
+    )
+
+
+def _constraint(text: str) -> StructuredOutputsParams:
+    try:
+        return msgspec.json.decode(text, type=StructuredOutputsParams)
+    except msgspec.DecodeError as error:
+        raise argparse.ArgumentTypeError(f"{error}, got {shown(text)}") from None
 
 
 def sampling_from(args: argparse.Namespace, **more: Any) -> SamplingParams:

@@ -55,6 +55,7 @@ def _no_switch(why: str) -> VllmSetting:
 _NO_TLS = "there is no TLS: put a reverse proxy in front"
 _NO_LORA = "there are no LoRA adapters"
 _NO_TOOLS = "there are no tool calls"
+_GUIDANCE = "structured outputs are enforced by llguidance; requests say what else they want"
 _NO_GPU = "there is no GPU"
 _TEXT_ONLY = "only text is supported"
 _NO_GRAPHS = "there are no captured graphs"
@@ -119,8 +120,8 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "tool_parser_plugin": _no(_NO_TOOLS),
     "reasoning_parser": _no("reasoning stays in the answer's text", ""),
     "enable_reasoning": _no_switch("reasoning stays in the answer's text"),
-    "guided_decoding_backend": _no("there is no structured output", "auto"),
-    "structured_outputs_config": _no("there is no structured output"),
+    "guided_decoding_backend": _no(_GUIDANCE, "auto", "guidance"),
+    "structured_outputs_config": _no(_GUIDANCE, '{"backend": "auto"}', '{"backend": "guidance"}'),
     "logits_processors": _no("code is not loaded by name"),
     "middleware": _no("code is not loaded by name"),
     "kv_transfer_config": _no("keys and values stay in their engine"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
 from flover.engine.plan import Work
 from flover.errors import InvariantError, RequestError
-from flover.grammar.masks import MaskThread, deep_thread
+from flover.grammar.masks import MaskThread, start_deep_thread
 from flover.memory.columns import Array
 from flover.request import ModelFacts
 from flover.structured_outputs import FIELD, StructuredOutputsParams, Vocabulary
@@ -26,7 +25,6 @@ class DeviceGrammars:
     def __init__(self, facts: ModelFacts) -> None:
         self._facts = facts
         self._lock = threading.Lock()
-        self._compiling: ThreadPoolExecutor | None = None
         self._compiler: Compiler | None = None
         self._masks = MaskThread()
 
@@ -56,20 +54,26 @@ class DeviceGrammars:
         self._masks.finish()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the thread of masks."""
         self._masks.close()
-        if self._compiling is not None:
-            self._compiling.shutdown()
 
     def _compile(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> None:
+        failed: list[Exception] = []
+
+        def compile_here() -> None:
+            try:
+                self._compiler_for(vocabulary).prepare(params)
+            except Exception as error:
+                failed.append(error)
+
+        start_deep_thread(compile_here, "grammars").join()
+        if failed:
+            raise failed[0]
+
+    def _compiler_for(self, vocabulary: Vocabulary) -> Compiler:
         with self._lock:
-            if self._compiling is None:
-                self._compiling = deep_thread("grammars")
-        self._compiling.submit(self._compile_here, params, vocabulary).result()
+            if self._compiler is None:
+                from flover.grammar.compiler import Compiler  # loads llguidance
 
-    def _compile_here(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> None:
-        if self._compiler is None:
-            from flover.grammar.compiler import Compiler  # loads llguidance
-
-            self._compiler = Compiler(vocabulary, self._facts.vocab_size, self._facts.eos_ids)
-        self._compiler.prepare(params)
+                self._compiler = Compiler(vocabulary, self._facts.vocab_size, self._facts.eos_ids)
+            return self._compiler

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 
 from flover.grammar.state import GrammarState
 
@@ -16,42 +16,52 @@ class MaskThread:
     """Builds masks. Belongs to one thread, which starts a round and ends it before the next."""
 
     def __init__(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
-        self._round: Future[None] | None = None
+        self._thread: threading.Thread | None = None
+        self._rounds: SimpleQueue[Sequence[GrammarState]] = SimpleQueue()
+        self._results: SimpleQueue[Exception | None] = SimpleQueue()
+        self._building = False
 
     def start(self, states: Sequence[GrammarState]) -> None:
         """Begin to build the masks of these states, which nothing else may touch until `finish`."""
         self.finish()
         if not states:
             return
-        if self._pool is None:
-            self._pool = deep_thread("masks")
-        self._round = self._pool.submit(_build_all, states)
+        if self._thread is None:
+            self._thread = start_deep_thread(self._run, "masks")
+        self._building = True
+        self._rounds.put(states)
 
     def finish(self) -> None:
         """Wait until they are built."""
-        running, self._round = self._round, None
-        if running is not None:
-            running.result()
+        if self._building:
+            self._building = False
+            error = self._results.get()
+            if error is not None:
+                raise error
 
     def close(self) -> None:
         """End the thread."""
-        self.finish()
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._thread is not None:
+            self._rounds.put(())
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while states := self._rounds.get():
+            try:
+                for state in states:
+                    state.build()
+                self._results.put(None)
+            except Exception as error:
+                self._results.put(error)
 
 
-def deep_thread(name: str) -> ThreadPoolExecutor:
-    """One thread with a stack for grammars."""
+def start_deep_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    """A thread with a stack for grammars."""
+    thread = threading.Thread(target=target, name=name, daemon=True)
     before = threading.stack_size(STACK_BYTES)
     try:
-        pool = ThreadPoolExecutor(1, thread_name_prefix=name)
-        pool.submit(int).result()  # the thread starts with its first work
+        thread.start()
     finally:
         threading.stack_size(before)
-    return pool
-
-
-def _build_all(states: Sequence[GrammarState]) -> None:
-    for state in states:
-        state.build()
+    return thread

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import llguidance
 
 Words = npt.NDArray[np.uint32]
+NARROW = 2**13
+"""Tokens of a vocabulary up to which a few passes over all rows take less time than a few calls for each."""
 
 
 class GrammarState:
@@ -42,17 +44,17 @@ class GrammarState:
         if self._built:
             return
         self._built = True
-        matcher, words = self._matcher, self._words
-        taken = matcher.try_consume_tokens(self._pending)
-        if taken < len(self._pending) and not matcher.is_error():
-            self.error = f"its grammar does not have token {self._pending[taken]}"
-        elif not matcher.is_error():
-            matcher.unsafe_compute_mask_ptr(self._address, words.nbytes)  # releases the GIL
+        matcher, pending = self._matcher, self._pending
         self._pending = []
+        taken = matcher.try_consume_tokens(pending)
+        if taken == len(pending):
+            matcher.unsafe_compute_mask_ptr(self._address, self._words.nbytes)  # releases the GIL
         if matcher.is_error():
             self.error = matcher.get_error().partition("\n")[0]
+        elif taken < len(pending):
+            self.error = f"its grammar does not have token {pending[taken]}"
         if self.error:
-            words.fill(0)
+            self._words.fill(0)
 
     def words(self) -> Words:
         """The mask: token i is allowed if bit i % 32 of word i // 32 is set. Bits behind the vocabulary say nothing."""
@@ -60,11 +62,23 @@ class GrammarState:
         return self._words
 
 
-def restrict(logits: npt.NDArray[np.float32], words: Words) -> None:
-    """Set the logits [V] of all tokens that the mask leaves out to minus infinity.
+def restrict(logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], words: Sequence[Words]) -> None:
+    """Set what the masks of these rows of `logits` [R, V], in ascending order, leave out to minus infinity."""
+    width = logits.shape[1]
+    if width > NARROW:
+        for row, own in zip(rows.tolist(), words, strict=True):
+            _restrict_row(logits[row], own)
+        return
+    together = np.concatenate(words).reshape(len(words), -1).view(np.uint8)
+    banned = np.unpackbits(together, axis=1, bitorder="little", count=width) == 0
+    if len(rows) == len(logits):
+        np.putmask(logits, banned, -np.inf)
+    else:
+        logits[rows] = np.where(banned, -np.inf, logits[rows])
 
-    Most masks allow next to nothing or next to everything: then only the words that differ are looked at.
-    """
+
+def _restrict_row(logits: npt.NDArray[np.float32], words: Words) -> None:
+    """Most masks allow next to nothing or next to everything: then only the words that differ are looked at."""
     none, every = np.uint32(0), np.uint32(0xFFFFFFFF)
     some = words != none
     if 8 * np.count_nonzero(some) <= len(words):

@@ -104,7 +104,7 @@ class GrammarCheck:
         except TimeoutError:
             self._drop()
             raise OutOfResourcesError(f"{FIELD} were not compiled in {PATIENCE_SECONDS:g} s") from None
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError):  # it is gone, or says what is no verdict
             self._drop()
             logger.warning("a constraint ended the process that compiled it")
             return (

@@ -18,8 +18,7 @@ def edit_logits(logits: Array, rows: RowView, features: Array) -> None:
     used = int(np.bitwise_or.reduce(features))
     if used & Feature.GRAMMAR:
         asking = np.flatnonzero(features & Feature.GRAMMAR)
-        for place, state in zip(asking.tolist(), rows.select(asking)["grammar"], strict=True):
-            restrict(logits[place], state.words())
+        restrict(logits, asking, [state.words() for state in rows.select(asking)["grammar"]])
     if used & Feature.ALLOWED:
         _allow(logits, rows, np.flatnonzero(features & Feature.ALLOWED))
     if used & Feature.BAD_WORDS:
