@@ -61,12 +61,12 @@ def test_an_error_in_the_stream_is_the_error_of_the_request() -> None:
 
 def test_samples_are_summed_over_labels() -> None:
     text = '# HELP flover:x help\n# TYPE flover:x counter\nflover:x{model="a",k="b c"} 2.0\nflover:x{model="b"} 3\n'
-    assert parse_metrics(text) == {"flover:x": 5.0}
+    assert parse_metrics(text) == {"x": 5.0}
 
 
 def test_mean_width_is_rows_per_iteration_between_two_readings() -> None:
-    before = {"flover:iteration_rows_sum": 10.0, "flover:iteration_rows_count": 10.0}
-    after = {"flover:iteration_rows_sum": 74.0, "flover:iteration_rows_count": 14.0}
+    before = {"iteration_rows_sum": 10.0, "iteration_rows_count": 10.0}
+    after = {"iteration_rows_sum": 74.0, "iteration_rows_count": 14.0}
     assert mean_width(before, after) == 16.0
     assert mean_width(after, after) is None
 

@@ -162,6 +162,15 @@ def test_a_body_is_read_to_its_limit_and_no_further() -> None:
 # Metrics, on the shared server
 
 
+def test_metrics_can_have_the_names_that_dashboards_of_vllm_read() -> None:
+    names = [
+        {line.split("{")[0] for line in Metrics("m", prefix).exposition().decode().splitlines() if line[0] != "#"}
+        for prefix in ("flover", "vllm")
+    ]
+    assert {"vllm:num_requests_running", "vllm:time_to_first_token_seconds_bucket"} < names[1]
+    assert {name.replace("vllm:", "flover:") for name in names[1]} == names[0]
+
+
 def test_all_metrics_have_our_prefix_and_closed_labels(server: ServerProcess) -> None:
     for i in range(5):
         server.http.get(f"/nothing-{i}", headers={"X-Request-Id": f"id-{i}"})

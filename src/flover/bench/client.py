@@ -193,12 +193,12 @@ def _brings_tokens(choice: dict[str, Any]) -> bool:
 
 
 def parse_metrics(text: str) -> dict[str, float]:
-    """Samples of the Prometheus text format by name, summed over labels."""
+    """Samples of the Prometheus text format by name without prefix (`flover:`, `vllm:`), summed over labels."""
     samples: dict[str, float] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
             labelled, _, value = line.rpartition(" ")
-            name = labelled.partition("{")[0]
+            name = labelled.partition("{")[0].rpartition(":")[2]
             samples[name] = samples.get(name, 0.0) + float(value)
     return samples
 
@@ -214,8 +214,8 @@ class HostTime:
 def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | None:
     """Mean over the iterations between two readings of /metrics; None without iterations or kernel times."""
     grown = partial(_grown, before, after)
-    iterations, busy = grown("flover:iteration_rows_count"), grown("flover:busy_seconds_total")
-    kernels = grown("flover:kernel_seconds_total")
+    iterations, busy = grown("iteration_rows_count"), grown("busy_seconds_total")
+    kernels = grown("kernel_seconds_total")
     if not iterations or not busy or not kernels:
         return None
     return HostTime((busy - kernels) / iterations * 1e3, (busy - kernels) / busy)
@@ -224,8 +224,8 @@ def host_time(before: dict[str, float], after: dict[str, float]) -> HostTime | N
 def mean_width(before: dict[str, float], after: dict[str, float]) -> float | None:
     """Mean batch size (generating rows per iteration) between two readings of /metrics; None without iterations."""
     grown = partial(_grown, before, after)
-    iterations = grown("flover:iteration_rows_count")
-    return grown("flover:iteration_rows_sum") / iterations if iterations else None
+    iterations = grown("iteration_rows_count")
+    return grown("iteration_rows_sum") / iterations if iterations else None
 
 
 def _grown(before: dict[str, float], after: dict[str, float], name: str) -> float:

@@ -50,6 +50,12 @@ class ServerConfig:
     log_stats: bool = setting(
         True, "write a line of throughput every 10 seconds while there is work, at level info", group="server"
     )
+    metrics_prefix: str = setting(
+        "flover",
+        "prefix of metrics; vllm for the names that dashboards of vLLM read",
+        group="server",
+        choices=("flover", "vllm"),
+    )
 
     limits: Limits = field(default_factory=Limits)
     """Limits of requests, set by their own flags."""

@@ -50,7 +50,7 @@ class AppState:
         self.config = config
         self.model_names: Sequence[str] = config.served_model_name or (engine_config.model,)
         self.created = int(time.time())  # noqa: TID251
-        self.metrics = Metrics(self.model_names[0])
+        self.metrics = Metrics(self.model_names[0], config.metrics_prefix)
         self.supervisor: Supervisor | None = None
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None

@@ -1,4 +1,4 @@
-"""Prometheus metrics, prefix `flover:`; names after the colon are vLLM's where vLLM has the metric.
+"""Prometheus metrics. Names after the prefix, `flover:` or `vllm:`, are vLLM's where vLLM has the metric.
 
 Label values come from closed sets. Engine counters are read off the newest `EngineStats` at each scrape; what
 only the server sees (latencies, lengths) is observed as it happens.
@@ -36,12 +36,12 @@ _LENGTHS = tuple(float(digit * 10**i) for i in range(6) for digit in (1, 2, 5))
 class Metrics:
     """All metrics of one server."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, prefix: str = "flover") -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._model_name = model_name
+        self._model_name, self._prefix = model_name, prefix
         self._iterations: dict[int, int] = {}  # of each replica
-        self._engine = _EngineCollector(model_name)
+        self._engine = _EngineCollector(model_name, prefix)
         self._registry.register(self._engine)
         self.time_to_first_token = self._histogram(
             "time_to_first_token_seconds", "From arrival to the first token", _TTFT_BUCKETS
@@ -63,7 +63,7 @@ class Metrics:
             "iteration_tokens", "Tokens of an iteration, of prompts and generating rows together", _POWERS
         )
         self._finished = Counter(
-            "flover:request_success",
+            f"{prefix}:request_success",
             "Sequences ended, by finish reason as the client sees it",
             (*_LABELS, "finished_reason"),
             registry=self._registry,
@@ -71,11 +71,11 @@ class Metrics:
         for reason in FinishReason:
             self._finished.labels(model_name, str(reason))
         self.rejected = Counter(
-            "flover:requests_rejected", "Requests answered with 429", _LABELS, registry=self._registry
+            f"{prefix}:requests_rejected", "Requests answered with 429", _LABELS, registry=self._registry
         ).labels(model_name)
 
         self._answers = Counter(
-            "flover:http_requests",
+            f"{prefix}:http_requests",
             "HTTP requests answered, by class of status",
             (*_LABELS, "status"),
             registry=self._registry,
@@ -88,7 +88,7 @@ class Metrics:
         self._answers.labels(self._model_name, f"{min(max(status // 100, 1), 5)}xx").inc()
 
     def _histogram(self, name: str, help: str, buckets: tuple[float, ...]) -> Histogram:
-        metric = Histogram(f"flover:{name}", help, _LABELS, registry=self._registry, buckets=buckets)
+        metric = Histogram(f"{self._prefix}:{name}", help, _LABELS, registry=self._registry, buckets=buckets)
         return metric.labels(self._model_name)
 
     def open(self, supervisor: Supervisor) -> None:
@@ -140,25 +140,25 @@ _COUNTERS: dict[str, Reading] = {
 class _EngineCollector(Collector):
     """The newest snapshot of the engines as metrics."""
 
-    def __init__(self, model_name: str) -> None:
+    def __init__(self, model_name: str, prefix: str) -> None:
         self.supervisor: Supervisor | None = None
-        self._model_name = model_name
+        self._model_name, self._prefix = model_name, prefix
 
     def collect(self) -> Iterator[Metric]:
         stats = EngineStats() if self.supervisor is None else self.supervisor.stats
-        restarts = CounterMetricFamily("flover:engine_restarts", "Engines restarted", labels=_LABELS)
+        restarts = CounterMetricFamily(f"{self._prefix}:engine_restarts", "Engines restarted", labels=_LABELS)
         restarts.add_metric([self._model_name], 0 if self.supervisor is None else self.supervisor.num_restarts)
         yield restarts
         for name, (help, read) in _GAUGES.items():
-            gauge = GaugeMetricFamily(f"flover:{name}", help, labels=_LABELS)
+            gauge = GaugeMetricFamily(f"{self._prefix}:{name}", help, labels=_LABELS)
             gauge.add_metric([self._model_name], read(stats))
             yield gauge
         for name, (help, read) in _COUNTERS.items():
-            counter = CounterMetricFamily(f"flover:{name}", help, labels=_LABELS)
+            counter = CounterMetricFamily(f"{self._prefix}:{name}", help, labels=_LABELS)
             counter.add_metric([self._model_name], read(stats))
             yield counter
         ended = CounterMetricFamily(
-            "flover:engine_sequences", "Sequences ended in the engine", labels=(*_LABELS, "finished_reason")
+            f"{self._prefix}:engine_sequences", "Sequences ended in the engine", labels=(*_LABELS, "finished_reason")
         )
         for reason in FinishReason:
             ended.add_metric([self._model_name, str(reason)], stats.finished.get(str(reason), 0))
