@@ -12,11 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+import yaml
 from rank_processes import ENGINE, FOLLOWER, processes
 from ray_cluster import RELAY, Nodes, two_nodes, wait_for_nobody
 
@@ -328,3 +330,13 @@ def test_arguments_are_the_engines_settings() -> None:
     ]:
         with pytest.raises(Exception, match=message):
             Arguments(**wrong)
+
+
+def test_the_application_of_the_manifest_takes_its_arguments() -> None:
+    from flover.ray.serve import Arguments
+
+    manifest = Path(__file__).resolve().parents[2] / "deploy/kuberay.yaml"
+    config = yaml.safe_load(manifest.read_text())["spec"]["serveConfigV2"]
+    (application,) = yaml.safe_load(config)["applications"]
+    assert application["import_path"] == "flover.ray.serve:app"
+    assert Arguments(**application["args"]).max_replicas == 4
