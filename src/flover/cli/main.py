@@ -25,6 +25,7 @@ COMMANDS = {
     "chat": ("chat", "chat with a model"),
     "run": ("run", "download a model and chat with it"),
     "pull": ("pull", "download a model"),
+    "run-batch": ("run_batch", "answer a file of requests"),
     "list": ("list", "list the models on this machine"),
     "show": ("show", "show a model: family, size, formats, context, whether it fits"),
     "demo": ("demo", "show requests fused, then one after another"),
