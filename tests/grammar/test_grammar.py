@@ -13,7 +13,7 @@ from support.constraints import VOCABULARY, allowed, compiler, walk
 from flover.errors import RequestError
 from flover.grammar.compiler import MAX_KEPT, Compiler
 from flover.grammar.source import MAX_WHITESPACE
-from flover.grammar.state import NARROW, restrict
+from flover.grammar.state import NARROW, GrammarState, restrict
 from flover.request import SamplingParams
 from flover.structured_outputs import (
     MAX_CHOICES,
@@ -83,6 +83,35 @@ def test_a_token_outside_of_the_grammar_is_an_error() -> None:
     state.add(VOCABULARY.tokens.index(b"n"))
     assert not state.words().any()
     assert state.error
+
+
+def test_what_has_become_too_complex_for_one_has_not_for_others() -> None:
+    """Copies of a compiled grammar share a lexer. Each gets at least as far as alone, with the same masks, and the next
+    one begins afresh."""
+    constraint = params(regex="(.*a.{0,200}){20}")
+
+    def follow(states: list[GrammarState], first: int = 0) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in states]
+        draws = [random.Random(first + number) for number in range(len(states))]
+        for _ in range(60):
+            for state, answer, draw in zip(states, answers, draws, strict=True):
+                found = [] if state.error else allowed(state.words())
+                if found:
+                    answer.append(draw.choice(found))
+                    state.add(answer[-1])
+        return answers
+
+    alone = []
+    for number in range(4):
+        own = Compiler(VOCABULARY, len(VOCABULARY.tokens), [1])
+        alone.append(follow([own.state(constraint, ())], first=number)[0])
+    shared = Compiler(VOCABULARY, len(VOCABULARY.tokens), [1])
+    crowd = follow([shared.state(constraint, ()) for _ in range(4)])
+    assert max(map(len, alone)) < 60  # it is too complex for all of them
+    assert [answer[: len(own)] for answer, own in zip(crowd, alone, strict=True)] == alone
+    assert shared.state(constraint, ()).words().any()
+    with pytest.raises(RequestError, match="too many expressions"):
+        shared.try_out(params(regex="((.*[a-m].{0,50})+[n-z].{20,90}){3,30}"))
 
 
 def test_a_schema_cannot_make_itself_lenient() -> None:

@@ -6,18 +6,24 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 import llguidance
+import numpy as np
 
 from flover.errors import RequestError
 from flover.grammar.source import grammar_of
-from flover.grammar.state import GrammarState
+from flover.grammar.state import GrammarState, ids_of
 from flover.structured_outputs import FIELD, StructuredOutputsParams, Vocabulary
 
 MAX_KEPT = 256
 """Compiled constraints that are kept; the least recently used goes first."""
 MAX_REASON_CHARACTERS = 400
+TRIAL_TOKENS = 32
+"""A constraint that fails so soon is refused at the door."""
+_STRIDE = 7919
+"""Chooses among the tokens that a mask allows."""
 _PLACE = re.compile(r"^(at )?\d+\(\d+\): ")
 """Where in the grammar that was made of a constraint: not a place that its author knows."""
 LIMITS = llguidance.LLParserLimits(
@@ -34,6 +40,7 @@ class Compiler:
 
     def __init__(self, vocabulary: Vocabulary, vocab_size: int, eos_ids: Sequence[int]) -> None:
         self._vocab_size = vocab_size
+        self._eos_ids = list(eos_ids)
         self._tokenizer = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(_Tokens(vocabulary, vocab_size, eos_ids[0])),
             n_vocab=vocab_size,
@@ -52,15 +59,34 @@ class Compiler:
         self._get(params)
 
     def try_out(self, params: StructuredOutputsParams) -> None:
-        """Compile a constraint and make its first mask, and keep neither. Raises `RequestError`."""
-        state = GrammarState(self._compile(params), self._vocab_size, ())
-        if not state.words().any():
-            nothing = not state.error or state.error.startswith("NoExtension")
-            raise refusal(params, "no text satisfies it" if nothing else state.error)
+        """Compile a constraint and follow it for a few tokens, and keep nothing. Raises `RequestError`."""
+        state = self._new_state(self._compile(params), params, ())
+        for turn in range(TRIAL_TOKENS):
+            found = ids_of(state.words(), self._vocab_size)
+            if not len(found):
+                nothing = not state.error or state.error.startswith("NoExtension")
+                raise refusal(params, "no text satisfies it" if nothing else state.error)
+            going_on = found[~np.isin(found, self._eos_ids)]
+            if not len(going_on):
+                return
+            state.add(int(going_on[(turn + 1) * _STRIDE % len(going_on)]))
 
     def state(self, params: StructuredOutputsParams, output_ids: Sequence[int]) -> GrammarState:
         """The state of a sequence that has these tokens of its answer."""
-        return GrammarState(self._get(params), self._vocab_size, output_ids)
+        return self._new_state(self._get(params), params, output_ids)
+
+    def _new_state(
+        self, compiled: llguidance.LLMatcher, params: StructuredOutputsParams, output_ids: Sequence[int]
+    ) -> GrammarState:
+        return GrammarState(compiled, partial(self._renew, compiled, params), self._vocab_size, output_ids)
+
+    def _renew(self, spent: llguidance.LLMatcher, params: StructuredOutputsParams) -> llguidance.LLMatcher:
+        """One that shares nothing; `spent` is kept for nobody else."""
+        key = params.key
+        with self._lock:
+            if self._kept.get(key) is spent:
+                del self._kept[key]
+        return self._compile(params)
 
     def _get(self, params: StructuredOutputsParams) -> llguidance.LLMatcher:
         key = params.key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,21 +22,30 @@ class GrammarState:
     Tokens are only noted by `add`; `build` follows them and makes the mask, in any thread, but in one at a time.
     """
 
-    __slots__ = ("_address", "_built", "_matcher", "_pending", "_words", "error")
+    __slots__ = ("_address", "_answer", "_built", "_matcher", "_num_followed", "_renew", "_words", "error")
 
-    def __init__(self, compiled: llguidance.LLMatcher, vocab_size: int, output_ids: Sequence[int]) -> None:
-        """`compiled` is copied and stays as it is."""
+    def __init__(
+        self,
+        compiled: llguidance.LLMatcher,
+        renew: Callable[[], llguidance.LLMatcher],
+        vocab_size: int,
+        output_ids: Sequence[int],
+    ) -> None:
+        """`compiled` is copied. All its copies share a lexer, and all fail once it has become too complex for one of
+        them: then the state goes on with what `renew` makes, of its own."""
         self.error = ""
         """Why no token may come any more, if the grammar has become too complex."""
         self._matcher = compiled.deep_copy()
-        self._pending = list(output_ids)
+        self._renew: Callable[[], llguidance.LLMatcher] | None = renew
+        self._answer = list(output_ids)
+        self._num_followed = 0
         self._words: Words = np.zeros(-(-vocab_size // 32), dtype=np.uint32)
         self._address = self._words.ctypes.data
         self._built = False
 
     def add(self, token: int) -> None:
         """Note one more token of the answer."""
-        self._pending.append(token)
+        self._answer.append(token)
         self._built = False
 
     def build(self) -> None:
@@ -44,22 +53,36 @@ class GrammarState:
         if self._built:
             return
         self._built = True
-        matcher, pending = self._matcher, self._pending
-        self._pending = []
-        taken = matcher.try_consume_tokens(pending)
-        if taken == len(pending):
+        error = self._follow(self._answer[self._num_followed :])
+        self._num_followed = len(self._answer)
+        if error and self._renew is not None:
+            self._matcher, self._renew = self._renew(), None
+            error = self._follow([])
+            for token in self._answer:  # mask by mask, as it would have come here alone
+                error = error or self._follow([token])
+        if error:
+            self.error = error
+            self._words.fill(0)
+
+    def _follow(self, tokens: list[int]) -> str:
+        """Take these tokens and make the mask after them; the error, if there is one."""
+        matcher = self._matcher
+        taken = matcher.try_consume_tokens(tokens)
+        if taken == len(tokens):
             matcher.unsafe_compute_mask_ptr(self._address, self._words.nbytes)  # releases the GIL
         if matcher.is_error():
-            self.error = matcher.get_error().partition("\n")[0]
-        elif taken < len(pending):
-            self.error = f"its grammar does not have token {pending[taken]}"
-        if self.error:
-            self._words.fill(0)
+            return matcher.get_error().partition("\n")[0]
+        return f"its grammar does not have token {tokens[taken]}" if taken < len(tokens) else ""
 
     def words(self) -> Words:
         """The mask: token i is allowed if bit i % 32 of word i // 32 is set. Bits behind the vocabulary say nothing."""
         self.build()
         return self._words
+
+
+def ids_of(words: Words, vocab_size: int) -> npt.NDArray[np.int64]:
+    """The ids that a mask allows."""
+    return _ids(words, np.ones(len(words), dtype=bool), vocab_size)
 
 
 def restrict(logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], words: Sequence[Words]) -> None:
