@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 from support.constraints import VOCABULARY, allowed, compiler, walk
 
-from flover.errors import RequestError
+from flover.errors import EngineError, RequestError
 from flover.grammar.compiler import MAX_KEPT, Compiler
+from flover.grammar.masks import MaskThread
 from flover.grammar.source import MAX_WHITESPACE
 from flover.grammar.state import NARROW, GrammarState, restrict
 from flover.request import SamplingParams
@@ -112,6 +114,38 @@ def test_what_has_become_too_complex_for_one_has_not_for_others() -> None:
     assert shared.state(constraint, ()).words().any()
     with pytest.raises(RequestError, match="too many expressions"):
         shared.try_out(params(regex="((.*[a-m].{0,50})+[n-z].{20,90}){3,30}"))
+
+
+class Slow:
+    """A state whose mask is made when the test says so."""
+
+    def __init__(self, failure: BaseException | None = None) -> None:
+        self.may, self.done, self.failure = threading.Event(), False, failure
+
+    def build(self) -> None:
+        assert self.may.wait(20)
+        if self.failure is not None:
+            raise self.failure
+        self.done = True
+
+
+def test_masks_are_made_beside_the_forward_and_waited_for_after_it() -> None:
+    thread, slow, panic = MaskThread(), Slow(), Slow(SystemExit("a panic is no Exception"))
+    thread.finish()  # nothing was begun
+    thread.start([slow])  # type: ignore[list-item]
+    assert not slow.done
+    slow.may.set()
+    thread.finish()
+    assert slow.done
+    panic.may.set()
+    thread.start([panic])  # type: ignore[list-item]
+    with pytest.raises(EngineError, match="a panic is no Exception"):
+        thread.finish()
+    again = Slow()
+    again.may.set()
+    thread.start([again])  # type: ignore[list-item]
+    thread.close()
+    assert again.done
 
 
 def test_a_schema_cannot_make_itself_lenient() -> None:

@@ -58,13 +58,15 @@ class DeviceGrammars:
         self._masks.close()
 
     def _compile(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> None:
-        failed: list[Exception] = []
+        failed: list[RequestError] = []
 
         def compile_here() -> None:
             try:
                 self._compiler_for(vocabulary).prepare(params)
-            except Exception as error:
+            except RequestError as error:
                 failed.append(error)
+            except BaseException as error:  # a panic of llguidance is no Exception
+                failed.append(RequestError(f"{FIELD} cannot be compiled: {type(error).__name__}", param=FIELD))
 
         start_deep_thread(compile_here, "grammars").join()
         if failed:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
+from flover.errors import EngineError
 from flover.grammar.state import GrammarState
 
 STACK_BYTES = 64 * 2**20
@@ -18,7 +19,7 @@ class MaskThread:
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
         self._rounds: SimpleQueue[Sequence[GrammarState]] = SimpleQueue()
-        self._results: SimpleQueue[Exception | None] = SimpleQueue()
+        self._results: SimpleQueue[EngineError | None] = SimpleQueue()
         self._building = False
 
     def start(self, states: Sequence[GrammarState]) -> None:
@@ -52,8 +53,8 @@ class MaskThread:
                 for state in states:
                     state.build()
                 self._results.put(None)
-            except Exception as error:
-                self._results.put(error)
+            except BaseException as error:  # a panic of llguidance is no Exception
+                self._results.put(EngineError(f"a mask failed: {type(error).__name__}: {error}"))
 
 
 def start_deep_thread(target: Callable[[], None], name: str) -> threading.Thread:
