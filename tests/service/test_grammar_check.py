@@ -134,9 +134,8 @@ DIES = f"import sys; from {PROCESS} import *; import flover.service.grammar_proc
     [
         "p._verdict = lambda *_: os.abort()",
         "p._verdict = lambda *_: 5",
-        "p._verdict = lambda *_: [None for _ in iter(int, 1)]",  # forever: ends by its limit of processor time
     ],
-    ids=["crash", "nonsense", "endless"],
+    ids=["crash", "nonsense"],
 )
 def test_a_constraint_that_ends_the_process_is_refused_and_the_next_is_not(how: str) -> None:
     async def scenario(check: GrammarCheck) -> None:
@@ -147,6 +146,16 @@ def test_a_constraint_that_ends_the_process_is_refused_and_the_next_is_not(how: 
         assert await verdict(check, choice=["b"]) is None
 
     run(scenario, sys.executable, "-c", f"{DIES}{how}; sys.exit(main(sys.argv))")
+
+
+def test_a_process_that_something_else_has_ended_costs_no_constraint() -> None:
+    async def scenario(check: GrammarCheck) -> None:
+        assert await verdict(check, choice=["a"]) is None
+        (process,) = psutil.Process().children()
+        process.kill()
+        assert await verdict(check, choice=["b"]) is None
+
+    run(scenario)
 
 
 def test_a_process_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from flover.service.grammar_limits import CPU_SECONDS, MEMORY_BYTES, Setup, Verd
 from flover.structured_outputs import FIELD, StructuredOutputsParams, Vocabulary
 
 COMMAND = (executable, "-m", "flover.service.grammar_process")
+MAX_TRIES = 2
+"""Processes that may die of a constraint: one may have been ended by something else."""
 MAX_KNOWN = 1024
 """Verdicts that are kept."""
 PATIENCE_SECONDS = 30.0
@@ -76,8 +79,7 @@ class GrammarCheck:
         """End the process."""
         for question in self._asking.values():
             question.task.cancel()
-        if self._process is not None:
-            self._process.end()
+        self._drop()
 
     async def _ask(
         self,
@@ -87,38 +89,45 @@ class GrammarCheck:
         vocabulary: Callable[[], Vocabulary],
     ) -> str | None:
         async with self._lock:
-            if self._process is None:
-                setup = Setup(await asyncio.to_thread(vocabulary), facts.vocab_size, facts.eos_ids)
-                self._process = await _Process.start(self._command, setup)
-            error = await self._verdict(params)
+            error: str | None = None
+            for _ in range(MAX_TRIES):
+                if self._process is None:
+                    setup = Setup(await asyncio.to_thread(vocabulary), facts.vocab_size, facts.eos_ids)
+                    self._process = await _Process.start(self._command, setup)
+                verdict = await self._verdict(self._process, params)
+                if verdict is not None:
+                    error = verdict.error
+                    break
+                error = (
+                    f"{FIELD}.{params.kind} cannot be compiled in {CPU_SECONDS:g} s of processor time and "
+                    f"{MEMORY_BYTES >> 20} MiB of memory"
+                )
+                if self._drop() == -signal.SIGVTALRM:
+                    break
         self._known[key] = error
         while len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         return error
 
-    async def _verdict(self, params: StructuredOutputsParams) -> str | None:
-        assert self._process is not None
+    async def _verdict(self, process: _Process, params: StructuredOutputsParams) -> Verdict | None:
+        """None if the process has ended, or said what is no verdict."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return (await self._process.ask(params)).error
+                return await process.ask(params)
         except TimeoutError:
             self._drop()
             raise OutOfResourcesError(f"{FIELD} were not compiled in {PATIENCE_SECONDS:g} s") from None
-        except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError):  # it is gone, or says what is no verdict
-            self._drop()
-            logger.warning("a constraint ended the process that compiled it")
-            return (
-                f"{FIELD}.{params.kind} cannot be compiled in {CPU_SECONDS:g} s of processor time and "
-                f"{MEMORY_BYTES >> 20} MiB of memory"
-            )
+        except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError):
+            logger.warning("the process that compiles constraints has ended")
+            return None
         except asyncio.CancelledError:
             self._drop()
             raise
 
-    def _drop(self) -> None:
-        if self._process is not None:
-            self._process.end()
-            self._process = None
+    def _drop(self) -> int:
+        """End the process; its exit code."""
+        process, self._process = self._process, None
+        return 0 if process is None else process.end()
 
 
 @dataclass(slots=True)
@@ -151,12 +160,12 @@ class _Process:
         length = wire.body_length(await self._reader.readexactly(wire.HEADER_BYTES))
         return msgspec.msgpack.decode(await self._reader.readexactly(length), type=Verdict)
 
-    def end(self) -> None:
-        """Kill it."""
+    def end(self) -> int:
+        """Kill it, if it still runs; its exit code."""
         self._writer.close()
         with contextlib.suppress(ProcessLookupError):
             self._spawned.process.kill()
-        self._spawned.process.wait()
+        return self._spawned.process.wait()
 
     def _send(self, body: bytes) -> None:
         self._writer.write(wire.frame(body))
