@@ -82,6 +82,7 @@ class HashRank(BlockingExecutor):
         assert dict(tokens) == self.own
 
     def reset(self) -> None:
+        super().reset()
         self.model.reset()
         self.own = {}
 

@@ -10,6 +10,7 @@ It knows nothing of the engine except its plans.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,17 +78,21 @@ class HashExecutor(BlockingExecutor):
         self._values = np.full(size, POISON, dtype=np.uint64)
         self._written = np.full(size, -1, dtype=np.int64)
         """token * LONGEST + position: what a slot was written for; only read to explain a wrong value."""
+        self._writes: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]] = []
+        """Slots and values that the last plan wrote."""
 
     # The Executor protocol.
 
     def run(self, plan: StepPlan) -> StepResult:
         self._number(plan)
+        self._writes = []
         self._leave_and_move(plan)
         self._enter_and_grant(plan)
         self._check_window(plan)
         return StepResult(step=plan.step, rows=self._forward(plan))
 
     def reset(self) -> None:
+        super().reset()
         self.rows.clear()
         self._holders = [0] * self.num_pages
         self._poison(self._slots)
@@ -101,6 +106,16 @@ class HashExecutor(BlockingExecutor):
 
     def close(self) -> None:
         self.rows.clear()
+
+    def writer(self) -> Callable[[], None]:
+        """What writes all that the last plan wrote once more: a device may write as long as a plan is not finished."""
+        writes = self._writes
+
+        def write() -> None:
+            for slots, values in writes:
+                self._values[slots] = values
+
+        return write
 
     def fail(self, step: int) -> None:
         """The device broke down in this step: its rows are void until `reset`."""
@@ -223,6 +238,7 @@ class HashExecutor(BlockingExecutor):
         row, start = self.rows[work.row], work.start
         values, after = extend(memory, inputs, start)
         position = start + len(values)
+        self._writes.append((row.slots[start:position], np.array(values, dtype=np.uint64)))
         if len(values) == 1:
             slot = row.slots[start]
             self._values[slot] = values[0]
