@@ -29,12 +29,11 @@ class DeviceError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a started plan comes to. `write` writes its pages, which the device does until the plan is finished."""
+    """What a started plan comes to."""
 
     plan: StepPlan
     result: StepResult | None
     fault: str | None
-    write: Callable[[], None]
 
 
 class Clock:
@@ -107,7 +106,7 @@ class SimDevice:
             self._witness.finished(outcome.plan)
         else:
             self._witness.failed(outcome.plan, outcome.fault)
-        outcome.write()
+        self.model.finish()
         return outcome.result
 
     def _carry_out(self, plan: StepPlan) -> Outcome:
@@ -116,8 +115,8 @@ class SimDevice:
         self._witness.planned(plan)
         if fault == "exception before":
             return self._lost(plan, fault)
-        result = self.model.run(plan)
-        write = self.model.writer() if self._scenario.config.async_scheduling else lambda: None
+        self.model.start(plan)
+        result = self.model.newest
         self._pass_time(plan)
         self._witness.running(plan, self.model.rows)
         self._on_running()
@@ -128,7 +127,7 @@ class SimDevice:
         self._witness.computed(plan, self.model.rows)
         if fault is not None:
             result, fault = self._spoil(plan, result, fault)
-        return Outcome(plan, result, fault, write)
+        return Outcome(plan, result, fault)
 
     def _lose(self, plan: StepPlan) -> Outcome:
         self._history.add("plan", plan)
@@ -138,7 +137,7 @@ class SimDevice:
     def _lost(self, plan: StepPlan, fault: str) -> Outcome:
         self._history.add("fault", fault)
         self.model.fail(plan.step)
-        return Outcome(plan, None, fault, lambda: None)
+        return Outcome(plan, None, fault)
 
     def reset(self) -> None:
         self._started.clear()
@@ -173,8 +172,8 @@ class SimDevice:
         return any(len(row.known) - row.prompt_len > self.poisoned.get(row.seed, len(row.known)) for row in rows)
 
     def _spoil(self, plan: StepPlan, result: StepResult, fault: str) -> tuple[StepResult, str | None]:
-        """Damage a result; whether the iteration fails by it. A fault that needs rows which the result does not have does
-        not happen."""
+        """Damage a result; the fault, if the iteration fails by it. A fault that needs rows which the result does not have
+        does not happen."""
         rows = list(result.rows)
         sampled = [row for row in rows if row.token_ids]
         if fault == "failed row":

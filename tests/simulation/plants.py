@@ -134,7 +134,7 @@ def _reuse_early(patch: Patch) -> None:
     patch.setattr(Roster, "_hold", lambda self, step, pages: self._release(pages))
 
 
-@plant("a prefix page is published while the iteration that fills it runs", "L7", flavour="calm")
+@plant("a prefix page is published while the iteration that fills it runs", "L3", flavour="calm")
 def _publish_in_flight(patch: Patch) -> None:
     original = Roster.launch
 
@@ -199,7 +199,7 @@ def _wrong_position(patch: Patch) -> None:
     patch.setattr(Roster, "admit", admit)
 
 
-@plant("all sequences of a request sample with the same seed", "L7", flavour="calm")
+@plant("all sequences of a request sample with the same seed", "L7", "L6", flavour="calm")
 def _same_seed(patch: Patch) -> None:
     original = scheduler._admission
 
@@ -323,7 +323,7 @@ def _collective(patch: Patch) -> None:
     patch.setattr("flover.engine.loop.recover", recover)
 
 
-@plant("a failed device is not reset", "plan", flavour="faults")
+@plant("a failed device is not reset", "plan", "L10", flavour="faults")
 def _no_reset(patch: Patch) -> None:
     def recover(self: Engine, error: Exception) -> list[Delta]:
         return commit.recover(self.roster, str(error))

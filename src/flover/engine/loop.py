@@ -1,7 +1,7 @@
 """The main inference stream: take → plan → start → finish → commit → deliver, once per iteration.
 
-With asynchronous scheduling what is finished and committed is the iteration before: it runs while the next one is planned
-and started.
+With asynchronous scheduling the iteration before is what is finished and committed: it runs while the next one is
+planned and started.
 
 One thread calls `step`; any thread may call `submit`, `cancel` and `wait`.
 """
@@ -179,8 +179,8 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a sequence is here, or a plan in flight. (A batch that waits for more needs no step before `wait` says
-        so.)"""
+        """Whether a sequence is here or a plan in flight. (A batch that waits for more needs no step before `wait`
+        says so.)"""
         return bool(self.roster) or bool(self.roster.in_flight) or bool(self._queue)
 
     @property
