@@ -172,7 +172,7 @@ class SimDevice:
         return any(len(row.known) - row.prompt_len > self.poisoned.get(row.seed, len(row.known)) for row in rows)
 
     def _spoil(self, plan: StepPlan, result: StepResult, fault: str) -> tuple[StepResult, str | None]:
-        """Damage a result; the fault, if the iteration fails by it. A fault that needs rows which the result does not have
+        """Damage a result; the fault, if the iteration fails by it. One that needs rows which the result does not have
         does not happen."""
         rows = list(result.rows)
         sampled = [row for row in rows if row.token_ids]

@@ -17,7 +17,7 @@ from flover.engine.pages import PagePool
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.prefix import PrefixIndex
 from flover.engine.queue import Cancel, RequestQueue
-from flover.engine.roster import InFlight, Roster
+from flover.engine.roster import Roster
 from flover.engine.scheduler import Scheduler
 from flover.engine.sequence import Sequence
 from flover.errors import InvariantError
@@ -129,25 +129,6 @@ def _no_salt(patch: Patch) -> None:
     patch.setattr(Roster, "root", lambda self, request: self.prefix.root(""))
 
 
-@plant("a page is reused one step early", "L7", flavour="cancels")
-def _reuse_early(patch: Patch) -> None:
-    patch.setattr(Roster, "_hold", lambda self, step, pages: self._release(pages))
-
-
-@plant("a prefix page is published while the iteration that fills it runs", "L3", flavour="calm")
-def _publish_in_flight(patch: Patch) -> None:
-    original = Roster.launch
-
-    def launch(self: Roster, plan: StepPlan, now: float) -> None:
-        original(self, plan, now)
-        for sequence in self.in_flight[-1].sequences:
-            computed, sequence.computed = sequence.computed, min(sequence.position, len(sequence.token_ids))
-            commit._publish(self, sequence)
-            sequence.computed = computed
-
-    patch.setattr(Roster, "launch", launch)
-
-
 # Rows and tokens
 
 
@@ -207,21 +188,6 @@ def _same_seed(patch: Patch) -> None:
         return msgspec.structs.replace(original(sequence), seed=sequence.request.seed)
 
     patch.setattr(scheduler, "_admission", admission)
-
-
-@plant("a token that was computed after the end is delivered", "L1", flavour="calm")
-def _one_too_many(patch: Patch) -> None:
-    original = commit.commit
-
-    def take_all(roster: Roster, landed: InFlight, rows: dict[int, RowResult]) -> list[Delta]:
-        gone = [
-            Delta(request_id=one.request.id, index=one.index, token_ids=rows[work.row].token_ids)
-            for work, one in zip(landed.plan.work, landed.sequences, strict=True)
-            if one.row is None and work.row in rows
-        ]
-        return original(roster, landed, rows) + gone
-
-    patch.setattr("flover.engine.loop.commit", take_all)
 
 
 # Ends and counters
