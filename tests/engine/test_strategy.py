@@ -37,7 +37,7 @@ def make(strategy: Strategy, **more: object) -> tuple[Engine, ToyExecutor]:
 
 
 def live(plan: StepPlan) -> int:
-    return len(plan.busy_rows)
+    return len(plan.work)
 
 
 def test_serial_has_one_request_at_a_time() -> None:
@@ -74,7 +74,7 @@ def test_a_batch_enters_whole_even_if_its_prompts_need_several_iterations() -> N
     run(engine)
     entered = [(plan.step, admission.sequence) for plan in device.plans for admission in plan.admissions]
     assert [sequence for _, sequence in entered] == [0, 1, 2, 3]
-    last_of_batch = max(plan.step for plan in device.plans if len(plan.busy_rows) + len(plan.dead) > 1)
+    last_of_batch = max(plan.step for plan in device.plans if len(plan.work) + len(plan.dead) > 1)
     assert entered[3][0] > last_of_batch
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from harness import Answers, alone, answer, assert_same, load, logprobs, make, t
 from support.checkpoints import FAMILIES, make_checkpoint, random_prompt
 
 from flover.engine.loop import Engine
-from flover.request import Request
+from flover.request import FinishReason, Request
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     **{family: (family, {}) for family in FAMILIES},
@@ -136,3 +137,36 @@ def test_sequences_of_one_request_are_single_requests_with_the_next_seeds(engine
     for index in range(3):
         assert tokens(together["n"], index) == tokens(apart[f"n{index}"])
         assert logprobs(together["n"], index) == logprobs(apart[f"n{index}"])
+
+
+def test_asynchronous_scheduling_gives_the_same_tokens(tmp_path: Path) -> None:
+    """Ends by length and by a stop token, sampled and greedy, sequences of one request, cancellations and preemption:
+    with and without, each as if alone."""
+    path = make_checkpoint(tmp_path, "llama")
+    plain = load(path)
+    lone = alone(plain, requests())
+    stop = tokens(lone["r1"])[5]
+    asked = [
+        *requests(),
+        make("stops", random_prompt(1, 40), stop_token_ids=[stop]),
+        make("many", random_prompt(11, 20), seed=7, temperature=0.9, n=3, prompt_logprobs=1),
+        *(make(f"s{number}", random_prompt(number, 9), seed=number, temperature=1.0, top_p=0.9) for number in range(4)),
+    ]
+    expected = alone(plain, asked)
+    assert tokens(expected["stops"])[-1] == stop
+    page_bytes = 2**22 // (plain.roster.pool.total + 1)
+    plain.close()
+
+    def cancel(engine: Engine) -> None:
+        if engine.roster.counts["iterations"] == 9:
+            engine.cancel("gone")
+
+    for settings in ({}, {"kv_cache_memory_bytes": page_bytes * 12}, {"max_num_batched_tokens": 9, "max_num_seqs": 5}):
+        engine = load(path, async_scheduling=True, **settings)
+        rng = random.Random(len(settings))
+        gone = make("gone", random_prompt(77, 30), max_tokens=60)
+        found = answer(engine, [(0, gone), *((rng.randint(0, 12), one) for one in asked)], cancel)
+        assert found.pop("gone")[-1].finish_reason is FinishReason.ABORT
+        assert_same(expected, found)
+        assert bool(engine.stats().preemptions) == ("kv_cache_memory_bytes" in settings)
+        engine.close()

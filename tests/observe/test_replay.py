@@ -16,10 +16,12 @@ import pytest
 from flover.cli.main import main
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
+from flover.engine.plan import StepPlan
 from flover.engine.scheduler import Scheduler
+from flover.executor.background import BackgroundExecutor
 from flover.executor.load import load_device
 from flover.observe.record_reader import Record, read_record
-from flover.observe.replay import Replay, replay
+from flover.observe.replay import RecordedExecutor, Replay, replay
 from flover.observe.trace import replay_path
 from flover.ops.cpu import instruction_sets
 from flover.request import Request, SamplingParams
@@ -95,6 +97,43 @@ def test_a_session_comes_out_the_same(record: Record) -> None:
     assert done.difference is None
     assert done.plans == done.plans_equal > 100
     assert done.tokens == done.tokens_equal > 300
+
+
+def test_a_session_with_asynchronous_scheduling_comes_out_the_same(tmp_path: Path) -> None:
+    """Results are recorded in the step in which they came; an iteration that failed is one of them."""
+    path = tmp_path / "trace.json"
+    config = EngineConfig(
+        skip_tokenizer_init=True,
+        max_num_seqs=8,
+        kv_cache_memory_bytes=2**20,
+        num_threads=1,
+        target_itl_ms=5.0,
+        async_scheduling=True,
+        trace=str(path),
+    )
+    engine = build_engine(config, lambda done, total: None)
+    executor = engine._executor
+    start, number = executor.start, iter(range(10**6))
+
+    def start_or_raise(plan: StepPlan) -> None:
+        start(plan)
+        if next(number) in (40, 41, 90):
+            raise RuntimeError("boom")
+
+    executor.start = start_or_raise  # type: ignore[method-assign]
+    converse(engine, seed=2)
+    stats = engine.stats()
+    engine.close()
+    assert stats.faults == 3 and stats.preemptions > 0
+    record = read_record(replay_path(path))
+    assert record.head.scheduler.async_scheduling
+    for executor in (BackgroundExecutor(load_device(config, lambda done, total: None)), RecordedExecutor(engine.facts)):
+        done = replay(record, executor)
+        executor.close()
+        assert done.difference is None
+        assert done.plans == done.plans_equal > 100
+        assert done.tokens == done.tokens_equal > 300
+    assert {event["ph"] for event in json.loads(path.read_text())} == {"M", "B", "E", "X", "C"}
 
 
 def test_a_record_of_version_1_gives_the_same_plans_and_tokens() -> None:

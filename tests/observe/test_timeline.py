@@ -119,6 +119,7 @@ class Bookkeeper(Observer):
     def __init__(self) -> None:
         self.timeline = Timeline()
         self.seated: set[int] = set()
+        self.planned_rows: dict[int, dict[int | None, int]] = {}
         self.used = 0
         self.iterations = 0
         self.kinds: set[str] = set()
@@ -128,7 +129,8 @@ class Bookkeeper(Observer):
 
     def planned(self, roster: Roster, plan: StepPlan | None) -> None:
         self.timeline.planned(roster, plan)
-        self.computed = {sequence.row: sequence.number for sequence in roster.running}
+        if plan is not None:
+            self.planned_rows[plan.step] = {sequence.row: sequence.number for sequence in roster.running}
 
     def ran(self, run: ExecutedPlan) -> None:
         self.timeline.ran(run)
@@ -142,12 +144,13 @@ class Bookkeeper(Observer):
         self.iterations += 1
         self.kinds |= {reason for _, reason in one.left}
         shown = {one.first + place: number for place, number in enumerate(one.rows) if number != DEAD}
-        assert shown == self.computed
+        assert shown == self.planned_rows[one.step]
         entered, left = [number for _, number, _ in one.entered], [number for number, _ in one.left]
         assert len(set(left)) == len(left)
         assert not self.seated & set(entered)
         self.seated = (self.seated | set(entered)) - set(left)
-        assert self.seated == {sequence.number for sequence in roster.running}
+        coming = {admission.sequence for flight in roster.in_flight for admission in flight.plan.admissions}
+        assert self.seated == {sequence.number for sequence in roster.running} - coming
         assert (one.pages_used, one.waiting) == (roster.pool.used, len(roster.waiting))
         assert one.pages_freed >= 0
         taken = one.pages_used + one.pages_freed - self.used

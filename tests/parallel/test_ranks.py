@@ -18,6 +18,7 @@ from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import EngineDeadError, InvariantError, RequestError
+from flover.executor.background import BackgroundExecutor
 from flover.parallel.frames import RunPlan, decode, encode
 from flover.parallel.ranks import Leader, follow
 
@@ -82,6 +83,7 @@ class HashRank(BlockingExecutor):
         assert dict(tokens) == self.own
 
     def reset(self) -> None:
+        super().reset()
         self.model.reset()
         self.own = {}
 
@@ -134,7 +136,8 @@ def run_group(seed: int, plant: Callable[[StepPlan], StepPlan] | None = None) ->
         thread.start()
     own, clock = HashRank(scenario), iter(range(10**9))
     leader = Leader(own, channel, lambda: None, lambda kindly: None)
-    drive(Engine(leader, scenario.config, lambda: next(clock) / 100), scenario)
+    executor = BackgroundExecutor(leader) if scenario.config.async_scheduling else leader
+    drive(Engine(executor, scenario.config, lambda: next(clock) / 100), scenario)
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()

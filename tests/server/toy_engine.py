@@ -113,6 +113,7 @@ class ToyExecutor(BlockingExecutor):
         return RowResult(row=number, token_ids=[token], logprobs=logprobs)
 
     def reset(self) -> None:
+        super().reset()
         self._rows.clear()
 
     def trim(self, free_pages: list[int]) -> None: ...

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
+from typing import NoReturn
 
 import msgspec
 
-from flover.engine.executor import BlockingExecutor
 from flover.engine.plan import RowResult, StepPlan, StepResult
-from flover.request import ModelFacts
+from flover.request import ModelFacts, Request
+from flover.structured_outputs import Vocabulary
 
 from .hash_executor import HashExecutor, HashRow
 from .history import History
@@ -22,6 +25,15 @@ FAULTS = (*RAISING, *MALFORMED, "failed row", "failed row")
 
 class DeviceError(RuntimeError):
     """An injected failure of the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a started plan comes to."""
+
+    plan: StepPlan
+    result: StepResult | None
+    fault: str | None
 
 
 class Clock:
@@ -41,6 +53,8 @@ class Witness:
 
     def computed(self, plan: StepPlan, rows: dict[int, HashRow]) -> None: ...
 
+    def finished(self, plan: StepPlan) -> None: ...
+
     def running(self, plan: StepPlan, rows: dict[int, HashRow]) -> None: ...
 
     def failed(self, plan: StepPlan, kind: str) -> None: ...
@@ -50,8 +64,12 @@ class Witness:
     def was_reset(self) -> None: ...
 
 
-class SimDevice(BlockingExecutor):
-    """An `Executor` that passes plans to the hash model, and sometimes fails as drawn from the scenario."""
+class SimDevice:
+    """An `Executor` that passes plans to the hash model, and sometimes fails as drawn from the scenario.
+
+    With asynchronous scheduling it writes pages until a plan is finished, and tells of a failure when the plan is
+    started or when it is finished; what is started after the failure is never computed.
+    """
 
     def __init__(
         self, scenario: Scenario, clock: Clock, witness: Witness, on_running: Callable[[], None], history: History
@@ -67,25 +85,63 @@ class SimDevice(BlockingExecutor):
         self._witness = witness
         self._on_running = on_running
         self._history = history
+        self._started: deque[Outcome] = deque()
+        self._down = False
 
-    def run(self, plan: StepPlan) -> StepResult:
+    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> None: ...
+
+    def start(self, plan: StepPlan) -> None:
+        outcome = self._lose(plan) if self._down else self._carry_out(plan)
+        if outcome.result is None:
+            self._down = True
+            if not self._scenario.config.async_scheduling or self._rng.random() < 0.5:
+                self._raise(outcome)
+        self._started.append(outcome)
+
+    def finish(self) -> StepResult:
+        outcome = self._started.popleft()
+        if outcome.result is None:
+            self._raise(outcome)
+        elif outcome.fault is None:
+            self._witness.finished(outcome.plan)
+        else:
+            self._witness.failed(outcome.plan, outcome.fault)
+        self.model.finish()
+        return outcome.result
+
+    def _carry_out(self, plan: StepPlan) -> Outcome:
         fault = self._rng.choice(FAULTS) if self._rng.random() < self._scenario.fault_p else None
         self._history.add("plan", plan)
         self._witness.planned(plan)
         if fault == "exception before":
-            self._raise(plan, fault)
-        result = self.model.run(plan)
+            return self._lost(plan, fault)
+        self.model.start(plan)
+        result = self.model.newest
         self._pass_time(plan)
         self._witness.running(plan, self.model.rows)
         self._on_running()
         if self._has_poisoned(plan):
-            self._raise(plan, "poisoned request")
+            return self._lost(plan, "poisoned request")
         if fault in RAISING:
-            self._raise(plan, fault)
+            return self._lost(plan, fault)
         self._witness.computed(plan, self.model.rows)
-        return self._spoil(plan, result, fault) if fault is not None else result
+        if fault is not None:
+            result, fault = self._spoil(plan, result, fault)
+        return Outcome(plan, result, fault)
+
+    def _lose(self, plan: StepPlan) -> Outcome:
+        self._history.add("plan", plan)
+        self._witness.planned(plan)
+        return self._lost(plan, "started after a failure")
+
+    def _lost(self, plan: StepPlan, fault: str) -> Outcome:
+        self._history.add("fault", fault)
+        self.model.fail(plan.step)
+        return Outcome(plan, None, fault)
 
     def reset(self) -> None:
+        self._started.clear()
+        self._down = False
         self._witness.was_reset()
         self.model.reset()
 
@@ -97,10 +153,9 @@ class SimDevice(BlockingExecutor):
     def close(self) -> None:
         self.model.close()
 
-    def _raise(self, plan: StepPlan, kind: str) -> None:
-        self._history.add("fault", kind)
-        self._witness.failed(plan, kind)
-        self.model.fail(plan.step)
+    def _raise(self, outcome: Outcome) -> NoReturn:
+        kind = str(outcome.fault)
+        self._witness.failed(outcome.plan, kind)
         raise MemoryError(kind) if kind == "out of memory" else DeviceError(kind)
 
     def _pass_time(self, plan: StepPlan) -> None:
@@ -116,18 +171,19 @@ class SimDevice(BlockingExecutor):
         rows = [self.model.rows[number] for number in planned_rows(plan)]
         return any(len(row.known) - row.prompt_len > self.poisoned.get(row.seed, len(row.known)) for row in rows)
 
-    def _spoil(self, plan: StepPlan, result: StepResult, fault: str) -> StepResult:
-        """Damage a result. A fault that needs rows which the result does not have does not happen."""
+    def _spoil(self, plan: StepPlan, result: StepResult, fault: str) -> tuple[StepResult, str | None]:
+        """Damage a result; the fault, if the iteration fails by it. One that needs rows which the result does not have
+        does not happen."""
         rows = list(result.rows)
         sampled = [row for row in rows if row.token_ids]
         if fault == "failed row":
-            return self._fail_row(plan, rows)
+            return self._fail_row(plan, rows), None
         if fault == "wrong step":
             result = msgspec.structs.replace(result, step=result.step - 1)
         elif fault == "foreign row":
             rows.append(RowResult(row=max(self.model.rows, default=0) + 1, token_ids=[0]))
         elif not sampled:
-            return result
+            return result, None
         elif fault == "duplicate row":
             rows.append(self._rng.choice(rows))
         else:
@@ -136,8 +192,7 @@ class SimDevice(BlockingExecutor):
             if fault == "missing row and failed row" and others:
                 rows.append(RowResult(row=others[0], error="not a number"))
         self._history.add("fault", fault)
-        self._witness.failed(plan, fault)
-        return msgspec.structs.replace(result, rows=rows)
+        return msgspec.structs.replace(result, rows=rows), fault
 
     def _fail_row(self, plan: StepPlan, rows: list[RowResult]) -> StepResult:
         """One row's numbers are not usable."""

@@ -10,6 +10,7 @@ It knows nothing of the engine except its plans.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,6 +78,8 @@ class HashExecutor(BlockingExecutor):
         self._values = np.full(size, POISON, dtype=np.uint64)
         self._written = np.full(size, -1, dtype=np.int64)
         """token * LONGEST + position: what a slot was written for; only read to explain a wrong value."""
+        self._in_flight: deque[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]]] = deque()
+        """Slots and values that each plan in flight writes."""
 
     # The Executor protocol.
 
@@ -88,7 +91,10 @@ class HashExecutor(BlockingExecutor):
         return StepResult(step=plan.step, rows=self._forward(plan))
 
     def reset(self) -> None:
+        super().reset()
+        super().reset()
         self.rows.clear()
+        self._in_flight.clear()
         self._holders = [0] * self.num_pages
         self._poison(self._slots)
         self._void = False
@@ -101,6 +107,22 @@ class HashExecutor(BlockingExecutor):
 
     def close(self) -> None:
         self.rows.clear()
+
+    def start(self, plan: StepPlan) -> None:
+        self._in_flight.append([])
+        super().start(plan)
+
+    @property
+    def newest(self) -> StepResult:
+        """What the plan that was started last comes to."""
+        return self._results[-1]
+
+    def finish(self) -> StepResult:
+        """Writes once more what the plan wrote: a device may do so as long as the plan is not finished."""
+        result = super().finish()
+        for slots, values in self._in_flight.popleft():
+            self._values[slots] = values
+        return result
 
     def fail(self, step: int) -> None:
         """The device broke down in this step: its rows are void until `reset`."""
@@ -164,6 +186,8 @@ class HashExecutor(BlockingExecutor):
 
     def _append_pages(self, row: HashRow, pages: list[int], *, shared: int) -> None:
         """The first `shared` pages hold a prefix; the others are this row's alone, and poisoned."""
+        unfinished = self._unfinished() & set(pages[:shared]) if shared else ()
+        require("L3", not unfinished, "sequence {} reuses pages {}, still being written", row.sequence, unfinished)
         for number, page in enumerate(pages):
             require("L3", NULL_PAGE < page < self.num_pages, "sequence {} is given page {}", row.sequence, page)
             held = page in row.pages or (number >= shared and self._holders[page] > 0)
@@ -172,6 +196,11 @@ class HashExecutor(BlockingExecutor):
             self._holders[page] += 1
         row.slots = np.concatenate([row.slots, self._slots_of(pages)])
         self._poison(self._slots_of(pages[shared:]))
+
+    def _unfinished(self) -> set[int]:
+        """Pages that plans in flight write."""
+        written = [slots for one in self._in_flight for slots, _ in one]
+        return set((np.concatenate(written) // self.facts.page_size).tolist()) if written else set()
 
     def _check_window(self, plan: StepPlan) -> None:
         live, (start, end) = sorted(self.rows), plan.window
@@ -223,6 +252,8 @@ class HashExecutor(BlockingExecutor):
         row, start = self.rows[work.row], work.start
         values, after = extend(memory, inputs, start)
         position = start + len(values)
+        if self._in_flight:
+            self._in_flight[-1].append((row.slots[start:position], np.array(values, dtype=np.uint64)))
         if len(values) == 1:
             slot = row.slots[start]
             self._values[slot] = values[0]

@@ -71,6 +71,8 @@ class Laws(Witness):
         self.counts: Counter[str] = Counter()
         self._by_seed: dict[int, Tracked] = {}
         self._by_row: dict[int, Tracked] = {}
+        self._planned: dict[int, list[Tracked]] = {}
+        """By step, the sequences that a plan computes."""
         self._page_owner: dict[int, tuple[str, str]] = {}
         self._arrivals = 0
         self._clean_since = 0
@@ -138,6 +140,8 @@ class Laws(Witness):
             self._check_order([self._by_seed[admission.seed] for admission in plan.admissions])
         self.counts["dead rows"] += len(plan.dead)
         self.counts["moves"] += len(plan.moves)
+        self._planned[plan.step] = [self._by_row[row] for row in planned_rows(plan)]
+        self._planned.pop(plan.step - 3, None)
         tokens, most = plan.num_tokens, config.max_num_batched_tokens
         require("L9", tokens <= most, "{} tokens in an iteration, {} are allowed", tokens, most)
         require("L9", len(self._by_row) <= config.max_num_seqs, "{} rows alive", len(self._by_row))
@@ -152,6 +156,8 @@ class Laws(Witness):
             one, computed = self._by_row[number], rows[number].computed
             if computed > one.ceiling:
                 one.ceiling, self._progress_at = computed, self.step
+
+    def finished(self, plan: StepPlan) -> None:
         self._committed = (plan.chunk_tokens, len(plan.generating))
 
     def failed(self, plan: StepPlan, kind: str) -> None:
@@ -160,9 +166,8 @@ class Laws(Witness):
         self.counts[f"fault {kind}"] += 1
         self._clean_since = self._arrivals
         self._progress_at = self.step
-        rows = planned_rows(plan)
-        if len(rows) == 1:
-            self._by_row[rows[0]].lone_faults += 1
+        if len(self._planned[plan.step]) == 1:
+            self._planned[plan.step][0].lone_faults += 1
 
     def row_failed(self, row: HashRow) -> None:
         self._by_seed[row.seed].doomed = True

@@ -180,7 +180,7 @@ def _wrong_position(patch: Patch) -> None:
     patch.setattr(Roster, "admit", admit)
 
 
-@plant("all sequences of a request sample with the same seed", "L7", flavour="calm")
+@plant("all sequences of a request sample with the same seed", "L7", "L6", flavour="calm")
 def _same_seed(patch: Patch) -> None:
     original = scheduler._admission
 
@@ -282,16 +282,16 @@ def _stuck_suspect(patch: Patch) -> None:
 def _collective(patch: Patch) -> None:
     original = commit.recover
 
-    def recover(roster: Roster, plan: StepPlan, message: str) -> list[Delta]:
-        deltas = original(roster, plan, message)
+    def recover(roster: Roster, message: str) -> list[Delta]:
+        deltas = original(roster, message)
         return deltas + [roster.end(one, FinishReason.ERROR, error=message) for one in list(roster.suspects)]
 
     patch.setattr("flover.engine.loop.recover", recover)
 
 
-@plant("a failed device is not reset", "plan", flavour="faults")
+@plant("a failed device is not reset", "plan", "L10", flavour="faults")
 def _no_reset(patch: Patch) -> None:
-    def recover(self: Engine, plan: StepPlan, error: Exception) -> list[Delta]:
-        return commit.recover(self.roster, plan, str(error))
+    def recover(self: Engine, error: Exception) -> list[Delta]:
+        return commit.recover(self.roster, str(error))
 
     patch.setattr(Engine, "_recover", recover)

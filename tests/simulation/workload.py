@@ -120,7 +120,7 @@ def draw_scenario(seed: int) -> Scenario:
     rows = _log_uniform(rng, 3, 12) if thrash else _log_uniform(rng, 1, 64)
     facts = _draw_facts(rng, flavour, rows)
     step_ms = (rng.uniform(0.5, 20), rng.uniform(0.001, 1), rng.uniform(0, 2))
-    config = _draw_config(rng, facts, rows, step_ms[0])
+    config = _draw_config(rng, facts, rows, step_ms[0], seed // len(FLAVOURS) % 2 == 0)
     scenario = Scenario(
         seed=seed,
         flavour=flavour,
@@ -172,7 +172,7 @@ def _draw_facts(rng: Random, flavour: str, rows: int) -> ModelFacts:
     )
 
 
-def _draw_config(rng: Random, facts: ModelFacts, rows: int, step_ms: float) -> SchedulerConfig:
+def _draw_config(rng: Random, facts: ModelFacts, rows: int, step_ms: float, overlaps: bool) -> SchedulerConfig:
     return SchedulerConfig(
         max_num_seqs=rows,
         max_num_batched_tokens=max(rows, rows - 1 + _log_uniform(rng, 1, 512)),
@@ -184,6 +184,7 @@ def _draw_config(rng: Random, facts: ModelFacts, rows: int, step_ms: float) -> S
         policy=rng.choice(("fcfs", "priority")),
         reorder=rng.random() < 0.75,
         target_itl_ms=rng.choice((0.0, step_ms * rng.uniform(0.5, 4))),
+        async_scheduling=overlaps,
     )
 
 

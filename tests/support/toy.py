@@ -55,6 +55,7 @@ class ToyExecutor(BlockingExecutor):
         return StepResult(step=plan.step, rows=results)
 
     def reset(self) -> None:
+        super().reset()
         self.resets += 1
         self._lens.clear()
         self._sequences.clear()

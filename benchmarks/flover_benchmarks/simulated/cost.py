@@ -72,9 +72,6 @@ class CostExecutor(BlockingExecutor):
         rows = [RowResult(row=work.row, token_ids=[TOKEN]) for work in plan.work if work.num_samples]
         return StepResult(step=plan.step, rows=rows)
 
-    def reset(self) -> None:
-        pass
-
     def trim(self, free_pages: list[int]) -> None:
         pass
 

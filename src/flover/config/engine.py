@@ -96,6 +96,12 @@ class EngineConfig:
         "buffer reordering: keep running rows dense (off is the baseline of the Flover paper)",
         group="scheduler",
     )
+    async_scheduling: bool = setting(
+        False,
+        "plan and start the next iteration while this one runs; a sequence that ends is then computed once too often, "
+        "unless it ends by its max_tokens",
+        group="scheduler",
+    )
     block_size: int = setting(16, "tokens per page of keys and values", group="cache")
     kv_cache_memory_bytes: int | None = setting(
         None,

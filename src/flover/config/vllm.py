@@ -70,7 +70,6 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "disable_custom_all_reduce": _switch_without_effect(_NO_GPU),
     "disable_cascade_attn": _switch_without_effect("there is no cascade attention"),
     "disable_frontend_multiprocessing": _switch_without_effect("engines always run in processes of their own"),
-    "async_scheduling": _switch_without_effect("the next iteration is always planned while this one runs"),
     "gpu_memory_utilization": _changes_nothing(f"{_NO_GPU}; {_POOL}"),
     "swap_space": _changes_nothing(f"{_NO_GPU}; {_POOL}"),
     "max_parallel_loading_workers": _changes_nothing("one process loads the weights"),

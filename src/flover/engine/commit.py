@@ -7,7 +7,7 @@ sequence is computed again, the suspects one at a time, and only one that fails 
 from __future__ import annotations
 
 from flover.engine.plan import RowResult, StepPlan, StepResult, Work
-from flover.engine.roster import Roster
+from flover.engine.roster import InFlight, Roster
 from flover.engine.sequence import Ending, Sequence
 from flover.errors import InvariantError
 from flover.request import Delta, FinishReason
@@ -35,13 +35,18 @@ def match_rows(plan: StepPlan, result: StepResult) -> dict[int, RowResult]:
     return rows
 
 
-def commit(roster: Roster, plan: StepPlan, rows: dict[int, RowResult]) -> list[Delta]:
-    """Advance every row of the plan; returns the deltas of those that got something."""
-    sequences = {sequence.row: sequence for sequence in roster.running}
+def commit(roster: Roster, landed: InFlight, rows: dict[int, RowResult]) -> list[Delta]:
+    """Advance every row of a plan that is finished; returns the deltas of those that got something. A sequence that
+    left while the plan was in flight is passed over: what was computed for it is thrown away."""
+    plan = landed.plan
     roster.counts["iterations"] += 1
     roster.counts["iteration_rows"] += len(plan.generating)
     roster.counts["prompt_tokens"] += plan.chunk_tokens
-    deltas = [_advance(roster, sequences[work.row], work, rows.get(work.row)) for work in plan.work]
+    deltas = [
+        _advance(roster, sequence, work, rows.get(work.row))
+        for work, sequence in zip(plan.work, landed.sequences, strict=True)
+        if sequence.row is not None
+    ]
     return [delta for delta in deltas if delta is not None]
 
 
@@ -102,11 +107,13 @@ def _publish(roster: Roster, sequence: Sequence) -> None:
         sequence.chain.append(entry)
 
 
-def recover(roster: Roster, plan: StepPlan, message: str) -> list[Delta]:
-    """A plan failed as a whole. The device has been reset: nothing that was in its pages counts any more."""
-    busy = plan.busy_rows
-    involved = [sequence for sequence in roster.running if sequence.row in busy]
+def recover(roster: Roster, message: str) -> list[Delta]:
+    """A plan failed as a whole; any plan in flight may be the cause. The device has been reset: nothing that was in its
+    pages counts any more."""
+    computed = {sequence for one in roster.in_flight for sequence in one.sequences}
+    involved = [sequence for sequence in roster.running if sequence in computed]
     roster.counts["faults"] += 1
+    roster.abandon()
     for sequence in list(roster.running):
         roster.preempt(sequence)
     roster.pool.drop_cached()

@@ -16,7 +16,9 @@ from flover.structured_outputs import Vocabulary
 class Executor(Protocol):
     """Carries out plans in order. It decides nothing.
 
-    If `start` or `finish` raises, the device's rows are void until `reset`, and the plan is not finished any more.
+    With asynchronous scheduling a plan is started while the one before is not finished, and takes the newest tokens of
+    its rows from there. If `start` or `finish` raises, the device's rows are void until `reset`, and no plan that was
+    started is finished any more.
     """
 
     facts: ModelFacts
@@ -27,15 +29,15 @@ class Executor(Protocol):
         ...
 
     def start(self, plan: StepPlan) -> None:
-        """Begin a plan; the one before is finished. It may return before the device is done."""
+        """Begin a plan. It may return before the device is done."""
         ...
 
     def finish(self) -> StepResult:
-        """The results of the plan that was started, when the device is done."""
+        """The results of the oldest plan that was started and not finished, when the device is done with it."""
         ...
 
     def reset(self) -> None:
-        """Forget all rows; what is in the pages is void."""
+        """Forget all rows and what was started. Afterwards nothing writes pages; what is in them is void."""
         ...
 
     def trim(self, free_pages: list[int]) -> None:
@@ -54,7 +56,8 @@ class Executor(Protocol):
 class BlockingExecutor(ABC):
     """The two halves of an executor that carries out a plan in one call."""
 
-    _result: StepResult | None = None
+    _results: tuple[StepResult, ...] = ()
+    """Of plans that were started and not finished."""
 
     def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
         """Nothing: it computes no text."""
@@ -66,14 +69,19 @@ class BlockingExecutor(ABC):
 
     def start(self, plan: StepPlan) -> None:
         """All of the work is done here."""
-        self._result = self.run(plan)
+        self._results += (self.run(plan),)
 
     def finish(self) -> StepResult:
         """What `run` has returned."""
-        result, self._result = self._result, None
-        if result is None:
+        if not self._results:
             raise InvariantError("no plan was started")
+        result, *others = self._results
+        self._results = tuple(others)
         return result
+
+    def reset(self) -> None:
+        """Forget what was started. Derived classes forget their rows too."""
+        self._results = ()
 
 
 class WrappedExecutor:

@@ -1,10 +1,14 @@
 """The main inference stream: take → plan → start → finish → commit → deliver, once per iteration.
 
+With asynchronous scheduling the iteration before is what is finished and committed: it runs while the next one is
+planned and started.
+
 One thread calls `step`; any thread may call `submit`, `cancel` and `wait`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from flover.engine.budget import CostModel, attention_of
@@ -36,6 +40,10 @@ class Engine:
         self._queue = RequestQueue()
         self._last = LastIteration()
         self._times = Times()
+        self._ahead = int(config.async_scheduling)
+        """Plans that may stay in flight at the end of a step."""
+        self._ended = -math.inf
+        """When the last plan was finished."""
         self._faults_in_a_row = 0
         self._trimmed = True
         self._born = clock()
@@ -44,19 +52,21 @@ class Engine:
     # The loop: one thread
 
     def step(self) -> list[Delta]:
-        """One iteration: every live sequence advances. Returns their deltas; empty when there is none."""
+        """One iteration: every live sequence advances. Returns the deltas of the one that is finished; empty when there
+        is none."""
         deltas = self._take()
         now = self._clock()
         self._times.begin(now)
         plan = self.scheduler.plan(now)
         for observer in self._observers:
             observer.planned(self.roster, plan)
-        if plan is not None:
+        ran = plan is not None or bool(self.roster.in_flight)
+        if ran:
             deltas += self._run(plan)
         self._close_ended(deltas)
         for observer in self._observers:
             observer.stepped(self.roster, deltas)
-        if plan is None or not self.has_work:
+        if not ran or not self.has_work:
             self._times.rest()
         return deltas
 
@@ -72,35 +82,47 @@ class Engine:
                 self.roster.add(item, self._clock())
         return deltas
 
-    def _run(self, plan: StepPlan) -> list[Delta]:
-        started = self._clock()
+    def _run(self, plan: StepPlan | None) -> list[Delta]:
+        """Start `plan` if there is one, and finish the oldest plan if it does not stay in flight."""
+        in_flight = self.roster.in_flight
         try:
-            self._executor.start(plan)
+            if plan is not None:
+                self.roster.launch(plan, self._clock())
+                self._executor.start(plan)
+                if len(in_flight) <= self._ahead:
+                    return []
             result = self._executor.finish()
-            rows = match_rows(plan, result)
+            rows = match_rows(in_flight[0].plan, result)
         except EngineDeadError:
             raise
         except Exception as error:
-            for observer in self._observers:
-                observer.ran(ExecutedPlan(plan, started, (self._clock() - started) * 1e3, {}, _said(error)))
-            return self._recover(plan, error)
-        ended = self._clock()
-        self._last = LastIteration.of(plan, milliseconds=(ended - started) * 1e3)
-        self._times.ran(ended, result.kernel_seconds)
+            return self._recover(error)
+        milliseconds = self._end()
+        landed = self.roster.land()
+        self._last = LastIteration.of(landed.plan, milliseconds)
+        self._times.ran(self._ended, result.kernel_seconds)
         for observer in self._observers:
-            observer.ran(ExecutedPlan(plan, started, self._last.milliseconds, rows))
-        self._cost.observe(plan.num_tokens, attention_of(plan), self._last.milliseconds)
+            observer.ran(ExecutedPlan(landed.plan, landed.started, milliseconds, rows))
+        self._cost.observe(landed.plan.num_tokens, attention_of(landed.plan), milliseconds)
         self._faults_in_a_row, self._trimmed = 0, False
-        return commit(self.roster, plan, rows)
+        return commit(self.roster, landed, rows)
 
-    def _recover(self, plan: StepPlan, error: Exception) -> list[Delta]:
-        """The iteration raised: start again from the tokens, and find out which request causes it."""
-        message = _said(error)
+    def _end(self) -> float:
+        """The oldest plan has ended; returns its milliseconds. It could not run before the one before it had ended."""
+        began = max(self.roster.in_flight[0].started, self._ended)
+        self._ended = self._clock()
+        return (self._ended - began) * 1e3
+
+    def _recover(self, error: Exception) -> list[Delta]:
+        """An iteration raised: start again from the tokens, and find out which request causes it."""
+        message, milliseconds, oldest = _said(error), self._end(), self.roster.in_flight[0]
+        for observer in self._observers:
+            observer.ran(ExecutedPlan(oldest.plan, oldest.started, milliseconds, {}, message))
         self._faults_in_a_row += 1
         if self._faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
             raise EngineDeadError(f"{MAX_FAULTS_IN_A_ROW} iterations in a row failed; the last: {message}") from error
         self._executor.reset()
-        return recover(self.roster, plan, message)
+        return recover(self.roster, message)
 
     def _close_ended(self, deltas: list[Delta]) -> None:
         ended = {delta.request_id for delta in deltas if delta.finish_reason is not None}
@@ -141,6 +163,8 @@ class Engine:
         A wait in vain means idleness: the memory behind free pages goes back to the system. Raises `EngineDeadError` if
         the executor can compute nothing any more.
         """
+        if self.roster.in_flight:
+            return True
         # A batch may still wait for more requests.
         closed_for = self.scheduler.opens_at - self._clock()
         if closed_for <= 0 or self._queue.wait(min(timeout, closed_for)):
@@ -155,8 +179,9 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        """Whether a sequence is here. (A batch that waits for more needs no step before `wait` says so.)"""
-        return bool(self.roster) or bool(self._queue)
+        """Whether a sequence is here or a plan in flight. (A batch that waits for more needs no step before `wait`
+        says so.)"""
+        return bool(self.roster) or bool(self.roster.in_flight) or bool(self._queue)
 
     @property
     def facts(self) -> ModelFacts:

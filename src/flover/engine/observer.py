@@ -1,7 +1,8 @@
 """What watches a loop. An observer is called with what happened and changes nothing.
 
-The loop calls its observers in the thread that steps, in this order: `took`, `planned`, `ran` if there was a plan,
-`stepped`. What they are handed is frozen, or belongs to the loop and is only to be read before they return.
+The loop calls its observers in the thread that steps, in this order: `took`, `planned`, `ran` if a plan was finished,
+`stepped`. With asynchronous scheduling that is the plan before; after a fault nothing is heard of later ones in flight.
+What they are handed is frozen, or belongs to the loop and is only to be read before they return.
 """
 
 from __future__ import annotations

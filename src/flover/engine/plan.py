@@ -116,11 +116,6 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
         """Tokens that the forward computes, dead rows included."""
         return len(self.dead) + sum(work.num_tokens for work in self.work)
 
-    @property
-    def busy_rows(self) -> set[int]:
-        """Live rows that the forward computes."""
-        return {work.row for work in self.work}
-
 
 class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     """What one row got: up to `num_samples` tokens if it sampled, or `error` if its numbers were not usable.

@@ -4,12 +4,13 @@ leave; this is the only way in and the only way out, so that no row or page is h
 from __future__ import annotations
 
 from bisect import insort
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 
 import msgspec
 
 from flover.engine.pages import PagePool
+from flover.engine.plan import StepPlan
 from flover.engine.prefix import Entry, PrefixIndex
 from flover.engine.rows import RowTable
 from flover.engine.sequence import Sequence
@@ -38,6 +39,17 @@ class SchedulerConfig:
     """Seconds that a batch waits for company; dynamic batching only."""
     reorder: bool = True
     target_itl_ms: float = 0.0
+    async_scheduling: bool = False
+    """Plan and start an iteration while the one before runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A plan that was started at time `started` and is not finished; `sequences[i]` does its work[i]."""
+
+    plan: StepPlan
+    sequences: list[Sequence]
+    started: float
 
 
 class Roster:
@@ -52,8 +64,12 @@ class Roster:
         self.running: list[Sequence] = []
         self.suspects: list[Sequence] = []
         """Sequences of an iteration that raised, each to be tried alone."""
+        self.in_flight: deque[InFlight] = deque()
+        """Plans that were started and are not finished, in order."""
         self.counts: Counter[str] = Counter()
         self._arrivals = 0
+        self._held: list[tuple[int, list[int]]] = []
+        """Pages of sequences that have left, and the step until whose end a device may write them."""
 
     def __bool__(self) -> bool:
         return bool(self.running or self.waiting)
@@ -92,8 +108,35 @@ class Roster:
         insort(self.running, sequence, key=self._order)
         return True
 
+    def launch(self, plan: StepPlan, now: float) -> None:
+        """A plan is about to be started. Until it lands, the next one may build on what it computes."""
+        in_row = {sequence.row: sequence for sequence in self.running}
+        sequences = [in_row[work.row] for work in plan.work]
+        for work, sequence in zip(plan.work, sequences, strict=True):
+            sequence.computing += work.num_tokens
+            sequence.sampling += work.num_samples
+        self.in_flight.append(InFlight(plan, sequences, now))
+
+    def land(self) -> InFlight:
+        """The oldest plan in flight is finished: nothing of it is written any more."""
+        landed = self.in_flight.popleft()
+        for work, sequence in zip(landed.plan.work, landed.sequences, strict=True):
+            sequence.computing -= work.num_tokens
+            sequence.sampling -= work.num_samples
+        while self._held and self._held[0][0] <= landed.plan.step:
+            self._release(self._held.pop(0)[1])
+        return landed
+
+    def abandon(self) -> None:
+        """The device was reset: no plan is in flight any more, and no result will come."""
+        while self.in_flight:
+            self.land()
+
     def preempt(self, sequence: Sequence) -> None:
-        """Take row and pages away; the sequence waits at its old place to be computed again."""
+        """Take row and pages away; the sequence waits at its old place to be computed again. Not while an iteration
+        in flight computes it: its tokens have to be known."""
+        if sequence.computing:
+            raise InvariantError(f"sequence {sequence.number} is preempted while it is computed")
         self._leave_row(sequence)
         sequence.computed = 0
         sequence.prompt_logprobs = []
@@ -156,14 +199,24 @@ class Roster:
     def _leave_row(self, sequence: Sequence) -> None:
         self.rows.leave(row_of(sequence))
         self.running.remove(sequence)
-        used = self.pool.used
-        self.pool.release(sequence.pages, keep=self.config.enable_prefix_caching)
-        self.counts["pages_freed"] += used - self.pool.used
+        if sequence.computing:
+            self._hold(self.in_flight[-1].plan.step, sequence.pages)
+        else:
+            self._release(sequence.pages)
         sequence.row, sequence.pages, sequence.chain = None, [], []
+
+    def _hold(self, step: int, pages: list[int]) -> None:
+        self._held.append((step, pages))
+
+    def _release(self, pages: list[int]) -> None:
+        used = self.pool.used
+        self.pool.release(pages, keep=self.config.enable_prefix_caching)
+        self.counts["pages_freed"] += used - self.pool.used
 
     def check_invariants(self) -> None:
         """Raise `InvariantError` if pages, rows and sequences do not agree."""
-        self.pool.check(Counter(page for sequence in self.running for page in sequence.pages))
+        holders = [sequence.pages for sequence in self.running] + [pages for _, pages in self._held]
+        self.pool.check(Counter(page for pages in holders for page in pages))
         self.rows.check({sequence.number: row_of(sequence) for sequence in self.running})
         for sequence in self.waiting:
             if sequence.row is not None or sequence.pages:
@@ -171,7 +224,7 @@ class Roster:
         for sequence in self.running:
             if not 0 <= sequence.computed < len(sequence.token_ids) <= sequence.max_len:
                 raise InvariantError(f"sequence {sequence.number} has computed {sequence.computed} tokens")
-            if self.pages_for(sequence.computed) > len(sequence.pages):
+            if self.pages_for(sequence.position) > len(sequence.pages):
                 raise InvariantError(f"sequence {sequence.number} has fewer pages than computed tokens")
 
 

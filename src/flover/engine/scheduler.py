@@ -8,6 +8,10 @@ One iteration is planned so:
 3. waiting sequences enter in order, none past an earlier one, while there are rows, pages and budget. (Of a strategy
    other than fusion: only those of the batch; see `strategy.py`.)
 
+An iteration that is planned while another is in flight builds on what that one computes: its tokens are there, and not
+known yet. A row may have ended with such a token, and is then computed in vain once; one that has all its max_tokens is
+not. What cannot be decided without these tokens waits for them: whom to preempt, and which request causes a fault.
+
 Progress: a request that cannot fit the empty pool never gets here, the first in the order of service is never
 preempted for another, and none is preempted more than `MAX_PREEMPTIONS` times, since from then on a sequence
 enters only with all the pages it can ever need.
@@ -40,13 +44,16 @@ class Scheduler:
         self._batch: list[Sequence] = []
 
     def plan(self, now: float) -> StepPlan | None:
-        """The iteration that begins at `now` (seconds), or None if no sequence is here or may enter yet."""
-        roster = self._roster
+        """The iteration that begins at `now` (seconds). None if no sequence is here or may enter yet, or the iteration
+        in flight has to be finished first."""
+        roster, overlaps = self._roster, bool(self._roster.in_flight)
         if not roster or now < self.opens_at:
             return None
         if roster.suspects:
-            return self._plan_alone(roster.suspects[0])
+            return None if overlaps else self._plan_alone(roster.suspects[0])
         generating = [sequence for sequence in roster.running if sequence.ready]
+        if overlaps and sum(map(self._lacks_page, generating)) > roster.pool.available:
+            return None
         grants, preempted = self._grow(generating)
         if preempted:
             generating = [sequence for sequence in generating if sequence.row is not None]
@@ -54,6 +61,8 @@ class Scheduler:
         chunks = {} if len(generating) == len(roster.running) else self._continue_prompts(allowance)
         # Pages that a preemption has just freed are for the running rows; an admission would take them right back.
         admitted = [] if preempted else self._admit(self._candidates(), allowance, chunks)
+        if overlaps and not (generating or chunks or admitted):
+            return None
         return self._freeze(generating, chunks, admitted, grants)
 
     @property
@@ -96,7 +105,7 @@ class Scheduler:
             target_ms=config.target_itl_ms,
             tokens_left=config.max_num_batched_tokens - len(generating) - dead,
             tokens=len(generating) + dead if generating else 0,
-            attention=sum(len(sequence.token_ids) for sequence in generating),
+            attention=sum(sequence.length for sequence in generating),
         )
 
     def _grow(self, generating: list[Sequence]) -> tuple[Grants, bool]:
@@ -104,9 +113,8 @@ class Scheduler:
         roster = self._roster
         grants: Grants = {}
         preempted = False
-        size = roster.config.page_size
         for sequence in generating:
-            if len(sequence.token_ids) <= len(sequence.pages) * size:
+            if not self._lacks_page(sequence):
                 continue
             while roster.pool.available == 0 and sequence.row is not None:
                 victim = next(other for other in reversed(roster.running) if not other.guaranteed)
@@ -119,6 +127,10 @@ class Scheduler:
                 grants[sequence] = roster.pool.take(1)
                 sequence.pages.extend(grants[sequence])
         return grants, preempted
+
+    def _lacks_page(self, sequence: Sequence) -> bool:
+        """Whether a generating row's next token opens a page."""
+        return sequence.length > len(sequence.pages) * self._roster.config.page_size
 
     def _continue_prompts(self, allowance: Allowance) -> Chunks:
         """The next chunk of every row that is pre-processing."""
@@ -179,9 +191,9 @@ class Scheduler:
 
 def _join(sequence: Sequence, allowance: Allowance, chunks: Chunks) -> None:
     """As much of a prompt as the iteration can afford."""
-    count = allowance.afford(sequence.computed, sequence.pending)
+    count = allowance.afford(sequence.position, sequence.pending)
     if count:
-        allowance.spend(sequence.computed, count)
+        allowance.spend(sequence.position, count)
         chunks[sequence] = count
 
 
@@ -205,10 +217,10 @@ def _admission(sequence: Sequence) -> Admission:
 
 def _generate(sequence: Sequence) -> Work:
     """The next token after the newest one."""
-    return Work(row_of(sequence), sequence.computed, [], 1)
+    return Work(row_of(sequence), sequence.position, [], 1)
 
 
 def _chunk(sequence: Sequence, count: int) -> Work:
     """The next `count` known tokens."""
-    start = sequence.computed
+    start = sequence.position
     return Work(row_of(sequence), start, sequence.token_ids[start : start + count], int(count == sequence.pending))

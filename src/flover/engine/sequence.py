@@ -31,6 +31,10 @@ class Sequence:
     row: int | None = None
     computed: int = 0
     """How many of `token_ids` have their keys and values in `pages`."""
+    computing: int = 0
+    """Tokens after these that iterations in flight compute."""
+    sampling: int = 0
+    """Tokens that iterations in flight sample: there, and not known yet."""
     pages: list[int] = field(default_factory=list)
     chain: list[Entry] = field(default_factory=list)
     """Prefix entries that describe the first full pages."""
@@ -55,15 +59,31 @@ class Sequence:
         return self.token_ids[self.prompt_len :]
 
     @property
+    def length(self) -> int:
+        """Tokens, those included that iterations in flight sample."""
+        return len(self.token_ids) + self.sampling
+
+    @property
+    def position(self) -> int:
+        """Where the next iteration begins: what is before is computed, or iterations in flight compute it."""
+        return self.computed + self.computing
+
+    @property
     def pending(self) -> int:
-        """Known tokens that are not computed yet; 1 when generating."""
-        return len(self.token_ids) - self.computed
+        """Tokens that no iteration computes yet; 1 when generating."""
+        return 0 if self._last_is_sampled else self.length - self.position
 
     @property
     def ready(self) -> bool:
         """Ready for fusion: in a row, and its next token needs only its last one."""
-        known = len(self.token_ids)  # asked of every row in every iteration
-        return known - self.computed == 1 and self.row is not None and known > len(self.request.prompt_ids)
+        length = len(self.token_ids) + self.sampling  # asked of every row in every iteration
+        one_left = length - self.computed - self.computing == 1 and length > len(self.request.prompt_ids)
+        return one_left and self.row is not None and not (self.sampling and self._last_is_sampled)
+
+    @property
+    def _last_is_sampled(self) -> bool:
+        """Whether an iteration in flight samples its last token, whatever it is."""
+        return self.sampling > 0 and self.length >= self.max_len
 
     @property
     def guaranteed(self) -> bool:

@@ -60,6 +60,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_def
     """Every reading of the clock, in order."""
     plan: Outline | None = None
     digest: str = ""
+    # Of the plan that was finished in this step: with asynchronous scheduling it is the one before.
     tokens: list[tuple[int, list[int]]] = []  # row, its tokens
     errors: list[tuple[int, str]] = []  # row, what was wrong with its numbers
     fault: str | None = None  # what the executor raised
@@ -170,7 +171,7 @@ class ScheduleRecorder(Observer):
         self._forgot = True
 
     def _note(self) -> None:
-        if self._plan is None and not self._inputs:
+        if self._plan is None and self._run is None and not self._inputs:
             return
         self._backlog.put(_RecordedStep(self._forgot, self._inputs, self._readings, self._plan, self._run))
         self._forgot = False

@@ -63,14 +63,17 @@ class RecordedExecutor(BlockingExecutor):
         """The step that runs next."""
 
     def run(self, plan: StepPlan) -> StepResult:
+        """Nothing yet: results are those of the step in which the plan is finished."""
+        return StepResult(step=plan.step, rows=[])
+
+    def finish(self) -> StepResult:
         """The recorded results of this step."""
+        finished = super().finish()
         if self.recorded is None:
-            raise InvariantError(f"step {plan.step} was planned before the record began")
+            raise InvariantError(f"step {finished.step} was planned before the record began")
         rows = [RowResult(row=row, token_ids=token_ids) for row, token_ids in self.recorded.tokens]
         failed = [RowResult(row=row, error=error) for row, error in self.recorded.errors]
-        return StepResult(step=plan.step, rows=rows + failed)
-
-    def reset(self) -> None: ...
+        return StepResult(step=finished.step, rows=rows + failed)
 
     def trim(self, free_pages: list[int]) -> None: ...
 
@@ -166,9 +169,8 @@ class _Player:
         return Difference(number, what, _show(step.plan), _show(outline))
 
     def _wrong_result(self, step: StepRecord) -> Difference | None:
-        if step.plan is None:
-            return None
-        number, witness = step.plan.step, self._witness
+        witness = self._witness
+        number = witness.ran_step if step.plan is None else step.plan.step
         if witness.fault != _as_raised(step.fault):
             return Difference(number, "fault", str(step.fault), str(witness.fault))
         recorded, replayed = dict(step.tokens), witness.tokens
@@ -202,6 +204,7 @@ class _Witness(Observer):
 
     def forget(self) -> None:
         self.plan: StepPlan | None = None
+        self.ran_step = -1
         self.tokens: dict[int, list[int]] = {}
         self.fault: str | None = None
 
@@ -209,6 +212,7 @@ class _Witness(Observer):
         self.plan = plan
 
     def ran(self, run: ExecutedPlan) -> None:
+        self.ran_step = run.plan.step
         self.tokens = {row: one.token_ids for row, one in run.rows.items() if one.token_ids}
         self.fault = run.fault
 
@@ -222,6 +226,11 @@ class _Faulty(WrappedExecutor):
         if self.fault is not None:
             raise RecordedFaultError(self.fault)
         super().start(plan)
+
+    def finish(self) -> StepResult:
+        if self.fault is not None:
+            raise RecordedFaultError(self.fault)
+        return super().finish()
 
 
 def _as_raised(fault: str | None) -> str | None:

@@ -192,8 +192,9 @@ class Timeline(Observer):
         self._freed = 0
         self._rows = RowMap([], {})
         self._left: list[Leaving] = []
-        self._names: Mapping[int, Name] = {}
+        self._names: dict[int, Mapping[int, Name]] = {}
         self._run: ExecutedPlan | None = None
+        self._run_names: Mapping[int, Name] = {}
 
     def take(self, most: int = MAX_WAITING_STEPS) -> list[Iteration]:
         """The iterations that were not taken yet, at most those of so many steps."""
@@ -208,16 +209,20 @@ class Timeline(Observer):
         """Note the names of the admitted sequences while they are surely there."""
         self._run = None
         if plan is not None:
-            self._names = admitted_names(roster, plan)
+            self._names[plan.step] = admitted_names(roster, plan)
 
     def ran(self, run: ExecutedPlan) -> None:
-        """Keep it for the end of the step."""
-        self._run = run
+        """Keep it for the end of the step, unless it was planned before this observer was attached."""
+        names = self._names.pop(run.plan.step, None)
+        if names is not None:
+            self._run, self._run_names = run, names
+        if run.fault is not None:
+            self._names.clear()
 
     def stepped(self, roster: Roster, deltas: Sequence[Delta]) -> None:
         """Note the step. One without a plan matters if a sequence left."""
         if self._run is not None or deltas:
-            self._steps.put(_ObservedStep(self._run, self._names, deltas, PoolSnapshot.of(roster)))
+            self._steps.put(_ObservedStep(self._run, self._run_names, deltas, PoolSnapshot.of(roster)))
 
     def _describe(self, step: _ObservedStep) -> Iteration | None:
         """The iteration of a step, if there was one; what leaves between two iterations leaves with the second."""

@@ -12,6 +12,7 @@ from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
 from flover.errors import ConfigError
+from flover.executor.background import BackgroundExecutor
 from flover.executor.load import load_device
 from flover.extras import need
 from flover.observe.trace import Trace
@@ -43,6 +44,11 @@ def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) ->
     """The model on one device, or shared by as many ranks as `config` says. Raises `ConfigError`, `ModelError`."""
     if config.distributed_executor_backend == "ray":
         raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
+    executor = _load(config, progress)
+    return BackgroundExecutor(executor) if config.async_scheduling else executor
+
+
+def _load(config: EngineConfig, progress: Callable[[int, int], None]) -> Executor:
     if config.tensor_parallel_size == 1:
         return load_device(config, progress)
     check_extras(config)
@@ -67,4 +73,5 @@ def scheduler_config(config: EngineConfig, facts: ModelFacts) -> SchedulerConfig
         batch_window=config.batch_window_ms / 1e3,
         reorder=config.reorder,
         target_itl_ms=config.target_itl_ms,
+        async_scheduling=config.async_scheduling,
     )
