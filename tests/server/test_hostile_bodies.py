@@ -17,7 +17,7 @@ from support.facts import model_facts
 from flover.config import Limits
 from flover.errors import RequestError
 from flover.server.body import field_types, read_body
-from flover.server.chat import render
+from flover.server.conversation import render
 from flover.server.fields import INFORMATION, NEUTRAL, OTHER_NAMES
 from flover.server.params import chat_params, completion_params
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody

@@ -64,7 +64,8 @@ CHAT_SENTENCES: list[tuple[dict[str, Any], str, str]] = [
         "messages[0].content must be a string or a list of text parts, got 123",
     ),
     ({"messages": [{"role": "user", "content": "\ud83d"}]}, "messages", "messages holds half of a surrogate pair"),
-    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "tools are not supported yet: send"),
+    ({"tools": [{"type": "web_search"}]}, "tools", "tools[0] is of type web_search: only functions are supported"),
+    ({"tool_choice": "required"}, "tool_choice", "tool_choice asks for a call, and there are no tools"),
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}},
         "response_format",
@@ -152,7 +153,8 @@ def test_what_the_arguments_of_tool_calls_spell_is_counted(server: ServerProcess
         assert error["param"] == "messages"
         assert "names and values" in error["message"]
     code = {"code": "[{,:" * 20_000}
-    assert server.post("/v1/chat/completions", conversation(code, 2)).status_code == 200
+    error = refused(server.post("/v1/chat/completions", conversation(code, 2)))
+    assert error["code"] == "context_length_exceeded"
 
 
 def test_bad_words_are_not_sent_to_the_engine_with_each_of_many_prompts_without_end(server: ServerProcess) -> None:

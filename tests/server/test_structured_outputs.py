@@ -130,3 +130,27 @@ def test_others_notice_nothing_of_a_hostile_constraint(url: str) -> None:
     assert answers[0].json()["error"]["param"] == "structured_outputs"
     assert "2 s of processor time" in answers[0].json()["error"]["message"]
     assert whole(url, "completions", structured_outputs={"choice": ["still here"]})[0] == ["still here"]
+
+
+def test_a_call_that_is_asked_for_follows_the_schema(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    tools: Any = [
+        {"type": "function", "function": {"name": "save", "parameters": PERSON}},
+        {"type": "function", "function": {"name": "stop"}},
+    ]
+    for choice, reason in (("required", "tool_calls"), ({"type": "function", "function": {"name": "save"}}, "stop")):
+        answer = client.chat.completions.create(
+            model="flover-tiny",
+            messages=[{"role": "user", "content": "Who?"}],
+            tools=tools,
+            tool_choice=choice,
+            parallel_tool_calls=False,
+            max_tokens=600,
+            seed=5,
+        )
+        (one,) = answer.choices
+        (call,) = one.message.tool_calls or []
+        assert one.finish_reason == reason
+        assert call.type == "function" and call.function.name in ("save", "stop")
+        if call.function.name == "save":
+            jsonschema.validate(json.loads(call.function.arguments), PERSON)

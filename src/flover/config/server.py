@@ -9,6 +9,9 @@ from flover.config.limits import Limits
 from flover.config.setting import at_least, check_choices, setting
 from flover.errors import ConfigError
 
+TOOL_CALL_PARSERS = (None, "functiongemma", "hermes", "llama3_json", "mistral", "openai", "pythonic", "qwen3_coder")
+REASONING_PARSERS = (None, "deepseek_r1", "mistral", "none", "qwen3")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
@@ -35,6 +38,19 @@ class ServerConfig:
         (), "origins (https://name:port) of web pages that may use the API (CORS); * is any", group="server"
     )
     chat_template: str | None = setting(None, "file with a chat template to use instead of the model's", group="server")
+    tool_call_parser: str | None = setting(
+        None,
+        "how the model writes tool calls, under vLLM's name; by default its chat template says it",
+        group="server",
+        choices=TOOL_CALL_PARSERS,
+    )
+    reasoning_parser: str | None = setting(
+        None,
+        "how the model marks its reasoning, under vLLM's name; by default its chat template says it; none leaves it in "
+        "the content",
+        group="server",
+        choices=REASONING_PARSERS,
+    )
     strict: bool = setting(
         False, "refuse fields of a request that have no effect, instead of ignoring them", group="server"
     )

@@ -54,7 +54,6 @@ def _no_switch(why: str) -> VllmSetting:
 
 _NO_TLS = "there is no TLS: put a reverse proxy in front"
 _NO_LORA = "there are no LoRA adapters"
-_NO_TOOLS = "there are no tool calls"
 _GUIDANCE = "structured outputs are enforced by llguidance; requests say what else they want"
 _NO_GPU = "there is no GPU"
 _TEXT_ONLY = "only text is supported"
@@ -114,11 +113,9 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "limit_mm_per_prompt": _no(_TEXT_ONLY),
     "mm_processor_kwargs": _no(_TEXT_ONLY),
     "allowed_local_media_path": _no(_TEXT_ONLY, ""),
-    "enable_auto_tool_choice": _no_switch(_NO_TOOLS),
-    "tool_call_parser": _no(_NO_TOOLS),
-    "tool_parser_plugin": _no(_NO_TOOLS),
-    "reasoning_parser": _no("reasoning stays in the answer's text", ""),
-    "enable_reasoning": _no_switch("reasoning stays in the answer's text"),
+    "enable_auto_tool_choice": _switch_without_effect("the model may always choose a tool"),
+    "tool_parser_plugin": _no("code is not loaded by name"),
+    "enable_reasoning": _switch_without_effect("reasoning is always split off; --reasoning-parser none leaves it in"),
     "guided_decoding_backend": _no(_GUIDANCE, "auto", "guidance"),
     "structured_outputs_config": _no(_GUIDANCE, '{"backend": "auto"}', '{"backend": "guidance"}'),
     "logits_processors": _no("code is not loaded by name"),

@@ -25,6 +25,7 @@ from flover.server.text_threads import TextThreads
 from flover.service.grammar_check import GrammarCheck
 from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
+from flover.text.output_format import OutputFormat
 from flover.text.prompts import bad_words_ids, check_text_limits, make_request
 from flover.text.stops import StopTable
 from flover.text.stream import TextStart, text_start
@@ -54,6 +55,8 @@ class AppState:
         self.supervisor: Supervisor | None = None
         self.tokenizer: Tokenizer | None = None
         self.template: ChatTemplate | None = None
+        self.output_format = OutputFormat()
+        """What the model's answers look like."""
         self.sampling_defaults: SamplingDefaults = {}
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
@@ -75,6 +78,9 @@ class AppState:
     ) -> None:
         """Accept requests: the model is loaded. `sampling_defaults` are those of its files."""
         self.tokenizer, self.template, self.sampling_defaults = tokenizer, template, sampling_defaults
+        if template is not None:
+            parsers = self.config.tool_call_parser, self.config.reasoning_parser
+            self.output_format = OutputFormat.of(template.source, *parsers)
         self.metrics.open(supervisor)
         self.live.open(supervisor)
         self.supervisor = supervisor

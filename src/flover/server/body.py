@@ -42,8 +42,9 @@ from flover.server.protocol import (
     StreamOptions,
     ToolChoice,
 )
-from flover.server.read_prompts import read_messages, read_prompts, read_token_ids, read_tools
+from flover.server.read_prompts import read_messages, read_prompts, read_token_ids
 from flover.server.read_structured import read_format, read_structured
+from flover.server.read_tools import check_tools, read_tool_choice, read_tools
 from flover.server.read_values import MAX_MEMBERS, begins, check_list, is_null, read_members, read_value
 from flover.structured_outputs import StructuredOutputsParams
 
@@ -76,7 +77,7 @@ def read_body(
         values[name] = read_value(raw, types[name], name) if read is None else read(raw, name, bounds)
     body = kind(**values)
     if isinstance(body, ChatBody):
-        _check_tools(body)
+        check_tools(body)
     return body
 
 
@@ -205,12 +206,6 @@ def _read_stream_options(raw: Raw, name: str, bounds: _Bounds) -> StreamOptions:
     return StreamOptions(**values)
 
 
-def _read_tool_choice(raw: Raw, name: str, bounds: _Bounds) -> str:
-    if begins(raw, "{") or bytes(raw) == b'"required"':
-        raise RequestError(f"{name} must be none, since tool calls are not supported yet, got {shown(raw)}", param=name)
-    return str(read_value(raw, ToolChoice, name, "none or auto"))
-
-
 _READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
     Prompts: lambda raw, name, bounds: read_prompts(raw, bounds.limits, None if bounds.cut else bounds.facts),
     list[Message]: lambda raw, name, bounds: read_messages(raw, bounds.limits, strict=bounds.strict),
@@ -222,7 +217,7 @@ _READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
     StreamOptions: _read_stream_options,
     ResponseFormat: lambda raw, name, bounds: read_format(raw, name),
     StructuredOutputsParams: lambda raw, name, bounds: read_structured(raw, name),
-    ToolChoice: _read_tool_choice,
+    ToolChoice: lambda raw, name, bounds: read_tool_choice(raw),
     Raw: lambda raw, name, bounds: read_tools(raw),
 }
 """Readers of fields that need limits or error messages of their own."""
@@ -243,9 +238,3 @@ def required_fields(kind: type[msgspec.Struct]) -> list[str]:
 def _without_none(kind: Any) -> Any:
     members = [member for member in get_args(kind) if member is not NoneType]
     return reduce(or_, members) if NoneType in get_args(kind) else kind
-
-
-def _check_tools(body: ChatBody) -> None:
-    """Check that tools are only rendered into the prompt: tool calls are not supported."""
-    if body.tools is not None and body.tool_choice != "none":
-        raise RequestError("tools are not supported yet: send tool_choice none or leave tools out", param="tools")

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
-from typing import Any
 
-import msgspec
 from starlette.responses import Response
 from starlette.types import Receive
 
-from flover.request import TokenLogprobs
+from flover.request import FinishReason, TokenLogprobs
 from flover.server.answer import ResponseBuilder, answer
 from flover.server.app_state import AppState
+from flover.server.conversation import Conversation
 from flover.server.generation import Choice, Generation
-from flover.server.params import chat_params, own_names
-from flover.server.protocol import ChatBody, StreamOptions, TokenizeBody
+from flover.server.protocol import ChatBody, StreamOptions
 from flover.server.responses import (
+    CalledFunction,
+    CalledTool,
+    CalledToolDelta,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -26,55 +27,30 @@ from flover.server.responses import (
     ChatMessage,
 )
 from flover.server.shaping import chat_logprobs, prompt_logprobs, usage_of
-from flover.text.chat import ChatTemplate
-from flover.text.stream import TextPiece
+from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
+from flover.text.tokenizer import Tokenizer
 
 
 async def create_chat_completion(state: AppState, body: ChatBody, receive: Receive, key_salt: str) -> Response:
     """Respond to one request, as a stream or whole."""
     model = state.check_model(body.model)
     state.ready_supervisor()
-    template = state.need_template()
+    conversation = Conversation(state, body)
     name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
-    builder = ChatBuilder(body, id=name, model=model, tokenizer=state.tokenizer)
+    builder = ChatBuilder(conversation, id=name, model=model, tokenizer=state.tokenizer)
 
     async def generate() -> Generation:
-        with own_names(body):
-            return await state.generate(
-                body,
-                chat_params(body, state.sampling_defaults, strict=state.config.strict),
-                1,
-                lambda: [render(template, body)],
-                name=f"chatcmpl-{uuid.uuid4().hex}",
-                add_special_tokens=bool(body.add_special_tokens),
-                key_salt=key_salt,
-                num_chars=sum(message.num_chars for message in body.messages),
-            )
+        return await conversation.generate(key_salt, "chatcmpl")
 
     return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
 
 
-def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
-    """The conversation of a request as one prompt. Raises `RequestError`."""
-    messages = [message.as_template_input() for message in body.messages or ()]
-    proceed = bool(body.continue_final_message)
-    arguments: dict[str, Any] = dict(body.chat_template_kwargs or {})
-    tools = None
-    if isinstance(body, ChatBody):
-        if body.reasoning_effort is not None:
-            arguments.setdefault("reasoning_effort", body.reasoning_effort)
-        tools = None if body.tools is None else msgspec.json.decode(body.tools)
-    return template.render(
-        messages,
-        add_generation_prompt=not proceed if body.add_generation_prompt is None else body.add_generation_prompt,
-        continue_final_message=proceed,
-        tools=tools,
-        template_kwargs=arguments,
-    )
-
-
 class ChatBuilder(ResponseBuilder[ChatBody, ChatChoice]):
     """Builds the objects of `/v1/chat/completions`."""
+
+    def __init__(self, conversation: Conversation, *, id: str, model: str, tokenizer: Tokenizer | None) -> None:
+        super().__init__(conversation.body, id=id, model=model, tokenizer=tokenizer)
+        self._conversation = conversation
 
     def whole(self, generation: Generation, choices: list[ChatChoice]) -> ChatCompletion:
         """The complete answer."""
@@ -94,36 +70,47 @@ class ChatBuilder(ResponseBuilder[ChatBody, ChatChoice]):
 
     def choice(self, generation: Generation, choice: Choice) -> ChatChoice:
         """One complete sequence."""
-        stream = choice.text
+        stream, found = choice.text, self._conversation.parsed(choice)
+        message = ChatMessage(content=self._echoed() + found.content)
+        if found.reasoning:
+            message.reasoning = message.reasoning_content = found.reasoning
+        if found.calls:
+            message.content = message.content or None
+            message.tool_calls = [CalledTool(id=new_call_id(), function=_function(call)) for call in found.calls]
         return ChatChoice(
             index=choice.index,
-            message=ChatMessage(content=self._echoed() + stream.text),
+            message=message,
             logprobs=self._logprobs(stream.logprobs),
-            finish_reason=stream.finish_reason,
+            finish_reason=self._finish_reason(stream.finish_reason, called=bool(found.calls)),
             stop_reason=stream.stop_reason,
             token_ids=stream.token_ids if self._body.return_token_ids else None,
         )
 
     async def events(self, generation: Generation) -> AsyncIterator[ChatChunk]:
-        """The answer as it comes: the role, the text in pieces, the reason of the end, then the usage if asked for."""
+        """The answer as it comes: the role, the parts, the reason of the end, then the usage if asked for."""
         for choice in generation.choices:
             delta = ChatDelta(role="assistant", content=self._echoed())
             chunk = self._chunk(generation, ChatChunkChoice(index=choice.index, delta=delta))
             if self._body.return_token_ids and choice.index == 0:
                 chunk.prompt_token_ids = choice.request.prompt_ids
             yield chunk
-        async for choice, piece in generation.pieces():
-            if self._shows(piece):
-                delta = ChatDelta(content=piece.text)
-                shaped = ChatChunkChoice(index=choice.index, delta=delta, logprobs=self._logprobs(piece.logprobs))
-                if self._body.return_token_ids:
-                    shaped.token_ids = list(piece.token_ids)
+        calls = [0] * len(generation.choices)
+        async for choice, piece, parts in self._conversation.parts(generation):
+            if not parts and (piece.logprobs or (piece.token_ids and self._body.return_token_ids)):
+                parts = [Content("")]
+            for number, part in enumerate(parts):
+                shaped = ChatChunkChoice(index=choice.index, delta=_delta(part, calls[choice.index]))
+                calls[choice.index] += isinstance(part, ToolCall)
+                if number == 0:  # the tokens belong to the piece, not to one of its parts
+                    shaped.logprobs = self._logprobs(piece.logprobs)
+                    if self._body.return_token_ids:
+                        shaped.token_ids = list(piece.token_ids)
                 yield self._chunk(generation, shaped)
             if piece.finish_reason is not None:
                 shaped = ChatChunkChoice(
                     index=choice.index,
                     delta=ChatDelta(),
-                    finish_reason=piece.finish_reason,
+                    finish_reason=self._finish_reason(piece.finish_reason, called=calls[choice.index] > 0),
                     stop_reason=piece.stop_reason,
                 )
                 yield self._chunk(generation, shaped)
@@ -136,8 +123,11 @@ class ChatBuilder(ResponseBuilder[ChatBody, ChatChoice]):
     def _options(self) -> StreamOptions:
         return self._body.stream_options or StreamOptions()
 
-    def _shows(self, piece: TextPiece) -> bool:
-        return bool(piece.text or piece.logprobs or (piece.token_ids and self._body.return_token_ids))
+    def _finish_reason(self, reason: FinishReason | None, *, called: bool) -> str | None:
+        """As in OpenAI's API, a call of the function that the request names ends with "stop"."""
+        if called and reason is FinishReason.STOP and not self._conversation.names_function:
+            return "tool_calls"
+        return reason
 
     def _chunk(self, generation: Generation, *choices: ChatChunkChoice) -> ChatChunk:
         chunk = ChatChunk(id=self._id, created=self._created, model=self._model, choices=list(choices))
@@ -157,3 +147,24 @@ class ChatBuilder(ResponseBuilder[ChatBody, ChatChoice]):
             return ""
         content = last.content or ""
         return content if isinstance(content, str) else "".join(part.text for part in content)
+
+
+def new_call_id() -> str:
+    """The id of a tool call: nine characters, which Mistral's templates require."""
+    return uuid.uuid4().hex[:9]
+
+
+def _function(call: ToolCall) -> CalledFunction:
+    return CalledFunction(name=call.name, arguments=call.arguments)
+
+
+def _delta(part: OutputPart, index: int) -> ChatDelta:
+    """The change that a part makes; `index` is that of a tool call."""
+    match part:
+        case Content():
+            return ChatDelta(content=part.text)
+        case Reasoning():
+            return ChatDelta(reasoning=part.text, reasoning_content=part.text)
+        case ToolCall():
+            called = CalledToolDelta(index=index, id=new_call_id(), function=_function(part))
+            return ChatDelta(tool_calls=[called])

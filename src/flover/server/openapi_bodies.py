@@ -17,7 +17,7 @@ from flover.request import ModelFacts, max_total_tokens
 from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES, Range
 from flover.server.body import field_types, required_fields
 from flover.server.fields import INFORMATION, NEUTRAL, STRICT
-from flover.server.openapi_constraints import FORMAT, PLAIN_FORMAT, STRUCTURED
+from flover.server.openapi_constraints import FORMAT, PLAIN_FORMAT, STRUCTURED, TOOL, TOOL_CHOICE
 from flover.server.params import LOGPROBS
 from flover.server.protocol import (
     MAX_TEMPLATE_ARGUMENTS,
@@ -98,6 +98,8 @@ class ServedModel:
     """Roles that the chat template supports."""
     constrains: bool = True
     """Whether answers can be constrained: that needs a tokenizer."""
+    calls: bool = True
+    """Whether the model may choose to call tools: how it writes calls is known."""
     empty_prompt: bool = False
     """Whether an empty prompt has a token, the beginning-of-sequence token."""
 
@@ -108,7 +110,9 @@ def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
     some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
     completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS, (some, {"echo": _ON})])
-    chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _TOOLS])
+    chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP])
+    if not served.calls:
+        chat["properties"]["tools"] = {"type": ["array", "null"], "maxItems": 0}
     tokenize = make.body(TokenizeBody)
     tokenize["oneOf"] = [
         {"required": [name], "properties": {name: {"not": NULL}, other: NULL}}
@@ -148,7 +152,6 @@ _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
 _SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"minLength": 1, "items": {"minLength": 1}}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
 _TOP: _Pair = ({"top_logprobs": _NONE_OR_0}, {"logprobs": _ON})
-_TOOLS: _Pair = ({"tools": {"type": ["array", "null"], "maxItems": 0}}, {"tool_choice": {"const": "none"}})
 
 
 def _apart(pairs: list[_Pair]) -> list[Schema]:
@@ -207,7 +210,8 @@ class _Maker:
             "tokens": lambda: {"type": "array", "items": self._token},
             "stop": lambda: {"anyOf": [{"type": "string"}, self._list(_A_WORD, self._limits.max_stop_strings)]},
             "bad_words": lambda: self._list(_A_WORD, self._limits.max_bad_words),
-            "tools": lambda: self._list({"type": "object"}, MAX_TOOLS),
+            "tools": lambda: self._list(TOOL, MAX_TOOLS),
+            "tool_choice": lambda: TOOL_CHOICE,
         }
         if name in named:
             return named[name]()

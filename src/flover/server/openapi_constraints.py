@@ -52,3 +52,23 @@ STRUCTURED: Schema = {
     ]
     + [_NULL],
 }
+TOOL: Schema = {
+    "type": "object",
+    "required": ["function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {
+            "type": "object",
+            "required": ["name"],
+            "properties": {
+                "name": {"type": "string", "minLength": 1, "maxLength": 128},
+                "description": {"type": "string"},
+                "parameters": {"type": ["object", "null"]},
+            },
+        },
+    },
+}
+TOOL_CHOICE: Schema = {
+    "description": "With tools also required or the object that names a function; arguments then follow its schema.",
+    "enum": ["none", "auto", None],
+}

@@ -22,8 +22,19 @@ Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 Priority = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 Effort = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
 Scalar = str | bool | int | float | None
-ToolChoice = Literal["none", "auto"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
+
+
+class ToolChoice(msgspec.Struct, kw_only=True, frozen=True):
+    """Which tools may or must be called; `name` is that of the one function that must be."""
+
+    mode: Literal["none", "auto", "required", "function"]
+    name: str | None = None
+
+    @property
+    def forces(self) -> bool:
+        """Whether the answer must be a call."""
+        return self.mode in ("required", "function")
 
 
 class StreamOptions(msgspec.Struct, kw_only=True, frozen=True):
@@ -126,6 +137,20 @@ class ToolCall(msgspec.Struct, kw_only=True):
     type: str | None = None
 
 
+class FunctionTool(msgspec.Struct, kw_only=True):
+    """A function that may be called; `parameters` is the JSON Schema of its arguments."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(msgspec.Struct, kw_only=True):
+    """A tool; only functions are supported."""
+
+    function: FunctionTool
+    type: Literal["function"] = "function"
+
+
 class Message(msgspec.Struct, kw_only=True):
     """One message of a conversation. Tool calls are passed to the template unchanged."""
 
@@ -168,8 +193,25 @@ class ChatBody(GenerationBody, kw_only=True):
     chat_template_kwargs: dict[str, Scalar] | None = None
     reasoning_effort: Effort | None = None
     tools: Raw | None = None
-    """A list of objects, only with `tool_choice` "none": passed to the template; tool calls are not supported."""
+    """Checked to be a list of `Tool`; passed to the template unchanged."""
     tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    include_reasoning: bool | None = None
+    separate_reasoning: bool | None = None
+
+    @property
+    def choice_of_tools(self) -> ToolChoice:
+        """`tool_choice`, or its default."""
+        if self.tools is None:
+            return ToolChoice(mode="none")
+        return self.tool_choice or ToolChoice(mode="auto")
+
+    @property
+    def functions(self) -> dict[str, dict[str, Any]]:
+        """The functions of `tools`: name to JSON Schema of the arguments."""
+        tools = [] if self.tools is None else msgspec.json.decode(self.tools, type=list[Tool])
+        empty = {"type": "object", "properties": {}}
+        return {tool.function.name: tool.function.parameters or empty for tool in tools}
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True):

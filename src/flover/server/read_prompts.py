@@ -15,7 +15,6 @@ from flover.server.fields import unknown_field
 from flover.server.json_bounds import num_values
 from flover.server.protocol import (
     MAX_TOOLS,
-    MAX_TOOLS_BYTES,
     Message,
     Prompts,
     Role,
@@ -165,19 +164,6 @@ def _num_argument_values(calls: bytes) -> int:
         for raw in strings
         if begins(raw, '"')
     )
-
-
-def read_tools(raw: Raw) -> Raw | None:
-    """The tools, of which only number and size are checked; None if there are none. Raises `RequestError`."""
-    check_list(raw, "tools", "a list of tools", MAX_TOOLS, "tools")
-    size = len(memoryview(raw))
-    if size > MAX_TOOLS_BYTES:
-        raise RequestError(f"tools may be at most {MAX_TOOLS_BYTES} bytes of JSON, got {size}", param="tools")
-    items = read_items(raw, "tools", "a list of tools", MAX_TOOLS, "tools")
-    for i, item in enumerate(items):
-        if not begins(item, "{"):
-            raise wrong_value(f"tools[{i}]", "an object with type and function", item)
-    return raw if items else None
 
 
 def _refuse(message: str) -> NoReturn:

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from flover.errors import RequestError, shown, wrong_value
-from flover.server import chat, completions, metrics
+from flover.server import chat, completions, conversation, metrics
 from flover.server.app_state import AppState
 from flover.server.body import read_body
 from flover.server.dashboard import dashboard
@@ -119,7 +119,7 @@ async def _encode(state: AppState, body: TokenizeBody) -> list[int]:
         )
     template, special = state.need_template(), bool(body.add_special_tokens)
     return await state.in_thread(
-        lambda: encode_text(chat.render(template, body), tokenizer, facts, add_special_tokens=special),
+        lambda: encode_text(conversation.render(template, body), tokenizer, facts, add_special_tokens=special),
         num_chars=sum(message.num_chars for message in body.messages or ()),
     )
 
@@ -180,8 +180,14 @@ async def show_openapi(request: Request) -> Response:
         return json_response(openapi(state.config, ServedModel(names=state.model_names)))
     roles = {} if state.template is None else {"roles": state.template.roles}
     empty = state.tokenizer is not None and bool(state.tokenizer.encode(""))
-    constrains = state.tokenizer is not None
-    served = ServedModel(names=state.model_names, facts=state.facts, constrains=constrains, empty_prompt=empty, **roles)
+    served = ServedModel(
+        names=state.model_names,
+        facts=state.facts,
+        constrains=state.tokenizer is not None,
+        calls=state.output_format.tools is not None or (state.template is not None and not state.template.writes_tools),
+        empty_prompt=empty,
+        **roles,
+    )
     return json_response(openapi(state.config, served))
 
 

@@ -17,7 +17,7 @@ from flover.text.files import MAX_TEMPLATE_BYTES
 from flover.text.messages import MAX_MESSAGES, check_messages, plain_json, refuse, shown
 from flover.text.sandbox import Sandbox
 from flover.text.template_budget import BASE_UNITS, Budget
-from flover.text.template_probe import probe_template
+from flover.text.template_probe import probe_template, writes_tools
 
 MAX_PROMPT_CHARS = 2**22
 """Maximum length of a rendered conversation, in characters."""
@@ -75,6 +75,13 @@ class ChatTemplate:
         except (TemplateError, RecursionError, MemoryError, SyntaxError, ValueError) as error:
             raise ModelError(f"the chat template is not valid: {_explain(error)}") from error
         self._support = probe_template(self._probe)
+        self.writes_tools = writes_tools(self._probe)
+        """Whether the template describes tools in the prompt."""
+
+    @property
+    def source(self) -> str:
+        """The template's text."""
+        return self._source
 
     @property
     def roles(self) -> frozenset[str]:
@@ -113,8 +120,8 @@ class ChatTemplate:
             _refuse_surrogates(variables)
         return _cut_at_tag(text, final) if continue_final_message else text
 
-    def _probe(self, messages: list[dict[str, Any]]) -> str:
-        variables = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": False}
+    def _probe(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None) -> str:
+        variables = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": False}
         return self._run({**self._special_tokens, **variables}, _PROBE_UNITS)
 
     def _run(self, variables: Mapping[str, Any], base_units: int) -> str:

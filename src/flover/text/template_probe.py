@@ -18,6 +18,14 @@ _INSTRUCTING = ("system", "developer")
 _CALL = {"id": "call00001", "type": "function", "function": {"name": "look", "arguments": {"at": "it"}}}
 
 Render = Callable[[list[dict[str, Any]]], str]
+_TOOL = {
+    "type": "function",
+    "function": {
+        "name": "flover_probe_tool",
+        "description": "Looks",
+        "parameters": {"type": "object", "properties": {}, "required": []},
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,14 @@ def probe_template(render: Render) -> TemplateSupport:
     return TemplateSupport(
         frozenset(roles), developer, frozenset(taken), frozenset(needed), one_system, missing_content
     )
+
+
+def writes_tools(render: Callable[[list[dict[str, Any]], list[dict[str, Any]]], str]) -> bool:
+    """Whether a template writes the tools of a conversation into the prompt."""
+    try:
+        return "flover_probe_tool" in render([{"role": "user", "content": "Hi"}], [_TOOL])
+    except RequestError:
+        return False
 
 
 def _text_of(message: dict[str, Any]) -> str:

@@ -1,0 +1,179 @@
+"""One conversation and its answer, for every API that has conversations: rendered, generated, and split into reasoning,
+content and tool calls."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from flover.errors import RequestError
+from flover.request import SamplingParams
+from flover.server.app_state import AppState
+from flover.server.generation import Choice, Generation
+from flover.server.params import chat_params, own_names
+from flover.server.protocol import ChatBody, TokenizeBody
+from flover.structured_outputs import StructuredOutputsParams
+from flover.text import plain_tools
+from flover.text.chat import ChatTemplate
+from flover.text.output_format import Forced, OutputFormat
+from flover.text.output_parts import (
+    Content,
+    OutputParser,
+    OutputPart,
+    ParsedOutput,
+    PlainParser,
+    Reasoning,
+    parse_output,
+)
+from flover.text.stream import TextPiece
+
+MAX_PROMPT_END = 64
+"""Characters at the end of a prompt that show whether the answer begins inside reasoning."""
+
+
+class Conversation:
+    """A conversation whose answer is asked for. Raises `RequestError` if its tools cannot be called."""
+
+    def __init__(self, state: AppState, body: ChatBody) -> None:
+        self.body = body
+        self._state = state
+        self._template = state.need_template()
+        self._choice = body.choice_of_tools
+        self._tools = None if self._choice.mode == "none" else body.functions
+        self._format = self._format_of(state.output_format)
+        self._forced = Forced(self._tools or {}, self._choice.name) if self._choice.forces else None
+        self._several = body.parallel_tool_calls is not False
+        self._constrained = False
+        self._prompt_end = ""
+
+    @property
+    def names_function(self) -> bool:
+        """Whether the request names the function to call."""
+        return self._choice.mode == "function"
+
+    async def generate(self, key_salt: str, name: str) -> Generation:
+        """Submit the conversation. `name` is the beginning of the id in the engine. Raises as `AppState.generate`."""
+        body = self.body
+        with own_names(body):
+            return await self._state.generate(
+                body,
+                self._params(),
+                1,
+                self._prompts,
+                name=f"{name}-{uuid.uuid4().hex}",
+                add_special_tokens=bool(body.add_special_tokens),
+                key_salt=key_salt,
+                num_chars=sum(message.num_chars for message in body.messages),
+            )
+
+    def parser(self) -> OutputParser:
+        """A parser for one sequence, once the conversation has been submitted."""
+        if self._constrained and self._forced is None:
+            return PlainParser()
+        return self._format.parser(self._prompt_end, tools=self._tools, several=self._several, forced=self._forced)
+
+    def parsed(self, choice: Choice) -> ParsedOutput:
+        """The parts of a complete sequence."""
+        found = parse_output(self.parser(), choice.text.text)
+        if self.body.include_reasoning is False:
+            found.reasoning = ""
+        return found
+
+    async def parts(self, generation: Generation) -> AsyncIterator[tuple[Choice, TextPiece, list[OutputPart]]]:
+        """The pieces of all sequences as they come, and the parts that each completes."""
+        parsers = [self.parser() for _ in generation.choices]
+        async for choice, piece in generation.pieces():
+            parser = parsers[choice.index]
+            parts = parser.feed(piece.text)
+            if piece.finish_reason is not None:
+                parts += parser.finish()
+            if self.body.include_reasoning is False:
+                parts = [part for part in parts if not isinstance(part, Reasoning)]
+            yield choice, piece, _joined(parts)
+
+    def _format_of(self, form: OutputFormat) -> OutputFormat:
+        if self.body.separate_reasoning is False:
+            form = form.without_reasoning()
+        if self._tools is None or self._choice.forces:
+            return form
+        if not self._template.writes_tools:
+            return replace(form, tools=form.tools or plain_tools.FORMAT)
+        if form.tools is None:
+            raise RequestError(
+                "tools: the model's chat template asks for calls in a form that is not known here; --tool-call-parser "
+                "can name it, and tool_choice required or none do not need it",
+                param="tools",
+            )
+        return form
+
+    def _params(self) -> SamplingParams:
+        body, state = self.body, self._state
+        params = chat_params(body, state.sampling_defaults, strict=state.config.strict)
+        if self._forced is not None:
+            schema = self._forced.schema(several=self._several)
+            params = msgspec.structs.replace(params, structured_outputs=_constraint(schema))
+        self._constrained = params.structured_outputs is not None
+        if body.skip_special_tokens is None and not self._constrained:
+            markers = self._format.markers(calls=self._tools is not None)
+            tokenizer = state.need_tokenizer("messages")
+            if any(map(tokenizer.holds_special, markers)):
+                params = msgspec.structs.replace(params, skip_special_tokens=False)
+        return params
+
+    def _prompts(self) -> list[str]:
+        prompt = render(self._template, self.body)
+        self._prompt_end = prompt[-MAX_PROMPT_END:]
+        return [prompt]
+
+
+def _constraint(schema: dict[str, Any]) -> StructuredOutputsParams:
+    try:
+        return StructuredOutputsParams(json=schema)
+    except RequestError as error:
+        raise RequestError(error.message.replace("structured_outputs.json", "tools"), param="tools") from None
+
+
+def _joined(parts: list[OutputPart]) -> list[OutputPart]:
+    """The parts, with neighbours of one kind as one."""
+    found: list[OutputPart] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if isinstance(part, Content) and isinstance(last, Content):
+            found[-1] = Content(last.text + part.text)
+        elif isinstance(part, Reasoning) and isinstance(last, Reasoning):
+            found[-1] = Reasoning(last.text + part.text)
+        else:
+            found.append(part)
+    return found
+
+
+def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
+    """The conversation of a request as one prompt. Raises `RequestError`."""
+    messages = [message.as_template_input() for message in body.messages or ()]
+    proceed = bool(body.continue_final_message)
+    arguments: dict[str, Any] = dict(body.chat_template_kwargs or {})
+    tools = None
+    if isinstance(body, ChatBody):
+        if body.reasoning_effort is not None:
+            arguments.setdefault("reasoning_effort", body.reasoning_effort)
+        tools = None if body.tools is None else msgspec.json.decode(body.tools)
+        if not template.writes_tools and (tools or any(_is_tool_message(one) for one in messages)):
+            messages, tools = (
+                plain_tools.write_plain(messages, tools if body.choice_of_tools.mode != "none" else None),
+                None,
+            )
+    return template.render(
+        messages,
+        add_generation_prompt=not proceed if body.add_generation_prompt is None else body.add_generation_prompt,
+        continue_final_message=proceed,
+        tools=tools,
+        template_kwargs=arguments,
+    )
+
+
+def _is_tool_message(message: dict[str, Any]) -> bool:
+    return message["role"] == "tool" or bool(message.get("tool_calls"))

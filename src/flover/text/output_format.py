@@ -1,0 +1,126 @@
+"""How a model's answers are split into reasoning, content and tool calls: decided by its chat template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flover.text.harmony import MESSAGE, HarmonyParser
+from flover.text.output_parts import Content, OutputParser, OutputPart, PlainParser, ToolCall
+from flover.text.reasoning import MARKERS, ReasoningParser, is_open, reasoning_markers
+from flover.text.tool_decoders import Tools, call_of, write
+from flover.text.tool_formats import OPENAI, TOOL_FORMATS, ToolCallParser, format_of
+
+TOOL_PARSERS = (*TOOL_FORMATS, OPENAI)
+"""The names of tool call parsers, as in vLLM."""
+REASONING_PARSERS: Mapping[str, tuple[str, str] | None] = {
+    "deepseek_r1": MARKERS[0],
+    "qwen3": MARKERS[0],
+    "mistral": MARKERS[1],
+    "none": None,
+}
+"""The markers of vLLM's reasoning parsers; "none" leaves reasoning in the content."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFormat:
+    """What the answers of one model look like. `tools` is a name of `TOOL_PARSERS`."""
+
+    tools: str | None = None
+    reasoning: tuple[str, str] | None = None
+
+    @classmethod
+    def of(cls, template: str, tool_parser: str | None = None, reasoning_parser: str | None = None) -> OutputFormat:
+        """That of a chat template, unless a parser is named."""
+        known = reasoning_markers(template) if reasoning_parser is None else REASONING_PARSERS[reasoning_parser]
+        return cls(tools=tool_parser or format_of(template), reasoning=known)
+
+    @property
+    def is_harmony(self) -> bool:
+        """Whether every answer has the form of gpt-oss."""
+        return self.tools == OPENAI
+
+    def without_reasoning(self) -> OutputFormat:
+        """The same, with reasoning left in the content."""
+        return replace(self, reasoning=None)
+
+    def markers(self, *, calls: bool) -> list[str]:
+        """The texts that a parser looks for: they must not be hidden as special tokens."""
+        if self.is_harmony:
+            return [MESSAGE]
+        found = list(self.reasoning or ())
+        if calls and self.tools is not None:
+            form = TOOL_FORMATS[self.tools]
+            found += [form.begin] if form.end is None else [form.begin, form.end]
+        return found
+
+    def parser(
+        self, prompt_end: str, *, tools: Tools | None = None, several: bool = True, forced: Forced | None = None
+    ) -> OutputParser:
+        """A parser for one sequence after a prompt that ends with `prompt_end`. Without `tools` nothing is a call."""
+        if forced is not None:
+            return ForcedParser(forced, several=several)
+        if self.is_harmony:
+            return HarmonyParser(calls=tools is not None, several=several)
+        rest: OutputParser = PlainParser()
+        if tools is not None and self.tools is not None:
+            rest = ToolCallParser(TOOL_FORMATS[self.tools], tools, several=several)
+        if self.reasoning is None:
+            return rest
+        return ReasoningParser(self.reasoning, inside=is_open(prompt_end, self.reasoning), rest=rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """A call that must be made: of one function, or of any of several."""
+
+    tools: Tools
+    name: str | None = None
+
+    def schema(self, *, several: bool) -> dict[str, Any]:
+        """The JSON Schema of the answer: the arguments of the named function; else a list of calls."""
+        if self.name is not None:
+            return dict(self.tools[self.name])
+        calls = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": name}, "parameters": dict(schema)},
+                "required": ["name", "parameters"],
+                "additionalProperties": False,
+            }
+            for name, schema in self.tools.items()
+        ]
+        found: dict[str, Any] = {
+            "type": "array",
+            "minItems": 1,
+            "items": {"anyOf": calls} if len(calls) > 1 else calls[0],
+        }
+        return found if several else found | {"maxItems": 1}
+
+
+class ForcedParser:
+    """Reads an answer that a schema of `Forced` constrains. One that was cut off by a limit is content."""
+
+    def __init__(self, forced: Forced, *, several: bool) -> None:
+        self._forced = forced
+        self._several = several
+        self._pieces: list[str] = []
+
+    def feed(self, text: str) -> list[OutputPart]:
+        """Take more text; calls are complete at the end only."""
+        self._pieces.append(text)
+        return []
+
+    def finish(self) -> list[OutputPart]:
+        """The calls."""
+        text = "".join(self._pieces)
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return [Content(text)] if text else []
+        if self._forced.name is not None:
+            return [ToolCall(self._forced.name, write(value))]
+        found = [call for call in map(call_of, value if isinstance(value, list) else [value]) if call is not None]
+        return list(found if self._several else found[:1])

@@ -1,0 +1,131 @@
+"""Tool calls and reasoning in chat completions. The toy model repeats the prompt up to `<eos>`: a test sends the answer
+that it wants as the last message."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from support.servers import ServerProcess, refused
+
+TEMPLATE = (
+    "{# <tool_call> <think> </think> #}{% if show %}{{ messages[1].tool_calls[0].function.arguments.x }}"
+    "{{ messages[2].content }}{% else %}{{ messages[-1].content }}{% endif %}<eos>{{ tools | tojson if tools }}"
+    "{% for m in messages %}{{ m.role }}{% endfor %}{% if open %}<think>{% endif %}"
+)
+SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+TOOLS: Any = [
+    {"type": "function", "function": {"name": "f", "description": "Looks", "parameters": SCHEMA}},
+    {"type": "function", "function": {"name": "g"}},
+]
+CALL = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+SECOND = '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
+
+
+@pytest.fixture(scope="module")
+def echo(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    template = tmp_path_factory.mktemp("template") / "template.jinja"
+    template.write_text(TEMPLATE)
+    running = ServerProcess(model_folder, server={"chat_template": str(template)})
+    yield running
+    assert running.stop() == 0
+
+
+def ask(echo: ServerProcess, text: str, **fields: Any) -> tuple[Any, Any]:
+    """Message and finish reason, which must be the same streamed and not."""
+    client = echo.client()
+    arguments: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": text}], **fields}
+    (choice,) = client.chat.completions.create(**arguments).choices
+    message = choice.message
+    content, reasoning, calls, reasons = "", "", [], []
+    for chunk in client.chat.completions.create(stream=True, **arguments):
+        (one,) = chunk.choices
+        content += one.delta.content or ""
+        reasoning += getattr(one.delta, "reasoning_content", None) or ""
+        for call in one.delta.tool_calls or []:
+            assert call.index == len(calls)
+            calls.append((call.function.name, json.loads(call.function.arguments)))
+        reasons.append(one.finish_reason)
+    whole = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or []]
+    assert (content, reasoning, calls) == (message.content or "", getattr(message, "reasoning", ""), whole)
+    assert reasons[:-1] == [None] * (len(reasons) - 1) and reasons[-1] == choice.finish_reason
+    return message, choice.finish_reason
+
+
+def called(message: Any) -> list[Any]:
+    return [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
+
+
+def test_calls_reasoning_and_content(echo: ServerProcess) -> None:
+    message, reason = ask(echo, f"<think>\nhm\n</think>\n\nLet me see.\n{CALL}\n{SECOND}", tools=TOOLS)
+    assert (message.content, message.reasoning, reason) == ("Let me see.", "hm", "tool_calls")
+    assert called(message) == [("f", '{"x": 1}'), ("g", "{}")]
+    assert all(call.type == "function" and len(call.id) == 9 for call in message.tool_calls)
+    assert len({call.id for call in message.tool_calls}) == 2
+    message, _ = ask(echo, CALL + SECOND, tools=TOOLS, parallel_tool_calls=False)
+    assert (message.content, called(message)) == (None, [("f", '{"x": 1}')])
+    message, reason = ask(echo, "no call", tools=TOOLS, tool_choice="auto")
+    assert (message.content, message.tool_calls, reason) == ("no call", None, "stop")
+    message, reason = ask(echo, CALL, tools=TOOLS, max_tokens=20)
+    assert (message.content, message.tool_calls, reason) == (CALL[:20], None, "length")
+
+
+def test_what_asks_for_no_call_or_no_reasoning(echo: ServerProcess) -> None:
+    text = f"<think>hm</think>{CALL}"
+    for fields in ({"tools": TOOLS, "tool_choice": "none"}, {}):
+        message, reason = ask(echo, text, **fields)
+        assert (message.content, message.reasoning, message.tool_calls, reason) == (CALL, "hm", None, "stop")
+    message, _ = ask(echo, text, extra_body={"include_reasoning": False})
+    assert (message.content, getattr(message, "reasoning", None)) == (CALL, None)
+    message, _ = ask(echo, text, extra_body={"separate_reasoning": False})
+    assert message.content == text
+    message, _ = ask(echo, "hm</think> yes", extra_body={"chat_template_kwargs": {"open": True}})
+    assert (message.content, message.reasoning) == ("yes", "hm")
+
+
+def test_calls_and_results_reach_the_template_as_objects(echo: ServerProcess) -> None:
+    message, _ = ask(echo, CALL, tools=TOOLS)
+    history = [
+        {"role": "user", "content": "look"},
+        message,
+        {"role": "tool", "content": "seen", "tool_call_id": message.tool_calls[0].id},
+    ]
+    answer = echo.client().chat.completions.create(
+        model="toy", messages=history, tools=TOOLS, extra_body={"chat_template_kwargs": {"show": True}}
+    )
+    assert answer.choices[0].message.content == "1seen"
+
+
+def test_a_choice_that_cannot_be_followed_is_refused(echo: ServerProcess) -> None:
+    chat = {"messages": [{"role": "user", "content": "hi"}], "tools": TOOLS}
+    for fields, param, words in (
+        (
+            {"tool_choice": {"type": "function", "function": {"name": "h"}}},
+            "tool_choice",
+            '"h" is not one of the tools',
+        ),
+        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice", "send one of them"),
+    ):
+        error = refused(echo.post("/v1/chat/completions", {**chat, **fields}))
+        assert error["param"] == param and words in error["message"]
+
+
+def test_a_template_without_tools_gets_them_in_the_system_message(client: openai.OpenAI) -> None:
+    """The shared server's template writes the first letter of each role."""
+    messages: Any = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": '{"x": 1}'}}]},
+        {"role": "tool", "content": "seen", "tool_call_id": "1"},
+        {"role": "user", "content": "and?"},
+    ]
+    answer = client.chat.completions.create(model="toy", messages=messages, tools=TOOLS, max_tokens=1000)
+    prompt = answer.choices[0].message.content or ""
+    assert prompt.startswith("s:Be brief.\n\nGiven the following functions")
+    assert json.dumps(TOOLS[0]) in prompt
+    call = 'a:{"name": "f", "parameters": {"x": 1}}\n'
+    assert f"\nu:look\n{call}u:Result of the function: seen\nu:and?\na:" in prompt

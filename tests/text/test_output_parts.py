@@ -1,0 +1,168 @@
+"""Reasoning, content and tool calls of every family, and the same parts however the text is cut."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from flover.text.output_format import Forced, OutputFormat
+from flover.text.output_parts import OutputParser, ParsedOutput, parse_output
+
+TOOLS: dict[str, dict[str, Any]] = {
+    "f": {"type": "object", "properties": {"x": {"type": "integer"}, "s": {"type": "string"}}},
+    "g.h": {"type": "object", "properties": {}},
+}
+F, G = ("f", {"x": 1, "s": "a}é"}), ("g.h", {})
+HERMES = '<tool_call>\n{"name": "f", "arguments": {"x": 1, "s": "a}é"}}\n</tool_call>'
+THINK = {"reasoning": ("<think>", "</think>")}
+# format, end of the prompt, output, reasoning, content, calls
+CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
+    ({"tools": "hermes"}, "", f"Let me see.\n{HERMES}", "", "Let me see.", [F]),
+    (
+        {"tools": "hermes"},
+        "",
+        f'{HERMES}\n<tool_call>{{"name": "g.h", "arguments": {{}}}}</tool_call>\n',
+        "",
+        "",
+        [F, G],
+    ),
+    ({"tools": "hermes"}, "", HERMES.removesuffix("</tool_call>"), "", "", [F]),
+    ({"tools": "hermes"}, "", "a <tool_call>no</tool_call> b\n", "", "a <tool_call>no</tool_call> b\n", []),
+    ({"tools": "hermes"}, "", 'cut <tool_call>{"name": "f"', "", 'cut <tool_call>{"name": "f"', []),
+    ({"tools": "hermes", **THINK}, "", f"<think>\nhm </th\n</think>\n\nOK {HERMES}", "hm </th", "OK", [F]),
+    ({"tools": "hermes", **THINK}, "a:<think>\n", "hm </think> yes", "hm", "yes", []),
+    ({"tools": "hermes", **THINK}, "a:<think>\n\n</think>\n", "yes <think>", "", "yes <think>", []),
+    ({"tools": "hermes", **THINK}, "a:<think>", f"only {HERMES} \n", f"only {HERMES}", "", []),
+    (THINK, "", "\n no <think> here", "", "\n no <think> here", []),
+    (
+        {"tools": "qwen3_coder"},
+        "",
+        "<tool_call>\n<function=f>\n<parameter=x>\n1\n</parameter>\n<parameter=s>\na}é\n</parameter>\n</function>\n"
+        "</tool_call>",
+        "",
+        "",
+        [F],
+    ),
+    ({"tools": "mistral"}, "", '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1, "s": "a}é"}}]', "", "", [F]),
+    ({"tools": "mistral"}, "", 'Hi [TOOL_CALLS]f[ARGS]{"x": 1, "s": "a}é"}[TOOL_CALLS]g.h{}', "", "Hi", [F, G]),
+    ({"tools": "llama3_json"}, "", '{"name": "f", "parameters": {"x": 1, "s": "a}é"}}', "", "", [F]),
+    (
+        {"tools": "llama3_json"},
+        "",
+        ' <|python_tag|>{"name": "f", "parameters": {"x": 1, "s": "a}é"}}; {"name": "g.h", "parameters": {}}',
+        "",
+        "",
+        [F, G],
+    ),
+    ({"tools": "llama3_json"}, "", '{"name": "Ann", "age": 5} is JSON', "", '{"name": "Ann", "age": 5} is JSON', []),
+    ({"tools": "llama3_json"}, "", '{"age": 5}', "", '{"age": 5}', []),
+    ({"tools": "pythonic"}, "", '[f(x=1, s="a}é"), g.h()]', "", "", [F, G]),
+    ({"tools": "pythonic"}, "", "[f(x=open('a'))]", "", "[f(x=open('a'))]", []),
+    (
+        {"tools": "functiongemma"},
+        "",
+        "<start_function_call>call:f{x:1,s:<escape>a}é<escape>}<end_function_call>",
+        "",
+        "",
+        [F],
+    ),
+    (
+        {"tools": "openai"},
+        "<|start|>assistant",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f "
+        '<|constrain|>json<|message|>{"x": 1, "s": "a}é"}<|call|>',
+        "hm",
+        "",
+        [F],
+    ),
+    (
+        {"tools": "openai"},
+        "",
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes",
+        "hm",
+        "yes",
+        [],
+    ),
+]
+
+
+def summary(found: ParsedOutput) -> tuple[str, str, list[Any]]:
+    return found.reasoning, found.content, [(call.name, json.loads(call.arguments)) for call in found.calls]
+
+
+def in_pieces(parser: OutputParser, pieces: list[str]) -> ParsedOutput:
+    whole = ParsedOutput()
+    for piece in pieces:
+        part = parse_output_once(parser, piece)
+        whole.reasoning, whole.content = whole.reasoning + part.reasoning, whole.content + part.content
+        whole.calls += part.calls
+    last = parse_output(parser, "")
+    return ParsedOutput(whole.reasoning + last.reasoning, whole.content + last.content, whole.calls + last.calls)
+
+
+class Once:
+    """A parser that is not ended."""
+
+    def __init__(self, parser: OutputParser) -> None:
+        self.feed, self.finish = parser.feed, list
+
+
+def parse_output_once(parser: OutputParser, piece: str) -> ParsedOutput:
+    return parse_output(Once(parser), piece)
+
+
+@pytest.mark.parametrize(("form", "prompt", "text", "reasoning", "content", "calls"), CASES)
+def test_parts_are_the_same_at_every_split(
+    form: dict[str, Any], prompt: str, text: str, reasoning: str, content: str, calls: list[Any]
+) -> None:
+    def parser() -> OutputParser:
+        return OutputFormat(**form).parser(prompt, tools=TOOLS)
+
+    assert summary(parse_output(parser(), text)) == (reasoning, content, calls)
+    cuts = [[text[:i], text[i:j], text[j:]] for i in range(len(text)) for j in range(i, len(text), 7)]
+    for pieces in [list(text), *cuts]:
+        assert summary(in_pieces(parser(), pieces)) == (reasoning, content, calls), pieces
+
+
+def test_one_call_at_most_if_they_are_not_parallel() -> None:
+    for form, prompt, text, _, _, calls in CASES:
+        found = parse_output(OutputFormat(**form).parser(prompt, tools=TOOLS, several=False), text)
+        assert summary(found)[2] == calls[:1]
+
+
+def test_calls_that_nest_deeper_than_a_parser_can_are_content() -> None:
+    deep = "[" * 50_000
+    for name, text in {
+        "hermes": f"<tool_call>{deep}</tool_call>",
+        "mistral": f"[TOOL_CALLS]{deep}",
+        "pythonic": deep[:9000],
+        "functiongemma": f"<start_function_call>call:f{{x:{deep}<end_function_call>",
+    }.items():
+        assert parse_output(OutputFormat(tools=name).parser("", tools=TOOLS), text).content == text
+
+
+def test_a_format_is_found_in_the_template() -> None:
+    found = {
+        "{{ '<tool_call>' }}": "hermes",
+        "{{ '<tool_call><function=' }}": "qwen3_coder",
+        "[TOOL_CALLS]": "mistral",
+        'Respond in the format {"name": function name': "llama3_json",
+        "<|channel|> <|call|>": "openai",
+        "no tools": None,
+    }
+    assert {template: OutputFormat.of(template).tools for template in found} == found
+    assert OutputFormat.of("<think></think>").reasoning == ("<think>", "</think>")
+    assert OutputFormat.of("</think>", "mistral", "none") == OutputFormat(tools="mistral")
+
+
+def test_forced_calls() -> None:
+    forced = Forced(TOOLS)
+    assert forced.schema(several=False)["maxItems"] == 1
+    text = '[{"name": "f", "parameters": {"x": 1, "s": "a}é"}}, {"name": "g.h", "parameters": {}}]'
+    assert summary(parse_output(OutputFormat().parser("", forced=forced), text)) == ("", "", [F, G])
+    named = Forced(TOOLS, "g.h")
+    assert named.schema(several=True) == TOOLS["g.h"]
+    assert summary(parse_output(OutputFormat().parser("", forced=named), "{}")) == ("", "", [G])
+    assert summary(parse_output(OutputFormat().parser("", forced=forced), '[{"na')) == ("", '[{"na', [])
