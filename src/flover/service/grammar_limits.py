@@ -12,7 +12,7 @@ MEMORY_BYTES = 2**30
 """Address space."""
 STACK_BYTES = 32 * 2**20
 """Half of what an engine has."""
-NICENESS = 10
+NICENESS = 5
 
 
 class Setup(msgspec.Struct, frozen=True):
