@@ -112,17 +112,15 @@ class Roster:
         """A plan is about to be started. Until it lands, the next one may build on what it computes."""
         in_row = {sequence.row: sequence for sequence in self.running}
         sequences = [in_row[work.row] for work in plan.work]
-        for work, sequence in zip(plan.work, sequences, strict=True):
-            sequence.computing += work.num_tokens
-            sequence.sampling += work.num_samples
+        if self.config.async_scheduling:
+            _count(plan, sequences, 1)
         self.in_flight.append(InFlight(plan, sequences, now))
 
     def land(self) -> InFlight:
         """The oldest plan in flight is finished: nothing of it is written any more."""
         landed = self.in_flight.popleft()
-        for work, sequence in zip(landed.plan.work, landed.sequences, strict=True):
-            sequence.computing -= work.num_tokens
-            sequence.sampling -= work.num_samples
+        if self.config.async_scheduling:
+            _count(landed.plan, landed.sequences, -1)
         while self._held and self._held[0][0] <= landed.plan.step:
             self._release(self._held.pop(0)[1])
         return landed
@@ -226,6 +224,13 @@ class Roster:
                 raise InvariantError(f"sequence {sequence.number} has computed {sequence.computed} tokens")
             if self.pages_for(sequence.position) > len(sequence.pages):
                 raise InvariantError(f"sequence {sequence.number} has fewer pages than computed tokens")
+
+
+def _count(plan: StepPlan, sequences: list[Sequence], sign: int) -> None:
+    """Add what a plan in flight computes and samples to its sequences, or take it back."""
+    for work, sequence in zip(plan.work, sequences, strict=True):
+        sequence.computing += sign * work.num_tokens
+        sequence.sampling += sign * work.num_samples
 
 
 def row_of(sequence: Sequence) -> int:

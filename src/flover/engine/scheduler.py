@@ -52,7 +52,7 @@ class Scheduler:
         if roster.suspects:
             return None if overlaps else self._plan_alone(roster.suspects[0])
         generating = [sequence for sequence in roster.running if sequence.ready]
-        if overlaps and sum(map(self._lacks_page, generating)) > roster.pool.available:
+        if overlaps and self._lacks_pages(generating):
             return None
         grants, preempted = self._grow(generating)
         if preempted:
@@ -105,7 +105,7 @@ class Scheduler:
             target_ms=config.target_itl_ms,
             tokens_left=config.max_num_batched_tokens - len(generating) - dead,
             tokens=len(generating) + dead if generating else 0,
-            attention=sum(sequence.length for sequence in generating),
+            attention=sum([len(sequence.token_ids) + sequence.sampling for sequence in generating]),
         )
 
     def _grow(self, generating: list[Sequence]) -> tuple[Grants, bool]:
@@ -113,8 +113,9 @@ class Scheduler:
         roster = self._roster
         grants: Grants = {}
         preempted = False
+        size = roster.config.page_size
         for sequence in generating:
-            if not self._lacks_page(sequence):
+            if len(sequence.token_ids) + sequence.sampling <= len(sequence.pages) * size:
                 continue
             while roster.pool.available == 0 and sequence.row is not None:
                 victim = next(other for other in reversed(roster.running) if not other.guaranteed)
@@ -128,9 +129,11 @@ class Scheduler:
                 sequence.pages.extend(grants[sequence])
         return grants, preempted
 
-    def _lacks_page(self, sequence: Sequence) -> bool:
-        """Whether a generating row's next token opens a page."""
-        return sequence.length > len(sequence.pages) * self._roster.config.page_size
+    def _lacks_pages(self, generating: list[Sequence]) -> bool:
+        """Whether fewer pages are available than next tokens open."""
+        pool, size = self._roster.pool, self._roster.config.page_size
+        few = pool.available < len(generating)
+        return few and sum(one.length > len(one.pages) * size for one in generating) > pool.available
 
     def _continue_prompts(self, allowance: Allowance) -> Chunks:
         """The next chunk of every row that is pre-processing."""
@@ -217,7 +220,7 @@ def _admission(sequence: Sequence) -> Admission:
 
 def _generate(sequence: Sequence) -> Work:
     """The next token after the newest one."""
-    return Work(row_of(sequence), sequence.position, [], 1)
+    return Work(row_of(sequence), sequence.computed + sequence.computing, [], 1)
 
 
 def _chunk(sequence: Sequence, count: int) -> Work:
