@@ -7,6 +7,7 @@ from support.toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan
+from flover.engine.strategy import Strategy
 from flover.errors import InvariantError
 from flover.request import FinishReason, ModelFacts
 
@@ -96,3 +97,19 @@ def test_after_a_fault_all_sequences_in_flight_are_suspects() -> None:
         assert tokens_of(deltas, name) == list(range(5, 13))
     alone = [len(plan.work) for plan in device.plans[4:6]]
     assert alone == [1, 1], "suspects are tried one at a time"
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("reorder", [True, False])
+def test_every_strategy_gives_the_same_tokens(strategy: Strategy, reorder: bool) -> None:
+    found = []
+    for overlaps in (False, True):
+        engine, _ = make_engine(rows=3, pages=12, strategy=strategy, reorder=reorder, async_scheduling=overlaps)
+        for number in range(7):
+            stops = [9] if number % 2 else None
+            one = request(f"r{number}", 3 + number, 9, first=100 * number, n=1 + number % 2, stop_token_ids=stops)
+            engine.submit(one)
+        deltas = run(engine)
+        found.append({(f"r{n}", i): tokens_of(deltas, f"r{n}", i) for n in range(7) for i in range(2)})
+        assert engine.roster.pool.used == 0
+    assert found[0] == found[1]

@@ -1,7 +1,7 @@
 """The laws that hold in every Flover, whoever asks and whatever fails, and the tests that hold each of them.
 
 `test_register.py` sees to it that none is without a test. Bugs that the laws of the simulation have to find are in
-`tests/simulation/plants.py` and `text_plants.py`.
+`plants.py`, `async_plants.py` and `text_plants.py` of `tests/simulation`.
 """
 
 from __future__ import annotations

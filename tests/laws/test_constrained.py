@@ -119,6 +119,13 @@ def test_with_masks_that_take_longer_than_the_forward(expected: Answers, monkeyp
     engine.close()
 
 
+def test_with_asynchronous_scheduling(expected: Answers) -> None:
+    """After the end of its answer a row is computed once more, when its grammar allows nothing."""
+    engine = opened(async_scheduling=True, max_num_seqs=6)
+    assert_same(expected, answer(engine, staggered(6)))
+    engine.close()
+
+
 def test_continued_by_another_engine(engine: Engine, expected: Answers) -> None:
     for request in requests():
         whole = tokens(expected[request.id])

@@ -103,6 +103,19 @@ def test_an_iteration_that_fails_is_told_and_everybody_leaves() -> None:
     assert (alone.fault, alone.rows, alone.entered) == (None, [0], [(0, 0, "a")])
 
 
+def test_watching_may_begin_while_an_iteration_is_in_flight() -> None:
+    engine, _ = make_engine(rows=3, async_scheduling=True)
+    for name, max_tokens in (("a", 3), ("b", 9)):
+        engine.submit(request(name, 5, max_tokens, first=ord(name)))
+    engine.step()
+    engine.step()
+    engine.submit(request("c", 5, 2, first=300))
+    seen = watch(engine, 4)
+    assert [one.rows for one in seen] == [[0, 1, 2], [0, 1, 2], [2, 1]]
+    assert [one.left for one in seen] == [[(0, "length")], [(2, "length")], []]
+    assert [one.entered for one in seen] == [[(2, 2, "c")], [], []]
+
+
 def test_watching_may_begin_at_any_time() -> None:
     engine, _ = make_engine(rows=3)
     for name, max_tokens in (("a", 3), ("b", 9)):

@@ -99,6 +99,8 @@ class DeviceExecutor:
 
     def start(self, plan: StepPlan) -> None:
         """Change the rows and run the forward; masks are made beside it."""
+        if self._started is not None:
+            raise InvariantError(f"step {plan.step} is started before step {self._started.step} is finished")
         before = self._ops.kernel_seconds()
         self._change_rows(plan)
         self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size)
