@@ -80,6 +80,16 @@ def test_only_what_the_tokens_before_say_counts() -> None:
     assert not followed.error
 
 
+def test_what_comes_after_the_end_is_void_and_costs_nothing() -> None:
+    constraint = params(choice=["a"])
+    state = compiler().state(constraint, [VOCABULARY.tokens.index(b"a")])
+    for _ in range(3):
+        assert allowed(state.words()) == [1]
+        state.add(1)
+    assert not state.error
+    assert compiler().has(constraint)
+
+
 def test_a_token_outside_of_the_grammar_is_an_error() -> None:
     state = compiler().state(params(choice=["yes"]), ())
     state.add(VOCABULARY.tokens.index(b"n"))

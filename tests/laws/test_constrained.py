@@ -106,6 +106,14 @@ def test_in_a_crowd_with_preemption(expected: Answers) -> None:
     engine.close()
 
 
+def test_asynchronous_scheduling(expected: Answers) -> None:
+    """An iteration that is planned ahead may choose once more for an answer that has ended."""
+    engine = opened(max_num_seqs=6, async_scheduling=True)
+    assert_same(expected, answer(engine, staggered(6)))
+    assert all(engine.prepare(request, None) is None for request in requests())  # nothing has to be compiled again
+    engine.close()
+
+
 def test_with_masks_that_take_longer_than_the_forward(expected: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
     build = GrammarState.build
 

@@ -78,7 +78,9 @@ class Compiler:
     def _new_state(
         self, compiled: llguidance.LLMatcher, params: StructuredOutputsParams, output_ids: Sequence[int]
     ) -> GrammarState:
-        return GrammarState(compiled, partial(self._renew, compiled, params), self._vocab_size, output_ids)
+        return GrammarState(
+            compiled, partial(self._renew, compiled, params), self._vocab_size, self._eos_ids, output_ids
+        )
 
     def _renew(self, spent: llguidance.LLMatcher, params: StructuredOutputsParams) -> llguidance.LLMatcher:
         """One that shares nothing; `spent` is kept for nobody else."""

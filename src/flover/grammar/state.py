@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,13 +22,14 @@ class GrammarState:
     Tokens are only noted by `add`; `build` follows them and makes the mask, in any thread, but in one at a time.
     """
 
-    __slots__ = ("_address", "_answer", "_built", "_matcher", "_num_followed", "_renew", "_words", "error")
+    __slots__ = ("_address", "_answer", "_built", "_eos_ids", "_matcher", "_num_followed", "_renew", "_words", "error")
 
     def __init__(
         self,
         compiled: llguidance.LLMatcher,
         renew: Callable[[], llguidance.LLMatcher],
         vocab_size: int,
+        eos_ids: Container[int],
         output_ids: Sequence[int],
     ) -> None:
         """`compiled` is copied. All its copies share a lexer, and all fail once it has become too complex for one of
@@ -37,6 +38,7 @@ class GrammarState:
         """Why no token may come any more, if the grammar has become too complex."""
         self._matcher = compiled.deep_copy()
         self._renew: Callable[[], llguidance.LLMatcher] | None = renew
+        self._eos_ids = eos_ids
         self._answer = list(output_ids)
         self._num_followed = 0
         self._words: Words = np.zeros(-(-vocab_size // 32), dtype=np.uint32)
@@ -44,9 +46,11 @@ class GrammarState:
         self._built = False
 
     def add(self, token: int) -> None:
-        """Note one more token of the answer."""
-        self._answer.append(token)
-        self._built = False
+        """Note one more token of the answer. After its end the mask stays as it is: what an iteration that was planned
+        ahead still chooses is void."""
+        if token not in self._eos_ids:
+            self._answer.append(token)
+            self._built = False
 
     def build(self) -> None:
         """Make the mask of the next token, unless it is there."""
