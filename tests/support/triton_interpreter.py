@@ -1,8 +1,8 @@
 """Triton's interpreter with bfloat16 as a GPU has it.
 
 Triton 3.9's own cuts float32 off instead of rounding it to the nearest bfloat16, and multiplies matrices of bfloat16 as
-if their bits were integers. It also replaces the language's functions anew at every call of a part of a kernel, which is
-most of the time that it takes; once is enough. Importing this file replaces all of that.
+if their bits were integers. It also replaces the language's functions anew at every call of a part of a kernel, which
+takes most of the time; once is enough. Importing this file replaces all of that.
 """
 
 from __future__ import annotations

@@ -18,7 +18,15 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.ops import Pages
-from flover.ops.cuda.attention_parts import attend_part, finish, merge, row_of_tile
+from flover.ops.cuda.attention_parts import (
+    attend_part,
+    finish,
+    load_part,
+    merge,
+    nothing,
+    row_of_tile,
+    store_part,
+)
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 
 SPLIT = 256
@@ -31,120 +39,64 @@ _NO_WINDOW = 2**30
 
 @triton.jit
 def attention_kernel(
-    queries,
-    keys,
-    values,
-    page_table,
-    query_starts,
-    context_lens,
-    slopes,
-    sinks,
-    sums,
-    tops,
-    weights,
-    arrivals,
-    output,
-    scale,
-    softcap,
-    window,
-    num_rows,
-    table_stride,
-    query_stride,
-    num_parts,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
-    GROUP_PAD: tl.constexpr,
-    DIM: tl.constexpr,
-    DIM_PAD: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    TILE_TOKENS: tl.constexpr,
-    BLOCK_KEYS: tl.constexpr,
-    SPLIT: tl.constexpr,
-    ONE_TOKEN_ROWS: tl.constexpr,
-    HAS_SOFTCAP: tl.constexpr,
-    HAS_SLOPES: tl.constexpr,
+    queries, keys, values, page_table, query_starts, context_lens, slopes, sinks, sums, tops, weights, arrivals, output,
+    scale, softcap, window, num_rows, table_stride, query_stride, num_parts,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr,
+    DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, TILE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+    SPLIT: tl.constexpr, ONE_TOKEN_ROWS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
     HAS_SINKS: tl.constexpr,
-):
+):  # fmt: skip
     """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts."""
     tile, kv_head, place = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    row = tile
-    first_tile = tile
+    row, first_tile = tile, tile
     if not ONE_TOKEN_ROWS:
         row = row_of_tile(query_starts, tile, num_rows, TILE_TOKENS)
         first_tile = tl.load(query_starts + row) // TILE_TOKENS + row
     start = tl.load(query_starts + row)
     count = tl.load(query_starts + row + 1) - start
-    context = tl.load(context_lens + row)
+    behind = tl.load(context_lens + row) - count
     first = (tile - first_tile) * TILE_TOKENS
     if first >= count:
         return
     # The keys that any token of the tile sees, and the parts that they lie in.
-    low = tl.maximum(context - count + first - window + 1, 0)
-    high = context - count + tl.minimum(first + TILE_TOKENS, count)
+    low = tl.maximum(behind + first - window + 1, 0)
+    high = behind + tl.minimum(first + TILE_TOKENS, count)
     first_part = low // SPLIT
     parts = (high - 1) // SPLIT + 1 - first_part
     shared = (count == 1) & (parts > 1)
     if place >= tl.where(shared, parts, 1):
         return
-
-    member = tl.arange(0, TILE_TOKENS * GROUP_PAD)
+    member, dim = tl.arange(0, TILE_TOKENS * GROUP_PAD), tl.arange(0, DIM_PAD)
     token = first + member // GROUP_PAD
     head = kv_head * GROUP + member % GROUP_PAD
     real = (token < count) & (member % GROUP_PAD < GROUP)
-    position = context - count + token
-    dim = tl.arange(0, DIM_PAD)
+    inside = real[:, None] & (dim < DIM)[None, :]
     where = (start + token).to(tl.int64)
-    q = tl.load(
-        queries + (where * query_stride + head * DIM)[:, None] + dim[None, :],
-        real[:, None] & (dim < DIM)[None, :],
-        other=0.0,
-    )
-    slope = tl.zeros_like(position).to(tl.float32)
-    if HAS_SLOPES:
-        slope = tl.load(slopes + head, real, other=0.0)
-    sink = slope
-    if HAS_SINKS:
-        sink = tl.load(sinks + head, real, other=0.0)
-
-    top = tl.full([TILE_TOKENS * GROUP_PAD], float("-inf"), tl.float32)
-    weight = tl.zeros([TILE_TOKENS * GROUP_PAD], tl.float32)
-    total = tl.zeros([TILE_TOKENS * GROUP_PAD, DIM_PAD], tl.float32)
-    begin = tl.where(shared, place, 0)
-    end = tl.where(shared, place + 1, parts)
-    for part in range(begin, end):
+    q = tl.load(queries + (where * query_stride + head * DIM)[:, None] + dim[None, :], inside, other=0.0)
+    slope = tl.load(slopes + head, real, other=0.0) if HAS_SLOPES else tl.zeros_like(head).to(tl.float32)
+    sink = tl.load(sinks + head, real, other=0.0) if HAS_SINKS else slope
+    top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
+    for part in range(tl.where(shared, place, 0), tl.where(shared, place + 1, parts)):
         part_top, part_weight, part_total = attend_part(
-            q, keys, values, page_table + row * table_stride, position, slope, scale, softcap, window, low, high,
+            q, keys, values, page_table + row * table_stride, behind + token, slope, scale, softcap, window, low, high,
             (first_part + part) * SPLIT, kv_head, KV_HEADS, DIM, DIM_PAD, PAGE_SIZE, BLOCK_KEYS, SPLIT, HAS_SOFTCAP,
             HAS_SLOPES,
         )  # fmt: skip
         top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
-    if not shared:
-        finish(output, where, head, dim, real, top, weight, total, sink, HEADS, DIM, HAS_SINKS)
-        return
-    # This part is one of several of the row's only token; the program that comes last merges them.
-    cell = (row * HEADS + head).to(tl.int64) * num_parts
-    inside = real[:, None] & (dim < DIM)[None, :]
-    tl.store(tops + cell + place, top, real)
-    tl.store(weights + cell + place, weight, real)
-    tl.store(sums + (cell + place)[:, None] * DIM + dim[None, :], total, inside)
-    tl.debug_barrier()
-    counter = arrivals + row * KV_HEADS + kv_head
-    if tl.atomic_add(counter, 1, sem="acq_rel") != parts - 1:
-        return
-    tl.debug_barrier()
-    tl.store(counter, 0)
-    top = tl.full([TILE_TOKENS * GROUP_PAD], float("-inf"), tl.float32)
-    weight = tl.zeros([TILE_TOKENS * GROUP_PAD], tl.float32)
-    total = tl.zeros([TILE_TOKENS * GROUP_PAD, DIM_PAD], tl.float32)
-    for part in range(0, parts):
-        part_top = tl.load(tops + cell + part, real, other=float("-inf"), cache_modifier=".cg")
-        part_weight = tl.load(weights + cell + part, real, other=0.0, cache_modifier=".cg")
-        part_total = tl.load(
-            sums + (cell + part)[:, None] * DIM + dim[None, :], inside, other=0.0, cache_modifier=".cg"
-        )
-        top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
-    finish(output, where, head, dim, real, top, weight, total, sink, HEADS, DIM, HAS_SINKS)
+    if shared:
+        cell = (row * HEADS + head).to(tl.int64) * num_parts
+        store_part(sums, tops, weights, cell + place, dim, real, inside, top, weight, total, DIM)
+        counter = arrivals + row * KV_HEADS + kv_head
+        if tl.atomic_add(counter, 1, sem="acq_rel") != parts - 1:
+            return
+        # This program is the last of the row's to come: it merges the parts, and leaves the counter as it was.
+        tl.debug_barrier()
+        tl.store(counter, 0)
+        top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
+        for part in range(parts):
+            part_top, part_weight, part_total = load_part(sums, tops, weights, cell + part, dim, real, inside, DIM)
+            top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
+    finish(output, (where * HEADS + head) * DIM, dim, inside, top, weight, total, sink, HAS_SINKS)
 
 
 @dataclass(slots=True)
@@ -211,43 +163,29 @@ def attention(
     if window is not None:
         parts = min(parts, triton.cdiv(window - 1, SPLIT) + 1)
     tiles = rows if plan.one_token_rows else tokens // tile_tokens + rows
-    sums, tops, weights, arrivals = plan.workspace(parts, heads, kv_heads, dim)
+    sizes = {
+        "HEADS": heads,
+        "KV_HEADS": kv_heads,
+        "GROUP": heads // kv_heads,
+        "GROUP_PAD": group_pad,
+        "DIM": dim,
+        "DIM_PAD": power_of_two(dim, 16),
+        "PAGE_SIZE": pages.page_size,
+        "TILE_TOKENS": tile_tokens,
+        "BLOCK_KEYS": _BLOCK_KEYS if dim <= 128 else _BLOCK_KEYS // 2,
+        "SPLIT": SPLIT,
+    }
     attention_kernel[(tiles, kv_heads, parts)](
-        queries,
-        pages.keys,
-        pages.values,
-        plan.page_table,
-        plan.query_starts,
-        plan.context_lens,
-        slopes,
-        sinks,
-        sums,
-        tops,
-        weights,
-        arrivals,
-        output,
-        float(scale),
-        float(softcap),
-        _NO_WINDOW if window is None else window,
-        rows,
-        plan.page_table.stride(0),
-        queries.stride(0),
-        parts,
-        HEADS=heads,
-        KV_HEADS=kv_heads,
-        GROUP=heads // kv_heads,
-        GROUP_PAD=group_pad,
-        DIM=dim,
-        DIM_PAD=power_of_two(dim, 16),
-        PAGE_SIZE=pages.page_size,
-        TILE_TOKENS=tile_tokens,
-        BLOCK_KEYS=_BLOCK_KEYS if dim <= 128 else _BLOCK_KEYS // 2,
-        SPLIT=SPLIT,
+        *(queries, pages.keys, pages.values, plan.page_table, plan.query_starts, plan.context_lens, slopes, sinks),
+        *(*plan.workspace(parts, heads, kv_heads, dim), output),
+        *(float(scale), float(softcap), _NO_WINDOW if window is None else window),
+        *(rows, plan.page_table.stride(0), queries.stride(0), parts),
+        **sizes,
         ONE_TOKEN_ROWS=plan.one_token_rows,
         HAS_SOFTCAP=softcap != 0,
         HAS_SLOPES=slopes is not None,
         HAS_SINKS=sinks is not None,
-        num_warps=4,
+        num_warps=8,
         num_stages=2,
         **OPTIONS,
     )

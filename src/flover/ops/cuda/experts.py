@@ -27,9 +27,7 @@ _BLOCK_ROWS = 16
 
 
 @triton.jit
-def route_kernel(
-    scores, ids, weights, experts, CHOSEN: tl.constexpr, NORMALIZED: tl.constexpr, BLOCK: tl.constexpr
-):
+def route_kernel(scores, ids, weights, experts, CHOSEN: tl.constexpr, NORMALIZED: tl.constexpr, BLOCK: tl.constexpr):
     """The CHOSEN largest scores of one token, the first of equal ones, and their softmax."""
     token = tl.program_id(0).to(tl.int64)
     expert = tl.arange(0, BLOCK)
@@ -52,24 +50,11 @@ def route_kernel(
 
 @triton.jit
 def grouped_kernel(
-    x,
-    matrices,
-    biases,
-    order,
-    starts,
-    y,
-    experts,
-    outputs,
-    inputs,
-    SHARING: tl.constexpr,
-    KIND: tl.constexpr,
-    GATED: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
-):
-    """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have one row of x."""
+    x, matrices, biases, order, starts, y, experts, outputs, inputs,
+    SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have a row of x."""
     tile = tl.program_id(1)
     expert = row_of_tile(starts, tile, experts, BLOCK_ROWS)
     start = tl.load(starts + expert)
@@ -131,7 +116,9 @@ class ExpertOps:
         """Choose, multiply by the matrices of the chosen experts, and add up what they give."""
         (rows, count), chosen = scores.shape, routing.top_k
         if not 1 <= chosen <= count == len(experts.up) == len(experts.down):
-            raise InvariantError(f"{chosen} of {count} experts, with {len(experts.up)} and {len(experts.down)} matrices")
+            raise InvariantError(
+                f"{chosen} of {count} experts, with {len(experts.up)} and {len(experts.down)} matrices"
+            )
         y = torch.empty_like(x)
         if not rows:
             return y

@@ -1,8 +1,8 @@
 """Products with weights, with bias, activation and gate behind them.
 
 Large products are torch's (cuBLAS), whose order of summation depends on the number of rows. `product` is a Triton
-kernel with one tile for all numbers of rows: each output is one chain over the inputs in order. It takes the few rows of
-a generate step where there is something to do behind the product, so that no launch is spent on that, and everything
+kernel with one tile for all numbers of rows: each output is one chain over the inputs in order. It takes the few rows
+of a generate step where there is something to do behind the product, so that no launch is spent on that, and everything
 where results have to be the same in any batch.
 """
 

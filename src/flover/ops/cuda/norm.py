@@ -55,9 +55,7 @@ def layer_norm(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor,
     return _norm(x, residual, weight, bias, eps)
 
 
-def _norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
-) -> tuple[Tensor, Tensor]:
+def _norm(x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     rows, size = x.shape
     normed = torch.empty_like(x)
     total = x if residual is None else torch.empty_like(x)
@@ -108,5 +106,16 @@ def head_norm(
     if rows:
         block = power_of_two(max(sizes))
         launch = head_norm_kernel[(rows, sum(parts))]
-        launch(qkv, query_weight, key_weight, eps, heads * dim, parts[0], *sizes, block, num_warps=warps_for(block), **OPTIONS)
+        launch(
+            qkv,
+            query_weight,
+            key_weight,
+            eps,
+            heads * dim,
+            parts[0],
+            *sizes,
+            block,
+            num_warps=warps_for(block),
+            **OPTIONS,
+        )
     return qkv

@@ -42,7 +42,7 @@ def argmax_kernel(logits, best, ids, width, BLOCK: tl.constexpr):
 
 
 def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of each row of `logits` [R, V], float32, and the first id that has it; a NaN counts as the largest."""
+    """The largest of each row of `logits` [R, V], float32, and the first id that has it; a NaN is the largest."""
     rows, width = logits.shape
     best = torch.empty(rows, dtype=torch.float32, device=logits.device)
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
@@ -75,5 +75,5 @@ def logsumexp(logits: Tensor) -> Tensor:
     rows, width = logits.shape
     y = torch.empty(rows, dtype=torch.float64, device=logits.device)
     if rows:
-        logsumexp_kernel[(rows,)](logits, y, width, BLOCK, num_warps=8, **OPTIONS)
+        logsumexp_kernel[(rows,)](logits, y, width, BLOCK // 2, num_warps=8, **OPTIONS)
     return y

@@ -13,26 +13,10 @@ from flover.ops.cuda.launch import OPTIONS, power_of_two
 
 @triton.jit
 def rotary_write_kernel(
-    qkv,
-    cos,
-    sin,
-    slots,
-    query_norm,
-    key_norm,
-    queries,
-    keys,
-    values,
-    eps,
-    HEADS: tl.constexpr,
-    KV_HEADS: tl.constexpr,
-    DIM: tl.constexpr,
-    TURNED: tl.constexpr,
-    INTERLEAVED: tl.constexpr,
-    HAS_NORM: tl.constexpr,
-    PAGE_SIZE: tl.constexpr,
-    BLOCK_HEADS: tl.constexpr,
-    BLOCK_DIM: tl.constexpr,
-):
+    qkv, cos, sin, slots, query_norm, key_norm, queries, keys, values, eps,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, TURNED: tl.constexpr, INTERLEAVED: tl.constexpr,
+    HAS_NORM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
     """A few heads of one token. Nothing is changed in place: a turned number needs its partner as it was."""
     token = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS))[:, None]

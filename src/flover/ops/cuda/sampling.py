@@ -77,7 +77,7 @@ def nth_with(row, width, limit, number, BLOCK: tl.constexpr):
 def top_k_limit(row, width, top_k, BLOCK: tl.constexpr):
     """Key and id of the top_k-th token."""
     limit, bit = tl.full([], 0, tl.uint32), tl.full([], 0x80000000, tl.uint32)
-    for _ in range(0, 32):
+    for _ in range(32):
         candidate = limit | bit
         bit = bit >> 1
         limit = tl.where(count_from(row, width, candidate, BLOCK) >= top_k, candidate, limit)
@@ -93,7 +93,7 @@ def top_p_limit(row, width, best, temperature, min_p, top_p, limit, last, BLOCK:
     zero = tl.full([], 0, tl.uint32)
     goal = mass_from(row, width, best, temperature, min_p, zero, limit, last, BLOCK) * top_p
     least, bit = zero, tl.full([], 0x80000000, tl.uint32)
-    for _ in range(0, 32):
+    for _ in range(32):
         candidate = least | bit
         bit = bit >> 1
         mass = mass_from(row, width, best, temperature, min_p, candidate, limit, last, BLOCK)
@@ -114,9 +114,7 @@ def top_p_limit(row, width, best, temperature, min_p, top_p, limit, last, BLOCK:
 
 
 @triton.jit
-def sample_kernel(
-    logits, best, temperatures, min_ps, top_ks, top_ps, uniforms, ids, width, BLOCK: tl.constexpr
-):
+def sample_kernel(logits, best, temperatures, min_ps, top_ks, top_ps, uniforms, ids, width, BLOCK: tl.constexpr):
     """One row: limits, then the token at which the cumulative weight passes uniform times all of it."""
     row = tl.program_id(0)
     line = logits + row.to(tl.int64) * width

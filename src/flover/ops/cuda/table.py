@@ -53,7 +53,7 @@ def cuda_ops(device: torch.device, *, batch_invariant: bool = False, group: Grou
         rms_norm=rms_norm,
         layer_norm=layer_norm,
         head_norm=head_norm,
-        linear=partial(linear, batch_invariant=batch_invariant),  # type: ignore[arg-type]
+        linear=partial(linear, batch_invariant=batch_invariant),
         experts=ExpertOps(),
         add_gated=add_gated,
         angles=angles,
