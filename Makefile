@@ -46,7 +46,7 @@ NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,ch
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test real sanitize clean
+.PHONY: help demo serve quick check test real sanitize cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -97,6 +97,9 @@ $(MODEL): | $(VENV)/.made
 	@echo "Fetching llama.cpp"
 	@$(BIN)/pip --quiet install --progress-bar off --no-deps --target $@.part xllamacpp==2026.10.11549
 	@mv $@.part $@
+
+cuda: $(VENV)/.ready-dev ## every kernel of GPUs compiled for four of them, without one: registers, spills, widths; a few minutes
+	@$(BIN)/python tools/cuda_kernels.py
 
 clean: ## remove .venv and everything that was made
 	rm -rf $(VENV) .real build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRITON_INTERPRET"] = "1"
 os.environ.pop("FLOVER_API_KEY", None)
 # A shell without job control starts what it leaves in the background with SIGINT ignored, and so would every process
 # that a test starts.

@@ -29,6 +29,7 @@ PLANTED_IMPORTS = [
     ("Text is outside the engine", "service/p12.py", "from flover.text import chat"),
     ("The server knows no model", "server/p13.py", "from flover.model import decoder"),
     ("torch is an extra of its own files", "model/p14.py", "def f():\n    from torch import nn"),
+    ("Triton is the GPU's", "model/p20.py", "def f():\n    import triton"),
     ("ray is an extra of its own files", "parallel/p15.py", "def f():\n    from ray.serve import handle"),
     ("The engine draws no lots and reads no calendar", "ipc/p16.py", "from random import random"),
     ("The package works without its benchmarks", "cli/p19.py", "from flover_benchmarks import accuracy"),

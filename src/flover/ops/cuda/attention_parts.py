@@ -1,0 +1,114 @@
+"""The pieces of attention: one part of the keys, the merge of two parts, the end."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from flover.ops.cuda.activation import tanh
+
+
+@triton.jit
+def row_of_tile(query_starts, tile, num_rows, TILE_TOKENS: tl.constexpr):
+    """The last row whose first tile is not behind `tile`. Row r begins at tile query_starts[r] // TILE_TOKENS + r and
+    so has at least the tiles that it needs."""
+    low, high = 0, num_rows - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        behind = tl.load(query_starts + middle) // TILE_TOKENS + middle > tile
+        low = tl.where(behind, low, middle)
+        high = tl.where(behind, middle - 1, high)
+    return low
+
+
+@triton.jit
+def dot(a, b, c):
+    """a @ b + c in float32; float32 inputs are not rounded to TF32."""
+    return tl.dot(a, b, c, input_precision="ieee")
+
+
+@triton.jit
+def nothing(MEMBERS: tl.constexpr, DIM_PAD: tl.constexpr):
+    """Largest score, weight and weighted sum over no keys."""
+    top = tl.full([MEMBERS], float("-inf"), tl.float32)
+    return top, tl.zeros([MEMBERS], tl.float32), tl.zeros([MEMBERS, DIM_PAD], tl.float32)
+
+
+@triton.jit
+def attend_part(
+    q, keys, values, pages, position, slope, scale, softcap, window, low, high, part_start, kv_head,
+    KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+    SPLIT: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+):  # fmt: skip
+    """Largest score, weight and weighted sum of values of the keys from part_start on, at most SPLIT; scores are in
+    units of ln 2. A block of keys of which a token sees none changes nothing of it, to the bit."""
+    LOG2E: tl.constexpr = 1.4426950408889634
+    top, weight, total = nothing(q.shape[0], DIM_PAD)
+    dim = tl.arange(0, DIM_PAD)
+    begin = tl.maximum(part_start, low // BLOCK_KEYS * BLOCK_KEYS)
+    for block in range(begin, tl.minimum(part_start + SPLIT, high), BLOCK_KEYS):
+        key = block + tl.arange(0, BLOCK_KEYS)
+        # What lies behind the row's last token, or before its window, may be another sequence's.
+        own = (key >= low) & (key < high)
+        page = tl.load(pages + key // PAGE_SIZE, own, other=0).to(tl.int64)
+        slot = ((page * KV_HEADS + kv_head) * PAGE_SIZE + key % PAGE_SIZE) * DIM
+        held = own[:, None] & (dim < DIM)[None, :]
+        k = tl.load(keys + slot[:, None] + dim[None, :], held, other=0.0)
+        scores = dot(q, tl.trans(k.to(q.dtype)), tl.zeros([q.shape[0], BLOCK_KEYS], tl.float32)) * scale
+        if HAS_SOFTCAP:
+            scores = softcap * tanh(scores / softcap)
+        if HAS_SLOPES:
+            scores = tl.fma((key[None, :] - position[:, None]).to(tl.float32), slope[:, None], scores)
+        sees = (key[None, :] <= position[:, None]) & (key[None, :] > position[:, None] - window)
+        scores = tl.where(sees & own[None, :], scores * LOG2E, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        safe = tl.where(new_top == float("-inf"), 0.0, new_top)
+        p = tl.exp2(scores - safe[:, None])
+        shrink = tl.exp2(top - safe)
+        weight = tl.fma(weight, shrink, tl.sum(p, 1))
+        v = tl.load(values + slot[:, None] + dim[None, :], held, other=0.0)
+        total = dot(p.to(q.dtype), v.to(q.dtype), total * shrink[:, None])
+        top = new_top
+    return top, weight, total
+
+
+@triton.jit
+def merge(top, weight, total, part_top, part_weight, part_total):
+    """Largest score, weight and sum of both together; a part that sees no key changes nothing."""
+    new_top = tl.maximum(top, part_top)
+    safe = tl.where(new_top == float("-inf"), 0.0, new_top)
+    before, after = tl.exp2(top - safe), tl.exp2(part_top - safe)
+    weight = tl.fma(part_weight, after, weight * before)
+    total = tl.fma(part_total, tl.broadcast_to(after[:, None], total.shape), total * before[:, None])
+    return new_top, weight, total
+
+
+@triton.jit
+def store_part(sums, tops, weights, place, dim, real, inside, top, weight, total, DIM: tl.constexpr):
+    """Put down what one part gave, before the program says that it is there."""
+    tl.store(tops + place, top, real)
+    tl.store(weights + place, weight, real)
+    tl.store(sums + place[:, None] * DIM + dim[None, :], total, inside)
+    tl.debug_barrier()
+
+
+@triton.jit
+def load_part(sums, tops, weights, place, dim, real, inside, DIM: tl.constexpr):
+    """What one part gave; from the cache that all programs share."""
+    top = tl.load(tops + place, real, other=float("-inf"), cache_modifier=".cg")
+    weight = tl.load(weights + place, real, other=0.0, cache_modifier=".cg")
+    total = tl.load(sums + place[:, None] * DIM + dim[None, :], inside, other=0.0, cache_modifier=".cg")
+    return top, weight, total
+
+
+@triton.jit
+def finish(output, place, dim, inside, top, weight, total, sink, HAS_SINKS: tl.constexpr):
+    """Divide by the weight, to which a sink adds its own, and store."""
+    LOG2E: tl.constexpr = 1.4426950408889634
+    if HAS_SINKS:
+        last = tl.maximum(top, sink * LOG2E)
+        before = tl.exp2(top - last)
+        weight = tl.fma(weight, before, tl.exp2(sink * LOG2E - last))
+        total = total * before[:, None]
+    y = tl.div_rn(total, tl.broadcast_to(weight[:, None], total.shape))
+    tl.store(output + place[:, None] + dim[None, :], y, inside)

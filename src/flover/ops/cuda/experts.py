@@ -1,0 +1,191 @@
+"""Mixtures of experts as grouped products: tokens are sorted by expert on the device, which the host never asks about.
+
+A tile takes tokens of one expert, and always the same number of rows, so what a token gets is one chain over the inputs
+whatever other tokens the expert has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from flover.errors import InvariantError
+from flover.ops import Experts, Routing, Weight
+from flover.ops.cuda.activation import activate, gate_by
+from flover.ops.cuda.attention_parts import row_of_tile
+from flover.ops.cuda.launch import OPTIONS, power_of_two
+from flover.ops.cuda.linear import chain
+from flover.ops.cuda.weight import CudaWeight
+
+_BLOCK_ROWS = 16
+
+
+@triton.jit
+def route_kernel(scores, ids, weights, experts, CHOSEN: tl.constexpr, NORMALIZED: tl.constexpr, BLOCK: tl.constexpr):
+    """The CHOSEN largest scores of one token, the first of equal ones, and their softmax."""
+    token = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, BLOCK)
+    score = tl.load(scores + token * experts + expert, expert < experts, other=float("-inf")).to(tl.float32)
+    top = tl.max(score)
+    every = tl.sum(tl.exp(score - top))
+    left = score
+    chosen = 0.0
+    for place in tl.static_range(CHOSEN):
+        value, index = tl.max(left, 0, return_indices=True)
+        tl.store(ids + token * CHOSEN + place, index.to(tl.int32))
+        chosen += tl.exp(value - top)
+        left = tl.where(expert == index, float("-inf"), left)
+    left = score
+    for place in tl.static_range(CHOSEN):
+        value, index = tl.max(left, 0, return_indices=True)
+        tl.store(weights + token * CHOSEN + place, tl.div_rn(tl.exp(value - top), chosen if NORMALIZED else every))
+        left = tl.where(expert == index, float("-inf"), left)
+
+
+@triton.jit
+def grouped_kernel(
+    x, matrices, biases, order, starts, y, experts, outputs, inputs,
+    SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have a row of x."""
+    tile = tl.program_id(1)
+    expert = row_of_tile(starts, tile, experts, BLOCK_ROWS)
+    start = tl.load(starts + expert)
+    count = tl.load(starts + expert + 1) - start
+    first = (tile - (start // BLOCK_ROWS + expert)) * BLOCK_ROWS
+    if first >= count:
+        return
+    place = first + tl.arange(0, BLOCK_ROWS)
+    pair = tl.load(order + start + tl.minimum(place, count - 1)).to(tl.int64)
+    out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    kind: tl.constexpr = tl.pointer_type(x.dtype.element_ty)
+    weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
+    total, up_total = chain(x, pair // SHARING, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else x
+    if HAS_BIAS:
+        total += tl.load(bias + out, out < outputs, other=0.0)[None, :]
+    if GATED:
+        if HAS_BIAS:
+            up_total += tl.load(bias + outputs + out, out < outputs, other=0.0)[None, :]
+        total = gate_by(total, up_total, KIND)
+    else:
+        total = activate(total, KIND)
+    inside = (place < count)[:, None] & (out < outputs)[None, :]
+    tl.store(y + pair[:, None] * outputs + out[None, :], total, inside)
+
+
+@triton.jit
+def weighted_sum_kernel(x, weights, y, size, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
+    """What the experts of one token gave it, times their weights, added in the order of their scores."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    total = tl.zeros([BLOCK], tl.float32)
+    for place in tl.static_range(CHOSEN):
+        pair = token * CHOSEN + place
+        value = tl.load(x + pair * size + column, inside, other=0.0).to(tl.float32)
+        total = tl.fma(value, tl.broadcast_to(tl.load(weights + pair), [BLOCK]), total)
+    tl.store(y + token * size + column, total, inside)
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrices:
+    """Addresses of the experts' matrices and of their float32 biases, int64 [E]."""
+
+    matrices: Tensor
+    biases: Tensor | None
+    shape: tuple[int, int]
+    gated: bool
+    kept: tuple[Tensor, ...]  # what the addresses lead to
+
+
+class ExpertOps:
+    """The experts of a model, whose addresses are copied to the device when they are first used."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Experts, _Matrices, _Matrices]] = {}
+
+    def __call__(self, x: Tensor, scores: Tensor, experts: Experts, routing: Routing, kind: str) -> Tensor:
+        """Choose, multiply by the matrices of the chosen experts, and add up what they give."""
+        (rows, count), chosen = scores.shape, routing.top_k
+        if not 1 <= chosen <= count == len(experts.up) == len(experts.down):
+            raise InvariantError(
+                f"{chosen} of {count} experts, with {len(experts.up)} and {len(experts.down)} matrices"
+            )
+        y = torch.empty_like(x)
+        if not rows:
+            return y
+        up, down = self._matrices_of(experts)
+        ids = torch.empty((rows, chosen), dtype=torch.int32, device=x.device)
+        weights = torch.empty((rows, chosen), dtype=torch.float32, device=x.device)
+        block = power_of_two(count, 2)
+        route_kernel[(rows,)](scores, ids, weights, count, chosen, routing.normalized, block, num_warps=1, **OPTIONS)
+        flat = ids.flatten()
+        order = torch.argsort(flat, stable=True)
+        edges = torch.arange(count + 1, dtype=torch.int32, device=x.device)
+        starts = torch.searchsorted(flat[order], edges, out_int32=True)
+        inner = _grouped(x, up, order, starts, chosen, kind)
+        outer = _grouped(inner, down, order, starts, 1, None)
+        grid = (rows, triton.cdiv(y.shape[1], 1024))
+        weighted_sum_kernel[grid](outer, weights, y, y.shape[1], chosen, 1024, num_warps=4, **OPTIONS)
+        return y
+
+    def _matrices_of(self, experts: Experts) -> tuple[_Matrices, _Matrices]:
+        found = self._known.get(id(experts))
+        if found is None:
+            both = _addresses(experts.up, experts.up_bias), _addresses(experts.down, experts.down_bias)
+            found = self._known[id(experts)] = (experts, *both)
+        return found[1:]
+
+
+def _addresses(weights: Sequence[Weight], biases: Sequence[Tensor]) -> _Matrices:
+    matrices = [cast(CudaWeight, weight) for weight in weights]
+    first = matrices[0]
+    alike = {(matrix.shape, matrix.data.dtype, matrix.gated) for matrix in matrices}
+    if len(alike) > 1:
+        raise InvariantError(f"experts of shapes and formats {alike}")
+    wide = tuple(bias.float().contiguous() for bias in biases)
+
+    def table(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.tensor([tensor.data_ptr() for tensor in tensors], dtype=torch.int64).to(first.data.device)
+
+    return _Matrices(
+        table([matrix.data for matrix in matrices]), table(wide) if wide else None, first.shape, first.gated, wide
+    )
+
+
+def _grouped(x: Tensor, experts: _Matrices, order: Tensor, starts: Tensor, sharing: int, kind: str | None) -> Tensor:
+    """[pairs, outputs] of every pair of token and expert, in the order of tokens."""
+    pairs, count = len(order), len(starts) - 1
+    outputs = experts.shape[0] // (2 if experts.gated else 1)
+    y = torch.empty((pairs, outputs), dtype=x.dtype, device=x.device)
+    block_out = 64 if experts.gated else 128
+    grouped_kernel[(triton.cdiv(outputs, block_out), pairs // _BLOCK_ROWS + count)](
+        x,
+        experts.matrices,
+        experts.biases,
+        order,
+        starts,
+        y,
+        count,
+        outputs,
+        experts.shape[1],
+        SHARING=sharing,
+        KIND=kind or "none",
+        GATED=experts.gated,
+        HAS_BIAS=experts.biases is not None,
+        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_OUT=block_out,
+        BLOCK_IN=64 if x.element_size() == 2 else 32,
+        num_warps=4,
+        num_stages=3,
+        **OPTIONS,
+    )
+    return y

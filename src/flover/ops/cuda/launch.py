@@ -1,0 +1,19 @@
+"""What all launches share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": False}
+"""The compiler contracts no product and sum on its own: two kernels that compute the same number give the same bits."""
+
+
+def power_of_two(size: int, least: int = 1) -> int:
+    """The smallest power of two that is at least `size` and `least`."""
+    return max(least, 1 << (size - 1).bit_length())
+
+
+def warps_for(block: int) -> int:
+    """Warps for a program that has a row of `block` numbers in registers: 16 bytes a thread or more."""
+    return min(16, max(1, block // 256))

@@ -1,0 +1,150 @@
+"""Products with weights, with bias, activation and gate behind them.
+
+Large products are torch's (cuBLAS), whose order of summation depends on the number of rows. `product` is a Triton
+kernel with one tile for all numbers of rows: each output is one chain over the inputs in order. It takes the few rows
+of a generate step where there is something to do behind the product, so that no launch is spent on that, and everything
+where results have to be the same in any batch.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn import functional as F
+
+from flover.errors import InvariantError
+from flover.ops.cuda.activation import activate, gate_by
+from flover.ops.cuda.launch import OPTIONS, power_of_two
+from flover.ops.cuda.weight import CudaWeight
+
+FEW_ROWS = 64
+"""Rows up to which reading the weights takes longer than multiplying: one tile of the kernel."""
+_EPILOGUE_BLOCK = 1024
+
+
+@triton.jit
+def chain(
+    x, x_row, weight, out, outputs, inputs, GATED: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+):  # fmt: skip
+    """Sums over the inputs, in order, of the rows x_row of x times the rows `out` of a weight; gated: and those as far
+    behind its first half. Outputs that are not there are computed from the last one."""
+    column = tl.arange(0, BLOCK_IN)
+    x_place = x_row[:, None] * inputs
+    w_place = tl.minimum(out, outputs - 1)[:, None] * inputs
+    half = outputs.to(tl.int64) * inputs
+    total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+    up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+    for first in range(0, inputs, BLOCK_IN):
+        place = (first + column)[None, :]
+        a = tl.load(x + x_place + place, place < inputs, other=0.0)
+        w = tl.load(weight + w_place + place, place < inputs, other=0.0)
+        total = tl.dot(a, tl.trans(w), total, input_precision="ieee")
+        if GATED:
+            w = tl.load(weight + half + w_place + place, place < inputs, other=0.0)
+            up_total = tl.dot(a, tl.trans(w), up_total, input_precision="ieee")
+    return total, up_total
+
+
+@triton.jit
+def product_kernel(
+    x,
+    weight,
+    bias,
+    y,
+    rows,
+    outputs,
+    inputs,
+    KIND: tl.constexpr,
+    GATED: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_IN: tl.constexpr,
+):
+    """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y."""
+    row = tl.program_id(1).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    x_row = tl.minimum(row, rows - 1)
+    total, up_total = chain(x, x_row, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    if HAS_BIAS:
+        total += tl.load(bias + out, out < outputs, other=0.0).to(tl.float32)[None, :]
+    if GATED:
+        if HAS_BIAS:
+            up_total += tl.load(bias + outputs + out, out < outputs, other=0.0).to(tl.float32)[None, :]
+        total = gate_by(total, up_total, KIND)
+    else:
+        total = activate(total, KIND)
+    inside = (row < rows)[:, None] & (out < outputs)[None, :]
+    tl.store(y + row[:, None] * outputs + out[None, :], total, inside)
+
+
+def product(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None) -> Tensor:
+    """The linear of the op table in one launch and one order."""
+    (rows, inputs), outputs = x.shape, weight.shape[0] // (2 if weight.gated else 1)
+    y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    block_out = 32 if weight.gated else 64
+    product_kernel[(triton.cdiv(outputs, block_out), triton.cdiv(rows, FEW_ROWS))](
+        x,
+        weight.data,
+        bias,
+        y,
+        rows,
+        outputs,
+        inputs,
+        KIND=kind or "none",
+        GATED=weight.gated,
+        HAS_BIAS=bias is not None,
+        BLOCK_ROWS=FEW_ROWS,
+        BLOCK_OUT=block_out,
+        BLOCK_IN=64 if x.element_size() == 2 else 32,
+        num_warps=4,
+        num_stages=3,
+        **OPTIONS,
+    )
+    return y
+
+
+@triton.jit
+def epilogue_kernel(
+    x, bias, y, outputs, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK: tl.constexpr
+):
+    """One row of a product: bias, activation, gate. y may be x where there is no gate."""
+    row = tl.program_id(0).to(tl.int64)
+    out = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = out < outputs
+    x += row * outputs * (2 if GATED else 1)
+    value = tl.load(x + out, inside, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        value += tl.load(bias + out, inside, other=0.0).to(tl.float32)
+    if GATED:
+        up = tl.load(x + outputs + out, inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            up += tl.load(bias + outputs + out, inside, other=0.0).to(tl.float32)
+        value = gate_by(value, up, KIND)
+    else:
+        value = activate(value, KIND)
+    tl.store(y + row * outputs + out, value, inside)
+
+
+def linear(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
+    """x times the weight's transpose, plus the bias, activated and gated."""
+    if x.shape[1] != weight.shape[1]:
+        raise InvariantError(f"x has {x.shape[1]} columns, the weight {weight.shape[1]} inputs")
+    if x.dtype != weight.data.dtype:  # a router in float32 among 16-bit weights
+        x = x.to(weight.data.dtype)
+    behind = bias is not None or kind is not None or weight.gated
+    if len(x) and (batch_invariant or (behind and len(x) <= FEW_ROWS)):
+        return product(x, weight, bias, kind)
+    raw = F.linear(x, weight.data)
+    if not behind or not len(x):
+        return raw if not weight.gated else raw[:, : raw.shape[1] // 2]
+    outputs = raw.shape[1] // (2 if weight.gated else 1)
+    y = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device) if weight.gated else raw
+    block = min(_EPILOGUE_BLOCK, power_of_two(outputs, 16))
+    epilogue_kernel[(len(x), triton.cdiv(outputs, block))](
+        raw, bias, y, outputs, kind or "none", weight.gated, bias is not None, block, num_warps=4, **OPTIONS
+    )
+    return y

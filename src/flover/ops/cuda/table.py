@@ -1,0 +1,70 @@
+"""The op table of one GPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flover.ops import Alone, Group, HostArray, Ops
+from flover.ops.cuda.attention import attention, plan_attention
+from flover.ops.cuda.elementwise import add, add_gated, angles, softcap
+from flover.ops.cuda.embed import embed
+from flover.ops.cuda.experts import ExpertOps
+from flover.ops.cuda.linear import linear
+from flover.ops.cuda.norm import head_norm, layer_norm, rms_norm
+from flover.ops.cuda.order import argmax, logsumexp
+from flover.ops.cuda.rotary import rotary_write
+from flover.ops.cuda.sampling import sample
+from flover.ops.cuda.weight import weights_on
+
+
+def page_shapes(
+    num_pages: int, page_size: int, num_kv_heads: int, head_dim: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens of a head one after another, keys as values."""
+    shape = (num_pages, num_kv_heads, page_size, head_dim)
+    return shape, shape
+
+
+def _array(device: torch.device, values: HostArray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def _all_reduce(group: Group, x: Tensor) -> Tensor:
+    if group.size > 1:
+        group.all_reduce("sum", x)
+    return x
+
+
+def cuda_ops(device: torch.device, *, batch_invariant: bool = False, group: Group | None = None) -> Ops:
+    """The table on tensors of `device`, for a rank of `group`. All tensors are contiguous; activations have the type of
+    the model's matrices, norms and biases any float type. With `batch_invariant` large products have one order of
+    summation too, so that a token's result depends on its own context alone."""
+    group = group or Alone()
+    return Ops(
+        name="cuda",
+        array=partial(_array, device),
+        page_shapes=page_shapes,
+        new_weight=weights_on(device),
+        embed=embed,  # type: ignore[arg-type]  # weights are this package's own
+        rms_norm=rms_norm,
+        layer_norm=layer_norm,
+        head_norm=head_norm,
+        linear=partial(linear, batch_invariant=batch_invariant),
+        experts=ExpertOps(),
+        add_gated=add_gated,
+        angles=angles,
+        rotary_write=rotary_write,
+        plan_attention=plan_attention,
+        attention=attention,
+        add=add,
+        softcap=softcap,
+        argmax=argmax,  # type: ignore[arg-type]  # tensors of the device in and out
+        logsumexp=logsumexp,  # type: ignore[arg-type]
+        sample=sample,  # type: ignore[arg-type]
+        group=group,
+        all_reduce=partial(_all_reduce, group),
+    )

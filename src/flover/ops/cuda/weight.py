@@ -1,0 +1,61 @@
+"""Matrices as the GPU keeps them: plain float32, bfloat16 or float16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from flover.errors import ConfigError, InvariantError
+from flover.ops import NewWeight, Part, WeightFormat
+
+FORMATS: Mapping[WeightFormat, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CudaWeight:
+    """A matrix [out, in], inputs one after another."""
+
+    data: Tensor
+    gated: bool
+    part: Part | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.data.shape[0], self.data.shape[1]
+
+    @property
+    def num_bytes(self) -> int:
+        return self.data.nbytes
+
+    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
+        """Copy to the device, rounded to the weight's type there."""
+        start = self.part.start if self.part else 0
+        mine = np.ascontiguousarray(rows[:, start : start + self.shape[1]])
+        self.data[first : first + len(mine)] = torch.from_numpy(mine).to(self.data.device)
+
+    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8], order: npt.NDArray[np.int32] | None = None) -> None:
+        """There are no blocks here. Raises `InvariantError`."""
+        raise InvariantError("weights on a GPU have no blocks")
+
+
+def _make(
+    device: torch.device, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
+) -> CudaWeight:
+    if weight_format not in FORMATS:
+        raise ConfigError(f"a GPU keeps weights as {', '.join(FORMATS)}, not {weight_format}")
+    return CudaWeight(torch.zeros(shape, dtype=FORMATS[weight_format], device=device), gated, part)
+
+
+def weights_on(device: torch.device) -> NewWeight:
+    """Memory for matrices on that device. Raises `ConfigError` for formats that it cannot keep."""
+    return partial(_make, device)

@@ -1,0 +1,303 @@
+"""Compile every kernel of ops/cuda for GPUs that are not here, and say what the machine code is like.
+
+    python tools/cuda_kernels.py [--arch 90] [--model llama-3-8b] [--sample]
+
+The decoder runs on tensors without memory (torch's device "meta") under a Triton driver that compiles what is launched,
+for one GPU after another, and launches nothing. So what is compiled is what a forward launches, argument by argument.
+Registers, local memory and instructions are read with `cuobjdump`, which comes with Triton. Ends with status 1 where a
+kernel keeps registers in local memory, where one that streams has narrow loads, where a product has no tensor-core
+instruction, and where a layer of a generate step takes more than eight launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.backends.compiler import GPUTarget
+from triton.runtime.driver import driver
+
+from flover.bench.presets import PRESETS
+from flover.model.batch import Batch
+from flover.model.config import ModelConfig, parameter_shapes
+from flover.model.decoder import Decoder, Weights
+from flover.model.hf_config import read_config
+from flover.ops import Pages, SampleParams
+from flover.ops.cuda.table import cuda_ops
+
+MOST_LAUNCHES = 8
+"""Of a layer in a generate step."""
+META = torch.device("meta")
+MODELS = ("llama-3-8b", "gpt-j-6b")
+PAGE_SIZE = 16
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+TENSOR_CORES = re.compile(r"\b(HMMA|HGMMA|UTC\w*MMA)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One multiprocessor of a GPU (CUDA C++ Programming Guide, compute capabilities)."""
+
+    name: str
+    threads: int
+    shared: int  # bytes of a multiprocessor; a block may have 1 KiB less
+
+
+GPUS = {
+    80: Gpu("A100", 2048, 164 * 1024),
+    90: Gpu("H100, H200", 2048, 228 * 1024),
+    100: Gpu("B200", 2048, 228 * 1024),
+    120: Gpu("RTX 5090", 1536, 100 * 1024),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """One kernel as one GPU has it."""
+
+    name: str
+    arch: int
+    warps: int
+    registers: int
+    local: int  # bytes of a thread's registers that are kept in memory
+    shared: int
+    loads: Counter[int]  # loads from global memory by bytes of a thread
+    stores: Counter[int]
+    tensor_cores: frozenset[str]
+
+    @property
+    def occupancy(self) -> float:
+        """Share of a multiprocessor's warps that can be there at once."""
+        gpu, threads = GPUS[self.arch], 32 * self.warps
+        by_registers = 65536 // (-(-self.registers * 32 // 256) * 256 * self.warps)
+        by_shared = gpu.shared // (self.shared + 1024)
+        return min(by_registers, by_shared, gpu.threads // threads) * threads / gpu.threads
+
+    @property
+    def line(self) -> str:
+        """A row of the table of COLUMNS."""
+        widest = max(self.loads, default=0), max(self.stores, default=0)
+        cores = ", ".join(sorted(self.tensor_cores)) or "–"
+        columns = self.name, self.arch, self.warps, self.registers, self.local, self.shared, f"{self.occupancy:.0%}"
+        return f"| {' | '.join(map(str, (*columns, *widest, cores)))} |"
+
+
+COLUMNS = "kernel", "sm", "warps", "registers", "local", "shared", "occupancy", "load", "store", "tensor cores"
+
+
+class CompilingDriver:
+    """What Triton asks of a GPU's driver. Binaries come to `utils.load_binary`, launches to `launcher_cls`."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+        self.launches: list[str] = []
+        self.binaries: dict[bytes, tuple[str, int]] = {}  # name and bytes of shared memory
+        self.warps: dict[str, int] = {}
+        self.utils = self
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return self.arch  # kernels are kept for each device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": GPUS[self.arch].shared - 1024}
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+        self.binaries[binary] = name, shared
+        return 1, 1, 0, 0, 1024
+
+    def unload_module(self, module: int) -> None:
+        """There is none."""
+
+    def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
+        self.warps[metadata.name] = metadata.num_warps
+        return lambda *args: self.launches.append(metadata.name)
+
+
+class TorchLaunches(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts torch's operations that compute something."""
+
+    FREE = frozenset(("empty", "empty_like", "view", "_unsafe_view", "t", "transpose", "slice", "unsqueeze", "detach"))
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.overloadpacket.__name__ not in self.FREE
+        return function(*args, **(kwargs or {}))
+
+
+def run(command: Sequence[str]) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def inspect(name: str, binary: bytes, arch: int, warps: int, shared: int) -> Compiled:
+    """What is in the machine code."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(binary)
+        usage = run([str(CUOBJDUMP), "--dump-resource-usage", str(path)])
+        code = run([str(CUOBJDUMP), "-sass", str(path)])
+    numbers = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
+    spilled = len(re.findall(r"\b(?:LDL|STL)\b", code))
+    return Compiled(
+        name=name,
+        arch=arch,
+        warps=warps,
+        registers=numbers["REG"],
+        local=numbers["LOCAL"] + numbers["STACK"] + spilled,
+        shared=shared,
+        loads=widths(re.findall(r"\b(?:LDG|LDGSTS)\.[\w.]+", code)),
+        stores=widths(re.findall(r"\bSTG\.[\w.]+", code)),
+        tensor_cores=frozenset(TENSOR_CORES.findall(code)),
+    )
+
+
+def widths(instructions: Iterable[str]) -> Counter[int]:
+    """Bytes of a thread that each of these loads or stores moves."""
+    sizes = {"128": 16, "64": 8, "U8": 1, "S8": 1, "U16": 2, "S16": 2}
+    return Counter(next((sizes[part] for part in one.split(".") if part in sizes), 4) for one in instructions)
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device=META)
+
+
+def decoder_of(config: ModelConfig, *, batch_invariant: bool) -> Decoder:
+    """In bfloat16, without memory."""
+    ops, matrices, vectors = cuda_ops(META, batch_invariant=batch_invariant), {}, {}
+    for name, shape in parameter_shapes(config).items():
+        if len(shape) == 2:
+            gated = config.gated and name.endswith("up.weight")
+            matrices[name] = ops.new_weight((shape[0], shape[1]), "bfloat16", gated)
+        else:
+            vectors[name] = empty(shape, torch.float32)
+    return Decoder(config, Weights(matrices, vectors), ops, config.default_max_len)
+
+
+def batch_of(query_lens: Sequence[int], context: int) -> Batch:
+    tokens, rows = sum(query_lens), len(query_lens)
+    return Batch(
+        token_ids=empty((tokens,), torch.int64),
+        positions=empty((tokens,), torch.int64),
+        slots=empty((tokens,), torch.int64),
+        query_starts=empty((rows + 1,), torch.int32),
+        context_lens=empty((rows,), torch.int32),
+        page_table=empty((rows, -(-context // PAGE_SIZE)), torch.int32),
+        query_lens_host=tuple(query_lens),
+        context_lens_host=(context,) * rows,
+    )
+
+
+class MetaPages:
+    """The pool of keys and values, without memory."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        shape = 4096, config.num_kv_heads, PAGE_SIZE, config.head_dim
+        pages = Pages(empty(shape, torch.bfloat16), empty(shape, torch.bfloat16), PAGE_SIZE, "bfloat16")
+        self.layers = (pages,) * config.num_layers
+
+
+def config_of(model: str, layers: int = 1) -> ModelConfig:
+    """The model with so many layers."""
+    _, config = read_config(PRESETS[model])
+    return replace(config, layers=config.layers[:layers])
+
+
+def forward(config: ModelConfig, query_lens: Sequence[int], context: int, *, batch_invariant: bool = False) -> int:
+    """One forward, and the logits of every row. Returns the number of launches that are not Triton's."""
+    decoder = decoder_of(config, batch_invariant=batch_invariant)
+    pages: Any = MetaPages(config)
+    batch = batch_of(query_lens, context)
+    with TorchLaunches() as by_torch:
+        hidden = decoder.forward(batch, pages)
+        decoder.logits(hidden[: len(query_lens)])
+    return int(by_torch.count)
+
+
+def choose(vocab_size: int, rows: int) -> None:
+    """One sampling of all rows."""
+    ops, logits = cuda_ops(META), empty((rows, vocab_size), torch.bfloat16)
+    best, _ = ops.argmax(logits)  # type: ignore[arg-type]
+    ops.logsumexp(logits)  # type: ignore[arg-type]
+    kinds = torch.float32, torch.float64, torch.int64, torch.float64, torch.float64
+    ops.sample(logits, best, SampleParams(*(empty((rows,), kind) for kind in kinds)))  # type: ignore[arg-type]
+
+
+def launches_of_a_layer(model: str, recorder: CompilingDriver) -> int:
+    """Launches of a generate step of 32 rows: those of two layers less those of one."""
+    counts: list[int] = []
+    for layers in (1, 2):
+        before = len(recorder.launches)
+        by_torch = forward(config_of(model, layers), [1] * 32, 4096)
+        counts.append(len(recorder.launches) - before + by_torch)
+    return counts[1] - counts[0]
+
+
+def compile_all(arch: int, models: Sequence[str], sample: bool) -> tuple[list[Compiled], list[str]]:
+    """Every kernel of steps that generate, of steps with chunks, and of sampling, or a sample: a step that generates.
+    And what must not be."""
+    recorder = CompilingDriver(arch)
+    driver.set_active(recorder)
+    problems = []
+    for model in models:
+        config = config_of(model)
+        launches = launches_of_a_layer(model, recorder)
+        if launches > MOST_LAUNCHES:
+            problems.append(f"{model}: {launches} launches a layer")
+        if not sample:
+            forward(config, [1, 1, 510, 1], 4096)
+            forward(config, [1] * 32, 4096, batch_invariant=True)
+            choose(config.vocab_size, 32)
+    kernels = [
+        inspect(name, binary, arch, recorder.warps[name], shared)
+        for binary, (name, shared) in recorder.binaries.items()
+    ]
+    return kernels, problems + faults(kernels)
+
+
+def faults(kernels: Iterable[Compiled]) -> list[str]:
+    """What must not be."""
+    found = [f"{k.name} on sm_{k.arch}: {k.local} bytes or accesses of local memory" for k in kernels if k.local]
+    products = ("product_kernel", "attention_kernel")
+    found += [f"{k.name} on sm_{k.arch}: no tensor cores" for k in kernels if k.name in products and not k.tensor_cores]
+    return found + [f"{k.name} on sm_{k.arch}: no load of 16 bytes a thread" for k in kernels if not k.loads[16]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="compile the kernels of a GPU without one")
+    parser.add_argument("--arch", type=int, choices=GPUS, action="append")
+    parser.add_argument("--model", choices=MODELS, action="append")
+    parser.add_argument("--sample", action="store_true", help="a generate step alone")
+    args = parser.parse_args()
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
+    found = []
+    for arch in args.arch or GPUS:
+        kernels, problems = compile_all(arch, args.model or MODELS, args.sample)
+        lines = sorted({k.line for k in kernels})
+        print(*lines, sep="\n")
+        found += problems
+    print(*found, sep="\n", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
