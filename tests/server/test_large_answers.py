@@ -36,7 +36,7 @@ class BrokenEngine:
     def __init__(self) -> None:
         self.submitted = []
 
-    def submit(self, request: Request) -> None:
+    def submit(self, request: Request, vocabulary: object = None) -> None:
         if request.id != "fine":
             raise ZeroDivisionError("a bug")
         self.submitted.append(request.id)
