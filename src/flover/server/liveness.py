@@ -26,7 +26,7 @@ class LoadingGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._state.supervisor is None and scope["path"] not in BEFORE_LOADING:
             message = "the server is shutting down" if self._state.draining else "the model is being loaded"
-            await error_response(Unavailable(message))(scope, receive, send)
+            await error_response(Unavailable(message), path=scope["path"])(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
