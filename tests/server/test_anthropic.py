@@ -81,6 +81,8 @@ def test_errors_have_the_clients_form(claude: anthropic.Anthropic, echo: ServerP
         body = answer.json()
         assert (answer.status_code, body["type"], body["error"]["type"]) == (400, "error", "invalid_request_error")
         assert words in body["error"]["message"]
+    empty = {**chat, "messages": [{"role": "user", "content": []}]}
+    assert echo.post("/v1/messages", empty).json()["stop_reason"] == "end_turn"
     with pytest.raises(anthropic.NotFoundError, match="is not served here"):
         claude.messages.create(model="claude", **chat)
     with pytest.raises(anthropic.BadRequestError, match="not valid JSON"):

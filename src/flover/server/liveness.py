@@ -45,6 +45,7 @@ async def index(request: Request) -> Response:
             "models": "/v1/models",
             "chat_completions": "/v1/chat/completions",
             "completions": "/v1/completions",
+            "messages": "/v1/messages",
             "health": "/health",
             "dashboard": "/dashboard",
             "openapi": "/openapi.json",
