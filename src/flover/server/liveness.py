@@ -45,6 +45,7 @@ async def index(request: Request) -> Response:
             "models": "/v1/models",
             "chat_completions": "/v1/chat/completions",
             "completions": "/v1/completions",
+            "responses": "/v1/responses",
             "messages": "/v1/messages",
             "health": "/health",
             "dashboard": "/dashboard",

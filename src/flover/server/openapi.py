@@ -12,6 +12,7 @@ import msgspec
 
 from flover.config import ServerConfig
 from flover.server.anthropic import schemas
+from flover.server.openai_responses import schemas as openai_responses
 from flover.server.openapi_bodies import ServedModel, body_schemas
 from flover.server.responses import ChatChunk, ChatCompletion, Completion
 
@@ -89,10 +90,14 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     completion, chat, _ = answers
     components |= body_schemas(config, served) | {"Error": _ERROR}
     components |= schemas.body_schemas(served.names, config.limits.max_stop_strings)
+    components["ResponsesBody"] = openai_responses.body_schema(served.names)
     components["ChatChunk"]["description"] = "One event of a streamed answer."
     paths = {
         "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {}}),
         "/v1/chat/completions": _post("Continue a conversation", "ChatBody", {JSON: chat, EVENTS: {}}),
+        "/v1/responses": _post(
+            "Continue a conversation", "ResponsesBody", {JSON: openai_responses.RESPONSE, EVENTS: {}}
+        ),
         **_anthropic_paths(),
         "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),

@@ -20,6 +20,8 @@ from flover.server.dashboard import dashboard
 from flover.server.errors import HttpError
 from flover.server.http_keys import salt_of
 from flover.server.live import watch
+from flover.server.openai_responses import responses
+from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
 from flover.server.openapi_bodies import ServedModel
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
@@ -66,6 +68,12 @@ async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation."""
     body = await _read(request, ChatBody)
     return await chat.create_chat_completion(_state(request), body, request.receive, salt_of(request.scope))
+
+
+async def create_response(request: Request) -> Response:
+    """Continue a conversation, in OpenAI's newer API."""
+    body = await _read(request, ResponsesBody)
+    return await responses.create_response(_state(request), body, request.receive, salt_of(request.scope))
 
 
 async def create_message(request: Request) -> Response:
@@ -207,6 +215,7 @@ async def show_openapi(request: Request) -> Response:
 ROUTES = [
     Route("/v1/completions", create_completion, methods=["POST"]),
     Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
+    Route("/v1/responses", create_response, methods=["POST"]),
     Route("/v1/messages", create_message, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
     Route("/v1/models", list_models),
