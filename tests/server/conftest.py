@@ -18,6 +18,13 @@ TEMPLATE = (
     "{% if shout %}!{% endif %}{% if add_generation_prompt %}a:{% endif %}"
 )
 
+ECHO_TEMPLATE = (
+    "{# <tool_call> <think> </think> #}{% if show %}{{ messages[1].tool_calls[0].function.arguments.x }}"
+    "{{ messages[2].content }}{% else %}{{ messages[-1].content }}{% endif %}<eos>{{ tools | tojson if tools }}"
+    "{% for m in messages %}{{ m.role }}{% endfor %}{% if open %}<think>{% endif %}"
+)
+"""For the toy model, which repeats the prompt up to `<eos>`: the last message is the answer."""
+
 
 def _byte_characters() -> list[str]:
     """How byte-level tokenizers write the bytes 0..255 (GPT-2's table)."""
@@ -69,3 +76,13 @@ def server(model_folder: Path) -> Iterator[ServerProcess]:
 def client(server: ServerProcess) -> openai.OpenAI:
     """The official client of the shared server."""
     return server.client()
+
+
+@pytest.fixture(scope="session")
+def echo(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server that answers with the last message, which may hold reasoning and tool calls."""
+    template = tmp_path_factory.mktemp("template") / "template.jinja"
+    template.write_text(ECHO_TEMPLATE)
+    running = ServerProcess(model_folder, server={"chat_template": str(template)})
+    yield running
+    assert running.stop() == 0

@@ -4,19 +4,11 @@ that it wants as the last message."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import openai
-import pytest
 from support.servers import ServerProcess, refused
 
-TEMPLATE = (
-    "{# <tool_call> <think> </think> #}{% if show %}{{ messages[1].tool_calls[0].function.arguments.x }}"
-    "{{ messages[2].content }}{% else %}{{ messages[-1].content }}{% endif %}<eos>{{ tools | tojson if tools }}"
-    "{% for m in messages %}{{ m.role }}{% endfor %}{% if open %}<think>{% endif %}"
-)
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 TOOLS: Any = [
     {"type": "function", "function": {"name": "f", "description": "Looks", "parameters": SCHEMA}},
@@ -24,15 +16,6 @@ TOOLS: Any = [
 ]
 CALL = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
 SECOND = '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
-
-
-@pytest.fixture(scope="module")
-def echo(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    template = tmp_path_factory.mktemp("template") / "template.jinja"
-    template.write_text(TEMPLATE)
-    running = ServerProcess(model_folder, server={"chat_template": str(template)})
-    yield running
-    assert running.stop() == 0
 
 
 def ask(echo: ServerProcess, text: str, **fields: Any) -> tuple[Any, Any]:

@@ -15,7 +15,7 @@ from flover.server.errors import ClientGone
 from flover.server.generation import Choice, Generation
 from flover.server.request_log import WithGeneration
 from flover.server.responses import json_response
-from flover.server.sse import CLIENT_LEFT, EventStream, until_disconnect
+from flover.server.sse import CLIENT_LEFT, OPENAI_EVENTS, EventStream, Framing, until_disconnect
 from flover.server.text_threads import TextThreads
 from flover.text.tokenizer import Tokenizer
 
@@ -26,6 +26,9 @@ C = TypeVar("C")
 class ResponseBuilder(ABC, Generic[B, C]):
     """Builds the API's objects from one generation, for the body that asked for it. `model` is the name to answer
     with."""
+
+    framing: Framing = OPENAI_EVENTS
+    """How the API writes events."""
 
     def __init__(self, body: B, *, id: str, model: str, tokenizer: Tokenizer | None) -> None:
         self._body = body
@@ -58,7 +61,7 @@ async def answer(
     """Start a generation and respond with it. It is closed at the end, and as soon as the client disconnects."""
     if stream:
         generation = await generate()
-        return WithGeneration(EventStream(builder.events(generation), generation.close), generation)
+        return WithGeneration(EventStream(builder.events(generation), generation.close, builder.framing), generation)
 
     async def whole() -> Response:
         generation = await generate()

@@ -19,6 +19,8 @@ from starlette.responses import Response
 
 from flover.errors import EngineError, RequestError
 
+ANTHROPIC_PATH = "/v1/messages"
+"""The path, and the beginning of paths, whose errors have Anthropic's format."""
 RETRY_SECONDS = 1
 """`Retry-After` in seconds when the server is full, loading or shutting down."""
 
@@ -80,13 +82,20 @@ def envelope(error: HttpError) -> dict[str, Any]:
     return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
 
 
-def error_response(error: HttpError, headers: Mapping[str, str] | None = None) -> Response:
-    """The response to a request that failed before its response began."""
+def anthropic_envelope(error: HttpError) -> dict[str, Any]:
+    """The same in Anthropic's format, whose errors have no field of their own for a parameter."""
+    own = {413: "request_too_large", 503: "overloaded_error"}
+    kind = own.get(error.status, _TYPES.get(error.status, "invalid_request_error"))
+    return {"type": "error", "error": {"type": "api_error" if error.status == 500 else kind, "message": error.message}}
+
+
+def error_response(error: HttpError, headers: Mapping[str, str] | None = None, *, path: str = "") -> Response:
+    """The response to a request that failed before its response began, in the format of the path's API."""
     own = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
     if error.status == 401:
         own["WWW-Authenticate"] = "Bearer"
     return Response(
-        msgspec.json.encode(envelope(error)),
+        msgspec.json.encode((anthropic_envelope if path.startswith(ANTHROPIC_PATH) else envelope)(error)),
         status_code=error.status,
         media_type="application/json",
         headers={**(headers or {}), **own},
@@ -107,12 +116,12 @@ def error_handlers() -> dict[Any, Callable[[Request, Exception], Awaitable[Respo
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    return error_response(as_http_error(error))
+    return error_response(as_http_error(error), path=request.scope["path"])
 
 
 async def _on_bug(request: Request, error: Exception) -> Response:
     """Respond to an unexpected exception; Starlette then raises it again, so that the HTTP server logs it."""
-    return error_response(_BUG)
+    return error_response(_BUG, path=request.scope["path"])
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
@@ -120,7 +129,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
     method, path = request.method, request.scope["path"]
     messages = {404: f"there is no {path}{_hint(request)}", 405: f"{path} does not answer to {method}"}
     message = messages.get(error.status_code, str(error.detail))
-    return error_response(HttpError(error.status_code, message), error.headers)
+    return error_response(HttpError(error.status_code, message), error.headers, path=path)
 
 
 def _hint(request: Request) -> str:

@@ -92,6 +92,9 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logprob_token_ids": NONE,
     "thinking_token_budget": (),
     "repetition_detection": (),
+    # OpenAI's responses
+    "previous_response_id": (),
+    "conversation": (),
     # SGLang
     "regex": (),
     "ebnf": (),
@@ -160,6 +163,8 @@ REASONS: Mapping[str, str] = {
     "modalities": 'only text is supported: leave modalities out or send ["text"]',
     "chat_template": "a template in a request is not supported: the operator can give one with --chat-template",
     "suffix": "filling in before a suffix is not supported",
+    "previous_response_id": "responses are not stored: send the earlier items in input",
+    "conversation": "conversations are not stored: send the earlier items in input",
     "repeat_penalty": "repeat_penalty is called repetition_penalty here",
     "min_new_tokens": "min_new_tokens is called min_tokens here",
     **{

@@ -118,7 +118,8 @@ class PendingBodies:
 async def refuse(error: HttpError, scope: Scope, receive: Receive, send: Send) -> None:
     """Refuse a request whose body has not been read; if it has one, the connection is closed after the response."""
     has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
-    await error_response(error, {"Connection": "close"} if has_body else None)(scope, receive, send)
+    headers = {"Connection": "close"} if has_body else None
+    await error_response(error, headers, path=scope["path"])(scope, receive, send)
 
 
 def _shown(value: bytes) -> str:

@@ -26,7 +26,7 @@ class LoadingGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._state.supervisor is None and scope["path"] not in BEFORE_LOADING:
             message = "the server is shutting down" if self._state.draining else "the model is being loaded"
-            await error_response(Unavailable(message))(scope, receive, send)
+            await error_response(Unavailable(message), path=scope["path"])(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -45,6 +45,8 @@ async def index(request: Request) -> Response:
             "models": "/v1/models",
             "chat_completions": "/v1/chat/completions",
             "completions": "/v1/completions",
+            "responses": "/v1/responses",
+            "messages": "/v1/messages",
             "health": "/health",
             "dashboard": "/dashboard",
             "openapi": "/openapi.json",

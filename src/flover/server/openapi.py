@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 from flover.config import ServerConfig
+from flover.server.anthropic import schemas
+from flover.server.openai_responses import schemas as openai_responses
 from flover.server.openapi_bodies import ServedModel, body_schemas
 from flover.server.responses import ChatChunk, ChatCompletion, Completion
 
@@ -87,10 +89,16 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     answers, components = msgspec.json.schema_components([Completion, ChatCompletion, ChatChunk], ref_template=_REF)
     completion, chat, _ = answers
     components |= body_schemas(config, served) | {"Error": _ERROR}
+    components |= schemas.body_schemas(served.names, config.limits.max_stop_strings)
+    components["ResponsesBody"] = openai_responses.body_schema(served.names)
     components["ChatChunk"]["description"] = "One event of a streamed answer."
     paths = {
         "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {}}),
         "/v1/chat/completions": _post("Continue a conversation", "ChatBody", {JSON: chat, EVENTS: {}}),
+        "/v1/responses": _post(
+            "Continue a conversation", "ResponsesBody", {JSON: openai_responses.RESPONSE, EVENTS: {}}
+        ),
+        **_anthropic_paths(),
         "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
         "/v1/models": _get("The models that are served", {JSON: _MODELS}),
@@ -114,6 +122,21 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
     return document
+
+
+def _anthropic_paths() -> dict[str, Any]:
+    paths = {
+        path: _post(summary, body, answers)
+        for path, summary, body, answers in (
+            ("/v1/messages", "Continue a conversation", "MessagesBody", {JSON: schemas.MESSAGE, EVENTS: {}}),
+            ("/v1/messages/count_tokens", "The tokens of a conversation", "CountBody", {JSON: schemas.COUNT}),
+        )
+    }
+    for route in paths.values():
+        for status in STATUSES:
+            error = {"anyOf": [{"$ref": _REF.format(name=name)} for name in ("AnthropicError", "Error")]}
+            route["post"]["responses"][str(status)]["content"][JSON]["schema"] = error
+    return paths
 
 
 def _post(summary: str, body: str, answers: dict[str, Any]) -> dict[str, Any]:

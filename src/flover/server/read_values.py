@@ -134,7 +134,7 @@ def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wa
     if missing:
         return RequestError(f"{where}{place}.{missing.group(1)} is required", param=first_name(where))
     if not place:
-        return wrong_value(where, wanted or _WANTED[kind], raw)
+        return wrong_value(where, wanted or _WANTED.get(kind) or _expected(message), raw)
     got = _GOT.search(message)
     sort = ", got a number out of range" if "out of range" in message else ""
     if got is not None:

@@ -12,12 +12,16 @@ from starlette.routing import Route
 
 from flover.errors import RequestError, shown, wrong_value
 from flover.server import chat, completions, conversation, metrics
+from flover.server.anthropic import messages
+from flover.server.anthropic.bodies import CountBody, MessagesBody
 from flover.server.app_state import AppState
 from flover.server.body import read_body
 from flover.server.dashboard import dashboard
 from flover.server.errors import HttpError
 from flover.server.http_keys import salt_of
 from flover.server.live import watch
+from flover.server.openai_responses import responses
+from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
 from flover.server.openapi_bodies import ServedModel
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
@@ -64,6 +68,23 @@ async def create_chat_completion(request: Request) -> Response:
     """Continue a conversation."""
     body = await _read(request, ChatBody)
     return await chat.create_chat_completion(_state(request), body, request.receive, salt_of(request.scope))
+
+
+async def create_response(request: Request) -> Response:
+    """Continue a conversation, in OpenAI's newer API."""
+    body = await _read(request, ResponsesBody)
+    return await responses.create_response(_state(request), body, request.receive, salt_of(request.scope))
+
+
+async def create_message(request: Request) -> Response:
+    """Continue a conversation, in Anthropic's API."""
+    body = await _read(request, MessagesBody)
+    return await messages.create_message(_state(request), body, request.receive, salt_of(request.scope))
+
+
+async def count_message_tokens(request: Request) -> Response:
+    """The number of tokens of a conversation, in Anthropic's API."""
+    return await messages.count_tokens(_state(request), await _read(request, CountBody))
 
 
 async def list_models(request: Request) -> Response:
@@ -194,6 +215,9 @@ async def show_openapi(request: Request) -> Response:
 ROUTES = [
     Route("/v1/completions", create_completion, methods=["POST"]),
     Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
+    Route("/v1/responses", create_response, methods=["POST"]),
+    Route("/v1/messages", create_message, methods=["POST"]),
+    Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
     Route("/v1/models", list_models),
     Route("/v1/models/{name:path}", show_model),
     Route("/tokenize", tokenize, methods=["POST"]),

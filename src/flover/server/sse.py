@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from flover.server.errors import ClientGone, as_http_error, envelope
+from flover.server.errors import ClientGone, HttpError, as_http_error, envelope
 
 T = TypeVar("T")
 CLIENT_LEFT = 499
@@ -44,20 +45,33 @@ def event(content: Any) -> bytes:
     return b"data: " + msgspec.json.encode(content) + b"\n\n"
 
 
-class EventStream(Response):
-    """Sends events as they arrive and then `[DONE]`.
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """How an API writes its events, an error after the start, and the end."""
 
-    An error after the start is an event in OpenAI's error format before the `[DONE]`; interrupted choices have no
-    finish reason. `close` is always called at the end.
+    encode: Callable[[Any], bytes]
+    error: Callable[[HttpError], bytes]
+    end: bytes
+
+
+OPENAI_EVENTS = Framing(event, lambda error: event(envelope(error)), DONE)
+
+
+class EventStream(Response):
+    """Sends events as they arrive and then the end, which is `[DONE]` in OpenAI's API.
+
+    An error after the start is an event in the API's error format before the end; interrupted choices have no finish
+    reason. `close` is always called at the end.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[Any], close: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncIterator[Any], close: Callable[[], None], framing: Framing = OPENAI_EVENTS) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
         self._close = close
+        self._framing = framing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -76,7 +90,8 @@ class EventStream(Response):
     async def _encoded(self) -> AsyncIterator[bytes]:
         try:
             async for content in self._events:
-                yield event(content)
+                yield self._framing.encode(content)
         except Exception as error:
-            yield event(envelope(as_http_error(error)))
-        yield DONE
+            yield self._framing.error(as_http_error(error))
+        if self._framing.end:
+            yield self._framing.end
