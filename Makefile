@@ -58,12 +58,12 @@ serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the
 	@$(BIN)/flover serve
 
 quick: $(VENV)/.ready-dev ## what to run at each save: decisions, rules, samples of the rest, in a minute
-	$(PYTEST) -n $(JOBS) -m "not alone" --sim-seeds 14 $(QUICK)
+	$(PYTEST) -n $(JOBS) -m "not alone and not gpu" --sim-seeds 14 $(QUICK)
 
 test: $(VENV)/.ready-dev ## the whole test suite
 	@$(NEED_BROWSER)
 	@$(NEED_IP)
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu"
 	$(PYTEST) -m alone
 
 real: $(VENV)/.ready-dev $(MODEL) .real/llama.cpp ## tests of a real model of 253 MB, which it fetches first: a quarter of an hour
@@ -98,7 +98,8 @@ $(MODEL): | $(VENV)/.made
 	@$(BIN)/pip --quiet install --progress-bar off --no-deps --target $@.part xllamacpp==2026.10.11549
 	@mv $@.part $@
 
-cuda: $(VENV)/.ready-dev ## every kernel of GPUs compiled for four of them, without one: registers, spills, widths; a few minutes
+cuda: $(VENV)/.ready-dev ## GPU kernels without a GPU: interpreted, and compiled for four of them; a few minutes
+	$(PYTEST) -n $(JOBS) -m gpu
 	@$(BIN)/python tools/cuda_kernels.py
 
 clean: ## remove .venv and everything that was made

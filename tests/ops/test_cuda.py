@@ -17,6 +17,7 @@ from flover.ops.order import argmax, logsumexp
 from flover.ops.sampling import sample
 from ops.spec import SPECS, pages_of, weight_of
 
+pytestmark = pytest.mark.gpu
 OPS = cuda_ops(torch.device("cpu"))
 INVARIANT = cuda_ops(torch.device("cpu"), batch_invariant=True)
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.gpu
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "cuda_kernels.py"
 
 
