@@ -86,7 +86,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One request as it is sent to the engine: token ids and resolved parameters.
 
     `seed` is always set (drawn when the caller gives none); sequence i of n samples with seed + i.
-    `salt` separates prefix caches: only requests with equal salt share pages. Lower `priority` goes first.
+    `salt` separates prefix caches: only requests with equal salt share pages. Lower `priority` goes first. Between
+    requests of different `client`s the device is divided fairly.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     seed: int
     priority: int = 0
     salt: str = ""
+    client: str = ""
     bad_words_ids: list[list[int]] = []
     output_ids: list[list[int]] = []
     """By sequence: tokens that an engine before brought, after which it goes on. Empty if no sequence has any."""

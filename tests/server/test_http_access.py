@@ -133,26 +133,25 @@ def test_a_key_in_the_trailers_is_no_key(start: Start) -> None:
         assert connection.recv(2**16).startswith(b"HTTP/1.1 401 ")
 
 
-def salts(*keys: str, share: bool = False) -> dict[str, str]:
+def salts(*keys: str) -> dict[str, str]:
     """The salt that each key's requests get."""
     found = {}
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         found[key] = salt_of(scope)
 
-    guarded = ApiKey(app, keys, share_prefixes=share)
+    guarded = ApiKey(app, keys)
     for key in keys:
         scope = {"type": "http", "path": "/v1/x", "headers": [(b"x-api-key", key.encode())]}
         asyncio.run(guarded(scope, None, None))  # type: ignore[arg-type]
     return found
 
 
-def test_keys_have_salts_of_their_own_unless_the_operator_says_otherwise() -> None:
+def test_keys_have_salts_of_their_own() -> None:
     apart = salts("one", "two")
     assert len(set(apart.values())) == 2
     assert all(apart.values())
     assert not any(key in salt for key, salt in apart.items())
-    assert set(salts("one", "two", share=True).values()) == {""}
     assert set(salts("one").values()) == {""}
     assert set(salts("one", "one").values()) == {""}
 

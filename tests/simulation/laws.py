@@ -189,15 +189,22 @@ class Laws(Witness):
 
     def _check_order(self, admitted: list[Tracked]) -> None:
         """L6, in runs of arrivals that no fault has put out of order."""
-        last = max(self._order(one) for one in admitted)
+        last: dict[str, tuple[int, int]] = {}
+        for one in admitted:
+            last[self._queue(one)] = max(last.get(self._queue(one), self._order(one)), self._order(one))
         running = set(self._by_row.values())
+        clean = min(other.arrival for other in admitted) >= self._clean_since
         for one in self.open.values():
-            if one.arrival >= self._clean_since and one.end_by is None and one not in running:
-                passed = self._order(one) < last and min(other.arrival for other in admitted) >= self._clean_since
+            if clean and one.arrival >= self._clean_since and one.end_by is None and one not in running:
+                passed = self._queue(one) in last and self._order(one) < last[self._queue(one)]
                 require("L6", not passed, "{} waits and is passed by {}", one, admitted[-1])
 
     def _order(self, one: Tracked) -> tuple[int, int]:
         return (one.request.priority if self.scenario.config.policy == "priority" else 0, one.arrival)
+
+    def _queue(self, one: Tracked) -> str:
+        """Whose sequences it must not pass or be passed by: its client's, and with priorities all."""
+        return "" if self.scenario.config.policy == "priority" else one.request.client
 
     # What comes out.
 

@@ -3,7 +3,7 @@ as a test wants it; none of this is in the product."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +79,7 @@ def _leak_unseen(patch: Patch) -> None:
     patch.setattr(Roster, "check_invariants", lambda self: None)
 
 
-@plant("a prefix page is published before it is computed", "L7", flavour="calm")
+@plant("a prefix page is published before it is computed", "L7", "L3", flavour="calm")
 def _publish_early(patch: Patch) -> None:
     original = Roster.admit
 
@@ -249,8 +249,8 @@ def _malformed(patch: Patch) -> None:
 def _last_first(patch: Patch) -> None:
     original = Scheduler._admit
 
-    def admit(self: Scheduler, queue: list[Sequence], *rest: Any) -> list[Sequence]:
-        return original(self, queue[::-1], *rest)
+    def admit(self: Scheduler, queue: Iterable[Sequence], *rest: Any) -> list[Sequence]:
+        return original(self, list(queue)[::-1], *rest)
 
     patch.setattr(Scheduler, "_admit", admit)
 

@@ -63,13 +63,16 @@ class Scenario:
             # A long one that is last in the order of service: whenever the pool is empty, it is preempted.
             room = min(self.facts.max_model_len, self.facts.pool_tokens) - len(prompt)
             params, priority = params.replace(max_tokens=max(1, room), min_tokens=0, n=1), 9
+        name = f"r{number}" if rng.random() < 0.5 else f"reused{number % (3 * self.most_open + 3)}"
+        salt = rng.choice(self.salts)
         return Request(
-            id=f"r{number}" if rng.random() < 0.5 else f"reused{number % (3 * self.most_open + 3)}",
+            id=name,
             prompt_ids=prompt,
             params=params,
             seed=number * SEED_STRIDE,
             priority=priority,
-            salt=rng.choice(self.salts),
+            salt=salt,
+            client=salt,
         )
 
     def next_cancel(self, request: Request) -> CancelPlan | None:

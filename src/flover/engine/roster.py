@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from flover.engine.fairness import FairShares
 from flover.engine.pages import PagePool
 from flover.engine.plan import StepPlan
 from flover.engine.prefix import Entry, PrefixIndex
@@ -66,6 +67,7 @@ class Roster:
         """Sequences of an iteration that raised, each to be tried alone."""
         self.in_flight: deque[InFlight] = deque()
         """Plans that were started and are not finished, in order."""
+        self.shares = FairShares()
         self.counts: Counter[str] = Counter()
         self._arrivals = 0
         self._held: list[tuple[int, list[int]]] = []
@@ -80,6 +82,7 @@ class Roster:
 
     def add(self, request: Request, now: float) -> None:
         """A checked request joins the queue as `n` sequences at time `now`."""
+        self.shares.arrive(request.client, request.params.n)
         for index in range(request.params.n):
             outputs = request.output_ids[index] if request.output_ids else []
             self._enqueue(Sequence(self._arrivals, request, index, [*request.prompt_ids, *outputs], now))
@@ -112,6 +115,10 @@ class Roster:
         """A plan is about to be started. Until it lands, the next one may build on what it computes."""
         in_row = {sequence.row: sequence for sequence in self.running}
         sequences = [in_row[work.row] for work in plan.work]
+        if self.shares.counts:
+            for work, sequence in zip(plan.work, sequences, strict=True):
+                prompt_tokens = 0 if sequence.ready else work.num_tokens
+                self.shares.charge(sequence.request.client, prompt_tokens, work.num_samples)
         if self.config.async_scheduling:
             _count(plan, sequences, 1)
         self.in_flight.append(InFlight(plan, sequences, now))
@@ -165,6 +172,7 @@ class Roster:
             self.waiting.remove(sequence)
         if sequence in self.suspects:
             self.suspects.remove(sequence)
+        self.shares.leave(sequence.request.client)
         self.counts[f"finished:{reason}"] += 1
         last = delta or Delta(
             request_id=sequence.request.id, index=sequence.index, cached_tokens=sequence.cached_tokens

@@ -5,8 +5,8 @@ One iteration is planned so:
 1. every generating row gets room for its next token; when the pool is empty, the last in the order of service is
    preempted (its pages go, its tokens stay, and it waits at its old position to be computed again);
 2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
-3. waiting sequences enter in order, none past an earlier one, while there are rows, pages and budget. (Of a strategy
-   other than fusion: only those of the batch; see `strategy.py`.)
+3. waiting sequences enter in order (clients take turns: `fairness.py`), none past an earlier one, while there are
+   rows, pages and budget. (Of a strategy other than fusion: only those of the batch; see `strategy.py`.)
 
 An iteration that is planned while another is in flight builds on what that one computes: its tokens are there, and not
 known yet. A row may have ended with such a token, and is then computed in vain once; one that has all its max_tokens is
@@ -20,6 +20,7 @@ enters only with all the pages it can ever need.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from operator import attrgetter
 
 from flover.engine.budget import Allowance, CostModel
@@ -73,11 +74,14 @@ class Scheduler:
             return -math.inf
         return opens_at(config.strategy, roster.waiting, config.max_num_seqs, config.batch_window)
 
-    def _candidates(self) -> list[Sequence]:
+    def _candidates(self) -> Iterable[Sequence]:
         """Waiting sequences that may enter now: with fusion all, else the rest of the batch, or a new batch."""
         roster = self._roster
         strategy = roster.config.strategy
         if strategy is Strategy.FUSION:
+            if roster.config.policy == "fcfs" and roster.shares.counts:
+                full = len(roster.running) >= roster.config.max_num_seqs
+                return () if full else roster.shares.in_turn(roster.waiting)
             return list(roster.waiting)
         if not roster.running and not self._waiting_of_batch():
             self._batch = choose_batch(strategy, roster.waiting, roster.config.max_num_seqs)
@@ -143,7 +147,7 @@ class Scheduler:
                 _join(sequence, allowance, chunks)
         return chunks
 
-    def _admit(self, queue: list[Sequence], allowance: Allowance, chunks: Chunks) -> list[Sequence]:
+    def _admit(self, queue: Iterable[Sequence], allowance: Allowance, chunks: Chunks) -> list[Sequence]:
         """Sequences of the queue that enter now, each with its first chunk."""
         admitted: list[Sequence] = []
         for sequence in queue:

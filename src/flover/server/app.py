@@ -35,7 +35,7 @@ def add_access_checks(app: ASGIApp, config: ServerConfig) -> ASGIApp:
     """`app` behind checks of host, key and size of the body."""
     app = BodyLimit(app, config.limits)
     if config.api_key:
-        app = ApiKey(app, config.api_key, share_prefixes=config.share_prefixes)
+        app = ApiKey(app, config.api_key)
     app = Aliases(HeadRequests(Hosts(app, config)))
     if not config.allowed_origins:
         return app

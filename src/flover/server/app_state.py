@@ -167,7 +167,6 @@ class AppState:
         arrival = time.monotonic()
         self.ready_supervisor()
         facts, tokenizer = self.facts, self.tokenizer
-        salt = combine_salts(key_salt, body.cache_salt or "")
 
         def prepare(
             prompt: str | list[int], number: int, stops: StopTable, banned: list[list[int]]
@@ -181,7 +180,8 @@ class AppState:
                 draw_seed=seeds.pop,
                 add_special_tokens=add_special_tokens,
                 priority=body.priority or 0,
-                salt=salt,
+                salt=combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or ""),
+                client=key_salt,
                 banned=banned,
             )
             if self.config.strict:

@@ -1,4 +1,4 @@
-"""API key authentication, and a salt per key that separates prefix caches."""
+"""API key authentication, and a salt per key that separates prefix caches and tells clients apart."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class ApiKey:
     key in all of them: the server does not guess which of two counts.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], *, share_prefixes: bool = False) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
         self._digests = [_digest(key.encode()) for key in keys]
-        apart = len(set(self._digests)) > 1 and not share_prefixes
+        apart = len(set(self._digests)) > 1
         self._salts = {digest: _digest(b"prefix cache" + digest).hex() if apart else "" for digest in self._digests}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +62,7 @@ class ApiKey:
 
 
 def salt_of(scope: Scope) -> str:
-    """The prefix cache salt of the request's key; empty if keys share prefixes."""
+    """The salt of the request's key; empty if there is only one."""
     salt: str = scope.get(KEY_SALT, "")
     return salt
 

@@ -52,6 +52,7 @@ def make_request(
     add_special_tokens: bool = True,
     priority: int = 0,
     salt: str = "",
+    client: str = "",
     banned: list[list[int]] | None = None,
 ) -> Request:
     """The request for one prompt, given as text or as token ids.
@@ -81,6 +82,7 @@ def make_request(
         seed=params.seed if params.seed is not None else draw_seed(),
         priority=priority,
         salt=salt,
+        client=client,
         bad_words_ids=bad_words_ids(params.bad_words or [], tokenizer) if banned is None else banned,
     )
     check_request(request, facts)
