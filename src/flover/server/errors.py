@@ -21,6 +21,8 @@ from flover.errors import EngineError, RequestError
 
 ANTHROPIC_PATH = "/v1/messages"
 """The path, and the beginning of paths, whose errors have Anthropic's format."""
+OLLAMA_PATH = "/api/"
+"""The beginning of paths whose errors have Ollama's format."""
 RETRY_SECONDS = 1
 """`Retry-After` in seconds when the server is full, loading or shutting down."""
 
@@ -89,13 +91,25 @@ def anthropic_envelope(error: HttpError) -> dict[str, Any]:
     return {"type": "error", "error": {"type": "api_error" if error.status == 500 else kind, "message": error.message}}
 
 
+def ollama_envelope(error: HttpError) -> dict[str, Any]:
+    """The same in Ollama's format."""
+    return {"error": error.message}
+
+
+def _envelope_of(path: str) -> Callable[[HttpError], dict[str, Any]]:
+    """The error format of the API that a path belongs to."""
+    if path.startswith(ANTHROPIC_PATH):
+        return anthropic_envelope
+    return ollama_envelope if path.startswith(OLLAMA_PATH) else envelope
+
+
 def error_response(error: HttpError, headers: Mapping[str, str] | None = None, *, path: str = "") -> Response:
     """The response to a request that failed before its response began, in the format of the path's API."""
     own = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
     if error.status == 401:
         own["WWW-Authenticate"] = "Bearer"
     return Response(
-        msgspec.json.encode((anthropic_envelope if path.startswith(ANTHROPIC_PATH) else envelope)(error)),
+        msgspec.json.encode(_envelope_of(path)(error)),
         status_code=error.status,
         media_type="application/json",
         headers={**(headers or {}), **own},

@@ -43,6 +43,7 @@ INFORMATION = frozenset(
         "reasoning_format",
         "cache_prompt",
         "keep_alive",
+        "verbose",
         "rid",
         "session_id",
         "id_slot",

@@ -119,7 +119,7 @@ async def refuse(error: HttpError, scope: Scope, receive: Receive, send: Send) -
     """Refuse a request whose body has not been read; if it has one, the connection is closed after the response."""
     has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
     headers = {"Connection": "close"} if has_body else None
-    await error_response(error, headers, path=scope["path"])(scope, receive, send)
+    await error_response(error, headers, path=scope.get("path", ""))(scope, receive, send)
 
 
 def _shown(value: bytes) -> str:

@@ -46,6 +46,7 @@ async def index(request: Request) -> Response:
             "chat_completions": "/v1/chat/completions",
             "completions": "/v1/completions",
             "responses": "/v1/responses",
+            "ollama": "/api/chat",
             "messages": "/v1/messages",
             "health": "/health",
             "dashboard": "/dashboard",

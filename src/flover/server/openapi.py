@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from flover.config import ServerConfig
-from flover.server.anthropic import schemas
+from flover.server.anthropic import schemas as anthropic
+from flover.server.ollama import schemas as ollama
 from flover.server.openai_responses import schemas as openai_responses
 from flover.server.openapi_bodies import ServedModel, body_schemas
 from flover.server.responses import ChatChunk, ChatCompletion, Completion
@@ -89,7 +90,8 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     answers, components = msgspec.json.schema_components([Completion, ChatCompletion, ChatChunk], ref_template=_REF)
     completion, chat, _ = answers
     components |= body_schemas(config, served) | {"Error": _ERROR}
-    components |= schemas.body_schemas(served.names, config.limits.max_stop_strings)
+    components |= anthropic.body_schemas(served.names, config.limits.max_stop_strings)
+    components |= ollama.body_schemas(served.names)
     components["ResponsesBody"] = openai_responses.body_schema(served.names)
     components["ChatChunk"]["description"] = "One event of a streamed answer."
     paths = {
@@ -99,6 +101,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
             "Continue a conversation", "ResponsesBody", {JSON: openai_responses.RESPONSE, EVENTS: {}}
         ),
         **_anthropic_paths(),
+        **_ollama_paths(),
         "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
         "/v1/models": _get("The models that are served", {JSON: _MODELS}),
@@ -125,17 +128,38 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
 
 
 def _anthropic_paths() -> dict[str, Any]:
-    paths = {
-        path: _post(summary, body, answers)
-        for path, summary, body, answers in (
-            ("/v1/messages", "Continue a conversation", "MessagesBody", {JSON: schemas.MESSAGE, EVENTS: {}}),
-            ("/v1/messages/count_tokens", "The tokens of a conversation", "CountBody", {JSON: schemas.COUNT}),
-        )
+    posts = (
+        ("/v1/messages", "Continue a conversation", "MessagesBody", {JSON: anthropic.MESSAGE, EVENTS: {}}),
+        ("/v1/messages/count_tokens", "The tokens of a conversation", "CountBody", {JSON: anthropic.COUNT}),
+    )
+    return _with_errors(
+        {path: _post(summary, body, answers) for path, summary, body, answers in posts}, "AnthropicError"
+    )
+
+
+def _ollama_paths() -> dict[str, Any]:
+    lines = {"application/x-ndjson": {}, JSON: ollama.ANSWER}
+    posts = (
+        ("/api/chat", "Continue a conversation", "OllamaChatBody", lines),
+        ("/api/generate", "Answer a prompt", "OllamaGenerateBody", lines),
+        ("/api/show", "What is known of the model", "OllamaBody", {JSON: ollama.MODEL}),
+    )
+    gets = {
+        "/api/tags": _get("The models that are served", {JSON: ollama.MODELS}),
+        "/api/version": _get("The version of Flover", {JSON: OBJECT}),
     }
+    return _with_errors(
+        {**{path: _post(summary, body, answers) for path, summary, body, answers in posts}, **gets}, "OllamaError"
+    )
+
+
+def _with_errors(paths: dict[str, Any], name: str) -> dict[str, Any]:
+    """The paths, whose errors have a format of their own; what is not HTTP is refused in OpenAI's."""
+    error = {"anyOf": [{"$ref": _REF.format(name=one)} for one in (name, "Error")]}
     for route in paths.values():
-        for status in STATUSES:
-            error = {"anyOf": [{"$ref": _REF.format(name=name)} for name in ("AnthropicError", "Error")]}
-            route["post"]["responses"][str(status)]["content"][JSON]["schema"] = error
+        for operation in route.values():
+            for status in STATUSES:
+                operation["responses"][str(status)]["content"][JSON]["schema"] = error
     return paths
 
 

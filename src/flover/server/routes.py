@@ -20,6 +20,8 @@ from flover.server.dashboard import dashboard
 from flover.server.errors import HttpError
 from flover.server.http_keys import salt_of
 from flover.server.live import watch
+from flover.server.ollama import answers
+from flover.server.ollama.translate import OllamaBody, OllamaChatBody, OllamaGenerateBody
 from flover.server.openai_responses import responses
 from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
@@ -74,6 +76,28 @@ async def create_response(request: Request) -> Response:
     """Continue a conversation, in OpenAI's newer API."""
     body = await _read(request, ResponsesBody)
     return await responses.create_response(_state(request), body, request.receive, salt_of(request.scope))
+
+
+async def ollama_chat(request: Request) -> Response:
+    """Continue a conversation, in Ollama's API."""
+    body = await _read(request, OllamaChatBody)
+    return await answers.create(_state(request), body, request.receive, salt_of(request.scope))
+
+
+async def ollama_generate(request: Request) -> Response:
+    """Answer a prompt, in Ollama's API."""
+    body = await _read(request, OllamaGenerateBody)
+    return await answers.create(_state(request), body, request.receive, salt_of(request.scope))
+
+
+async def ollama_tags(request: Request) -> Response:
+    """The served model, in Ollama's API."""
+    return answers.tags(_state(request))
+
+
+async def ollama_show(request: Request) -> Response:
+    """What is known of the model, in Ollama's API."""
+    return answers.show(_state(request), await _read(request, OllamaBody))
 
 
 async def create_message(request: Request) -> Response:
@@ -218,6 +242,11 @@ ROUTES = [
     Route("/v1/responses", create_response, methods=["POST"]),
     Route("/v1/messages", create_message, methods=["POST"]),
     Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
+    Route("/api/chat", ollama_chat, methods=["POST"]),
+    Route("/api/generate", ollama_generate, methods=["POST"]),
+    Route("/api/tags", ollama_tags),
+    Route("/api/show", ollama_show, methods=["POST"]),
+    Route("/api/version", show_version),
     Route("/v1/models", list_models),
     Route("/v1/models/{name:path}", show_model),
     Route("/tokenize", tokenize, methods=["POST"]),

@@ -52,6 +52,7 @@ class Framing:
     encode: Callable[[Any], bytes]
     error: Callable[[HttpError], bytes]
     end: bytes
+    media_type: str = "text/event-stream"
 
 
 OPENAI_EVENTS = Framing(event, lambda error: event(envelope(error)), DONE)
@@ -64,9 +65,8 @@ class EventStream(Response):
     reason. `close` is always called at the end.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(self, events: AsyncIterator[Any], close: Callable[[], None], framing: Framing = OPENAI_EVENTS) -> None:
+        self.media_type = framing.media_type
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events

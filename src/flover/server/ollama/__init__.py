@@ -1,0 +1,1 @@
+"""Ollama's API: chat, generate, and the routes by which its clients find models."""

@@ -1,0 +1,159 @@
+"""`/api/chat`, `/api/generate`, `/api/tags` and `/api/show`: answers as lines of JSON."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.types import Receive
+
+from flover.server.answer import ResponseBuilder, answer
+from flover.server.app_state import AppState
+from flover.server.conversation import Conversation
+from flover.server.errors import ollama_envelope
+from flover.server.generation import Choice, Generation
+from flover.server.ollama.translate import OllamaBody, OllamaChatBody, OllamaGenerateBody, to_chat
+from flover.server.protocol import ChatBody
+from flover.server.responses import json_response
+from flover.server.sse import Framing
+from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
+
+Answer = dict[str, Any]
+
+
+def _line(content: Any) -> bytes:
+    return msgspec.json.encode(content) + b"\n"
+
+
+LINES = Framing(_line, lambda error: _line(ollama_envelope(error)), b"", "application/x-ndjson")
+
+
+async def create(
+    state: AppState, body: OllamaChatBody | OllamaGenerateBody, receive: Receive, key_salt: str
+) -> Response:
+    """Respond to one request, as lines or whole. One without a prompt asks for the model to be loaded, as it is."""
+    model = check_name(state, body.model)
+    state.ready_supervisor()
+    chats = isinstance(body, OllamaChatBody)
+    if not (body.messages if isinstance(body, OllamaChatBody) else body.prompt):
+        return json_response(_loaded(model, chats=chats))
+    chat = to_chat(body, state.config.limits)
+    builder = LineBuilder(Conversation(state, chat), chats=chats, id="", model=model, tokenizer=state.tokenizer)
+
+    async def generate() -> Generation:
+        return await builder.conversation.generate(key_salt, "ollama")
+
+    return await answer(builder, generate, state.threads, stream=body.stream is not False, receive=receive)
+
+
+def check_name(state: AppState, name: str | None) -> str:
+    """The model's name for the answer: clients add `:latest` to one without a tag."""
+    if name is not None and name not in state.model_names:
+        name = name.removesuffix(":latest")
+    return state.check_model(name)
+
+
+def tags(state: AppState) -> Response:
+    """The served model, under each of its names."""
+    return json_response({"models": [{"name": name, "model": name, **_about(state)} for name in state.model_names]})
+
+
+def show(state: AppState, body: OllamaBody) -> Response:
+    """What is known of the model."""
+    check_name(state, body.model)
+    facts, template = state.facts, state.template
+    calls = template is not None and (state.output_format.tools is not None or not template.writes_tools)
+    can = {"tools": calls, "thinking": state.output_format.reasoning is not None or state.output_format.is_harmony}
+    info = {"general.architecture": facts.architecture, f"{facts.architecture}.context_length": facts.max_model_len}
+    return json_response(
+        {
+            **_about(state),
+            "template": "" if template is None else template.source,
+            "model_info": info,
+            "capabilities": ["completion", *(name for name, able in can.items() if able)],
+        }
+    )
+
+
+def _about(state: AppState) -> Answer:
+    facts = state.facts
+    details = {"family": facts.architecture, "families": [facts.architecture], "quantization_level": facts.dtype}
+    return {"modified_at": _date(state.created), "details": details}
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def _loaded(model: str, *, chats: bool) -> Answer:
+    empty: Answer = {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
+    now = _date(datetime.now(UTC).timestamp())
+    return {"model": model, "created_at": now, **empty, "done": True, "done_reason": "load"}
+
+
+class LineBuilder(ResponseBuilder[ChatBody, Answer]):
+    """Builds the objects of `/api/chat` and `/api/generate`."""
+
+    framing = LINES
+
+    def __init__(self, conversation: Conversation, *, chats: bool, **names: Any) -> None:
+        super().__init__(conversation.body, **names)
+        self.conversation = conversation
+        self._chats = chats
+        self._began = time.monotonic()
+
+    def choice(self, generation: Generation, choice: Choice) -> Answer:
+        """The message of the answer."""
+        found = self.conversation.parsed(choice)
+        parts: list[OutputPart] = [Content(found.content)]
+        return self._written([*parts, *([Reasoning(found.reasoning)] if found.reasoning else []), *found.calls])
+
+    def whole(self, generation: Generation, choices: list[Answer]) -> Any:
+        """The complete answer."""
+        content: Any = choices[0]
+        return self._object(msgspec.json.decode(content)) | self._end(generation)
+
+    async def events(self, generation: Generation) -> AsyncIterator[Any]:
+        """The answer as it comes; the last line has no text."""
+        async for _, _, parts in self.conversation.parts(generation):
+            if parts:
+                yield self._object(self._written(parts)) | {"done": False}
+        yield self._object(self._written([])) | self._end(generation)
+
+    def _written(self, parts: list[OutputPart]) -> Answer:
+        found: Answer = {"content": ""}
+        for part in parts:
+            match part:
+                case Content():
+                    found["content"] += part.text
+                case Reasoning():
+                    found["thinking"] = found.get("thinking", "") + part.text
+                case ToolCall():
+                    function = {"name": part.name, "arguments": msgspec.Raw(part.arguments.encode())}
+                    found.setdefault("tool_calls", []).append({"function": function})
+        return found
+
+    def _object(self, content: Answer) -> Answer:
+        if self._chats:
+            body: Answer = {"message": {"role": "assistant", **content}}
+        else:
+            body = {"response": content.pop("content"), **content}
+        return {"model": self._model, "created_at": _date(self._created), **body}
+
+    def _end(self, generation: Generation) -> Answer:
+        """How it ended; durations are in nanoseconds."""
+        total, first = time.monotonic() - self._began, generation.time_to_first_token or 0.0
+        return {
+            "done": True,
+            "done_reason": generation.choices[0].text.finish_reason,
+            "total_duration": int(total * 1e9),
+            "load_duration": 0,
+            "prompt_eval_count": generation.prompt_tokens,
+            "prompt_eval_duration": int(first * 1e9),
+            "eval_count": generation.completion_tokens,
+            "eval_duration": max(0, int((total - first) * 1e9)),
+        }
