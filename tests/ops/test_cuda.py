@@ -96,8 +96,8 @@ class OneSequence:
         lens = torch.tensor(context_lens, dtype=torch.int32)
         plan = ops.plan_attention(table, starts, lens, query_lens, context_lens, pages, frozenset({window}))
         queries = torch.cat([self.queries[first:end] for first, end in spans])
-        for _layer in range(2):
-            y = ops.attention(queries, pages, plan, 0.2, window, 0.0, None, sinks)
+        for layer in (-queries, queries):
+            y = ops.attention(layer, pages, plan, 0.2, window, 0.0, None, sinks)
         return list(torch.split(y, query_lens))
 
 
