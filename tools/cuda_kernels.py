@@ -297,8 +297,6 @@ def faults(kernels: Iterable[Compiled]) -> list[str]:
     found += [f"{k.name} on sm_{k.arch}: no tensor cores" for k in kernels if k.name in products and not k.tensor_cores]
     narrow = [k for k in kernels if k.streams and not k.loads[16]]
     return found + [f"{k.name} on sm_{k.arch}: no load of 16 bytes a thread" for k in narrow]
-        f"{k.name} on sm_{k.arch}: no load of 16 bytes a thread" for k in kernels if k.streams and not k.loads[16]
-    ]
 
 
 def main() -> int:
