@@ -11,13 +11,17 @@ import torch
 
 from flover.memory.columns import Feature
 from flover.model.sampling import sample
+from flover.model.sampling.edit import edit_logits
 from flover.model.sampling.logprobs import token_logprobs
 from flover.model.sampling.packed import pack
 from flover.model.sampling.philox import uniforms
 from flover.ops import reference
 from flover.ops.cuda.choose import choose, logprobs, to_device
+from flover.ops.cuda.edit import edited
 from flover.ops.cuda.philox import uniforms as device_uniforms
 from model.sampling_reference import VOCAB, Asker, seat
+
+pytestmark = pytest.mark.gpu
 
 CPU = torch.device("cpu")
 
@@ -38,12 +42,12 @@ CROWD = [
     Asker(seed=5, temperature=0.9),
     Asker(seed=-7, temperature=1.7, top_k=7, top_p=0.9),
     Asker([3, 4, 5], [4, 4, 6], 11, temperature=0.0, repetition_penalty=1.8, frequency_penalty=0.25),
-    Asker([3, 4, 5], [4, 4, 6], 2**62, temperature=1.2, presence_penalty=-0.7, frequency_penalty=0.5, min_p=0.05),
+    Asker([3, 4, 5], [4, 4, 6], 2**62, temperature=1.2, presence_penalty=-0.7, repetition_penalty=1.1, min_p=0.05),
     Asker([1], [7], 3, [[8], [7, 9], [6, 10]], temperature=0.8, logit_bias={9: 100.0, 8: 100.0, 11: 3.5}),
     Asker([1], [7], 4, temperature=0.6, allowed_token_ids=[2, 3, 5, 38, 39], top_p=0.5),
     Asker([1], [], 5, temperature=0.0, min_tokens=3, stop_token_ids=[12], logit_bias={12: 50.0, 13: 20.0}),
     Asker([1], [], 6, [[2], [3]], temperature=0.7, allowed_token_ids=[2, 3]),  # none is left
-    Asker(seed=8, temperature=1.0),  # its logits are no numbers
+    Asker(seed=8, temperature=1.0, allowed_token_ids=[2, 3]),  # another of its logits is no number
     Asker(seed=9, temperature=1.5, top_k=20),  # with a grammar
     Asker([1], [2], 10, temperature=1.0, allowed_token_ids=[0, 1, 2, 3, 4, 5, 6], repetition_penalty=0.5),  # and here
 ]
@@ -63,7 +67,13 @@ def test_all_rows_get_what_the_host_gives_them(members: tuple[int, ...], seed: i
             buffers["grammar"][place] = SomeTokens()
             buffers["features"][place] |= Feature.GRAMMAR
     rows, before = buffers.view(np.arange(len(members))), logits.clone()
-    ids, best = choose(logits, to_device(pack(rows, VOCAB), CPU))
+    choices = to_device(pack(rows, VOCAB), CPU)
+    if choices.edits is not None:
+        places = choices.edits.rows.numpy()
+        copy = logits.numpy()[places]
+        edit_logits(copy, rows.select(places), rows["features"][places])
+        assert np.array_equal(edited(logits, choices.edits).numpy(), copy, equal_nan=True)
+    ids, best = choose(logits, choices)
     assert torch.equal(logits.nan_to_num(), before.nan_to_num())
     expected = sample(logits.numpy(), rows, reference.OPS)
     assert ids.tolist() == expected.token_ids.tolist()
