@@ -96,7 +96,8 @@ class OneSequence:
         lens = torch.tensor(context_lens, dtype=torch.int32)
         plan = ops.plan_attention(table, starts, lens, query_lens, context_lens, pages, frozenset({window}))
         queries = torch.cat([self.queries[first:end] for first, end in spans])
-        y = ops.attention(queries, pages, plan, 0.2, window, 0.0, None, sinks)
+        for layer in (-queries, queries):
+            y = ops.attention(layer, pages, plan, 0.2, window, 0.0, None, sinks)
         return list(torch.split(y, query_lens))
 
 
@@ -115,12 +116,14 @@ def test_attention_of_any_head_size(dim: int, heads: int, kv_heads: int) -> None
 def test_attention_is_the_same_bits_in_any_batch_and_chunk(window: int | None) -> None:
     """A token alone, among others, in chunks that begin anywhere, with pages of any size."""
     sequence, sinks = OneSequence(601, 3, 1, 48), torch.tensor([0.3, -1.0, 2.0])
-    positions = (0, 63, 255, 256, 299, 511, 512, 600)
+    positions = (0, 63, 255, 256, 299, 511, 512, 554, 600)  # from 554 on a window of 300 begins at 255
     expected = {
         position: sequence.attend(OPS, [(position, position + 1)], window, 16, sinks)[0] for position in positions
     }
+    single = [(position, position + 1) for position in positions]
+    assert_near(list(expected.values()), sequence.attend(reference.OPS, single, window, 16, sinks), 1e-5)
     crowds = [
-        ([(position, position + 1) for position in positions], 3),
+        (single, 3),
         ([(0, 5), (60, 64), (250, 258), (299, 300), (297, 300), (510, 514), (600, 601)], 16),
         ([(594, 601), (253, 257)], 64),
     ]

@@ -29,7 +29,7 @@ NO_TOKEN = -1
 
 _NOT_A_NUMBER = "the model's logits are not finite numbers"
 _NONE_ALLOWED = "no token is left to choose: the request's masks, bans and biases exclude all of them"
-_EDITS = Feature.GRAMMAR | Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
+EDITS = Feature.GRAMMAR | Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
 
 
 @dataclass(slots=True)
@@ -53,7 +53,7 @@ def sample(logits: HostArray, rows: RowView, ops: Ops) -> Sampled:
     if not features.any():
         return sampled
     usable = ids != NO_TOKEN
-    edited = features & _EDITS != 0
+    edited = features & EDITS != 0
     random = (features & Feature.RANDOM != 0) & usable
     if edited.any():
         changed = np.flatnonzero(edited & usable)
