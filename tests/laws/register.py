@@ -52,6 +52,7 @@ LAWS: dict[str, Law] = {
             "laws/test_laws.py::test_any_crowd_and_order",
             "laws/test_laws.py::test_forced_preemption",
             "laws/test_laws.py::test_asynchronous_scheduling_gives_the_same_tokens",
+            "laws/test_cuda.py::test_tokens_are_those_of_the_cpu",
             "laws/test_parity.py::test_in_a_crowd",
         ),
     ),
