@@ -26,6 +26,7 @@ from flover.ops.cuda.table import cuda_ops
 
 ARRAYS = ("token_ids", "positions", "slots", "query_starts", "context_lens", "page_table")
 ALIGNMENT = 16
+pytestmark = pytest.mark.gpu
 
 
 class TensorCache:
