@@ -117,12 +117,12 @@ def test_requests_survive_the_death_of_a_rank_in_each_phase(server: Server, role
         server.until(server.healthy)
         record_property(f"{role} killed while idle: healthy again, s", time.monotonic() - killed)
     else:
-        story = Story(server.url)
+        story = Story(server.url, BODIES[0])
         server.until(lambda: len(story.pieces) > 10)
         rank, stopped = server.role(role), time.monotonic()
         assert rank is not None
         rank.send_signal(signal.SIGSTOP)
-        assert story.whole() == undisturbed
+        assert story.whole() == undisturbed[0]
         later = min(at for at, _ in story.pieces if at > stopped + 0.5)
         record_property(f"{role} stopped (timeout 5 s): next token, s", later - stopped)
 

@@ -151,11 +151,14 @@ def test_a_constraint_that_ends_the_process_is_refused_and_the_next_is_not(how: 
 def test_a_process_that_something_else_has_ended_costs_no_constraint() -> None:
     async def scenario(check: GrammarCheck) -> None:
         assert await verdict(check, choice=["a"]) is None
-        (process,) = psutil.Process().children()
+        (process,) = [one for one in psutil.Process().children() if PROCESS in one.cmdline()]
         process.kill()
         assert await verdict(check, choice=["b"]) is None
 
     run(scenario)
+
+
+SILENT = "import time; time.sleep(100)"
 
 
 def test_a_process_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +167,6 @@ def test_a_process_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
     async def scenario(check: GrammarCheck) -> None:
         with pytest.raises(OutOfResourcesError, match=r"were not compiled in 0\.2 s"):
             await verdict(check, choice=["a"])
-        assert not psutil.Process().children()
+        assert not [one for one in psutil.Process().children() if SILENT in one.cmdline()]
 
-    run(scenario, sys.executable, "-c", "import time; time.sleep(100)")
+    run(scenario, sys.executable, "-c", SILENT)

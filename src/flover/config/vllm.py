@@ -55,7 +55,7 @@ def _no_switch(why: str) -> VllmSetting:
 _NO_TLS = "there is no TLS: put a reverse proxy in front"
 _NO_LORA = "there are no LoRA adapters"
 _GUIDANCE = "structured outputs are enforced by llguidance; requests say what else they want"
-_NO_GPU = "there is no GPU"
+_NO_GPU = "models do not run on GPUs yet"
 _TEXT_ONLY = "only text is supported"
 _NO_GRAPHS = "there are no captured graphs"
 _POOL = "--kv-cache-memory-bytes is the size of the key/value pool"
