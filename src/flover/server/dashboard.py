@@ -1,6 +1,6 @@
-"""Serves the dashboard: one static page that shows `/live` and loads no other files.
+"""Serves the static pages: the dashboard, which shows `/live`, and the chat. Neither loads other files.
 
-Its Content-Security-Policy allows only its own inline script and style, by digest, and connections to this server.
+Their Content-Security-Policy allows only their own inline script and style, by digest, and connections to this server.
 """
 
 from __future__ import annotations
@@ -16,13 +16,19 @@ from starlette.responses import Response
 
 def dashboard() -> Response:
     """The page. It has no data of the model or of requests, so it needs no API key; `/live` does."""
-    page, headers = _page()
+    page, headers = _page("dashboard.html")
     return Response(page, media_type="text/html", headers=headers)
 
 
+def chat() -> Response:
+    """The chat page. It needs no API key; its requests to `/v1` do. The address has JSON for other clients: `Vary`."""
+    page, headers = _page("chat.html")
+    return Response(page, media_type="text/html", headers={**headers, "Vary": "Accept"})
+
+
 @cache
-def _page() -> tuple[bytes, dict[str, str]]:
-    page = files("flover.server").joinpath("dashboard.html").read_bytes()
+def _page(name: str) -> tuple[bytes, dict[str, str]]:
+    page = files("flover.server").joinpath(name).read_bytes()
     return page, {
         "Content-Security-Policy": policy(page.decode()),
         "Cache-Control": "no-cache",

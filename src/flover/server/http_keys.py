@@ -12,8 +12,8 @@ from flover.server.errors import HttpError
 from flover.server.http_body import refuse
 from flover.server.http_paths import LIVENESS_PATHS
 
-OPEN_PATHS = LIVENESS_PATHS | {"/dashboard"}
-"""Paths without authentication; all others need a key, also unknown ones. The dashboard page asks the user for it."""
+OPEN_PATHS = LIVENESS_PATHS | {"/", "/dashboard"}
+"""Paths without authentication; all others need a key, also unknown ones. The pages ask the user for it."""
 KEY_SALT = "flover.key_salt"
 """The key of an ASGI scope for the salt of the request's API key."""
 

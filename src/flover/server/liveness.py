@@ -8,6 +8,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flover.server.app_state import AppState
+from flover.server.dashboard import chat
 from flover.server.errors import Unavailable, error_response
 from flover.server.http_paths import LIVENESS_PATHS
 from flover.server.responses import json_response
@@ -55,4 +56,13 @@ async def index(request: Request) -> Response:
     )
 
 
-ROUTES = [Route("/livez", livez), Route("/", index), Route("/v1", index)]
+async def root(request: Request) -> Response:
+    """The chat page for browsers, links for other clients."""
+    if "text/html" in request.headers.get("Accept", ""):
+        return chat()
+    response = await index(request)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+ROUTES = [Route("/livez", livez), Route("/", root), Route("/v1", index)]

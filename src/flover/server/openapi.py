@@ -112,7 +112,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         "/metrics": _get("Metrics for Prometheus", {"text/plain": {"type": "string"}}),
         "/dashboard": _get("A page that watches the engine", {"text/html": {"type": "string"}}),
         "/openapi.json": _get("This document", {JSON: OBJECT}),
-        "/": _get("Where things are", {JSON: OBJECT}),
+        "/": _get("Where things are, or a chat page for browsers", {JSON: OBJECT, "text/html": {"type": "string"}}),
         "/v1": _get("Where things are", {JSON: OBJECT}),
     }
     document: dict[str, Any] = {
