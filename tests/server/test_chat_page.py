@@ -8,6 +8,7 @@ import json
 import pytest
 from aiohttp import web
 from browser import Browser
+from support.servers import ServerProcess
 
 from flover.server.dashboard import chat
 
@@ -53,5 +54,36 @@ def test_hostile_output_is_shown_as_text() -> None:
                 await browser.until(f"document.querySelector('.assistant .{kind}').textContent === {shown}")
             await browser.until("document.title === 'Flover chat' && !document.querySelector('main img, main script')")
         await runner.cleanup()
+
+    asyncio.run(run())
+
+
+def test_browsers_get_the_page_and_others_the_links(server: ServerProcess) -> None:
+    page = server.http.get("/", headers={"Accept": "text/html,*/*;q=0.8"})
+    links = server.http.get("/", headers={"Accept": "*/*"})
+    assert (
+        page.headers["Content-Type"].startswith("text/html")
+        and "default-src" in page.headers["Content-Security-Policy"]
+    )
+    assert links.json()["models"] == "/v1/models"
+    assert page.headers["Vary"] == links.headers["Vary"] == "Accept"
+
+
+@pytest.mark.browser
+def test_a_message_is_typed_and_its_answer_streams(server: ServerProcess) -> None:
+    async def run() -> None:
+        async with Browser() as browser:
+            await browser.open(f"{server.url}/")
+            await browser.until("document.getElementById('model')?.textContent === 'toy'")
+            await browser.until("(document.getElementById('max-tokens').value = 12, true)")
+            await browser.until("(document.getElementById('text').value = 'hello', true)")
+            await browser.until("(document.getElementById('ask').requestSubmit(), true)")
+            await browser.until("document.querySelector('.numbers')?.textContent.startsWith('12 tokens')")
+            await browser.until("document.querySelector('.assistant .text').textContent.length > 0 && !running")
+            await browser.until(
+                "(document.getElementById('new').click(), document.querySelectorAll('article').length === 0)"
+            )
+            assert browser.problems == []
+            assert all(url.startswith(server.url) for url in browser.requests if url.startswith("http"))
 
     asyncio.run(run())

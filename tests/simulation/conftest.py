@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-DEFAULT_SEEDS = 150
+DEFAULT_SEEDS = 100
 DEFAULT_STEPS = 300
 """Every planted bug is found in as many; `.ci/run` simulates 500 seeds, and 1000 iterations of each."""
 GROUP = 10

@@ -176,7 +176,7 @@ _FILTERED = st.tuples(
 ).map(lambda drawn: f"{{% set v = {drawn[0]} %}}{{{{ (v|{'|'.join(drawn[1])}){drawn[2]} }}}}")
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(source=_FILTERED)
 @example(source="{% set v = 0 %}{{ (v|join('a', 'b')) }}")
 def test_any_filters_one_after_the_other_give_what_jinja_gives_or_are_refused(source: str) -> None:
