@@ -72,7 +72,7 @@ def test_without_the_key_nothing_but_health_answers() -> None:
             for method in METHODS:
                 for headers in WRONG:
                     answer = await client.request(method, path, headers=headers)
-                    if path in OPEN_PATHS:
+                    if answer.request.url.path in OPEN_PATHS:  # to httpx //health is the root of another host
                         assert answer.status_code in (200, 503, 405)
                         continue
                     assert answer.status_code == 401, (method, path, headers)
