@@ -16,8 +16,9 @@ export PIP_BUILD_CONSTRAINT := $(CONSTRAINTS)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 PIP := $(BIN)/pip --quiet install --progress-bar off
-# What may run two at a time does; tests marked `alone` measure time and run after the others.
-JOBS ?= 2
+# Tests at a time: one more than two cores, since many wait for other processes. Those marked `alone` measure time and run after
+# the others.
+JOBS ?= 3
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
