@@ -90,6 +90,26 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
         CHAT,
         lambda: _calls([{"function": {"name": "f", "arguments": '{"a":[' + "[]," * 630_000 + "1]}"}}], 1),
     ),
+    "items of large function calls": (
+        "/v1/responses",
+        lambda: {
+            "input": [
+                {"role": "user", "content": "hi"},
+                *[{"type": "function_call", "name": "f", "arguments": f'{{"a":"{"x" * 1900}"}}'} for _ in range(1020)],
+            ]
+        },
+    ),
+    "blocks of tool calls without end": (
+        "/v1/messages",
+        lambda: {
+            "max_tokens": 2,
+            "messages": [
+                {"role": "user", "content": "hi"},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}] * 30_000},
+                {"role": "user", "content": "and"},
+            ],
+        },
+    ),
     "allowed tokens without end, for many prompts": (
         COMPLETIONS,
         lambda: {"prompt": ["a"] * 128, "max_tokens": 2, "allowed_token_ids": [97] * 149_000},

@@ -3,6 +3,7 @@ supported."""
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any, Literal, NoReturn
 
 import msgspec
@@ -90,8 +91,11 @@ def to_chat(body: ResponsesBody, limits: Limits) -> ChatBody:
         _refuse("input", "input is an empty list: at least one item is needed")
     if len(items) > limits.max_messages:
         raise too_many("input", limits.max_messages, "items", flag=flag_name("max_messages"))
-    for number, item in enumerate(items):
-        _add(item, f"input[{number}]", messages)
+    for is_call, group in groupby(enumerate(items), lambda numbered: numbered[1].type == "function_call"):
+        if is_call:  # written once for all: a conversation may have many
+            _of_assistant(messages).tool_calls = _raw([_call(item) for _, item in group])
+        else:
+            messages += [_message(item, f"input[{number}]") for number, item in group]
     chat = ChatBody(
         model=body.model,
         messages=messages,
@@ -111,30 +115,31 @@ def to_chat(body: ResponsesBody, limits: Limits) -> ChatBody:
     return chat
 
 
-def _add(item: InputItem, where: str, messages: list[Message]) -> None:
-    """Add an item to the conversation: reasoning and calls are parts of one message of the assistant."""
+def _message(item: InputItem, where: str) -> Message:
+    """An item that is a message of the conversation, or its beginning."""
     match item.type:
         case "message":
             if item.role is None:
                 _refuse("input", f"{where}.role is required")
-            messages.append(Message(role=item.role, content=_content(item.content, where)))
-        case "function_call":
-            function = {"name": item.name or "", "arguments": item.arguments or "{}"}
-            message = _of_assistant(messages)
-            calls = [] if message.tool_calls is None else msgspec.json.decode(message.tool_calls)
-            message.tool_calls = _raw([*calls, {"id": item.call_id, "type": "function", "function": function}])
+            return Message(role=item.role, content=_content(item.content, where))
         case "function_call_output":
             content = _content(item.output, where)
-            messages.append(Message(role="tool", content=content, tool_call_id=item.call_id, name=item.name))
+            return Message(role="tool", content=content, tool_call_id=item.call_id, name=item.name)
         case "reasoning":
             text = "".join(part.text for part in _parts(item.content or [], where))
-            messages.append(Message(role="assistant", content="", reasoning_content=text or None))
-        case _:
-            _refuse("input", f"{where} is of type {named(item.type)}: only messages, calls and reasoning are supported")
+            return Message(role="assistant", content="", reasoning_content=text or None)
+    what = "only messages, calls and reasoning are supported"
+    raise RequestError(f"{where} is of type {named(item.type)}: {what}", param="input")
+
+
+def _call(item: InputItem) -> dict[str, Any]:
+    function = {"name": item.name or "", "arguments": item.arguments or "{}"}
+    return {"id": item.call_id, "type": "function", "function": function}
 
 
 def _of_assistant(messages: list[Message]) -> Message:
-    """The assistant's message at the end of the conversation, which is added if there is none."""
+    """The assistant's message at the end of the conversation, which is added if there is none: reasoning and calls
+    that follow each other are parts of one message."""
     if not messages or messages[-1].role != "assistant":
         messages.append(Message(role="assistant", content=""))
     return messages[-1]
