@@ -67,17 +67,20 @@ def read_lines(lines: Iterable[bytes], where: str) -> Iterator[BatchLine]:
         yield read
 
 
-def answered_ids(lines: Iterable[bytes], where: str) -> set[str]:
-    """The ids of an earlier run's answers; a last line that was cut short is none. Raises `ConfigError`."""
+def answered_ids(lines: Iterable[bytes], where: str) -> tuple[set[str], int]:
+    """The ids of an earlier run's answers, and their bytes; a last line that was cut short is none. Raises
+    `ConfigError`."""
     found: set[str] = set()
+    size = 0
     for number, line in enumerate(lines, 1):
         if not line.endswith(b"\n"):
             break
+        size += len(line)
         try:
             found.add(json.loads(line)["custom_id"])
         except (ValueError, LookupError, TypeError):
             raise ConfigError(f"{where}, line {number}: this is no answer of a batch: name another file") from None
-    return found
+    return found, size
 
 
 def write_answer(line: BatchLine, answer: Answer, request_id: str) -> bytes:

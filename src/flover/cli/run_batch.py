@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
     done: set[str] = set()
     if args.output_file.exists():
         with _open(args.output_file) as file:
-            done = answered_ids(file, str(args.output_file))
-        _cut_last_line(args.output_file)
+            done, size = answered_ids(file, str(args.output_file))
+        os.truncate(args.output_file, size)  # the request of a line that was cut short is answered again
     todo = [line for line in todo if line.custom_id not in done]
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(args.output_file.open("ab"))
@@ -88,13 +88,6 @@ def _open(path: Path) -> Any:
         return path.open("rb")
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _cut_last_line(path: Path) -> None:
-    """Without an end it was not written whole: its request is answered again."""
-    data = path.read_bytes()
-    if data and not data.endswith(b"\n"):
-        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def _answer(

@@ -9,9 +9,8 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import FinishReason, TokenLogprobs
-from flover.server.answer import ResponseBuilder, answer
 from flover.server.app_state import AppState
-from flover.server.conversation import Conversation
+from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.generation import Choice, Generation
 from flover.server.protocol import ChatBody, StreamOptions
 from flover.server.responses import (
@@ -28,7 +27,6 @@ from flover.server.responses import (
 )
 from flover.server.shaping import chat_logprobs, prompt_logprobs, usage_of
 from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
-from flover.text.tokenizer import Tokenizer
 
 
 async def create_chat_completion(state: AppState, body: ChatBody, receive: Receive, key_salt: str) -> Response:
@@ -38,19 +36,11 @@ async def create_chat_completion(state: AppState, body: ChatBody, receive: Recei
     conversation = Conversation(state, body)
     name = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
     builder = ChatBuilder(conversation, id=name, model=model, tokenizer=state.tokenizer)
-
-    async def generate() -> Generation:
-        return await conversation.generate(key_salt, "chatcmpl")
-
-    return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
+    return await builder.respond(state, key_salt, "chatcmpl", stream=bool(body.stream), receive=receive)
 
 
-class ChatBuilder(ResponseBuilder[ChatBody, ChatChoice]):
+class ChatBuilder(ConversationBuilder[ChatChoice]):
     """Builds the objects of `/v1/chat/completions`."""
-
-    def __init__(self, conversation: Conversation, *, id: str, model: str, tokenizer: Tokenizer | None) -> None:
-        super().__init__(conversation.body, id=id, model=model, tokenizer=tokenizer)
-        self._conversation = conversation
 
     def whole(self, generation: Generation, choices: list[ChatChoice]) -> ChatCompletion:
         """The complete answer."""

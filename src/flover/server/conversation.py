@@ -6,12 +6,16 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
+from starlette.responses import Response
+from starlette.types import Receive
 
 from flover.errors import RequestError
 from flover.request import SamplingParams
+from flover.server.answer import ResponseBuilder, answer
 from flover.server.app_state import AppState
 from flover.server.generation import Choice, Generation
 from flover.server.params import chat_params, own_names
@@ -33,6 +37,9 @@ from flover.text.stream import TextPiece
 
 MAX_PROMPT_END = 64
 """Characters at the end of a prompt that show whether the answer begins inside reasoning."""
+
+
+C = TypeVar("C")
 
 
 class Conversation:
@@ -128,6 +135,19 @@ class Conversation:
         prompt = render(self._template, self.body)
         self._prompt_end = prompt[-MAX_PROMPT_END:]
         return [prompt]
+
+
+class ConversationBuilder(ResponseBuilder[ChatBody, C]):
+    """Builds the objects of an API that answers conversations."""
+
+    def __init__(self, conversation: Conversation, **names: Any) -> None:
+        super().__init__(conversation.body, **names)
+        self._conversation = conversation
+
+    async def respond(self, state: AppState, key_salt: str, name: str, *, stream: bool, receive: Receive) -> Response:
+        """Submit the conversation, and respond as a stream or whole. `name` as in `Conversation.generate`."""
+        generate = partial(self._conversation.generate, key_salt, name)
+        return await answer(self, generate, state.threads, stream=stream, receive=receive)
 
 
 def _constraint(schema: dict[str, Any]) -> StructuredOutputsParams:

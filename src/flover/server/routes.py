@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive
 
 from flover.errors import RequestError, shown, wrong_value
 from flover.server import chat, completions, conversation, metrics
@@ -60,34 +62,16 @@ async def _read(request: Request, kind: type[B]) -> B:
     return read() if len(data) <= MAX_SHORT_BODY else await state.in_thread(read, num_chars=len(data))
 
 
-async def create_completion(request: Request) -> Response:
-    """Continue a text."""
-    body = await _read(request, CompletionBody)
-    return await completions.create_completion(_state(request), body, request.receive, salt_of(request.scope))
+def _answers(
+    kind: type[B], respond: Callable[[AppState, B, Receive, str], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    """The handler of a route that generates: `respond` gets the body as a `kind`, and the salt of the request's key."""
 
+    async def handle(request: Request) -> Response:
+        body = await _read(request, kind)
+        return await respond(_state(request), body, request.receive, salt_of(request.scope))
 
-async def create_chat_completion(request: Request) -> Response:
-    """Continue a conversation."""
-    body = await _read(request, ChatBody)
-    return await chat.create_chat_completion(_state(request), body, request.receive, salt_of(request.scope))
-
-
-async def create_response(request: Request) -> Response:
-    """Continue a conversation, in OpenAI's newer API."""
-    body = await _read(request, ResponsesBody)
-    return await responses.create_response(_state(request), body, request.receive, salt_of(request.scope))
-
-
-async def ollama_chat(request: Request) -> Response:
-    """Continue a conversation, in Ollama's API."""
-    body = await _read(request, OllamaChatBody)
-    return await answers.create(_state(request), body, request.receive, salt_of(request.scope))
-
-
-async def ollama_generate(request: Request) -> Response:
-    """Answer a prompt, in Ollama's API."""
-    body = await _read(request, OllamaGenerateBody)
-    return await answers.create(_state(request), body, request.receive, salt_of(request.scope))
+    return handle
 
 
 async def ollama_tags(request: Request) -> Response:
@@ -98,12 +82,6 @@ async def ollama_tags(request: Request) -> Response:
 async def ollama_show(request: Request) -> Response:
     """What is known of the model, in Ollama's API."""
     return answers.show(_state(request), await _read(request, OllamaBody))
-
-
-async def create_message(request: Request) -> Response:
-    """Continue a conversation, in Anthropic's API."""
-    body = await _read(request, MessagesBody)
-    return await messages.create_message(_state(request), body, request.receive, salt_of(request.scope))
 
 
 async def count_message_tokens(request: Request) -> Response:
@@ -237,13 +215,13 @@ async def show_openapi(request: Request) -> Response:
 
 
 ROUTES = [
-    Route("/v1/completions", create_completion, methods=["POST"]),
-    Route("/v1/chat/completions", create_chat_completion, methods=["POST"]),
-    Route("/v1/responses", create_response, methods=["POST"]),
-    Route("/v1/messages", create_message, methods=["POST"]),
+    Route("/v1/completions", _answers(CompletionBody, completions.create_completion), methods=["POST"]),
+    Route("/v1/chat/completions", _answers(ChatBody, chat.create_chat_completion), methods=["POST"]),
+    Route("/v1/responses", _answers(ResponsesBody, responses.create_response), methods=["POST"]),
+    Route("/v1/messages", _answers(MessagesBody, messages.create_message), methods=["POST"]),
     Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
-    Route("/api/chat", ollama_chat, methods=["POST"]),
-    Route("/api/generate", ollama_generate, methods=["POST"]),
+    Route("/api/chat", _answers(OllamaChatBody, answers.create), methods=["POST"]),
+    Route("/api/generate", _answers(OllamaGenerateBody, answers.create), methods=["POST"]),
     Route("/api/tags", ollama_tags),
     Route("/api/show", ollama_show, methods=["POST"]),
     Route("/api/version", show_version),

@@ -54,6 +54,12 @@ class ParsedOutput:
     content: str = ""
     calls: list[ToolCall] = field(default_factory=list)
 
+    @property
+    def parts(self) -> list[OutputPart]:
+        """Those that there are, in this order."""
+        reasoning, content = [Reasoning(self.reasoning)], [Content(self.content)]
+        return [*(reasoning if self.reasoning else []), *(content if self.content else []), *self.calls]
+
 
 def parse_output(parser: OutputParser, text: str) -> ParsedOutput:
     """The parts of a complete text."""

@@ -11,14 +11,12 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import FinishReason
-from flover.server.answer import ResponseBuilder, answer
 from flover.server.anthropic.bodies import CountBody, MessagesBody
 from flover.server.anthropic.errors import EVENTS
 from flover.server.anthropic.translate import to_chat
 from flover.server.app_state import AppState
-from flover.server.conversation import Conversation, render
+from flover.server.conversation import Conversation, ConversationBuilder, render
 from flover.server.generation import Choice, Generation
-from flover.server.protocol import ChatBody
 from flover.server.responses import json_response
 from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
 from flover.text.prompts import encode_text
@@ -33,11 +31,7 @@ async def create_message(state: AppState, body: MessagesBody, receive: Receive, 
     state.ready_supervisor()
     conversation = Conversation(state, to_chat(body, state.config.limits))
     builder = MessageBuilder(conversation, id=f"msg_{uuid.uuid4().hex}", model=model, tokenizer=state.tokenizer)
-
-    async def generate() -> Generation:
-        return await conversation.generate(key_salt, "msg")
-
-    return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
+    return await builder.respond(state, key_salt, "msg", stream=bool(body.stream), receive=receive)
 
 
 async def count_tokens(state: AppState, body: CountBody) -> Response:
@@ -52,23 +46,20 @@ async def count_tokens(state: AppState, body: CountBody) -> Response:
     return json_response({"input_tokens": len(ids)})
 
 
-class MessageBuilder(ResponseBuilder[ChatBody, list[Block]]):
+class MessageBuilder(ConversationBuilder[list[Block]]):
     """Builds the objects of `/v1/messages`."""
 
     framing = EVENTS
 
     def __init__(self, conversation: Conversation, **names: Any) -> None:
-        super().__init__(conversation.body, **names)
-        self._conversation = conversation
+        super().__init__(conversation, **names)
         self._called = False
 
     def choice(self, generation: Generation, choice: Choice) -> list[Block]:
         """The content of the answer."""
         found = self._conversation.parsed(choice)
-        parts: list[OutputPart] = [Reasoning(found.reasoning)] if found.reasoning else []
-        parts += [Content(found.content)] if found.content else []
         self._called = bool(found.calls)
-        return [{**_start(part), **_filled(part)} for part in [*parts, *found.calls]]
+        return [{**_start(part), **_filled(part)} for part in found.parts]
 
     def whole(self, generation: Generation, choices: list[list[Block]]) -> Any:
         """The complete message."""

@@ -11,13 +11,11 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive
 
-from flover.server.answer import ResponseBuilder, answer
 from flover.server.app_state import AppState
-from flover.server.conversation import Conversation
+from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.errors import ollama_envelope
 from flover.server.generation import Choice, Generation
 from flover.server.ollama.translate import OllamaBody, OllamaChatBody, OllamaGenerateBody, to_chat
-from flover.server.protocol import ChatBody
 from flover.server.responses import json_response
 from flover.server.sse import Framing
 from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
@@ -43,11 +41,7 @@ async def create(
         return json_response(_loaded(model, chats=chats))
     chat = to_chat(body, state.config.limits)
     builder = LineBuilder(Conversation(state, chat), chats=chats, id="", model=model, tokenizer=state.tokenizer)
-
-    async def generate() -> Generation:
-        return await builder.conversation.generate(key_salt, "ollama")
-
-    return await answer(builder, generate, state.threads, stream=body.stream is not False, receive=receive)
+    return await builder.respond(state, key_salt, "ollama", stream=body.stream is not False, receive=receive)
 
 
 def check_name(state: AppState, name: str | None) -> str:
@@ -95,22 +89,19 @@ def _loaded(model: str, *, chats: bool) -> Answer:
     return {"model": model, "created_at": now, **empty, "done": True, "done_reason": "load"}
 
 
-class LineBuilder(ResponseBuilder[ChatBody, Answer]):
+class LineBuilder(ConversationBuilder[Answer]):
     """Builds the objects of `/api/chat` and `/api/generate`."""
 
     framing = LINES
 
     def __init__(self, conversation: Conversation, *, chats: bool, **names: Any) -> None:
-        super().__init__(conversation.body, **names)
-        self.conversation = conversation
+        super().__init__(conversation, **names)
         self._chats = chats
         self._began = time.monotonic()
 
     def choice(self, generation: Generation, choice: Choice) -> Answer:
         """The message of the answer."""
-        found = self.conversation.parsed(choice)
-        parts: list[OutputPart] = [Content(found.content)]
-        return self._written([*parts, *([Reasoning(found.reasoning)] if found.reasoning else []), *found.calls])
+        return self._written(self._conversation.parsed(choice).parts)
 
     def whole(self, generation: Generation, choices: list[Answer]) -> Any:
         """The complete answer."""
@@ -119,7 +110,7 @@ class LineBuilder(ResponseBuilder[ChatBody, Answer]):
 
     async def events(self, generation: Generation) -> AsyncIterator[Any]:
         """The answer as it comes; the last line has no text."""
-        async for _, _, parts in self.conversation.parts(generation):
+        async for _, _, parts in self._conversation.parts(generation):
             if parts:
                 yield self._object(self._written(parts)) | {"done": False}
         yield self._object(self._written([])) | self._end(generation)

@@ -11,13 +11,11 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import FinishReason
-from flover.server.answer import ResponseBuilder, answer
 from flover.server.app_state import AppState
-from flover.server.conversation import Conversation
+from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.errors import envelope
 from flover.server.generation import Choice, Generation
 from flover.server.openai_responses.translate import ResponsesBody, to_chat
-from flover.server.protocol import ChatBody
 from flover.server.sse import Framing
 from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
 
@@ -40,30 +38,22 @@ async def create_response(state: AppState, body: ResponsesBody, receive: Receive
     conversation = Conversation(state, to_chat(body, state.config.limits))
     name = f"resp_{uuid.uuid4().hex}"
     builder = ObjectBuilder(conversation, body, id=name, model=model, tokenizer=state.tokenizer)
-
-    async def generate() -> Generation:
-        return await conversation.generate(key_salt, "resp")
-
-    return await answer(builder, generate, state.threads, stream=bool(body.stream), receive=receive)
+    return await builder.respond(state, key_salt, "resp", stream=bool(body.stream), receive=receive)
 
 
-class ObjectBuilder(ResponseBuilder[ChatBody, list[Item]]):
+class ObjectBuilder(ConversationBuilder[list[Item]]):
     """Builds the objects of `/v1/responses`."""
 
     framing = EVENTS
 
     def __init__(self, conversation: Conversation, asked: ResponsesBody, **names: Any) -> None:
-        super().__init__(conversation.body, **names)
-        self._conversation = conversation
+        super().__init__(conversation, **names)
         self._asked = asked
 
     def choice(self, generation: Generation, choice: Choice) -> list[Item]:
         """The items of the answer."""
-        found = self._conversation.parsed(choice)
-        parts: list[OutputPart] = [Reasoning(found.reasoning)] if found.reasoning else []
-        parts += [Content(found.content)] if found.content else []
         status = _status(generation)
-        return [_item(part, _new_id(part), status) for part in [*parts, *found.calls]]
+        return [_item(part, _new_id(part), status) for part in self._conversation.parsed(choice).parts]
 
     def whole(self, generation: Generation, choices: list[list[Item]]) -> Any:
         """The complete response."""
