@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from msgspec import Raw
@@ -53,6 +53,16 @@ _MEMBER_WANTED: Mapping[Any, str] = {
     str | list[str]: "a string",
     dict[str, str]: "a string",
 }
+
+
+def refuse(param: str, message: str) -> NoReturn:
+    """Raise the error of a field."""
+    raise RequestError(message, param=param)
+
+
+def as_raw(value: Any) -> Raw:
+    """A value of another API, as a field of a chat completion's body has it."""
+    return Raw(msgspec.json.encode(value))
 
 
 @cache

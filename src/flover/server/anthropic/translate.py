@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
-import msgspec
 from msgspec import Raw
 
 from flover.config import Limits, flag_name
-from flover.errors import RequestError, named, too_many
+from flover.errors import named, too_many
 from flover.server.anthropic.bodies import (
     CountBody,
     DocumentBlock,
@@ -25,6 +24,7 @@ from flover.server.anthropic.bodies import (
 )
 from flover.server.protocol import ChatBody, Message, ToolChoice
 from flover.server.read_tools import check_tools, read_tools
+from flover.server.read_values import as_raw, refuse
 
 _CHOICES: dict[str, Any] = {"auto": "auto", "none": "none", "any": "required", "tool": "function"}
 
@@ -34,9 +34,9 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
     if len(body.messages) > limits.max_messages:
         raise too_many("messages", limits.max_messages, "messages", flag=flag_name("max_messages"))
     if not body.messages:
-        _refuse("messages", "messages is an empty list: at least one message is needed")
+        refuse("messages", "messages is an empty list: at least one message is needed")
     if body.thinking is not None and body.thinking.type == "enabled":
-        _refuse("thinking", "thinking with a budget is not supported: send adaptive, or leave thinking out")
+        refuse("thinking", "thinking with a budget is not supported: send adaptive, or leave thinking out")
     messages = [Message(role="system", content=_text(body.system))] if body.system else []
     names: dict[str, str] = {}
     for number, message in enumerate(body.messages):
@@ -45,14 +45,14 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
     chat.continue_final_message = messages[-1].role == "assistant" and messages[-1].tool_calls is None
     if body.tool_choice is not None:
         if body.tool_choice.type == "tool" and body.tool_choice.name is None:
-            _refuse("tool_choice", "tool_choice.name is required")
+            refuse("tool_choice", "tool_choice.name is required")
         chat.tool_choice = ToolChoice(mode=_CHOICES[body.tool_choice.type], name=body.tool_choice.name)
         chat.parallel_tool_calls = not body.tool_choice.disable_parallel_tool_use
     if isinstance(body, MessagesBody):
         for field in ("max_tokens", "temperature", "top_p", "top_k", "stream"):
             setattr(chat, field, getattr(body, field))
         if body.max_tokens < 1:
-            _refuse("max_tokens", f"max_tokens must be at least 1, got {body.max_tokens}")
+            refuse("max_tokens", f"max_tokens must be at least 1, got {body.max_tokens}")
         chat.stop = list(body.stop_sequences) if body.stop_sequences else None
     check_tools(chat)
     return chat
@@ -89,12 +89,12 @@ def _messages(message: InputMessage, where: str, names: dict[str, str]) -> Itera
             case RedactedBlock():
                 pass
             case ImageBlock() | DocumentBlock():
-                _refuse("messages", f"{where}.content[{i}]: only text is supported")
+                refuse("messages", f"{where}.content[{i}]: only text is supported")
     if calls or thoughts or texts or not answered:
         yield Message(
             role=message.role,
             content=_text(texts) if texts or not calls else None,
-            tool_calls=Raw(msgspec.json.encode(calls)) if calls else None,
+            tool_calls=as_raw(calls) if calls else None,
             reasoning_content="\n".join(thoughts) or None,
         )
 
@@ -104,7 +104,7 @@ def _text(content: Any) -> str:
         return content
     for block in content:
         if not isinstance(block, TextBlock):
-            _refuse("messages", "the content of a tool_result: only text is supported")
+            refuse("messages", "the content of a tool_result: only text is supported")
     return "\n".join(block.text for block in content)
 
 
@@ -114,14 +114,10 @@ def _tools(tools: list[InputTool] | None) -> Raw | None:
     written = []
     for i, tool in enumerate(tools):
         if tool.type not in (None, "custom"):
-            _refuse("tools", f"tools[{i}] is of type {named(tool.type)}: only custom ones are supported")
+            refuse("tools", f"tools[{i}] is of type {named(tool.type)}: only custom ones are supported")
         function: dict[str, Any] = {"name": tool.name}
         if tool.description is not None:
             function["description"] = tool.description
         function["parameters"] = tool.input_schema or {"type": "object", "properties": {}}
         written.append({"type": "function", "function": function})
-    return read_tools(Raw(msgspec.json.encode(written)))
-
-
-def _refuse(param: str, message: str) -> NoReturn:
-    raise RequestError(message, param=param)
+    return read_tools(as_raw(written))

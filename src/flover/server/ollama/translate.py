@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
-from msgspec import Raw
 
 from flover.config import Limits, flag_name
-from flover.errors import RequestError, named, too_many, wrong_value
+from flover.errors import named, too_many, wrong_value
 from flover.server.protocol import ChatBody, Message, Role
 from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tools
-from flover.server.read_values import read_value
+from flover.server.read_values import as_raw, read_value, refuse
 
 OPTIONS: Mapping[str, tuple[str, Any]] = {
     "num_predict": ("max_tokens", int),
@@ -84,11 +83,11 @@ def to_chat(body: OllamaChatBody | OllamaGenerateBody, limits: Limits) -> ChatBo
         if len(messages) > limits.max_messages:
             raise too_many("messages", limits.max_messages, "messages", flag=flag_name("max_messages"))
         chat = ChatBody(messages=[_message(one, f"messages[{i}]") for i, one in enumerate(messages)])
-        chat.tools = read_tools(_raw(body.tools)) if body.tools else None
+        chat.tools = read_tools(as_raw(body.tools)) if body.tools else None
     for name, value in (body.options or {}).items():
         _set(chat, name, value)
     if body.format:
-        chat.response_format = read_format(_raw(_format(body.format)), "format")
+        chat.response_format = read_format(as_raw(_format(body.format)), "format")
     if isinstance(body.think, bool):
         chat.chat_template_kwargs = {"enable_thinking": body.think}
     elif body.think is not None:
@@ -99,17 +98,17 @@ def to_chat(body: OllamaChatBody | OllamaGenerateBody, limits: Limits) -> ChatBo
 
 def _message(message: InputMessage, where: str) -> Message:
     if message.images:
-        _refuse("messages", f"{where}.images: only text is supported")
+        refuse("messages", f"{where}.images: only text is supported")
     calls = message.tool_calls or []
     for i, call in enumerate(calls):
         if not isinstance(call.get("function"), dict) or not isinstance(call["function"].get("name"), str):
-            _refuse("messages", f"{where}.tool_calls[{i}].function.name is required")
+            refuse("messages", f"{where}.tool_calls[{i}].function.name is required")
     return Message(
         role=message.role,
         content=message.content or "",
         reasoning_content=message.thinking,
         name=message.tool_name,
-        tool_calls=_raw(calls) if calls else None,
+        tool_calls=as_raw(calls) if calls else None,
     )
 
 
@@ -120,14 +119,14 @@ def _set(chat: ChatBody, name: str, value: Any) -> None:
         return
     if name in OFF:
         if isinstance(value, bool) or value not in OFF[name]:
-            _refuse("options", f"{where} is not supported: leave it out")
+            refuse("options", f"{where} is not supported: leave it out")
         return
     if name not in OPTIONS:
-        _refuse("options", f"options.{named(name)} is not an option that this server knows")
+        refuse("options", f"options.{named(name)} is not an option that this server knows")
     field, kind = OPTIONS[name]
     if field == "max_tokens" and value == -2:
         value = -1  # to the end of the context, as -1
-    read = read_value(_raw(value), kind, where)
+    read = read_value(as_raw(value), kind, where)
     if field == "stop":
         texts = [read] if isinstance(read, str) else read
         read = [text for text in texts if text] or None
@@ -140,11 +139,3 @@ def _format(wanted: str | dict[str, Any]) -> dict[str, Any]:
     if wanted != "json":
         raise wrong_value("format", '"json" or a JSON Schema', wanted)
     return {"type": "json_object"}
-
-
-def _raw(value: Any) -> Raw:
-    return Raw(msgspec.json.encode(value))
-
-
-def _refuse(param: str, message: str) -> NoReturn:
-    raise RequestError(message, param=param)

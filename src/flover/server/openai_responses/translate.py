@@ -4,7 +4,7 @@ supported."""
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw
@@ -14,6 +14,7 @@ from flover.errors import RequestError, named, too_many
 from flover.server.protocol import ChatBody, Effort, Message, TextPart
 from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tool_choice, read_tools
+from flover.server.read_values import as_raw, refuse
 
 Role = Literal["system", "developer", "user", "assistant"]
 _TEXT_PARTS = ("input_text", "output_text", "text", "refusal", "reasoning_text", "summary_text")
@@ -80,20 +81,20 @@ class ResponsesBody(msgspec.Struct, kw_only=True):
 def to_chat(body: ResponsesBody, limits: Limits) -> ChatBody:
     """The conversation of a body."""
     if body.background:
-        _refuse("background", "background is not supported: responses are not stored")
+        refuse("background", "background is not supported: responses are not stored")
     if body.truncation == "auto":
-        _refuse("truncation", "truncation auto is not supported: send disabled, or fewer items")
+        refuse("truncation", "truncation auto is not supported: send disabled, or fewer items")
     if "message.output_text.logprobs" in (body.include or ()):
-        _refuse("include", "include: log-probabilities are not supported here, only in chat completions")
+        refuse("include", "include: log-probabilities are not supported here, only in chat completions")
     messages = [] if body.instructions is None else [Message(role="system", content=body.instructions)]
     items = [InputItem(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     if not items:
-        _refuse("input", "input is an empty list: at least one item is needed")
+        refuse("input", "input is an empty list: at least one item is needed")
     if len(items) > limits.max_messages:
         raise too_many("input", limits.max_messages, "items", flag=flag_name("max_messages"))
     for is_call, group in groupby(enumerate(items), lambda numbered: numbered[1].type == "function_call"):
         if is_call:  # written once for all: a conversation may have many
-            _of_assistant(messages).tool_calls = _raw([_call(item) for _, item in group])
+            _of_assistant(messages).tool_calls = as_raw([_call(item) for _, item in group])
         else:
             messages += [_message(item, f"input[{number}]") for number, item in group]
     chat = ChatBody(
@@ -108,9 +109,9 @@ def to_chat(body: ResponsesBody, limits: Limits) -> ChatBody:
         reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
     )
     if body.tool_choice is not None:
-        chat.tool_choice = read_tool_choice(_raw(body.tool_choice))
+        chat.tool_choice = read_tool_choice(as_raw(body.tool_choice))
     if body.text is not None and body.text.format is not None:
-        chat.response_format = read_format(_raw(_format(body.text.format)), "text")
+        chat.response_format = read_format(as_raw(_format(body.text.format)), "text")
     check_tools(chat)
     return chat
 
@@ -120,7 +121,7 @@ def _message(item: InputItem, where: str) -> Message:
     match item.type:
         case "message":
             if item.role is None:
-                _refuse("input", f"{where}.role is required")
+                refuse("input", f"{where}.role is required")
             return Message(role=item.role, content=_content(item.content, where))
         case "function_call_output":
             content = _content(item.output, where)
@@ -154,7 +155,7 @@ def _parts(content: str | list[InputPart], where: str) -> list[TextPart]:
         return [TextPart(text=content)]
     for i, part in enumerate(content):
         if part.type not in _TEXT_PARTS:
-            _refuse("input", f"{where}.content[{i}] is of type {named(part.type)}: only text is supported")
+            refuse("input", f"{where}.content[{i}] is of type {named(part.type)}: only text is supported")
     return [TextPart(text=part.text or part.refusal or "") for part in content]
 
 
@@ -167,18 +168,10 @@ def _tools(tools: list[dict[str, Any]] | None) -> Raw | None:
         kind = tool.get("type", "function")
         function = {name: value for name, value in tool.items() if name != "type" and value is not None}
         written.append({"type": kind, "function": function})
-    return read_tools(_raw(written))
+    return read_tools(as_raw(written))
 
 
 def _format(wanted: dict[str, Any]) -> dict[str, Any]:
     if wanted.get("type") != "json_schema":
         return wanted
     return {"type": "json_schema", "json_schema": {name: value for name, value in wanted.items() if name != "type"}}
-
-
-def _raw(value: Any) -> Raw:
-    return Raw(msgspec.json.encode(value))
-
-
-def _refuse(param: str, message: str) -> NoReturn:
-    raise RequestError(message, param=param)
