@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -68,3 +69,17 @@ def test_a_rank_ends_when_rank_0_is_gone(how: str) -> None:
     else:
         store.stuck.clear()
     assert ended.wait(2)
+
+
+def test_a_rank_that_leaves_in_order_is_waited_for_and_outlives_rank_0() -> None:
+    store, ended = Store(), threading.Event()
+    leave = beat(store, 1, timeout=0.3, end=lambda code: ended.set())
+    beats = HeartbeatMonitor(store, [1], timeout=60)
+    began = time.monotonic()
+    beats.wait_left(0.2)
+    assert time.monotonic() - began >= 0.2, "it has not left yet"
+    leave()
+    beats.wait_left(60)
+    assert time.monotonic() - began < 30
+    store.broken = True
+    assert not ended.wait(0.6)

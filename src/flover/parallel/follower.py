@@ -42,10 +42,11 @@ def main(arguments: Sequence[str]) -> int:
         try:
             patience = timedelta(seconds=message.patience)
             group, store = join(message.config, message.rank, message.rendezvous, patience)
-            if store is not None:
-                beat(store, message.rank, message.config.distributed_timeout_seconds)
+            leave = None if store is None else beat(store, message.rank, message.config.distributed_timeout_seconds)
             own = load_device(message.config, lambda done, total: None, group)
             follow(own, group)
+            if leave is not None:
+                leave()
             own.close()
         except FloverError as error:
             logger.error("rank %d ends: %s", message.rank, error)

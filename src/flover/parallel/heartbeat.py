@@ -3,6 +3,7 @@ keeps. That the store answers is rank 0's own sign."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -12,6 +13,9 @@ from typing import Any
 from flover.errors import RankLostError
 
 BEATS_PER_TIMEOUT = 6
+LEFT = -(2**62)
+"""What a rank that leaves in order adds to its count: it is below 0 from then on."""
+POLL_SECONDS = 0.02
 
 
 class HeartbeatMonitor:
@@ -39,27 +43,47 @@ class HeartbeatMonitor:
             elif now - at > self._timeout:
                 raise RankLostError(f"rank {rank} has said nothing for {now - at:.0f} s")
 
+    def wait_left(self, seconds: float) -> None:
+        """Until all ranks have said that they leave in order, or for so many seconds. The store must live as long: a
+        rank that finds it gone before it has read the end of its plans takes rank 0 for lost."""
+        until = self._clock() + seconds
+        while any(self._store.add(_key(rank), 0) >= 0 for rank in self._heard) and self._clock() < until:
+            time.sleep(POLL_SECONDS)
 
-def beat(store: Any, rank: int, timeout: float, end: Callable[[int], None] = os._exit) -> None:
-    """Let this rank's heart beat from now on, and end the process when the store answers no more: rank 0 is gone."""
+
+def beat(store: Any, rank: int, timeout: float, end: Callable[[int], None] = os._exit) -> Callable[[], None]:
+    """Let this rank's heart beat from now on, and end the process when the store answers no more: rank 0 is gone.
+    Returns what to call when this rank leaves in order: from then on rank 0 may go."""
     answered = [time.monotonic()]
+    leaving = threading.Event()
+
+    def lost() -> None:
+        if not leaving.is_set():
+            end(1)
 
     def count() -> None:
-        while True:
+        while not leaving.is_set():
             try:
                 store.add(_key(rank), 1)
             except RuntimeError:
-                end(1)
+                lost()
             answered[0] = time.monotonic()
-            time.sleep(timeout / BEATS_PER_TIMEOUT)
+            leaving.wait(timeout / BEATS_PER_TIMEOUT)
 
     def watch() -> None:  # a store that stands still answers nothing at all
         while time.monotonic() - answered[0] <= timeout:
-            time.sleep(timeout / BEATS_PER_TIMEOUT)
-        end(1)
+            if leaving.wait(timeout / BEATS_PER_TIMEOUT):
+                return
+        lost()
+
+    def leave() -> None:
+        leaving.set()
+        with contextlib.suppress(RuntimeError):  # rank 0 has waited long enough
+            store.add(_key(rank), LEFT)
 
     for work in (count, watch):
         threading.Thread(target=work, name=f"heart: {work.__name__}", daemon=True).start()
+    return leave
 
 
 def _key(rank: int) -> str:

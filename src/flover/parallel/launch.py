@@ -68,7 +68,12 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         followers.check()
         beats.check()
 
-    return Leader(own, group, check, followers.end)
+    def end(they_leave: bool) -> None:
+        if they_leave:
+            beats.wait_left(LEAVE_SECONDS)
+        followers.end(they_leave)
+
+    return Leader(own, group, check, end)
 
 
 def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[GlooGroup, Any]:
