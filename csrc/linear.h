@@ -185,23 +185,23 @@ template <int R, int P, Format F>
   F16 acc[R][P], scale[P];
   if constexpr (is_scaled(F))
     for (int p = 0; p < P; p++) scale[p] = load_scale(scales + p * panel_stride);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; p++) acc[r][p] = first ? zero() : load(sums + r * sum_stride + p * PANEL);
   auto step = [&](int64_t s) __attribute__((always_inline)) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; p++)
       each_input<F>(panels + p * panel_stride + s * 64, [&](int k, F16 w) __attribute__((always_inline)) {
         if constexpr (is_scaled(F)) w = mul(w, scale[p]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w, acc[r][p]);
       });
   };
   over_steps<1>(steps, ahead, step);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int p = 0; p < P; p++) store(sums + r * sum_stride + p * PANEL, acc[r][p]);
 }
 
