@@ -37,30 +37,22 @@ FLOVER_INLINE void split_words(const uint8_t* words, F16& scale, F16& offset) {
   scale = load(scales), offset = load(offsets);
 }
 
-// A panel as it lies in memory: block b of 32 inputs.
+// A block of 32 inputs as it lies in memory: the head of its record, its own factors and numbers.
 template <Format F>
-struct PackedPanel : BlockTraits<F> {
+struct PackedBlock : BlockTraits<F> {
   using Traits = BlockTraits<F>;
   static constexpr BlockFormat FORMAT = Traits::FORMAT;
 
-  const uint8_t* numbers;
-  const uint8_t* scales;
+  const uint8_t* head;
+  const uint8_t* own;
 
-  FLOVER_INLINE_MEMBER PackedPanel(const uint8_t* panel, int64_t blocks)
-      : numbers(panel), scales(panel + blocks * FORMAT.number_bytes()) {}
-
-  // From block `first` on, where a block of the file begins.
-  FLOVER_INLINE_MEMBER PackedPanel from(int64_t first) const {
-    PackedPanel panel = *this;
-    panel.numbers += first * FORMAT.number_bytes();
-    panel.scales += first * BLOCK_INPUTS / FORMAT.inputs * FORMAT.scale_bytes();
-    return panel;
-  }
+  FLOVER_INLINE_MEMBER PackedBlock(const uint8_t* panel, int64_t b)
+      : head(panel + FORMAT.record_place(b)), own(panel + FORMAT.step_place(b)) {}
 
   // Four inputs of 16 outputs, a byte each, `zero` added.
   template <int S>
-  FLOVER_INLINE_MEMBER Bytes step(int64_t b, Number<S>) const {
-    const uint8_t* planes = numbers + b * FORMAT.number_bytes();
+  FLOVER_INLINE_MEMBER Bytes step(Number<S>) const {
+    const uint8_t* planes = own + FORMAT.factor_bytes();
     constexpr int LOW = FORMAT.low, HIGH = FORMAT.high;
     Bytes q = load_bytes(planes + S / (8 / LOW) * PLANE);
     if constexpr (LOW < 8) q = moved<S % (8 / LOW) * LOW, (1 << LOW) - 1>(q);
@@ -73,21 +65,19 @@ struct PackedPanel : BlockTraits<F> {
     return q;
   }
 
-  FLOVER_INLINE_MEMBER void factors(int64_t b, F16* scale, F16* offset) const {
-    const int64_t in_block = FORMAT.inputs / BLOCK_INPUTS;  // a division by a constant
-    const uint8_t* p = scales + b / in_block * FORMAT.scale_bytes();
+  FLOVER_INLINE_MEMBER void factors(F16* scale, F16* offset) const {
     F16 whole, shift = zero();
     if constexpr (FORMAT.scale == Scale::half)
-      whole = load_f16(reinterpret_cast<const uint16_t*>(p));
+      whole = load_f16(reinterpret_cast<const uint16_t*>(head));
     else if constexpr (FORMAT.scale == Scale::exponent)
-      whole = float_of_exponents(p);
+      whole = float_of_exponents(head);
     else if constexpr (FORMAT.scale == Scale::single)
-      whole = load(reinterpret_cast<const float*>(p));
+      whole = load(reinterpret_cast<const float*>(head));
     else
-      split_words(p, whole, shift);
+      split_words(head, whole, shift);
     if constexpr (FORMAT.stores_offset())
-      shift = load_f16(reinterpret_cast<const uint16_t*>(p + FORMAT.offset_place()));
-    const uint8_t* bytes = p + FORMAT.factor_place() + b % in_block * Traits::PARTS * PANEL;
+      shift = load_f16(reinterpret_cast<const uint16_t*>(head + FORMAT.offset_place()));
+    const uint8_t* bytes = own;
     for (int j = 0; j < Traits::PARTS; j++, bytes += PANEL) {
       scale[j] = whole, offset[j] = shift;
       if constexpr (FORMAT.factors == Factors::nibbles) {
@@ -104,6 +94,20 @@ struct PackedPanel : BlockTraits<F> {
   }
 };
 
+// A panel as it lies in memory.
+template <Format F>
+struct PackedPanel : BlockTraits<F> {
+  const uint8_t* data;
+
+  FLOVER_INLINE_MEMBER explicit PackedPanel(const uint8_t* panel) : data(panel) {}
+  FLOVER_INLINE_MEMBER PackedBlock<F> block(int64_t b) const { return PackedBlock<F>(data, b); }
+
+  // From block `first` on, where a block of the file begins.
+  FLOVER_INLINE_MEMBER PackedPanel from(int64_t first) const {
+    return PackedPanel(data + PackedPanel::FORMAT.record_place(first));
+  }
+};
+
 // What is expanded of a panel: numbers [blocks][8][64]; scales, offsets [blocks][PARTS][16].
 template <int PARTS_, bool OFFSET_, int BITS_>
 struct ExpandedPanel {
@@ -113,15 +117,17 @@ struct ExpandedPanel {
   const uint8_t* numbers;
   const float* scales;
 
-  template <int S>
-  FLOVER_INLINE_MEMBER Bytes step(int64_t b, Number<S>) const {
-    return load_bytes(numbers + (b * STEPS + S) * PLANE);
+  FLOVER_INLINE_MEMBER ExpandedPanel block(int64_t b) const {
+    return {numbers + b * STEPS * PLANE, scales + b * PARTS * 2 * PANEL};
   }
-  FLOVER_INLINE_MEMBER void factors(int64_t b, F16* scale, F16* offset) const {
-    const float* p = scales + b * PARTS * 2 * PANEL;
+  template <int S>
+  FLOVER_INLINE_MEMBER Bytes step(Number<S>) const {
+    return load_bytes(numbers + S * PLANE);
+  }
+  FLOVER_INLINE_MEMBER void factors(F16* scale, F16* offset) const {
     for (int j = 0; j < PARTS; j++) {
-      scale[j] = load(p + j * PANEL);
-      if (OFFSET) offset[j] = load(p + (PARTS + j) * PANEL);
+      scale[j] = load(scales + j * PANEL);
+      if (OFFSET) offset[j] = load(scales + (PARTS + j) * PANEL);
     }
   }
 };
@@ -130,10 +136,11 @@ template <Format F>
 [[gnu::noinline]] static void expand_blocks(PackedPanel<F> panel, int64_t blocks, uint8_t* numbers, float* scales) {
   constexpr int PARTS = PackedPanel<F>::PARTS;
   for (int64_t b = 0; b < blocks; b++, numbers += STEPS * PLANE, scales += PARTS * 2 * PANEL) {
+    const auto block = panel.block(b);
     repeat<STEPS>([&](auto s)
-                      __attribute__((always_inline)) { store_bytes(numbers + s.value * PLANE, panel.step(b, s)); });
+                      __attribute__((always_inline)) { store_bytes(numbers + s.value * PLANE, block.step(s)); });
     F16 scale[PARTS], offset[PARTS];
-    panel.factors(b, scale, offset);
+    block.factors(scale, offset);
     for (int j = 0; j < PARTS; j++) {
       store(scales + j * PANEL, scale[j]);
       if (PackedPanel<F>::OFFSET) store(scales + (PARTS + j) * PANEL, offset[j]);

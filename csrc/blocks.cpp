@@ -154,7 +154,7 @@ void write_planes(const uint8_t* numbers, int shift, int bits, int64_t lane, uin
   }
 }
 
-void write_scales(const BlockFormat& f, const Block& b, int64_t lane, uint8_t* out) {
+void write_head(const BlockFormat& f, const Block& b, int64_t lane, uint8_t* out) {
   if (f.scale == Scale::single || f.scale == Scale::word)
     memcpy(out + 4 * lane, &b.word, 4);
   else if (f.scale == Scale::half)
@@ -162,10 +162,12 @@ void write_scales(const BlockFormat& f, const Block& b, int64_t lane, uint8_t* o
   else
     out[lane] = (uint8_t)b.scale;
   if (f.stores_offset()) memcpy(out + f.offset_place() + 2 * lane, &b.offset, 2);
-  const int kinds = f.factors == Factors::none ? 0 : f.factors == Factors::both ? 2 : 1;
-  uint8_t* factors = out + f.factor_place() + lane;
-  for (int kind = 0; kind < kinds; kind++)
-    for (int64_t part = 0; part < f.parts(); part++, factors += PANEL) *factors = b.factors[kind][part];
+}
+
+// Of 32 inputs from `part` on.
+void write_factors(const BlockFormat& f, const Block& b, int64_t part, int64_t lane, uint8_t* out) {
+  const int64_t parts = f.parts();
+  for (int64_t i = 0; i < f.factor_bytes() / PANEL; i++) out[i * PANEL + lane] = b.factors[i / parts][part + i % parts];
 }
 
 bool is_finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
@@ -188,16 +190,18 @@ bool is_finite(const BlockFormat& f, const Block& b) {
 
 bool pack_blocks(Format format, const uint8_t* row, int64_t in, int64_t lane, uint8_t* panel) {
   const BlockFormat& f = block_format(format);
-  uint8_t* scales = panel + in / BLOCK_INPUTS * f.number_bytes();
   bool finite = true;
   Block block;
-  for (int64_t start = 0; start < in; start += f.inputs, row += f.file_bytes, scales += f.scale_bytes()) {
+  for (int64_t start = 0; start < in; start += f.inputs, row += f.file_bytes) {
     read_block(format, row, block);
     finite = finite && is_finite(f, block);
-    write_scales(f, block, lane, scales);
-    for (int64_t k = 0; k < f.inputs; k += BLOCK_INPUTS, panel += f.number_bytes()) {
-      write_planes(block.numbers + k, 0, f.low, lane, panel);
-      if (f.high) write_planes(block.numbers + k, f.low, f.high, lane, panel + f.low * PLANE);
+    write_head(f, block, lane, panel);
+    panel += f.head_bytes();
+    for (int64_t k = 0; k < f.inputs; k += BLOCK_INPUTS, panel += f.step_bytes()) {
+      write_factors(f, block, k / f.shared, lane, panel);
+      uint8_t* numbers = panel + f.factor_bytes();
+      write_planes(block.numbers + k, 0, f.low, lane, numbers);
+      if (f.high) write_planes(block.numbers + k, f.low, f.high, lane, numbers + f.low * PLANE);
     }
   }
   return finite;

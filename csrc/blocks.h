@@ -1,12 +1,14 @@
 // The block formats of GGUF and of quantized safetensors: what they hold, and how a panel of 16 outputs keeps it.
 //
 // Every weight is scale * (q - zero) + offset: q has a few bits, `zero` belongs to the format, scale and offset to the
-// next `shared` inputs of an output. A panel keeps exactly what the file has, in another order:
-//   numbers  [in / 32] of: planes of 64 bytes, [16 outputs][4 inputs]. A plane of b bits holds 8 / b steps of four
-//            inputs, the first one in the lowest bits. First come the planes of the lower bits (`low`: 8, 4 or 2 of
-//            each number), then those of the upper ones (`high`: 0, 1 or 2).
-//   scales   [in / inputs] of: 16 scales, 16 offsets if there are any, and the factors that `shared` inputs have of
-//            their own for both, a byte each: [inputs / shared][16] for the scales, then as many for the offsets.
+// next `shared` inputs of an output. A panel keeps exactly what the file has, in the order in which it is read, so that
+// one row of activations reads memory from front to back: [in / inputs] records of
+//   16 scales, 16 offsets if there are any, and [inputs / 32] steps of
+//     factors  what `shared` inputs have of their own for both, a byte each: [32 / shared][16] for the scales, then as
+//              many for the offsets
+//     numbers  planes of 64 bytes, [16 outputs][4 inputs]. A plane of b bits holds 8 / b steps of four inputs, the
+//              first one in the lowest bits. First come the planes of the lower bits (`low`: 8, 4 or 2 of each number),
+//              then those of the upper ones (`high`: 0, 1 or 2).
 // Factors that take 6 bits in the file take a byte here: a panel is up to 1.04 times as large as the file.
 //
 // int4_g… and int8_g… have a scale of 32 bits for every so many inputs; so has fp8_e4m3, whose numbers are floats of 8
@@ -44,14 +46,21 @@ struct BlockFormat {
   Values values = Values::same;
 
   constexpr int64_t number_bytes() const { return (low + high) * PLANE; }  // of 32 inputs
-  constexpr int64_t parts() const { return inputs / shared; }
+  constexpr int64_t parts() const { return BLOCK_INPUTS / shared; }        // of 32 inputs
   constexpr bool stores_offset() const { return offset && scale != Scale::word; }
   constexpr int64_t offset_place() const {
     return scale == Scale::exponent ? PANEL : scale == Scale::half ? 2 * PANEL : 4 * PANEL;
   }
-  constexpr int64_t factor_place() const { return offset_place() + (stores_offset() ? 2 * PANEL : 0); }
-  constexpr int64_t scale_bytes() const {  // of a block of the file
-    return factor_place() + (factors == Factors::none ? 0 : factors == Factors::both ? 2 : 1) * parts() * PANEL;
+  constexpr int64_t head_bytes() const { return offset_place() + (stores_offset() ? 2 * PANEL : 0); }
+  constexpr int64_t factor_bytes() const {  // of 32 inputs
+    return (factors == Factors::none ? 0 : factors == Factors::both ? 2 : 1) * parts() * PANEL;
+  }
+  constexpr int64_t step_bytes() const { return factor_bytes() + number_bytes(); }
+  constexpr int64_t record_bytes() const { return head_bytes() + inputs / BLOCK_INPUTS * step_bytes(); }
+  // Where the record of block `b` of 32 inputs begins in a panel, and its step in it.
+  constexpr int64_t record_place(int64_t b) const { return b / (inputs / BLOCK_INPUTS) * record_bytes(); }
+  constexpr int64_t step_place(int64_t b) const {
+    return record_place(b) + head_bytes() + b % (inputs / BLOCK_INPUTS) * step_bytes();
   }
 };
 
@@ -186,15 +195,14 @@ struct ScaleAndOffset {
   return {scale, -(scale * (float)(word & 255))};
 }
 
-// Of one output and part `part` of a block of the file, whose scales are given.
-[[gnu::always_inline]] static inline ScaleAndOffset scale_of(const BlockFormat& f, const uint8_t* scales, int64_t part,
-                                                             int64_t lane) {
-  if (f.scale == Scale::word) return split_word(word_at(scales, lane));
-  if (f.scale == Scale::single) return {float_of(word_at(scales, lane)), 0.0f};
-  const float scale = f.scale == Scale::half ? half_at(scales, lane) : float_of_exponent(scales[lane]);
-  const float offset = f.offset ? half_at(scales + f.offset_place(), lane) : 0.0f;
+// Of one output; `head` is that of a record, `factors` those of an output and `shared` inputs.
+[[gnu::always_inline]] static inline ScaleAndOffset scale_of(const BlockFormat& f, const uint8_t* head,
+                                                             const uint8_t* factors, int64_t lane) {
+  if (f.scale == Scale::word) return split_word(word_at(head, lane));
+  if (f.scale == Scale::single) return {float_of(word_at(head, lane)), 0.0f};
+  const float scale = f.scale == Scale::half ? half_at(head, lane) : float_of_exponent(head[lane]);
+  const float offset = f.offset ? half_at(head + f.offset_place(), lane) : 0.0f;
   if (f.factors == Factors::none) return {scale, offset};
-  const uint8_t* factors = scales + f.factor_place() + part * PANEL + lane;
   if (f.factors == Factors::nibbles) return {scale * (float)(*factors & 15), -(offset * (float)(*factors >> 4))};
   if (f.factors == Factors::scale) return {scale * (float)(int8_t)*factors, 0.0f};
   return {scale * (float)*factors, -(offset * (float)factors[f.parts() * PANEL])};
@@ -216,11 +224,12 @@ struct ScaleAndOffset {
 // The weights of one output, as ggml computes them, in the order of the panel.
 [[gnu::always_inline]] static inline void unpack_blocks(const BlockFormat& f, const uint8_t* panel, int64_t in,
                                                         int64_t lane, float* values) {
-  const uint8_t* all_scales = panel + in / BLOCK_INPUTS * f.number_bytes();
   for (int64_t start = 0; start < in; start += f.shared) {
-    const uint8_t* scales = all_scales + start / f.inputs * f.scale_bytes();
-    const uint8_t* numbers = panel + start / BLOCK_INPUTS * f.number_bytes();
-    const ScaleAndOffset a = scale_of(f, scales, start % f.inputs / f.shared, lane);
+    const int64_t block = start / BLOCK_INPUTS;
+    const uint8_t* factors = panel + f.step_place(block);
+    const uint8_t* numbers = factors + f.factor_bytes();
+    const ScaleAndOffset a =
+        scale_of(f, panel + f.record_place(block), factors + start % BLOCK_INPUTS / f.shared * PANEL + lane, lane);
     for (int64_t k = 0; k < f.shared; k++) {
       if (f.values == Values::fp8) {
         const float number = divided_fp8((uint8_t)number_at(f, numbers, start % BLOCK_INPUTS + k, lane)) * FP8_FACTOR;

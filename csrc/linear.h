@@ -121,11 +121,17 @@ struct Panel<Format::fp8_e4m3> {  // without the scale; one input at a time, as 
   }
 };
 
-// Inputs of fp8 that share a scale; the scales lie behind the numbers of a panel, [in / SCALED][16].
-constexpr int64_t SCALED = block_format(Format::fp8_e4m3).inputs;
+// Inputs of fp8 that share a scale, which lies before them: a record of blocks.h.
+constexpr int64_t SCALED = block_format(Format::fp8_e4m3).inputs, RECORD_HEAD = PANEL * 4;
 constexpr bool is_scaled(Format f) { return f == Format::fp8_e4m3; }
-FLOVER_INLINE F16 load_scale(const uint8_t* scales) {  // by the factor larger than it is, as numbers are smaller
-  return mul(load(reinterpret_cast<const float*>(scales)), all(FP8_FACTOR));
+FLOVER_INLINE F16 load_scale(const uint8_t* record) {  // by the factor larger than it is, as numbers are smaller
+  return mul(load(reinterpret_cast<const float*>(record)), all(FP8_FACTOR));
+}
+
+// Where input k of a panel lies: a whole step, of fp8 a whole record.
+template <Format F>
+FLOVER_INLINE int64_t place_of(int64_t k) {
+  return is_scaled(F) ? block_format(F).record_place(k / BLOCK_INPUTS) : k / Panel<F>::STEP * 64;
 }
 
 // Calls body(k, input k of the step at p).
@@ -176,15 +182,16 @@ FLOVER_INLINE int64_t over_steps(int64_t steps, Ahead ahead, Step& step) {
 }
 
 // R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
-// `scales` are those of fp8 for all these inputs.
+// Panels of fp8 begin with a record, and are one.
 template <int R, int P, Format F>
 [[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, int64_t steps,
-                                         bool first, float* sums, int64_t sum_stride, Ahead ahead,
-                                         const uint8_t* scales) {
+                                         bool first, float* sums, int64_t sum_stride, Ahead ahead) {
   constexpr int64_t STEP = Panel<F>::STEP;
   F16 acc[R][P], scale[P];
-  if constexpr (is_scaled(F))
-    for (int p = 0; p < P; p++) scale[p] = load_scale(scales + p * panel_stride);
+  if constexpr (is_scaled(F)) {
+    for (int p = 0; p < P; p++) scale[p] = load_scale(panels + p * panel_stride);
+    panels += RECORD_HEAD;
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 16
@@ -214,26 +221,28 @@ constexpr int64_t FLOAT_TILE = 6;
 // One group of rows by `panels` panels, of which there are as many as panels_at_once says, or fewer.
 template <Format F>
 static void float_group(int64_t size, const float* x, const uint8_t* data, int64_t stride, int64_t panels,
-                        int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead,
-                        const uint8_t* scales = nullptr) {
+                        int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead) {
   dispatch<1, FLOAT_TILE>(size, [&](auto rows) {
     constexpr int R = rows.value, P = panels_at_once(R);
-    if (P > 1 && panels == P)
-      return float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead, scales);
+    if (P > 1 && panels == P) return float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead);
     for (int64_t p = 0; p < panels; p++)
-      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead,
-                          is_scaled(F) ? scales + p * stride : nullptr);
+      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead);
   });
 }
 
 template <Format F>
-static void expand(const uint8_t* data, const uint8_t* scales, int64_t steps, float* out) {
+static void expand(const uint8_t* data, int64_t inputs, float* out) {
   constexpr int64_t STEP = Panel<F>::STEP;
-  for (int64_t s = 0; s < steps; s++)
-    each_input<F>(data + s * 64, [&](int k, F16 w) __attribute__((always_inline)) {
-      if constexpr (is_scaled(F)) w = mul(w, load_scale(scales + s * STEP / SCALED * PANEL * 4));
-      store(out + (s * STEP + k) * PANEL, w);
-    });
+  const int64_t together = is_scaled(F) ? SCALED : inputs;
+  for (int64_t first = 0; first < inputs; first += together, data += place_of<F>(together)) {
+    const F16 scale = is_scaled(F) ? load_scale(data) : zero();
+    const uint8_t* steps = data + (is_scaled(F) ? RECORD_HEAD : 0);
+    for (int64_t s = 0; s < together / STEP; s++, steps += 64, out += STEP * PANEL)
+      each_input<F>(steps, [&](int k, F16 w) __attribute__((always_inline)) {
+        if constexpr (is_scaled(F)) w = mul(w, scale);
+        store(out + k * PANEL, w);
+      });
+  }
 }
 
 // Calls body(block, first row, rows, worker) for all groups of all blocks of rows, on all threads.
@@ -285,12 +294,12 @@ static void float_product(Pool& pool, const Product& l) {
     float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* x = packed + block.first * depth;
-    const uint8_t* next_unit = data + pool.threads() * unit * stride;  // the others take those between, most likely
+    const uint8_t* next_unit = data + count * stride;  // most likely
     if (groups <= (is_scaled(F) ? 1 : 2)) {  // expanding pays from three groups on, of scaled numbers from two on
       const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size),
                     ticks = depth / STEP / STEPS_PER_TICK;
       for (int64_t p = 0; p < count; p += wide) {
-        const uint8_t* next = p + wide < count ? data + (p + wide) * stride : next_unit;
+        const uint8_t* next = data + (p + wide) * stride;  // or the next unit, most likely
         for (int64_t g = 0; g < groups; g++) {
           const RowGroup group = group_of(rows, groups, g);
           const float* rows_x = x + group.start * depth;
@@ -299,8 +308,8 @@ static void float_product(Pool& pool, const Product& l) {
           const int64_t at_once = least(wide, count - p);
           if constexpr (is_scaled(F)) {
             for (int64_t k = 0; k < depth; k += SCALED)
-              float_group<F>(group.size, rows_x + k * group.size, panel + k * PANEL, stride, at_once, SCALED / STEP,
-                             k == 0, out, sum_stride, NOTHING, panel + (depth + k / SCALED * 4) * PANEL);
+              float_group<F>(group.size, rows_x + k * group.size, panel + place_of<F>(k), stride, at_once,
+                             SCALED / STEP, k == 0, out, sum_stride, NOTHING);
           } else {
             float_group<F>(group.size, rows_x, panel, stride, at_once, depth / STEP, true, out, sum_stride,
                            wide > 1 ? NOTHING : share_of(next, stride, ticks, groups, g));
@@ -309,15 +318,15 @@ static void float_product(Pool& pool, const Product& l) {
       }
     } else {
       for (int64_t k = 0; k < depth; k += DEPTH) {
-        const int64_t inputs = least(DEPTH, depth - k), bytes = inputs / STEP * 64;
+        const int64_t inputs = least(DEPTH, depth - k), bytes = place_of<F>(inputs);
         for (int64_t p = 0; p < count; p++) {
-          const uint8_t* panel = data + p * stride + k / STEP * 64;
+          const uint8_t* panel = data + p * stride + place_of<F>(k);
           // The next block lies in the next panel, or further down in the first one.
           const uint8_t* next = p + 1 < count       ? panel + stride
-                                : k + DEPTH < depth ? data + (k + DEPTH) / STEP * 64
+                                : k + DEPTH < depth ? data + place_of<F>(k + DEPTH)
                                                     : next_unit;
           if (F != Format::float32) {
-            expand<F>(panel, data + p * stride + (depth + k / SCALED * 4) * PANEL, inputs / STEP, expanded);
+            expand<F>(panel, inputs, expanded);
             panel = reinterpret_cast<const uint8_t*>(expanded);
           }
           for (int64_t g = 0; g < groups; g++) {

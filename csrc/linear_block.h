@@ -97,17 +97,17 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
 }
 
 // What one block of 32 inputs adds to R rows.
-template <int R, class Panel>
-FLOVER_INLINE void add_block(const Panel& panel, int64_t b, BlockGroup x, F16* acc) {
-  constexpr int PARTS = Panel::PARTS;
+template <int R, class Block>
+FLOVER_INLINE void add_block(const Block& block, BlockGroup x, F16* acc) {
+  constexpr int PARTS = Block::PARTS;
   F16 scale[PARTS], offset[PARTS], total[R];
-  panel.factors(b, scale, offset);
+  block.factors(scale, offset);
   repeat<PARTS>([&](auto j) __attribute__((always_inline)) {
     constexpr int J = decltype(j)::value, COUNT = (int)STEPS / PARTS;
     I16 dots[R];
     auto step = [&](auto s)
-                    __attribute__((always_inline)) { return panel.step(b, Number<J * COUNT + decltype(s)::value>{}); };
-    dot_steps<COUNT, Panel::BITS, R>(step, x.x + J * COUNT * R, x.starts + J * R, dots);
+                    __attribute__((always_inline)) { return block.step(Number<J * COUNT + decltype(s)::value>{}); };
+    dot_steps<COUNT, Block::BITS, R>(step, x.x + J * COUNT * R, x.starts + J * R, dots);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
       total[r] = J == 0 ? mul(to_float(dots[r]), scale[J]) : fma(to_float(dots[r]), scale[J], total[r]);
@@ -115,7 +115,7 @@ FLOVER_INLINE void add_block(const Panel& panel, int64_t b, BlockGroup x, F16* a
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
     acc[r] = fma(total[r], all(x.scales[r]), acc[r]);
-    if (Panel::OFFSET)
+    if (Block::OFFSET)
       for (int j = 0; j < PARTS; j++) acc[r] = fma(offset[j], all(x.shares[j * R + r]), acc[r]);
   }
 }
@@ -129,24 +129,10 @@ template <int R, class Panel>
   for (int r = 0; r < R; r++) acc[r] = first ? zero() : load(sums + r * sum_stride);
   for (int64_t b = 0; b < blocks; b++, x = x.from(1, R, Panel::PARTS)) {
     fetch(ahead, b);
-    add_block<R>(panel, b, x, acc);
+    add_block<R>(panel.block(b), x, acc);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) store(sums + r * sum_stride, acc[r]);
-}
-
-// One row by two panels: one alone is too little to read memory at its rate.
-template <class Panel>
-[[gnu::noinline]] static void block_row(Panel panel, Panel second, BlockGroup x, int64_t blocks, float* sums,
-                                        Ahead ahead) {
-  F16 acc = zero(), acc_second = zero();
-  for (int64_t b = 0; b < blocks; b++, x = x.from(1, 1, Panel::PARTS)) {
-    fetch(ahead, b);
-    add_block<1>(panel, b, x, &acc);
-    add_block<1>(second, b, x, &acc_second);
-  }
-  store(sums, acc);
-  store(sums + PANEL, acc_second);
 }
 
 // Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
@@ -166,26 +152,18 @@ struct BlockRows {
   int64_t rows, blocks;
   const uint8_t* data;
   int64_t stride, panels;
-  const uint8_t* next_unit;  // what is read after this, most likely
-  float* sums;               // [rows][panels][16]
-  uint8_t* numbers;          // scratch: PIECE blocks
+  float* sums;       // [rows][panels][16]
+  uint8_t* numbers;  // scratch: PIECE blocks
   float* scales;
 
   void run() const {
-    int64_t p = 0;
-    if (rows == 1)
-      for (; p + 2 <= panels; p += 2) {
-        const PackedPanel<F> panel(data + p * stride, blocks), second(data + (p + 1) * stride, blocks);
-        const uint8_t* next = p + 2 < panels ? data + (p + 2) * stride : next_unit;
-        // Where a byte is a number, memory is waited for and nothing else: asking ahead costs more than it brings.
-        const Ahead ahead = Traits::FORMAT.low == 8 ? NOTHING : share_of(next, 2 * stride, blocks, 1, 0);
-        block_row(panel, second, x, blocks, sums + p * PANEL, ahead);
-      }
-    for (; p < panels; p++) {
-      const PackedPanel<F> panel(data + p * stride, blocks);
-      const uint8_t* next = p + 1 < panels ? data + (p + 1) * stride : next_unit;
+    for (int64_t p = 0; p < panels; p++) {
+      const PackedPanel<F> panel(data + p * stride);
+      const uint8_t* next = data + (p + 1) * stride;  // the panel after this, or most likely the next unit
       if constexpr (is_usual(F))
         tiles(panel, 0, blocks, p, next);
+      else if (rows == 1)
+        tiles<1>(panel, 0, blocks, p, next);
       else
         expanded(panel, p, next);
     }
@@ -195,18 +173,20 @@ struct BlockRows {
     for (int64_t b = 0; b < blocks; b += PIECE) {
       const int64_t count = least(PIECE, blocks - b);
       expand_blocks<F>(panel.from(b), count, numbers, scales);
-      tiles(Expanded{numbers, scales}, b, count, p, b + PIECE < blocks ? panel.from(b + PIECE).numbers : next);
+      tiles(Expanded{numbers, scales}, b, count, p, b + PIECE < blocks ? panel.from(b + PIECE).data : next);
     }
   }
 
-  template <class Panel>
+  template <int64_t MOST = BLOCK_TILE, class Panel>
   void tiles(Panel panel, int64_t first, int64_t count, int64_t p, const uint8_t* next) const {
     const int64_t groups = num_groups(rows, BLOCK_TILE);
     for (int64_t g = 0; g < groups; g++) {
       const RowGroup group = group_of(rows, groups, g);
       const BlockGroup mine = x.from(group.start * blocks, 1, Traits::PARTS).from(first, group.size, Traits::PARTS);
-      const Ahead ahead = share_of(next, count * Traits::FORMAT.number_bytes(), count, groups, g);
-      dispatch<1, BLOCK_TILE>(group.size, [&](auto r) {
+      // Few rows read memory from front to back at the rate at which hardware looks ahead: asking costs them a quarter.
+      const int64_t few = Traits::FORMAT.inputs == BLOCK_INPUTS ? 4 : 1;
+      const Ahead ahead = rows <= few ? NOTHING : share_of(next, count * Traits::FORMAT.step_bytes(), count, groups, g);
+      dispatch<1, MOST>(group.size, [&](auto r) {
         block_tile<r.value>(panel, mine, count, first == 0, sums + (group.start * panels + p) * PANEL, panels * PANEL,
                             ahead);
       });
@@ -235,7 +215,6 @@ static void block_product(Pool& pool, const Product& l) {
         .data = data,
         .stride = stride,
         .panels = count,
-        .next_unit = data + pool.threads() * unit * stride,
         .sums = sums,
         .numbers = scratch + SUMS,
         .scales = reinterpret_cast<float*>(scratch + SUMS + NUMBERS),

@@ -14,6 +14,7 @@ constexpr int64_t INT_TILE = 8;
 #else
 constexpr int64_t INT_TILE = 4;
 #endif
+constexpr int64_t FEW = 4;  // rows whose int8 products take less time than memory
 
 FLOVER_INLINE I16 start_sums(const WeightSums* weight_sums) {
   int32_t lanes[LANES];
@@ -137,41 +138,25 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
   return q;
 }
 
-template <int R, int P>
-[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panels, int64_t stride, int64_t steps,
+template <int R>
+[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, int64_t steps,
                                         const float* weight_scales, const WeightSums* weight_sums,
                                         const float* row_scales, float* sums, int64_t sum_stride, Ahead ahead) {
-  I16 acc[R][P];
+  I16 acc[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int p = 0; p < P; p++) acc[r][p] = start_sums(weight_sums + p * PANEL);
+  for (int r = 0; r < R; r++) acc[r] = start_sums(weight_sums);
   auto two = [&](int64_t s) __attribute__((always_inline)) {
-    Bytes w[P], w_next[P];
+    const Bytes w = load_bytes(panel + s * 64), w_next = load_bytes(panel + (s + 1) * 64);
 #pragma GCC unroll 8
-    for (int p = 0; p < P; p++) {
-      w[p] = load_bytes(panels + p * stride + s * 64);
-      w_next[p] = load_bytes(panels + p * stride + (s + 1) * 64);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      const Quad a = quad(x[s * R + r]), a_next = quad(x[(s + 1) * R + r]);
-#pragma GCC unroll 8
-      for (int p = 0; p < P; p++) acc[r][p] = dot_two(w[p], w_next[p], a, a_next, acc[r][p]);
-    }
+    for (int r = 0; r < R; r++) acc[r] = dot_two(w, w_next, quad(x[s * R + r]), quad(x[(s + 1) * R + r]), acc[r]);
   };
   const int64_t s = over_steps<2>(steps, ahead, two);
   if (s < steps)
-    for (int r = 0; r < R; r++)
-      for (int p = 0; p < P; p++)
-        acc[r][p] = dot(load_bytes(panels + p * stride + s * 64), quad(x[s * R + r]), acc[r][p]);
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-    for (int p = 0; p < P; p++) {
-      const F16 scale = mul(load(weight_scales + p * PANEL), all(row_scales[r]));
-      store(sums + r * sum_stride + p * PANEL, mul(to_float(acc[r][p]), scale));
-    }
+    for (int r = 0; r < R; r++) acc[r] = dot(load_bytes(panel + s * 64), quad(x[s * R + r]), acc[r]);
+  for (int r = 0; r < R; r++) {
+    const F16 scale = mul(load(weight_scales), all(row_scales[r]));
+    store(sums + r * sum_stride, mul(to_float(acc[r]), scale));
+  }
 }
 
 template <int R>
@@ -211,31 +196,24 @@ static void int_product(Pool& pool, const Product& l) {
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* scales = block.weight->scales + first_panel * PANEL;
     const WeightSums* weight_sums = block.weight->sums + first_panel * PANEL;
-    const bool twice = !four && rows <= 2;  // two panels at once: one alone has too few chains
-    const int64_t wide = twice ? 2 : 1, ticks = four ? blocks : depth / 4 / STEPS_PER_TICK;
-    for (int64_t p = 0; p < count; p += wide) {
+    const int64_t ticks = four ? blocks : depth / 4 / STEPS_PER_TICK;
+    for (int64_t p = 0; p < count; p++) {
       const uint8_t* panel = data + p * stride;
-      const uint8_t* next = p + wide < count ? panel + stride : data + pool.threads() * unit * stride;
       for (int64_t g = 0; g < groups; g++) {
         const RowGroup group = group_of(rows, groups, g);
         const int64_t row = block.first + group.start;
         const int32_t* x = q.x + row * (depth / 4);
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
         float* out = sums + group.start * sum_stride + p * PANEL;
-        const Ahead ahead = twice ? NOTHING : share_of(next, stride, ticks, groups, g);
-        auto int8 = [&](auto r, auto at_once) {
-          int8_tile<r.value, at_once.value>(x, panel, stride, depth / 4, scales + p * PANEL, weight_sums + p * PANEL,
-                                            q.scales + row, out, sum_stride, ahead);
-        };
-        if (twice && p + 2 <= count) {
-          dispatch<1, 2>(rows, [&](auto r) { int8(r, Number<2>{}); });
-          continue;
-        }
+        // One panel after another is read from front to back, and hardware looks ahead: asking costs few rows a
+        // quarter.
+        const Ahead ahead = rows <= (four ? 1 : FEW) ? NOTHING : share_of(panel + stride, stride, ticks, groups, g);
         dispatch<1, INT_TILE>(group.size, [&](auto r) {
           if (four)
             int4_tile<r.value>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);
           else
-            int8(r, Number<1>{});
+            int8_tile<r.value>(x, panel, depth / 4, scales + p * PANEL, weight_sums + p * PANEL, q.scales + row, out,
+                               sum_stride, ahead);
         });
       }
     }

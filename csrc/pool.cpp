@@ -38,7 +38,7 @@ void* Pool::Scratch::grow(size_t bytes) {
 
 Pool::Scratch::~Scratch() { std::free(data); }
 
-Pool::Pool(int threads) : own_((size_t)(threads < 1 ? 1 : threads)) {
+Pool::Pool(int threads) : own_((size_t)(threads < 1 ? 1 : threads)), ranges_(own_.size()) {
   for (int worker = 1; worker < threads; worker++) workers_.emplace_back([this, worker] { work(worker); });
 }
 
@@ -50,10 +50,13 @@ Pool::~Pool() {
 }
 
 void Pool::take_items(int worker) {
-  for (;;) {
-    const int64_t item = next_.fetch_add(1, std::memory_order_relaxed);
-    if (item >= count_) return;
-    function_(context_, item, worker);
+  for (size_t i = 0; i < ranges_.size(); i++) {
+    Range& range = ranges_[((size_t)worker + i) % ranges_.size()];
+    for (;;) {
+      const int64_t item = range.next.fetch_add(1, std::memory_order_relaxed);
+      if (item >= range.end) break;
+      function_(context_, item, worker);
+    }
   }
 }
 
@@ -64,8 +67,11 @@ void Pool::run(int64_t count, Function function, void* context) {
   }
   function_ = function;
   context_ = context;
-  count_ = count;
-  next_.store(0, std::memory_order_relaxed);
+  const auto workers = (int64_t)ranges_.size();
+  for (int64_t w = 0; w < workers; w++) {
+    ranges_[(size_t)w].next.store(count * w / workers, std::memory_order_relaxed);
+    ranges_[(size_t)w].end = count * (w + 1) / workers;
+  }
   uint32_t job = job_.load(std::memory_order_relaxed) + 1;
   if (job == 0) job = 1;
   open_.store(job);

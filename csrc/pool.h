@@ -1,5 +1,6 @@
-// Threads that compute one job at a time. The caller works too; items are taken from one counter, so a thread that
-// the system takes away holds up no more than the item in its hands. Who computes an item never changes its result.
+// Threads that compute one job at a time. The caller works too. Each has a run of items of its own, one after another,
+// because memory is read fastest from front to back; who is done takes from the others, so a thread that the system
+// takes away holds up no more than the item in its hands. Who computes an item never changes its result.
 #pragma once
 
 #include <atomic>
@@ -49,8 +50,11 @@ class Pool {
   std::vector<std::thread> workers_;
   Function function_ = nullptr;
   void* context_ = nullptr;
-  int64_t count_ = 0;
-  alignas(64) std::atomic<int64_t> next_{0};
+  struct alignas(64) Range {  // items of one worker that are not taken yet
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  std::vector<Range> ranges_;
   alignas(64) std::atomic<uint32_t> job_{0};   // number of the newest job; what sleepers wait on
   alignas(64) std::atomic<uint32_t> open_{0};  // number of the job that may be entered; 0: none
   alignas(64) std::atomic<int> inside_{0};     // workers that may hold an item

@@ -54,9 +54,7 @@ inline int64_t bytes_per_step(Format format) {
     case Format::int4: return INT4_BLOCK;
     default: break;
   }
-  if (!is_block(format)) return 64;
-  const BlockFormat& f = block_format(format);
-  return f.inputs / BLOCK_INPUTS * f.number_bytes() + f.scale_bytes();
+  return is_block(format) ? block_format(format).record_bytes() : 64;
 }
 
 inline int64_t padded_in(Format format, int64_t in) {
