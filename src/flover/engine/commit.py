@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flover.engine.plan import RowResult, StepPlan, StepResult, Work
 from flover.engine.roster import InFlight, Roster
-from flover.engine.sequence import Ending, Sequence
+from flover.engine.sequence import NOT_ENDED, Sequence
 from flover.errors import InvariantError
 from flover.request import Delta, FinishReason
 
@@ -43,56 +43,54 @@ def commit(roster: Roster, landed: InFlight, rows: dict[int, RowResult]) -> list
     roster.counts["iteration_rows"] += len(plan.generating)
     roster.counts["prompt_tokens"] += plan.chunk_tokens
     deltas = [
-        _advance(roster, sequence, work, rows.get(work.row))
+        _advance(roster, sequence, work, rows.get(work.row) or RowResult(row=work.row))
         for work, sequence in zip(plan.work, landed.sequences, strict=True)
         if sequence.row is not None
     ]
     return [delta for delta in deltas if delta is not None]
 
 
-def _advance(roster: Roster, sequence: Sequence, work: Work, result: RowResult | None) -> Delta | None:
-    if result is not None and result.error is not None:
-        return roster.end(sequence, FinishReason.ERROR, error=result.error)
-    if result is None or not result.token_ids:
-        sequence.computed += work.num_tokens
-        _publish(roster, sequence)
-        if result is not None:
-            sequence.prompt_logprobs += result.prompt_logprobs or []
-        return None
+def _advance(roster: Roster, sequence: Sequence, work: Work, result: RowResult) -> Delta | None:
+    if result.error is not None:
+        return roster.end(sequence, FinishReason.ERROR, result.error)
     sequence.prompt_logprobs += result.prompt_logprobs or []
-    delta, ending = _append(roster, sequence, result)
+    delta = _append(roster, sequence, result) if result.token_ids else None
+    taken = 0 if delta is None else len(delta.token_ids)
     # The tokens behind a proposal that was refused, or behind the end, do not count.
-    sequence.computed += work.num_tokens - work.num_samples + len(delta.token_ids)
+    sequence.computed += work.num_tokens - work.num_samples + taken
     _publish(roster, sequence)
-    roster.counts["generation_tokens"] += len(delta.token_ids)
+    if delta is None:
+        return None
+    roster.counts["generation_tokens"] += taken
     if sequence in roster.suspects:
         roster.suspects.remove(sequence)
-    if ending is None:
-        return delta
-    reason, stop_reason = ending
-    return roster.end(sequence, reason, stop_reason=stop_reason, delta=delta)
+    if delta.finish_reason is not None:
+        roster.leave(sequence, delta.finish_reason)
+    return delta
 
 
-def _append(roster: Roster, sequence: Sequence, result: RowResult) -> tuple[Delta, Ending | None]:
+def _append(roster: Roster, sequence: Sequence, result: RowResult) -> Delta:
     """Take the row's tokens, up to the one that ends the sequence."""
     report = sequence.prompt_logprobs if sequence.wants_prompt_logprobs else None
-    before, ending = len(sequence.token_ids), None
+    before, ending = len(sequence.token_ids), NOT_ENDED
     for token_id in result.token_ids:
         sequence.token_ids.append(token_id)
         ending = sequence.ending(roster.config.eos_ids, roster.config.max_model_len)
-        if ending is not None:
+        if ending is not NOT_ENDED:
             break
     taken = sequence.token_ids[before:]
     sequence.prompt_logprobs = []
-    delta = Delta(
+    reason, stop_reason = ending
+    return Delta(
         request_id=sequence.request.id,
         index=sequence.index,
         token_ids=taken,
         logprobs=result.logprobs[: len(taken)] if result.logprobs is not None else None,
         prompt_logprobs=report,
+        finish_reason=reason,
+        stop_reason=stop_reason,
         cached_tokens=sequence.cached_tokens,
     )
-    return delta, ending
 
 
 def _publish(roster: Roster, sequence: Sequence) -> None:
@@ -128,7 +126,7 @@ def _blame(roster: Roster, sequence: Sequence, message: str) -> Delta | None:
     """An iteration raised with no other sequence in it."""
     sequence.faults += 1
     if sequence.faults >= MAX_LONE_FAULTS:
-        return roster.end(sequence, FinishReason.ERROR, error=message)
+        return roster.end(sequence, FinishReason.ERROR, message)
     if sequence not in roster.suspects:
         roster.suspects.append(sequence)
     return None

@@ -19,7 +19,7 @@ from flover.engine.plan import StepPlan
 from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster, SchedulerConfig
 from flover.engine.scheduler import Scheduler
-from flover.engine.stats import EngineStats, LastIteration, Times, snapshot
+from flover.engine.stats import EngineStats, Times, iteration_stats, snapshot
 from flover.errors import EngineDeadError
 from flover.request import Delta, ModelFacts, Request, check_request, resolve_max_tokens
 from flover.structured_outputs import Vocabulary
@@ -38,7 +38,7 @@ class Engine:
         self._executor = executor
         self._clock = clock
         self._queue = RequestQueue()
-        self._last = LastIteration()
+        self._last = EngineStats()
         self._times = Times()
         self._ahead = int(config.async_scheduling)
         """Plans that may stay in flight at the end of a step."""
@@ -99,7 +99,7 @@ class Engine:
             return self._recover(error)
         milliseconds = self._end()
         landed = self.roster.land()
-        self._last = LastIteration.of(landed.plan, milliseconds)
+        self._last = iteration_stats(landed.plan, milliseconds)
         self._times.ran(self._ended, result.kernel_seconds)
         for observer in self._observers:
             observer.ran(ExecutedPlan(landed.plan, landed.started, milliseconds, rows))
@@ -115,7 +115,8 @@ class Engine:
 
     def _recover(self, error: Exception) -> list[Delta]:
         """An iteration raised: start again from the tokens, and find out which request causes it."""
-        message, milliseconds, oldest = _said(error), self._end(), self.roster.in_flight[0]
+        message, oldest = f"{type(error).__name__}: {error}", self.roster.in_flight[0]
+        milliseconds = self._end()
         for observer in self._observers:
             observer.ran(ExecutedPlan(oldest.plan, oldest.started, milliseconds, {}, message))
         self._faults_in_a_row += 1
@@ -202,7 +203,3 @@ class Engine:
         for observer in self._observers:
             self.unobserve(observer)
         self._executor.close()
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

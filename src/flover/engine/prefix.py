@@ -12,10 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import blake2b
 
+ROOT = -1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
-    """A published page, or the root of a salt (page -1)."""
+    """A published page, or the root of a salt: page `ROOT`, without a parent."""
 
     digest: bytes
     parent: Entry | None
@@ -42,7 +44,7 @@ class PrefixIndex:
 
     def root(self, salt: str) -> Entry:
         """Where the prefixes of a salt begin. Roots are equal when their salts are."""
-        return Entry(blake2b(salt.encode(), digest_size=16).digest(), None, (), -1)
+        return Entry(blake2b(salt.encode(), digest_size=16).digest(), None, (), ROOT)
 
     def match(self, root: Entry, token_ids: list[int], most: int) -> list[Entry]:
         """Entries of the longest published beginning of `token_ids`, at most `most` pages."""
@@ -86,13 +88,6 @@ class PrefixIndex:
 
 def _follows(entry: Entry, parent: Entry, token_ids: tuple[int, ...]) -> bool:
     """Whether `entry` stands for exactly these tokens after exactly this parent."""
-    same_parent = entry.parent is parent or (_is_root(parent) and _is_root_of(entry, parent))
-    return same_parent and entry.token_ids == token_ids
-
-
-def _is_root(entry: Entry) -> bool:
-    return entry.parent is None
-
-
-def _is_root_of(entry: Entry, root: Entry) -> bool:
-    return entry.parent is not None and entry.parent.parent is None and entry.parent.digest == root.digest
+    found = entry.parent
+    same_root = found is not None and found.page == parent.page == ROOT and found.digest == parent.digest
+    return (found is parent or same_root) and entry.token_ids == token_ids

@@ -7,8 +7,6 @@ from bisect import insort
 from collections import Counter, deque
 from dataclasses import dataclass
 
-import msgspec
-
 from flover.engine.fairness import FairShares
 from flover.engine.pages import PagePool
 from flover.engine.plan import StepPlan
@@ -156,16 +154,19 @@ class Roster:
         ]
         return [self.end(sequence, FinishReason.ABORT) for sequence in chosen]
 
-    def end(
-        self,
-        sequence: Sequence,
-        reason: FinishReason,
-        *,
-        delta: Delta | None = None,
-        stop_reason: int | None = None,
-        error: str | None = None,
-    ) -> Delta:
-        """The one way out: frees row and pages, and makes `delta` the sequence's last."""
+    def end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> Delta:
+        """End a sequence that got no token with it; returns its last delta."""
+        self.leave(sequence, reason)
+        return Delta(
+            request_id=sequence.request.id,
+            index=sequence.index,
+            finish_reason=reason,
+            cached_tokens=sequence.cached_tokens,
+            error=error,
+        )
+
+    def leave(self, sequence: Sequence, reason: FinishReason) -> None:
+        """The one way out: frees row and pages."""
         if sequence.row is not None:
             self._leave_row(sequence)
         else:
@@ -174,10 +175,6 @@ class Roster:
             self.suspects.remove(sequence)
         self.shares.leave(sequence.request.client)
         self.counts[f"finished:{reason}"] += 1
-        last = delta or Delta(
-            request_id=sequence.request.id, index=sequence.index, cached_tokens=sequence.cached_tokens
-        )
-        return msgspec.structs.replace(last, finish_reason=reason, stop_reason=stop_reason, error=error)
 
     def root(self, request: Request) -> Entry:
         """Where this request's prefixes begin. Without prefix caching only its own sequences share pages; keys that are
@@ -200,7 +197,7 @@ class Roster:
         insort(self.waiting, sequence, key=self._order)
 
     def _order(self, sequence: Sequence) -> tuple[int, int]:
-        return sequence.order(by_priority=self.config.policy == "priority")
+        return (sequence.request.priority if self.config.policy == "priority" else 0, sequence.number)
 
     def _leave_row(self, sequence: Sequence) -> None:
         self.rows.leave(row_of(sequence))

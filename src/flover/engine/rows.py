@@ -52,29 +52,19 @@ class RowTable:
         self.reorder = reorder and not hold
         self._hold = hold
         self._numbers: list[int | None] = [None] * capacity
-        self._window = (0, 0)
         self._left: list[int] = []
-
-    @property
-    def window(self) -> tuple[int, int]:
+        self.window = (0, 0)
         """Half-open range of rows that an iteration has to cover."""
-        return self._window
 
     @property
     def dead(self) -> list[int]:
         """Rows inside the window without a sequence."""
-        return [row for row in range(*self._window) if self._numbers[row] is None]
-
-    def sequence_in(self, row: int) -> int:
-        """The sequence in a live row."""
-        number = self._numbers[row]
-        if number is None:
-            raise InvariantError(f"row {row} is dead but was asked for its sequence")
-        return number
+        return [row for row in range(*self.window) if self._numbers[row] is None]
 
     def leave(self, row: int) -> None:
         """The sequence in this row has ended or was preempted."""
-        self.sequence_in(row)
+        if self._numbers[row] is None:
+            raise InvariantError(f"row {row} has no sequence that could leave it")
         self._numbers[row] = None
         self._left.append(row)
         self._shrink()
@@ -88,7 +78,7 @@ class RowTable:
         """Give rows to admitted sequences, and close the holes when reordering."""
         alive = [number is not None for number in self._numbers]
         count = len(numbers)
-        layout = dense_layout(alive, count) if self.reorder else static_layout(alive, count, self._window)
+        layout = dense_layout(alive, count) if self.reorder else static_layout(alive, count, self.window)
         for move in layout.moves:
             self._numbers[move.dst], self._numbers[move.src] = self._numbers[move.src], None
         for row, number in zip(layout.entries, numbers, strict=True):
@@ -99,16 +89,17 @@ class RowTable:
     def clear(self) -> None:
         """Forget every sequence; `take_left` does not report them."""
         self._numbers = [None] * len(self._numbers)
-        self._window = (0, 0)
         self._left = []
+        self.window = (0, 0)
 
     def _shrink(self) -> None:
         live = [row for row, number in enumerate(self._numbers) if number is not None]
-        if self._hold and live:
-            self._window = (0, max(self._window[1], live[-1] + 1))
-            return
-        start = 0 if self.reorder or not live else live[0]
-        self._window = (start, live[-1] + 1) if live else (0, 0)
+        if not live:
+            self.window = (0, 0)
+        elif self._hold:
+            self.window = (0, max(self.window[1], live[-1] + 1))
+        else:
+            self.window = (0 if self.reorder else live[0], live[-1] + 1)
 
     def check(self, running: dict[int, int]) -> None:
         """`running` maps sequence number to row: both views must agree."""

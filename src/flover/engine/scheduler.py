@@ -42,7 +42,7 @@ class Scheduler:
         self._roster = roster
         self._cost = cost
         self._step = 0
-        self._batch: list[Sequence] = []
+        self._batch: set[Sequence] = set()
 
     def plan(self, now: float) -> StepPlan | None:
         """The iteration that begins at `now` (seconds). None if no sequence is here or may enter yet, or the iteration
@@ -53,9 +53,11 @@ class Scheduler:
         if roster.suspects:
             return None if overlaps else self._plan_alone(roster.suspects[0])
         generating = [sequence for sequence in roster.running if sequence.ready]
-        if overlaps and self._lacks_pages(generating):
+        size = roster.config.page_size
+        opening = [one for one in generating if len(one.token_ids) + one.sampling > len(one.pages) * size]
+        if overlaps and len(opening) > roster.pool.available:
             return None
-        grants, preempted = self._grow(generating)
+        grants, preempted = self._grow(opening)
         if preempted:
             generating = [sequence for sequence in generating if sequence.row is not None]
         allowance = self._allowance(generating)
@@ -84,12 +86,11 @@ class Scheduler:
                 return () if full else roster.shares.in_turn(roster.waiting)
             return list(roster.waiting)
         if not roster.running and not self._waiting_of_batch():
-            self._batch = choose_batch(strategy, roster.waiting, roster.config.max_num_seqs)
+            self._batch = set(choose_batch(strategy, roster.waiting, roster.config.max_num_seqs))
         return self._waiting_of_batch()
 
     def _waiting_of_batch(self) -> list[Sequence]:
-        members = set(map(id, self._batch))
-        return [sequence for sequence in self._roster.waiting if id(sequence) in members]
+        return [sequence for sequence in self._roster.waiting if sequence in self._batch]
 
     def _plan_alone(self, suspect: Sequence) -> StepPlan:
         """After an iteration that raised: one suspect by itself, until it has a token."""
@@ -112,15 +113,12 @@ class Scheduler:
             attention=sum([len(sequence.token_ids) + sequence.sampling for sequence in generating]),
         )
 
-    def _grow(self, generating: list[Sequence]) -> tuple[Grants, bool]:
-        """A page for every generating row whose next token opens one; whether a sequence was preempted for it."""
+    def _grow(self, opening: list[Sequence]) -> tuple[Grants, bool]:
+        """A page for every sequence whose next token opens one; whether a sequence was preempted for it."""
         roster = self._roster
         grants: Grants = {}
         preempted = False
-        size = roster.config.page_size
-        for sequence in generating:
-            if len(sequence.token_ids) + sequence.sampling <= len(sequence.pages) * size:
-                continue
+        for sequence in opening:
             while roster.pool.available == 0 and sequence.row is not None:
                 victim = next(other for other in reversed(roster.running) if not other.guaranteed)
                 victim.preemptions += 1
@@ -132,12 +130,6 @@ class Scheduler:
                 grants[sequence] = roster.pool.take(1)
                 sequence.pages.extend(grants[sequence])
         return grants, preempted
-
-    def _lacks_pages(self, generating: list[Sequence]) -> bool:
-        """Whether fewer pages are available than next tokens open."""
-        pool, size = self._roster.pool, self._roster.config.page_size
-        few = pool.available < len(generating)
-        return few and sum(one.length > len(one.pages) * size for one in generating) > pool.available
 
     def _continue_prompts(self, allowance: Allowance) -> Chunks:
         """The next chunk of every row that is pre-processing."""
@@ -152,9 +144,7 @@ class Scheduler:
         admitted: list[Sequence] = []
         for sequence in queue:
             full = len(self._roster.running) >= self._roster.config.max_num_seqs
-            if full or self._awaits_sibling(sequence) or not allowance.afford(0, 1):
-                break
-            if not self._roster.admit(sequence):
+            if full or self._awaits_sibling(sequence) or not allowance.afford(0, 1) or not self._roster.admit(sequence):
                 break
             _join(sequence, allowance, chunks)
             admitted.append(sequence)
@@ -175,10 +165,9 @@ class Scheduler:
         if evictions or admitted:
             layout = roster.rows.enter([sequence.number for sequence in admitted])
         if layout.moves:
-            moved = {move.src: move.dst for move in layout.moves}
+            moved: dict[int | None, int] = {move.src: move.dst for move in layout.moves}
             for sequence in roster.running:
-                if sequence.row is not None:
-                    sequence.row = moved.get(sequence.row, sequence.row)
+                sequence.row = moved.get(sequence.row, sequence.row)
         for sequence, row in zip(admitted, layout.entries, strict=True):
             sequence.row = row
         roster.counts["row_moves"] += len(layout.moves)

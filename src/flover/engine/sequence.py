@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from flover.engine.prefix import Entry
 from flover.request import FinishReason, Request, TokenLogprobs
 
-Ending = tuple[FinishReason, int | None]
+Ending = tuple[FinishReason | None, int | None]
 """Why a sequence ends, and the stop token id that did it if one did."""
+NOT_ENDED: Ending = (None, None)
 MAX_PREEMPTIONS = 8
 """After so many preemptions a sequence is admitted only with all the pages it can ever need, and then stays."""
 
@@ -102,11 +103,7 @@ class Sequence:
         """Only the first sequence of a request reports on the prompt, and only once."""
         return self.request.params.prompt_logprobs is not None and self.index == 0 and self.num_outputs == 0
 
-    def order(self, by_priority: bool) -> tuple[int, int]:
-        """The order of service: the smaller tuple first."""
-        return (self.request.priority if by_priority else 0, self.number)
-
-    def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> Ending | None:
+    def ending(self, eos_ids: tuple[int, ...], max_model_len: int) -> Ending:
         """Whether its last token ends it."""
         params, token = self.request.params, self.token_ids[-1]
         num_outputs = len(self.token_ids) - len(self.request.prompt_ids)
@@ -117,4 +114,4 @@ class Sequence:
                 return FinishReason.STOP, token
         if len(self.token_ids) >= self.max_len or len(self.token_ids) >= max_model_len:
             return FinishReason.LENGTH, None
-        return None
+        return NOT_ENDED

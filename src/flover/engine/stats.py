@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 from flover.engine.plan import StepPlan
@@ -49,21 +47,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **dict.fromkeys(_GAUGES, 0))
 
 
+_COUNTED = (
+    *("prompt_tokens", "generation_tokens", "cached_tokens", "queried_tokens", "preemptions", "row_moves"),
+    *("iterations", "iteration_rows", "faults"),
+)
+"""Counters under the names that the roster has for them."""
 _GAUGES = ("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total")
-
-
-@dataclass(frozen=True, slots=True)
-class LastIteration:
-    """What the last iteration did and how long it took."""
-
-    step: int = 0
-    generating: int = 0
-    chunk_tokens: int = 0
-    milliseconds: float = 0.0
-
-    @classmethod
-    def of(cls, plan: StepPlan, milliseconds: float) -> LastIteration:
-        return cls(plan.step + 1, len(plan.generating), plan.chunk_tokens, milliseconds)
 
 
 class Times:
@@ -93,29 +82,25 @@ class Times:
         self._since = None
 
 
-def snapshot(roster: Roster, last: LastIteration, times: Times) -> EngineStats:
-    """Read everything off the roster."""
-    counts = roster.counts
+def iteration_stats(plan: StepPlan, milliseconds: float) -> EngineStats:
+    """What one iteration did and how long it took; the rest is left out."""
     return EngineStats(
-        step=last.step,
+        step=plan.step + 1, generating=len(plan.generating), chunk_tokens=plan.chunk_tokens, step_ms=milliseconds
+    )
+
+
+def snapshot(roster: Roster, last: EngineStats, times: Times) -> EngineStats:
+    """`last` with everything else read off the roster."""
+    counts, pool = roster.counts, roster.pool
+    return msgspec.structs.replace(
+        last,
         running=len(roster.running),
         waiting=len(roster.waiting),
-        generating=last.generating,
-        chunk_tokens=last.chunk_tokens,
-        step_ms=last.milliseconds,
-        pages_used=roster.pool.used,
-        pages_cached=roster.pool.cached,
-        pages_total=roster.pool.total,
-        prompt_tokens=counts["prompt_tokens"],
-        generation_tokens=counts["generation_tokens"],
-        cached_tokens=counts["cached_tokens"],
-        queried_tokens=counts["queried_tokens"],
-        preemptions=counts["preemptions"],
-        row_moves=counts["row_moves"],
-        iterations=counts["iterations"],
-        iteration_rows=counts["iteration_rows"],
+        pages_used=pool.used,
+        pages_cached=pool.cached,
+        pages_total=pool.total,
         finished={str(reason): counts[f"finished:{reason}"] for reason in FinishReason},
-        faults=counts["faults"],
         busy_seconds=times.busy,
         kernel_seconds=times.kernels,
+        **{name: counts[name] for name in _COUNTED},
     )
