@@ -14,6 +14,7 @@
 #include "block_panel.h"
 #include "bytes.h"
 #include "linear.h"
+#include "rows.h"
 
 namespace flover::FLOVER_ISA {
 
@@ -60,9 +61,10 @@ static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks
     }
     F16 lower = load(from), upper = load(from + LANES);
     // Numbers that are not finite have no integers: they make the scale, and so the whole row, not a number.
-    const bool finite = sum(fma(lower, zero(), mul(upper, zero()))) == 0.0f;
+    const uint32_t bits = largest_bits(lower, upper);
+    const bool finite = bits < 0x7f800000;
     if (!finite) lower = upper = zero();
-    const float reach = largest(max(absolute(lower), absolute(upper)));
+    const float reach = finite ? float_of(bits) : 0.0f;
     const float inverse = reach > TINY ? 127.0f / reach : 0.0f;
     const float scale = !finite ? float_of(0x7fc00000) : reach > TINY ? reach / 127.0f : 0.0f;
     int8_t q[BLOCK_INPUTS];
@@ -79,19 +81,42 @@ static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks
   }
 }
 
-// All rows, group after group.
+// A row that was quantized alone, as row r of a group.
+template <Format F>
+static void place_blocks(BlockGroup from, int64_t blocks, int64_t rows, int64_t r, BlockGroup out) {
+  constexpr int64_t PARTS = BlockTraits<F>::PARTS;
+  for (int64_t i = 0; i < blocks * STEPS; i++) out.x[i * rows + r] = from.x[i];
+  for (int64_t b = 0; b < blocks; b++) out.scales[b * rows + r] = from.scales[b];
+  for (int64_t i = 0; i < blocks * PARTS; i++) {
+    out.starts[i * rows + r] = from.starts[i];
+    out.shares[i * rows + r] = from.shares[i];
+  }
+}
+
+// All rows, group after group. Where several experts have the same input in the same order, it is quantized once.
 template <Format F>
 static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
   constexpr int64_t PARTS = BlockTraits<F>::PARTS;
-  const int64_t blocks = l.like.in / BLOCK_INPUTS, numbers = l.rows * blocks;
+  bool shared = l.share > 1;
+  for (int64_t i = 0; i < l.num_blocks; i++) shared = shared && !l.blocks[i].weight->order;
+  const int64_t inputs = shared ? l.rows / l.share : 0;
+  const int64_t blocks = l.like.in / BLOCK_INPUTS, numbers = (l.rows + inputs) * blocks;
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(numbers * (STEPS + 1 + 2 * PARTS)) * 4));
   auto* scales = reinterpret_cast<float*>(memory + numbers * STEPS);
   const BlockGroup all_rows{memory, scales, reinterpret_cast<int32_t*>(scales + numbers),
                             scales + numbers * (1 + PARTS)};
+  const BlockGroup alone = all_rows.from(l.rows * blocks, 1, PARTS);
+  over_rows(pool, inputs, l.like.in, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; i++)
+      quantize_blocks<F>(l.x + i * l.like.in, nullptr, blocks, 1, 0, alone.from(i * blocks, 1, PARTS));
+  });
   over_groups(pool, l, BLOCK_TILE, [&](const RowBlock& block, int64_t first, int64_t rows, int) {
     const BlockGroup group = all_rows.from(first * blocks, 1, PARTS);
     for (int64_t r = 0; r < rows; r++)
-      quantize_blocks<F>(l.input(first + r), block.weight->order, blocks, rows, r, group);
+      if (shared)
+        place_blocks<F>(alone.from(l.order[first + r] / l.share * blocks, 1, PARTS), blocks, rows, r, group);
+      else
+        quantize_blocks<F>(l.input(first + r), block.weight->order, blocks, rows, r, group);
   });
   return all_rows;
 }

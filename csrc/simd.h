@@ -355,6 +355,29 @@ FLOVER_INLINE float largest(F16 a) {  // of numbers; any order gives the same
 #endif
 }
 
+// The largest magnitude of two times 16 numbers, as bits: above those of any number where one is not finite.
+FLOVER_INLINE uint32_t largest_bits(F16 a, F16 b) {
+#if defined(FLOVER_AVX512)
+  const __m512i bits = _mm512_max_epi32(_mm512_castps_si512(absolute(a).v), _mm512_castps_si512(absolute(b).v));
+  return (uint32_t)_mm512_reduce_max_epi32(bits);
+#elif defined(FLOVER_AVX2)
+  const F16 x = absolute(a), y = absolute(b);
+  const __m256i lo = _mm256_max_epi32(_mm256_castps_si256(x.lo), _mm256_castps_si256(x.hi));
+  const __m256i half = _mm256_max_epi32(lo, _mm256_max_epi32(_mm256_castps_si256(y.lo), _mm256_castps_si256(y.hi)));
+  __m128i quarter = _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  quarter = _mm_max_epi32(quarter, _mm_shuffle_epi32(quarter, 0x4e));
+  return (uint32_t)_mm_cvtsi128_si32(_mm_max_epi32(quarter, _mm_shuffle_epi32(quarter, 0xb1)));
+#else
+  uint32_t best = 0;
+  for (int i = 0; i < LANES; i++) {
+    const uint32_t x = bits_of(a.v[i]) & 0x7fffffff, y = bits_of(b.v[i]) & 0x7fffffff;
+    best = x > best ? x : best;
+    best = y > best ? y : best;
+  }
+  return best;
+#endif
+}
+
 FLOVER_INLINE float fma_one(float a, float b, float c) {
 #if defined(FLOVER_AVX512) || defined(FLOVER_AVX2)
   return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
