@@ -1,6 +1,6 @@
 """What is refused at the door, and in which words."""
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -9,8 +9,11 @@ from hypothesis import strategies as st
 from support.facts import model_facts
 
 from flover.errors import RequestError
+from flover.memory.columns import PARAMETER_COLUMNS
 from flover.request import Request, SamplingParams, check_request, resolve_max_tokens
+from flover.sampling_checks import PARAMETERS
 
+NUMBERS = {int, float}
 FACTS = model_facts(vocab_size=100, max_model_len=64, pool_tokens=128, eos_ids=[2])
 
 
@@ -63,6 +66,14 @@ REFUSED: list[tuple[str, Any]] = [
     ("allowed_token_ids", []),
     ("allowed_token_ids", [1.5]),
 ]
+
+
+def test_every_number_among_the_parameters_is_in_the_table() -> None:
+    numbers = {field.name for field in msgspec.structs.fields(SamplingParams) if set(get_args(field.type)) & NUMBERS}
+    numbers |= {field.name for field in msgspec.structs.fields(SamplingParams) if field.type in NUMBERS}
+    assert numbers == PARAMETERS.keys()
+    assert {column.name for column in PARAMETER_COLUMNS} <= numbers
+    assert {known.recommended for known in PARAMETERS.values() if known.gguf} <= PARAMETERS.keys()
 
 
 @pytest.mark.parametrize(("field", "value"), REFUSED)

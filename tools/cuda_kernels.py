@@ -245,7 +245,7 @@ def sample_rows(vocab_size: int, rows: int) -> None:
     logits, half = empty((rows, vocab_size), torch.bfloat16), rows // 2
 
     def draws() -> Draws:
-        kinds = torch.int64, torch.float32, torch.float64, torch.int64, torch.float64, torch.int64, torch.int64
+        kinds = torch.float32, torch.float64, torch.int64, torch.float64, torch.int64, torch.int64, torch.int64
         return Draws(*(empty((half,), kind) for kind in kinds))
 
     rows_of, ids = empty((half,), torch.int64), empty((4000,), torch.int64)

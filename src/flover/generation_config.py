@@ -12,6 +12,7 @@ from typing import Any
 from flover.errors import ModelError, RequestError
 from flover.files import shown
 from flover.request import SamplingParams
+from flover.sampling_checks import PARAMETERS
 from flover.source import ModelSource
 from flover.source.sentencepiece_file import FILE as SENTENCEPIECE
 from flover.source.sentencepiece_file import read_sentencepiece
@@ -24,10 +25,7 @@ COMPLETION_MAX_TOKENS = 16
 SamplingDefaults = Mapping[str, float | int]
 """Default sampling parameters of a model, under the names of `SamplingParams`."""
 
-_RECOMMENDED = {
-    **{name: name for name in ("repetition_penalty", "temperature", "top_k", "top_p", "min_p")},
-    "max_new_tokens": "max_tokens",
-}
+_RECOMMENDED = {known.recommended: name for name, known in PARAMETERS.items() if known.recommended}
 _WITHOUT_EFFECT: Mapping[str, tuple[Any, ...]] = {
     "do_sample": (True,),
     "num_beams": (1,),

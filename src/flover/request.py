@@ -28,6 +28,8 @@ class FinishReason(enum.StrEnum):
 
 GREEDY: Mapping[str, Any] = {"temperature": 0.0}
 """The sampling parameters that always choose the most likely token."""
+CHAT_DEFAULTS: Mapping[str, Any] = {"max_tokens": None, "temperature": 0.7}
+"""What `flover chat` has instead of the defaults of `SamplingParams`."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""Checks of sampling parameters: every field, then combinations. The ranges are data, also used for OpenAPI."""
+"""Sampling parameters: what is known of each, as data, and the checks of every field, then of combinations."""
 
 from __future__ import annotations
 
@@ -35,28 +35,89 @@ class Range(msgspec.Struct, frozen=True):
     """Whether None is allowed too."""
 
     @property
+    def kind(self) -> type[int | float]:
+        """The type of its numbers."""
+        return int if self.integer else float
+
+    @property
     def wanted(self) -> str:
         """The description of the range in errors."""
         kind = "a whole number" if self.integer else "a number"
         return f"{kind} between {_written(self.low)} and {_written(self.high)}"
 
 
-RANGES = {
-    "n": Range(1, MAX_SEQUENCES, integer=True),
-    "presence_penalty": Range(-2, 2),
-    "frequency_penalty": Range(-2, 2),
-    "repetition_penalty": Range(1e-10, 1e10),
-    "temperature": Range(0, 1e4),
-    "top_p": Range(1e-10, 1),
-    "top_k": Range(-1, MAX_ID, integer=True),
-    "min_p": Range(0, 1),
-    "min_tokens": Range(0, MAX_ID, integer=True),
-    "seed": Range(-(2**63), 2**63 - 1, integer=True, optional=True),
-    "max_tokens": Range(1, MAX_ID, integer=True, optional=True),
-    "logprobs": Range(-1, MAX_LOGPROBS, integer=True, optional=True),
-    "prompt_logprobs": Range(-1, MAX_LOGPROBS, integer=True, optional=True),
-    "truncate_prompt_tokens": Range(1, MAX_ID, integer=True, optional=True),
+class Parameter(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a number among the sampling parameters beside its default (`SamplingParams`). A name that is
+    empty means that the parameter is not there."""
+
+    range: Range
+    help: str = ""
+    """Help of its flag."""
+    ollama: str = ""
+    """Name among Ollama's options."""
+    recommended: str = ""
+    """Name in generation_config.json."""
+    gguf: str = ""
+    """Name in the metadata of GGUF files, after general.sampling."""
+
+
+PARAMETERS = {
+    "n": Parameter(range=Range(1, MAX_SEQUENCES, integer=True)),
+    "presence_penalty": Parameter(
+        range=Range(-2, 2), help="above 0 makes generated tokens less likely", ollama="presence_penalty"
+    ),
+    "frequency_penalty": Parameter(
+        range=Range(-2, 2), help="the same, for each time a token was generated", ollama="frequency_penalty"
+    ),
+    "repetition_penalty": Parameter(
+        range=Range(1e-10, 1e10),
+        help="above 1 makes tokens of the prompt and output less likely",
+        ollama="repeat_penalty",
+        recommended="repetition_penalty",
+    ),
+    "temperature": Parameter(
+        range=Range(0, 1e4),
+        help="0 is greedy; higher is more random",
+        ollama="temperature",
+        recommended="temperature",
+        gguf="temp",
+    ),
+    "top_p": Parameter(
+        range=Range(1e-10, 1),
+        help="sample from the most likely tokens with this total probability",
+        ollama="top_p",
+        recommended="top_p",
+        gguf="top_p",
+    ),
+    "top_k": Parameter(
+        range=Range(-1, MAX_ID, integer=True),
+        help="sample from this many of the most likely tokens; 0 is all",
+        ollama="top_k",
+        recommended="top_k",
+        gguf="top_k",
+    ),
+    "min_p": Parameter(
+        range=Range(0, 1),
+        help="sample from tokens with at least this probability, relative to the most likely one",
+        ollama="min_p",
+        recommended="min_p",
+        gguf="min_p",
+    ),
+    "min_tokens": Parameter(range=Range(0, MAX_ID, integer=True), help="minimum number of tokens to generate"),
+    "seed": Parameter(range=Range(-(2**63), 2**63 - 1, integer=True, optional=True), ollama="seed"),
+    "max_tokens": Parameter(
+        range=Range(1, MAX_ID, integer=True, optional=True),
+        help="maximum number of tokens to generate",
+        ollama="num_predict",
+        recommended="max_new_tokens",
+    ),
+    "logprobs": Parameter(range=Range(-1, MAX_LOGPROBS, integer=True, optional=True)),
+    "prompt_logprobs": Parameter(range=Range(-1, MAX_LOGPROBS, integer=True, optional=True)),
+    "truncate_prompt_tokens": Parameter(range=Range(1, MAX_ID, integer=True, optional=True)),
 }
+"""Numbers among the sampling parameters, in the order in which they are checked. Flags, Ollama's options, the values
+that models recommend, and the schemas of bodies are made from them."""
+RANGES = {name: parameter.range for name, parameter in PARAMETERS.items()}
 TOKEN_ID = Range(0, MAX_ID, integer=True)
 BIAS = Range(-100, 100)
 PRIORITY = Range(-(2**31), 2**31 - 1, integer=True)

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from flover.cli.flags import add_settings, from_args
 from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser
-from flover.cli.sampling import CHAT_DEFAULTS, add_sampling, sampling_from
+from flover.cli.sampling import add_sampling, sampling_from
 from flover.cli.vllm_flags import add_vllm_flags
 from flover.config import EngineConfig, read_environment
+from flover.request import CHAT_DEFAULTS
 
 if TYPE_CHECKING:
     from flover.cli.conversation import Answer

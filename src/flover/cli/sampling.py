@@ -1,9 +1,9 @@
-"""Sampling parameters on the command line: names, defaults and limits are those of `SamplingParams`."""
+"""Sampling parameters on the command line: names, defaults, limits and help are those of the table of parameters."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -12,32 +12,34 @@ from flover.cli.flags import count, number, whole
 from flover.config import flag_name
 from flover.errors import RequestError, shown
 from flover.request import SamplingParams
+from flover.sampling_checks import PARAMETERS, Range
 from flover.structured_outputs import StructuredOutputsParams
 
-FLAGS: dict[str, tuple[Any, str, str]] = {
-    "max_tokens": (count, "N", "maximum number of tokens to generate"),
-    "min_tokens": (count, "N", "minimum number of tokens to generate"),
-    "temperature": (number, "X", "0 is greedy; higher is more random"),
-    "top_p": (number, "X", "sample from the most likely tokens with this total probability"),
-    "top_k": (whole, "N", "sample from this many of the most likely tokens; 0 is all"),
-    "min_p": (number, "X", "sample from tokens with at least this probability, relative to the most likely one"),
-    "repetition_penalty": (number, "X", "above 1 makes tokens of the prompt and output less likely"),
-    "presence_penalty": (number, "X", "above 0 makes generated tokens less likely"),
-    "frequency_penalty": (number, "X", "the same, for each time a token was generated"),
-}
-CHAT_DEFAULTS: Mapping[str, Any] = {"max_tokens": None, "temperature": 0.7}
-"""What a conversation has instead of the defaults of `SamplingParams`."""
+
+def _reader(allowed: Range) -> Callable[[str], Any]:
+    """How a flag's value is read."""
+    if not allowed.integer:
+        return number
+    return whole if allowed.low < 0 else count
+
+
+FLAGS = {name: _reader(known.range) for name, known in PARAMETERS.items() if known.help}
+"""Parameters that have a flag, and how its value is read."""
 
 
 def add_sampling(parser: argparse.ArgumentParser, **defaults: Any) -> None:
     """Add the flags; `defaults` override those of `SamplingParams`."""
     group = parser.add_argument_group("sampling")
     own = SamplingParams()
-    for name, (kind, metavar, text) in FLAGS.items():
+    for name, kind in FLAGS.items():
         default = defaults.get(name, getattr(own, name))
         shown = "as long as the context allows" if default is None else default
         group.add_argument(
-            flag_name(name), type=kind, metavar=metavar, default=default, help=f"{text} (default: {shown})"
+            flag_name(name),
+            type=kind,
+            metavar="X" if kind is number else "N",
+            default=default,
+            help=f"{PARAMETERS[name].help} (default: {shown})",
         )
     group.add_argument("--stop", action="append", metavar="TEXT", help="end at this text; may be given several times")
     group.add_argument("--ignore-eos", action="store_true", help="continue after the end-of-sequence token")
@@ -76,7 +78,7 @@ def changed(params: SamplingParams, name: str, text: str) -> SamplingParams:
     if field not in FLAGS:
         raise RequestError(f"There is no parameter {name}; there are {', '.join(FLAGS)} and system.")
     try:
-        value = FLAGS[field][0](text)
+        value = FLAGS[field](text)
     except (argparse.ArgumentTypeError, ValueError) as error:
         raise RequestError(f"{field}: {error}") from None
     return SamplingParams(**(msgspec.structs.asdict(params) | {field: value}))

@@ -11,6 +11,7 @@ use it, else memory for the row's own tokens only.
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +26,14 @@ NO_LOGPROBS = -2
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One value (or one vector of `shape`) per row. `fill` is the value of a row without a sequence."""
+    """One value (or one vector of `shape`) per row. `fill` is the value of a row without a sequence, and `least` the
+    smallest of one with a sequence, where a parameter may be smaller."""
 
     name: str
     dtype: npt.DTypeLike
     shape: tuple[int, ...] = ()
     fill: Any = 0
+    least: float = -math.inf
 
 
 class Feature(enum.IntFlag):
@@ -57,16 +60,20 @@ POSITION_COLUMNS = (
     Column("prompt_hidden", object, fill=None),  # PromptTail | None: for prompt_logprobs across chunks
 )
 
-SAMPLING_COLUMNS = (
-    Column("features", np.int64),  # Feature set
-    Column("temperature", np.float32, fill=1.0),
-    Column("top_k", np.int64),  # 0: all
+PARAMETER_COLUMNS = (
+    Column("temperature", np.float32, fill=1.0, least=float(np.finfo(np.float32).tiny)),
+    Column("top_k", np.int64, least=0),  # 0: all
     Column("top_p", np.float64, fill=1.0),
     Column("min_p", np.float64),
     Column("repetition_penalty", np.float32, fill=1.0),
     Column("presence_penalty", np.float32),
     Column("frequency_penalty", np.float32),
     Column("min_tokens", np.int64),
+)
+"""Columns that hold the parameter of their name."""
+SAMPLING_COLUMNS = (
+    Column("features", np.int64),  # Feature set
+    *PARAMETER_COLUMNS,
     Column("seed", np.int64),
     Column("num_outputs", np.int64),  # tokens chosen so far, those before a preemption included
     Column("logprobs", np.int64, fill=NO_LOGPROBS),

@@ -172,21 +172,29 @@ class Attention(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SampleParams:
-    """How R rows sample; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all tokens."""
+class SampleColumns:
+    """The parameters by which R rows sample; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all
+    tokens."""
 
-    temperature: HostArray = field(metadata={"dtype": np.float32})
-    min_p: HostArray = field(metadata={"dtype": np.float64})
-    top_k: HostArray = field(metadata={"dtype": np.int64})
-    top_p: HostArray = field(metadata={"dtype": np.float64})
+    temperature: Array = field(metadata={"dtype": np.float32})
+    min_p: Array = field(metadata={"dtype": np.float64})
+    top_k: Array = field(metadata={"dtype": np.int64})
+    top_p: Array = field(metadata={"dtype": np.float64})
+
+
+@dataclass(frozen=True, slots=True)
+class SampleParams(SampleColumns):
+    """How R rows sample."""
+
     uniform: HostArray = field(metadata={"dtype": np.float64})  # the rows' random numbers, in (0, 1)
 
     @classmethod
     def of(cls, columns: Columns, uniform: HostArray) -> SampleParams:
         """The parameters of rows from their columns, which have the same names."""
-        return cls(**{name: columns[name] for name in SAMPLE_DTYPES if name != "uniform"}, uniform=uniform)
+        return cls(**{name: columns[name] for name in SAMPLE_COLUMNS}, uniform=uniform)
 
 
+SAMPLE_COLUMNS = tuple(item.name for item in fields(SampleColumns))
 SAMPLE_DTYPES: Mapping[str, Any] = {item.name: item.metadata["dtype"] for item in fields(SampleParams)}
 
 

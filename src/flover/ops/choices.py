@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from flover.ops import Array
+from flover.ops import Array, SampleColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,16 @@ class Edits:
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
+class Draws(SampleColumns):
     """Rows that draw."""
 
     rows: Array  # int64 [D]: places in the logits
-    temperature: Array  # float32 [D]
-    min_p: Array  # float64 [D]
-    top_k: Array  # int64 [D]
-    top_p: Array  # float64 [D]
     seed: Array  # int64 [D]
     num_outputs: Array  # int64 [D]
+
+
+DRAW_COLUMNS = tuple(item.name for item in fields(Draws) if item.name != "rows")
+"""Those that are columns of rows."""
 
 
 @dataclass(frozen=True, slots=True)

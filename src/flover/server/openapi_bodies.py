@@ -14,10 +14,11 @@ from msgspec import Raw
 
 from flover.config import Limits, ServerConfig
 from flover.request import ModelFacts, max_total_tokens
-from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES, Range
+from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES
 from flover.server.body import field_types, required_fields
 from flover.server.fields import INFORMATION, NEUTRAL, STRICT
 from flover.server.openapi_constraints import FORMAT, PLAIN_FORMAT, STRUCTURED, TOOL, TOOL_CHOICE
+from flover.server.openapi_shapes import FLAG, NULL, TEXT, Schema, number, text_or_parts
 from flover.server.params import LOGPROBS
 from flover.server.protocol import (
     MAX_TEMPLATE_ARGUMENTS,
@@ -36,16 +37,6 @@ from flover.server.protocol import (
 from flover.structured_outputs import StructuredOutputsParams
 from flover.text.chat import RESERVED_KWARGS
 
-Schema = dict[str, Any]
-
-NULL: Schema = {"type": "null"}
-FLAG: Schema = {"type": ["boolean", "null"]}
-TEXT: Schema = {"type": ["string", "null"]}
-_PART = {
-    "type": "object",
-    "required": ["type", "text"],
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
-}
 _TOOL_CALL = {
     "type": "object",
     "required": ["function"],
@@ -63,7 +54,7 @@ _MESSAGE: Schema = {
     "type": "object",
     "required": ["role", "content"],
     "properties": {
-        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]},
+        "content": text_or_parts({"const": "text"}),
         "name": TEXT,
         "tool_calls": {"type": ["array", "null"], "items": _TOOL_CALL, "maxItems": MAX_TOOLS},
         "tool_call_id": TEXT,
@@ -203,8 +194,8 @@ class _Maker:
             "best_of": lambda: _ONLY_ONE,
             "max_tokens": lambda: _max_tokens(0 if body is CompletionBody else 1),
             "max_completion_tokens": lambda: _max_tokens(0 if body is CompletionBody else 1),
-            "prompt_logprobs": lambda: _number(LOGPROBS),
-            "top_logprobs": lambda: _number(LOGPROBS),
+            "prompt_logprobs": lambda: number(LOGPROBS),
+            "top_logprobs": lambda: number(LOGPROBS),
             "stop_token_ids": lambda: self._list(self._token, MAX_STOP_IDS),
             "allowed_token_ids": lambda: self._list(self._token, None) | {"minItems": 1},
             "tokens": lambda: {"type": "array", "items": self._token},
@@ -216,9 +207,9 @@ class _Maker:
         if name in named:
             return named[name]()
         if name == "logprobs" and kind is int:
-            return _number(LOGPROBS)
+            return number(LOGPROBS)
         if name in RANGES and kind in (int, float):
-            return _number(RANGES[name])
+            return number(RANGES[name])
         return self._by_type(kind)
 
     def _by_type(self, kind: Any) -> Schema:
@@ -272,11 +263,6 @@ _A_WORD: Schema = {"type": "string", "minLength": 1}
 def _max_tokens(least: int) -> Schema:
     """`max_tokens`; -1 means as many as fit."""
     return {"anyOf": [{"type": "integer", "minimum": least, "maximum": MAX_ID}, {"const": -1}, NULL]}
-
-
-def _number(allowed: Range) -> Schema:
-    kind = "integer" if allowed.integer else "number"
-    return {"type": [kind, "null"], "minimum": allowed.low, "maximum": allowed.high}
 
 
 def number_pattern(last: int) -> str:

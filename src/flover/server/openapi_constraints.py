@@ -6,16 +6,10 @@ compiled.
 
 from __future__ import annotations
 
-from typing import Any
-
+from flover.server.openapi_shapes import FLAG, NULL, TEXT, Schema
 from flover.structured_outputs import MAX_CHOICES
 
-Schema = dict[str, Any]
-
-_NULL: Schema = {"type": "null"}
-_FLAG: Schema = {"type": ["boolean", "null"]}
-_TEXT: Schema = {"type": ["string", "null"]}
-_SCHEMA: Schema = {"type": "object", "properties": {"type": {"const": "object"}}, "additionalProperties": _NULL}
+_SCHEMA: Schema = {"type": "object", "properties": {"type": {"const": "object"}}, "additionalProperties": NULL}
 FORMAT: Schema = {
     "anyOf": [
         {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
@@ -27,12 +21,12 @@ FORMAT: Schema = {
                 "json_schema": {
                     "type": "object",
                     "required": ["schema"],
-                    "properties": {"name": _TEXT, "description": _TEXT, "strict": _FLAG, "schema": _SCHEMA},
-                    "additionalProperties": _NULL,
+                    "properties": {"name": TEXT, "description": TEXT, "strict": FLAG, "schema": _SCHEMA},
+                    "additionalProperties": NULL,
                 },
             },
         },
-        _NULL,
+        NULL,
     ]
 }
 PLAIN_FORMAT: Schema = {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"const": "text"}}}
@@ -47,10 +41,10 @@ STRUCTURED: Schema = {
     "description": "One of json (a JSON Schema), json_object, regex (the syntax of Rust), choice and grammar (Lark or "
     "GBNF). This document allows simple ones alone: a constraint that cannot be compiled gets a 400.",
     "anyOf": [
-        {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": _NULL}
+        {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": NULL}
         for name, schema in _CONSTRAINTS.items()
     ]
-    + [_NULL],
+    + [NULL],
 }
 TOOL: Schema = {
     "type": "object",

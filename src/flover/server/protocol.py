@@ -61,14 +61,19 @@ class ResponseFormat(msgspec.Struct, kw_only=True, frozen=True):
     constraint: StructuredOutputsParams | None = None
 
 
-class GenerationBody(msgspec.Struct, kw_only=True):
+class SamplingBody(msgspec.Struct, kw_only=True):
+    """Sampling fields of all of OpenAI's bodies. None means the model's default, or else OpenAI's."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+
+
+class GenerationBody(SamplingBody, kw_only=True):
     """The common fields of chat and text completions. None means the model's default, or else OpenAI's."""
 
     model: str | None = None
     n: int | None = None
     best_of: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None

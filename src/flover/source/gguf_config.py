@@ -11,6 +11,7 @@ from typing import Any
 
 from flover.errors import ModelError
 from flover.files import shown
+from flover.sampling_checks import PARAMETERS
 from flover.source import TensorInfo
 from flover.source.gguf_architectures import ARCHITECTURES, Architecture
 from flover.source.gguf_file import GgufFile, Texts
@@ -35,9 +36,7 @@ _ROTARY = frozenset(
         "scaling.finetuned",
     )
 )
-_SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-
-
+_SAMPLING = {known.gguf: known.recommended for known in PARAMETERS.values() if known.gguf}
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),

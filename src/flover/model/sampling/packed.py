@@ -9,7 +9,7 @@ import numpy as np
 from flover.memory.buffers import RowView
 from flover.memory.columns import Array, Feature
 from flover.model.sampling.sampler import EDITS
-from flover.ops.choices import Choices, Draws, Edits
+from flover.ops.choices import DRAW_COLUMNS, Choices, Draws, Edits
 
 
 def pack(rows: RowView, vocab_size: int) -> Choices:
@@ -27,9 +27,8 @@ def pack(rows: RowView, vocab_size: int) -> Choices:
 def _draws(rows: RowView, places: Array) -> Draws | None:
     if not len(places):
         return None
-    names = "temperature", "min_p", "top_k", "top_p", "seed", "num_outputs"
     mine = rows.select(places)
-    return Draws(places, *(mine[name] for name in names))
+    return Draws(rows=places, **{name: mine[name] for name in DRAW_COLUMNS})
 
 
 def _edits(rows: RowView, places: Array, vocab_size: int) -> Edits:

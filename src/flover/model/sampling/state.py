@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 
 from flover.memory.buffers import RowBuffers
-from flover.memory.columns import Array, Feature
+from flover.memory.columns import PARAMETER_COLUMNS, Array, Feature
 from flover.request import SamplingParams
 
 _FOLLOWING = int(Feature.PENALTIES | Feature.BAD_WORDS | Feature.GRAMMAR)
 """Features whose columns change with every token."""
 _COLUMNS_FOLLOWING = ((Feature.PENALTIES, "counts"), (Feature.BAD_WORDS, "bad_words"), (Feature.GRAMMAR, "grammar"))
-_LEAST_TEMPERATURE = float(np.finfo(np.float32).tiny)
 
 
 class TokenCounts:
@@ -94,7 +93,7 @@ def sampling_values(
 ) -> dict[str, Any]:
     """The sampling columns of a row that takes this sequence; `output_ids` is what it has generated before."""
     values: dict[str, Any] = {
-        "temperature": max(params.temperature, _LEAST_TEMPERATURE),
+        **{column.name: max(getattr(params, column.name), column.least) for column in PARAMETER_COLUMNS},
         "seed": seed,
         "num_outputs": len(output_ids),
         "last_id": output_ids[-1] if output_ids else prompt_ids[-1],
@@ -104,13 +103,10 @@ def sampling_values(
         features |= Feature.RANDOM
         if params.min_p > 0:
             features |= Feature.MIN_P
-            values["min_p"] = params.min_p
         if params.top_k > 0:
             features |= Feature.TOP_K
-            values["top_k"] = params.top_k
         if params.top_p < 1:
             features |= Feature.TOP_P
-            values["top_p"] = params.top_p
     if params.allowed_token_ids is not None:
         features |= Feature.ALLOWED
         values["allowed_ids"] = np.unique(np.asarray(params.allowed_token_ids, dtype=np.int64))
@@ -120,7 +116,6 @@ def sampling_values(
     banned = sorted({*eos_ids, *(params.stop_token_ids or ())})
     if params.min_tokens > 0 and banned:
         features |= Feature.MIN_TOKENS
-        values["min_tokens"] = params.min_tokens
         values["banned_ids"] = np.asarray(banned, dtype=np.int64)
     if params.logit_bias:
         features |= Feature.BIAS
@@ -130,9 +125,6 @@ def sampling_values(
         )
     if params.repetition_penalty != 1 or params.frequency_penalty or params.presence_penalty:
         features |= Feature.PENALTIES
-        values["repetition_penalty"] = params.repetition_penalty
-        values["frequency_penalty"] = params.frequency_penalty
-        values["presence_penalty"] = params.presence_penalty
         values["counts"] = TokenCounts(prompt_ids if params.repetition_penalty != 1 else (), output_ids)
     if params.logprobs is not None:
         features |= Feature.LOGPROBS

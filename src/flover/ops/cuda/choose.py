@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flover.ops import SampleParams
+from flover.ops import SAMPLE_COLUMNS, SampleParams
 from flover.ops.choices import Choices, Draws, Edits
 from flover.ops.cuda.edit import edited
 from flover.ops.cuda.embed import gather_rows
@@ -63,10 +63,7 @@ def choose(logits: Tensor, choices: Choices) -> tuple[Tensor, Tensor]:
 
 def _draw(logits: Tensor, best: Tensor, draws: Draws) -> Tensor:
     params = SampleParams(
-        temperature=draws.temperature,
-        min_p=draws.min_p,
-        top_k=draws.top_k,
-        top_p=draws.top_p,
+        **{name: getattr(draws, name) for name in SAMPLE_COLUMNS},
         uniform=uniforms(draws.seed, draws.num_outputs),  # type: ignore[arg-type]  # tensors of the device
     )
     return sample(gather_rows(logits, draws.rows), best[draws.rows], params)

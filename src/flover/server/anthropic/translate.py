@@ -26,6 +26,12 @@ from flover.server.protocol import ChatBody, Message, ToolChoice
 from flover.server.read_tools import check_tools, read_tools
 from flover.server.read_values import as_raw, refuse
 
+_SAME = tuple(
+    name
+    for name in MessagesBody.__struct_fields__
+    if name in ChatBody.__struct_fields__ and name not in CountBody.__struct_fields__
+)
+"""Fields of how to generate that chat completions have under the same name."""
 _CHOICES: dict[str, Any] = {"auto": "auto", "none": "none", "any": "required", "tool": "function"}
 
 
@@ -49,7 +55,7 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
         chat.tool_choice = ToolChoice(mode=_CHOICES[body.tool_choice.type], name=body.tool_choice.name)
         chat.parallel_tool_calls = not body.tool_choice.disable_parallel_tool_use
     if isinstance(body, MessagesBody):
-        for field in ("max_tokens", "temperature", "top_p", "top_k", "stream"):
+        for field in _SAME:
             setattr(chat, field, getattr(body, field))
         if body.max_tokens < 1:
             refuse("max_tokens", f"max_tokens must be at least 1, got {body.max_tokens}")

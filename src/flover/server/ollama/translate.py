@@ -9,21 +9,14 @@ import msgspec
 
 from flover.config import Limits, flag_name
 from flover.errors import named, too_many, wrong_value
+from flover.sampling_checks import PARAMETERS
 from flover.server.protocol import ChatBody, Message, Role
 from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tools
 from flover.server.read_values import as_raw, read_value, refuse
 
 OPTIONS: Mapping[str, tuple[str, Any]] = {
-    "num_predict": ("max_tokens", int),
-    "temperature": ("temperature", float),
-    "top_p": ("top_p", float),
-    "top_k": ("top_k", int),
-    "min_p": ("min_p", float),
-    "seed": ("seed", int),
-    "repeat_penalty": ("repetition_penalty", float),
-    "presence_penalty": ("presence_penalty", float),
-    "frequency_penalty": ("frequency_penalty", float),
+    **{known.ollama: (name, known.range.kind) for name, known in PARAMETERS.items() if known.ollama},
     "stop": ("stop", str | list[str]),
 }
 """Options that change the answer: their names in chat completions, and their types."""

@@ -16,6 +16,7 @@ from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.errors import envelope
 from flover.server.generation import Choice, Generation
 from flover.server.openai_responses.translate import ResponsesBody, to_chat
+from flover.server.protocol import SamplingBody
 from flover.server.sse import Framing
 from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
 
@@ -89,6 +90,7 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
         asked = self._asked
         done = status != "in_progress"
         effort = None if asked.reasoning is None else asked.reasoning.effort
+        params = generation.choices[0].request.params
         return {
             "id": self._id,
             "object": "response",
@@ -104,11 +106,10 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
             "previous_response_id": None,
             "reasoning": {"effort": effort, "summary": None},
             "store": False,
-            "temperature": generation.choices[0].request.params.temperature,
+            **{name: getattr(params, name) for name in SamplingBody.__struct_fields__},
             "text": {"format": (asked.text and asked.text.format) or {"type": "text"}},
             "tool_choice": asked.tool_choice or "auto",
             "tools": asked.tools or [],
-            "top_p": generation.choices[0].request.params.top_p,
             "truncation": "disabled",
             "metadata": asked.metadata or {},
             "usage": self._usage(generation, output) if done else None,

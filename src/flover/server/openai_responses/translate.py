@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from flover.config import Limits, flag_name
 from flover.errors import RequestError, named, too_many
-from flover.server.protocol import ChatBody, Effort, Message, TextPart
+from flover.server.protocol import ChatBody, Effort, Message, SamplingBody, TextPart
 from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tool_choice, read_tools
 from flover.server.read_values import as_raw, refuse
@@ -55,15 +55,13 @@ class ReasoningOptions(msgspec.Struct, kw_only=True):
     generate_summary: str | None = None
 
 
-class ResponsesBody(msgspec.Struct, kw_only=True):
+class ResponsesBody(SamplingBody, kw_only=True):
     """`POST /v1/responses`."""
 
     input: str | list[InputItem]
     model: str | None = None
     instructions: str | None = None
     max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
     stream: bool | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -101,12 +99,11 @@ def to_chat(body: ResponsesBody, limits: Limits) -> ChatBody:
         model=body.model,
         messages=messages,
         max_tokens=body.max_output_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
         stream=body.stream,
         tools=_tools(body.tools),
         parallel_tool_calls=body.parallel_tool_calls,
         reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
+        **{name: getattr(body, name) for name in SamplingBody.__struct_fields__},
     )
     if body.tool_choice is not None:
         chat.tool_choice = read_tool_choice(as_raw(body.tool_choice))
