@@ -53,7 +53,8 @@ def commit(roster: Roster, landed: InFlight, rows: dict[int, RowResult]) -> list
 def _advance(roster: Roster, sequence: Sequence, work: Work, result: RowResult) -> Delta | None:
     if result.error is not None:
         return roster.end(sequence, FinishReason.ERROR, result.error)
-    sequence.prompt_logprobs += result.prompt_logprobs or []
+    if result.prompt_logprobs is not None:
+        sequence.prompt_logprobs += result.prompt_logprobs
     delta = _append(roster, sequence, result) if result.token_ids else None
     taken = 0 if delta is None else len(delta.token_ids)
     # The tokens behind a proposal that was refused, or behind the end, do not count.
