@@ -14,7 +14,7 @@ from flover.errors import ConfigError, ModelError
 from flover.ipc.spawn import engine_command
 from flover.memory.machine import Machine
 from flover.memory.sizing import PoolSize
-from flover.model.describe import Description, describe_model, kv_dtype_of
+from flover.model.describe import Description, describe_model
 from flover.model.formats import expert_reads, kinds_of, read_bytes, weight_bytes
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
@@ -66,7 +66,7 @@ def find_fit(config: EngineConfig, machine: Machine, measure: Callable[[int, int
 
 def _model_facts(model: Description) -> dict[str, str]:
     config = model.config
-    kv_dtype = kv_dtype_of(model.settings)
+    kv_dtype = model.kv_dtype
     token_bytes = config.kv_bytes_per_token(kv_dtype)
     files = {read.info.file for read in model.reads or ()}
     kinds: str = model.format

@@ -21,6 +21,7 @@ GROUPS = {
     "model": "model",
     "scheduler": "scheduler",
     "cache": "keys and values",
+    "device": "device",
     "cpu": "CPU",
     "parallel": "several processes",
     "server": "server",

@@ -96,17 +96,17 @@ class EngineConfig:
         "buffer reordering: keep running rows dense (off is the baseline of the Flover paper)",
         group="scheduler",
     )
-    async_scheduling: bool = setting(
-        False,
+    async_scheduling: bool | None = setting(
+        None,
         "plan and start the next iteration while this one runs; a sequence that ends is then computed once too often, "
-        "unless it ends by its max_tokens",
+        "unless it ends by its max_tokens; by default on a GPU",
         group="scheduler",
     )
     block_size: int = setting(16, "tokens per page of keys and values", group="cache")
     kv_cache_memory_bytes: int | None = setting(
         None,
         "size of the key/value pool in bytes (accepts 512MiB, 2GiB); by default what max_num_seqs can use, "
-        "at most half of the free memory",
+        "at most half of the free memory, on a GPU all of --gpu-memory-utilization",
         group="cache",
     )
     kv_cache_dtype: str = setting(
@@ -117,6 +117,18 @@ class EngineConfig:
         choices=("auto", "float32", "bfloat16", "int8"),
     )
     enable_prefix_caching: bool = setting(True, "reuse the pages of equal prompt prefixes", group="cache")
+    device: str = setting(
+        "auto",
+        "where the model is computed; auto is a GPU if there is one that torch can use (no GPU has been at hand to try "
+        "it on: see docs/cuda.md)",
+        group="device",
+        choices=("auto", "cpu", "cuda"),
+    )
+    gpu_memory_utilization: float = setting(
+        0.9,
+        "part of a GPU's memory for weights, keys and values; activations need the rest",
+        group="device",
+    )
     cpu_isa: str = setting(
         "auto",
         "instruction set of the kernels; auto is the fastest this machine has, the results are the same",
@@ -174,6 +186,10 @@ class EngineConfig:
                 at_least(self, name, 1)
         for name in ("target_itl_ms", "batch_window_ms", "distributed_timeout_seconds"):
             at_least(self, name, 0)
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ConfigError(
+                f"--gpu-memory-utilization must be above 0 and at most 1, got {self.gpu_memory_utilization}"
+            )
         if self.tensor_parallel_size % self.nnodes:
             raise ConfigError(
                 f"--tensor-parallel-size ({self.tensor_parallel_size}) must be a multiple of --nnodes ({self.nnodes})"

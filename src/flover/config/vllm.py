@@ -55,7 +55,7 @@ def _no_switch(why: str) -> VllmSetting:
 _NO_TLS = "there is no TLS: put a reverse proxy in front"
 _NO_LORA = "there are no LoRA adapters"
 _GUIDANCE = "structured outputs are enforced by llguidance; requests say what else they want"
-_NO_GPU = "models do not run on GPUs yet"
+_NO_GPU = "a model is in the memory of one device"
 _TEXT_ONLY = "only text is supported"
 _NO_GRAPHS = "there are no captured graphs"
 _POOL = "--kv-cache-memory-bytes is the size of the key/value pool"
@@ -69,7 +69,6 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "disable_custom_all_reduce": _switch_without_effect(_NO_GPU),
     "disable_cascade_attn": _switch_without_effect("there is no cascade attention"),
     "disable_frontend_multiprocessing": _switch_without_effect("engines always run in processes of their own"),
-    "gpu_memory_utilization": _changes_nothing(f"{_NO_GPU}; {_POOL}"),
     "swap_space": _changes_nothing(f"{_NO_GPU}; {_POOL}"),
     "max_parallel_loading_workers": _changes_nothing("one process loads the weights"),
     "prefix_caching_hash_algo": _changes_nothing("it does not change outputs"),
@@ -84,7 +83,6 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "api_server_count": _no("one process answers HTTP", 1),
     "num_scheduler_steps": _no("every iteration is planned", 1),
     "tokenizer_mode": _no("there is one kind of tokenizer", "auto", "fast", "hf"),
-    "device": _no(f"{_NO_GPU}", "auto", "cpu"),
     "cpu_offload_gb": _no(_NO_GPU, 0),
     "config_format": _no("models have a config.json of Hugging Face", "auto", "hf"),
     "generation_config": _no("the model's own is always read", "auto"),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from flover.config import EngineConfig
-from flover.memory.kvcache import KVCache, KVShape
+from flover.executor.device import Computes, DeviceExecutor
+from flover.memory.kvcache import KVCache, KVShape, PageCache
 from flover.memory.machine import Machine, read_machine
+from flover.model.describe import Description
 from flover.ops import DType, Group, Ops
 from flover.ops.cpu import cpu_ops
+from flover.request import ModelFacts
 
 
 class CpuPlatform:
     """The cores and the memory of this machine, as `config` uses them."""
 
     deterministic = True
+    device = "cpu"
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -21,6 +25,9 @@ class CpuPlatform:
         """Cores and memory as Linux reports them."""
         return read_machine(with_siblings=self._config.data_parallel_size > 1)
 
+    def check(self, described: Description) -> None:
+        """Every format that is described has its kernels."""
+
     def new_ops(self, num_threads: int, group: Group) -> Ops:
         """The kernels for the instruction set that is asked for."""
         return cpu_ops(self._config.cpu_isa, num_threads, group)
@@ -28,3 +35,7 @@ class CpuPlatform:
     def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> KVCache:
         """An anonymous mapping, backed with memory as it is written."""
         return KVCache(shape, num_pages, page_size, dtype, ops.page_shapes)
+
+    def new_executor(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
+        """The one that samples on the host."""
+        return DeviceExecutor(decoder, kv, facts, num_rows)

@@ -18,12 +18,12 @@ from flover.engine.plan import Admission, Grant, RowResult, StepPlan, StepResult
 from flover.errors import InvariantError
 from flover.executor.device_batch import PlannedBatch, dummy_batch, lay_out
 from flover.executor.device_grammars import DeviceGrammars
-from flover.memory.buffers import RowBuffers
+from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import Feature, row_columns
-from flover.memory.kvcache import KVCache
+from flover.memory.kvcache import PageCache
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
-from flover.model.sampling import advance, prompt_logprobs, sample, sampling_values
+from flover.model.sampling import Sampled, advance, prompt_logprobs, sample, sampling_values
 from flover.model.sampling.sampler import NO_TOKEN
 from flover.ops import Array, HostArray, Ops
 from flover.request import ModelFacts, Request, TokenLogprobs, is_long
@@ -36,7 +36,7 @@ _WARM_UP_ROWS = 8
 class Computes(Protocol):
     """What the executor asks of a decoder (`model/decoder.py`)."""
 
-    def forward(self, batch: Batch, kv: KVCache) -> Array: ...
+    def forward(self, batch: Batch, kv: PageCache) -> Array: ...
 
     def logits(self, hidden: Array) -> Array | None: ...
 
@@ -67,7 +67,7 @@ class _Started:
 class DeviceExecutor:
     """Rows, pages and weights on one device. `eos_ids` of the facts are what `min_tokens` bans."""
 
-    def __init__(self, decoder: Computes, kv: KVCache, facts: ModelFacts, num_rows: int) -> None:
+    def __init__(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> None:
         """For rank 0 or the only one; another rank of the decoder's group chooses no tokens (`take`)."""
         self.facts = facts
         self._decoder = decoder
@@ -86,11 +86,11 @@ class DeviceExecutor:
         num_generating = min(_WARM_UP_ROWS, self._buffers.num_rows)
         for num_rows, query_len in ((1, chunk_len), (num_generating, 1)):
             batch = dummy_batch(num_rows, query_len, self.facts.page_size)
-            hidden = self._decoder.forward(batch, self._kv)
+            hidden = self._forward(batch)
             rows = self._buffers.view(np.arange(num_rows))
             logits = self._decoder.logits(hidden[query_len - 1 :: query_len])
             if logits is not None:
-                sample(logits, rows, self._ops)
+                self._choose(logits, rows)
 
     def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
         """Compile the request's constraint, if it has one that is new."""
@@ -107,7 +107,7 @@ class DeviceExecutor:
         hidden = None
         if layout is not None:
             self._grammars.start(layout.work, self._buffers["grammar"])
-            hidden = self._decoder.forward(layout.batch, self._kv)
+            hidden = self._forward(layout.batch)
             self._buffers["context_len"][layout.rows] = layout.context_lens
         self._started = _Started(plan.step, layout, hidden, before)
 
@@ -234,10 +234,10 @@ class DeviceExecutor:
             work, at, turn = [work[place] for place in again], at[again] + 1, turn + 1
         return results
 
-    def _draw(self, logits: HostArray, work: list[Work], results: dict[int, RowResult]) -> list[int]:
+    def _draw(self, logits: Array, work: list[Work], results: dict[int, RowResult]) -> list[int]:
         """One token for each row of `work`, added to what it has in `results`."""
         rows = np.array([one.row for one in work])
-        sampled = sample(logits, self._buffers.view(rows), self._ops)
+        sampled = self._choose(logits, self._buffers.view(rows))
         usable = sampled.token_ids != NO_TOKEN if sampled.errors else slice(None)
         advance(self._buffers, rows[usable], sampled.token_ids[usable])
         tokens: list[int] = sampled.token_ids.tolist()
@@ -263,15 +263,12 @@ class DeviceExecutor:
             return
         own = hidden[layout.starts[place] : layout.starts[place + 1]]
         entries: list[TokenLogprobs | None] = [None] if chunk.start == 0 else []
-        before, predicted = own[:-1], chunk.token_ids[1:]
-        if tail.hidden is not None:
-            before, predicted = np.concatenate([tail.hidden, before]), chunk.token_ids
-        ids = np.asarray(predicted, dtype=np.int64)
-        found = prompt_logprobs(before, ids, tail.num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
+        predicted = chunk.token_ids[1:] if tail.hidden is None else chunk.token_ids
+        found = self._prompt_logprobs(tail.hidden, own, np.asarray(predicted, dtype=np.int64), tail.num_top)
         if chunk.num_samples:
             column[chunk.row] = None
         else:
-            tail.hidden = own[-1:].copy()
+            tail.hidden = own[[-1]]  # a copy: the next forward may write over the rest
         if not self._leads:
             return
         result = results.get(chunk.row, RowResult(row=chunk.row))
@@ -280,6 +277,23 @@ class DeviceExecutor:
             results[chunk.row] = RowResult(row=chunk.row, error=result.error or error)
         elif result.error is None:
             results[chunk.row] = msgspec.structs.replace(result, prompt_logprobs=[*entries, *found])
+
+    # What a kind of device does in its own way
+
+    def _forward(self, batch: Batch) -> Array:
+        """The hidden states [T, H] of a batch whose arrays are on the host."""
+        return self._decoder.forward(batch, self._kv)
+
+    def _choose(self, logits: Array, rows: RowView) -> Sampled:
+        """A token for each row of `logits` [S, V]; rows[s] has logits[s]."""
+        return sample(logits, rows, self._ops)
+
+    def _prompt_logprobs(
+        self, before: Array | None, own: Array, next_ids: HostArray, num_top: int
+    ) -> list[TokenLogprobs] | None:
+        """Of `next_ids`, the successors of the tokens with the hidden states `before` [1, H] and own[:-1]."""
+        hidden = own[:-1] if before is None else np.concatenate([before, own[:-1]])
+        return prompt_logprobs(hidden, next_ids, num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
 
 
 def _sampled(layout: PlannedBatch, hidden: Array) -> tuple[Array, Array]:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable
 
 from flover.config import EngineConfig
-from flover.executor.cpu import CpuPlatform
+from flover.executor.detect import new_platform, resolve_device
 from flover.executor.device import DeviceExecutor
 from flover.executor.platform import Platform
 from flover.memory.sizing import PoolSize
-from flover.model.describe import kv_dtype_of, plan_load
+from flover.model.describe import plan_load
 from flover.model.formats import expert_reads
 from flover.model.load import LoadedModel, load_described
 from flover.model.shard import Shard
@@ -19,22 +19,28 @@ from flover.request import ModelFacts
 
 
 def load_device(
-    config: EngineConfig, progress: Callable[[int, int], None], group: Group | None = None
+    config: EngineConfig,
+    progress: Callable[[int, int], None],
+    group: Group | None = None,
+    platform: Platform | None = None,
 ) -> DeviceExecutor:
     """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has, and
     warm up.
 
-    `progress(done, total)` counts bytes of weights. Raises `ModelError` and `ConfigError`.
+    `platform` is that of `config.device` by default. `progress(done, total)` counts bytes of weights. Raises
+    `ModelError` and `ConfigError`.
     """
     group = group or Alone()
-    platform: Platform = CpuPlatform(config)
+    config = resolve_device(config)
+    platform = platform or new_platform(config)
     shard = Shard(group.rank, group.size)
     described, plan = plan_load(config, shard, group.local_size, platform.machine())
+    platform.check(described)
     ops = platform.new_ops(plan.num_threads, group)
     loaded = load_described(described, ops, progress)
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
-    cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, kv_dtype_of(config), ops)
-    executor = DeviceExecutor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
+    cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
+    executor = platform.new_executor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
     executor.warm_up()
     return executor
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flover.memory.kvcache import KVCache, KVShape
+from flover.executor.device import Computes, DeviceExecutor
+from flover.memory.kvcache import KVShape, PageCache
 from flover.memory.machine import Machine
+from flover.model.describe import Description
 from flover.ops import DType, Group, Ops
+from flover.request import ModelFacts
 
 
 class Platform(Protocol):
@@ -17,6 +20,11 @@ class Platform(Protocol):
     """
 
     @property
+    def device(self) -> str:
+        """What `--device` calls it."""
+        ...
+
+    @property
     def deterministic(self) -> bool:
         """Whether a request that is computed again gets the same tokens, whatever runs beside it."""
         ...
@@ -25,10 +33,18 @@ class Platform(Protocol):
         """What the processes of one server share, measured before weights are read."""
         ...
 
+    def check(self, described: Description) -> None:
+        """Before weights are read. Raises `ConfigError` for a model that this device cannot compute."""
+        ...
+
     def new_ops(self, num_threads: int, group: Group) -> Ops:
         """The operations that the decoder is written against, for a rank of `group`. Raises `ConfigError`."""
         ...
 
-    def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> KVCache:
+    def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> PageCache:
         """Pages for the keys and values of every layer. Raises `ConfigError` if there is no memory for them."""
+        ...
+
+    def new_executor(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
+        """The executor for a decoder on these operations and pages."""
         ...

@@ -34,6 +34,20 @@ class KVShape(Protocol):
     def head_dim(self) -> int: ...
 
 
+class PageCache(Protocol):
+    """The pages of every layer, wherever they are."""
+
+    layers: tuple[Pages, ...]
+
+    def trim(self, free_pages: list[int]) -> None:
+        """The memory of these pages may be given back; what is in them is void."""
+        ...
+
+    def close(self) -> None:
+        """Free the pages. Calling it twice is harmless."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Region:
     """One array of one layer inside the mapping, `page_bytes` for each page."""

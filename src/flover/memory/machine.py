@@ -9,12 +9,15 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the processes of one server share: cores, bytes of memory before any of them reads weights, and bytes of the
-    last level of caches (0: unknown)."""
+    """What the processes of one server share: cores, bytes of memory before any of them reads weights, bytes of the
+    last level of caches (0: unknown), the part of the memory beside the weights that pages may take unless a size is
+    asked for, and what messages call the memory."""
 
     cores: int
     available_bytes: int
     cache_bytes: int = 0
+    pool_share: float = 0.5
+    memory: str = "this machine's memory"
 
 
 def read_machine(*, with_siblings: bool = False) -> Machine:

@@ -41,9 +41,10 @@ def size_pool(
     max_model_len: int,
     available_bytes: int,
     asked_bytes: int | None = None,
+    share: float = 0.5,
 ) -> PoolSize:
-    """The pool of `asked_bytes`, or by default for `max_num_seqs` sequences of `max_model_len` tokens, but at most half
-    of the available memory.
+    """The pool of `asked_bytes`, or by default for `max_num_seqs` sequences of `max_model_len` tokens, but at most
+    `share` of the available memory.
 
     A pool too small for `max_model_len` is allowed: requests that do not fit are refused. Raises `ConfigError` if the
     null page and one more do not fit, or if `asked_bytes` exceed the available memory.
@@ -57,13 +58,13 @@ def size_pool(
             )
     else:
         wanted = max_num_seqs * num_pages_for(max_model_len, page_size) + NUM_NULL_PAGES
-        num_pages = min(wanted, available_bytes // 2 // page_bytes)
+        num_pages = min(wanted, int(share * available_bytes) // page_bytes)
     least = NUM_NULL_PAGES + 1
     if num_pages < least:
         source = (
             f"--kv-cache-memory-bytes {asked_bytes}"
             if asked_bytes is not None
-            else f"half of the available memory ({_mib(available_bytes // 2)})"
+            else f"{'half of the' if share == 0.5 else 'the'} available memory ({_mib(int(share * available_bytes))})"
         )
         raise ConfigError(
             f"{source} holds {num_pages} pages of {page_bytes} bytes (--block-size {page_size}), but at least {least} "

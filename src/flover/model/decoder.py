@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from flover.memory.kvcache import KVCache
+from flover.memory.kvcache import PageCache
 from flover.model.batch import Batch, one_token_batch
 from flover.model.config import ModelConfig, RopeConfig
 from flover.model.rotary import Rotary
@@ -73,11 +73,11 @@ class Decoder:
         self._windows = frozenset(layer.window for layer in config.layers)
         self._slopes = ops.array(np.array(config.alibi_slopes, dtype=np.float32)) if config.alibi_slopes else None
         self._captured: Callable[[RaggedBatch], Array] | None = None
-        self._captured_for: KVCache | None = None
+        self._captured_for: PageCache | None = None
         switch_len = config.switch_len(max_len)
         self._rotary = {rope: Rotary(rope, ops, max_len, switch_len) for rope in config.ropes}
 
-    def forward(self, batch: Batch, kv: KVCache) -> Array:
+    def forward(self, batch: Batch, kv: PageCache) -> Array:
         """Compute all tokens of the batch and write their keys and values to `kv`.
 
         Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
@@ -99,14 +99,14 @@ class Decoder:
         own = np.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
         return replace(batch, token_ids=own)
 
-    def _capture(self, kv: KVCache) -> Callable[[RaggedBatch], Array]:
+    def _capture(self, kv: PageCache) -> Callable[[RaggedBatch], Array]:
         assert self.ops.capture is not None
         example = one_token_batch()
         constants = [*self.weights.vectors.values(), *(rotary.frequencies for rotary in self._rotary.values())]
         constants += [] if self._slopes is None else [self._slopes]
         return self.ops.capture(lambda: self._compute(example, kv), example, constants)
 
-    def _compute(self, batch: Batch, kv: KVCache) -> Array:
+    def _compute(self, batch: Batch, kv: PageCache) -> Array:
         ops, matrices, config = self.ops, self.weights.matrices, self.config
         factor = config.embedding_scale / config.residual_scale
         hidden = ops.all_reduce(ops.embed(batch.token_ids, matrices["embed.weight"], factor))

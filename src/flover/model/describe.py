@@ -72,7 +72,13 @@ class Description:
     @property
     def page_bytes(self) -> int:
         """Bytes of a page of this rank's keys and values."""
-        return self.own.kv_bytes_per_token(kv_dtype_of(self.settings)) * self.settings.block_size
+        return self.own.kv_bytes_per_token(self.kv_dtype) * self.settings.block_size
+
+    @property
+    def kv_dtype(self) -> DType:
+        """Type of keys and values: on a GPU by default that of the activations, which is that of the weights."""
+        on_gpu = self.settings.device == "cuda" and self.settings.kv_cache_dtype == "auto"
+        return self.dtype if on_gpu else kv_dtype_of(self.settings)
 
     def plan(self, machine: Machine, num_processes: int) -> ProcessPlan:
         """Threads and pool of one of the `num_processes` processes that share `machine`, before they read weights.
@@ -81,19 +87,19 @@ class Description:
         pool is.
         """
         part = machine.available_bytes // num_processes
-        self.check_weights(part)
+        self.check_weights(part, machine.memory)
         threads = compute_threads(self.settings.num_threads, num_processes, machine.cores)
-        return ProcessPlan(threads, self.pool(part - self.weight_bytes))
+        return ProcessPlan(threads, self.pool(part - self.weight_bytes, machine.pool_share))
 
-    def check_weights(self, available_bytes: int) -> None:
-        """Raises `ModelError` if the weights alone are more than what is available."""
+    def check_weights(self, available_bytes: int, memory: str = "this machine's memory") -> None:
+        """Raises `ModelError` if the weights alone are more than what is available of `memory`."""
         if self.weight_bytes > available_bytes:
             raise ModelError(
-                f"the {self.own.num_parameters():,} weights do not fit into this machine's memory as {self.format}: "
+                f"the {self.own.num_parameters():,} weights do not fit into {memory} as {self.format}: "
                 f"they need {self.weight_bytes / 2**20:,.0f} MiB, and {available_bytes / 2**20:,.0f} MiB are available"
             )
 
-    def pool(self, available_bytes: int) -> PoolSize:
+    def pool(self, available_bytes: int, share: float = 0.5) -> PoolSize:
         """The pages of keys and values, of the memory that is left beside the weights. Raises `ConfigError`."""
         return size_pool(
             page_bytes=self.page_bytes,
@@ -102,6 +108,7 @@ class Description:
             max_model_len=self.max_len,
             available_bytes=available_bytes,
             asked_bytes=self.settings.kv_cache_memory_bytes,
+            share=share,
         )
 
 

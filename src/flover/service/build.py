@@ -13,6 +13,7 @@ from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
 from flover.errors import ConfigError
 from flover.executor.background import BackgroundExecutor
+from flover.executor.detect import resolve_device
 from flover.executor.load import load_device
 from flover.extras import need
 from flover.observe.trace import Trace
@@ -24,6 +25,7 @@ def build_engine(
 ) -> Engine:
     """Load the model; `progress(done, total)` is called with bytes of weights. With `config.trace` everything that
     happens is written down. Raises `ModelError`, `ConfigError`."""
+    config = resolve_device(config)
     trace = None if config.trace is None else Trace(Path(config.trace))
     if trace is not None:
         clock = trace.clock(clock)
@@ -73,5 +75,5 @@ def scheduler_config(config: EngineConfig, facts: ModelFacts) -> SchedulerConfig
         batch_window=config.batch_window_ms / 1e3,
         reorder=config.reorder,
         target_itl_ms=config.target_itl_ms,
-        async_scheduling=config.async_scheduling,
+        async_scheduling=bool(config.async_scheduling),
     )

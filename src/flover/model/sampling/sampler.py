@@ -79,15 +79,21 @@ def _choose_edited(logits: HostArray, rows: RowView, places: Array, sampled: Sam
     edit_logits(logits, rows, features)
     best, ids = ops.argmax(logits)
     sampled.token_ids[places] = ids
-    usable = np.isfinite(best)
-    for place in np.flatnonzero(~usable).tolist():
-        _fail(sampled, int(places[place]), float(best[place]))
-        state = rows.select(np.array([place]))["grammar"][0]
-        if state is not None and state.error:
-            sampled.errors[int(places[place])] = f"structured_outputs cannot go on: {state.error}"
-    random = np.flatnonzero(usable & (features & Feature.RANDOM != 0))
+    tell_errors(sampled, best, rows, places)
+    random = np.flatnonzero(np.isfinite(best) & (features & Feature.RANDOM != 0))
     if len(random):
         sampled.token_ids[places[random]] = _draw(logits, best, rows, random, ops)
+
+
+def tell_errors(sampled: Sampled, best: HostArray, rows: RowView, places: Array | None = None) -> None:
+    """Why rows with these largest logits after their edits get no token, if they get none; row r is places[r] of
+    `sampled`, r by default."""
+    for row in np.flatnonzero(~np.isfinite(best)).tolist():
+        place = row if places is None else int(places[row])
+        _fail(sampled, place, float(best[row]))
+        state = rows.select(np.array([row]))["grammar"][0]
+        if state is not None and state.error:
+            sampled.errors[place] = f"structured_outputs cannot go on: {state.error}"
 
 
 def _draw(logits: HostArray, best: HostArray, rows: RowView, places: Array, ops: Ops) -> Array:

@@ -7,7 +7,6 @@ program of its own. Nothing waits for the device.
 from __future__ import annotations
 
 from dataclasses import fields, replace
-from typing import TypeVar
 
 import torch
 import triton
@@ -15,7 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.ops import SAMPLE_COLUMNS, SampleParams
-from flover.ops.choices import Choices, Draws, Edits
+from flover.ops.choices import Choices, Draws
+from flover.ops.cuda.device import to_device as arrays_to_device
 from flover.ops.cuda.edit import edited
 from flover.ops.cuda.embed import gather_rows
 from flover.ops.cuda.launch import OPTIONS
@@ -26,19 +26,22 @@ from flover.ops.cuda.sampling import sample
 NO_TOKEN = -1
 
 
-Packed = TypeVar("Packed", Edits, Draws)
-
-
 def to_device(choices: Choices, device: torch.device) -> Choices:
-    """The same arrays as tensors of the device."""
-
-    def moved(packed: Packed | None) -> Packed | None:
-        if packed is None:
-            return None
-        names = [item.name for item in fields(packed)]
-        return replace(packed, **{name: torch.from_numpy(getattr(packed, name)).to(device) for name in names})
-
-    return Choices(moved(choices.edits), moved(choices.draws), moved(choices.edited_draws))
+    """The same arrays as tensors of the device, by one copy."""
+    groups = [getattr(choices, item.name) for item in fields(choices)]
+    arrays = {
+        f"{place} {item.name}": getattr(group, item.name)
+        for place, group in enumerate(groups)
+        if group is not None
+        for item in fields(group)
+    }
+    moved = arrays_to_device(arrays, device) if arrays else {}
+    return Choices(
+        *(
+            group and replace(group, **{item.name: moved[f"{place} {item.name}"] for item in fields(group)})
+            for place, group in enumerate(groups)
+        )
+    )
 
 
 def choose(logits: Tensor, choices: Choices) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ class CudaWeight:
     def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
         """Copy to the device, rounded to the weight's type there."""
         start = self.part.start if self.part else 0
-        mine = np.ascontiguousarray(rows[:, start : start + self.shape[1]])
+        mine = np.require(rows[:, start : start + self.shape[1]], requirements=("C", "W"))
         self.data[first : first + len(mine)] = torch.from_numpy(mine).to(self.data.device)
 
     def store_blocks(self, first: int, rows: npt.NDArray[np.uint8], order: npt.NDArray[np.int32] | None = None) -> None:

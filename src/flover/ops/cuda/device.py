@@ -1,0 +1,85 @@
+"""One GPU as torch shows it: what it is, and the copies between it and the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flover.ops import DType, HostArray
+from flover.ops.cuda.weight import FORMATS
+
+_ALIGNMENT = 16
+"""Every array of a packed copy begins at a multiple of so many bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU, or in tests a device in its place. `free_bytes` are those that no process uses."""
+
+    device: torch.device
+    name: str
+    capability: tuple[int, int]
+    total_bytes: int
+    free_bytes: int
+
+
+def find_gpu() -> Gpu | None:
+    """The GPU that torch uses by default; None if torch finds none."""
+    if not torch.cuda.is_available():
+        return None
+    device = torch.device("cuda", torch.cuda.current_device())
+    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
+    return Gpu(device, name, capability, total_bytes, free_bytes)
+
+
+def new_pages(shape: tuple[int, ...], dtype: DType, device: torch.device) -> Tensor:
+    """Memory for keys or values, zeros. Raises `MemoryError`."""
+    try:
+        return torch.zeros(shape, dtype=FORMATS[dtype], device=device)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
+
+
+def to_device(arrays: Mapping[str, HostArray], device: torch.device) -> dict[str, Tensor]:
+    """The same arrays on the device, by one copy from one pinned buffer. Does not wait for it."""
+    sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays.values()]
+    packed = torch.empty(sum(sizes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    bounds = np.cumsum([0, *sizes]).tolist()
+    host = packed.numpy()
+    for first, array in zip(bounds[:-1], arrays.values(), strict=True):
+        host[first : first + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    moved = packed.to(device, non_blocking=True)
+    return {
+        name: moved[first : first + array.nbytes].view(getattr(torch, str(array.dtype))).view(array.shape)
+        for first, (name, array) in zip(bounds[:-1], arrays.items(), strict=True)
+    }
+
+
+def to_host(tensors: Sequence[Tensor]) -> list[HostArray]:
+    """The same numbers on the host, when the device is done with them, by one copy."""
+    packed = torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors])
+    host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=packed.is_cuda)
+    host.copy_(packed, non_blocking=True)
+    if packed.is_cuda:
+        torch.cuda.current_stream(packed.device).synchronize()
+    bounds = np.cumsum([0, *(one.nbytes for one in tensors)]).tolist()
+    return [
+        host.numpy()[first:end].view(str(one.dtype).removeprefix("torch.")).reshape(one.shape)
+        for one, first, end in zip(tensors, bounds, bounds[1:], strict=False)
+    ]
+
+
+def joined(first: Tensor, second: Tensor) -> Tensor:
+    """Rows of the second behind those of the first."""
+    return torch.cat((first, second))
+
+
+def free_unused(device: torch.device) -> None:
+    """Give memory back that torch keeps for later and nothing uses."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

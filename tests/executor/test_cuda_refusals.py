@@ -1,0 +1,84 @@
+"""Which device is chosen, what a GPU refuses before a weight is read, and what it leaves for pages. No kernel runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.checkpoints import make_checkpoint
+
+from flover.config import EngineConfig
+from flover.errors import ConfigError, ModelError
+from flover.executor.cuda import CudaPlatform
+from flover.executor.detect import new_platform, resolve_device
+from flover.executor.load import load_device
+from flover.ops.cuda.device import Gpu
+
+FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**26, 2**26)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("llama"), "llama")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "settings", "message"),
+    [
+        ({"capability": (7, 5)}, {}, r"compute capability 7\.5, at least 8\.0 is needed"),
+        ({}, {"tensor_parallel_size": 2}, "--tensor-parallel-size must be 1, got 2"),
+        ({}, {"data_parallel_size": 2}, "--data-parallel-size must be 1, got 2"),
+        ({}, {"quantization": "int8"}, "keeps weights as float32, bfloat16, float16, not int8: use --device cpu"),
+        ({}, {"kv_cache_dtype": "int8"}, "keeps keys and values as float32, bfloat16, float16, not int8"),
+        (
+            {"free_bytes": 6_720_000},
+            {},
+            "do not fit into what --gpu-memory-utilization 0.9 leaves of a GPU that is not ",
+        ),
+        ({}, {"kv_cache_memory_bytes": 2**30}, "--kv-cache-memory-bytes asks for 1024.0 MiB"),
+    ],
+)
+def test_what_does_not_run_on_a_gpu_is_refused_before_a_weight_is_read(
+    checkpoint: Path, gpu: dict[str, Any], settings: dict[str, Any], message: str
+) -> None:
+    config = EngineConfig(model=str(checkpoint), device="cuda", **settings)
+    seen: list[int] = []
+    with pytest.raises((ConfigError, ModelError), match=message) as refused:
+        platform = CudaPlatform(config, dataclasses.replace(FAKE, **gpu))
+        load_device(config, lambda done, total: seen.append(done), platform=platform)
+    assert "\n" not in str(refused.value)
+    assert not seen
+
+
+def test_pages_get_what_weights_leave_of_the_utilization(checkpoint: Path) -> None:
+    machines = [
+        CudaPlatform(EngineConfig(gpu_memory_utilization=share), dataclasses.replace(FAKE, free_bytes=free)).machine()
+        for share, free in ((0.9, 2**26), (0.5, 2**25), (0.5, 3 * 2**24))
+    ]
+    assert [one.available_bytes for one in machines] == [int(0.9 * 2**26), 0, 2**24]
+    assert {one.pool_share for one in machines} == {1.0}
+    with pytest.raises(ConfigError, match=r"--gpu-memory-utilization must be above 0 and at most 1, got 1\.1"):
+        EngineConfig(gpu_memory_utilization=1.1)
+
+
+def test_auto_is_the_cpu_where_torch_finds_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resolve_device(EngineConfig(), tmp_path).device == "cpu"
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/nvidiactl").touch()
+    for found, device, overlaps in ((None, "cpu", False), (FAKE, "cuda", True)):
+        monkeypatch.setattr("flover.ops.cuda.device.find_gpu", lambda found=found: found)
+        resolved = resolve_device(EngineConfig(), tmp_path)
+        assert (resolved.device, resolved.async_scheduling) == (device, overlaps)
+    assert resolve_device(EngineConfig(async_scheduling=False), tmp_path).async_scheduling is False
+
+
+def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: None)
+    with pytest.raises(ConfigError, match="--device cuda: torch finds no GPU"):
+        new_platform(EngineConfig(device="cuda"))
+    monkeypatch.setattr("flover.extras.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"--device cuda needs torch: pip install 'flover\[cuda\]'"):
+        new_platform(EngineConfig(device="cuda"))
