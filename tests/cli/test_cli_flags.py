@@ -28,6 +28,8 @@ OTHER: dict[str, tuple[list[str], Any]] = {
     "target_itl_ms": (["50.5"], 50.5),
     "port": (["0"], 0),
     "nnodes": (["2", "--tensor-parallel-size", "2"], 2),
+    "gpu_memory_utilization": (["0.5"], 0.5),
+    "async_scheduling": ([], True),
     "node_rank": (["1", "--nnodes", "2", "--tensor-parallel-size", "2"], 1),
 }
 """What to write for a field, and the value it must come out as, where its type alone does not say."""
