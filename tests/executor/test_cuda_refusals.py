@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.checkpoints import make_checkpoint
 
+from flover.cli.main import main
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.executor.cuda import CudaPlatform
@@ -62,6 +63,22 @@ def test_pages_get_what_weights_leave_of_the_utilization(checkpoint: Path) -> No
     assert {one.pool_share for one in machines} == {1.0}
     with pytest.raises(ConfigError, match=r"--gpu-memory-utilization must be above 0 and at most 1, got 1\.1"):
         EngineConfig(gpu_memory_utilization=1.1)
+
+
+def test_doctor_says_what_fits_on_the_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["doctor", str(checkpoint), "--device", "cuda", "--skip-tokenizer-init"]
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: FAKE)
+    assert main([*words, "--max-num-seqs", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "cuda: a GPU that is not there, compute capability 9.0, 0.1 GiB, 0.1 GiB available" in out
+    assert "2 of full context at once" in out
+    assert main([*words, "--quantization", "int4"]) == 1
+    assert "--device cuda keeps weights as float32, bfloat16, float16, not int4" in capsys.readouterr().out
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: None)
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith("flover doctor: error: --device cuda: torch finds no GPU")
 
 
 def test_auto_is_the_cpu_where_torch_finds_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@ the CPU's own kernels, with and without asynchronous scheduling."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -16,9 +17,11 @@ from support.checkpoints import make_checkpoint, random_prompt
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
+from flover.executor import cuda
 from flover.executor.background import BackgroundExecutor
 from flover.executor.cuda import CudaExecutor, CudaPlatform
 from flover.executor.load import load_device
+from flover.ops import Group, Ops
 from flover.ops.cuda.device import Gpu
 from flover.request import Delta, TokenLogprobs
 from flover.service.build import scheduler_config
@@ -27,11 +30,13 @@ FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**26, 2**26)
 pytestmark = pytest.mark.gpu
 
 
-def on_gpu(checkpoint: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Engine:
+def on_gpu(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, platform: type[CudaPlatform] = CudaPlatform, **settings: Any
+) -> Engine:
     """An engine on the platform of a GPU. No number may come from a page that nothing has written."""
     monkeypatch.setattr(CudaExecutor, "warm_up", lambda self: None)
     config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)
-    executor = load_device(config, lambda done, total: None, platform=CudaPlatform(config, FAKE))
+    executor = load_device(config, lambda done, total: None, platform=platform(config, FAKE))
     for pages in executor._kv.layers:
         pages.keys.fill_(math.nan)
         pages.values.fill_(math.nan)
@@ -76,6 +81,42 @@ def test_tokens_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 assert (one.token_ids, one.ranks) == (other.token_ids, other.ranks)
                 assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
         engine.close()
+
+
+def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three rows: ids, positions and slots of 8 bytes for each, lengths and page table of 4, a token and its logit."""
+    read, copied = [], []
+
+    class Counting(CudaPlatform):
+        def new_ops(self, num_threads: int, group: Group) -> Ops:
+            ops = super().new_ops(num_threads, group)
+            return dataclasses.replace(
+                ops, linear=lambda x, weight, *rest: (read.append(weight.num_bytes), ops.linear(x, weight, *rest))[1]
+            )
+
+    checkpoint = make_checkpoint(tmp_path, "llama")
+    engine = on_gpu(checkpoint, monkeypatch, Counting, max_num_seqs=3)
+    sent, fetched = cuda.to_device, cuda.to_host
+    monkeypatch.setattr(
+        cuda,
+        "to_device",
+        lambda arrays, *rest: (copied.append(sum(a.nbytes for a in arrays.values())), sent(arrays, *rest))[1],
+    )
+    monkeypatch.setattr(
+        cuda, "to_host", lambda tensors: (copied.append(sum(t.nbytes for t in tensors)), fetched(tensors))[1]
+    )
+    for number in range(3):
+        engine.submit(make(str(number), random_prompt(number, 6), max_tokens=9, logprobs=None))
+    engine.step()
+    matrices = engine._executor._decoder.weights.matrices  # type: ignore[attr-defined]
+    for _ in range(3):
+        read.clear(), copied.clear()
+        assert len(engine.step()) == 3
+        assert sum(read) == sum(one.num_bytes for name, one in matrices.items() if name != "embed.weight")
+        assert copied == [3 * 3 * 8 + (4 + 3 + 3) * 4, 3 * (8 + 4)]
+    engine.close()
 
 
 def test_out_of_memory_ends_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,12 +43,13 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flover.bench.machine import cpu_facts, memory_facts, package_version
-    from flover.cli.fits import find_fit, gib
-    from flover.memory.machine import read_machine
+    from flover.cli.fits import find_device_fit, gib
+    from flover.executor.detect import new_platform, resolve_device
     from flover.ops.cpu import instruction_sets
 
     resolve_model(args)
-    config = from_args(args, EngineConfig)
+    config = resolve_device(from_args(args, EngineConfig))
+    device = new_platform(config)
     console = Console(highlight=False, soft_wrap=True)
     cpu, memory = cpu_facts(), memory_facts()
     usable = cpu["usable"]
@@ -61,12 +62,13 @@ def run(args: argparse.Namespace) -> int:
             "instructions": " ".join(cpu["flags"]) or "none of those that Flover looks for",
             "kernels": ", ".join(instruction_sets()) + " (the first is used unless --cpu-isa says otherwise)",
             "memory": f"{gib(memory['total'])}, {gib(memory['available'])} available",
+            "device": device.description,
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         },
     )
     versions = {name: package_version(name) or "not installed" for name in PACKAGES}
     _section(console, "Versions", {"python": platform.python_version(), **versions})
-    fit = find_fit(config, read_machine())
+    fit = find_device_fit(config, device)
     _section(console, f"Model {config.model}", fit.facts)
     console.print(fit.verdict, style="green" if fit.fits else "red")
     default = ServerConfig()

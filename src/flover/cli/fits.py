@@ -11,6 +11,7 @@ import numpy as np
 from flover.bench.timing import best_mean
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
+from flover.executor.platform import Platform
 from flover.ipc.spawn import engine_command
 from flover.memory.machine import Machine
 from flover.memory.sizing import PoolSize
@@ -40,15 +41,27 @@ class Fit:
     facts: dict[str, str]
 
 
-def find_fit(config: EngineConfig, machine: Machine, measure: Callable[[int, int], float] | None = None) -> Fit:
-    """Examine the model of `config` for `machine`. A model that cannot be read does not fit. `measure` gives
-    the bandwidth of so many threads over so many bytes (`measure_bandwidth` by default).
+def find_device_fit(config: EngineConfig, device: Platform) -> Fit:
+    """Examine the model of `config` for this device, which is the one that `config` names."""
+    return find_fit(config, device.machine(), check=device.check)
+
+
+def find_fit(
+    config: EngineConfig,
+    machine: Machine,
+    measure: Callable[[int, int], float] | None = None,
+    check: Callable[[Description], None] = lambda model: None,
+) -> Fit:
+    """Examine the model of `config` for `machine`. A model that cannot be read, or that `check` refuses, does not fit.
+    `measure` gives the bandwidth of so many threads over so many bytes (`measure_bandwidth` by default); on a GPU
+    nothing is measured.
     """
     try:
         engine_command(config.distributed_executor_backend)
         check_extras(config)
         tokenizer, template, _ = load_text(config, None)
         model = describe_model(config, Shard(0, config.tensor_parallel_size), weights=False)
+        check(model)
         cpu_ops(config.cpu_isa, 1)
     except (ModelError, ConfigError) as error:
         return Fit(False, "The model cannot be used.", {"error": str(error)})
@@ -60,8 +73,11 @@ def find_fit(config: EngineConfig, machine: Machine, measure: Callable[[int, int
         plan = model.plan(machine, local_ranks * config.data_parallel_size)
     except (ModelError, ConfigError) as error:
         return Fit(False, f"The model does not fit: {error}", facts)
+    pool = _pool_facts(plan.pool, model)
+    if config.device == "cuda":
+        return Fit(True, "The model fits.", facts | pool)
     speed = _speed_facts(model, plan.num_threads * local_ranks, machine.cache_bytes, measure or measure_bandwidth)
-    return Fit(True, "The model fits.", facts | _pool_facts(plan.pool, model) | speed)
+    return Fit(True, "The model fits.", facts | pool | speed)
 
 
 def _model_facts(model: Description) -> dict[str, str]:

@@ -32,14 +32,15 @@ def add(commands: Any) -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 0 if the model fits or there are several, 1 if it does not fit."""
-    from flover.cli.fits import find_fit
+    from flover.cli.fits import find_device_fit
+    from flover.executor.detect import new_platform, resolve_device
     from flover.hub.offers import find_offers
-    from flover.memory.machine import read_machine
     from flover.model.locate import hub_name
 
     resolve_model(args)
-    config = from_args(args, EngineConfig)
-    machine = read_machine()
+    config = resolve_device(from_args(args, EngineConfig))
+    device = new_platform(config)
+    machine = device.machine()
     name = hub_name(config.model, config.revision)
     offers = [] if name is None or name.is_gguf else find_offers(name, config.download_dir)
     if len(offers) > 1:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if offers:
         config = dataclasses.replace(config, model=offers[0].name, revision=None)
-    fit = find_fit(config, machine)
+    fit = find_device_fit(config, device)
     if args.json:
         print(json.dumps({"model": config.model, "fits": fit.fits, "verdict": fit.verdict, **fit.facts}))
         return 0 if fit.fits else 1

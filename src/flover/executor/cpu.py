@@ -17,6 +17,7 @@ class CpuPlatform:
 
     deterministic = True
     device = "cpu"
+    description = "cpu"
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config

@@ -143,6 +143,13 @@ class CudaPlatform:
                 raise ConfigError(f"--device cuda computes on one GPU: {flag_name(name)} must be 1, got {size}")
         self.gpu = found
 
+    @property
+    def description(self) -> str:
+        """Name, capability and memory of the GPU."""
+        gpu, capability = self.gpu, ".".join(map(str, self.gpu.capability))
+        memory, free = (f"{size / 2**30:.1f} GiB" for size in (gpu.total_bytes, gpu.free_bytes))
+        return f"cuda: {gpu.name}, compute capability {capability}, {memory}, {free} available"
+
     def machine(self) -> Machine:
         """The memory that --gpu-memory-utilization leaves, of which pages may take all that weights do not."""
         gpu, share = self.gpu, self._config.gpu_memory_utilization

@@ -25,6 +25,11 @@ class Platform(Protocol):
         ...
 
     @property
+    def description(self) -> str:
+        """What it is, for people."""
+        ...
+
+    @property
     def deterministic(self) -> bool:
         """Whether a request that is computed again gets the same tokens, whatever runs beside it."""
         ...
