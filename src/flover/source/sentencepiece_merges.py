@@ -59,9 +59,7 @@ def merges_by_order(texts: Sequence[str], stand_ins: Collection[str]) -> Merges:
     return _merges(kept, range(len(kept)), stand_ins, longest_first=False)
 
 
-def _merges(
-    texts: Sequence[str], ranks: Sequence[float], stand_ins: Collection[str], *, longest_first: bool
-) -> Merges:
+def _merges(texts: Sequence[str], ranks: Sequence[float], stand_ins: Collection[str], *, longest_first: bool) -> Merges:
     is_stand_in = re.compile("|".join(map(re.escape, filter(None, stand_ins))) or "(?!)").search
     several = bytes(map(bool, map(is_stand_in, texts)))
     ends = array("q", accumulate(map(len, texts))).tobytes()
