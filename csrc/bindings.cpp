@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <vector>
 
+#include "merges.h"
 #include "runner.h"
 #include "weight.h"
 
@@ -28,6 +29,27 @@ T* at(uintptr_t address) {
 struct Experts {
   std::vector<Weight> views;
 };
+
+template <class T>
+std::span<const T> numbers(const nb::bytes& raw) {
+  return {(const T*)raw.data(), raw.size() / sizeof(T)};
+}
+
+nb::bytes raw(const std::vector<int32_t>& values) { return nb::bytes(values.data(), values.size() * sizeof(int32_t)); }
+
+// Left and right tokens of the merges. Texts are UTF-32, `ends` int64, `ranks` float64, `several` bytes.
+nb::tuple merges(nb::bytes text, nb::bytes ends, nb::bytes ranks, nb::bytes several, bool longest_first) {
+  const auto characters = numbers<char32_t>(text);
+  const Vocabulary tokens{{characters.data(), characters.size()},
+                          numbers<int64_t>(ends),
+                          numbers<double>(ranks),
+                          numbers<uint8_t>(several)};
+  const Merges made = [&] {
+    nb::gil_scoped_release released;
+    return make_merges(tokens, longest_first);
+  }();
+  return nb::make_tuple(raw(made.left), raw(made.right));
+}
 
 // One keyword argument of the constructor of an operation, for the field of its name.
 class Argument {
@@ -117,6 +139,7 @@ NB_MODULE(_cpu, m) {
   nb::set_leak_warnings(false);  // threads and weights may live until the process ends
   m.doc() = "CPU kernels; see csrc/kernels.h for what each takes.";
   m.def("instruction_sets", &instruction_sets, "Those this machine can run, the fastest first.");
+  m.def("make_merges", &merges, "text"_a, "ends"_a, "ranks"_a, "several"_a, "longest_first"_a);
   m.def(
       "workspace", [](uintptr_t offset) { return reference(Reference::workspace, offset); },
       "A reference to the buffer that starts `offset` floats per token into the workspace.");

@@ -167,27 +167,43 @@ def plain_merges(texts: list[str], scores: list[float], added: set[str]) -> list
     return merges
 
 
-@pytest.mark.parametrize(("at_once", "slot_bits"), [(3, 4), (2**15, 21)])
-def test_merges_are_those_of_every_cut(at_once: int, slot_bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentencepiece_merges, "_AT_ONCE", at_once)
-    monkeypatch.setattr(sentencepiece_merges, "_SLOT_BITS", slot_bits)
+def make(tokens: list[str], merges: Any) -> tokenizers.Tokenizer:
+    options = {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True}
+    return tokenizers.Tokenizer(models.BPE({text: index for index, text in enumerate(tokens)}, merges, **options))
+
+
+@pytest.mark.parametrize("letters", ["ab", "abc▁", "ab▁日😀\0"])
+def test_few_merges_give_the_tokens_that_those_of_every_cut_do(letters: str) -> None:
     rng = random.Random(5)
-    for letters in ("ab", "ab▁日😀\0"):
-        words = {"".join(rng.choices(letters, k=rng.randrange(1, 9))) for _ in range(500)} | {"a" * 300, "a" * 150}
-        tokens = [*sorted(words), ""]
+    stand_ins = ["<unk>", *(f"<0x{byte:02X}>" for byte in b"c\xe6\x97\xa5")]
+    words = {"".join(rng.choices(letters, k=rng.randrange(1, 9))) for _ in range(500)} | {"a" * 300, "a" * 150}
+    odd = {name + word for name in stand_ins for word in ("a", "ab")} | {"a<unk>", *stand_ins}
+    for missing in ("", letters[1]):  # as characters that are no token have stand-ins, these may merge too
+        tokens = [*sorted((words | odd | set(letters)) - {missing}), ""]
         rng.shuffle(tokens)
         scores = [-float(rng.randrange(100)) for _ in tokens]
-        added = set(rng.sample(tokens, 20))
-        found = sentencepiece_merges.merges_by_score(tokens, scores, added)
-        assert found == plain_merges(tokens, scores, added)
-        assert len(found) > 150
-    assert sentencepiece_merges.merges_by_score(["x"], [0.0], {"x"}) == []
+        added = set(rng.sample(sorted(words - set(letters)), 20))
+        every = plain_merges(tokens, scores, added)
+        found = sentencepiece_merges.merges_by_score(tokens, scores, added, stand_ins)
+        at = {pair: index for index, pair in enumerate(every)}
+        places = [at[pair] for pair in found]
+        assert places == sorted(places) and 4 < len(found) < len(every)
+        assert [found[1], *found[2:4]] == list(found)[1:4]
+        few, all_of_them = make(tokens, found), make(tokens, every)
+        for _ in range(300):
+            text = "".join(rng.choices(letters, k=rng.randrange(1, 60)))
+            assert few.encode(text).ids == all_of_them.encode(text).ids, text
+    assert list(sentencepiece_merges.merges_by_score(["x"], [0.0], {"x"}, [])) == []
 
 
-def test_tokens_of_the_same_hash_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentencepiece_merges, "_BASE", 1)
-    with pytest.raises(ModelError, match="two of its tokens have the same hash"):
-        sentencepiece_merges.merges_by_score(["ab", "ba"], [0.0, 0.0], set())
+def test_texts_made_to_have_the_same_hash_are_refused() -> None:
+    """Of Thue and Morse's sequence and its opposite, the hashes are the same for every base modulo 2^64."""
+    halves = ["0", "1"]
+    for _ in range(11):
+        halves = [halves[0] + halves[1], halves[1] + halves[0]]
+    texts = ["".join(halves[at >> bit & 1] for bit in range(10)) for at in range(2**10)]
+    with pytest.raises(ValueError, match="too many of its tokens have the same hash"):
+        sentencepiece_merges.merges_by_score(texts, [0.0] * len(texts), set(), [])
 
 
 def test_an_engine_makes_no_tokenizer_to_know_what_ends_an_answer(

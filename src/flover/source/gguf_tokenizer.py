@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from math import isnan
 from typing import Any
 
 from flover.errors import ModelError
@@ -16,7 +17,7 @@ from flover.files import shown
 from flover.source.gguf_file import GgufFile, Texts
 from flover.source.sentencepiece_merges import merges_by_score
 
-_UNKNOWN, _CONTROL, _USER = 2, 3, 4
+_UNKNOWN, _CONTROL, _USER, _BYTE = 2, 3, 4, 6
 _SPACE = "▁"
 _PREFIX = "tokenizer.ggml."
 _NAMES = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
@@ -133,14 +134,17 @@ def _sentencepiece(
     if _flag(file, "add_space_prefix", True):
         normalizers.insert(0, {"type": "Prepend", "prepend": _SPACE})
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+    if any(map(isnan, scores)):
+        raise ModelError(f"{file.path}: a score is not a number")
     added = {text for text, kind in zip(texts, kinds, strict=True) if kind in (_CONTROL, _USER)}
+    stand_ins = [text for text, kind in zip(texts, kinds, strict=True) if kind in (_UNKNOWN, _BYTE)]
     unknown = _token_id(file, "unknown", len(texts))
     model = {
         "unk_token": None if unknown is None else texts[unknown],
         "fuse_unk": True,
         "byte_fallback": True,
         "vocab": vocabulary,
-        "merges": merges_by_score(texts, scores, added),
+        "merges": merges_by_score(texts, scores, added, stand_ins),
     }
     return {
         "normalizer": {"type": "Sequence", "normalizers": normalizers},

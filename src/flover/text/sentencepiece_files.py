@@ -18,6 +18,7 @@ from flover.source.sentencepiece_file import (
     BYTE,
     CONTROL,
     FILE,
+    UNKNOWN,
     USER_DEFINED,
     SentencePieceFile,
     read_sentencepiece,
@@ -62,6 +63,7 @@ def describe_sentencepiece(source: ModelSource, files: TokenizerFiles) -> dict[s
     names = {name: files.special_tokens.get(name, text) for name, text in kind.special_tokens.items()}
     special = files.special_texts | {*names.values()}
     prefix = kind.prefix and config.get("add_prefix_space") is not False
+    stand_ins = [text for text, kind in zip(pieces.texts, pieces.kinds, strict=True) if kind in (UNKNOWN, BYTE)]
     scheme = "never" if not prefix else "always" if config.get("legacy") is True else "first"
     metaspace = {"type": "Metaspace", "replacement": _SPACE, "prepend_scheme": scheme, "split": False}
     return {
@@ -77,7 +79,7 @@ def describe_sentencepiece(source: ModelSource, files: TokenizerFiles) -> dict[s
             "fuse_unk": True,
             "byte_fallback": True,
             "vocab": vocabulary,
-            "merges": merges_by_order(pieces.texts),
+            "merges": list(merges_by_order(pieces.texts, stand_ins)),
         },
     }
 
