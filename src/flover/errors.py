@@ -71,6 +71,12 @@ class EngineClosedError(EngineError):
     http_status = 503
 
 
+class DeadlineError(EngineError):
+    """The request's `deadline_ms` has passed."""
+
+    http_status = 504
+
+
 class RequestAbortedError(EngineError):
     """The engine ended this request because it was itself going down."""
 

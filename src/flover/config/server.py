@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flover.config.keys import check_keys
+from flover.config.keys import KeyLimits, check_keys
 from flover.config.limits import Limits
 from flover.config.setting import at_least, check_choices, setting
 from flover.errors import ConfigError
@@ -24,6 +24,12 @@ class ServerConfig:
     )
     api_key: tuple[str, ...] = setting(
         (), "keys, one of which clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
+    )
+    api_key_file: str | None = setting(
+        None,
+        "YAML file with further keys: a list of {key, weight, requests_per_minute, tokens_per_minute}; the device is "
+        "shared among keys by weight, and a key beyond its rate gets a 429",
+        group="server",
     )
     allow_unauthenticated: bool = setting(
         False,
@@ -73,6 +79,8 @@ class ServerConfig:
         choices=("flover", "vllm"),
     )
 
+    key_limits: tuple[KeyLimits, ...] = ()
+    """Limits of some of the keys, as read from `api_key_file`."""
     limits: Limits = field(default_factory=Limits)
     """Limits of requests, set by their own flags."""
 

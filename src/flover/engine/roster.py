@@ -116,7 +116,8 @@ class Roster:
         if self.shares.counts:
             for work, sequence in zip(plan.work, sequences, strict=True):
                 prompt_tokens = 0 if sequence.ready else work.num_tokens
-                self.shares.charge(sequence.request.client, prompt_tokens, work.num_samples)
+                request = sequence.request
+                self.shares.charge(request.client, prompt_tokens, work.num_samples, request.weight)
         if self.config.async_scheduling:
             _count(plan, sequences, 1)
         self.in_flight.append(InFlight(plan, sequences, now))

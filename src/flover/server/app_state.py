@@ -13,6 +13,7 @@ from flover.errors import ConfigError, EngineClosedError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.admission import AdmissionControl, RequestSize
+from flover.server.deadlines import Pace, missed
 from flover.server.errors import HttpError, Unavailable
 from flover.server.generation import Generation
 from flover.server.http_hosts import is_loopback
@@ -21,6 +22,7 @@ from flover.server.live import Live
 from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
+from flover.server.rates import Account, accounts
 from flover.server.text_threads import TextThreads
 from flover.service.grammar_check import GrammarCheck
 from flover.service.supervisor import Supervisor
@@ -63,6 +65,8 @@ class AppState:
         self._generations: set[Generation] = set()
         self._round_lock = asyncio.Lock()
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
+        self._accounts = accounts(config.api_key, config.key_limits)
+        self._pace = Pace(engine_config.max_num_seqs * engine_config.data_parallel_size)
         self.threads = TextThreads()
         self._grammars = GrammarCheck()
         self._seeds = random.Random(engine_config.seed)
@@ -166,7 +170,7 @@ class AppState:
         """
         arrival = time.monotonic()
         self.ready_supervisor()
-        facts, tokenizer = self.facts, self.tokenizer
+        facts, tokenizer, account = self.facts, self.tokenizer, self._accounts[key_salt]
 
         def prepare(
             prompt: str | list[int], number: int, stops: StopTable, banned: list[list[int]]
@@ -182,6 +186,7 @@ class AppState:
                 priority=body.priority or 0,
                 salt=combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or ""),
                 client=key_salt,
+                weight=account.weight,
                 banned=banned,
             )
             if self.config.strict:
@@ -197,6 +202,13 @@ class AppState:
         size = RequestSize(count, count * params.n)
         with self.admission.enter(size) as keep:
             check_text_limits(params, self.config.limits)
+            self._pace.check(
+                body.deadline_ms,
+                sequences=size.sequences,
+                max_tokens=params.max_tokens,
+                num_open=self.admission.num_open - size.sequences,
+            )
+            account.request(arrival)
             await self._check_constraint(params)
             # Drawn here in order of arrival: threads can overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
@@ -205,8 +217,18 @@ class AppState:
             generation = Generation(self.ready_supervisor(), tokenizer, self.metrics, requests, arrival)
             keep()
         self._generations.add(generation)
-        generation.on_close = lambda: self._forget(generation, size)
+        account.tokens(generation.prompt_tokens)
+        timer = None
+        if body.deadline_ms is not None:
+            left = arrival + body.deadline_ms / 1000 - time.monotonic()
+            timer = asyncio.get_running_loop().call_later(left, generation.abort, missed(body.deadline_ms))
+        generation.on_end = self._note_end
+        generation.on_close = lambda: self._forget(generation, size, account, timer)
         return generation
+
+    def _note_end(self, tokens: int, seconds_generating: float) -> None:
+        now, num_open = time.monotonic(), self.admission.num_open
+        self._pace.end(now, tokens=tokens, seconds_generating=seconds_generating, num_open=num_open)
 
     async def _check_constraint(self, params: SamplingParams) -> None:
         """Refuse a constraint that cannot be compiled."""
@@ -214,7 +236,12 @@ class AppState:
             tokenizer = self.need_tokenizer("structured_outputs")
             await self._grammars.check(params.structured_outputs, self.facts, lambda: tokenizer.vocabulary)
 
-    def _forget(self, generation: Generation, size: RequestSize) -> None:
+    def _forget(
+        self, generation: Generation, size: RequestSize, account: Account, timer: asyncio.TimerHandle | None
+    ) -> None:
+        if timer is not None:
+            timer.cancel()
+        account.tokens(generation.completion_tokens)
         self._generations.discard(generation)
         self.admission.leave(size)
 

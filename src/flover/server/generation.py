@@ -28,6 +28,7 @@ class Choice:
     text: TextStream
     started: bool = False
     """Whether its first piece has been returned."""
+    first_token: float = 0.0
     last_token: float = 0.0
 
 
@@ -69,6 +70,8 @@ class Generation:
                 prompt.choices.append(choice)
                 self.choices.append(choice)
         self.on_close: Callable[[], None] = lambda: None
+        self.on_end: Callable[[int, float], None] = lambda tokens, seconds: None
+        """Called for each sequence that has ended: with its tokens, and the seconds since the first of them."""
         self._metrics = metrics
         self._arrival = arrival
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
@@ -162,6 +165,7 @@ class Generation:
         if not delta.token_ids:
             return
         if choice.last_token == 0.0:
+            choice.first_token = now
             self._metrics.time_to_first_token.observe(now - self._arrival)
             if self.time_to_first_token is None:
                 self.time_to_first_token = now - self._arrival
@@ -175,6 +179,7 @@ class Generation:
         metrics = self._metrics
         metrics.finished(reason)
         metrics.generation_tokens.observe(len(choice.text.token_ids))
+        self.on_end(len(choice.text.token_ids), choice.last_token - choice.first_token)
         request = choice.request
         if all(other.text.finished for other in self._by_id[request.id].choices):
             metrics.e2e_latency.observe(time.monotonic() - self._arrival)

@@ -29,11 +29,12 @@ STATUSES = {
     413: "The body is longer than --max-body-bytes.",
     414: "The path and query are longer than --max-url-bytes.",
     415: "The body is not JSON, or is compressed.",
-    429: "More requests are open than --max-num-queued-reqs; try again after Retry-After seconds.",
+    429: "Too many requests are open, a key has used its rate, or a deadline cannot be kept: see Retry-After.",
     431: "The headers are larger than --max-header-bytes or more than --max-header-count.",
     500: "The server failed on this request.",
     501: "The method or the transfer coding is not supported.",
     503: "The model is being loaded or restarted, or the server shuts down; try again after Retry-After seconds.",
+    504: "deadline_ms has passed before the answer was complete.",
 }
 """Errors of every route; most are decided before routing."""
 
