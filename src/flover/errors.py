@@ -74,7 +74,7 @@ class EngineClosedError(EngineError):
 class DeadlineError(EngineError):
     """The request's `deadline_ms` has passed."""
 
-    http_status = 504
+    http_status = 408
 
 
 class RequestAbortedError(EngineError):

@@ -10,7 +10,7 @@ from flover.cli.flags import add_settings, from_args
 from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser
 from flover.cli.vllm_flags import add_vllm_flags
-from flover.config import EngineConfig, Limits, ServerConfig, read_environment, read_keys
+from flover.config import EngineConfig, Limits, ServerConfig, read_environment
 
 
 def add(commands: Any) -> Parser:
@@ -40,7 +40,6 @@ def run(args: argparse.Namespace) -> int:
         return follow_node(engine)
     if not server.api_key:
         server = dataclasses.replace(server, api_key=read_environment().server_keys())
-    server = _with_key_file(server)
     from flover.ipc.spawn import engine_command, spawn
 
     # The engine's imports take longest: they run while the server imports.
@@ -52,12 +51,3 @@ def run(args: argparse.Namespace) -> int:
         return serve(engine, server, engine_command=command, spawned=spawned)
     finally:
         spawned.end()
-
-
-def _with_key_file(server: ServerConfig) -> ServerConfig:
-    """The settings with the keys of `--api-key-file`, which are read before anything is started."""
-    if server.api_key_file is None:
-        return server
-    found = read_keys(server.api_key_file)
-    keys = dict.fromkeys((*server.api_key, *(limits.key for limits in found)))
-    return dataclasses.replace(server, api_key=tuple(keys), key_limits=found)

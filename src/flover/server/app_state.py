@@ -171,6 +171,7 @@ class AppState:
         arrival = time.monotonic()
         self.ready_supervisor()
         facts, tokenizer, account = self.facts, self.tokenizer, self._accounts[key_salt]
+        salt = combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or "")
 
         def prepare(
             prompt: str | list[int], number: int, stops: StopTable, banned: list[list[int]]
@@ -184,14 +185,12 @@ class AppState:
                 draw_seed=seeds.pop,
                 add_special_tokens=add_special_tokens,
                 priority=body.priority or 0,
-                salt=combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or ""),
+                salt=salt,
                 client=key_salt,
                 weight=account.weight,
                 banned=banned,
             )
-            if self.config.strict:
-                check_fits(request, body.wanted_tokens, facts)
-            check_logprobs(request, facts, self.config.limits)
+            self._check_lengths(request, body)
             return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo), stops=stops)
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
@@ -201,14 +200,7 @@ class AppState:
 
         size = RequestSize(count, count * params.n)
         with self.admission.enter(size) as keep:
-            check_text_limits(params, self.config.limits)
-            self._pace.check(
-                body.deadline_ms,
-                sequences=size.sequences,
-                max_tokens=params.max_tokens,
-                num_open=self.admission.num_open - size.sequences,
-            )
-            account.request(arrival)
+            self._check_now(body, params, size, account, arrival)
             await self._check_constraint(params)
             # Drawn here in order of arrival: threads can overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
@@ -216,15 +208,32 @@ class AppState:
             await self.next_round()
             generation = Generation(self.ready_supervisor(), tokenizer, self.metrics, requests, arrival)
             keep()
+        self._keep(generation, size, account, body.deadline_ms)
+        return generation
+
+    def _check_lengths(self, request: Request, body: GenerationBody) -> None:
+        if self.config.strict:
+            check_fits(request, body.wanted_tokens, self.facts)
+        check_logprobs(request, self.facts, self.config.limits)
+
+    def _check_now(
+        self, body: GenerationBody, params: SamplingParams, size: RequestSize, account: Account, now: float
+    ) -> None:
+        """Refuse an admitted request that cannot make its deadline, or whose key has used up its rates."""
+        check_text_limits(params, self.config.limits)
+        self._pace.check(body.deadline_ms, size.sequences, params.max_tokens, self.admission.num_open - size.sequences)
+        account.request(now)
+
+    def _keep(self, generation: Generation, size: RequestSize, account: Account, deadline_ms: int | None) -> None:
+        """Count an open generation until it is closed; it is ended at its deadline."""
         self._generations.add(generation)
         account.tokens(generation.prompt_tokens)
         timer = None
-        if body.deadline_ms is not None:
-            left = arrival + body.deadline_ms / 1000 - time.monotonic()
-            timer = asyncio.get_running_loop().call_later(left, generation.abort, missed(body.deadline_ms))
+        if deadline_ms is not None:
+            left = generation.arrival + deadline_ms / 1000 - time.monotonic()
+            timer = asyncio.get_running_loop().call_later(left, generation.abort, missed(deadline_ms))
         generation.on_end = self._note_end
         generation.on_close = lambda: self._forget(generation, size, account, timer)
-        return generation
 
     def _note_end(self, tokens: int, seconds_generating: float) -> None:
         now, num_open = time.monotonic(), self.admission.num_open

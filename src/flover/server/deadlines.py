@@ -67,8 +67,9 @@ class Pace:
         length = self._tokens if max_tokens is None else min(max_tokens, self._tokens)
         return Estimate(waiting * between, length * self._token_seconds)
 
-    def check(self, deadline_ms: int | None, *, sequences: int, max_tokens: int | None, num_open: int) -> None:
-        """Refuse a request that is expected to miss its deadline, with a 429 that says when to try again."""
+    def check(self, deadline_ms: int | None, sequences: int, max_tokens: int | None, num_open: int) -> None:
+        """Refuse a request that is expected to miss its deadline (as `estimate`), with a 429 that says when to try
+        again."""
         if deadline_ms is None:
             return
         estimate = self.estimate(sequences=sequences, max_tokens=max_tokens, num_open=num_open)

@@ -35,7 +35,6 @@ _TYPES = {
     403: "permission_error",
     404: "not_found_error",
     408: "timeout_error",
-    504: "timeout_error",
     429: "rate_limit_error",
     500: "server_error",
     503: "service_unavailable",

@@ -73,7 +73,7 @@ class Generation:
         self.on_end: Callable[[int, float], None] = lambda tokens, seconds: None
         """Called for each sequence that has ended: with its tokens, and the seconds since the first of them."""
         self._metrics = metrics
-        self._arrival = arrival
+        self.arrival = arrival
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
         self._closed = False
         self.time_to_first_token: float | None = None
@@ -166,9 +166,9 @@ class Generation:
             return
         if choice.last_token == 0.0:
             choice.first_token = now
-            self._metrics.time_to_first_token.observe(now - self._arrival)
+            self._metrics.time_to_first_token.observe(now - self.arrival)
             if self.time_to_first_token is None:
-                self.time_to_first_token = now - self._arrival
+                self.time_to_first_token = now - self.arrival
         else:
             gap = (now - choice.last_token) / len(delta.token_ids)
             for _ in delta.token_ids:
@@ -182,7 +182,7 @@ class Generation:
         self.on_end(len(choice.text.token_ids), choice.last_token - choice.first_token)
         request = choice.request
         if all(other.text.finished for other in self._by_id[request.id].choices):
-            metrics.e2e_latency.observe(time.monotonic() - self._arrival)
+            metrics.e2e_latency.observe(time.monotonic() - self.arrival)
             metrics.prompt_tokens.observe(len(request.prompt_ids))
             metrics.params_n.observe(request.params.n)
             metrics.params_max_tokens.observe(request.params.max_tokens or 0)

@@ -25,7 +25,7 @@ STATUSES = {
     403: "The Host or the Origin is not allowed.",
     404: "There is no such route or model.",
     405: "The route does not support this method.",
-    408: "The headers or the body arrived too slowly.",
+    408: "The headers or the body arrived too slowly, or deadline_ms has passed before the answer was complete.",
     413: "The body is longer than --max-body-bytes.",
     414: "The path and query are longer than --max-url-bytes.",
     415: "The body is not JSON, or is compressed.",
@@ -34,7 +34,6 @@ STATUSES = {
     500: "The server failed on this request.",
     501: "The method or the transfer coding is not supported.",
     503: "The model is being loaded or restarted, or the server shuts down; try again after Retry-After seconds.",
-    504: "deadline_ms has passed before the answer was complete.",
 }
 """Errors of every route; most are decided before routing."""
 

@@ -20,7 +20,7 @@ import uvicorn
 import uvloop
 from rich.console import Console
 
-from flover.config import EngineConfig, ServerConfig
+from flover.config import EngineConfig, ServerConfig, read_keys
 from flover.config.setting import flag_name
 from flover.errors import ConfigError
 from flover.ipc.spawn import ENGINE_COMMAND, Spawned
@@ -55,6 +55,7 @@ def serve(
     `engine_command` is what to run as an engine process; `spawned` is the first one, if it runs already.
     Raises `ConfigError`, `ModelError` or `EngineError` when the server cannot start.
     """
+    config = _with_key_file(config)
     check_exposure(config)
     with (
         log_to_stderr(config.log_level),
@@ -62,6 +63,15 @@ def serve(
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         return runner.run(_serve(engine_config, config, sock, engine_command, spawned))
+
+
+def _with_key_file(config: ServerConfig) -> ServerConfig:
+    """The settings with the keys of `--api-key-file`."""
+    if config.api_key_file is None:
+        return config
+    found = read_keys(config.api_key_file)
+    keys = dict.fromkeys((*config.api_key, *(limits.key for limits in found)))
+    return dataclasses.replace(config, api_key=tuple(keys), key_limits=found)
 
 
 def _listen(config: ServerConfig) -> socket.socket:
