@@ -72,9 +72,9 @@ class EngineClosedError(EngineError):
 
 
 class DeadlineError(EngineError):
-    """The request's `deadline_ms` has passed."""
+    """The request's `deadline_ms` has passed. The status is that of a refusal at the door for the same reason."""
 
-    http_status = 408
+    http_status = 429
 
 
 class RequestAbortedError(EngineError):

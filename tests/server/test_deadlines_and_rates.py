@@ -136,12 +136,12 @@ def test_a_server_keeps_deadlines_and_rates(start: Callable[..., ServerProcess],
     assert answer.status_code == 429 and "tokens_per_minute" in answer.json()["error"]["message"]
     assert 1 <= int(answer.headers["Retry-After"]) <= 60
     late = post("wide", max_tokens=2000, deadline_ms=200)
-    assert late.status_code == 408 and late.json()["error"]["code"] == "deadline_exceeded"
+    assert late.status_code == 429 and late.json()["error"]["code"] == "deadline_exceeded"
     assert late.json()["error"]["param"] == "deadline_ms"
     streamed = read_events(post("wide", max_tokens=2000, deadline_ms=200, stream=True).text)
     assert "error" in streamed[-1] or "error" in streamed[-2]
     assert all(choice["finish_reason"] is None for event in streamed[:-2] for choice in event.get("choices", []))
     assert post("wide", deadline_ms=60_000).json()["choices"][0]["finish_reason"] == "length"
-    assert post("wide", deadline_ms=0).json()["error"]["param"] == "deadline_ms"
+    assert post("wide", deadline_ms=0).json()["error"]["message"].startswith("deadline_ms must be a whole number of")
     server.http.headers["Authorization"] = "Bearer wide"
     server.until(lambda: server.metric("num_requests_running") == 0)
