@@ -57,6 +57,13 @@ class ServerConfig:
         group="server",
         choices=REASONING_PARSERS,
     )
+    pooling_type: str | None = setting(
+        None,
+        "how /v1/embeddings makes one vector of a prompt's; by default the model's 1_Pooling/config.json says it, and a "
+        "model without one embeds nothing",
+        group="server",
+        choices=(None, "last", "mean"),
+    )
     strict: bool = setting(
         False, "refuse fields of a request that have no effect, instead of ignoring them", group="server"
     )

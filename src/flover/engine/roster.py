@@ -191,7 +191,8 @@ class Roster:
 
     def _known_prefix(self, sequence: Sequence) -> list[Entry]:
         # The last known token is always computed: its logits are what the next token is drawn from.
-        usable = 0 if sequence.wants_prompt_logprobs else len(sequence.token_ids) - 1
+        all_states = sequence.wants_prompt_logprobs or sequence.request.params.pooling == "mean"
+        usable = 0 if all_states else len(sequence.token_ids) - 1
         return self.prefix.match(self.root(sequence.request), sequence.token_ids, usable // self.config.page_size)
 
     def _enqueue(self, sequence: Sequence) -> None:

@@ -59,6 +59,7 @@ class AppState:
         self.template: ChatTemplate | None = None
         self.output_format = OutputFormat()
         """What the model's answers look like."""
+        self.pooling: str | None = None
         self.sampling_defaults: SamplingDefaults = {}
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False

@@ -41,6 +41,7 @@ class Prompt:
     """The text that each prompt token adds, if the response repeats the prompt."""
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
+    embedding: bytes | None = None
     choices: list[Choice] = field(default_factory=list)
 
     @cached_property
@@ -162,6 +163,8 @@ class Generation:
         if delta.prompt_logprobs is not None:
             prompt.logprobs = delta.prompt_logprobs
         prompt.cached_tokens = max(prompt.cached_tokens, delta.cached_tokens)
+        if delta.embedding is not None:
+            prompt.embedding = delta.embedding
         if not delta.token_ids:
             return
         if choice.last_token == 0.0:

@@ -81,6 +81,11 @@ _TOKENS = {
         "token_strs": {"type": ["array", "null"], "items": {"type": "string"}},
     },
 }
+_EMBEDDINGS = {
+    "type": "object",
+    "required": ["object", "data", "model", "usage"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": OBJECT}, "usage": OBJECT},
+}
 _TEXT = {"type": "object", "required": ["prompt"], "properties": {"prompt": {"type": "string"}}}
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
@@ -97,6 +102,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     paths = {
         "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {}}),
         "/v1/chat/completions": _post("Continue a conversation", "ChatBody", {JSON: chat, EVENTS: {}}),
+        "/v1/embeddings": _post("A vector for each text", "EmbeddingBody", {JSON: _EMBEDDINGS}),
         "/v1/responses": _post(
             "Continue a conversation", "ResponsesBody", {JSON: openai_responses.RESPONSE, EVENTS: {}}
         ),

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from flover.errors import RequestError, shown, wrong_value
-from flover.server import chat, completions, conversation, metrics
+from flover.server import chat, completions, conversation, embeddings, metrics
 from flover.server.anthropic import messages
 from flover.server.anthropic.bodies import CountBody, MessagesBody
 from flover.server.app_state import AppState
@@ -28,7 +28,7 @@ from flover.server.openai_responses import responses
 from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
 from flover.server.openapi_bodies import ServedModel
-from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
 from flover.server.responses import json_response
 from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
@@ -217,6 +217,7 @@ async def show_openapi(request: Request) -> Response:
 ROUTES = [
     Route("/v1/completions", _answers(CompletionBody, completions.create_completion), methods=["POST"]),
     Route("/v1/chat/completions", _answers(ChatBody, chat.create_chat_completion), methods=["POST"]),
+    Route("/v1/embeddings", _answers(EmbeddingBody, embeddings.create_embeddings), methods=["POST"]),
     Route("/v1/responses", _answers(ResponsesBody, responses.create_response), methods=["POST"]),
     Route("/v1/messages", _answers(MessagesBody, messages.create_message), methods=["POST"]),
     Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
