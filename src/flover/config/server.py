@@ -59,8 +59,8 @@ class ServerConfig:
     )
     pooling_type: str | None = setting(
         None,
-        "how /v1/embeddings makes one vector of a prompt's; by default the model's 1_Pooling/config.json says it, and a "
-        "model without one embeds nothing",
+        "how /v1/embeddings makes one vector of a prompt's; by default the model's 1_Pooling/config.json says it, and "
+        "other models embed nothing",
         group="server",
         choices=(None, "last", "mean"),
     )

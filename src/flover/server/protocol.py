@@ -21,6 +21,7 @@ Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 Priority = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 Deadline = Annotated[int, Meta(ge=1, le=86_400_000)]
+EncodingFormat = Literal["float", "base64"]
 Dimensions = Annotated[int, Meta(ge=1, le=2**16)]
 Effort = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
 Scalar = str | bool | int | float | None
@@ -227,7 +228,7 @@ class EmbeddingBody(msgspec.Struct, kw_only=True):
 
     input: Prompts
     model: str | None = None
-    encoding_format: Literal["float", "base64"] | None = None
+    encoding_format: EncodingFormat | None = None
     dimensions: Dimensions | None = None
     add_special_tokens: bool | None = None
     priority: Priority | None = None

@@ -16,7 +16,7 @@ from msgspec import Raw
 from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
 from flover.sampling_checks import PRIORITY
 from flover.server.json_bounds import has_more_members
-from flover.server.protocol import Deadline, Dimensions, Effort, Name, Priority, Salt, Scalar
+from flover.server.protocol import Deadline, Dimensions, Effort, EncodingFormat, Name, Priority, Salt, Scalar
 
 MAX_MEMBERS = 1024
 """Maximum number of fields of an object whose fields are decoded one by one."""
@@ -45,6 +45,7 @@ _WANTED: Mapping[Any, str] = {
     Salt: 'up to 128 letters, digits, "_" and "-"',
     Effort: "a word of small letters",
     Priority: PRIORITY.wanted,
+    EncodingFormat: '"float" or "base64"',
     Dimensions: "a whole number, 1 to 65536",
     Deadline: "a whole number of milliseconds, 1 to 86400000",
     Scalar: "a string, a number, true, false or null",
