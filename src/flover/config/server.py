@@ -37,6 +37,10 @@ class ServerConfig:
         group="server",
     )
     share_prefixes: bool = setting(False, "let requests with different keys share the prefix cache", group="server")
+    ssl_certfile: str | None = setting(None, "PEM file with the certificates of TLS, for https", group="server")
+    ssl_keyfile: str | None = setting(
+        None, "PEM file with the private key of --ssl-certfile, if it is not in there", group="server"
+    )
     allowed_hosts: tuple[str, ...] = setting(
         (), "Host headers to accept without an API key, beside this machine's names; * is any", group="server"
     )
@@ -96,6 +100,8 @@ class ServerConfig:
         check_keys(self.api_key)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ConfigError("--ssl-keyfile needs --ssl-certfile")
         at_least(self, "max_num_queued_reqs", 1)
         at_least(self, "shutdown_timeout", 0)
         at_least(self, "stall_timeout", 0)
