@@ -83,6 +83,9 @@ class ServerConfig:
     log_stats: bool = setting(
         True, "write a line of throughput every 10 seconds while there is work, at level info", group="server"
     )
+    usage_log: str | None = setting(
+        None, "file to append a JSON line to for every request: tokens and times, no content", group="server"
+    )
     metrics_prefix: str = setting(
         "flover",
         "prefix of metrics; vllm for the names that dashboards of vLLM read",

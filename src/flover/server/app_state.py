@@ -24,6 +24,7 @@ from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.server.rates import Account, accounts
 from flover.server.text_threads import TextThreads
+from flover.server.usage import Usage
 from flover.service.grammar_check import GrammarCheck
 from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
@@ -68,6 +69,7 @@ class AppState:
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
         self._accounts = accounts(config.api_key, config.key_limits)
         self._pace = Pace(engine_config.max_num_seqs * engine_config.data_parallel_size)
+        self.usage = Usage(config.usage_log)
         self.threads = TextThreads()
         self._grammars = GrammarCheck()
         self._seeds = random.Random(engine_config.seed)
@@ -275,6 +277,7 @@ class AppState:
 
     def close(self) -> None:
         """Stop the threads and the process of grammars."""
+        self.usage.close()
         self.threads.close()
         self._grammars.close()
 

@@ -23,6 +23,7 @@ from flover.server.app_state import AppState
 from flover.server.errors import ClientGone
 from flover.server.generation import Generation
 from flover.server.protocol import EmbeddingBody, GenerationBody
+from flover.server.request_log import WithGeneration
 from flover.server.responses import json_response
 from flover.server.sse import CLIENT_LEFT, until_disconnect
 
@@ -69,7 +70,8 @@ async def create_embeddings(state: AppState, body: EmbeddingBody, receive: Recei
         )
         try:
             await generation.finish()
-            return json_response(await state.in_thread(lambda: _whole(generation, body, model), _num_chars(generation)))
+            whole = await state.in_thread(lambda: _whole(generation, body, model), _num_chars(generation))
+            return WithGeneration(json_response(whole), generation)
         finally:
             generation.close()
 

@@ -83,6 +83,7 @@ class Generation:
         vocabulary = None
         if tokenizer is not None and requests[0][0].params.structured_outputs is not None:
             vocabulary = tokenizer.vocabulary
+        self.submitted = time.monotonic()
         self._stream = supervisor.submit(*(request for request, _ in requests), vocabulary=vocabulary)
 
     def prompt_of(self, choice: Choice) -> Prompt:

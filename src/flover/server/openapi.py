@@ -112,6 +112,9 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
         "/v1/models": _get("The models that are served", {JSON: _MODELS}),
         "/v1/models/{name}": _get("One model", {JSON: _MODEL}, [_path_parameter("name")]),
+        "/v1/requests/{id}/timeline": _get(
+            "Where the time of an ended request went", {JSON: OBJECT}, [_path_parameter("id")]
+        ),
         "/health": _get("Whether requests are taken", {JSON: _STATUS}, own={503: _STATUS}),
         "/livez": _get("Whether the server runs", {JSON: _STATUS}),
         "/version": _get("The version of Flover", {JSON: OBJECT}),

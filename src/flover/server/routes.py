@@ -164,6 +164,14 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
+async def show_timeline(request: Request) -> Response:
+    """Where the time of an ended request of the same client went; `id` is that of its X-Request-Id header."""
+    found = _state(request).usage.timeline(salt_of(request.scope), request.path_params["id"])
+    if found is None:
+        raise HttpError(404, "no request of this id has ended here lately; the id is that of the header X-Request-Id")
+    return json_response(found)
+
+
 async def health(request: Request) -> Response:
     """200 while an engine runs; 503 while all are loading, dead, stalled or shutting down."""
     state = _state(request)
@@ -228,6 +236,7 @@ ROUTES = [
     Route("/api/version", show_version),
     Route("/v1/models", list_models),
     Route("/v1/models/{name:path}", show_model),
+    Route("/v1/requests/{id}/timeline", show_timeline),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
     Route("/health", health),
