@@ -71,6 +71,12 @@ class EngineClosedError(EngineError):
     http_status = 503
 
 
+class DeadlineError(EngineError):
+    """The request's `deadline_ms` has passed. The status is that of a refusal at the door for the same reason."""
+
+    http_status = 429
+
+
 class RequestAbortedError(EngineError):
     """The engine ended this request because it was itself going down."""
 

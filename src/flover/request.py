@@ -56,6 +56,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    pooling: str | None = None
     detokenize: bool = True
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
@@ -99,6 +100,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     salt: str = ""
     client: str = ""
+    weight: float = 1.0
+    """The share of the device that its client gets beside other clients."""
     bad_words_ids: list[list[int]] = []
     output_ids: list[list[int]] = []
     """By sequence: tokens that an engine before brought, after which it goes on. Empty if no sequence has any."""
@@ -130,6 +133,8 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     cached_tokens: int = 0
+    embedding: bytes | None = None
+    """With the only token of a request that pools: float32 [hidden], little-endian, not normalised."""
     error: str | None = None
 
 

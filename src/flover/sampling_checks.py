@@ -139,6 +139,8 @@ def check_params(params: SamplingParams) -> None:
     for name in _FLAGS:
         if not isinstance(getattr(params, name), bool):
             raise wrong_value(name, "true or false", getattr(params, name))
+    if params.pooling not in (None, "last", "mean"):
+        raise wrong_value("pooling", '"last" or "mean"', params.pooling)
     if params.stop is not None:
         _check_strings("stop", params.stop_strings, MAX_STOP_STRINGS)
     if params.bad_words is not None:

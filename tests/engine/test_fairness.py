@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 
 import msgspec
@@ -72,3 +73,14 @@ def test_the_table_stays_small(num_clients: int) -> None:
         shares.charge(f"c{number}", number, 0)
         shares.leave(f"c{number}")
     assert len(shares._served) < 2000
+
+
+def test_a_client_of_three_times_the_weight_gets_three_times_as_much() -> None:
+    engine, _ = make_engine(rows=2)
+    for number in range(120):
+        for client, weight in (("one", 1.0), ("three", 3.0)):
+            engine.submit(msgspec.structs.replace(of(client, f"{client}{number}"), weight=weight))
+    ends = Counter[str]()
+    while sum(ends.values()) < 100:
+        ends.update(delta.request_id.rstrip("0123456789") for delta in engine.step() if delta.finish_reason)
+    assert 70 <= ends["three"] <= 80

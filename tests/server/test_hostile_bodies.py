@@ -20,7 +20,7 @@ from flover.server.body import field_types, read_body
 from flover.server.conversation import render
 from flover.server.fields import INFORMATION, NEUTRAL, OTHER_NAMES
 from flover.server.params import chat_params, completion_params
-from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
 from flover.text.chat import ChatTemplate
 from flover.text.prompts import make_request
 
@@ -32,6 +32,7 @@ BODIES: dict[type[Any], dict[str, Any]] = {
     CompletionBody: {"prompt": [5]},
     ChatBody: {"messages": [{"role": "user", "content": "hi"}]},
     TokenizeBody: {"prompt": "a"},
+    EmbeddingBody: {"input": "a"},
     DetokenizeBody: {"tokens": [5]},
 }
 HONOURED = sorted({name for kind in BODIES for name in field_types(kind)})

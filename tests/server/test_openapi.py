@@ -15,7 +15,8 @@ NUM_EXAMPLES = 20
 def test_schemathesis_finds_no_deviation(start: Callable[..., ServerProcess]) -> None:
     """Random requests and sequences of them. Its other phase, every field at every border, takes minutes: see
     CONTRIBUTING.md."""
-    server = start("--vocab-size", str(DEADLY), "--pool-tokens", "4096")
+    settings = {"engine": {"max_model_len": 4096}, "server": {"pooling_type": "mean"}}
+    server = start("--vocab-size", str(DEADLY), "--pool-tokens", "4096", **settings)
     command = [
         sys.executable,
         "-m",

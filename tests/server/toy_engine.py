@@ -17,6 +17,7 @@ import argparse
 import os
 import sys
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,8 @@ class ToyExecutor(BlockingExecutor):
         token = toy_tokens(row.prompt_ids, 1, row.shift + row.made)[0]
         row.made += 1
         logprobs = None if row.params.logprobs is None else [entry(token, row.params.logprobs)]
-        return RowResult(row=number, token_ids=[token], logprobs=logprobs)
+        embedding = array("f", [3.0, 4.0, *row.prompt_ids[:1]]).tobytes() if row.params.pooling else None
+        return RowResult(row=number, token_ids=[token], logprobs=logprobs, embedding=embedding)
 
     def reset(self) -> None:
         super().reset()

@@ -44,7 +44,7 @@ class ServerProcess:
         self.errors: list[str] = []
         for pipe, take in ((self.process.stdout, self._lines.put), (self.process.stderr, self.errors.append)):
             threading.Thread(target=self._pump, args=(pipe, take), daemon=True).start()
-        found = re.search(r"http://\S+:\d+", self.expect("listening on"))
+        found = re.search(r"https?://\S+:\d+", self.expect("listening on"))
         assert found is not None
         self.url = found.group()
         self.http = httpx.Client(base_url=self.url, timeout=10)

@@ -23,7 +23,9 @@ class Limits:
     )
     max_url_bytes: int = setting(8 * 2**10, "path and query of one request; longer ones get a 414", group="limits")
     max_header_count: int = setting(128, "header lines of one request; more get a 431", group="limits")
-    header_timeout: float = setting(10.0, "seconds to receive the request line and headers", group="limits")
+    header_timeout: float = setting(
+        10.0, "seconds for a TLS handshake, and to receive the request line and headers", group="limits"
+    )
     max_body_bytes: int = setting(2 * 2**20, "body of one request; a longer one gets a 413", group="limits")
     max_pending_body_bytes: int = setting(
         64 * 2**20, "bodies of all requests that are still being received; more get a 503", group="limits"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flover.config.keys import check_keys
+from flover.config.keys import KeyLimits, check_keys
 from flover.config.limits import Limits
 from flover.config.setting import at_least, check_choices, setting
 from flover.errors import ConfigError
@@ -25,12 +25,22 @@ class ServerConfig:
     api_key: tuple[str, ...] = setting(
         (), "keys, one of which clients must send as a bearer token; also read from FLOVER_API_KEY", group="server"
     )
+    api_key_file: str | None = setting(
+        None,
+        "YAML file with further keys: a list of {key, weight, requests_per_minute, tokens_per_minute}; the device is "
+        "shared among keys by weight, and a key beyond its rate gets a 429",
+        group="server",
+    )
     allow_unauthenticated: bool = setting(
         False,
         "accept clients on other machines without an API key, where --host is not a loopback address",
         group="server",
     )
     share_prefixes: bool = setting(False, "let requests with different keys share the prefix cache", group="server")
+    ssl_certfile: str | None = setting(None, "PEM file with the certificates of TLS, for https", group="server")
+    ssl_keyfile: str | None = setting(
+        None, "PEM file with the private key of --ssl-certfile, if it is not in there", group="server"
+    )
     allowed_hosts: tuple[str, ...] = setting(
         (), "Host headers to accept without an API key, beside this machine's names; * is any", group="server"
     )
@@ -51,6 +61,13 @@ class ServerConfig:
         group="server",
         choices=REASONING_PARSERS,
     )
+    pooling_type: str | None = setting(
+        None,
+        "how /v1/embeddings makes one vector of a prompt's; by default the model's 1_Pooling/config.json says it, and "
+        "other models embed nothing",
+        group="server",
+        choices=(None, "last", "mean"),
+    )
     strict: bool = setting(
         False, "refuse fields of a request that have no effect, instead of ignoring them", group="server"
     )
@@ -66,6 +83,9 @@ class ServerConfig:
     log_stats: bool = setting(
         True, "write a line of throughput every 10 seconds while there is work, at level info", group="server"
     )
+    usage_log: str | None = setting(
+        None, "file to append a JSON line to for every request: tokens and times, no content", group="server"
+    )
     metrics_prefix: str = setting(
         "flover",
         "prefix of metrics; vllm for the names that dashboards of vLLM read",
@@ -73,6 +93,8 @@ class ServerConfig:
         choices=("flover", "vllm"),
     )
 
+    key_limits: tuple[KeyLimits, ...] = ()
+    """Limits of some of the keys, as read from `api_key_file`."""
     limits: Limits = field(default_factory=Limits)
     """Limits of requests, set by their own flags."""
 
@@ -81,6 +103,8 @@ class ServerConfig:
         check_keys(self.api_key)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
+        if self.ssl_keyfile is not None and self.ssl_certfile is None:
+            raise ConfigError("--ssl-keyfile needs --ssl-certfile")
         at_least(self, "max_num_queued_reqs", 1)
         at_least(self, "shutdown_timeout", 0)
         at_least(self, "stall_timeout", 0)

@@ -52,7 +52,7 @@ def _no_switch(why: str) -> VllmSetting:
     return VllmSetting(why, accepts=(None, False), switch=True)
 
 
-_NO_TLS = "there is no TLS: put a reverse proxy in front"
+_NO_CLIENT_CERTIFICATES = "clients have keys, not certificates: put a reverse proxy in front"
 _NO_LORA = "there are no LoRA adapters"
 _GUIDANCE = "structured outputs are enforced by llguidance; requests say what else they want"
 _NO_GPU = "a model is in the memory of one device"
@@ -122,10 +122,8 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "enable_expert_parallel": _no_switch("experts are shared as every weight is, by --tensor-parallel-size"),
     "enable_sleep_mode": _no_switch("a server does not give its memory back while it runs"),
     "otlp_traces_endpoint": _no("there are no OpenTelemetry traces; /metrics has the numbers"),
-    "ssl_keyfile": _no(_NO_TLS),
-    "ssl_certfile": _no(_NO_TLS),
-    "ssl_ca_certs": _no(_NO_TLS),
-    "ssl_cert_reqs": _no(_NO_TLS, 0),
+    "ssl_ca_certs": _no(_NO_CLIENT_CERTIFICATES),
+    "ssl_cert_reqs": _no(_NO_CLIENT_CERTIFICATES, 0),
     "root_path": _no("routes begin at /: let the proxy take the path away", ""),
     "allowed_origins": _no("there is no CORS: pages of other origins cannot ask this server"),
     "allowed_methods": _no("there is no CORS: pages of other origins cannot ask this server"),

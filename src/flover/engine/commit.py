@@ -91,6 +91,7 @@ def _append(roster: Roster, sequence: Sequence, result: RowResult) -> Delta:
         finish_reason=reason,
         stop_reason=stop_reason,
         cached_tokens=sequence.cached_tokens,
+        embedding=result.embedding,
     )
 
 

@@ -23,7 +23,7 @@ class FairShares:
     """How much each client was served. With a single client there is nothing to count."""
 
     def __init__(self) -> None:
-        self._served: dict[str, int] = {}
+        self._served: dict[str, float] = {}
         self._open: Counter[str] = Counter()
         """Sequences of each client that are here."""
 
@@ -46,9 +46,9 @@ class FairShares:
         if not self._open[client]:
             del self._open[client]
 
-    def charge(self, client: str, prompt_tokens: int, output_tokens: int) -> None:
-        """So many tokens are about to be computed for it."""
-        self._served[client] += PROMPT_TOKEN * prompt_tokens + OUTPUT_TOKEN * output_tokens
+    def charge(self, client: str, prompt_tokens: int, output_tokens: int, weight: float = 1.0) -> None:
+        """So many tokens are about to be computed for it; they count less for a client of more weight."""
+        self._served[client] += (PROMPT_TOKEN * prompt_tokens + OUTPUT_TOKEN * output_tokens) / weight
 
     def in_turn(self, waiting: Iterable[Sequence]) -> Iterator[Sequence]:
         """Waiting sequences in the order in which they are to enter; those of one client keep theirs. What enters
@@ -63,7 +63,7 @@ class FairShares:
             sequence = queues[client].popleft()
             yield sequence
             if queues[client]:
-                served += PROMPT_TOKEN * sequence.pending + OUTPUT_TOKEN
+                served += (PROMPT_TOKEN * sequence.pending + OUTPUT_TOKEN) / sequence.request.weight
                 heapq.heappush(turns, (served, queues[client][0].number, client))
 
     def _forget_idle(self) -> None:

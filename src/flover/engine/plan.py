@@ -128,6 +128,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     token_ids: list[int] = []
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs | None] | None = None
+    embedding: bytes | None = None
     error: str | None = None
 
 

@@ -116,7 +116,8 @@ class Roster:
         if self.shares.counts:
             for work, sequence in zip(plan.work, sequences, strict=True):
                 prompt_tokens = 0 if sequence.ready else work.num_tokens
-                self.shares.charge(sequence.request.client, prompt_tokens, work.num_samples)
+                request = sequence.request
+                self.shares.charge(request.client, prompt_tokens, work.num_samples, request.weight)
         if self.config.async_scheduling:
             _count(plan, sequences, 1)
         self.in_flight.append(InFlight(plan, sequences, now))
@@ -190,7 +191,8 @@ class Roster:
 
     def _known_prefix(self, sequence: Sequence) -> list[Entry]:
         # The last known token is always computed: its logits are what the next token is drawn from.
-        usable = 0 if sequence.wants_prompt_logprobs else len(sequence.token_ids) - 1
+        all_states = sequence.wants_prompt_logprobs or sequence.request.params.pooling == "mean"
+        usable = 0 if all_states else len(sequence.token_ids) - 1
         return self.prefix.match(self.root(sequence.request), sequence.token_ids, usable // self.config.page_size)
 
     def _enqueue(self, sequence: Sequence) -> None:

@@ -48,6 +48,11 @@ class AdmissionControl:
             if not kept:
                 self.leave(size)
 
+    @property
+    def num_open(self) -> int:
+        """Sequences of all open requests."""
+        return self._sequences
+
     def leave(self, size: RequestSize) -> None:
         """Count a request as closed."""
         self._change(size, -1)

@@ -28,7 +28,7 @@ def create_app(state: AppState) -> ASGIApp:
     an id too.
     """
     app = RequestId(add_access_checks(LoadingGate(create_api(state), state), state.config))
-    return RequestLog(app, state.metrics.answered, lines=state.config.log_requests)
+    return RequestLog(app, state.metrics.answered, on_generated=state.usage.record, lines=state.config.log_requests)
 
 
 def add_access_checks(app: ASGIApp, config: ServerConfig) -> ASGIApp:

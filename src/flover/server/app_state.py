@@ -13,6 +13,7 @@ from flover.errors import ConfigError, EngineClosedError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.admission import AdmissionControl, RequestSize
+from flover.server.deadlines import Pace, missed
 from flover.server.errors import HttpError, Unavailable
 from flover.server.generation import Generation
 from flover.server.http_hosts import is_loopback
@@ -21,7 +22,9 @@ from flover.server.live import Live
 from flover.server.logprob_limits import check_logprobs
 from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
+from flover.server.rates import Account, accounts
 from flover.server.text_threads import TextThreads
+from flover.server.usage import Usage
 from flover.service.grammar_check import GrammarCheck
 from flover.service.supervisor import Supervisor
 from flover.text.chat import ChatTemplate
@@ -57,12 +60,16 @@ class AppState:
         self.template: ChatTemplate | None = None
         self.output_format = OutputFormat()
         """What the model's answers look like."""
+        self.pooling: str | None = None
         self.sampling_defaults: SamplingDefaults = {}
         self.live = Live(engine_config.max_num_seqs)
         self.draining = False
         self._generations: set[Generation] = set()
         self._round_lock = asyncio.Lock()
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
+        self._accounts = accounts(config.api_key, config.key_limits)
+        self._pace = Pace(engine_config.max_num_seqs * engine_config.data_parallel_size)
+        self.usage = Usage(config.usage_log)
         self.threads = TextThreads()
         self._grammars = GrammarCheck()
         self._seeds = random.Random(engine_config.seed)
@@ -166,7 +173,8 @@ class AppState:
         """
         arrival = time.monotonic()
         self.ready_supervisor()
-        facts, tokenizer = self.facts, self.tokenizer
+        facts, tokenizer, account = self.facts, self.tokenizer, self._accounts[key_salt]
+        salt = combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or "")
 
         def prepare(
             prompt: str | list[int], number: int, stops: StopTable, banned: list[list[int]]
@@ -180,13 +188,12 @@ class AppState:
                 draw_seed=seeds.pop,
                 add_special_tokens=add_special_tokens,
                 priority=body.priority or 0,
-                salt=combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or ""),
+                salt=salt,
                 client=key_salt,
+                weight=account.weight,
                 banned=banned,
             )
-            if self.config.strict:
-                check_fits(request, body.wanted_tokens, facts)
-            check_logprobs(request, facts, self.config.limits)
+            self._check_lengths(request, body)
             return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo), stops=stops)
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
@@ -196,7 +203,7 @@ class AppState:
 
         size = RequestSize(count, count * params.n)
         with self.admission.enter(size) as keep:
-            check_text_limits(params, self.config.limits)
+            self._check_now(body, params, size, account, arrival)
             await self._check_constraint(params)
             # Drawn here in order of arrival: threads can overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
@@ -204,9 +211,36 @@ class AppState:
             await self.next_round()
             generation = Generation(self.ready_supervisor(), tokenizer, self.metrics, requests, arrival)
             keep()
-        self._generations.add(generation)
-        generation.on_close = lambda: self._forget(generation, size)
+        self._keep(generation, size, account, body.deadline_ms)
         return generation
+
+    def _check_lengths(self, request: Request, body: GenerationBody) -> None:
+        if self.config.strict:
+            check_fits(request, body.wanted_tokens, self.facts)
+        check_logprobs(request, self.facts, self.config.limits)
+
+    def _check_now(
+        self, body: GenerationBody, params: SamplingParams, size: RequestSize, account: Account, now: float
+    ) -> None:
+        """Refuse an admitted request that cannot make its deadline, or whose key has used up its rates."""
+        check_text_limits(params, self.config.limits)
+        self._pace.check(body.deadline_ms, size.sequences, params.max_tokens, self.admission.num_open - size.sequences)
+        account.request(now)
+
+    def _keep(self, generation: Generation, size: RequestSize, account: Account, deadline_ms: int | None) -> None:
+        """Count an open generation until it is closed; it is ended at its deadline."""
+        self._generations.add(generation)
+        account.tokens(generation.prompt_tokens)
+        timer = None
+        if deadline_ms is not None:
+            left = generation.arrival + deadline_ms / 1000 - time.monotonic()
+            timer = asyncio.get_running_loop().call_later(left, generation.abort, missed(deadline_ms))
+        generation.on_end = self._note_end
+        generation.on_close = lambda: self._forget(generation, size, account, timer)
+
+    def _note_end(self, tokens: int, seconds_generating: float) -> None:
+        now, num_open = time.monotonic(), self.admission.num_open
+        self._pace.end(now, tokens=tokens, seconds_generating=seconds_generating, num_open=num_open)
 
     async def _check_constraint(self, params: SamplingParams) -> None:
         """Refuse a constraint that cannot be compiled."""
@@ -214,7 +248,12 @@ class AppState:
             tokenizer = self.need_tokenizer("structured_outputs")
             await self._grammars.check(params.structured_outputs, self.facts, lambda: tokenizer.vocabulary)
 
-    def _forget(self, generation: Generation, size: RequestSize) -> None:
+    def _forget(
+        self, generation: Generation, size: RequestSize, account: Account, timer: asyncio.TimerHandle | None
+    ) -> None:
+        if timer is not None:
+            timer.cancel()
+        account.tokens(generation.completion_tokens)
         self._generations.discard(generation)
         self.admission.leave(size)
 
@@ -238,6 +277,7 @@ class AppState:
 
     def close(self) -> None:
         """Stop the threads and the process of grammars."""
+        self.usage.close()
         self.threads.close()
         self._grammars.close()
 

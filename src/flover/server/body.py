@@ -207,7 +207,7 @@ def _read_stream_options(raw: Raw, name: str, bounds: _Bounds) -> StreamOptions:
 
 
 _READERS: Mapping[Any, Callable[[Raw, str, _Bounds], Any]] = {
-    Prompts: lambda raw, name, bounds: read_prompts(raw, bounds.limits, None if bounds.cut else bounds.facts),
+    Prompts: lambda raw, name, bounds: read_prompts(raw, name, bounds.limits, None if bounds.cut else bounds.facts),
     list[Message]: lambda raw, name, bounds: read_messages(raw, bounds.limits, strict=bounds.strict),
     list[int]: _read_ids,
     list[str]: _read_strings,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from flover.errors import EngineError, RequestError
+from flover.errors import DeadlineError, EngineError, RequestError
 
 ANTHROPIC_PATH = "/v1/messages"
 """The path, and the beginning of paths, whose errors have Anthropic's format."""
@@ -43,8 +44,18 @@ _TYPES = {
 class HttpError(Exception):
     """The server answers with this status and message."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float = RETRY_SECONDS,
+    ) -> None:
+        """`retry_after` is in seconds; only a 429 or 503 tells it."""
         super().__init__(message)
+        self.retry_after = retry_after
         self.status = status
         self.message = message
         self.param = param
@@ -71,6 +82,8 @@ def as_http_error(error: Exception) -> HttpError:
         return error
     if isinstance(error, RequestError):
         return HttpError(400, error.message, param=error.param, code=error.code)
+    if isinstance(error, DeadlineError):
+        return HttpError(error.http_status, str(error), param="deadline_ms", code="deadline_exceeded")
     if isinstance(error, EngineError):
         unavailable = error.http_status == 503
         return Unavailable(str(error)) if unavailable else HttpError(500, str(error), code="generation_failed")
@@ -105,7 +118,7 @@ def _envelope_of(path: str) -> Callable[[HttpError], dict[str, Any]]:
 
 def error_response(error: HttpError, headers: Mapping[str, str] | None = None, *, path: str = "") -> Response:
     """The response to a request that failed before its response began, in the format of the path's API."""
-    own = {"Retry-After": str(RETRY_SECONDS)} if error.status in (429, 503) else {}
+    own = {"Retry-After": str(math.ceil(error.retry_after))} if error.status in (429, 503) else {}
     if error.status == 401:
         own["WWW-Authenticate"] = "Bearer"
     return Response(

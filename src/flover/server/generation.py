@@ -28,6 +28,7 @@ class Choice:
     text: TextStream
     started: bool = False
     """Whether its first piece has been returned."""
+    first_token: float = 0.0
     last_token: float = 0.0
 
 
@@ -40,6 +41,7 @@ class Prompt:
     """The text that each prompt token adds, if the response repeats the prompt."""
     logprobs: Sequence[TokenLogprobs | None] | None = None
     cached_tokens: int = 0
+    embedding: bytes | None = None
     choices: list[Choice] = field(default_factory=list)
 
     @cached_property
@@ -69,8 +71,10 @@ class Generation:
                 prompt.choices.append(choice)
                 self.choices.append(choice)
         self.on_close: Callable[[], None] = lambda: None
+        self.on_end: Callable[[int, float], None] = lambda tokens, seconds: None
+        """Called for each sequence that has ended: with its tokens, and the seconds since the first of them."""
         self._metrics = metrics
-        self._arrival = arrival
+        self.arrival = arrival
         self._by_id = {prompt.request.id: prompt for prompt in self.prompts}
         self._closed = False
         self.time_to_first_token: float | None = None
@@ -79,6 +83,7 @@ class Generation:
         vocabulary = None
         if tokenizer is not None and requests[0][0].params.structured_outputs is not None:
             vocabulary = tokenizer.vocabulary
+        self.submitted = time.monotonic()
         self._stream = supervisor.submit(*(request for request, _ in requests), vocabulary=vocabulary)
 
     def prompt_of(self, choice: Choice) -> Prompt:
@@ -159,12 +164,15 @@ class Generation:
         if delta.prompt_logprobs is not None:
             prompt.logprobs = delta.prompt_logprobs
         prompt.cached_tokens = max(prompt.cached_tokens, delta.cached_tokens)
+        if delta.embedding is not None:
+            prompt.embedding = delta.embedding
         if not delta.token_ids:
             return
         if choice.last_token == 0.0:
-            self._metrics.time_to_first_token.observe(now - self._arrival)
+            choice.first_token = now
+            self._metrics.time_to_first_token.observe(now - self.arrival)
             if self.time_to_first_token is None:
-                self.time_to_first_token = now - self._arrival
+                self.time_to_first_token = now - self.arrival
         else:
             gap = (now - choice.last_token) / len(delta.token_ids)
             for _ in delta.token_ids:
@@ -175,9 +183,10 @@ class Generation:
         metrics = self._metrics
         metrics.finished(reason)
         metrics.generation_tokens.observe(len(choice.text.token_ids))
+        self.on_end(len(choice.text.token_ids), choice.last_token - choice.first_token)
         request = choice.request
         if all(other.text.finished for other in self._by_id[request.id].choices):
-            metrics.e2e_latency.observe(time.monotonic() - self._arrival)
+            metrics.e2e_latency.observe(time.monotonic() - self.arrival)
             metrics.prompt_tokens.observe(len(request.prompt_ids))
             metrics.params_n.observe(request.params.n)
             metrics.params_max_tokens.observe(request.params.max_tokens or 0)

@@ -27,9 +27,8 @@ class ApiKey:
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
-        self._digests = [_digest(key.encode()) for key in keys]
-        apart = len(set(self._digests)) > 1
-        self._salts = {digest: _digest(b"prefix cache" + digest).hex() if apart else "" for digest in self._digests}
+        self._salts = {_digest(key.encode()): salt for key, salt in key_salts(keys).items()}
+        self._digests = list(self._salts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
@@ -59,6 +58,12 @@ class ApiKey:
         digest = _digest(sent)
         found = [hmac.compare_digest(digest, own) for own in self._digests]
         return digest if any(found) else None
+
+
+def key_salts(keys: Sequence[str]) -> dict[str, str]:
+    """A salt for each key, which tells nothing of it; empty if there is only one."""
+    apart = len(set(keys)) > 1
+    return {key: _digest(b"prefix cache" + _digest(key.encode())).hex() if apart else "" for key in keys}
 
 
 def salt_of(scope: Scope) -> str:

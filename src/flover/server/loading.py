@@ -15,6 +15,7 @@ from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.progress import loading_bar
 from flover.server.app_state import AppState
+from flover.server.embeddings import read_pooling
 from flover.service.listener import SupervisorListener
 from flover.service.supervisor import Supervisor
 from flover.source import open_source
@@ -38,8 +39,13 @@ async def load(
     except BaseException:
         await _abandon(starting)
         raise
+    state.pooling = state.config.pooling_type or await asyncio.to_thread(_read_pooling, config)
     state.open(supervisor, tokenizer, template, defaults)
     return supervisor
+
+
+def _read_pooling(config: EngineConfig) -> str | None:
+    return read_pooling(Path(locate_model(config.model, config.revision, config.download_dir, weights=False)))
 
 
 async def _start_engines(

@@ -29,7 +29,7 @@ STATUSES = {
     413: "The body is longer than --max-body-bytes.",
     414: "The path and query are longer than --max-url-bytes.",
     415: "The body is not JSON, or is compressed.",
-    429: "More requests are open than --max-num-queued-reqs; try again after Retry-After seconds.",
+    429: "Too many requests are open, a key has used its rate, or deadline_ms is not kept: see Retry-After.",
     431: "The headers are larger than --max-header-bytes or more than --max-header-count.",
     500: "The server failed on this request.",
     501: "The method or the transfer coding is not supported.",
@@ -81,6 +81,11 @@ _TOKENS = {
         "token_strs": {"type": ["array", "null"], "items": {"type": "string"}},
     },
 }
+_EMBEDDINGS = {
+    "type": "object",
+    "required": ["object", "data", "model", "usage"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": OBJECT}, "usage": OBJECT},
+}
 _TEXT = {"type": "object", "required": ["prompt"], "properties": {"prompt": {"type": "string"}}}
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
@@ -97,6 +102,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     paths = {
         "/v1/completions": _post("Continue texts", "CompletionBody", {JSON: completion, EVENTS: {}}),
         "/v1/chat/completions": _post("Continue a conversation", "ChatBody", {JSON: chat, EVENTS: {}}),
+        "/v1/embeddings": _post("A vector for each text", "EmbeddingBody", {JSON: _EMBEDDINGS}),
         "/v1/responses": _post(
             "Continue a conversation", "ResponsesBody", {JSON: openai_responses.RESPONSE, EVENTS: {}}
         ),
@@ -106,6 +112,9 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
         "/v1/models": _get("The models that are served", {JSON: _MODELS}),
         "/v1/models/{name}": _get("One model", {JSON: _MODEL}, [_path_parameter("name")]),
+        "/v1/requests/{id}/timeline": _get(
+            "Where the time of an ended request went", {JSON: OBJECT}, [_path_parameter("id")]
+        ),
         "/health": _get("Whether requests are taken", {JSON: _STATUS}, own={503: _STATUS}),
         "/livez": _get("Whether the server runs", {JSON: _STATUS}),
         "/version": _get("The version of Flover", {JSON: OBJECT}),

@@ -26,6 +26,7 @@ from flover.server.protocol import (
     ChatBody,
     CompletionBody,
     DetokenizeBody,
+    EmbeddingBody,
     Message,
     Prompts,
     ResponseFormat,
@@ -115,6 +116,7 @@ def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]
         "CompletionBody": completion,
         "ChatBody": chat,
         "TokenizeBody": tokenize,
+        "EmbeddingBody": make.body(EmbeddingBody),
         "DetokenizeBody": make.body(DetokenizeBody),
     }
 

@@ -20,6 +20,9 @@ Prompts = list[str] | list[list[int]]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 Priority = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+Deadline = Annotated[int, Meta(ge=1, le=86_400_000)]
+EncodingFormat = Literal["float", "base64"]
+Dimensions = Annotated[int, Meta(ge=1, le=2**16)]
 Effort = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
 Scalar = str | bool | int | float | None
 Role = Literal["system", "developer", "user", "assistant", "tool"]
@@ -104,6 +107,7 @@ class GenerationBody(SamplingBody, kw_only=True):
     add_special_tokens: bool | None = None
     return_token_ids: bool | None = None
     priority: Priority | None = None
+    deadline_ms: Deadline | None = None
     request_id: Name | None = None
     cache_salt: Salt | None = None
 
@@ -217,6 +221,18 @@ class ChatBody(GenerationBody, kw_only=True):
         tools = [] if self.tools is None else msgspec.json.decode(self.tools, type=list[Tool])
         empty = {"type": "object", "properties": {}}
         return {tool.function.name: tool.function.parameters or empty for tool in tools}
+
+
+class EmbeddingBody(msgspec.Struct, kw_only=True):
+    """`POST /v1/embeddings`."""
+
+    input: Prompts
+    model: str | None = None
+    encoding_format: EncodingFormat | None = None
+    dimensions: Dimensions | None = None
+    add_special_tokens: bool | None = None
+    priority: Priority | None = None
+    deadline_ms: Deadline | None = None
 
 
 class TokenizeBody(msgspec.Struct, kw_only=True):

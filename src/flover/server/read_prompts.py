@@ -38,22 +38,22 @@ _REFUSED_IN_MESSAGES = {
 _FIRST_MEMBER = re.compile(rb"\[\s*(.)", re.DOTALL)
 
 
-def read_prompts(raw: Raw, limits: Limits, facts: ModelFacts | None) -> Prompts:
+def read_prompts(raw: Raw, name: str, limits: Limits, facts: ModelFacts | None) -> Prompts:
     """A list of prompts. `facts` limit the number of token ids; None if longer prompts are truncated."""
     if begins(raw, '"'):
-        return [read_value(raw, str, "prompt")]
+        return [read_value(raw, str, name)]
     flag = flag_name("max_request_seqs")
     start = _FIRST_MEMBER.match(bytes(raw)[:4096]) if begins(raw, "[") else None
     first = start.group(1) if start else b""
     if first == b"]":
-        raise RequestError("prompt is an empty list: at least one token is needed", param="prompt")
+        raise RequestError(f"{name} is an empty list: at least one token is needed", param=name)
     if first not in (b'"', b"["):
-        return [read_token_ids(raw, "prompt", facts, A_PROMPT)]
-    items = read_items(raw, "prompt", A_PROMPT, limits.max_request_seqs, "prompts", flag)
+        return [read_token_ids(raw, name, facts, A_PROMPT)]
+    items = read_items(raw, name, A_PROMPT, limits.max_request_seqs, "prompts", flag)
     if first == b'"':
-        return [read_value(item, str, f"prompt[{i}]", "a string like the first") for i, item in enumerate(items)]
+        return [read_value(item, str, f"{name}[{i}]", "a string like the first") for i, item in enumerate(items)]
     return [
-        read_token_ids(item, f"prompt[{i}]", facts, "a list of token ids like the first")
+        read_token_ids(item, f"{name}[{i}]", facts, "a list of token ids like the first")
         for i, item in enumerate(items)
     ]
 

@@ -16,7 +16,7 @@ from msgspec import Raw
 from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
 from flover.sampling_checks import PRIORITY
 from flover.server.json_bounds import has_more_members
-from flover.server.protocol import Effort, Name, Priority, Salt, Scalar
+from flover.server.protocol import Deadline, Dimensions, Effort, EncodingFormat, Name, Priority, Salt, Scalar
 
 MAX_MEMBERS = 1024
 """Maximum number of fields of an object whose fields are decoded one by one."""
@@ -45,6 +45,9 @@ _WANTED: Mapping[Any, str] = {
     Salt: 'up to 128 letters, digits, "_" and "-"',
     Effort: "a word of small letters",
     Priority: PRIORITY.wanted,
+    EncodingFormat: '"float" or "base64"',
+    Dimensions: "a whole number, 1 to 65536",
+    Deadline: "a whole number of milliseconds, 1 to 86400000",
     Scalar: "a string, a number, true, false or null",
 }
 _MEMBER_WANTED: Mapping[Any, str] = {
@@ -123,7 +126,7 @@ def is_null(raw: Raw) -> bool:
 
 def _read_whole(raw: Raw, kind: Any) -> Any:
     """A whole number written with a decimal point, as in 5.0, which some clients send; else None."""
-    if kind not in (int, list[int], Priority) or len(memoryview(raw)) > MAX_SHOWN_BYTES:
+    if kind not in (int, list[int], Priority, Deadline, Dimensions) or len(memoryview(raw)) > MAX_SHOWN_BYTES:
         return None
     try:
         found = _decoder(list[float] if kind == list[int] else float).decode(raw)

@@ -51,6 +51,8 @@ class Exchange:
     body: bytes = b""
     """Body of a refusal."""
     generation: Generation | None = None
+    noted: bool = False
+    """Whether `on_generated` was called."""
 
 
 class WithGeneration(Response):
@@ -70,18 +72,23 @@ class WithGeneration(Response):
 
 
 class RequestLog:
-    """Calls `on_answer` with the status of every response, and writes lines if `lines`. `clock` is in seconds."""
+    """Calls `on_answer` with the status of every response, `on_generated` with id, begin, status, generation of those
+    that have one, and writes lines if `lines`. `clock` is in seconds."""
 
     def __init__(
         self,
         app: ASGIApp,
         on_answer: Callable[[int], None],
         *,
+        on_generated: Callable[[str, float, int, Generation], None] = lambda request_id, began, status, generation: (
+            None
+        ),
         lines: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app = app
         self._on_answer = on_answer
+        self._on_generated = on_generated
         self._lines = lines
         self._clock = clock
         self._second = 0.0
@@ -100,6 +107,8 @@ class RequestLog:
                 exchange.request_id = Headers(raw=message["headers"]).get("x-request-id", "-")
             elif exchange.status >= 400 and not exchange.body:
                 exchange.body = message.get("body", b"")[:4096]
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._note_generation(exchange)  # before the client can ask for it
             await send(message)
 
         try:
@@ -107,8 +116,15 @@ class RequestLog:
         finally:
             if exchange.status:
                 self._on_answer(exchange.status)
+            self._note_generation(exchange)
             if self._lines:
                 self._write(scope, exchange)
+
+    def _note_generation(self, exchange: Exchange) -> None:
+        generation = exchange.generation
+        if generation is not None and not exchange.noted:
+            exchange.noted = True
+            self._on_generated(exchange.request_id, exchange.began, exchange.status, generation)
 
     def _write(self, scope: Scope, exchange: Exchange) -> None:
         quiet = scope["path"] in QUIET_PATHS

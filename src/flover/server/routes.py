@@ -13,7 +13,7 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from flover.errors import RequestError, shown, wrong_value
-from flover.server import chat, completions, conversation, metrics
+from flover.server import chat, completions, conversation, embeddings, metrics
 from flover.server.anthropic import messages
 from flover.server.anthropic.bodies import CountBody, MessagesBody
 from flover.server.app_state import AppState
@@ -28,7 +28,7 @@ from flover.server.openai_responses import responses
 from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
 from flover.server.openapi_bodies import ServedModel
-from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, TokenizeBody
+from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
 from flover.server.responses import json_response
 from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
@@ -164,6 +164,14 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
+async def show_timeline(request: Request) -> Response:
+    """Where the time of an ended request of the same client went; `id` is that of its X-Request-Id header."""
+    found = _state(request).usage.timeline(salt_of(request.scope), request.path_params["id"])
+    if found is None:
+        raise HttpError(404, "no request of this id has ended here lately; the id is that of the header X-Request-Id")
+    return json_response(found)
+
+
 async def health(request: Request) -> Response:
     """200 while an engine runs; 503 while all are loading, dead, stalled or shutting down."""
     state = _state(request)
@@ -217,6 +225,7 @@ async def show_openapi(request: Request) -> Response:
 ROUTES = [
     Route("/v1/completions", _answers(CompletionBody, completions.create_completion), methods=["POST"]),
     Route("/v1/chat/completions", _answers(ChatBody, chat.create_chat_completion), methods=["POST"]),
+    Route("/v1/embeddings", _answers(EmbeddingBody, embeddings.create_embeddings), methods=["POST"]),
     Route("/v1/responses", _answers(ResponsesBody, responses.create_response), methods=["POST"]),
     Route("/v1/messages", _answers(MessagesBody, messages.create_message), methods=["POST"]),
     Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
@@ -227,6 +236,7 @@ ROUTES = [
     Route("/api/version", show_version),
     Route("/v1/models", list_models),
     Route("/v1/models/{name:path}", show_model),
+    Route("/v1/requests/{id}/timeline", show_timeline),
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
     Route("/health", health),

@@ -12,15 +12,15 @@ import json
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import uvicorn
-import uvloop
 from rich.console import Console
 
-from flover.config import EngineConfig, ServerConfig
+from flover.config import EngineConfig, ServerConfig, read_keys
 from flover.config.setting import flag_name
 from flover.errors import ConfigError
 from flover.ipc.spawn import ENGINE_COMMAND, Spawned
@@ -32,6 +32,7 @@ from flover.server.http_protocol import HttpProtocol
 from flover.server.loading import load
 from flover.server.log import log_to_stderr
 from flover.server.throughput import log_throughput
+from flover.server.tls import ServerLoop, tls_context
 from flover.service.supervisor import Supervisor
 
 FLUSH_SECONDS = 5
@@ -55,13 +56,24 @@ def serve(
     `engine_command` is what to run as an engine process; `spawned` is the first one, if it runs already.
     Raises `ConfigError`, `ModelError` or `EngineError` when the server cannot start.
     """
+    config = _with_key_file(config)
     check_exposure(config)
+    tls = tls_context(config)
     with (
         log_to_stderr(config.log_level),
         _listen(config) as sock,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        asyncio.Runner(loop_factory=lambda: ServerLoop(config.limits.header_timeout)) as runner,
     ):
-        return runner.run(_serve(engine_config, config, sock, engine_command, spawned))
+        return runner.run(_serve(engine_config, config, sock, tls, engine_command, spawned))
+
+
+def _with_key_file(config: ServerConfig) -> ServerConfig:
+    """The settings with the keys of `--api-key-file`."""
+    if config.api_key_file is None:
+        return config
+    found = read_keys(config.api_key_file)
+    keys = dict.fromkeys((*config.api_key, *(limits.key for limits in found)))
+    return dataclasses.replace(config, api_key=tuple(keys), key_limits=found)
 
 
 def _listen(config: ServerConfig) -> socket.socket:
@@ -77,13 +89,14 @@ async def _serve(
     engine_config: EngineConfig,
     config: ServerConfig,
     sock: socket.socket,
+    tls: ssl.SSLContext | None,
     engine_command: Sequence[str],
     spawned: Spawned | None,
 ) -> int:
     console = Console(soft_wrap=True, highlight=False)
-    url = _url(sock)
+    url = _url(sock, "http" if tls is None else "https")
     state = AppState(engine_config, config)
-    server = _Server(_http_config(state))
+    server = _Server(_http_config(state, tls))
     serving = asyncio.create_task(server.serve(sockets=[sock]), name="http")
     signals = _Signals()
     supervisor: Supervisor | None = None
@@ -116,7 +129,7 @@ async def _serve(
     return 0
 
 
-def _http_config(state: AppState) -> HttpConfig:
+def _http_config(state: AppState, tls: ssl.SSLContext | None) -> HttpConfig:
     debug, limits = state.config.log_level == "debug", state.config.limits
     descriptors = allow_descriptors(limits.max_connections + SPARE_CONNECTIONS + OTHER_DESCRIPTORS)
     return HttpConfig(
@@ -127,6 +140,7 @@ def _http_config(state: AppState) -> HttpConfig:
         log_level="debug" if debug else "warning",
         access_log=debug,
         timeout_graceful_shutdown=FLUSH_SECONDS,
+        ssl_context_factory=None if tls is None else lambda config, default: tls,
     )
 
 
@@ -171,9 +185,9 @@ async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | Non
         await asyncio.gather(working, waiting, return_exceptions=True)
 
 
-def _url(sock: socket.socket) -> str:
+def _url(sock: socket.socket, scheme: str) -> str:
     host, port = sock.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 def _announce(console: Console, state: AppState, config: EngineConfig, url: str) -> None:

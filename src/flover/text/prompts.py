@@ -53,6 +53,7 @@ def make_request(
     priority: int = 0,
     salt: str = "",
     client: str = "",
+    weight: float = 1.0,
     banned: list[list[int]] | None = None,
 ) -> Request:
     """The request for one prompt, given as text or as token ids.
@@ -83,6 +84,7 @@ def make_request(
         priority=priority,
         salt=salt,
         client=client,
+        weight=weight,
         bad_words_ids=bad_words_ids(params.bad_words or [], tokenizer) if banned is None else banned,
     )
     check_request(request, facts)

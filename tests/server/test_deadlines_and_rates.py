@@ -1,0 +1,147 @@
+"""Deadlines of requests; shares and rates of API keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import httpx
+import pytest
+from support.servers import ServerProcess, read_events
+from support.toy import make_engine, request
+
+from flover.config import KeyLimits, read_keys
+from flover.errors import ConfigError
+from flover.server.deadlines import Pace
+from flover.server.errors import HttpError
+from flover.server.rates import Account
+
+ROWS, TOKENS, STEP, DEADLINE_MS = 4, 20, 0.001, 60
+
+
+def goodput(*, refuse: bool, load: float, seconds: float = 3.0) -> tuple[float, int]:
+    """Requests that end within their deadline, as a share of what the rows can serve, and how many came. Arrivals are
+    random; `refuse`: as the server does it, at the door and at the deadline."""
+    engine, device = make_engine(rows=ROWS, pages=400)
+    pace, rng = Pace(ROWS), Random(1)
+    capacity = ROWS / (TOKENS * STEP)
+    arrival, due, first, made, came, open_ = 0.0, dict[str, float](), dict[str, float](), 0, 0, 0
+    while device.now < seconds:
+        while arrival <= device.now:
+            came, name = came + 1, f"r{came}"
+            due[name] = arrival + DEADLINE_MS / 1000
+            arrival += rng.expovariate(load * capacity)
+            try:
+                if refuse:
+                    pace.check(DEADLINE_MS, sequences=1, max_tokens=TOKENS, num_open=open_)
+            except HttpError as error:
+                assert error.status == 429 and error.retry_after >= 1
+                continue
+            engine.submit(request(name, prompt_len=1, max_tokens=TOKENS))
+            open_ += 1
+        if not engine.has_work:
+            device.now = arrival
+            continue
+        for delta in engine.step():
+            name = delta.request_id
+            first.setdefault(name, device.now)
+            if delta.finish_reason is None:
+                continue
+            if delta.finish_reason != "abort":
+                made += device.now <= due[name]
+                pace.end(device.now, tokens=TOKENS, seconds_generating=device.now - first[name], num_open=open_)
+            open_ -= 1
+        if refuse:
+            for name in [name for name, time in due.items() if time <= device.now]:
+                engine.cancel(name)
+                del due[name]
+    return made / (capacity * seconds), came
+
+
+def test_under_twice_the_load_requests_that_are_let_in_make_their_deadline() -> None:
+    """First come, first served, the queue soon is longer than any deadline, and nearly all is late."""
+    fcfs, came = goodput(refuse=False, load=2.0)
+    refusing, same = goodput(refuse=True, load=2.0)
+    assert came == same > 1000
+    assert fcfs < 0.2
+    assert refusing > 0.85
+    calm, _ = goodput(refuse=True, load=0.5)
+    assert calm == pytest.approx(goodput(refuse=False, load=0.5)[0], abs=0.02)
+
+
+def test_nothing_is_refused_before_the_pace_is_known() -> None:
+    pace = Pace(rows=1)
+    pace.check(1, sequences=1, max_tokens=1000, num_open=1000)
+    for number in range(8):
+        pace.end(float(number), tokens=11, seconds_generating=1.0, num_open=2)
+    estimate = pace.estimate(sequences=1, max_tokens=5, num_open=3)
+    assert estimate is not None and (estimate.wait, estimate.service) == pytest.approx((3.0, 0.5))
+    with pytest.raises(HttpError, match=r"deadline_ms 3400 .* 3 sequences open, about 3500 ms .* 3000 of them"):
+        pace.check(3400, sequences=1, max_tokens=5, num_open=3)
+    pace.check(3600, sequences=1, max_tokens=5, num_open=3)
+
+
+def test_a_key_gets_its_rates_and_is_told_when_there_is_more() -> None:
+    account = Account(KeyLimits(key="k", requests_per_minute=2, tokens_per_minute=100))
+    account.request(0.0)
+    account.request(0.0)
+    with pytest.raises(HttpError, match="2 requests a minute") as caught:
+        account.request(10.0)
+    assert caught.value.status == 429 and caught.value.retry_after == pytest.approx(20.0)
+    account.request(30.0)
+    account.tokens(199)
+    with pytest.raises(HttpError, match="100 tokens a minute") as caught:
+        account.request(60.0)
+    assert caught.value.retry_after == pytest.approx(30.0)
+    account.request(90.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("- {key: top-secret, weight: 0}", r"weight"),
+        ("- {key: top-secret, wieght: 2}", r"wieght"),
+        ("- {key: top-secret}\n- {key: top-secret}", "a key twice"),
+        ("- {key: top secret}", "printable ASCII"),
+        ("- {weight: 2}", "key"),
+        ("[]", "no keys"),
+        ("{", "not YAML"),
+        ("key: top-secret", "array"),
+    ],
+)
+def test_a_file_of_keys_is_refused_by_name_and_never_shown(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        read_keys(str(path))
+    assert str(caught.value).startswith("--api-key-file")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_server_keeps_deadlines_and_rates(start: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(
+        "- {key: slow, requests_per_minute: 1}\n- {key: thin, tokens_per_minute: 12}\n- {key: wide, weight: 3}"
+    )
+    server = start("--delay", "0.01", server={"api_key_file": str(keys)})
+
+    def post(key: str, **body: object) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key}"}
+        return server.http.post("/v1/completions", json={"prompt": "abc", "max_tokens": 8, **body}, headers=headers)
+
+    assert post("none").status_code == 401
+    assert [post("slow").status_code for _ in range(2)] == [200, 429]
+    answer = [post("thin") for _ in range(3)][-1]
+    assert answer.status_code == 429 and "tokens_per_minute" in answer.json()["error"]["message"]
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    late = post("wide", max_tokens=2000, deadline_ms=200)
+    assert late.status_code == 429 and late.json()["error"]["code"] == "deadline_exceeded"
+    assert late.json()["error"]["param"] == "deadline_ms"
+    streamed = read_events(post("wide", max_tokens=2000, deadline_ms=200, stream=True).text)
+    assert "error" in streamed[-1] or "error" in streamed[-2]
+    assert all(choice["finish_reason"] is None for event in streamed[:-2] for choice in event.get("choices", []))
+    assert post("wide", deadline_ms=60_000).json()["choices"][0]["finish_reason"] == "length"
+    assert post("wide", deadline_ms=0).json()["error"]["message"].startswith("deadline_ms must be a whole number of")
+    server.http.headers["Authorization"] = "Bearer wide"
+    server.until(lambda: server.metric("num_requests_running") == 0)
