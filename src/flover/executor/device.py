@@ -14,20 +14,21 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from flover.engine.plan import Admission, Grant, RowResult, StepPlan, StepResult, Work
+from flover.engine.plan import RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
 from flover.executor.device_batch import PlannedBatch, dummy_batch, lay_out
 from flover.executor.device_grammars import DeviceGrammars
+from flover.executor.device_rows import PromptTail, change_rows
 from flover.executor.pooling import Pooled
 from flover.memory.buffers import RowBuffers, RowView
-from flover.memory.columns import Feature, row_columns
+from flover.memory.columns import row_columns
 from flover.memory.kvcache import PageCache
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
-from flover.model.sampling import Sampled, advance, prompt_logprobs, sample, sampling_values
+from flover.model.sampling import Sampled, advance, prompt_logprobs, sample
 from flover.model.sampling.sampler import NO_TOKEN
 from flover.ops import Array, HostArray, Ops
-from flover.request import ModelFacts, Request, TokenLogprobs, is_long
+from flover.request import ModelFacts, Request, TokenLogprobs
 from flover.structured_outputs import Vocabulary
 
 _WARM_UP_TOKENS = 64
@@ -43,15 +44,6 @@ class Computes(Protocol):
 
     @property
     def ops(self) -> Ops: ...
-
-
-@dataclass(slots=True)
-class PromptTail:
-    """Column `prompt_hidden`: a row reports on its prompt, `num_top` alternatives for each token. `hidden` [1, H]
-    is the last token of the chunk before, from which the next chunk's first token is predicted."""
-
-    num_top: int
-    hidden: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +95,7 @@ class DeviceExecutor:
         if self._started is not None:
             raise InvariantError(f"step {plan.step} is started before step {self._started.step} is finished")
         before = self._ops.kernel_seconds()
-        self._change_rows(plan)
+        change_rows(self._buffers, plan, self.facts, self._grammars if self._leads else None)
         self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size)
         hidden = None
         if layout is not None:
@@ -161,54 +153,6 @@ class DeviceExecutor:
             self._kv.close()
             del self._decoder, self._kv, self._buffers
 
-    def _change_rows(self, plan: StepPlan) -> None:
-        self._buffers.clear(plan.evictions)
-        self._buffers.move([move.src for move in plan.moves], [move.dst for move in plan.moves])
-        for admission in plan.admissions:
-            self._admit(admission)
-        for grant in plan.grants:
-            self._grant(grant)
-
-    def _admit(self, admission: Admission) -> None:
-        params, constraint = admission.params, admission.params.structured_outputs
-        values = sampling_values(
-            params,
-            prompt_ids=admission.prompt_ids,
-            output_ids=admission.output_ids,
-            seed=admission.seed,
-            bad_words_ids=admission.bad_words_ids,
-            eos_ids=self.facts.eos_ids,
-        )
-        if constraint is not None and self._leads:
-            values["grammar"] = self._grammars.state(constraint, admission.output_ids)
-            values["features"] |= int(Feature.GRAMMAR)
-        if params.prompt_logprobs is not None and not admission.output_ids:
-            if admission.computed:
-                raise InvariantError(
-                    f"row {admission.row} reports on its prompt, but {admission.computed} tokens of it are not computed"
-                )
-            values["prompt_hidden"] = PromptTail(params.prompt_logprobs)
-        if params.pooling is not None:
-            values["pooled"] = Pooled(params.pooling)
-        switch = self.facts.switch_len
-        short = switch is not None and not is_long(len(admission.prompt_ids), params, switch)
-        self._buffers.insert(
-            admission.row,
-            rotary_start=self.facts.max_model_len if short else 0,
-            page_table=admission.pages,
-            num_pages=len(admission.pages),
-            context_len=admission.computed,
-            **values,
-        )
-
-    def _grant(self, grant: Grant) -> None:
-        table, used = self._buffers["page_table"], self._buffers["num_pages"]
-        first = int(used[grant.row])
-        if first + len(grant.pages) > table.shape[1]:
-            raise InvariantError(f"row {grant.row} would have {first + len(grant.pages)} pages of {table.shape[1]}")
-        table[grant.row, first : first + len(grant.pages)] = grant.pages
-        used[grant.row] = first + len(grant.pages)
-
     def _sample(self, layout: PlannedBatch, hidden: Array) -> dict[int, RowResult]:
         """A token for each row that samples; where that is what was proposed, the next one too.
 
@@ -236,6 +180,8 @@ class DeviceExecutor:
             if not again:
                 break
             work, at, turn = [work[place] for place in again], at[again] + 1, turn + 1
+            self._grammars.start(work, self._buffers["grammar"])
+            self._grammars.finish()
         return results
 
     def _draw(self, logits: Array, work: list[Work], results: dict[int, RowResult]) -> list[int]:
@@ -288,7 +234,7 @@ class DeviceExecutor:
         pooled: Pooled | None = column[chunk.row]
         if pooled is None:
             return
-        pooled.add(hidden[layout.starts[place] : layout.starts[place + 1]])
+        pooled.add(self._on_host(hidden[layout.starts[place] : layout.starts[place + 1]]))
         if not chunk.num_samples:
             return
         column[chunk.row] = None
@@ -296,6 +242,10 @@ class DeviceExecutor:
             results[chunk.row] = msgspec.structs.replace(results[chunk.row], embedding=pooled.vector())
 
     # What a kind of device does in its own way
+
+    def _on_host(self, states: Array) -> HostArray:
+        """Hidden states [N, H]."""
+        return np.asarray(states)
 
     def _forward(self, batch: Batch) -> Array:
         """The hidden states [T, H] of a batch whose arrays are on the host."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from flover.ops import Array
+from flover.ops import HostArray
 
 Pooling = Literal["last", "mean"]
 
@@ -16,12 +16,12 @@ class Pooled:
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._state: Array | None = None  # float64 [H]: the newest state, or the sum of all
+        self._state: HostArray | None = None  # float64 [H]: the newest state, or the sum of all
         self._count = 0
 
-    def add(self, hidden: Array) -> None:
+    def add(self, hidden: HostArray) -> None:
         """The states [N, H] of the next chunk. A sum is one chain over the tokens, so that chunks do not change it."""
-        states = np.asarray(hidden, dtype=np.float64)
+        states = hidden.astype(np.float64)
         self._count += len(states)
         if self._kind == "last" or self._state is None:
             self._state = states[-1 if self._kind == "last" else 0].copy()
