@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint, random_prompt
 
+from flover.errors import ModelError
 from model.driver import load, logits_of_ranks, whole_logits
 
 Tensors = dict[str, torch.Tensor]
@@ -100,6 +101,26 @@ def test_llamas_under_other_names_are_llamas(architecture: str, tmp_path: Path) 
     save_file(change(load_file(path / "model.safetensors")), path / "model.safetensors")
     assert torch.equal(whole_logits(load(path), PROMPT), expected)
     assert (logits_of_ranks(path, PROMPT) - expected).abs().max() < 1e-4
+
+
+def test_baichuan_7b_has_queries_keys_and_values_in_one_matrix(tmp_path: Path) -> None:
+    """The larger one (ALiBi) and Baichuan 2 (a normalised head) have the same model_type, and another architecture."""
+    path = make_checkpoint(tmp_path, num_key_value_heads=4)
+    expected = whole_logits(load(path), PROMPT)
+    tensors = load_file(path / "model.safetensors")
+    for layer in range(2):
+        name = f"model.layers.{layer}.self_attn.{{}}.weight"
+        parts = [tensors.pop(name.format(f"{part}_proj")) for part in "qkv"]
+        tensors[name.format("W_pack")] = torch.cat(parts)
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
+    save_file(tensors, path / "model.safetensors")
+    edit(path, architectures=["BaiChuanForCausalLM"], model_type="baichuan", num_key_value_heads=...)
+    assert torch.equal(whole_logits(load(path), PROMPT), expected)
+    assert (logits_of_ranks(path, PROMPT) - expected).abs().max() < 1e-4
+    for others in (["BaichuanForCausalLM"], ["BaichuanForCausalLM", "BaiChuanModel"], ...):
+        edit(path, architectures=others)
+        with pytest.raises(ModelError, match="supported"):
+            load(path)
 
 
 def test_minicpms_factors_are_granites(tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ class Family:
 
     model_types: tuple[str, ...]
     aliases: tuple[str, ...] = ()
+    by_architecture: bool = False  # other computations have this model_type too
     names: FieldNames = FieldNames()
     other_names: Mapping[str, str] = field(default_factory=dict)  # what transformers reads as well, and its own name
     norm: NormKind = "rms"

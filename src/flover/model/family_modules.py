@@ -67,6 +67,11 @@ PHI3_MODULES = {
     "norm": Target("final_norm"),
 }
 
+BAICHUAN_MODULES = {
+    **{name: target for name, target in LLAMA_MODULES.items() if not name.endswith(("q_proj", "k_proj", "v_proj"))},
+    "layers.{}.self_attn.W_pack": Target("layers.{}.qkv"),
+}
+
 STARCODER2_MODULES = {
     **_LLAMA_BUT_MLP,
     "layers.{}.mlp.c_fc": Target("layers.{}.up"),

@@ -55,7 +55,7 @@ def _find_family(fields: Fields) -> tuple[str, Family]:
     kind = fields.text("model_type") if fields.has("model_type") else None
     if not named:
         for architecture, family in FAMILIES.items():
-            if kind in family.model_types:
+            if kind in family.model_types and not family.by_architecture:
                 return architecture, family
         said = f"and model_type {shown(kind)} is none that is supported" if kind else "and there is no model_type"
         raise fields.error("architectures", f"must name the architecture, got {shown(named)}, {said}; {supported}")

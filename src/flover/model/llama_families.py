@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from flover.model.families import Family, FieldNames, Flag, ScaleNames
-from flover.model.family_modules import EXAONE_MODULES, INTERNLM2_MODULES
+from flover.model.family_modules import BAICHUAN_MODULES, EXAONE_MODULES, INTERNLM2_MODULES
 
 LLAMA_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -31,6 +31,7 @@ LLAMA_FAMILIES: Mapping[str, Family] = MappingProxyType(
             mlp_bias=Flag("bias", False),
             default_max_len=32768,
         ),
+        "BaiChuanForCausalLM": Family(model_types=("baichuan",), by_architecture=True, modules=BAICHUAN_MODULES),
         "ExaoneForCausalLM": Family(
             model_types=("exaone",),
             names=FieldNames(num_layers="num_layers", norm_eps="layer_norm_epsilon", activation="activation_function"),
