@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,24 @@ def test_pages_get_what_weights_leave_of_the_utilization(checkpoint: Path) -> No
     assert {one.pool_share for one in machines} == {1.0}
     with pytest.raises(ConfigError, match=r"--gpu-memory-utilization must be above 0 and at most 1, got 1\.1"):
         EngineConfig(gpu_memory_utilization=1.1)
+
+
+@pytest.mark.parametrize(("fails_at", "message"), [(0, "weights do not fit into"), (10**5, "no memory for")])
+def test_memory_that_is_gone_when_it_is_taken_is_said_in_a_line(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, message: str
+) -> None:
+    """Another process has taken it since it was measured: first for a weight, then for pages."""
+    taken = torch.zeros
+
+    def limited(shape: tuple[int, ...], **rest: Any) -> torch.Tensor:
+        if math.prod(shape) > fails_at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return taken(shape, **rest)
+
+    monkeypatch.setattr(torch, "zeros", limited)
+    config = EngineConfig(model=str(checkpoint), device="cuda", max_num_seqs=64)
+    with pytest.raises((ConfigError, ModelError), match=message):
+        load_device(config, lambda done, total: None, platform=CudaPlatform(config, FAKE))
 
 
 def test_doctor_says_what_fits_on_the_gpu(

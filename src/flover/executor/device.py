@@ -164,7 +164,8 @@ class DeviceExecutor:
             return {}
         at = np.arange(len(work))
         if len(work) < len(hidden):
-            hidden, at = _sampled(layout, hidden)
+            tokens, at = layout.sampled()
+            hidden = hidden[tokens]
         logits = self._decoder.logits(hidden)
         if logits is None:
             return {}
@@ -255,20 +256,12 @@ class DeviceExecutor:
         """A token for each row of `logits` [S, V]; rows[s] has logits[s]."""
         return sample(logits, rows, self._ops)
 
+    def _to_host(self, hidden: Array) -> HostArray:
+        return np.asarray(hidden)
+
     def _prompt_logprobs(
         self, before: Array | None, own: Array, next_ids: HostArray, num_top: int
     ) -> list[TokenLogprobs] | None:
         """Of `next_ids`, the successors of the tokens with the hidden states `before` [1, H] and own[:-1]."""
         hidden = own[:-1] if before is None else np.concatenate([before, own[:-1]])
         return prompt_logprobs(hidden, next_ids, num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
-
-
-def _sampled(layout: PlannedBatch, hidden: Array) -> tuple[Array, Array]:
-    """The hidden states that are sampled, row by row, and where each row's first is among them."""
-    counts = np.array([one.num_samples for one in layout.work])
-    ends, kept = layout.starts[1:], counts > 0
-    first = np.cumsum(counts) - counts
-    if counts.max() == 1:
-        return hidden[ends[kept] - 1], first[kept]
-    tokens = np.repeat(ends - counts - first, counts) + np.arange(counts.sum())
-    return hidden[tokens], first[kept]

@@ -25,6 +25,15 @@ class PlannedBatch:
     starts: Array  # [R + 1]: work[r] is tokens starts[r] .. starts[r + 1]
     context_lens: Array  # [R] int64
 
+    def sampled(self) -> tuple[Array, Array]:
+        """The tokens whose hidden states are sampled, row by row, and where each row's first is among them."""
+        counts = np.array([one.num_samples for one in self.work])
+        ends, kept = self.starts[1:], counts > 0
+        first = np.cumsum(counts) - counts
+        if counts.max() == 1:
+            return ends[kept] - 1, first[kept]
+        return np.repeat(ends - counts - first, counts) + np.arange(counts.sum()), first[kept]
+
     def digest(self) -> int:
         """A checksum of everything that the forward reads."""
         batch, value = self.batch, 0

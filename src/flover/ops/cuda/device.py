@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flover.ops import DType, HostArray
-from flover.ops.cuda.weight import FORMATS
+from flover.ops.cuda.weight import FORMATS, zeros
 
 _ALIGNMENT = 16
 """Every array of a packed copy begins at a multiple of so many bytes."""
@@ -39,10 +39,7 @@ def find_gpu() -> Gpu | None:
 
 def new_pages(shape: tuple[int, ...], dtype: DType, device: torch.device) -> Tensor:
     """Memory for keys or values, zeros. Raises `MemoryError`."""
-    try:
-        return torch.zeros(shape, dtype=FORMATS[dtype], device=device)
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(str(error)) from error
+    return zeros(shape, FORMATS[dtype], device)
 
 
 def to_device(arrays: Mapping[str, HostArray], device: torch.device) -> dict[str, Tensor]:

@@ -48,12 +48,20 @@ class CudaWeight:
         raise InvariantError("weights on a GPU have no blocks")
 
 
+def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Memory of the device. Raises `MemoryError` where it has too little."""
+    try:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
+
+
 def _make(
     device: torch.device, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
 ) -> CudaWeight:
     if weight_format not in FORMATS:
         raise ConfigError(f"a GPU keeps weights as {', '.join(FORMATS)}, not {weight_format}")
-    return CudaWeight(torch.zeros(shape, dtype=FORMATS[weight_format], device=device), gated, part)
+    return CudaWeight(zeros(shape, FORMATS[weight_format], device), gated, part)
 
 
 def weights_on(device: torch.device) -> NewWeight:
