@@ -183,3 +183,12 @@ def test_startup_as_a_user_runs_it(capsys: pytest.CaptureFixture[str]) -> None:
         assert line[kind]["ready_limit"] == pytest.approx(1.2 + line[kind]["file_read"], rel=1e-4)
     assert line["limit_over_packed"] == 1.15
     assert min(line["commands"].values()) > 0
+
+
+def test_speculation_as_a_user_runs_it(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flover.bench.speculation.ROWS", (1, 2))
+    line = run(capsys, "speculation", *SMALL, "--output-len=3", "--num-iters=1")
+    assert [(one["prompts"], one["num_requests"]) for one in line["results"]] == [
+        (kind, rows) for kind in ("extractive", "code", "random") for rows in (1, 2)
+    ]
+    assert all(one["ratio"] > 0 and one["accepted_tokens"] <= one["draft_tokens"] for one in line["results"])

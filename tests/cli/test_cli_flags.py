@@ -18,6 +18,7 @@ FIELDS = [
     for item in dataclasses.fields(config)
     if "group" in item.metadata
 ]
+NGRAM = '{"method": "ngram", "num_speculative_tokens": 4}'
 OTHER: dict[str, tuple[list[str], Any]] = {
     "model": (["dir"], "dir"),
     "served_model_name": (["a", "b"], ("a", "b")),
@@ -27,6 +28,7 @@ OTHER: dict[str, tuple[list[str], Any]] = {
     "max_num_batched_tokens": (["4K"], 4096),
     "target_itl_ms": (["50.5"], 50.5),
     "port": (["0"], 0),
+    "speculative_config": ([NGRAM], NGRAM),
     "nnodes": (["2", "--tensor-parallel-size", "2"], 2),
     "gpu_memory_utilization": (["0.5"], 0.5),
     "async_scheduling": ([], True),

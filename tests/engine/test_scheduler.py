@@ -239,9 +239,9 @@ def test_a_row_may_bring_several_tokens(proposals: int, monkeypatch: pytest.Monk
 
     alone, steps, stats = answers()
 
-    def propose(sequence: Sequence) -> Work:
+    def propose(sequence: Sequence, proposed: list[int]) -> Work:
         count = min(proposals, len(sequence.pages) * 4 - len(sequence.token_ids))
-        return msgspec.structs.replace(generate(sequence), token_ids=[0] * count, num_samples=count + 1)
+        return generate(sequence, [0] * count)
 
     generate = scheduler._generate
     monkeypatch.setattr(scheduler, "_generate", propose)

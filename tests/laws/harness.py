@@ -8,10 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.request import Delta, Request, SamplingParams, TokenLogprobs
 from flover.service.build import build_engine
+from flover.speculation import speculator
 
 Answers = dict[str, list[Delta]]
 
@@ -80,3 +83,16 @@ def assert_same(expected: Answers, actual: Answers) -> None:
     for name in expected:
         assert tokens(actual[name]) == tokens(expected[name]), name
         assert logprobs(actual[name]) == logprobs(expected[name]), name
+
+
+def speculate_always(patch: pytest.MonkeyPatch) -> None:
+    """Proposals join whatever they seem to cost."""
+
+    def join(drafts: list[tuple[float, int]], most: int, *times: float) -> list[int]:
+        lengths: list[int] = []
+        for _, count in drafts:
+            lengths.append(min(count, most - sum(lengths)))
+        return lengths
+
+    patch.setattr(speculator, "choose_lengths", join)
+    patch.setattr(speculator, "WORTH", -1.0)

@@ -56,6 +56,15 @@ LAWS: dict[str, Law] = {
             "laws/test_parity.py::test_in_a_crowd",
         ),
     ),
+    "speculation": Law(
+        "Tokens and log-probabilities are the same with and without speculation, to the last bit.",
+        (
+            "laws/test_speculation.py::test_the_same_bits_with_and_without",
+            "laws/test_constrained.py::test_with_speculation",
+            "laws/test_speculation.py::test_replayed_from_a_record",
+            "laws/test_speculation.py::test_a_planted_bug_is_found",
+        ),
+    ),
     "L8": Law(
         "Joined deltas = the whole text = the text of all tokens, cut at the first stop string.",
         (

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from harness import Answers, alone, answer, assert_same, load, make, tokens
+from harness import Answers, alone, answer, assert_same, load, make, speculate_always, tokens
 from support.constraints import MODEL, TOKENIZER, VOCABULARY
 
 from flover.engine.loop import Engine
@@ -24,6 +24,7 @@ from flover.observe.record_reader import read_record
 from flover.observe.replay import replay
 from flover.observe.trace import replay_path
 from flover.request import FinishReason, Request
+from flover.speculation import Drafter
 from flover.structured_outputs import StructuredOutputsParams
 
 CONSTRAINTS: list[dict[str, Any] | None] = [
@@ -103,6 +104,24 @@ def test_in_a_crowd_with_preemption(expected: Answers) -> None:
 
     assert_same(expected, answer(engine, staggered(2), preempt_one))
     assert sum(CONSTRAINTS[int(name[1:]) % len(CONSTRAINTS)] is not None for name in preempted) > 3
+    engine.close()
+
+
+def test_with_speculation(expected: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proposals that are right, but for every fifth: the grammar of a row follows what is sampled, token by token."""
+    speculate_always(monkeypatch)
+    known = [[*one.prompt_ids, *tokens(expected[one.id])] for one in requests()]
+
+    def draft(self: Drafter, token_ids: list[int], most: int) -> list[int]:
+        coming = next(one for one in known if one[: len(token_ids)] == token_ids)[len(token_ids) :][:most]
+        return coming if len(token_ids) % 5 else [(token + 1) % 100 for token in coming]
+
+    monkeypatch.setattr(Drafter, "draft", draft)
+    engine = opened(max_num_seqs=6, speculative_config='{"method": "ngram", "num_speculative_tokens": 4}')
+    assert_same(expected, answer(engine, staggered(4)))
+    stats = engine.stats()
+    assert stats.draft_tokens > stats.accepted_tokens + 20
+    assert stats.accepted_tokens > 100
     engine.close()
 
 

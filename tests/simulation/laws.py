@@ -140,6 +140,7 @@ class Laws(Witness):
             self._check_order([self._by_seed[admission.seed] for admission in plan.admissions])
         self.counts["dead rows"] += len(plan.dead)
         self.counts["moves"] += len(plan.moves)
+        self.counts["proposed"] += sum(len(work.token_ids) for work in plan.work if work.generates)
         self._planned[plan.step] = [self._by_row[row] for row in planned_rows(plan)]
         self._planned.pop(plan.step - 3, None)
         tokens, most = plan.num_tokens, config.max_num_batched_tokens
@@ -229,6 +230,7 @@ class Laws(Witness):
             require("L7", delta.prompt_logprobs == first, "{}: prompt_logprobs differ from alone at {}", one, start)
             chosen = one.expected.logprobs[start:end] if one.expected.logprobs is not None else None
             require("L7", delta.logprobs == chosen, "{}: logprobs differ from alone at {}", one, start)
+            self.counts["several at once"] += len(delta.token_ids) > 1
             require("L9", delta.cached_tokens == one.cached, "{}: cached {}, {}", one, delta.cached_tokens, one.cached)
         one.tokens += delta.token_ids
         self.counts["tokens"] += len(delta.token_ids)

@@ -32,7 +32,16 @@ def test_runs_meet_all_that_is_hard_for_a_scheduler() -> None:
     expected = [f"cancel {event}" for event in CANCEL_EVENTS]
     expected += [f"fault {kind}" for kind in (*FAULTS, "poisoned request")]
     expected += [f"ended {reason}" for reason in ("stop", "length", "abort", "error")]
-    expected += ["refused", "moves", "dead rows", "reused tokens", "preempted", "guaranteed"]
+    expected += [
+        "refused",
+        "moves",
+        "dead rows",
+        "reused tokens",
+        "preempted",
+        "guaranteed",
+        "proposed",
+        "several at once",
+    ]
     assert [name for name in expected if not seen[name]] == []
 
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from flover.bench.workload import TOKEN_IDS, fixed, fixed_arrivals, random_jobs
 from flover.engine.budget import attention_of
-from flover.engine.executor import Executor, WrappedExecutor
+from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
+from flover.observe.wrapped import WrappedExecutor
 from flover_benchmarks.paper.processes import as_request
 from flover_benchmarks.simulated.cost import Cost
 

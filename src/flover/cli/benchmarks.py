@@ -13,7 +13,13 @@ from typing import Any
 from flover.bench.options import FusionOptions, InterferenceOptions
 from flover.bench.presets import PRESETS, write_preset
 from flover.bench.server import ServerProcess
-from flover.cli import offline_benchmarks, serving_benchmarks, startup_benchmark, sweep_benchmark
+from flover.cli import (
+    offline_benchmarks,
+    serving_benchmarks,
+    speculation_benchmark,
+    startup_benchmark,
+    sweep_benchmark,
+)
 from flover.cli.files import check_output_dir
 from flover.cli.flags import add_settings, count, from_args, given, number, to_flags
 from flover.cli.models import add_model, resolve_model
@@ -66,6 +72,7 @@ def add(commands: Any) -> Parser:
     serving_benchmarks.add_serve(kinds)
     offline_benchmarks.add_latency(kinds)
     offline_benchmarks.add_throughput(kinds)
+    speculation_benchmark.add_speculation(kinds)
     startup_benchmark.add_startup(kinds)
     sweep_benchmark.add_sweep(kinds)
     if benchmarks_installed():

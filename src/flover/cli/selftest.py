@@ -25,6 +25,7 @@ _OWN = frozenset(
     {
         *("model", "tokenizer", "skip_tokenizer_init", "seed", "max_num_batched_tokens"),
         *("target_itl_ms", "scheduling_policy", "reorder", "enable_prefix_caching", "trace", "async_scheduling"),
+        "speculative_config",
     }
 )
 """Settings without meaning for this test, or set by it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flover.config.setting import at_least, at_most, check_choices, check_types, setting
+from flover.config.speculative import read_speculation
 from flover.errors import ConfigError
 
 BUNDLED_MODEL = "flover-tiny"
@@ -102,6 +103,14 @@ class EngineConfig:
         "unless it ends by its max_tokens; by default on a GPU",
         group="scheduler",
     )
+    speculative_config: str | None = setting(
+        None,
+        "tokens proposed for each row and verified in one iteration, as JSON with vLLM's keys: "
+        '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 5} proposes '
+        "what came after the same 2 to 5 tokens before, in prompt or output; answers keep their bits, and rows for "
+        "which it would cost time are left out",
+        group="scheduler",
+    )
     block_size: int = setting(16, "tokens per page of keys and values", group="cache")
     kv_cache_memory_bytes: int | None = setting(
         None,
@@ -194,6 +203,13 @@ class EngineConfig:
             raise ConfigError(
                 f"--tensor-parallel-size ({self.tensor_parallel_size}) must be a multiple of --nnodes ({self.nnodes})"
             )
+        if self.speculative_config is not None:
+            read_speculation(self.speculative_config)
+            if self.async_scheduling:
+                raise ConfigError(
+                    "--speculative-config excludes --async-scheduling: proposals follow the newest token, which is not "
+                    "known while its iteration runs"
+                )
         if self.data_parallel_size > 1:
             _only_one(self)
         if self.distributed_executor_backend == "ray" and self.nnodes > 1:

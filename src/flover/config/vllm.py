@@ -101,7 +101,6 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "rope_scaling": _no("the model's config.json says how positions are scaled"),
     "rope_theta": _no("the model's config.json says how positions are scaled"),
     "disable_sliding_window": _no_switch("the model's config.json says how far attention reaches"),
-    "speculative_config": _no("there is no speculative decoding"),
     "num_gpu_blocks_override": _no(_POOL),
     "calculate_kv_scales": _no_switch("keys and values have a scale of their own for each token"),
     "enable_lora": _no_switch(_NO_LORA),

@@ -63,6 +63,8 @@ def _advance(roster: Roster, sequence: Sequence, work: Work, result: RowResult) 
     if delta is None:
         return None
     roster.counts["generation_tokens"] += taken
+    if work.generates and (drafted := len(work.token_ids)):
+        roster.counts.update(drafts=1, draft_tokens=drafted, accepted_tokens=len(result.token_ids) - 1)
     if sequence in roster.suspects:
         roster.suspects.remove(sequence)
     if delta.finish_reason is not None:

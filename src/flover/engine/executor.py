@@ -82,32 +82,3 @@ class BlockingExecutor(ABC):
     def reset(self) -> None:
         """Forget what was started. Derived classes forget their rows too."""
         self._results = ()
-
-
-class WrappedExecutor:
-    """An executor that hands every call on to another one. Derived classes override the calls that they look at."""
-
-    def __init__(self, executor: Executor) -> None:
-        self.facts = executor.facts
-        self._executor = executor
-
-    def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
-        return self._executor.prepare(request, vocabulary)
-
-    def start(self, plan: StepPlan) -> None:
-        self._executor.start(plan)
-
-    def finish(self) -> StepResult:
-        return self._executor.finish()
-
-    def reset(self) -> None:
-        self._executor.reset()
-
-    def trim(self, free_pages: list[int]) -> None:
-        self._executor.trim(free_pages)
-
-    def check(self) -> None:
-        self._executor.check()
-
-    def close(self) -> None:
-        self._executor.close()

@@ -7,6 +7,7 @@ from bisect import insort
 from collections import Counter, deque
 from dataclasses import dataclass
 
+from flover.config.speculative import Speculation
 from flover.engine.fairness import FairShares
 from flover.engine.pages import PagePool
 from flover.engine.plan import StepPlan
@@ -40,6 +41,8 @@ class SchedulerConfig:
     target_itl_ms: float = 0.0
     async_scheduling: bool = False
     """Plan and start an iteration while the one before runs."""
+    speculation: Speculation | None = None
+    """Not with `async_scheduling`: proposals follow a newest token that is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ One iteration is planned so:
    preempted (its pages go, its tokens stay, and it waits at its old position to be computed again);
 2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
 3. waiting sequences enter in order (clients take turns: `fairness.py`), none past an earlier one, while there are
-   rows, pages and budget. (Of a strategy other than fusion: only those of the batch; see `strategy.py`.)
+   rows, pages and budget. (Of a strategy other than fusion: only those of the batch; see `strategy.py`);
+4. with speculation, generating rows get proposals, in what is left of tokens, time and pages (`speculation/`).
 
 An iteration that is planned while another is in flight builds on what that one computes: its tokens are there, and not
 known yet. A row may have ended with such a token, and is then computed in vain once; one that has all its max_tokens is
@@ -29,10 +30,12 @@ from flover.engine.roster import Roster, row_of
 from flover.engine.rows import NO_CHANGE
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy, choose_batch, opens_at
+from flover.speculation import Speculator
 
 Chunks = dict[Sequence, int]
 """How many of its pending tokens each pre-processing sequence computes in this iteration."""
 Grants = dict[Sequence, list[int]]
+Proposals = dict[Sequence, list[int]]
 
 
 class Scheduler:
@@ -41,6 +44,7 @@ class Scheduler:
     def __init__(self, roster: Roster, cost: CostModel) -> None:
         self._roster = roster
         self._cost = cost
+        self.speculator = Speculator(roster.config) if roster.config.speculation is not None else None
         self._step = 0
         self._batch: set[Sequence] = set()
 
@@ -66,7 +70,10 @@ class Scheduler:
         admitted = [] if preempted else self._admit(self._candidates(), allowance, chunks)
         if overlaps and not (generating or chunks or admitted):
             return None
-        return self._freeze(generating, chunks, admitted, grants)
+        proposals: Proposals = {}
+        if self.speculator is not None and not preempted:
+            proposals = self.speculator.propose(generating, allowance, roster.pool, grants)
+        return self._freeze(generating, chunks, admitted, grants, proposals)
 
     @property
     def opens_at(self) -> float:
@@ -101,7 +108,7 @@ class Scheduler:
         allowance = self._allowance(generating)
         chunks = self._continue_prompts(allowance)
         admitted = self._admit([suspect], allowance, chunks) if suspect.row is None else []
-        return self._freeze(generating, chunks, admitted, {})
+        return self._freeze(generating, chunks, admitted, {}, {})
 
     def _allowance(self, generating: list[Sequence]) -> Allowance:
         config, dead = self._roster.config, len(self._roster.rows.dead)
@@ -157,7 +164,9 @@ class Scheduler:
         running = self._roster.running
         return any(other.request is sequence.request and other.computed < shared for other in running)
 
-    def _freeze(self, generating: list[Sequence], chunks: Chunks, admitted: list[Sequence], grants: Grants) -> StepPlan:
+    def _freeze(
+        self, generating: list[Sequence], chunks: Chunks, admitted: list[Sequence], grants: Grants, proposals: Proposals
+    ) -> StepPlan:
         """Give rows to the admitted sequences, close the holes, and make the plan."""
         roster = self._roster
         evictions = roster.rows.take_left()
@@ -171,13 +180,14 @@ class Scheduler:
         for sequence, row in zip(admitted, layout.entries, strict=True):
             sequence.row = row
         roster.counts["row_moves"] += len(layout.moves)
+        generates = [_generate(sequence, proposals.get(sequence, [])) for sequence in generating]
         plan = StepPlan(
             step=self._step,
             evictions=evictions,
             moves=layout.moves,
             admissions=[_admission(sequence) for sequence in admitted],
             grants=[Grant(row=row_of(sequence), pages=pages) for sequence, pages in grants.items()],
-            work=sorted([*map(_generate, generating), *map(_chunk, chunks, chunks.values())], key=attrgetter("row")),
+            work=sorted([*generates, *map(_chunk, chunks, chunks.values())], key=attrgetter("row")),
             window=roster.rows.window,
             dead=roster.rows.dead,
         )
@@ -211,9 +221,9 @@ def _admission(sequence: Sequence) -> Admission:
     )
 
 
-def _generate(sequence: Sequence) -> Work:
-    """The next token after the newest one."""
-    return Work(row_of(sequence), sequence.computed + sequence.computing, [], 1)
+def _generate(sequence: Sequence, proposed: list[int]) -> Work:
+    """The next token after the newest one, and after each that is proposed."""
+    return Work(row_of(sequence), sequence.computed + sequence.computing, proposed, 1 + len(proposed))
 
 
 def _chunk(sequence: Sequence, count: int) -> Work:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from flover.engine.prefix import Entry
 from flover.request import FinishReason, Request, TokenLogprobs
+from flover.speculation import Drafter
 
 Ending = tuple[FinishReason | None, int | None]
 """Why a sequence ends, and the stop token id that did it if one did."""
@@ -46,6 +47,8 @@ class Sequence:
     faults: int = 0
     """Iterations that raised while this sequence was alone in them."""
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
+    drafter: Drafter | None = None
+    """What proposes its next tokens, with speculation."""
 
     @property
     def prompt_len(self) -> int:

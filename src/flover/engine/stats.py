@@ -25,6 +25,9 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     generation_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens taken from the prefix cache
     queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
+    drafts: int = 0  # rows for which tokens were proposed, summed over iterations
+    draft_tokens: int = 0  # tokens proposed
+    accepted_tokens: int = 0  # of these, those that were sampled
     preemptions: int = 0
     row_moves: int = 0
     iterations: int = 0
@@ -49,7 +52,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 
 _COUNTED = (
     *("prompt_tokens", "generation_tokens", "cached_tokens", "queried_tokens", "preemptions", "row_moves"),
-    *("iterations", "iteration_rows", "faults"),
+    *("iterations", "iteration_rows", "faults", "drafts", "draft_tokens", "accepted_tokens"),
 )
 """Counters under the names that the roster has for them."""
 _GAUGES = ("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from flover.engine.executor import Executor, WrappedExecutor
+from flover.engine.executor import Executor
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import InvariantError
+from flover.observe.wrapped import WrappedExecutor
 
 
 class BackgroundExecutor(WrappedExecutor):

@@ -236,6 +236,8 @@ class DeviceExecutor:
             if not again:
                 break
             work, at, turn = [work[place] for place in again], at[again] + 1, turn + 1
+            self._grammars.start(work, self._buffers["grammar"])
+            self._grammars.finish()
         return results
 
     def _draw(self, logits: Array, work: list[Work], results: dict[int, RowResult]) -> list[int]:

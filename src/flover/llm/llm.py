@@ -256,6 +256,10 @@ class LLM:
 
     # Facts
 
+    def stats(self) -> EngineStats:
+        """Counters and gauges of the engine."""
+        return self._running_engine().stats()
+
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises `ConfigError` if none was loaded."""
         if self._tokenizer is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -27,4 +28,7 @@ def engine_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; known are {', '.join(sorted(_SETTINGS))}"
             raise TypeError(f"LLM has no setting {name!r}{hint}")
         VLLM_SETTINGS[name].check(name, value)
-    return {name: value for name, value in settings.items() if name in _SETTINGS}
+    ours = {name: value for name, value in settings.items() if name in _SETTINGS}
+    if isinstance(speculative := ours.get("speculative_config"), dict):  # vLLM's keyword is a dictionary
+        ours["speculative_config"] = json.dumps(speculative)
+    return ours

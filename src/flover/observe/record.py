@@ -48,6 +48,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     grants: list[Grant] = []
     chunks: list[tuple[int, int, int, bool]] = []  # row, first position, tokens, whether it samples
     generating: list[int] = []
+    proposals: list[tuple[int, list[int]]] = []  # row, tokens proposed after its newest
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_defaults=True):
@@ -94,6 +95,7 @@ def outline_of(plan: StepPlan) -> Outline:
         grants=plan.grants,
         chunks=[(one.row, one.start, one.num_tokens, bool(one.num_samples)) for one in plan.chunks],
         generating=plan.generating,
+        proposals=[(one.row, one.token_ids) for one in plan.work if one.generates and one.token_ids],
     )
 
 

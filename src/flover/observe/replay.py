@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from flover.engine.executor import BlockingExecutor, Executor, WrappedExecutor
+from flover.engine.executor import BlockingExecutor, Executor
 from flover.engine.loop import Engine
 from flover.engine.observer import ExecutedPlan, Observer
 from flover.engine.plan import RowResult, StepPlan, StepResult
@@ -20,6 +20,7 @@ from flover.engine.roster import Roster
 from flover.errors import ConfigError, EngineDeadError, InvariantError
 from flover.observe.record import Head, Outline, StepRecord, outline_of
 from flover.observe.record_reader import Record
+from flover.observe.wrapped import WrappedExecutor
 from flover.request import ModelFacts
 from flover.structured_outputs import Vocabulary
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flover.config import EngineConfig
+from flover.config.speculative import read_speculation
 from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
@@ -76,4 +77,5 @@ def scheduler_config(config: EngineConfig, facts: ModelFacts) -> SchedulerConfig
         reorder=config.reorder,
         target_itl_ms=config.target_itl_ms,
         async_scheduling=bool(config.async_scheduling),
+        speculation=None if config.speculative_config is None else read_speculation(config.speculative_config),
     )

@@ -1,4 +1,4 @@
-"""Options of `bench latency`, `throughput`, `startup` and `sweep`, with vLLM's names where it has them."""
+"""Options of the benchmarks that run without clients, with vLLM's names where it has them."""
 
 from __future__ import annotations
 
@@ -86,3 +86,14 @@ class SweepOptions:
         if not rates or not all(rate > 0 for rate in rates):
             raise ConfigError(f"--request-rates must be numbers above 0, got {' '.join(self.request_rates)}")
         return rates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationOptions:
+    """Options of `bench speculation`."""
+
+    output_len: int = setting(64, "output tokens of each request", group=_BATCH)
+    num_iters: int = setting(5, "measured pairs of batches, after one to warm up", group=_BATCH)
+
+    def __post_init__(self) -> None:
+        _at_least(self)

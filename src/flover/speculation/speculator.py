@@ -1,0 +1,147 @@
+"""How many proposals of each row are verified: as many as bring more tokens per second.
+
+An iteration without proposals takes `base_ms` and brings a token for each generating row; one more token in its
+forward takes `token_ms`. The j-th proposal of a row with acceptance p brings p^j tokens. Proposals join, the likeliest
+first, as long as they bring more for their time than the iteration does without them. So a batch that is bound by
+arithmetic has none, whatever repeats in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol, TypeVar
+
+from flover.config.speculative import Speculation
+from flover.speculation.cost import GenerationCost
+from flover.speculation.drafter import Drafter
+
+WORTH = 1.15
+"""A proposal has to bring so much more than it costs: the cost is an estimate."""
+PROBE_EVERY = 256
+"""So often proposals that are likely right are verified though they seem to cost too much: costs learnt from other
+iterations may be wrong, and only iterations with proposals correct them."""
+LIKELY = 0.7
+
+
+class Row(Protocol):
+    """A generating sequence."""
+
+    token_ids: list[int]
+    pages: list[int]
+    drafter: Drafter | None
+
+    @property
+    def max_len(self) -> int: ...
+
+
+class Planned(Protocol):
+    """The iteration so far (`engine/budget.py`)."""
+
+    @property
+    def target_ms(self) -> float: ...
+    @property
+    def limit_ms(self) -> float: ...
+    @property
+    def tokens_left(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
+
+
+class Pages(Protocol):
+    """The pool of pages."""
+
+    @property
+    def available(self) -> int: ...
+    def take(self, count: int) -> list[int]: ...
+
+
+class Limits(Protocol):
+    """What of the scheduler's settings matters here."""
+
+    @property
+    def speculation(self) -> Speculation | None: ...
+    @property
+    def page_size(self) -> int: ...
+    @property
+    def max_model_len(self) -> int: ...
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
+
+
+class Speculator:
+    """Decides on proposals, iteration by iteration, from its inputs alone."""
+
+    def __init__(self, limits: Limits) -> None:
+        assert limits.speculation is not None, "made only where speculation is on"
+        self._settings = limits.speculation
+        self._page_size = limits.page_size
+        self._max_model_len = limits.max_model_len
+        self._cost = GenerationCost()
+        self._iterations = 0
+
+    def observe(self, tokens: int, milliseconds: float) -> None:
+        """Learn from an iteration of so many tokens that computed no prompt."""
+        self._cost.observe(tokens, milliseconds)
+
+    def propose(
+        self, generating: Sequence[AnyRow], planned: Planned, pool: Pages, grants: dict[AnyRow, list[int]]
+    ) -> dict[AnyRow, list[int]]:
+        """Tokens that may come next, for rows that have some. Those that open a page take it from the pool, if it has
+        one, into `grants`."""
+        proposals = {row: drafted for row, drafted in self._worthwhile(generating, planned) if drafted}
+        for row, drafted in proposals.items():
+            known, held = len(row.token_ids), len(row.pages)
+            wanted = -(-(known + len(drafted)) // self._page_size) - held
+            if 0 < wanted <= pool.available:
+                pages = pool.take(wanted)
+                row.pages.extend(pages)
+                grants[row] = grants.get(row, []) + pages
+            del drafted[len(row.pages) * self._page_size - known :]
+        return proposals
+
+    def _worthwhile(self, generating: Sequence[AnyRow], planned: Planned) -> list[tuple[AnyRow, list[int]]]:
+        self._iterations += 1
+        if not generating:
+            return []
+        most = self._settings.num_tokens
+        base_ms, token_ms = self._cost.expect(planned.tokens), self._cost.token_ms
+        probes = self._iterations % PROBE_EVERY == 0
+        if base_ms <= WORTH * len(generating) * token_ms and not probes:
+            return []
+        drafts = [(row, *self._draft(row, most)) for row in generating]
+        if probes and max((chance for _, chance, drafted in drafts if drafted), default=0.0) >= LIKELY:
+            token_ms = 0.0
+        limit_ms = planned.limit_ms if planned.target_ms else math.inf
+        fitting = math.inf if token_ms <= 0 else (limit_ms - base_ms) / token_ms
+        lengths = choose_lengths(
+            [(chance, len(drafted)) for _, chance, drafted in drafts],
+            int(max(min(planned.tokens_left, fitting), 0)),
+            base_ms,
+            token_ms,
+        )
+        return [(row, drafted[:length]) for (row, _, drafted), length in zip(drafts, lengths, strict=True)]
+
+    def _draft(self, row: Row, most: int) -> tuple[float, list[int]]:
+        """The row's acceptance and its proposals: no more than it may have tokens, less the one that it gets anyway."""
+        drafter = row.drafter = row.drafter or Drafter(self._settings)
+        room = min(row.max_len, self._max_model_len) - len(row.token_ids) - 1
+        drafted = drafter.draft(row.token_ids, min(room, most))
+        return drafter.acceptance, drafted
+
+
+def choose_lengths(drafts: Sequence[tuple[float, int]], most: int, base_ms: float, token_ms: float) -> list[int]:
+    """How many proposals of each row are verified, at most `most` together. `drafts` are the acceptance of each
+    generating row, and how many proposals it has."""
+    gains = sorted(
+        [(-(chance**place), row) for row, (chance, count) in enumerate(drafts) for place in range(1, count + 1)]
+    )
+    lengths, brought, spent = [0] * len(drafts), float(len(drafts)), base_ms
+    for loss, row in gains[:most]:
+        if -loss * spent <= WORTH * brought * token_ms:
+            break
+        lengths[row] += 1
+        brought -= loss
+        spent += token_ms
+    return lengths
