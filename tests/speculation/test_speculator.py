@@ -58,29 +58,29 @@ def test_acceptance_is_learnt_from_proposals_that_nothing_verified() -> None:
 
 
 def test_as_many_proposals_as_bring_more_tokens_for_their_time() -> None:
-    assert choose_lengths([(0.9, 4)], 100, base_ms=10.0, token_ms=0.5) == [4]
-    assert choose_lengths([(0.3, 4)], 100, base_ms=10.0, token_ms=0.8) == [1]
-    assert choose_lengths([(0.05, 4)], 100, base_ms=10.0, token_ms=1.0) == [0]
-    assert choose_lengths([(0.9, 4), (0.2, 4)], 3, base_ms=10.0, token_ms=0.1) == [3, 0]
+    assert choose_lengths([(0.9, 4)], 100, 1, base_ms=10.0, token_ms=0.5) == [4]
+    assert choose_lengths([(0.3, 4)], 100, 1, base_ms=10.0, token_ms=0.8) == [1]
+    assert choose_lengths([(0.05, 4)], 100, 1, base_ms=10.0, token_ms=1.0) == [0]
+    assert choose_lengths([(0.9, 4), (0.2, 4)], 3, 2, base_ms=10.0, token_ms=0.1) == [3, 0]
     # A batch bound by arithmetic: a token costs as much as what it brings, however sure it is.
-    assert choose_lengths([(1.0, 4)] * 32, 1000, base_ms=32.0, token_ms=1.0) == [0] * 32
-    assert choose_lengths([(0.9, 4)], 100, base_ms=0.0, token_ms=0.0) == [0]
+    assert choose_lengths([(1.0, 4)] * 32, 1000, 32, base_ms=32.0, token_ms=1.0) == [0] * 32
+    assert choose_lengths([(0.9, 4)], 100, 1, base_ms=0.0, token_ms=0.0) == [0]
 
 
 def test_the_cost_is_that_of_the_newest_iterations() -> None:
     cost, rng = GenerationCost(), random.Random(2)
-    assert cost.expect(1) == 0.0
+    assert cost.expect(1, cost.token_ms) == 0.0
     for _ in range(50):
         cost.observe(1, 10.0)
-    assert cost.expect(1) == pytest.approx(10.0)
+    assert cost.expect(1, cost.token_ms) == pytest.approx(10.0)
     assert 0 < cost.token_ms < 2.0
     for _ in range(100):
         tokens = rng.choice((1, 3, 5))
         cost.observe(tokens, 7.0 + 3.0 * tokens + rng.uniform(-0.5, 0.5))
     assert cost.token_ms == pytest.approx(3.0, rel=0.1)
-    assert cost.expect(5) == pytest.approx(22.0, rel=0.1)
+    assert cost.expect(5, cost.token_ms) == pytest.approx(22.0, rel=0.1)
     cost.observe(1, 10_000.0)
-    assert cost.expect(5) < 40.0
+    assert cost.expect(5, cost.token_ms) < 40.0
 
 
 def test_the_setting_is_vllms() -> None:

@@ -49,6 +49,6 @@ class GenerationCost:
         slope = (self._covariance + PRIOR_WEIGHT * prior) / (self._variance + PRIOR_WEIGHT)
         return max(slope, LEAST_OF_PRIOR * prior)
 
-    def expect(self, tokens: int) -> float:
+    def expect(self, tokens: int, token_ms: float) -> float:
         """An iteration of so many tokens; 0 before the first was observed."""
-        return max(self._ms + (tokens - self._tokens) * self.token_ms, 0.0)
+        return max(self._ms + (tokens - self._tokens) * token_ms, 0.0)

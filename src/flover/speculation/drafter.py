@@ -32,10 +32,14 @@ class Drafter:
         """How likely a proposal is right whose predecessors are; near 1/2 at first."""
         return self._right / self._tried
 
+    def rests(self, length: int) -> bool:
+        """Whether a sequence of so many tokens is not worth a look yet."""
+        return length < self._wake
+
     def draft(self, token_ids: Sequence[int], most: int) -> list[int]:
         """Up to `most` tokens that may come after `token_ids`, which are those of the call before and more."""
         length = len(token_ids)
-        if length < self._wake:
+        if self.rests(length):
             return []
         if self._proposed and length > self._length:
             self._learn(token_ids)

@@ -106,38 +106,48 @@ class Speculator:
         if not generating:
             return []
         most = self._settings.num_tokens
-        base_ms, token_ms = self._cost.expect(planned.tokens), self._cost.token_ms
+        token_ms = self._cost.token_ms
+        base_ms = self._cost.expect(planned.tokens, token_ms)
         probes = self._iterations % PROBE_EVERY == 0
         if base_ms <= WORTH * len(generating) * token_ms and not probes:
             return []
-        drafts = [(row, *self._draft(row, most)) for row in generating]
-        if probes and max((chance for _, chance, drafted in drafts if drafted), default=0.0) >= LIKELY:
+        drafts = [draft for row in generating if (draft := self._draft(row, most)) is not None]
+        if not drafts:
+            return []
+        if probes and max(drafter.acceptance for _, drafter, _ in drafts) >= LIKELY:
             token_ms = 0.0
         limit_ms = planned.limit_ms if planned.target_ms else math.inf
         fitting = math.inf if token_ms <= 0 else (limit_ms - base_ms) / token_ms
         lengths = choose_lengths(
-            [(chance, len(drafted)) for _, chance, drafted in drafts],
+            [(drafter.acceptance, len(drafted)) for _, drafter, drafted in drafts],
             int(max(min(planned.tokens_left, fitting), 0)),
+            len(generating),
             base_ms,
             token_ms,
         )
         return [(row, drafted[:length]) for (row, _, drafted), length in zip(drafts, lengths, strict=True)]
 
-    def _draft(self, row: Row, most: int) -> tuple[float, list[int]]:
-        """The row's acceptance and its proposals: no more than it may have tokens, less the one that it gets anyway."""
-        drafter = row.drafter = row.drafter or Drafter(self._settings)
-        room = min(row.max_len, self._max_model_len) - len(row.token_ids) - 1
-        drafted = drafter.draft(row.token_ids, min(room, most))
-        return drafter.acceptance, drafted
+    def _draft(self, row: AnyRow, most: int) -> tuple[AnyRow, Drafter, list[int]] | None:
+        """What may come next in a row: no more than it may have tokens, less the one that it gets anyway."""
+        drafter = row.drafter
+        if drafter is None:
+            drafter = row.drafter = Drafter(self._settings)
+        length = len(row.token_ids)
+        if drafter.rests(length):
+            return None
+        drafted = drafter.draft(row.token_ids, min(most, row.max_len - length - 1, self._max_model_len - length - 1))
+        return (row, drafter, drafted) if drafted else None
 
 
-def choose_lengths(drafts: Sequence[tuple[float, int]], most: int, base_ms: float, token_ms: float) -> list[int]:
-    """How many proposals of each row are verified, at most `most` together. `drafts` are the acceptance of each
-    generating row, and how many proposals it has."""
+def choose_lengths(
+    drafts: Sequence[tuple[float, int]], most: int, generating: int, base_ms: float, token_ms: float
+) -> list[int]:
+    """How many proposals of each row are verified, at most `most` together. `drafts` are rows' acceptance, and how many
+    proposals they have; `generating` is the number of all generating rows."""
     gains = sorted(
         [(-(chance**place), row) for row, (chance, count) in enumerate(drafts) for place in range(1, count + 1)]
     )
-    lengths, brought, spent = [0] * len(drafts), float(len(drafts)), base_ms
+    lengths, brought, spent = [0] * len(drafts), float(generating), base_ms
     for loss, row in gains[:most]:
         if -loss * spent <= WORTH * brought * token_ms:
             break
