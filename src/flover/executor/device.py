@@ -224,8 +224,7 @@ class DeviceExecutor:
         logits = self._decoder.logits(hidden)
         if logits is None:
             return {}
-        results: dict[int, RowResult] = {}
-        turn = 0
+        results, turn = dict[int, RowResult](), 0
         while work:
             drawn = self._draw(logits if len(at) == len(logits) else logits[at], work, results)
             again = [
@@ -236,8 +235,7 @@ class DeviceExecutor:
             if not again:
                 break
             work, at, turn = [work[place] for place in again], at[again] + 1, turn + 1
-            self._grammars.start(work, self._buffers["grammar"])
-            self._grammars.finish()
+            self._grammars.make(work, self._buffers["grammar"])
         return results
 
     def _draw(self, logits: Array, work: list[Work], results: dict[int, RowResult]) -> list[int]:
