@@ -220,7 +220,7 @@ class DeviceExecutor:
             return {}
         at = np.arange(len(work))
         if len(work) < len(hidden):
-            hidden, at = _sampled(layout, hidden)
+            hidden, at = layout.sampled(hidden)
         logits = self._decoder.logits(hidden)
         if logits is None:
             return {}
@@ -311,14 +311,3 @@ class DeviceExecutor:
         """Of `next_ids`, the successors of the tokens with the hidden states `before` [1, H] and own[:-1]."""
         hidden = own[:-1] if before is None else np.concatenate([before, own[:-1]])
         return prompt_logprobs(hidden, next_ids, num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
-
-
-def _sampled(layout: PlannedBatch, hidden: Array) -> tuple[Array, Array]:
-    """The hidden states that are sampled, row by row, and where each row's first is among them."""
-    counts = np.array([one.num_samples for one in layout.work])
-    ends, kept = layout.starts[1:], counts > 0
-    first = np.cumsum(counts) - counts
-    if counts.max() == 1:
-        return hidden[ends[kept] - 1], first[kept]
-    tokens = np.repeat(ends - counts - first, counts) + np.arange(counts.sum())
-    return hidden[tokens], first[kept]

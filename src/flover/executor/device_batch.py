@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,16 @@ class PlannedBatch:
     rows: Array  # [R] int64, ascending
     starts: Array  # [R + 1]: work[r] is tokens starts[r] .. starts[r + 1]
     context_lens: Array  # [R] int64
+
+    def sampled(self, hidden: Any) -> tuple[Any, Array]:
+        """Of the hidden states [T, H] those that are sampled, row by row, and where each row's first is among them."""
+        counts = np.array([one.num_samples for one in self.work])
+        ends, kept = self.starts[1:], counts > 0
+        first = np.cumsum(counts) - counts
+        if counts.max() == 1:
+            return hidden[ends[kept] - 1], first[kept]
+        tokens = np.repeat(ends - counts - first, counts) + np.arange(counts.sum())
+        return hidden[tokens], first[kept]
 
     def digest(self) -> int:
         """A checksum of everything that the forward reads."""
