@@ -122,6 +122,7 @@ class TopView:
         second = (
             f"pages {stats.pages_used:,} used, {stats.pages_cached:,} cached, {free:,} free   "
             f"preemptions {stats.preemptions:,}   row moves {stats.row_moves:,}"
+            + (f"   proposals {stats.accepted_tokens:,} of {stats.draft_tokens:,} right" if stats.draft_tokens else "")
         )
         return [Text(first), Text(second), Text(f"finished {_finished(stats.finished)}")]
 

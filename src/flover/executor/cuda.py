@@ -108,9 +108,6 @@ class CudaExecutor(DeviceExecutor):
                 asked.append((places, logprobs(logits[places], chosen, logits.shape[1] if count < 0 else count)))
         return asked
 
-    def _to_host(self, hidden: Array) -> HostArray:
-        return to_host([hidden.float()])[0]
-
     def _prompt_logprobs(
         self, before: Array | None, own: Array, next_ids: HostArray, num_top: int
     ) -> list[TokenLogprobs] | None:

@@ -19,12 +19,13 @@ _DRIVERS = ("dev/nvidiactl", "dev/dxg")
 
 
 def resolve_device(config: EngineConfig, root: Path = Path("/")) -> EngineConfig:
-    """`config` with `cpu` or `cuda` instead of `auto`, and on a GPU with asynchronous scheduling unless that is off."""
+    """`config` with `cpu` or `cuda` instead of `auto`, and on a GPU with asynchronous scheduling unless that is off or
+    excluded by speculation."""
     device = _usable(root) if config.device == "auto" else config.device
     overlaps = config.async_scheduling
-    return dataclasses.replace(
-        config, device=device, async_scheduling=device == "cuda" if overlaps is None else overlaps
-    )
+    if overlaps is None:
+        overlaps = device == "cuda" and config.speculative_config is None
+    return dataclasses.replace(config, device=device, async_scheduling=overlaps)
 
 
 def new_platform(config: EngineConfig) -> Platform:

@@ -169,8 +169,7 @@ class DeviceExecutor:
         logits = self._decoder.logits(hidden)
         if logits is None:
             return {}
-        results: dict[int, RowResult] = {}
-        turn = 0
+        results, turn = dict[int, RowResult](), 0
         while work:
             drawn = self._draw(logits if len(at) == len(logits) else logits[at], work, results)
             again = [
@@ -181,8 +180,7 @@ class DeviceExecutor:
             if not again:
                 break
             work, at, turn = [work[place] for place in again], at[again] + 1, turn + 1
-            self._grammars.start(work, self._buffers["grammar"])
-            self._grammars.finish()
+            self._grammars.make(work, self._buffers["grammar"])
         return results
 
     def _draw(self, logits: Array, work: list[Work], results: dict[int, RowResult]) -> list[int]:
@@ -255,9 +253,6 @@ class DeviceExecutor:
     def _choose(self, logits: Array, rows: RowView) -> Sampled:
         """A token for each row of `logits` [S, V]; rows[s] has logits[s]."""
         return sample(logits, rows, self._ops)
-
-    def _to_host(self, hidden: Array) -> HostArray:
-        return np.asarray(hidden)
 
     def _prompt_logprobs(
         self, before: Array | None, own: Array, next_ids: HostArray, num_top: int

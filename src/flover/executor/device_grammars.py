@@ -53,6 +53,11 @@ class DeviceGrammars:
         """Wait for the masks."""
         self._masks.finish()
 
+    def make(self, work: Sequence[Work], states: Array) -> None:
+        """Make the masks of rows that sample once more, and wait for them."""
+        self.start(work, states)
+        self.finish()
+
     def close(self) -> None:
         """End the thread of masks."""
         self._masks.close()
