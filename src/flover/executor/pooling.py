@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
 import numpy as np
 
+from flover.engine.plan import RowResult, Work
+from flover.memory.columns import Array as Rows
 from flover.ops import Array
 
 Pooling = Literal["last", "mean"]
@@ -36,3 +39,16 @@ class Pooled:
         mean = self._state / (self._count if self._kind == "mean" else 1)
         raw: bytes = mean.astype("<f4").tobytes()
         return raw
+
+
+def pool_prompt(column: Rows, chunk: Work, states: Array, results: dict[int, RowResult]) -> None:
+    """Add the states of a chunk if its row asks for an embedding; into its result if it completes the prompt. (Ranks
+    other than the first have no results.)"""
+    pooled: Pooled | None = column[chunk.row]
+    if pooled is None:
+        return
+    pooled.add(states)
+    if chunk.num_samples:
+        column[chunk.row] = None
+        if chunk.row in results:
+            results[chunk.row] = msgspec.structs.replace(results[chunk.row], embedding=pooled.vector())
