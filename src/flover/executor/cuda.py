@@ -81,6 +81,10 @@ class CudaExecutor(DeviceExecutor):
         arrays: dict[str, Any] = dict(to_device({name: getattr(batch, name) for name in _BATCH}, self._device))
         return super()._forward(dataclasses.replace(batch, **arrays))
 
+    def _on_host(self, states: Array) -> HostArray:
+        (found,) = to_host([states.float()])
+        return found
+
     def _choose(self, logits: Array, rows: RowView) -> Sampled:
         chosen, largest = choose(logits, choices_to_device(pack(rows, logits.shape[1]), self._device))
         num_top = np.where(rows["features"] & Feature.LOGPROBS != 0, rows["logprobs"], NO_LOGPROBS)

@@ -125,11 +125,15 @@ class DeviceExecutor:
         for place, work in enumerate(layout.work):
             if not work.generates:
                 self._report_prompt(place, layout, hidden, results)
-                states = hidden[layout.starts[place] : layout.starts[place + 1]]
-                pool_prompt(self._buffers["pooled"], work, states, results)
+                if self._buffers["pooled"][work.row] is not None:
+                    states = self._on_host(hidden[layout.starts[place] : layout.starts[place + 1]])
+                    pool_prompt(self._buffers["pooled"], work, states, results)
         rows = [results[row] for row in sorted(results)]
         seconds = self._ops.kernel_seconds() - started.kernel_seconds
         return StepResult(step=started.step, rows=rows, kernel_seconds=seconds)
+
+    def _on_host(self, states: Array) -> HostArray:
+        return np.asarray(states)
 
     @property
     def digest(self) -> int:

@@ -42,11 +42,9 @@ class Pooled:
 
 
 def pool_prompt(column: Rows, chunk: Work, states: Array, results: dict[int, RowResult]) -> None:
-    """Add the states of a chunk if its row asks for an embedding; into its result if it completes the prompt. (Ranks
+    """Add the states of a chunk of a row that asks for an embedding, which its result gets with the last chunk. (Ranks
     other than the first have no results.)"""
-    pooled: Pooled | None = column[chunk.row]
-    if pooled is None:
-        return
+    pooled: Pooled = column[chunk.row]
     pooled.add(states)
     if chunk.num_samples:
         column[chunk.row] = None
