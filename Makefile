@@ -19,6 +19,7 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # Tests at a time: one more than two cores, since many wait for other processes. Those marked `alone` measure time and run after
 # the others.
 JOBS ?= 3
+SOAK_SECONDS ?= 300
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
@@ -47,7 +48,7 @@ NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,ch
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test real sanitize cuda clean
+.PHONY: help demo serve quick check test soak real sanitize cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -66,6 +67,9 @@ test: $(VENV)/.ready-dev ## the whole test suite
 	@$(NEED_IP)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu"
 	$(PYTEST) -m alone
+
+soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat
+	$(PYTEST) tests/server/test_leaks.py --soak-seconds $(SOAK_SECONDS)
 
 real: $(VENV)/.ready-dev $(MODEL) .real/llama.cpp ## tests of a real model of 253 MB, which it fetches first: a quarter of an hour
 	$(PYTEST) tests/real

@@ -24,6 +24,10 @@ settings.register_profile("flover", settings.get_profile("explore"), derandomize
 settings.load_profile("flover")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--soak-seconds", type=float, default=0.0, help="how long test_leaks.py runs at least")
+
+
 def pytest_collection_finish() -> None:
     """What the suite imported stays: no collection of garbage looks at it again."""
     gc.collect()

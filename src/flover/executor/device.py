@@ -19,7 +19,6 @@ from flover.errors import InvariantError
 from flover.executor.device_batch import PlannedBatch, dummy_batch, lay_out
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.device_rows import PromptTail, change_rows
-from flover.executor.pooling import Pooled
 from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import PageCache
@@ -117,7 +116,9 @@ class DeviceExecutor:
         for place, work in enumerate(layout.work):
             if not work.generates:
                 self._report_prompt(place, layout, hidden, results)
-                self._pool(place, layout, hidden, results)
+                if self._buffers["pooled"][work.row] is not None:
+                    states = self._on_host(hidden[layout.starts[place] : layout.starts[place + 1]])
+                    pool_prompt(self._buffers["pooled"], work, states, results)
         rows = [results[row] for row in sorted(results)]
         seconds = self._ops.kernel_seconds() - started.kernel_seconds
         return StepResult(step=started.step, rows=rows, kernel_seconds=seconds)
@@ -226,19 +227,6 @@ class DeviceExecutor:
             results[chunk.row] = RowResult(row=chunk.row, error=result.error or error)
         elif result.error is None:
             results[chunk.row] = msgspec.structs.replace(result, prompt_logprobs=[*entries, *found])
-
-    def _pool(self, place: int, layout: PlannedBatch, hidden: Array, results: dict[int, RowResult]) -> None:
-        """The vector of the prompt that the chunk work[place] completes, if its row asks for one, into its result."""
-        chunk, column = layout.work[place], self._buffers["pooled"]
-        pooled: Pooled | None = column[chunk.row]
-        if pooled is None:
-            return
-        pooled.add(self._on_host(hidden[layout.starts[place] : layout.starts[place + 1]]))
-        if not chunk.num_samples:
-            return
-        column[chunk.row] = None
-        if chunk.row in results:
-            results[chunk.row] = msgspec.structs.replace(results[chunk.row], embedding=pooled.vector())
 
     # What a kind of device does in its own way
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
 import numpy as np
 
+from flover.engine.plan import RowResult, Work
 from flover.ops import HostArray
 
 Pooling = Literal["last", "mean"]
@@ -36,3 +38,14 @@ class Pooled:
         mean = self._state / (self._count if self._kind == "mean" else 1)
         raw: bytes = mean.astype("<f4").tobytes()
         return raw
+
+
+def pool_prompt(column: HostArray, chunk: Work, states: HostArray, results: dict[int, RowResult]) -> None:
+    """Add the states of a chunk of a row that asks for an embedding, which its result gets with the last chunk. (Ranks
+    other than the first have no results.)"""
+    pooled: Pooled = column[chunk.row]
+    pooled.add(states)
+    if chunk.num_samples:
+        column[chunk.row] = None
+        if chunk.row in results:
+            results[chunk.row] = msgspec.structs.replace(results[chunk.row], embedding=pooled.vector())

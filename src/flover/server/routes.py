@@ -169,7 +169,7 @@ async def show_timeline(request: Request) -> Response:
     found = _state(request).usage.timeline(salt_of(request.scope), request.path_params["id"])
     if found is None:
         raise HttpError(404, "no request of this id has ended here lately; the id is that of the header X-Request-Id")
-    return json_response(found)
+    return Response(found, media_type="application/json")
 
 
 async def health(request: Request) -> Response:
