@@ -19,6 +19,7 @@ from flover.errors import InvariantError
 from flover.executor.device_batch import PlannedBatch, dummy_batch, lay_out
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.device_rows import PromptTail, change_rows
+from flover.executor.pooling import pool_prompt
 from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import PageCache
