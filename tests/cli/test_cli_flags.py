@@ -32,6 +32,7 @@ OTHER: dict[str, tuple[list[str], Any]] = {
     "nnodes": (["2", "--tensor-parallel-size", "2"], 2),
     "gpu_memory_utilization": (["0.5"], 0.5),
     "async_scheduling": ([], True),
+    "ssl_keyfile": (["key.pem", "--ssl-certfile", "cert.pem"], "key.pem"),
     "node_rank": (["1", "--nnodes", "2", "--tensor-parallel-size", "2"], 1),
 }
 """What to write for a field, and the value it must come out as, where its type alone does not say."""

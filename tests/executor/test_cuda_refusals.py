@@ -100,15 +100,28 @@ def test_doctor_says_what_fits_on_the_gpu(
     assert capsys.readouterr().err.startswith("flover doctor: error: --device cuda: torch finds no GPU")
 
 
-def test_auto_is_the_cpu_where_torch_finds_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resolve_device(EngineConfig(), tmp_path).device == "cpu"
+def test_auto_is_a_gpu_that_can_compute_the_model(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = EngineConfig(model=str(checkpoint))
+    assert resolve_device(config, tmp_path).device == "cpu"
+    assert not caplog.messages
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev/nvidiactl").touch()
-    for found, device, overlaps in ((None, "cpu", False), (FAKE, "cuda", True)):
-        monkeypatch.setattr("flover.ops.cuda.device.find_gpu", lambda found=found: found)
-        resolved = resolve_device(EngineConfig(), tmp_path)
-        assert (resolved.device, resolved.async_scheduling) == (device, overlaps)
-    assert resolve_device(EngineConfig(async_scheduling=False), tmp_path).async_scheduling is False
+    cases: list[tuple[Gpu | None, dict[str, Any], str]] = [
+        (FAKE, {}, ""),
+        (None, {}, "torch finds no GPU"),
+        (dataclasses.replace(FAKE, capability=(7, 5)), {}, "compute capability"),
+        (FAKE, {"quantization": "int8"}, "not int8"),
+        (FAKE, {"tensor_parallel_size": 2}, "--tensor-parallel-size must be 1"),
+    ]
+    for found, settings, reason in cases:
+        caplog.clear()
+        monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda found=found: found)
+        resolved = resolve_device(dataclasses.replace(config, **settings), tmp_path)
+        assert (resolved.device, resolved.async_scheduling) == ("cpu", False) if reason else ("cuda", True)
+        assert [reason in line and "the CPU is used" in line for line in caplog.messages] == [True] * bool(reason)
+    assert resolve_device(dataclasses.replace(config, async_scheduling=False), tmp_path).async_scheduling is False
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

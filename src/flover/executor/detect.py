@@ -1,16 +1,19 @@
-"""Which kind of device `--device` comes to on this machine. torch is not imported where there is no GPU."""
+"""Which kind of device `--device` comes to on this machine. Imports are made where they are used: the server asks too,
+and torch is for a GPU alone."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from flover.config import EngineConfig
-from flover.executor.cpu import CpuPlatform
-from flover.executor.platform import Platform
+from flover.errors import ConfigError
 from flover.extras import need
+
+if TYPE_CHECKING:
+    from flover.executor.platform import Platform
 
 logger = logging.getLogger(__name__)
 
@@ -19,9 +22,9 @@ _DRIVERS = ("dev/nvidiactl", "dev/dxg")
 
 
 def resolve_device(config: EngineConfig, root: Path = Path("/")) -> EngineConfig:
-    """`config` with `cpu` or `cuda` instead of `auto`, and on a GPU with asynchronous scheduling unless that is off or
-    excluded by speculation."""
-    device = _usable(root) if config.device == "auto" else config.device
+    """`config` with `cpu` or `cuda` instead of `auto`, which is a GPU if there is one that can compute the model. On a
+    GPU scheduling is asynchronous unless that is off or excluded by speculation."""
+    device = _usable(config, root) if config.device == "auto" else config.device
     overlaps = config.async_scheduling
     if overlaps is None:
         overlaps = device == "cuda" and config.speculative_config is None
@@ -31,6 +34,8 @@ def resolve_device(config: EngineConfig, root: Path = Path("/")) -> EngineConfig
 def new_platform(config: EngineConfig) -> Platform:
     """The platform of a resolved device. Raises `ConfigError` if it cannot be used."""
     if config.device != "cuda":
+        from flover.executor.cpu import CpuPlatform
+
         return CpuPlatform(config)
     for module in ("torch", "triton"):
         need(module, "cuda", "--device cuda")
@@ -39,16 +44,16 @@ def new_platform(config: EngineConfig) -> Platform:
     return CudaPlatform(config)
 
 
-def _usable(root: Path) -> str:
+def _usable(config: EngineConfig, root: Path) -> str:
     if not any((root / one).exists() for one in _DRIVERS):
         return "cpu"
-    missing = [module for module in ("torch", "triton") if importlib.util.find_spec(module) is None]
-    if missing:
-        logger.warning("there is a GPU, but the CPU is used: pip install 'flover[cuda]' (%s is missing)", missing[0])
-        return "cpu"
-    from flover.ops.cuda.device import find_gpu
+    from flover.model.describe import describe_model
+    from flover.model.shard import Shard
 
-    if find_gpu() is None:
-        logger.warning("there is a GPU, but the CPU is used: torch cannot use it")
+    try:
+        platform = new_platform(dataclasses.replace(config, device="cuda"))
+        platform.check(describe_model(config, Shard(0, 1)))
+    except ConfigError as error:
+        logger.warning("there is a GPU, but the CPU is used: %s", error)
         return "cpu"
     return "cuda"

@@ -67,6 +67,10 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_def
     fault: str | None = None  # what the executor raised
 
 
+_ADDED = ("structured_outputs", "pooling")
+"""Parameters that records did not always have: left out where they are not used."""
+
+
 def digest_of(plan: StepPlan) -> str:
     """A checksum of everything that a plan says."""
     fields = {**msgspec.structs.asdict(plan), "admissions": admissions_of(plan)}
@@ -74,12 +78,12 @@ def digest_of(plan: StepPlan) -> str:
 
 
 def admissions_of(plan: StepPlan) -> list[dict[str, Any]]:
-    """The admissions of a plan as records have them: without a parameter that records did not always have, if it is
-    not used."""
+    """The admissions of a plan as records have them."""
     admissions: list[dict[str, Any]] = msgspec.to_builtins(plan.admissions)
     for admission in admissions:
-        if admission["params"]["structured_outputs"] is None:
-            del admission["params"]["structured_outputs"]
+        for name in _ADDED:
+            if admission["params"][name] is None:
+                del admission["params"][name]
     return admissions
 
 

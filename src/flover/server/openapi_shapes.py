@@ -26,11 +26,11 @@ def numbers(names: Iterable[str]) -> dict[str, Schema]:
     return {name: number(RANGES[name]) for name in names if name in RANGES}
 
 
-def text_or_parts(kind: Schema) -> Schema:
+def text_or_parts(kind: Schema, required: Sequence[str] = ("type", "text")) -> Schema:
     """The content of a message: text, or parts whose `type` is as `kind` says."""
     part = {
         "type": "object",
-        "required": ["type", "text"],
+        "required": list(required),
         "properties": {"type": kind, "text": {"type": "string"}},
     }
     return {"anyOf": [{"type": "string"}, {"type": "array", "items": part}]}

@@ -55,7 +55,7 @@ def body_schemas(names: Sequence[str], max_stop_strings: int) -> dict[str, Schem
     count: dict[str, Schema] = {
         "model": {"enum": [*names, None]},
         "messages": {"type": "array", "items": _MESSAGE, "minItems": 1},
-        "system": {"anyOf": [*_CONTENT["anyOf"], NULL]},
+        "system": {"anyOf": [*text_or_parts({"const": "text"}, ["text"])["anyOf"], NULL]},
         "tools": {"type": ["array", "null"], "items": _TOOL, "maxItems": MAX_TOOLS},
         "cache_control": {},
     }
