@@ -106,6 +106,7 @@ def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]
     if not served.calls:
         chat["properties"]["tools"] = {"type": ["array", "null"], "maxItems": 0}
     tokenize = make.body(TokenizeBody)
+    tokenize["properties"] |= {name: {"anyOf": [tokenize["properties"][name], NULL]} for name in ("prompt", "messages")}
     tokenize["oneOf"] = [
         {"required": [name], "properties": {name: {"not": NULL}, other: NULL}}
         for name, other in (("prompt", "messages"), ("messages", "prompt"))

@@ -59,7 +59,7 @@ def body_schemas(names: Sequence[str], max_stop_strings: int) -> dict[str, Schem
         "tools": {"type": ["array", "null"], "items": _TOOL, "maxItems": MAX_TOOLS},
         "cache_control": {},
     }
-    stops = {"type": "string", "minLength": 1, "maxLength": 64}
+    stops = {"type": "string", "minLength": 1}
     own: dict[str, Schema] = {
         **numbers(MessagesBody.__struct_fields__),
         "max_tokens": {"type": "integer", "minimum": 1, "maximum": MAX_ID},

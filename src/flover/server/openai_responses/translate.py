@@ -119,6 +119,8 @@ def _message(item: InputItem, where: str) -> Message:
         case "message":
             if item.role is None:
                 refuse("input", f"{where}.role is required")
+            if item.content is None:
+                refuse("input", f"{where}.content is required")
             return Message(role=item.role, content=_content(item.content, where))
         case "function_call_output":
             content = _content(item.output, where)
@@ -153,6 +155,8 @@ def _parts(content: str | list[InputPart], where: str) -> list[TextPart]:
     for i, part in enumerate(content):
         if part.type not in _TEXT_PARTS:
             refuse("input", f"{where}.content[{i}] is of type {named(part.type)}: only text is supported")
+        if part.text is None and part.refusal is None:
+            refuse("input", f"{where}.content[{i}].text is required")
     return [TextPart(text=part.text or part.refusal or "") for part in content]
 
 
