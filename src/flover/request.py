@@ -165,6 +165,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int
     eos_ids: list[int]
     num_parameters: int = 0
+    hidden_size: int = 2**16
+    """Numbers in the vector of a token."""
     experts: ExpertReads = ExpertReads()
     switch_len: int | None = None
     """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that

@@ -37,6 +37,7 @@ from flover.service import process
 EOS, DEADLY, POISON, VOCAB_SIZE = 256, 298, 299, 300
 MAX_MODEL_LEN = 2048
 PAGE_SIZE = 16
+HIDDEN_SIZE = 3
 POOL_TOKENS = 4096
 FAILURES = {
     "model": ModelError,
@@ -111,7 +112,8 @@ class ToyExecutor(BlockingExecutor):
         token = toy_tokens(row.prompt_ids, 1, row.shift + row.made)[0]
         row.made += 1
         logprobs = None if row.params.logprobs is None else [entry(token, row.params.logprobs)]
-        embedding = array("f", [3.0, 4.0, *row.prompt_ids[:1]]).tobytes() if row.params.pooling else None
+        vector = array("f", [3.0, 4.0, row.prompt_ids[0]])
+        embedding = vector[:HIDDEN_SIZE].tobytes() if row.params.pooling else None
         return RowResult(row=number, token_ids=[token], logprobs=logprobs, embedding=embedding)
 
     def reset(self) -> None:
@@ -137,6 +139,7 @@ def toy_facts(
         pool_tokens=pool_tokens,
         page_size=PAGE_SIZE,
         eos_ids=[EOS],
+        hidden_size=HIDDEN_SIZE,
     )
 
 

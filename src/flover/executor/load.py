@@ -57,6 +57,7 @@ def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: 
         page_size=config.block_size,
         eos_ids=list(model.eos_ids),
         num_parameters=model.num_parameters(),
+        hidden_size=model.hidden_size,
         experts=expert_reads(model, loaded.description.formats),
         switch_len=model.switch_len(loaded.max_len),
         deterministic=platform.deterministic,

@@ -54,6 +54,9 @@ async def create_embeddings(state: AppState, body: EmbeddingBody, receive: Recei
             "(--pooling-type last or mean embeds with it all the same)",
             param="model",
         )
+    most = state.facts.hidden_size
+    if body.dimensions is not None and body.dimensions > most:
+        raise RequestError(f"dimensions must be at most {most}, got {body.dimensions}", param="dimensions")
     params = SamplingParams(**GREEDY, max_tokens=1, detokenize=False, pooling=state.pooling)
     options = GenerationBody(max_tokens=1, priority=body.priority, deadline_ms=body.deadline_ms)
 
@@ -103,10 +106,7 @@ def _whole(generation: Generation, body: EmbeddingBody, model: str) -> dict[str,
 
 def _encoded(raw: bytes, body: EmbeddingBody) -> str | list[float]:
     """The first `dimensions` numbers of a vector, scaled to length 1, as the body asks for them."""
-    vector = array("f", raw)
-    if body.dimensions is not None and body.dimensions > len(vector):
-        raise RequestError(f"dimensions must be at most {len(vector)}, got {body.dimensions}", param="dimensions")
-    vector = vector[: body.dimensions]
+    vector = array("f", raw)[: body.dimensions]
     length = max(math.hypot(*vector), MIN_LENGTH)
     unit = array("f", [number / length for number in vector])
     return base64.b64encode(unit.tobytes()).decode() if body.encoding_format == "base64" else unit.tolist()

@@ -20,7 +20,8 @@ from flover.structured_outputs import FIELD, KINDS, MAX_CHOICES, StructuredOutpu
 SCHEMA = "response_format.json_schema.schema"
 """Where the schema of a response format is, in errors."""
 FORMATS = ("text", "json_object", "json_schema")
-NAMED_FIELDS = ("name", "schema", "strict", "description")
+_NAMED_TYPES: Mapping[str, Any] = {"name": str | None, "description": str | None, "strict": bool | None}
+NAMED_FIELDS = ("schema", *_NAMED_TYPES)
 """The fields of `response_format.json_schema`."""
 _FIELDS = {field.name: field for field in msgspec.structs.fields(StructuredOutputsParams)}
 _TYPES: Mapping[str, Any] = {"json_object": bool, "disable_any_whitespace": bool, "choice": list[str]}
@@ -43,6 +44,9 @@ def read_format(raw: Raw, name: str) -> ResponseFormat:
     where = f"{name}.{kind}"
     described = _given(members[kind], where, "an object with name and schema")
     _check_names(described, NAMED_FIELDS, where)
+    for field, type_ in _NAMED_TYPES.items():
+        if field in described:
+            read_value(described[field], type_, f"{where}.{field}")
     if "schema" not in described:
         raise RequestError(f"{where}.schema is required", param=name)
     if not begins(described["schema"], "{"):
