@@ -17,6 +17,7 @@ from datetime import timedelta
 import msgspec
 
 from flover.errors import ConfigError, FloverError, ModelError
+from flover.executor.detect import resolve_device
 from flover.executor.load import load_device
 from flover.ipc import wire
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
@@ -40,10 +41,11 @@ def main(arguments: Sequence[str]) -> int:
         message = msgspec.msgpack.decode(body, type=Join)
         threading.Thread(target=_end_with, args=(sock,), name="rank 0", daemon=True).start()
         try:
+            config = resolve_device(message.config)  # as rank 0 does, whose settings must be the same
             patience = timedelta(seconds=message.patience)
-            group, store = join(message.config, message.rank, message.rendezvous, patience)
-            leave = None if store is None else beat(store, message.rank, message.config.distributed_timeout_seconds)
-            own = load_device(message.config, lambda done, total: None, group)
+            group, store = join(config, message.rank, message.rendezvous, patience)
+            leave = None if store is None else beat(store, message.rank, config.distributed_timeout_seconds)
+            own = load_device(config, lambda done, total: None, group)
             follow(own, group)
             if leave is not None:
                 leave()

@@ -21,7 +21,6 @@ import msgspec
 
 from flover.config import EngineConfig
 from flover.errors import OutOfResourcesError, RankLostError
-from flover.executor.detect import resolve_device
 from flover.executor.load import load_device
 from flover.ipc import wire
 from flover.ipc.exits import describe_exit
@@ -96,7 +95,6 @@ def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[GlooGr
 def follow_node(config: EngineConfig) -> int:
     """The ranks of a machine that is not machine 0, until they leave in order; the exit code. When one has failed, all
     of them begin again, as rank 0's engine does: as often as that may."""
-    config = resolve_device(config)  # as machine 0 does, whose settings must be the same
     restarts = Restarts(RestartLimit(MOST_RESTARTS + 1))  # the first start counts too
     patience = MEET.total_seconds()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
