@@ -20,6 +20,8 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # the others.
 JOBS ?= 3
 SOAK_SECONDS ?= 300
+# Long runs at random, which .ci/run makes beside `make test`.
+LONG := tests/server/test_leaks.py tests/server/test_openapi.py::test_schemathesis
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
@@ -65,8 +67,8 @@ quick: $(VENV)/.ready-dev ## what to run at each save: decisions, rules, samples
 test: $(VENV)/.ready-dev ## the whole test suite
 	@$(NEED_BROWSER)
 	@$(NEED_IP)
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu"
-	$(PYTEST) -m alone
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu" $(LONG:%=--deselect %)
+	$(PYTEST) -m alone $(LONG:%=--deselect %)
 
 soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat
 	$(PYTEST) tests/server/test_leaks.py --soak-seconds $(SOAK_SECONDS)
