@@ -20,8 +20,7 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # the others.
 JOBS ?= 3
 SOAK_SECONDS ?= 300
-# Long runs at random, which .ci/run makes beside `make test`.
-LONG := tests/server/test_leaks.py tests/server/test_openapi.py::test_schemathesis
+LONG := tests/server/test_leaks.py tests/server/test_openapi.py::test_schemathesis_finds_no_deviation
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
@@ -50,7 +49,7 @@ NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,ch
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test soak real sanitize cuda clean
+.PHONY: help demo serve quick check test long soak real sanitize cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -64,11 +63,14 @@ serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the
 quick: $(VENV)/.ready-dev ## what to run at each save: decisions, rules, samples of the rest, in a minute
 	$(PYTEST) -n $(JOBS) -m "not alone and not gpu" --sim-seeds 14 $(QUICK)
 
-test: $(VENV)/.ready-dev ## the whole test suite
+test: $(VENV)/.ready-dev ## the test suite, less the tests of `make long`
 	@$(NEED_BROWSER)
 	@$(NEED_IP)
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu" $(LONG:%=--deselect %)
 	$(PYTEST) -m alone $(LONG:%=--deselect %)
+
+long: $(VENV)/.ready-dev ## long runs of random requests: leaks, and the API against its description
+	$(PYTEST) $(LONG)
 
 soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat
 	$(PYTEST) tests/server/test_leaks.py --soak-seconds $(SOAK_SECONDS)

@@ -26,6 +26,8 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"  # the engine failed on it
 
 
+MAX_HIDDEN_SIZE = 2**16
+"""No model has vectors of more numbers."""
 GREEDY: Mapping[str, Any] = {"temperature": 0.0}
 """The sampling parameters that always choose the most likely token."""
 CHAT_DEFAULTS: Mapping[str, Any] = {"max_tokens": None, "temperature": 0.7}
@@ -165,7 +167,7 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int
     eos_ids: list[int]
     num_parameters: int = 0
-    hidden_size: int = 2**16
+    hidden_size: int = MAX_HIDDEN_SIZE
     """Numbers in the vector of a token."""
     experts: ExpertReads = ExpertReads()
     switch_len: int | None = None

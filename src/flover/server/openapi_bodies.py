@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Raw
 
 from flover.config import Limits, ServerConfig
-from flover.request import ModelFacts, max_total_tokens
+from flover.request import MAX_HIDDEN_SIZE, ModelFacts, max_total_tokens
 from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES, Range
 from flover.server.body import field_types, required_fields
 from flover.server.fields import INFORMATION, NEUTRAL, STRICT
@@ -175,7 +175,7 @@ class _Maker:
         self._token: Schema = {"type": "integer", "minimum": 0, "maximum": last}
         self._bias_names = "^[0-9]{1,10}$" if facts is None else number_pattern(last)
         self._room = None if facts is None else max_total_tokens(facts) - 1
-        self._hidden_size = 2**16 if facts is None else facts.hidden_size
+        self._hidden_size = MAX_HIDDEN_SIZE if facts is None else facts.hidden_size
 
     def body(self, kind: type[msgspec.Struct]) -> Schema:
         """The schema of a whole body."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw
 
+from flover.request import MAX_HIDDEN_SIZE
 from flover.structured_outputs import StructuredOutputsParams
 
 MAX_TEMPLATE_ARGUMENTS = 32
@@ -22,7 +23,7 @@ Salt = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 Priority = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
 Deadline = Annotated[int, Meta(ge=1, le=86_400_000)]
 EncodingFormat = Literal["float", "base64"]
-Dimensions = Annotated[int, Meta(ge=1, le=2**16)]
+Dimensions = Annotated[int, Meta(ge=1, le=MAX_HIDDEN_SIZE)]
 Effort = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
 Scalar = str | bool | int | float | None
 Role = Literal["system", "developer", "user", "assistant", "tool"]

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
+from flover.request import MAX_HIDDEN_SIZE
 from flover.sampling_checks import PRIORITY
 from flover.server.json_bounds import has_more_members
 from flover.server.protocol import Deadline, Dimensions, Effort, EncodingFormat, Name, Priority, Salt, Scalar
@@ -46,7 +47,7 @@ _WANTED: Mapping[Any, str] = {
     Effort: "a word of small letters",
     Priority: PRIORITY.wanted,
     EncodingFormat: '"float" or "base64"',
-    Dimensions: "a whole number, 1 to 65536",
+    Dimensions: f"a whole number, 1 to {MAX_HIDDEN_SIZE}",
     Deadline: "a whole number of milliseconds, 1 to 86400000",
     Scalar: "a string, a number, true, false or null",
 }
