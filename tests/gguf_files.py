@@ -40,6 +40,8 @@ ARCHITECTURES = {
     "gpt_oss": gguf.MODEL_ARCH.GPT_OSS,
     "olmo": gguf.MODEL_ARCH.OLMO,
     "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "olmo3": gguf.MODEL_ARCH.OLMO2,
+    "glm": gguf.MODEL_ARCH.CHATGLM,
     "glm4": gguf.MODEL_ARCH.GLM4,
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "hunyuan": gguf.MODEL_ARCH.HUNYUAN_DENSE,
@@ -67,13 +69,19 @@ PAIRED = (
     "olmo",
     "internlm2",
     "xverse",
+    "baichuan",
+    "mistral3",
+    "minicpm",
 )
 LLAMAS = {
     "internlm2": gguf.MODEL_ARCH.INTERNLM2,
     "xverse": gguf.MODEL_ARCH.XVERSE,
     "exaone": gguf.MODEL_ARCH.EXAONE,
+    "baichuan": gguf.MODEL_ARCH.BAICHUAN,
+    "mistral3": gguf.MODEL_ARCH.MISTRAL3,
+    "minicpm": gguf.MODEL_ARCH.MINICPM,
 }
-"""Architectures of their own here, whose checkpoints are LLaMA's."""
+"""Architectures of their own here, whose checkpoints are LLaMA's, and MiniCPM's Granite's."""
 FLOATS = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}
 
 
@@ -92,7 +100,7 @@ def write_gguf(
     config = json.loads((directory / "config.json").read_text())
     arch = (ARCHITECTURES | LLAMAS)[family]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch], split_max_tensors=shards)
-    _write_numbers(writer, config)
+    _write_numbers(writer, config, family)
     for key, value in (metadata or {}).items():
         if isinstance(value, list):
             writer.add_array(key, value)
@@ -154,7 +162,7 @@ def writer_layers(config: dict[str, Any]) -> int:
     return next(config[name] for name in ("num_hidden_layers", "n_layer", "n_layers") if name in config)
 
 
-def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
+def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any], family: str) -> None:
     def either(*names: str) -> Any:
         return next((config[name] for name in names if config.get(name) is not None), None)
 
@@ -188,10 +196,12 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     else:
         writer.add_layer_norm_eps(either("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"))
     rope = config.get("rope_parameters")
+    if rope and family == "olmo3":
+        writer.add_rope_freq_base_swa(rope["sliding_attention"]["rope_theta"])
     rope = rope and rope.get("full_attention", rope)
     if config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
-    if config["model_type"] == "exaone4":
+    if config["model_type"] in ("exaone4", "olmo3"):
         writer.add_sliding_window_pattern([kind == "sliding_attention" for kind in config["layer_types"]])
     if config.get("attn_logit_softcapping"):
         writer.add_attn_logit_softcapping(config["attn_logit_softcapping"])
@@ -203,9 +213,10 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
     if "residual_multiplier" in config:
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])
-        writer.add_attention_scale(config["attention_multiplier"])
+        if family != "minicpm":
+            writer.add_attention_scale(config["attention_multiplier"])
         writer.add_logit_scale(config["logits_scaling"])
-    if rope and rope["rope_type"] == "yarn" and "truncate" in rope:
+    if rope and rope["rope_type"] == "yarn":
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])

@@ -72,7 +72,10 @@ def test_a_gguf_file_gives_the_bits_of_its_checkpoint(family: str, kind: str, tm
 
 @pytest.mark.parametrize("architecture", LLAMAS)
 def test_llamas_of_other_architectures_are_llamas(architecture: str, tmp_path: Path) -> None:
-    path = make_checkpoint(tmp_path / "model", attention_bias=architecture == "internlm2", head_dim=16)
+    base, changes = ("llama", {"attention_bias": architecture == "internlm2", "head_dim": 16})
+    if architecture == "minicpm":
+        base, changes = "granite", {"attention_multiplier": 12**-0.5, "residual_multiplier": 0.5, "logits_scaling": 2.0}
+    path = make_checkpoint(tmp_path / "model", base, **changes)
     file = write_gguf(path, tmp_path / "model.gguf", architecture)
     assert torch.equal(whole_logits(load(file), PROMPT), whole_logits(load(path), PROMPT))
 

@@ -13,7 +13,8 @@ from flover.errors import ModelError
 from flover.files import shown
 from flover.sampling_checks import PARAMETERS
 from flover.source import TensorInfo
-from flover.source.gguf_architectures import ARCHITECTURES, Architecture
+from flover.source.gguf_architecture import Architecture
+from flover.source.gguf_architectures import ARCHITECTURES
 from flover.source.gguf_file import GgufFile, Texts
 
 _PATTERN = "attention.sliding_window_pattern"
@@ -34,6 +35,10 @@ _ROTARY = frozenset(
         "scaling.original_context_length",
         "scaling.attn_factor",
         "scaling.finetuned",
+        "scaling.yarn_attn_factor",
+        "scaling.yarn_beta_fast",
+        "scaling.yarn_beta_slow",
+        "scaling.yarn_log_multiplier",
     )
 )
 _SAMPLING = {known.gguf: known.recommended for known in PARAMETERS.values() if known.gguf}
@@ -41,8 +46,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,),
     "expert_used_count": (0,),
     "expert_gating_func": (1,),
-    "rope.scaling.yarn_beta_fast": (32.0,),
-    "rope.scaling.yarn_beta_slow": (1.0,),
+    "rope.scaling.yarn_ext_factor": (1.0,),
     "expert_weights_scale": (0.0, 1.0),
     "attention.causal": (True,),
     "attention.sliding_window": (0,),
@@ -64,28 +68,58 @@ def config_of(
             f"{file.path}: general.architecture {shown(name)} is not supported; supported: {', '.join(ARCHITECTURES)}"
         )
     own = {key.removeprefix(f"{name}."): value for key, value in file.metadata.items() if key.startswith(f"{name}.")}
-    if known.with_experts is not None and own.get("expert_count"):
-        known = known.with_experts
+    known = _variant(known, own)
     _check_keys(file, known, own)
     config: dict[str, Any] = {"architectures": [known.architecture], "model_type": known.model_type, **known.fixed}
     config |= {name: own[key] for key, name in known.names.items() if key in own}
     for field, flag in known.flags.items():
         tensor, there, missing = (flag, True, False) if isinstance(flag, str) else flag
-        config[field] = there if tensor in tensors else missing
+        config[field] = there if {tensor, tensor.replace(".attn_q.", ".attn_qkv.")} & tensors.keys() else missing
     if _PATTERN in own and "attention.sliding_window" in known.names:
         config |= _windowed(file, own)
-    config["vocab_size"] = _vocab_size(file, tensors)
+    config |= _by_heads(known, own, config)
+    config["vocab_size"] = _vocab_size(file, known, tensors)
     config["tie_word_embeddings"] = HEAD not in tensors
     config["eos_token_id"] = file.metadata.get("tokenizer.ggml.eos_token_id")
     if known.rotary:
         factors = {key: numbers(tensors[key]) for key in ROTARY_FACTORS if key in tensors}
         config["rope_parameters"] = {**_rotary(file, own, factors), **known.rotary_fixed}
-    if known.local_theta is not None:
-        local = {"rope_type": "default", "rope_theta": own.get("rope.freq_base_swa", known.local_theta)}
+    if known.local_rotary:
+        theta = known.local_theta or config["rope_parameters"]["rope_theta"]
+        local = {"rope_type": "default", "rope_theta": own.get("rope.freq_base_swa", theta)}
         config["rope_parameters"] = {"full_attention": config["rope_parameters"], "sliding_attention": local}
     if known.large_scale is not None and own.get("block_count") == known.large_scale:
         config["query_pre_attn_scalar"] = _share(file, own)
     return config
+
+
+def _variant(known: Architecture, own: Mapping[str, Any]) -> Architecture:
+    """What the architecture stands for in a file with this metadata."""
+    for other in known.variants:
+        value = own.get(other.key)
+        if value == other.value if other.value is not None else value:
+            return other.architecture
+    return known
+
+
+def _by_heads(known: Architecture, own: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """What llama.cpp derives from the number of heads where the metadata leave it out."""
+    size = _head_dim(own)
+    if not isinstance(size, int) or size < 1:
+        return {}
+    found: dict[str, Any] = {}
+    if "head_dim" in known.names.values():
+        found["head_dim"] = size
+    if "attention_multiplier" in known.names.values() and "attention_multiplier" not in config:
+        found["attention_multiplier"] = size**-0.5
+    return found
+
+
+def _head_dim(own: Mapping[str, Any]) -> Any:
+    heads, width = own.get("attention.head_count"), own.get("embedding_length")
+    if isinstance(heads, int) and isinstance(width, int) and heads > 0:
+        return own.get("attention.key_length", width // heads)
+    return own.get("attention.key_length")
 
 
 def _windowed(file: GgufFile, own: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,15 +164,18 @@ def generation_config_of(file: GgufFile) -> dict[str, Any]:
 
 def _check_keys(file: GgufFile, known: Architecture, own: Mapping[str, Any]) -> None:
     read = {*known.names, *known.ignored, *_IGNORED, *(_ROTARY if known.rotary else ())}
-    if known.local_theta is not None:
+    if known.local_rotary:
         read.add("rope.freq_base_swa")
+    for key in known.needed:
+        if key not in own:
+            raise ModelError(f"{file.path}: {key} is missing: convert the model again with a newer llama.cpp")
     for key, value in own.items():
         if key == _PATTERN and "attention.sliding_window" in known.names and not isinstance(value, array | Texts):
             continue
         if isinstance(value, array | list | Texts):
             raise ModelError(f"{file.path}: {key} differs from layer to layer, which is not supported")
         neutral = (known.expected[key],) if key in known.expected else _NEUTRAL.get(key, ())
-        if key not in read and value not in neutral:
+        if (key not in read or key in known.expected) and value not in neutral:
             raise ModelError(f"{file.path}: {key} is {shown(value)}: this architecture is not computed with it")
     if (
         "attention.key_length" in own
@@ -149,19 +186,21 @@ def _check_keys(file: GgufFile, known: Architecture, own: Mapping[str, Any]) -> 
         )
 
 
-def _vocab_size(file: GgufFile, tensors: Mapping[str, TensorInfo]) -> int:
+def _vocab_size(file: GgufFile, known: Architecture, tensors: Mapping[str, TensorInfo]) -> int:
     embedding = tensors.get(EMBEDDING)
     if embedding is None or len(embedding.shape) != 2:
         raise ModelError(f"{file.path} has no {EMBEDDING} of two dimensions")
+    if embedding.shape[0] == known.other_vocab:
+        raise ModelError(
+            f"{file.path}: {known.other_vocab} tokens are those of a model whose output projection is normalised, "
+            "which a GGUF file does not say: load its safetensors"
+        )
     return embedding.shape[0]
 
 
 def _rotary(file: GgufFile, own: Mapping[str, Any], factors: Mapping[str, list[float]]) -> dict[str, Any]:
     """`rope_parameters` as transformers 5 writes them."""
-    heads, width = own.get("attention.head_count"), own.get("embedding_length")
-    head_dim = own.get("attention.key_length")
-    if head_dim is None and isinstance(heads, int) and isinstance(width, int) and heads > 0:
-        head_dim = width // heads
+    head_dim = _head_dim(own)
     turned = own.get("rope.dimension_count", head_dim)
     found: dict[str, Any] = {"rope_theta": own.get("rope.freq_base", 10_000.0)}
     if isinstance(turned, int) and isinstance(head_dim, int) and turned < head_dim:
@@ -175,7 +214,16 @@ def _rotary(file: GgufFile, own: Mapping[str, Any], factors: Mapping[str, list[f
         return found | {"rope_type": "default"}
     if own.get("rope.scaling.attn_factor", 1.0) != 1.0:
         raise ModelError(f"{file.path}: rope.scaling.attn_factor must be 1 for {shown(kind)}")
-    return found | {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original}
+    return found | {"rope_type": kind, "factor": factor, "original_max_position_embeddings": original} | _yarn(own)
+
+
+def _yarn(own: Mapping[str, Any]) -> dict[str, Any]:
+    """What the metadata say of YaRN's ramp and of its factor on cosines and sines."""
+    names = {"yarn_attn_factor": "attention_factor", "yarn_beta_fast": "beta_fast", "yarn_beta_slow": "beta_slow"}
+    found = {name: own[f"rope.scaling.{key}"] for key, name in names.items() if f"rope.scaling.{key}" in own}
+    if own.get("rope.scaling.yarn_log_multiplier"):
+        found |= {"mscale": 1.0, "mscale_all_dim": own["rope.scaling.yarn_log_multiplier"]}
+    return found
 
 
 def _divided(
