@@ -23,8 +23,12 @@ def ask(claude: anthropic.Anthropic, text: str, **fields: Any) -> anthropic.type
     """The message, which must be the same streamed and not."""
     arguments: Any = {"model": "toy", "max_tokens": 500, "messages": [{"role": "user", "content": text}], **fields}
     whole = claude.messages.create(**arguments)
+    pieces = 0
     with claude.messages.stream(**arguments) as stream:
+        for event in stream:
+            pieces += event.type == "content_block_delta" and event.delta.type == "input_json_delta"
         streamed = stream.get_final_message()
+    assert pieces > 1 or not any(block.type == "tool_use" for block in whole.content), "a call comes at once"
     drop = {"id": True, "usage": {"input_tokens", "cache_read_input_tokens"}, "content": {"__all__": {"id"}}}
     assert streamed.model_dump(exclude=drop) == whole.model_dump(exclude=drop)
     return whole
@@ -50,6 +54,9 @@ def test_tools_and_thinking(claude: anthropic.Anthropic) -> None:
     assert text.type == "text" and text.text == "Let me see."
     assert call.type == "tool_use" and (call.name, call.input) == ("f", {"x": 1})
     assert answer.stop_reason == "tool_use"
+    cut: Any = {"model": "toy", "max_tokens": 45, "messages": [{"role": "user", "content": CALL}], "tools": TOOLS}
+    (call,) = claude.messages.create(**cut).content
+    assert call.type == "tool_use" and call.input == {"INVALID_JSON": '{"x": 1'}
     result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": [{"type": "text", "text": "seen"}]}
     history: Any = [
         {"role": "user", "content": "look"},

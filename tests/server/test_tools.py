@@ -30,11 +30,20 @@ def ask(echo: ServerProcess, text: str, **fields: Any) -> tuple[Any, Any]:
         content += one.delta.content or ""
         reasoning += getattr(one.delta, "reasoning_content", None) or ""
         for call in one.delta.tool_calls or []:
-            assert call.index == len(calls)
-            calls.append((call.function.name, json.loads(call.function.arguments)))
+            if call.id is not None:  # a call begins: the index, the id and the name come once
+                assert call.index == len(calls) and call.type == "function" and call.function.arguments == ""
+                calls.append([call.function.name])
+            else:
+                assert call.index == len(calls) - 1 and call.function.name is None
+                calls[-1].append(call.function.arguments)
         reasons.append(one.finish_reason)
-    whole = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or []]
-    assert (content, reasoning, calls) == (message.content or "", getattr(message, "reasoning", ""), whole)
+    assert all(len(pieces) > 2 for pieces in calls), "the arguments come at once"
+    whole = [[call.function.name, call.function.arguments] for call in message.tool_calls or []]
+    assert (content, reasoning, [[name, "".join(pieces)] for name, *pieces in calls]) == (
+        message.content or "",
+        getattr(message, "reasoning", ""),
+        whole,
+    )
     assert reasons[:-1] == [None] * (len(reasons) - 1) and reasons[-1] == choice.finish_reason
     return message, choice.finish_reason
 
@@ -55,6 +64,8 @@ def test_calls_reasoning_and_content(echo: ServerProcess) -> None:
     assert (message.content, message.tool_calls, reason) == ("no call", None, "stop")
     message, reason = ask(echo, CALL, tools=TOOLS, max_tokens=20)
     assert (message.content, message.tool_calls, reason) == (CALL[:20], None, "length")
+    message, reason = ask(echo, CALL, tools=TOOLS, max_tokens=45)
+    assert (message.content, called(message), reason) == (None, [("f", '{"x": 1')], "length")
 
 
 def test_what_asks_for_no_call_or_no_reasoning(echo: ServerProcess) -> None:

@@ -29,8 +29,35 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
         [F, G],
     ),
     ({"tools": "hermes"}, "", HERMES.removesuffix("</tool_call>"), "", "", [F]),
+    (
+        {"tools": "hermes"},
+        "",
+        '<tool_call>[{"name": "f", "arguments": {"s": "</tool_call>\\u00e9\\n", "x": [1, -2.5e3, {"": null}, true]}, '
+        '"id": "7"}, {"arguments": {}, "name": "g.h"}]</tool_call> a',
+        "",
+        "a",
+        [("f", {"s": "</tool_call>é\n", "x": [1, -2500.0, {"": None}, True]}), G],
+    ),
+    (
+        {"tools": "hermes"},
+        "",
+        '<tool_call>{"name": "</tool_call>", "arguments": {"x": 1}}</tool_call>',
+        "",
+        '<tool_call>{"name": "</tool_call>", "arguments": {"x": 1}}</tool_call>',
+        [],
+    ),
+    ({"tools": "hermes"}, "", HERMES.replace("}}", "}"), "", "", [F]),
     ({"tools": "hermes"}, "", "a <tool_call>no</tool_call> b\n", "", "a <tool_call>no</tool_call> b\n", []),
     ({"tools": "hermes"}, "", 'cut <tool_call>{"name": "f"', "", 'cut <tool_call>{"name": "f"', []),
+    ({"tools": "hermes"}, "", '<tool_call>{"name": "f", "arguments": {"x": [1, "é', "", "", [("f", '{"x": [1, "é')]),
+    (
+        {"tools": "hermes"},
+        "",
+        f'<tool_call>{{"name": "f", "arguments": {{"x": 01}}}}</tool_call>{HERMES}',
+        "",
+        "1}}",
+        [("f", '{"x": 0'), F],
+    ),
     ({"tools": "hermes", **THINK}, "", f"<think>\nhm </th\n</think>\n\nOK {HERMES}", "hm </th", "OK", [F]),
     ({"tools": "hermes", **THINK}, "a:<think>\n", "hm </think> yes", "hm", "yes", []),
     ({"tools": "hermes", **THINK}, "a:<think>\n\n</think>\n", "yes <think>", "", "yes <think>", []),
@@ -46,6 +73,15 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
         [F],
     ),
     ({"tools": "mistral"}, "", '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1, "s": "a}é"}}]', "", "", [F]),
+    (
+        {"tools": "qwen3_coder"},
+        "",
+        '<tool_call><function=f><parameter=s>\n\n"a"\n</para\n\n<parameter=x>[1,\n2]</parameter></function></tool_call>'
+        "<tool_call><function=g.h></tool_call><tool_call><function=f>\n<parameter=s>cut</param",
+        "",
+        "",
+        [("f", {"s": '\n"a"\n</para\n', "x": [1, 2]}), G, ("f", '{"s": "cut')],
+    ),
     ({"tools": "mistral"}, "", 'Hi [TOOL_CALLS]f[ARGS]{"x": 1, "s": "a}é"}[TOOL_CALLS]g.h{}', "", "Hi", [F, G]),
     ({"tools": "llama3_json"}, "", '{"name": "f", "parameters": {"x": 1, "s": "a}é"}}', "", "", [F]),
     (
@@ -56,6 +92,15 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
         "",
         [F, G],
     ),
+    (
+        {"tools": "llama3_json"},
+        "",
+        '{"type": "function", "function": {"name": "f", "parameters": {"x": 1, "s": "a}é"}}} done',
+        "",
+        "done",
+        [F],
+    ),
+    ({"tools": "llama3_json"}, "", '{"name": "h", "parameters": {}}', "", '{"name": "h", "parameters": {}}', []),
     ({"tools": "llama3_json"}, "", '{"name": "Ann", "age": 5} is JSON', "", '{"name": "Ann", "age": 5} is JSON', []),
     ({"tools": "llama3_json"}, "", '{"age": 5}', "", '{"age": 5}', []),
     ({"tools": "pythonic"}, "", '[f(x=1, s="a}é"), g.h()]', "", "", [F, G]),
@@ -69,6 +114,15 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
         [F],
     ),
     (
+        {"tools": "functiongemma"},
+        "",
+        '<start_function_call>call:f{s: a b ,x:[1,{y:<escape>"<esc\n<escape>}]}<end_function_call><start_function_call>'
+        "call:f{s:<escape>cut<esc",
+        "",
+        "",
+        [("f", {"s": "a b", "x": [1, {"y": '"<esc\n'}]}), ("f", '{"s":"cut')],
+    ),
+    (
         {"tools": "openai"},
         "<|start|>assistant",
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f "
@@ -76,6 +130,16 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
         "hm",
         "",
         [F],
+    ),
+    (
+        {"tools": "openai"},
+        "",
+        "<|channel|>commentary to=functions.g.h<|message|><|call|><|start|>assistant<|channel|>commentary "
+        "to=functions.f "
+        '<|message|>\n{\'x\'<|end|><|channel|>commentary to=functions.f<|message|>{"s": "<|call|>',
+        "",
+        "'x'",
+        [G, ("f", "{"), ("f", '{"s": "<|call|>')],
     ),
     (
         {"tools": "openai"},
@@ -89,28 +153,22 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
 
 
 def summary(found: ParsedOutput) -> tuple[str, str, list[Any]]:
-    return found.reasoning, found.content, [(call.name, json.loads(call.arguments)) for call in found.calls]
+    return found.reasoning, found.content, [(call.name, read(call.arguments)) for call in found.calls]
+
+
+def read(arguments: str) -> Any:
+    """The arguments, or the text of those that are cut off."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
 
 
 def in_pieces(parser: OutputParser, pieces: list[str]) -> ParsedOutput:
-    whole = ParsedOutput()
-    for piece in pieces:
-        part = parse_output_once(parser, piece)
-        whole.reasoning, whole.content = whole.reasoning + part.reasoning, whole.content + part.content
-        whole.calls += part.calls
-    last = parse_output(parser, "")
-    return ParsedOutput(whole.reasoning + last.reasoning, whole.content + last.content, whole.calls + last.calls)
-
-
-class Once:
-    """A parser that is not ended."""
-
-    def __init__(self, parser: OutputParser) -> None:
-        self.feed, self.finish = parser.feed, list
-
-
-def parse_output_once(parser: OutputParser, piece: str) -> ParsedOutput:
-    return parse_output(Once(parser), piece)
+    found = ParsedOutput()
+    for part in [*(part for piece in pieces for part in parser.feed(piece)), *parser.finish()]:
+        found.add(part)
+    return found
 
 
 @pytest.mark.parametrize(("form", "prompt", "text", "reasoning", "content", "calls"), CASES)
@@ -138,7 +196,7 @@ def test_calls_that_nest_deeper_than_a_parser_can_are_content() -> None:
         "hermes": f"<tool_call>{deep}</tool_call>",
         "mistral": f"[TOOL_CALLS]{deep}",
         "pythonic": deep[:9000],
-        "functiongemma": f"<start_function_call>call:f{{x:{deep}<end_function_call>",
+        "functiongemma": f"<start_function_call>call:{{x:{deep}<end_function_call>",
     }.items():
         assert parse_output(OutputFormat(tools=name).parser("", tools=TOOLS), text).content == text
 

@@ -19,6 +19,9 @@ from flover.server.sse import CLIENT_LEFT, OPENAI_EVENTS, EventStream, Framing, 
 from flover.server.text_threads import TextThreads
 from flover.text.tokenizer import Tokenizer
 
+INLINE_CHARS = 2**13
+"""A text of up to so many characters is parsed and encoded on the event loop: a few milliseconds."""
+
 B = TypeVar("B", bound=msgspec.Struct)
 C = TypeVar("C")
 
@@ -81,11 +84,13 @@ async def answer(
 async def _encoded(
     builder: ResponseBuilder[B, C], generation: Generation, choice: Choice, threads: TextThreads
 ) -> msgspec.Raw:
-    """One sequence as JSON; log-probabilities take long to encode, so they are encoded off the event loop."""
+    """One sequence as JSON; log-probabilities and long texts take long, so that is done off the event loop."""
+    num_chars = len(choice.text.text)
 
     def encode() -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(builder.choice(generation, choice)))
 
-    if choice.text.logprobs is None and generation.prompt_of(choice).logprobs is None:
+    scored = choice.text.logprobs is not None or generation.prompt_of(choice).logprobs is not None
+    if not scored and num_chars <= INLINE_CHARS:
         return encode()
-    return await threads.run(encode)
+    return await threads.run(encode, num_chars)

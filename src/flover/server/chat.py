@@ -15,6 +15,7 @@ from flover.server.generation import Choice, Generation
 from flover.server.protocol import ChatBody, StreamOptions
 from flover.server.responses import (
     CalledFunction,
+    CalledFunctionDelta,
     CalledTool,
     CalledToolDelta,
     ChatChoice,
@@ -26,7 +27,7 @@ from flover.server.responses import (
     ChatMessage,
 )
 from flover.server.shaping import chat_logprobs, prompt_logprobs, usage_of
-from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
+from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, ToolCall
 
 
 async def create_chat_completion(state: AppState, body: ChatBody, receive: Receive, key_salt: str) -> Response:
@@ -89,8 +90,8 @@ class ChatBuilder(ConversationBuilder[ChatChoice]):
             if not parts and (piece.logprobs or (piece.token_ids and self._body.return_token_ids)):
                 parts = [Content("")]
             for number, part in enumerate(parts):
-                shaped = ChatChunkChoice(index=choice.index, delta=_delta(part, calls[choice.index]))
                 calls[choice.index] += isinstance(part, ToolCall)
+                shaped = ChatChunkChoice(index=choice.index, delta=_delta(part, calls[choice.index] - 1))
                 if number == 0:  # the tokens belong to the piece, not to one of its parts
                     shaped.logprobs = self._logprobs(piece.logprobs)
                     if self._body.return_token_ids:
@@ -156,5 +157,9 @@ def _delta(part: OutputPart, index: int) -> ChatDelta:
         case Reasoning():
             return ChatDelta(reasoning=part.text, reasoning_content=part.text)
         case ToolCall():
-            called = CalledToolDelta(index=index, id=new_call_id(), function=_function(part))
+            begun = CalledFunctionDelta(name=part.name, arguments=part.arguments)
+            called = CalledToolDelta(index=index, id=new_call_id(), type="function", function=begun)
             return ChatDelta(tool_calls=[called])
+        case Arguments():
+            more = CalledToolDelta(index=index, function=CalledFunctionDelta(arguments=part.text))
+            return ChatDelta(tool_calls=[more])

@@ -25,12 +25,12 @@ from flover.text import plain_tools
 from flover.text.chat import ChatTemplate
 from flover.text.output_format import Forced, OutputFormat
 from flover.text.output_parts import (
-    Content,
     OutputParser,
     OutputPart,
     ParsedOutput,
     PlainParser,
     Reasoning,
+    join_parts,
     parse_output,
 )
 from flover.text.stream import TextPiece
@@ -100,7 +100,7 @@ class Conversation:
                 parts += parser.finish()
             if self.body.include_reasoning is False:
                 parts = [part for part in parts if not isinstance(part, Reasoning)]
-            yield choice, piece, _joined(parts)
+            yield choice, piece, join_parts(parts)
 
     def _format_of(self, form: OutputFormat) -> OutputFormat:
         if self.body.separate_reasoning is False:
@@ -155,20 +155,6 @@ def _constraint(schema: dict[str, Any]) -> StructuredOutputsParams:
         return StructuredOutputsParams(json=schema)
     except RequestError as error:
         raise RequestError(error.message.replace("structured_outputs.json", "tools"), param="tools") from None
-
-
-def _joined(parts: list[OutputPart]) -> list[OutputPart]:
-    """The parts, with neighbours of one kind as one."""
-    found: list[OutputPart] = []
-    for part in parts:
-        last = found[-1] if found else None
-        if isinstance(part, Content) and isinstance(last, Content):
-            found[-1] = Content(last.text + part.text)
-        elif isinstance(part, Reasoning) and isinstance(last, Reasoning):
-            found[-1] = Reasoning(last.text + part.text)
-        else:
-            found.append(part)
-    return found
 
 
 def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:

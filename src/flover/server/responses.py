@@ -93,8 +93,18 @@ class CalledTool(msgspec.Struct, kw_only=True):
     function: CalledFunction
 
 
-class CalledToolDelta(CalledTool, kw_only=True):
+class CalledFunctionDelta(msgspec.Struct, kw_only=True):
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class CalledToolDelta(msgspec.Struct, kw_only=True):
+    """The beginning of a call, or with `index` alone more of its arguments."""
+
     index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: CalledFunctionDelta
 
 
 class ChatMessage(msgspec.Struct, kw_only=True):

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 
-from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall, find_first, open_len
+from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, ToolCall, find_first, open_len
+from flover.text.tool_arguments import JsonArguments
 
 MESSAGE = "<|message|>"
 ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
@@ -29,7 +30,10 @@ class HarmonyParser:
         self._several = several
         self._text = ""
         self._header: str | None = None
-        self._body: list[str] = []
+        self._reader: JsonArguments | None = None
+        """Of the arguments of the call that is being read."""
+        self._wrote_text = False
+        """Whether that call has text that is no arguments."""
         self._called = False
 
     def feed(self, text: str) -> list[OutputPart]:
@@ -59,7 +63,14 @@ class HarmonyParser:
             split = max(position, 0)
             self._header = self._text[:split] if position >= 0 else ""
             self._text = self._text[split + len(MESSAGE) if position >= 0 else 0 :]
+            name = self._recipient()
+            if name is not None and (self._several or not self._called):
+                self._reader, self._called = JsonArguments(), True
+                parts.append(ToolCall(name))
             return True
+        if self._reader is not None and not (self._reader.ended or self._reader.broken):
+            found, self._text = self._reader.feed(self._text)
+            parts += [Arguments(found)] if found else []
         position, marker = find_first(self._text, ENDS)
         split = position if position >= 0 else len(self._text) - open_len(self._text, ENDS)
         self._take(self._text[:split], parts)
@@ -77,15 +88,17 @@ class HarmonyParser:
     def _take(self, text: str, parts: list[OutputPart]) -> None:
         if not text:
             return
-        if self._recipient() is not None:
-            self._body.append(text)
+        if self._reader is not None:
+            if self._reader.broken and text.strip():
+                self._wrote_text = True
+                parts.append(Content(text))
             return
+        if self._recipient() is not None:
+            return  # of one call too many
         channel = _CHANNEL.search(self._header or "")
         parts.append(Reasoning(text) if channel and channel.group(1) == "analysis" else Content(text))
 
     def _end(self, parts: list[OutputPart]) -> None:
-        name = self._recipient()
-        if name is not None and (self._several or not self._called):
-            parts.append(ToolCall(name, "".join(self._body).strip() or "{}"))
-            self._called = True
-        self._header, self._body = None, []
+        if self._reader is not None and not self._reader.begun and not self._wrote_text:
+            parts.append(Arguments("{}"))
+        self._header, self._reader, self._wrote_text = None, None, False

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flover.text.harmony import MESSAGE, HarmonyParser
-from flover.text.output_parts import Content, OutputParser, OutputPart, PlainParser, ToolCall
+from flover.text.output_parts import Arguments, Content, OutputParser, OutputPart, PlainParser, ToolCall
 from flover.text.reasoning import MARKERS, ReasoningParser, is_open, reasoning_markers
-from flover.text.tool_decoders import Tools, call_of, write
-from flover.text.tool_formats import OPENAI, TOOL_FORMATS, ToolCallParser, format_of
+from flover.text.tool_arguments import JsonArguments
+from flover.text.tool_calls import ToolCallParser
+from flover.text.tool_decoders import Tools
+from flover.text.tool_formats import OPENAI, TOOL_FORMATS, format_of
 
 TOOL_PARSERS = (*TOOL_FORMATS, OPENAI)
 """The names of tool call parsers, as in vLLM."""
@@ -61,7 +62,9 @@ class OutputFormat:
     ) -> OutputParser:
         """A parser for one sequence after a prompt that ends with `prompt_end`. Without `tools` nothing is a call."""
         if forced is not None:
-            return ForcedParser(forced, several=several)
+            if forced.name is not None:
+                return NamedCallParser(forced.name)
+            return ToolCallParser(_LIST_OF_CALLS, forced.tools, several=several)
         if self.is_harmony:
             return HarmonyParser(calls=tools is not None, several=several)
         rest: OutputParser = PlainParser()
@@ -70,6 +73,10 @@ class OutputFormat:
         if self.reasoning is None:
             return rest
         return ReasoningParser(self.reasoning, inside=is_open(prompt_end, self.reasoning), rest=rest)
+
+
+_LIST_OF_CALLS = replace(TOOL_FORMATS["llama3_json"], opening=("[",))
+"""How the schema of `Forced` writes calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +107,23 @@ class Forced:
         return found if several else found | {"maxItems": 1}
 
 
-class ForcedParser:
-    """Reads an answer that a schema of `Forced` constrains. One that was cut off by a limit is content."""
+class NamedCallParser:
+    """Reads an answer that is the arguments of one function."""
 
-    def __init__(self, forced: Forced, *, several: bool) -> None:
-        self._forced = forced
-        self._several = several
-        self._pieces: list[str] = []
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._reader = JsonArguments()
+        self._begun = False
 
     def feed(self, text: str) -> list[OutputPart]:
-        """Take more text; calls are complete at the end only."""
-        self._pieces.append(text)
-        return []
+        """Take more text; what follows the arguments is content."""
+        parts: list[OutputPart] = []
+        if text and not self._begun:
+            self._begun = True
+            parts.append(ToolCall(self._name))
+        found, rest = ("", text) if self._reader.ended or self._reader.broken else self._reader.feed(text)
+        return [*parts, *([Arguments(found)] if found else []), *([Content(rest)] if rest.strip() else [])]
 
     def finish(self) -> list[OutputPart]:
-        """The calls."""
-        text = "".join(self._pieces)
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            return [Content(text)] if text else []
-        if self._forced.name is not None:
-            return [ToolCall(self._forced.name, write(value))]
-        found = [call for call in map(call_of, value if isinstance(value, list) else [value]) if call is not None]
-        return list(found if self._several else found[:1])
+        """Nothing is held back."""
+        return []

@@ -3,6 +3,7 @@ pieces."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -24,13 +25,22 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A complete call of a function; `arguments` is the JSON text of an object."""
+    """A call of a function. `arguments` is the JSON text of an object: empty where a call begins, its parts follow."""
 
     name: str
-    arguments: str
+    arguments: str = ""
 
 
-OutputPart = Reasoning | Content | ToolCall
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """More of the arguments of the call before. All of a call are JSON, or the beginning of JSON that was cut off."""
+
+    text: str
+
+
+_FEED_CHARS = 4096
+WholePart = Reasoning | Content | ToolCall
+OutputPart = WholePart | Arguments
 
 
 class OutputParser(Protocol):
@@ -55,24 +65,65 @@ class ParsedOutput:
     calls: list[ToolCall] = field(default_factory=list)
 
     @property
-    def parts(self) -> list[OutputPart]:
+    def parts(self) -> list[WholePart]:
         """Those that there are, in this order."""
-        reasoning, content = [Reasoning(self.reasoning)], [Content(self.content)]
-        return [*(reasoning if self.reasoning else []), *(content if self.content else []), *self.calls]
+        texts: list[WholePart] = [Reasoning(self.reasoning), Content(self.content)]
+        return [*(one for one in texts if not isinstance(one, ToolCall) and one.text), *self.calls]
+
+    def add(self, part: OutputPart) -> None:
+        """Add a part of a stream."""
+        match part:
+            case Reasoning():
+                self.reasoning += part.text
+            case Content():
+                self.content += part.text
+            case ToolCall():
+                self.calls.append(part)
+            case Arguments():
+                call = self.calls[-1]
+                self.calls[-1] = ToolCall(call.name, call.arguments + part.text)
+
+    def take(self) -> list[ToolCall]:
+        """The calls, which are then no longer here."""
+        calls, self.calls = self.calls, []
+        return calls
 
 
 def parse_output(parser: OutputParser, text: str) -> ParsedOutput:
     """The parts of a complete text."""
     found = ParsedOutput()
-    for part in [*parser.feed(text), *parser.finish()]:
-        match part:
-            case Reasoning():
-                found.reasoning += part.text
-            case Content():
-                found.content += part.text
-            case ToolCall():
-                found.calls.append(part)
+    for start in range(0, len(text), _FEED_CHARS):  # a parser copies what it has not read for every call in it
+        for part in parser.feed(text[start : start + _FEED_CHARS]):
+            found.add(part)
+    for part in parser.finish():
+        found.add(part)
     return found
+
+
+def join_parts(parts: Sequence[OutputPart]) -> list[OutputPart]:
+    """The parts, with neighbours of one kind as one."""
+    found: list[OutputPart] = []
+    for part in parts:
+        last = found[-1] if found else None
+        if not isinstance(part, ToolCall) and isinstance(last, type(part)):
+            found[-1] = type(part)(last.text + part.text)
+        else:
+            found.append(part)
+    return found
+
+
+def arguments_object(arguments: str) -> str:
+    """Arguments as an object in any case: what was cut off is its only member, as Anthropic recommends it."""
+    try:
+        whole = isinstance(json.loads(arguments), dict)
+    except (ValueError, RecursionError):
+        whole = False
+    return arguments if whole else json.dumps({"INVALID_JSON": arguments}, ensure_ascii=False)
+
+
+def in_parts(calls: Sequence[ToolCall]) -> list[OutputPart]:
+    """Complete calls as the parts of a stream."""
+    return [part for call in calls for part in (ToolCall(call.name), Arguments(call.arguments))]
 
 
 class PlainParser:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ast
 import json
-import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from flover.text.output_parts import ToolCall
 
@@ -19,8 +18,14 @@ MAX_CALL_CHARS = 2**17
 """Maximum length of the text of calls; longer ones are content."""
 MAX_PYTHON_CHARS = 2**14
 """The same for calls in Python's syntax, whose parser takes far more memory than its text."""
-_DECODER = json.JSONDecoder()
 _BAD = (ValueError, RecursionError, MemoryError)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
 
 
 def decode_json(text: str, tools: Tools) -> list[ToolCall] | None:
@@ -46,62 +51,38 @@ def call_of(value: Any) -> ToolCall | None:
     """The call that a JSON value describes."""
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not is_text(value["name"]):
         return None
     arguments = value.get("arguments", value.get("parameters", {}))
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except _BAD:
-            return None
-    return ToolCall(value["name"], write(arguments)) if isinstance(arguments, dict) else None
-
-
-def write(arguments: Mapping[str, Any]) -> str:
-    """Arguments as JSON."""
-    return json.dumps(arguments, ensure_ascii=False)
-
-
-def decode_mistral(text: str, tools: Tools) -> list[ToolCall] | None:
-    """Mistral: a list of JSON objects; since its tokenizer 11 `name[ARGS]{...}` or `name{...}`."""
-    text = text.strip()
-    if text.startswith(("[", "{")):
-        return decode_json(text, tools)
-    name, brace, rest = text.partition("{")
-    name = name.partition("[ARGS]")[0].partition("[CALL_ID]")[0].strip()
     try:
-        arguments, end = _DECODER.raw_decode(brace + rest)
+        if isinstance(arguments, str):
+            arguments = _DECODER.decode(arguments)
+        return ToolCall(value["name"], write(arguments)) if isinstance(arguments, dict) else None
     except _BAD:
         return None
-    return [ToolCall(name, write(arguments))] if name and not (brace + rest)[end:].strip() else None
 
 
-def decode_xml(text: str, tools: Tools) -> list[ToolCall] | None:
-    """Qwen3-Coder: `<function=name><parameter=key>value</parameter>...</function>`; JSON is read too. A value is a
-    string if the schema says so, else JSON."""
-    text = text.strip()
-    if not text.startswith("<function="):
-        return decode_json(text, tools)
-    name, closed, rest = text.removeprefix("<function=").partition(">")
-    if not closed:
-        return None
-    properties = tools.get(name, {}).get("properties")
-    arguments: dict[str, Any] = {}
-    for part in rest.partition("</function>")[0].split("<parameter=")[1:]:
-        key, closed, value = part.partition(">")
-        if not closed:
-            return None
-        value = value.partition("</parameter>")[0].removeprefix("\n").removesuffix("\n")
-        schema = properties.get(key) if isinstance(properties, dict) else None
-        arguments[key] = _typed(value, schema if isinstance(schema, dict) else {})
-    return [ToolCall(name, write(arguments))]
+def write(value: Any) -> str:
+    """A value as JSON. Raises ValueError for a number that is not finite."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return text if is_text(text) else json.dumps(value)
 
 
-def _typed(value: str, schema: Mapping[str, Any]) -> Any:
+def is_text(text: str) -> bool:
+    """Whether it has no half of a surrogate pair, which no encoding can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def typed(value: str, schema: Mapping[str, Any]) -> Any:
+    """A value as its schema says: a string, or else JSON if it is that."""
     if schema.get("type") == "string":
         return value
     try:
-        return json.loads(value)
+        return _DECODER.decode(value)
     except _BAD:
         return value
 
@@ -127,38 +108,4 @@ def _python_call(call: ast.expr) -> ToolCall:
         if keyword.arg is None:
             raise ValueError("not a keyword")
         values[keyword.arg] = ast.literal_eval(keyword.value)
-    return ToolCall(ast.unparse(call.func), json.dumps(values, ensure_ascii=False, allow_nan=False))
-
-
-_ESCAPE = "<escape>"
-_GEMMA_PIECE = re.compile(r"<escape>|[{}\[\],:]|[^{}\[\],:<]+|<")
-
-
-def decode_gemma(text: str, tools: Tools) -> list[ToolCall] | None:
-    """FunctionGemma: `call:name{key:<escape>text<escape>,other:12}`."""
-    name, brace, rest = text.strip().removeprefix("call:").partition("{")
-    pieces: list[str] = []
-    inside: list[str] | None = None
-    for piece in _GEMMA_PIECE.findall(brace + rest):
-        if piece == _ESCAPE:
-            if inside is not None:
-                pieces.append(json.dumps("".join(inside)))
-            inside = [] if inside is None else None
-        elif inside is not None:
-            inside.append(piece)
-        elif piece in "{}[],:" or piece.strip() in ("true", "false", "null", "") or _is_number(piece):
-            pieces.append(piece)
-        else:
-            pieces.append(json.dumps(piece.strip()))
-    try:
-        arguments = json.loads("".join(pieces))
-    except _BAD:
-        return None
-    return [ToolCall(name.strip(), write(arguments))] if name.strip() and isinstance(arguments, dict) else None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), int | float)
-    except _BAD:
-        return False
+    return ToolCall(ast.unparse(call.func), write(values))

@@ -18,7 +18,15 @@ from flover.server.app_state import AppState
 from flover.server.conversation import Conversation, ConversationBuilder, render
 from flover.server.generation import Choice, Generation
 from flover.server.responses import json_response
-from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
+from flover.text.output_parts import (
+    Arguments,
+    Content,
+    OutputPart,
+    Reasoning,
+    ToolCall,
+    WholePart,
+    arguments_object,
+)
 from flover.text.prompts import encode_text
 from flover.text.stream import TextStream
 
@@ -73,12 +81,13 @@ class MessageBuilder(ConversationBuilder[list[Block]]):
         called = False
         async for _, _, parts in self._conversation.parts(generation):
             for part in parts:
-                block = _start(part)
-                if block["type"] != kind or isinstance(part, ToolCall):
-                    if index >= 0:
-                        yield {"type": "content_block_stop", "index": index}
-                    index, kind = index + 1, block["type"]
-                    yield {"type": "content_block_start", "index": index, "content_block": block}
+                if not isinstance(part, Arguments):
+                    block = _start(part)
+                    if block["type"] != kind or isinstance(part, ToolCall):
+                        if index >= 0:
+                            yield {"type": "content_block_stop", "index": index}
+                        index, kind = index + 1, block["type"]
+                        yield {"type": "content_block_start", "index": index, "content_block": block}
                 called = called or isinstance(part, ToolCall)
                 yield {"type": "content_block_delta", "index": index, "delta": _delta(part)}
         if index >= 0:
@@ -122,7 +131,7 @@ def _end(text: TextStream, *, called: bool) -> dict[str, Any]:
     return {"stop_reason": reason, "stop_sequence": sequence}
 
 
-def _start(part: OutputPart) -> Block:
+def _start(part: WholePart) -> Block:
     """The block of a part, without its content."""
     match part:
         case Reasoning():
@@ -133,14 +142,14 @@ def _start(part: OutputPart) -> Block:
             return {"type": "tool_use", "id": f"toolu_{uuid.uuid4().hex[:24]}", "name": part.name, "input": {}}
 
 
-def _filled(part: OutputPart) -> Block:
+def _filled(part: WholePart) -> Block:
     match part:
         case Reasoning():
             return {"thinking": part.text}
         case Content():
             return {"text": part.text}
         case ToolCall():
-            return {"input": Raw(part.arguments.encode())}
+            return {"input": Raw(arguments_object(part.arguments).encode())}
 
 
 def _delta(part: OutputPart) -> Block:
@@ -151,3 +160,5 @@ def _delta(part: OutputPart) -> Block:
             return {"type": "text_delta", "text": part.text}
         case ToolCall():
             return {"type": "input_json_delta", "partial_json": part.arguments}
+        case Arguments():
+            return {"type": "input_json_delta", "partial_json": part.text}

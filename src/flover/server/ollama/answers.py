@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,15 @@ from flover.server.generation import Choice, Generation
 from flover.server.ollama.translate import OllamaBody, OllamaChatBody, OllamaGenerateBody, to_chat
 from flover.server.responses import json_response
 from flover.server.sse import Framing
-from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
+from flover.text.output_parts import (
+    Arguments,
+    Content,
+    ParsedOutput,
+    Reasoning,
+    ToolCall,
+    WholePart,
+    arguments_object,
+)
 
 Answer = dict[str, Any]
 
@@ -109,13 +117,26 @@ class LineBuilder(ConversationBuilder[Answer]):
         return self._object(msgspec.json.decode(content)) | self._end(generation)
 
     async def events(self, generation: Generation) -> AsyncIterator[Any]:
-        """The answer as it comes; the last line has no text."""
+        """The answer as it comes, a call when it is complete; the last line has no text."""
+        open_call = ParsedOutput()
         async for _, _, parts in self._conversation.parts(generation):
-            if parts:
-                yield self._object(self._written(parts)) | {"done": False}
+            whole: list[WholePart] = []
+            for part in parts:
+                if isinstance(part, Arguments):
+                    open_call.add(part)
+                    continue
+                whole += open_call.take()
+                if isinstance(part, ToolCall):
+                    open_call.add(part)
+                else:
+                    whole.append(part)
+            if whole:
+                yield self._object(self._written(whole)) | {"done": False}
+        if last := open_call.take():
+            yield self._object(self._written(last)) | {"done": False}
         yield self._object(self._written([])) | self._end(generation)
 
-    def _written(self, parts: list[OutputPart]) -> Answer:
+    def _written(self, parts: Sequence[WholePart]) -> Answer:
         found: Answer = {"content": ""}
         for part in parts:
             match part:
@@ -124,7 +145,7 @@ class LineBuilder(ConversationBuilder[Answer]):
                 case Reasoning():
                     found["thinking"] = found.get("thinking", "") + part.text
                 case ToolCall():
-                    function = {"name": part.name, "arguments": msgspec.Raw(part.arguments.encode())}
+                    function = {"name": part.name, "arguments": msgspec.Raw(arguments_object(part.arguments).encode())}
                     found.setdefault("tool_calls", []).append({"function": function})
         return found
 

@@ -18,7 +18,7 @@ from flover.server.generation import Choice, Generation
 from flover.server.openai_responses.translate import ResponsesBody, to_chat
 from flover.server.protocol import SamplingBody
 from flover.server.sse import Framing
-from flover.text.output_parts import Content, OutputPart, Reasoning, ToolCall
+from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, ToolCall, WholePart
 
 Item = dict[str, Any]
 Event = dict[str, Any]
@@ -137,12 +137,17 @@ class _Items:
 
     def __init__(self) -> None:
         self.done: list[Item] = []
-        self._part: OutputPart | None = None
+        self._part: WholePart | None = None
         """The part that the open item has so far."""
         self._id = ""
 
     def add(self, part: OutputPart) -> Iterator[Event]:
         """Add a part, to the open item if it has the same type."""
+        if isinstance(part, Arguments):
+            assert isinstance(self._part, ToolCall)
+            self._part = ToolCall(self._part.name, self._part.arguments + part.text)
+            yield self._event("function_call_arguments.delta", delta=part.text)
+            return
         if type(part) is not type(self._part) or isinstance(part, ToolCall):
             yield from self.close("completed")
             self._part, self._id = _empty(part), _new_id(part)
@@ -164,7 +169,6 @@ class _Items:
                 yield self._event("reasoning_text.delta", content_index=0, delta=part.text)
             case ToolCall():
                 self._part = part
-                yield self._event("function_call_arguments.delta", delta=part.arguments)
 
     def close(self, status: str) -> Iterator[Event]:
         """End the open item."""
@@ -194,12 +198,12 @@ def _status(generation: Generation) -> str:
     return "incomplete" if limited else "completed"
 
 
-def _new_id(part: OutputPart) -> str:
+def _new_id(part: WholePart) -> str:
     kinds = {Content: "msg", Reasoning: "rs", ToolCall: "fc"}
     return f"{kinds[type(part)]}_{uuid.uuid4().hex}"
 
 
-def _empty(part: OutputPart) -> OutputPart:
+def _empty(part: WholePart) -> WholePart:
     return part if isinstance(part, ToolCall) else type(part)("")
 
 
@@ -207,7 +211,7 @@ def _text_part(text: str) -> Item:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _item(part: OutputPart, name: str, status: str) -> Item:
+def _item(part: WholePart, name: str, status: str) -> Item:
     """A part as an item of the output."""
     match part:
         case Content():
