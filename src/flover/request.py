@@ -15,6 +15,7 @@ import msgspec
 from flover.errors import RequestError, shown
 from flover.sampling_checks import check_params
 from flover.structured_outputs import StructuredOutputsParams
+from flover.thinking import ThinkingBudget
 
 
 class FinishReason(enum.StrEnum):
@@ -66,6 +67,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    thinking: ThinkingBudget | None = None
 
     def __post_init__(self) -> None:
         check_params(self)
@@ -199,6 +201,7 @@ def check_request(request: Request, facts: ModelFacts) -> None:
         "allowed_token_ids": params.allowed_token_ids or [],
         "stop_token_ids": params.stop_token_ids or [],
         "bad_words": [token for word in request.bad_words_ids for token in word],
+        "thinking": [] if params.thinking is None else [*params.thinking.start_ids, params.thinking.end_id],
     }
     for name, ids in named.items():
         if ids and max(ids) >= facts.vocab_size:

@@ -8,6 +8,7 @@ import msgspec
 
 from flover.errors import RequestError, too_many, wrong_value
 from flover.structured_outputs import StructuredOutputsParams
+from flover.thinking import ThinkingBudget
 
 if TYPE_CHECKING:
     from flover.request import SamplingParams
@@ -118,6 +119,9 @@ PARAMETERS = {
 """Numbers among the sampling parameters, in the order in which they are checked. Flags, Ollama's options, the values
 that models recommend, and the schemas of bodies are made from them."""
 RANGES = {name: parameter.range for name, parameter in PARAMETERS.items()}
+THINKING = "thinking_token_budget"
+"""The field of clients that gives reasoning a budget."""
+THINKING_TOKENS = Range(0, MAX_ID, integer=True)
 TOKEN_ID = Range(0, MAX_ID, integer=True)
 BIAS = Range(-100, 100)
 PRIORITY = Range(-(2**31), 2**31 - 1, integer=True)
@@ -157,6 +161,8 @@ def check_params(params: SamplingParams) -> None:
         _check_bias(params.logit_bias)
     if params.structured_outputs is not None:
         _check_structured_outputs(params)
+    if params.thinking is not None:
+        _check_thinking(params)
     _check_combinations(params)
 
 
@@ -226,6 +232,18 @@ def _check_structured_outputs(params: SamplingParams) -> None:
                 f"{name} cannot be combined with structured_outputs, which says what tokens come and when they end",
                 param=name,
             )
+
+
+def _check_thinking(params: SamplingParams) -> None:
+    """Refuse what could leave no token where the end of reasoning is forced."""
+    budget = params.thinking
+    if not isinstance(budget, ThinkingBudget):
+        raise wrong_value("thinking", "ThinkingBudget", budget)
+    check_number(THINKING, budget.tokens, THINKING_TOKENS)
+    _check_ids("thinking", [*budget.start_ids, budget.end_id, *budget.space_ids], MAX_STOP_IDS)
+    for name in ("structured_outputs", "allowed_token_ids", "bad_words"):
+        if getattr(params, name):
+            raise RequestError(f"{THINKING} and {name} exclude each other: both say which tokens may come", param=name)
 
 
 def _check_combinations(params: SamplingParams) -> None:

@@ -20,13 +20,17 @@ from flover.errors import RequestError
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.load import load_device
 from flover.grammar.state import GrammarState
+from flover.grammar.thinking import ThinkingState
 from flover.observe.record_reader import read_record
 from flover.observe.replay import replay
 from flover.observe.trace import replay_path
 from flover.request import FinishReason, Request
 from flover.speculation import Drafter
 from flover.structured_outputs import StructuredOutputsParams
+from flover.thinking import ThinkingBudget
 
+START, END = 17, 23
+"""Stand for the markers around reasoning."""
 CONSTRAINTS: list[dict[str, Any] | None] = [
     {"json": {"type": "object", "properties": {"a": {"type": "string"}, "b": {"type": "integer"}}, "required": ["b"]}},
     None,
@@ -36,6 +40,11 @@ CONSTRAINTS: list[dict[str, Any] | None] = [
     {"grammar": 'root ::= "[" item ("," item)* "]"\nitem ::= [a-z]+ | root'},
     {"json_object": True},
     None,
+    {"thinking": ThinkingBudget(tokens=7, start_ids=[START], end_id=END), "logit_bias": {END: -100.0}},
+    {
+        "thinking": ThinkingBudget(tokens=3, start_ids=[START, START], end_id=END, again=True),
+        "logit_bias": {START: 100.0},
+    },
 ]
 PROMPTS = ("Once upon a time", "Tom had a", "The cat", "It was")
 
@@ -43,8 +52,9 @@ PROMPTS = ("Once upon a time", "Tom had a", "The cat", "It was")
 def requests() -> list[Request]:
     made = []
     for number, fields in enumerate(CONSTRAINTS * 2):
-        constraint = None if fields is None else StructuredOutputsParams(**fields)
-        prompt = TOKENIZER.encode(PROMPTS[number % len(PROMPTS)])
+        thinks = fields is not None and "thinking" in fields
+        constraint = None if fields is None or thinks else StructuredOutputsParams(**fields)
+        prompt = TOKENIZER.encode(PROMPTS[number % len(PROMPTS)]) + [START] * thinks
         made.append(
             make(
                 f"r{number}",
@@ -54,6 +64,7 @@ def requests() -> list[Request]:
                 max_tokens=30,
                 ignore_eos=constraint is None,
                 structured_outputs=constraint,
+                **(fields if fields is not None and thinks else {}),
             )
         )
     return made
@@ -79,6 +90,10 @@ def engine() -> Iterator[Engine]:
 def expected(engine: Engine) -> Answers:
     found = alone(engine, requests())
     ended = {name for name, deltas in found.items() if deltas[-1].finish_reason == FinishReason.STOP}
+    for name in ("r8", "r18"):  # the prompt opens the reasoning
+        assert [place for place, token in enumerate(tokens(found[name])) if token == END] == [7]
+    for name in ("r9", "r19"):  # the answer does, again and again
+        assert tokens(found[name])[:12] == [*[START] * 5, END, START, START, END, START, START, END]
     assert len(ended) >= 4  # constraints that can end do, others run into max_tokens
     assert all(tokens(deltas)[-1] in VOCABULARY.special_ids for name, deltas in found.items() if name in ended)
     return found
@@ -182,7 +197,7 @@ def _shares_states(self: DeviceGrammars, params: StructuredOutputsParams, output
     return SHARED.setdefault(params.key, STATE(self, params, output_ids))
 
 
-def _stands_still(self: GrammarState, token: int) -> None:
+def _stands_still(self: GrammarState | ThinkingState, token: int) -> None:
     pass
 
 
@@ -196,8 +211,9 @@ SHARED: dict[bytes, GrammarState] = {}
         (DeviceGrammars, "state", _forgets_outputs),
         (DeviceGrammars, "state", _shares_states),
         (GrammarState, "add", _stands_still),
+        (ThinkingState, "add", _stands_still),
     ],
-    ids=["forgets-outputs", "shares-states", "stands-still"],
+    ids=["forgets-outputs", "shares-states", "stands-still", "counts-no-reasoning"],
 )
 def test_planted_bugs_are_found(
     expected: Answers, monkeypatch: pytest.MonkeyPatch, where: type, name: str, bug: Callable[..., Any]

@@ -36,13 +36,14 @@ def _byte_characters() -> list[str]:
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Token ids 0..255 are bytes, 256 is `<eos>`; the model of toy_engine.py."""
+    """Token ids 0..255 are bytes, 256 is `<eos>`, then `<think>` and `</think>`; the model of toy_engine.py."""
     folder = tmp_path_factory.mktemp("toy-model")
     vocabulary = {character: byte for byte, character in enumerate(_byte_characters())}
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["<eos>"])
+    backend.add_tokens(["<think>", "</think>"])
     assert backend.encode("é<eos>").ids == [*"é".encode(), 256]
     backend.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<eos>", "chat_template": TEMPLATE}))

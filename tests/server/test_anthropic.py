@@ -70,6 +70,13 @@ def test_tools_and_thinking(claude: anthropic.Anthropic) -> None:
     assert counted.input_tokens == len("and?") + 1 + len("userassistanttooluser")
 
 
+def test_thinking_has_a_budget(claude: anthropic.Anthropic) -> None:
+    budget = {"type": "enabled", "budget_tokens": 2}
+    thinking, text = ask(claude, "<think>abcd</think>yes", thinking=budget).content
+    assert thinking.type == "thinking" and thinking.thinking == "ab"
+    assert text.type == "text" and text.text == "d</think>yes"
+
+
 def test_errors_have_the_clients_form(claude: anthropic.Anthropic, echo: ServerProcess) -> None:
     image = [{"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}]
     chat: dict[str, Any] = {"max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
@@ -79,7 +86,8 @@ def test_errors_have_the_clients_form(claude: anthropic.Anthropic, echo: ServerP
         ({"messages": []}, "messages is an empty list"),
         ({"messages": [{"role": "king", "content": "hi"}]}, "messages[0].role must be"),
         ({"messages": [{"role": "user", "content": image}]}, "messages[0].content[0]: only text is supported"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking with a budget is not supported"),
+        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "below max_tokens, got 1024"),
+        ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens is required"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "only custom ones are supported"),
         ({"tool_choice": {"type": "any"}}, "there are no tools"),
         ({"mcp_servers": [{}]}, "mcp_servers is not a field"),

@@ -81,6 +81,38 @@ def test_what_asks_for_no_call_or_no_reasoning(echo: ServerProcess) -> None:
     assert (message.content, message.reasoning) == ("yes", "hm")
 
 
+def test_a_budget_of_reasoning_ends_it(echo: ServerProcess) -> None:
+    text = "<think>abcdef</think> yes"
+    for budget, content, reasoning in (
+        (3, "ef</think> yes", "abc"),
+        (0, "bcdef</think> yes", None),
+        (6, "yes", "abcdef"),
+        (99, "yes", "abcdef"),
+        (-1, "yes", "abcdef"),
+    ):
+        message, _ = ask(echo, text, extra_body={"thinking_token_budget": budget})
+        assert (message.content, getattr(message, "reasoning", None)) == (content, reasoning), budget
+    options = {"thinking_token_budget": 4, "chat_template_kwargs": {"open": True}}
+    message, _ = ask(echo, f"abcdef</think>{CALL}", tools=TOOLS, extra_body=options)
+    assert (message.reasoning, called(message)) == ("abcd", [("f", '{"x": 1}')])
+    options = {"thinking_token_budget": 3, "include_reasoning": False}
+    assert ask(echo, text, extra_body=options)[0].content == "ef</think> yes"
+
+
+def test_a_budget_that_cannot_be_kept_is_refused(echo: ServerProcess, server: ServerProcess) -> None:
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    for place, fields, words in (
+        (server, {"thinking_token_budget": 5}, "no markers around reasoning"),
+        (server, {"thinking_token_budget": -2}, "-1 for no budget, got -2"),
+        (echo, {"thinking_token_budget": 5, "allowed_token_ids": [1]}, "exclude each other"),
+        (echo, {"thinking_budget": 5}, "did you mean thinking_token_budget?"),
+    ):
+        error = refused(place.post("/v1/chat/completions", {**chat, **fields}))
+        assert error["param"] in fields and words in error["message"], fields
+    error = refused(echo.post("/v1/completions", {"prompt": "hi", "thinking_token_budget": 5}))
+    assert error["param"] == "thinking_token_budget"
+
+
 def test_calls_and_results_reach_the_template_as_objects(echo: ServerProcess) -> None:
     message, _ = ask(echo, CALL, tools=TOOLS)
     history = [

@@ -31,6 +31,8 @@ from flover.engine.loop import Engine
 from flover.engine.plan import Admission, RowResult, StepPlan, StepResult, Work
 from flover.engine.roster import SchedulerConfig
 from flover.errors import ConfigError, ModelError, OutOfResourcesError
+from flover.grammar.state import ids_of
+from flover.grammar.thinking import ThinkingState
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
 from flover.service import process
 
@@ -58,12 +60,19 @@ class Row:
     params: SamplingParams
     shift: int
     made: int
+    thinking: ThinkingState | None = None
 
 
 def entry(token: int, alternatives: int) -> TokenLogprobs:
     """The chosen token at -0.5, then it again and its successors at -0.5, -1.5, ..."""
     ids = [token] + [(token + i) % VOCAB_SIZE for i in range(alternatives)]
     return TokenLogprobs(ids, [-0.5] + [-0.5 - i for i in range(alternatives)], [1, *range(1, alternatives + 1)])
+
+
+def budgeted(token: int, thinking: ThinkingState) -> int:
+    """The token, or the only one that a spent budget allows."""
+    allowed = ids_of(thinking.words(), VOCAB_SIZE)
+    return token if token in allowed else int(allowed[0])
 
 
 class ToyExecutor(BlockingExecutor):
@@ -91,7 +100,10 @@ class ToyExecutor(BlockingExecutor):
 
     def _admit(self, admission: Admission) -> None:
         shift = self._drift + (0 if admission.params.greedy else admission.seed)
-        self._rows[admission.row] = Row(admission.prompt_ids, admission.params, shift, len(admission.output_ids))
+        row = Row(admission.prompt_ids, admission.params, shift, len(admission.output_ids))
+        if (budget := admission.params.thinking) is not None:
+            row.thinking = ThinkingState(budget, VOCAB_SIZE, admission.prompt_ids, admission.output_ids)
+        self._rows[admission.row] = row
 
     def _chunk(self, work: Work) -> RowResult | None:
         wanted = self._rows[work.row].params.prompt_logprobs
@@ -111,6 +123,9 @@ class ToyExecutor(BlockingExecutor):
             return RowResult(row=number, error="poisoned")
         token = toy_tokens(row.prompt_ids, 1, row.shift + row.made)[0]
         row.made += 1
+        if row.thinking is not None:
+            token = budgeted(token, row.thinking)
+            row.thinking.add(token)
         logprobs = None if row.params.logprobs is None else [entry(token, row.params.logprobs)]
         vector = array("f", [3.0, 4.0, row.prompt_ids[0]])
         embedding = vector[:HIDDEN_SIZE].tobytes() if row.params.pooling else None

@@ -8,6 +8,7 @@ from flover.engine.plan import Admission, Grant, StepPlan
 from flover.errors import InvariantError
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.pooling import Pooled
+from flover.grammar.thinking import ThinkingState
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import Feature
 from flover.model.sampling import sampling_values
@@ -46,6 +47,9 @@ def _admit(buffers: RowBuffers, admission: Admission, facts: ModelFacts, grammar
     )
     if constraint is not None and grammars is not None:
         values["grammar"] = grammars.state(constraint, admission.output_ids)
+        values["features"] |= int(Feature.GRAMMAR)
+    if params.thinking is not None and grammars is not None:
+        values["grammar"] = ThinkingState(params.thinking, facts.vocab_size, admission.prompt_ids, admission.output_ids)
         values["features"] |= int(Feature.GRAMMAR)
     if params.prompt_logprobs is not None and not admission.output_ids:
         if admission.computed:

@@ -83,7 +83,7 @@ SAMPLING_COLUMNS = (
     Column("banned_ids", object, fill=None),  # int64 array | None: ids that min_tokens bans
     Column("bias", object, fill=None),  # (int64 ids, float32 values) | None
     Column("allowed_ids", object, fill=None),  # int64 array | None
-    Column("grammar", object, fill=None),  # GrammarState | None: structured outputs
+    Column("grammar", object, fill=None),  # GrammarState | ThinkingState | None
 )
 
 

@@ -67,7 +67,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_def
     fault: str | None = None  # what the executor raised
 
 
-_ADDED = ("structured_outputs", "pooling")
+_ADDED = ("structured_outputs", "pooling", "thinking")
 """Parameters that records did not always have: left out where they are not used."""
 
 

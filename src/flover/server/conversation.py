@@ -34,6 +34,7 @@ from flover.text.output_parts import (
     parse_output,
 )
 from flover.text.stream import TextPiece
+from flover.text.thinking import thinking_budget
 
 MAX_PROMPT_END = 64
 """Characters at the end of a prompt that show whether the answer begins inside reasoning."""
@@ -129,7 +130,16 @@ class Conversation:
             tokenizer = state.need_tokenizer("messages")
             if any(map(tokenizer.holds_special, markers)):
                 params = msgspec.structs.replace(params, skip_special_tokens=False)
-        return params
+        return self._thinking(params)
+
+    def _thinking(self, params: SamplingParams) -> SamplingParams:
+        """With the budget of the reasoning; -1 means none, as in vLLM. A constraint leaves no room for reasoning."""
+        tokens = self.body.thinking_token_budget
+        if tokens is None or tokens < 0:
+            return params
+        form, tokenizer = self._state.output_format, self._state.need_tokenizer("messages")
+        budget = thinking_budget(tokens, form, tokenizer)
+        return params if self._constrained else params.replace(thinking=budget)
 
     def _prompts(self) -> list[str]:
         prompt = render(self._template, self.body)

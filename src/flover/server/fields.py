@@ -91,7 +91,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "prompt_embeds": NONE,
     "return_tokens_as_token_ids": OFF,
     "logprob_token_ids": NONE,
-    "thinking_token_budget": (),
+    "thinking_token_budget": (-1,),
     "repetition_detection": (),
     # OpenAI's responses
     "previous_response_id": (),
@@ -197,6 +197,11 @@ OTHER_NAMES: Mapping[str, str] = {
     "input": "messages",
     "inputs": "prompt",
     "enable_thinking": "chat_template_kwargs",
+    "thinking_budget": "thinking_token_budget",
+    "thinking_budget_tokens": "thinking_token_budget",
+    "max_thinking_tokens": "thinking_token_budget",
+    "reasoning_budget": "thinking_token_budget",
+    "reasoning_budget_tokens": "thinking_token_budget",
 }
 """Names of other servers for supported fields."""
 

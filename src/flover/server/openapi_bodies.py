@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from flover.config import Limits, ServerConfig
 from flover.request import MAX_HIDDEN_SIZE, ModelFacts, max_total_tokens
-from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES, Range
+from flover.sampling_checks import BIAS, MAX_BIASES, MAX_ID, MAX_STOP_IDS, RANGES, THINKING, Range
 from flover.server.body import field_types, required_fields
 from flover.server.fields import INFORMATION, NEUTRAL, STRICT
 from flover.server.openapi_constraints import FORMAT, PLAIN_FORMAT, STRUCTURED, TOOL, TOOL_CHOICE
@@ -92,6 +92,8 @@ class ServedModel:
     """Whether answers can be constrained: that needs a tokenizer."""
     calls: bool = True
     """Whether the model may choose to call tools: how it writes calls is known."""
+    thinks: bool = True
+    """Whether reasoning can have a budget: how it begins and ends is known."""
     empty_prompt: bool = False
     """Whether an empty prompt has a token, the beginning-of-sequence token."""
 
@@ -102,7 +104,11 @@ def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
     some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
     completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS, (some, {"echo": _ON})])
-    chat["anyOf"] = _apart([*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP])
+    chat["anyOf"] = _apart(
+        [*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _THINKING]
+    )
+    if not served.thinks:
+        chat["properties"][THINKING] = _NO_BUDGET
     if not served.calls:
         chat["properties"]["tools"] = {"type": ["array", "null"], "maxItems": 0}
     tokenize = make.body(TokenizeBody)
@@ -145,6 +151,8 @@ _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_spec
 _PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
 _SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"minLength": 1, "items": {"minLength": 1}}})
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
+_NO_BUDGET: Schema = {"enum": [-1, None]}
+_THINKING: _Pair = ({THINKING: _NO_BUDGET}, {"allowed_token_ids": NULL, "bad_words": NULL})
 _TOP: _Pair = ({"top_logprobs": _NONE_OR_0}, {"logprobs": _ON})
 
 

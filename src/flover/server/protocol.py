@@ -25,6 +25,7 @@ Deadline = Annotated[int, Meta(ge=1, le=86_400_000)]
 EncodingFormat = Literal["float", "base64"]
 Dimensions = Annotated[int, Meta(ge=1, le=MAX_HIDDEN_SIZE)]
 Effort = Annotated[str, Meta(pattern=r"^[a-z]{1,16}$")]
+ThinkingTokens = Annotated[int, Meta(ge=-1, lt=2**31)]
 Scalar = str | bool | int | float | None
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -208,6 +209,7 @@ class ChatBody(GenerationBody, kw_only=True):
     parallel_tool_calls: bool | None = None
     include_reasoning: bool | None = None
     separate_reasoning: bool | None = None
+    thinking_token_budget: ThinkingTokens | None = None
 
     @property
     def choice_of_tools(self) -> ToolChoice:

@@ -17,7 +17,17 @@ from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_
 from flover.request import MAX_HIDDEN_SIZE
 from flover.sampling_checks import PRIORITY
 from flover.server.json_bounds import has_more_members
-from flover.server.protocol import Deadline, Dimensions, Effort, EncodingFormat, Name, Priority, Salt, Scalar
+from flover.server.protocol import (
+    Deadline,
+    Dimensions,
+    Effort,
+    EncodingFormat,
+    Name,
+    Priority,
+    Salt,
+    Scalar,
+    ThinkingTokens,
+)
 
 MAX_MEMBERS = 1024
 """Maximum number of fields of an object whose fields are decoded one by one."""
@@ -48,6 +58,7 @@ _WANTED: Mapping[Any, str] = {
     Priority: PRIORITY.wanted,
     EncodingFormat: '"float" or "base64"',
     Dimensions: f"a whole number, 1 to {MAX_HIDDEN_SIZE}",
+    ThinkingTokens: "a number of tokens, or -1 for no budget",
     Deadline: "a whole number of milliseconds, 1 to 86400000",
     Scalar: "a string, a number, true, false or null",
 }

@@ -216,6 +216,7 @@ async def show_openapi(request: Request) -> Response:
         facts=state.facts,
         constrains=state.tokenizer is not None,
         calls=state.output_format.tools is not None or (state.template is not None and not state.template.writes_tools),
+        thinks=state.output_format.thinking_markers is not None,
         empty_prompt=empty,
         **roles,
     )

@@ -14,6 +14,8 @@ from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, 
 from flover.text.tool_arguments import JsonArguments
 
 MESSAGE = "<|message|>"
+THINKING = ("<|channel|>analysis<|message|>", "<|end|>")
+"""What a message of the analysis channel begins and ends with."""
 ENDS = ("<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>")
 _CHANNEL = re.compile(r"(?:<\|channel\|>|^)\s*(analysis|commentary|final)\b")
 _RECIPIENT = re.compile(r"\bto=(?:functions\.)?([\w.-]+)")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flover.text.harmony import MESSAGE, HarmonyParser
+from flover.text import harmony
 from flover.text.output_parts import Arguments, Content, OutputParser, OutputPart, PlainParser, ToolCall
 from flover.text.reasoning import MARKERS, ReasoningParser, is_open, reasoning_markers
 from flover.text.tool_arguments import JsonArguments
@@ -43,6 +43,11 @@ class OutputFormat:
         """Whether every answer has the form of gpt-oss."""
         return self.tools == OPENAI
 
+    @property
+    def thinking_markers(self) -> tuple[str, str] | None:
+        """What reasoning begins and ends with, if that is known."""
+        return harmony.THINKING if self.is_harmony else self.reasoning
+
     def without_reasoning(self) -> OutputFormat:
         """The same, with reasoning left in the content."""
         return replace(self, reasoning=None)
@@ -50,7 +55,7 @@ class OutputFormat:
     def markers(self, *, calls: bool) -> list[str]:
         """The texts that a parser looks for: they must not be hidden as special tokens."""
         if self.is_harmony:
-            return [MESSAGE]
+            return [harmony.MESSAGE]
         found = list(self.reasoning or ())
         if calls and self.tools is not None:
             form = TOOL_FORMATS[self.tools]
@@ -66,7 +71,7 @@ class OutputFormat:
                 return NamedCallParser(forced.name)
             return ToolCallParser(_LIST_OF_CALLS, forced.tools, several=several)
         if self.is_harmony:
-            return HarmonyParser(calls=tools is not None, several=several)
+            return harmony.HarmonyParser(calls=tools is not None, several=several)
         rest: OutputParser = PlainParser()
         if tools is not None and self.tools is not None:
             rest = ToolCallParser(TOOL_FORMATS[self.tools], tools, several=several)

@@ -74,9 +74,10 @@ class InputChoice(msgspec.Struct, kw_only=True):
 
 
 class Thinking(msgspec.Struct, kw_only=True):
-    """Whether reasoning is asked for; a budget is not supported."""
+    """Whether reasoning is asked for; `budget_tokens` are the most that it may come to, where it is enabled."""
 
     type: Literal["disabled", "adaptive", "enabled"]
+    budget_tokens: int | None = None
 
 
 class CountBody(msgspec.Struct, kw_only=True):

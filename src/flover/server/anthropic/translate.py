@@ -41,8 +41,6 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
         raise too_many("messages", limits.max_messages, "messages", flag=flag_name("max_messages"))
     if not body.messages:
         refuse("messages", "messages is an empty list: at least one message is needed")
-    if body.thinking is not None and body.thinking.type == "enabled":
-        refuse("thinking", "thinking with a budget is not supported: send adaptive, or leave thinking out")
     messages = [Message(role="system", content=_text(body.system))] if body.system else []
     names: dict[str, str] = {}
     for number, message in enumerate(body.messages):
@@ -59,9 +57,22 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
             setattr(chat, field, getattr(body, field))
         if body.max_tokens < 1:
             refuse("max_tokens", f"max_tokens must be at least 1, got {body.max_tokens}")
+        chat.thinking_token_budget = _budget(body)
         chat.stop = list(body.stop_sequences) if body.stop_sequences else None
     check_tools(chat)
     return chat
+
+
+def _budget(body: MessagesBody) -> int | None:
+    """The tokens that reasoning may come to; they are part of `max_tokens`."""
+    if body.thinking is None or body.thinking.type != "enabled":
+        return None
+    tokens = body.thinking.budget_tokens
+    if tokens is None:
+        refuse("thinking", "thinking.budget_tokens is required where thinking is enabled")
+    if not 1 <= tokens < body.max_tokens:
+        refuse("thinking", f"thinking.budget_tokens must be at least 1 and below max_tokens, got {tokens}")
+    return tokens
 
 
 def _messages(message: InputMessage, where: str, names: dict[str, str]) -> Iterator[Message]:
