@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
@@ -152,3 +153,41 @@ def test_out_of_memory_ends_one_request(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["long"][-1].finish_reason == "error"
     assert "no memory is left" in str(found["long"][-1].error)
     engine.close()
+
+
+def test_what_follows_tokens_follows_them_while_the_next_iteration_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that end one after another and make others move, while their last tokens are on the way: penalties, banned
+    words, min_tokens and random numbers count every token of their own sequence. A forward starts before the tokens of
+    the one before are waited for."""
+    checkpoint = make_checkpoint(tmp_path, "llama")
+    kinds: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.4, "frequency_penalty": 0.3},
+        {"temperature": 1.0, "top_k": 40},
+        {"temperature": 0.8, "presence_penalty": 0.5, "min_tokens": 3, "stop_token_ids": [5]},
+        {"logprobs": None},
+    ]
+    asked = [
+        make(
+            str(number), random_prompt(number, 1 + 3 * number), seed=number, max_tokens=14 - number, **kinds[number % 4]
+        )
+        for number in range(8)
+    ]
+    asked = [msgspec.structs.replace(one, bad_words_ids=[[7], [3, 4]]) if one.id == "4" else one for one in asked]
+    arrivals = [(number // 2, one) for number, one in enumerate(asked)]
+    engine = load(checkpoint)
+    expected = answer(engine, arrivals)
+    engine.close()
+    events: list[str] = []
+    forward, wait = CudaExecutor._forward, Fetched.wait
+    monkeypatch.setattr(CudaExecutor, "_forward", lambda *args: (events.append("forward"), forward(*args))[1])
+    monkeypatch.setattr(Fetched, "wait", lambda self: (events.append("wait"), wait(self))[1])
+    engine = on_gpu(checkpoint, monkeypatch, async_scheduling=True, max_num_batched_tokens=9, max_num_seqs=5)
+    found = answer(engine, arrivals)
+    assert engine.roster.counts["row_moves"] > 2
+    engine.close()
+    for name, deltas in expected.items():
+        assert tokens(found[name]) == tokens(deltas), name
+    started = [events[:place].count("forward") for place, event in enumerate(events) if event == "wait"]
+    assert sum(forwards == waits + 2 for waits, forwards in enumerate(started)) >= len(started) - 2

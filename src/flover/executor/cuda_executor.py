@@ -21,6 +21,7 @@ from flover.executor.cuda_rows import DeviceRows, Prepared
 from flover.executor.device import Computes, DeviceExecutor, Started
 from flover.executor.device_batch import Layout
 from flover.executor.reports import add_tokens, with_reports
+from flover.executor.row_cells import rows_after
 from flover.memory.buffers import RowView
 from flover.memory.columns import NO_LOGPROBS, Feature
 from flover.memory.kvcache import PageCache
@@ -189,15 +190,6 @@ class CudaExecutor(DeviceExecutor):
                 return None
             entries += _entries(columns)
         return entries
-
-
-def rows_after(plan: StepPlan, rows: HostArray) -> HostArray:
-    """Where the sequences in `rows` are after the plan's row changes; -1: they have left."""
-    if not (plan.evictions or plan.moves):
-        return rows
-    moved = {move.src: move.dst for move in plan.moves}
-    left = set(plan.evictions)
-    return np.array([-1 if row in left else moved.get(row, row) for row in rows.tolist()], dtype=np.int64)
 
 
 def _proposes(layout: Layout) -> bool:

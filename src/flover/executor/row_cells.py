@@ -1,9 +1,9 @@
 """The columns that a GPU keeps of its rows, and which of their cells a plan changes. Decided on the host, in numpy.
 
 A row is a line of int32 cells: its newest token, how many of its tokens are in its pages, what is added to its
-positions in rotary lookups, one unused, and its page table. Behind the lines lies the *order*: the row of each place in
-the forward. One more line behind the last row, all zeros, is for places without a row: token 0 at position 0 of the
-null page.
+positions in rotary lookups, the token that the next iteration names for it (plus 1; 0: none), and its page table.
+Behind the lines lies the *order*: the row of each place in the forward. One more line behind the last row, all zeros,
+is for places without a row: token 0 at position 0 of the null page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from flover.executor.device_batch import Layout
 from flover.memory.buffers import RowBuffers
 from flover.memory.columns import Array
 
-NEWEST, COMPUTED, ROTARY, FIRST_PAGE = 0, 1, 2, 4
+NEWEST, COMPUTED, ROTARY, NAMED, FIRST_PAGE = range(5)
 """Cells of a line."""
 
 
@@ -75,8 +75,8 @@ def row_changes(
     admitted = {admission.row for admission in plan.admissions}
     for row in admitted:
         line, used = row * cells.stride, int(buffers["num_pages"][row])
-        head = buffers["last_id"][row], buffers["context_len"][row], buffers["rotary_start"][row]
-        found.add(line + np.arange(3), np.array(head))
+        head = buffers["last_id"][row], buffers["context_len"][row], buffers["rotary_start"][row], 0
+        found.add(line + np.arange(FIRST_PAGE), np.array(head))
         found.add(line + FIRST_PAGE + np.arange(used), buffers["page_table"][row, :used])
     for grant in plan.grants:
         if grant.row not in admitted:
@@ -92,9 +92,18 @@ def row_changes(
     return RowChanges(np.array(src, dtype=np.int64), np.array(dst, dtype=np.int64), *found.last())
 
 
+def rows_after(plan: StepPlan, rows: Array) -> Array:
+    """Where the sequences in `rows` are after the plan's row changes; -1: they have left."""
+    if not (plan.evictions or plan.moves):
+        return rows
+    moved = {move.src: move.dst for move in plan.moves}
+    left = set(plan.evictions)
+    return np.array([-1 if row in left else moved.get(row, row) for row in rows.tolist()], dtype=np.int64)
+
+
 def _correct(layout: Layout, dead: list[int], buffers: RowBuffers, cells: CellMap, found: _Found) -> None:
     """Rows that begin before what they have computed (proposals were refused), and tokens that a plan names where
-    every row computes its newest one."""
+    every row computes one."""
     alive = ~np.isin(layout.rows, dead) if dead else np.ones(len(layout.rows), dtype=bool)
     again = np.flatnonzero((layout.first_positions != buffers["context_len"][layout.rows]) & alive)
     if len(again):
@@ -103,7 +112,7 @@ def _correct(layout: Layout, dead: list[int], buffers: RowBuffers, cells: CellMa
         named = [place for place, one in enumerate(layout.work) if one.token_ids and alive[place]]
         if named:
             ids = np.array([layout.work[place].token_ids[0] for place in named])
-            found.add(layout.rows[named] * cells.stride + NEWEST, ids)
+            found.add(layout.rows[named] * cells.stride + NAMED, ids + 1)
 
 
 class _Found:

@@ -21,7 +21,8 @@ def batch_kernel(
     place = tl.program_id(0)
     row = tl.load(order + place)
     line = lines + row.to(tl.int64) * stride
-    newest, before, rotary = tl.load(line), tl.load(line + 1), tl.load(line + 2)
+    newest, before, rotary, named = tl.load(line), tl.load(line + 1), tl.load(line + 2), tl.load(line + 3)
+    newest = tl.where(named > 0, named - 1, newest)
     start, count = place, 1
     if RAGGED:
         start = tl.load(query_starts + place)
@@ -32,8 +33,8 @@ def batch_kernel(
         position = before + first + offset
         token = tl.zeros([BLOCK], tl.int32) + newest
         if RAGGED:
-            named = tl.load(given + start + first + offset, own, other=-1)
-            token = tl.where(named < 0, token, named)
+            listed = tl.load(given + start + first + offset, own, other=-1)
+            token = tl.where(listed < 0, token, listed)
         page = tl.load(line + FIRST_PAGE + position // PAGE_SIZE, own, other=0).to(tl.int64)
         tl.store(token_ids + start + first + offset, token.to(tl.int64), own)
         tl.store(positions + start + first + offset, (position + rotary).to(tl.int64), own)
@@ -45,8 +46,9 @@ def batch_kernel(
         used = first + offset < pages
         tl.store(table + first + offset, tl.load(line + FIRST_PAGE + first + offset, used, other=0), used)
     tl.store(context_lens + place, end)
-    tl.debug_barrier()  # every thread has read what was computed before
+    tl.debug_barrier()  # every thread has read the line
     tl.store(line + 1, end, row < no_row)
+    tl.store(line + 3, 0, row < no_row)
 
 
 def make_batch(
