@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
@@ -17,12 +18,14 @@ from support.checkpoints import make_checkpoint, random_prompt
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
-from flover.executor import cuda
-from flover.executor.background import BackgroundExecutor
-from flover.executor.cuda import CudaExecutor, CudaPlatform
+from flover.executor import cuda_executor, cuda_rows
+from flover.executor.background import overlapping
+from flover.executor.cuda import CudaPlatform
+from flover.executor.cuda_executor import CudaExecutor
 from flover.executor.load import load_device
 from flover.ops import Group, Ops
-from flover.ops.cuda.device import Gpu
+from flover.ops.cuda import choose
+from flover.ops.cuda.device import Fetched, Gpu, to_device
 from flover.request import Delta, TokenLogprobs
 from flover.service.build import scheduler_config
 
@@ -41,8 +44,27 @@ def on_gpu(
         pages.keys.fill_(math.nan)
         pages.values.fill_(math.nan)
     seconds = itertools.count()
-    around = BackgroundExecutor(executor) if config.async_scheduling else executor
+    around = overlapping(executor) if config.async_scheduling else executor
     return Engine(around, scheduler_config(config, executor.facts), lambda: float(next(seconds)))
+
+
+def counted_copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each copy to the device and from it, from now on."""
+    copied: list[int] = []
+    sent, fetched = to_device, Fetched
+
+    def send(arrays: Any, device: Any) -> Any:
+        copied.append(sum(array.nbytes for array in arrays.values()))
+        return sent(arrays, device)
+
+    def fetch(tensors: Any) -> Any:
+        copied.append(sum(tensor.nbytes for tensor in tensors))
+        return fetched(tensors)
+
+    for module in (cuda_rows, cuda_executor, choose):
+        monkeypatch.setattr(module, "arrays_to_device" if module is choose else "to_device", send)
+    monkeypatch.setattr(cuda_executor, "Fetched", fetch)
+    return copied
 
 
 def told(deltas: list[Delta]) -> list[TokenLogprobs]:
@@ -86,8 +108,8 @@ def test_tokens_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three rows: ids, positions and slots of 8 bytes for each, lengths and page table of 4, a token and its logit."""
-    read, copied = [], []
+    """Nothing goes to the device but a page that begins, and a token and its logit of each row come back."""
+    read: list[int] = []
 
     class Counting(CudaPlatform):
         def new_ops(self, num_threads: int, group: Group) -> Ops:
@@ -97,25 +119,19 @@ def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
             )
 
     checkpoint = make_checkpoint(tmp_path, "llama")
-    engine = on_gpu(checkpoint, monkeypatch, Counting, max_num_seqs=3)
-    sent, fetched = cuda.to_device, cuda.to_host
-    monkeypatch.setattr(
-        cuda,
-        "to_device",
-        lambda arrays, *rest: (copied.append(sum(a.nbytes for a in arrays.values())), sent(arrays, *rest))[1],
-    )
-    monkeypatch.setattr(
-        cuda, "to_host", lambda tensors: (copied.append(sum(t.nbytes for t in tensors)), fetched(tensors))[1]
-    )
+    engine = on_gpu(checkpoint, monkeypatch, Counting, max_num_seqs=3, block_size=8)
+    copied = counted_copies(monkeypatch)
     for number in range(3):
         engine.submit(make(str(number), random_prompt(number, 6), max_tokens=9, logprobs=None))
     engine.step()
     matrices = engine._executor._decoder.weights.matrices  # type: ignore[attr-defined]
-    for _ in range(3):
+    for step in range(5):
         read.clear(), copied.clear()
         assert len(engine.step()) == 3
         assert sum(read) == sum(one.num_bytes for name, one in matrices.items() if name != "embed.weight")
-        assert copied == [3 * 3 * 8 + (4 + 3 + 3) * 4, 3 * (8 + 4)]
+        # Prompts of 6 tokens and a page of 8: with the fourth token each row begins its second page.
+        opens = step == 2
+        assert copied == [*([3 * (8 + 4)] if opens else []), 3 * (8 + 4)]
     engine.close()
 
 
@@ -137,3 +153,41 @@ def test_out_of_memory_ends_one_request(tmp_path: Path, monkeypatch: pytest.Monk
     assert found["long"][-1].finish_reason == "error"
     assert "no memory is left" in str(found["long"][-1].error)
     engine.close()
+
+
+def test_what_follows_tokens_follows_them_while_the_next_iteration_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that end one after another and make others move, while their last tokens are on the way: penalties, banned
+    words, min_tokens and random numbers count every token of their own sequence. A forward starts before the tokens of
+    the one before are waited for."""
+    checkpoint = make_checkpoint(tmp_path, "llama")
+    kinds: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.4, "frequency_penalty": 0.3},
+        {"temperature": 1.0, "top_k": 40},
+        {"temperature": 0.8, "presence_penalty": 0.5, "min_tokens": 3, "stop_token_ids": [5]},
+        {"logprobs": None},
+    ]
+    asked = [
+        make(
+            str(number), random_prompt(number, 1 + 3 * number), seed=number, max_tokens=4 + 2 * number, **kinds[number % 4]
+        )
+        for number in range(8)
+    ]
+    asked = [msgspec.structs.replace(one, bad_words_ids=[[7], [3, 4]]) if one.id == "4" else one for one in asked]
+    arrivals = [(number // 2, one) for number, one in enumerate(asked)]
+    engine = load(checkpoint)
+    expected = answer(engine, arrivals)
+    engine.close()
+    events: list[str] = []
+    forward, wait = CudaExecutor._forward, Fetched.wait
+    monkeypatch.setattr(CudaExecutor, "_forward", lambda *args: (events.append("forward"), forward(*args))[1])
+    monkeypatch.setattr(Fetched, "wait", lambda self: (events.append("wait"), wait(self))[1])
+    engine = on_gpu(checkpoint, monkeypatch, async_scheduling=True, max_num_batched_tokens=9, max_num_seqs=5)
+    found = answer(engine, arrivals)
+    assert engine.roster.counts["row_moves"] > 2
+    engine.close()
+    for name, deltas in expected.items():
+        assert tokens(found[name]) == tokens(deltas), name
+    started = [events[:place].count("forward") for place, event in enumerate(events) if event == "wait"]
+    assert sum(forwards == waits + 2 for waits, forwards in enumerate(started)) >= len(started) - 2

@@ -101,12 +101,12 @@ def _executor(args: argparse.Namespace, config: EngineConfig, head: Head) -> Exe
         from flover.observe.replay import RecordedExecutor
 
         return RecordedExecutor(head.facts)
-    from flover.executor.background import BackgroundExecutor
+    from flover.executor.background import overlapping
     from flover.executor.load import load_device
 
     with loading_bar(config.model) as progress:
         executor = load_device(config, progress)
-    return BackgroundExecutor(executor) if head.scheduler.async_scheduling else executor
+    return overlapping(executor) if head.scheduler.async_scheduling else executor
 
 
 def _show(done: Replay, steps: int, *, tokens_computed: bool) -> None:

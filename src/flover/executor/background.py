@@ -8,7 +8,14 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from flover.engine.executor import Executor
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import InvariantError
+from flover.executor.device import DeviceExecutor
 from flover.observe.wrapped import WrappedExecutor
+
+
+def overlapping(executor: Executor) -> Executor:
+    """One for asynchronous scheduling; `executor` itself if a plan may be started while it carries out another."""
+    overlaps = isinstance(executor, DeviceExecutor) and executor.overlaps
+    return executor if overlaps else BackgroundExecutor(executor)
 
 
 class BackgroundExecutor(WrappedExecutor):

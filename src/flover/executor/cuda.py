@@ -1,39 +1,24 @@
-"""One GPU as a platform, and the executor on it: weights, pages, forward and sampling there, rows' columns on the host.
+"""One GPU as a platform: what it refuses, its memory, pages there.
 
-An iteration copies one packed buffer to the device for the forward, one more where rows ask for more than the largest
-logit, and one back with tokens and log-probabilities. Nothing else waits for the device. It has not run on a GPU yet:
-tests run it on tensors of the CPU, with Triton's interpreter.
+It has not run on a GPU yet: tests run it on tensors of the CPU, with Triton's interpreter.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from itertools import chain
-from typing import Any
-
-import numpy as np
 
 from flover.config import EngineConfig, flag_name
 from flover.errors import ConfigError
-from flover.executor.device import Computes, DeviceExecutor
-from flover.memory.buffers import RowView
-from flover.memory.columns import NO_LOGPROBS, Feature
+from flover.executor.cuda_executor import CudaExecutor
+from flover.executor.device import Computes
 from flover.memory.kvcache import KVShape, PageCache
 from flover.memory.machine import Machine, usable_cores
-from flover.model.batch import Batch
 from flover.model.describe import Description
-from flover.model.sampling.logprobs import SLICE_LOGITS
-from flover.model.sampling.packed import pack
-from flover.model.sampling.sampler import NO_TOKEN, Sampled, tell_errors
-from flover.ops import Array, DType, Group, HostArray, Ops, Pages
-from flover.ops.cuda.choose import choose, logprobs
-from flover.ops.cuda.choose import to_device as choices_to_device
-from flover.ops.cuda.device import Gpu, find_gpu, free_unused, joined, new_pages, to_device, to_host
-from flover.ops.cuda.order import argmax
+from flover.ops import DType, Group, Ops, Pages
+from flover.ops.cuda.device import Gpu, find_gpu, new_pages
 from flover.ops.cuda.table import cuda_ops
 from flover.ops.cuda.weight import FORMATS
-from flover.request import ModelFacts, TokenLogprobs
+from flover.request import ModelFacts
 
 LEAST_CAPABILITY = 8, 0
 """Of GPUs since Ampere, which multiply bfloat16."""
@@ -63,67 +48,6 @@ class CudaCache:
     def close(self) -> None:
         """Free the pages. Calling it twice is harmless."""
         self.layers = ()
-
-
-class CudaExecutor(DeviceExecutor):
-    """Rows, pages and weights on one GPU; `device` of its `gpu` has all tensors."""
-
-    def __init__(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int, gpu: Gpu) -> None:
-        super().__init__(decoder, kv, facts, num_rows)
-        self._device = gpu.device
-
-    def reset(self) -> None:
-        """After running out of memory too: what the failed iteration has left is freed."""
-        super().reset()
-        free_unused(self._device)
-
-    def _forward(self, batch: Batch) -> Array:
-        arrays: dict[str, Any] = dict(to_device({name: getattr(batch, name) for name in _BATCH}, self._device))
-        return super()._forward(dataclasses.replace(batch, **arrays))
-
-    def _on_host(self, states: Array) -> HostArray:
-        return to_host([states.float()])[0]
-
-    def _choose(self, logits: Array, rows: RowView) -> Sampled:
-        chosen, largest = choose(logits, choices_to_device(pack(rows, logits.shape[1]), self._device))
-        num_top = np.where(rows["features"] & Feature.LOGPROBS != 0, rows["logprobs"], NO_LOGPROBS)
-        asked = self._logprobs(logits, chosen, num_top)
-        ids, best, *found = to_host([chosen, largest, *(tensor for _, tensors in asked for tensor in tensors)])
-        sampled = Sampled(ids)
-        tell_errors(sampled, best, rows)
-        for number, (places, _) in enumerate(asked):
-            entries = _entries(found[3 * number : 3 * number + 3])
-            sampled.logprobs |= {
-                place: entry for place, entry in zip(places, entries, strict=True) if ids[place] != NO_TOKEN
-            }
-        return sampled
-
-    def _logprobs(self, logits: Array, ids: Array, num_top: HostArray) -> list[tuple[list[int], Sequence[Array]]]:
-        """For the rows that ask for so many alternatives: their places, and what `ops.cuda.choose.logprobs` gives."""
-        asked: list[tuple[list[int], Sequence[Array]]] = []
-        for count in np.unique(num_top).tolist():
-            if count != NO_LOGPROBS:
-                places = np.flatnonzero(num_top == count).tolist()
-                chosen = ids[places].clamp(min=0)  # a row without a token has no entry in the end
-                asked.append((places, logprobs(logits[places], chosen, logits.shape[1] if count < 0 else count)))
-        return asked
-
-    def _prompt_logprobs(
-        self, before: Array | None, own: Array, next_ids: HostArray, num_top: int
-    ) -> list[TokenLogprobs] | None:
-        hidden, entries = own[:-1] if before is None else joined(before, own[:-1]), list[TokenLogprobs]()
-        step = max(1, SLICE_LOGITS // self.facts.vocab_size)
-        for first in range(0, len(next_ids), step):
-            logits = self._decoder.logits(hidden[first : first + step])
-            assert logits is not None
-            chosen = to_device({"ids": next_ids[first : first + step]}, self._device)["ids"]
-            largest, _ = argmax(logits)
-            found = logprobs(logits, chosen, logits.shape[1] if num_top < 0 else num_top)
-            best, *columns = to_host([largest, *found])
-            if not np.isfinite(best).all():
-                return None
-            entries += _entries(columns)
-        return entries
 
 
 class CudaPlatform:
@@ -179,8 +103,3 @@ class CudaPlatform:
     def new_executor(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> CudaExecutor:
         """The one that samples on the GPU."""
         return CudaExecutor(decoder, kv, facts, num_rows, self.gpu)
-
-
-def _entries(found: Sequence[HostArray]) -> list[TokenLogprobs]:
-    columns = zip(*(array.tolist() for array in found), strict=True)
-    return [TokenLogprobs(ids, values, ranks) for ids, values, ranks in columns]

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
 import numpy as np
 
 from flover.engine.plan import RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
-from flover.executor.device_batch import PlannedBatch, dummy_batch, lay_out
+from flover.executor.device_batch import Layout, digest_of, dummy_batch, lay_out, make_batch
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.device_rows import PromptTail, change_rows
 from flover.executor.pooling import pool_prompt
+from flover.executor.reports import add_tokens, with_reports
 from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import PageCache
@@ -47,11 +47,11 @@ class Computes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
+class Started:
     """A plan whose forward has been started; no layout if it computes nothing."""
 
     step: int
-    layout: PlannedBatch | None
+    layout: Layout | None
     hidden: Array  # [T, H] of the batch's tokens
     kernel_seconds: float
     """Those of the operations before it."""
@@ -59,6 +59,9 @@ class _Started:
 
 class DeviceExecutor:
     """Rows, pages and weights on one device. `eos_ids` of the facts are what `min_tokens` bans."""
+
+    overlaps = False
+    """Whether a plan may be started while the one before is not finished."""
 
     def __init__(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> None:
         """For rank 0 or the only one; another rank of the decoder's group chooses no tokens (`take`)."""
@@ -70,8 +73,8 @@ class DeviceExecutor:
         self._grammars = DeviceGrammars(facts)
         self._closed = False
         self._leads = self._ops.group.rank == 0
-        self._layout: PlannedBatch | None = None
-        self._started: _Started | None = None
+        self._digest = 0
+        self._started: Started | None = None
 
     def warm_up(self) -> None:
         """A chunk and a step of generation on the null page, so that the first request pays for no first use."""
@@ -96,13 +99,14 @@ class DeviceExecutor:
             raise InvariantError(f"step {plan.step} is started before step {self._started.step} is finished")
         before = self._ops.kernel_seconds()
         change_rows(self._buffers, plan, self.facts, self._grammars if self._leads else None)
-        self._layout = layout = lay_out(plan, self._buffers, self.facts.page_size)
-        hidden = None
+        layout = lay_out(plan, self._buffers, self.facts.page_size)
+        self._digest = 0
         if layout is not None:
-            self._grammars.start(layout.work, self._buffers["grammar"])
-            hidden = self._forward(layout.batch)
+            self._start_masks(layout)
+        hidden = self._compute(plan, layout)
+        if layout is not None:
             self._buffers["context_len"][layout.rows] = layout.context_lens
-        self._started = _Started(plan.step, layout, hidden, before)
+        self._started = Started(plan.step, layout, hidden, before)
 
     def finish(self) -> StepResult:
         """Sample, and report on prompts."""
@@ -114,20 +118,14 @@ class DeviceExecutor:
             return StepResult(step=started.step, rows=[])
         self._grammars.finish()
         results = self._sample(layout, hidden)
-        for place, work in enumerate(layout.work):
-            if not work.generates:
-                self._report_prompt(place, layout, hidden, results)
-                if self._buffers["pooled"][work.row] is not None:
-                    states = self._on_host(hidden[layout.starts[place] : layout.starts[place + 1]])
-                    pool_prompt(self._buffers["pooled"], work, states, results)
-        rows = [results[row] for row in sorted(results)]
+        rows = with_reports(results, self._report_prompts(layout, hidden))
         seconds = self._ops.kernel_seconds() - started.kernel_seconds
         return StepResult(step=started.step, rows=rows, kernel_seconds=seconds)
 
     @property
     def digest(self) -> int:
         """A checksum of what the last plan was computed on: ranks that ran the same plans have the same."""
-        return 0 if self._layout is None else self._layout.digest()
+        return self._digest
 
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
         """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
@@ -155,7 +153,7 @@ class DeviceExecutor:
             self._kv.close()
             del self._decoder, self._kv, self._buffers
 
-    def _sample(self, layout: PlannedBatch, hidden: Array) -> dict[int, RowResult]:
+    def _sample(self, layout: Layout, hidden: Array) -> dict[int, RowResult]:
         """A token for each row that samples; where that is what was proposed, the next one too.
 
         The logits of all samples are made together. What a proposal's successor is drawn with (random number,
@@ -191,28 +189,23 @@ class DeviceExecutor:
         sampled = self._choose(logits, self._buffers.view(rows))
         usable = sampled.token_ids != NO_TOKEN if sampled.errors else slice(None)
         advance(self._buffers, rows[usable], sampled.token_ids[usable])
-        tokens: list[int] = sampled.token_ids.tolist()
-        for place, (one, token) in enumerate(zip(work, tokens, strict=True)):
-            before = results.get(one.row)
-            entry = sampled.logprobs.get(place)
-            entries = None if entry is None else [entry]
-            if before is None and token == NO_TOKEN:
-                results[one.row] = RowResult(row=one.row, error=sampled.errors[place])
-            elif before is None:
-                results[one.row] = RowResult(row=one.row, token_ids=[token], logprobs=entries)
-            elif token != NO_TOKEN:
-                before.token_ids.append(token)
-                if before.logprobs is not None and entry is not None:
-                    before.logprobs.append(entry)
-        return tokens
+        return add_tokens(sampled, work, results)
 
-    def _report_prompt(self, place: int, layout: PlannedBatch, hidden: Array, results: dict[int, RowResult]) -> None:
-        """Log-probabilities of the tokens of the chunk work[place], if its row asks for them, into its result."""
-        chunk, column = layout.work[place], self._buffers["prompt_hidden"]
+    def _report_prompts(self, layout: Layout, hidden: Array) -> list[RowResult]:
+        """What chunks of prompts give beside tokens, to rows that ask for it; on the first rank alone."""
+        reports: list[RowResult | None] = []
+        for place, work in enumerate(layout.work):
+            if not work.generates:
+                own = hidden[layout.starts[place] : layout.starts[place + 1]]
+                reports += [self._report_logprobs(work, own), self._report_embedding(work, own)]
+        return [one for one in reports if one is not None] if self._leads else []
+
+    def _report_logprobs(self, chunk: Work, own: Array) -> RowResult | None:
+        """Of the tokens of a chunk with the hidden states `own`."""
+        column = self._buffers["prompt_hidden"]
         tail: PromptTail | None = column[chunk.row]
         if tail is None:
-            return
-        own = hidden[layout.starts[place] : layout.starts[place + 1]]
+            return None
         entries: list[TokenLogprobs | None] = [None] if chunk.start == 0 else []
         predicted = chunk.token_ids[1:] if tail.hidden is None else chunk.token_ids
         found = self._prompt_logprobs(tail.hidden, own, np.asarray(predicted, dtype=np.int64), tail.num_top)
@@ -220,20 +213,35 @@ class DeviceExecutor:
             column[chunk.row] = None
         else:
             tail.hidden = own[[-1]]  # a copy: the next forward may write over the rest
-        if not self._leads:
-            return
-        result = results.get(chunk.row, RowResult(row=chunk.row))
         if found is None:
-            error = "the model's logits for the prompt are not finite numbers"
-            results[chunk.row] = RowResult(row=chunk.row, error=result.error or error)
-        elif result.error is None:
-            results[chunk.row] = msgspec.structs.replace(result, prompt_logprobs=[*entries, *found])
+            return RowResult(row=chunk.row, error="the model's logits for the prompt are not finite numbers")
+        return RowResult(row=chunk.row, prompt_logprobs=[*entries, *found])
+
+    def _report_embedding(self, chunk: Work, own: Array) -> RowResult | None:
+        """With the last chunk of a prompt."""
+        column = self._buffers["pooled"]
+        if column[chunk.row] is None:
+            return None
+        vector = pool_prompt(column, chunk, self._on_host(own))
+        return None if vector is None else RowResult(row=chunk.row, embedding=vector)
 
     # What a kind of device does in its own way
 
     def _on_host(self, states: Array) -> HostArray:
         """Hidden states [N, H]."""
         return np.asarray(states)
+
+    def _start_masks(self, layout: Layout) -> None:
+        """Begin to make the masks of the rows that sample."""
+        self._grammars.start(layout.work, self._buffers["grammar"])
+
+    def _compute(self, plan: StepPlan, layout: Layout | None) -> Array | None:
+        """The hidden states [T, H] of the layout's tokens, valid until the next forward."""
+        if layout is None:
+            return None
+        batch = make_batch(layout, self._buffers, self.facts.page_size)
+        self._digest = digest_of(layout, batch) if self._ops.group.size > 1 else 0
+        return self._forward(batch)
 
     def _forward(self, batch: Batch) -> Array:
         """The hidden states [T, H] of a batch whose arrays are on the host."""

@@ -1,4 +1,5 @@
-"""From a plan and the rows' columns to the arrays of one ragged forward: numpy, no loop over tokens."""
+"""From a plan and the rows' columns to one ragged forward: where each row's tokens lie, and its arrays. numpy, no loop
+over tokens."""
 
 from __future__ import annotations
 
@@ -16,14 +17,21 @@ from flover.model.batch import Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedBatch:
-    """A batch and where the work of a plan is in it: work[r] is done by row rows[r]."""
+class Layout:
+    """Where the work of a plan is among the tokens of its forward: work[r] is done by row rows[r]."""
 
-    batch: Batch
     work: list[Work]  # in the order of rows, dead ones included
     rows: Array  # [R] int64, ascending
     starts: Array  # [R + 1]: work[r] is tokens starts[r] .. starts[r + 1]
-    context_lens: Array  # [R] int64
+    first_positions: Array  # [R] int64
+    context_lens: Array  # [R] int64: tokens of the row that are in its pages afterwards
+    lens: tuple[int, ...]  # tokens of each
+    longest: int  # of the context lengths
+
+    @property
+    def one_token(self) -> bool:
+        """Whether every row computes one token."""
+        return int(self.starts[-1]) == len(self.work)
 
     def sampled(self) -> tuple[Array, Array]:
         """The tokens whose hidden states are sampled, row by row, and where each row's first is among them."""
@@ -34,19 +42,20 @@ class PlannedBatch:
             return ends[kept] - 1, first[kept]
         return np.repeat(ends - counts - first, counts) + np.arange(counts.sum()), first[kept]
 
-    def digest(self) -> int:
-        """A checksum of everything that the forward reads."""
-        batch, value = self.batch, 0
-        for array in (batch.token_ids, batch.positions, batch.slots, batch.query_starts, batch.page_table):
-            value = zlib.crc32(array.tobytes(), value)
-        return zlib.crc32(self.rows.tobytes(), value)
+    def inputs(self, newest: Array) -> Array:
+        """The token ids of the forward; `newest` holds each row's newest token in all of its places, and is changed."""
+        for place, one in enumerate(self.work):
+            if one.token_ids:
+                end = self.starts[place + 1]
+                newest[end - len(one.token_ids) : end] = one.token_ids
+        return newest
 
 
-def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> PlannedBatch | None:
-    """The batch of `plan`, whose row changes are applied already. None if the plan computes nothing.
+def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> Layout | None:
+    """The layout of `plan`, whose row changes are applied already. None if the plan computes nothing.
 
-    The first input of a generating row is its column `last_id`. A dead row computes token 0 at position 0 of the null
-    page. Raises `InvariantError` where the plan does not fit the rows.
+    A dead row computes token 0 at position 0 of the null page. Raises `InvariantError` where the plan does not fit the
+    rows.
     """
     work = plan.work
     if plan.dead:
@@ -55,43 +64,55 @@ def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> PlannedBatch
         return None
     rows = np.array([one.row for one in work])
     first_positions = np.array([one.start for one in work])
-    lens_host = tuple([one.num_tokens for one in work])
-    if max(lens_host) == 1:  # at one row of a small model each call of numpy is felt
-        starts, token_rows, positions = np.arange(len(work) + 1), rows, first_positions
-        context_lens = first_positions + 1
+    lens = tuple([one.num_tokens for one in work])
+    if max(lens) == 1:  # at one row of a small model each call of numpy is felt
+        starts, context_lens = np.arange(len(work) + 1), first_positions + 1
     else:
-        lens = np.array(lens_host)
         starts = np.zeros(len(work) + 1, dtype=np.int64)
-        np.cumsum(lens, out=starts[1:])
-        token_rows = np.repeat(rows, lens)
-        positions = np.arange(starts[-1]) + np.repeat(first_positions - starts[:-1], lens)
+        np.cumsum(np.array(lens), out=starts[1:])
         context_lens = first_positions + lens
     _check(plan, work, buffers, rows, first_positions, context_lens, page_size)
+    return Layout(
+        work=work,
+        rows=rows,
+        starts=starts,
+        first_positions=first_positions,
+        context_lens=context_lens,
+        lens=lens,
+        longest=int(context_lens.max()),
+    )
 
-    context_lens_host = tuple(context_lens.tolist())
-    page_table = buffers["page_table"][:, : -(-max(context_lens_host) // page_size)]
+
+def make_batch(layout: Layout, buffers: RowBuffers, page_size: int) -> Batch:
+    """The arrays of the forward, on the host. The first input of a generating row is its column `last_id`."""
+    rows, starts, first_positions = layout.rows, layout.starts, layout.first_positions
+    if layout.one_token:
+        token_rows, positions = rows, first_positions
+    else:
+        lens = np.array(layout.lens)
+        token_rows = np.repeat(rows, lens)
+        positions = np.arange(starts[-1]) + np.repeat(first_positions - starts[:-1], lens)
+    page_table = buffers["page_table"][:, : -(-layout.longest // page_size)]
     pages = positions // page_size
     slots = page_table[token_rows, pages] * np.int64(page_size) + (positions - pages * page_size)
-    batch = Batch(
-        token_ids=_inputs(work, starts, buffers["last_id"][token_rows]),
+    return Batch(
+        token_ids=layout.inputs(buffers["last_id"][token_rows]),
         positions=positions + buffers["rotary_start"][token_rows],
         slots=slots,
         query_starts=starts.astype(np.int32),
-        context_lens=context_lens.astype(np.int32),
+        context_lens=layout.context_lens.astype(np.int32),
         page_table=page_table[rows],
-        query_lens_host=lens_host,
-        context_lens_host=context_lens_host,
+        query_lens_host=layout.lens,
+        context_lens_host=tuple(layout.context_lens.tolist()),
     )
-    return PlannedBatch(batch=batch, work=work, rows=rows, starts=starts, context_lens=context_lens)
 
 
-def _inputs(work: list[Work], starts: Array, token_ids: Array) -> Array:
-    """The token ids of the batch; `token_ids` holds each row's newest token in all of its places."""
-    for place, one in enumerate(work):
-        if one.token_ids:
-            end = starts[place + 1]
-            token_ids[end - len(one.token_ids) : end] = one.token_ids
-    return token_ids
+def digest_of(layout: Layout, batch: Batch) -> int:
+    """A checksum of everything that the forward reads."""
+    value = 0
+    for array in (batch.token_ids, batch.positions, batch.slots, batch.query_starts, batch.page_table):
+        value = zlib.crc32(array.tobytes(), value)
+    return zlib.crc32(layout.rows.tobytes(), value)
 
 
 def _check(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
 import numpy as np
 
-from flover.engine.plan import RowResult, Work
+from flover.engine.plan import Work
 from flover.ops import HostArray
 
 Pooling = Literal["last", "mean"]
@@ -40,12 +39,11 @@ class Pooled:
         return raw
 
 
-def pool_prompt(column: HostArray, chunk: Work, states: HostArray, results: dict[int, RowResult]) -> None:
-    """Add the states of a chunk of a row that asks for an embedding, which its result gets with the last chunk. (Ranks
-    other than the first have no results.)"""
+def pool_prompt(column: HostArray, chunk: Work, states: HostArray) -> bytes | None:
+    """Add the states of a chunk of a row that asks for an embedding; the vector comes with the last chunk."""
     pooled: Pooled = column[chunk.row]
     pooled.add(states)
-    if chunk.num_samples:
-        column[chunk.row] = None
-        if chunk.row in results:
-            results[chunk.row] = msgspec.structs.replace(results[chunk.row], embedding=pooled.vector())
+    if not chunk.num_samples:
+        return None
+    column[chunk.row] = None
+    return pooled.vector()

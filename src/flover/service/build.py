@@ -13,7 +13,7 @@ from flover.engine.loop import Engine
 from flover.engine.roster import SchedulerConfig
 from flover.engine.strategy import Strategy
 from flover.errors import ConfigError
-from flover.executor.background import BackgroundExecutor
+from flover.executor.background import overlapping
 from flover.executor.detect import resolve_device
 from flover.executor.load import load_device
 from flover.extras import need
@@ -48,7 +48,7 @@ def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) ->
     if config.distributed_executor_backend == "ray":
         raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
     executor = _load(config, progress)
-    return BackgroundExecutor(executor) if config.async_scheduling else executor
+    return overlapping(executor) if config.async_scheduling else executor
 
 
 def _load(config: EngineConfig, progress: Callable[[int, int], None]) -> Executor:

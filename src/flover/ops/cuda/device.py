@@ -57,18 +57,31 @@ def to_device(arrays: Mapping[str, HostArray], device: torch.device) -> dict[str
     }
 
 
+class Fetched:
+    """Tensors on their way to the host, by one copy."""
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        """Starts the copy behind what the device has been asked for so far, and does not wait."""
+        self._tensors = tensors
+        packed = torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors])
+        self._host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=packed.is_cuda)
+        self._host.copy_(packed, non_blocking=True)
+        self._arrived = torch.cuda.current_stream(packed.device).record_event() if packed.is_cuda else None
+
+    def wait(self) -> list[HostArray]:
+        """The same numbers on the host, as soon as they are there: not for what the device was asked for since."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        bounds = np.cumsum([0, *(one.nbytes for one in self._tensors)]).tolist()
+        return [
+            self._host.numpy()[first:end].view(str(one.dtype).removeprefix("torch.")).reshape(one.shape)
+            for one, first, end in zip(self._tensors, bounds, bounds[1:], strict=False)
+        ]
+
+
 def to_host(tensors: Sequence[Tensor]) -> list[HostArray]:
     """The same numbers on the host, when the device is done with them, by one copy."""
-    packed = torch.cat([one.contiguous().view(-1).view(torch.uint8) for one in tensors])
-    host = torch.empty(packed.shape, dtype=torch.uint8, pin_memory=packed.is_cuda)
-    host.copy_(packed, non_blocking=True)
-    if packed.is_cuda:
-        torch.cuda.current_stream(packed.device).synchronize()
-    bounds = np.cumsum([0, *(one.nbytes for one in tensors)]).tolist()
-    return [
-        host.numpy()[first:end].view(str(one.dtype).removeprefix("torch.")).reshape(one.shape)
-        for one, first, end in zip(tensors, bounds, bounds[1:], strict=False)
-    ]
+    return Fetched(tensors).wait()
 
 
 def joined(first: Tensor, second: Tensor) -> Tensor:

@@ -1,0 +1,201 @@
+"""The executor of one GPU: rows, pages, forward and sampling there.
+
+An iteration copies to the device what its plan changes, and what rows ask for beyond the largest logit; tokens and
+log-probabilities come back in one copy. A plan may be started while the one before it is not finished: its forward
+takes the newest tokens from the device. The host's columns follow when the tokens are there.
+
+    start(1)   finish(0)            start(2)                           finish(1)
+    forward 1  tokens of iteration 0  sampling 1, rows change, forward 2  tokens of iteration 1
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from flover.engine.plan import RowResult, StepPlan, StepResult, Work
+from flover.errors import InvariantError
+from flover.executor.cuda_rows import DeviceRows, Prepared
+from flover.executor.device import Computes, DeviceExecutor, Started
+from flover.executor.device_batch import Layout
+from flover.executor.reports import add_tokens, with_reports
+from flover.executor.row_cells import rows_after
+from flover.memory.buffers import RowView
+from flover.memory.columns import NO_LOGPROBS, Feature
+from flover.memory.kvcache import PageCache
+from flover.model.sampling import advance
+from flover.model.sampling.logprobs import SLICE_LOGITS
+from flover.model.sampling.packed import pack
+from flover.model.sampling.sampler import NO_TOKEN, Sampled, tell_errors
+from flover.ops import Array, HostArray
+from flover.ops.cuda.choose import choose, logprobs
+from flover.ops.cuda.choose import to_device as choices_to_device
+from flover.ops.cuda.device import Fetched, Gpu, free_unused, joined, to_device, to_host
+from flover.ops.cuda.order import argmax
+from flover.request import ModelFacts, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Tokens on their way. `places` are, for each number of alternatives that is asked for, who asks."""
+
+    fetched: Fetched
+    places: list[list[int]]
+
+    def wait(self, rows: RowView) -> Sampled:
+        """When they are there; rows[s] has the logits s."""
+        ids, best, *found = self.fetched.wait()
+        sampled = Sampled(ids)
+        tell_errors(sampled, best, rows)
+        for number, places in enumerate(self.places):
+            entries = _entries(found[3 * number : 3 * number + 3])
+            sampled.logprobs |= {
+                place: entry for place, entry in zip(places, entries, strict=True) if ids[place] != NO_TOKEN
+            }
+        return sampled
+
+
+@dataclass(slots=True)
+class _Sampling:
+    """The sampling of a plan has been started. work[s] was planned for a row that is rows[s] now; -1: it has left."""
+
+    step: int
+    work: list[Work] = field(default_factory=list)
+    rows: HostArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    choice: _Choice | None = None
+    reports: list[RowResult] = field(default_factory=list)
+
+
+class CudaExecutor(DeviceExecutor):
+    """Rows, pages and weights on one GPU; `device` of its `gpu` has all tensors."""
+
+    overlaps = True
+
+    def __init__(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int, gpu: Gpu) -> None:
+        super().__init__(decoder, kv, facts, num_rows)
+        self._device = gpu.device
+        max_pages = self._buffers["page_table"].shape[1]
+        self._rows = DeviceRows(num_rows, max_pages, facts.page_size, gpu.device)
+        self._prepared: Prepared | None = None
+        self._sampling: _Sampling | None = None
+
+    def warm_up(self) -> None:
+        """On rows that nobody has."""
+        chunk = min(64, self.facts.max_model_len)
+        for query_lens in ((1,), (1, 1), (chunk, 1)):
+            batch = self._rows.prepare_nothing(query_lens[: self._buffers.num_rows], chunk)
+            self._forward(batch)
+
+    def start(self, plan: StepPlan) -> None:
+        """Sample what was started before; then change the rows, and start the forward."""
+        if self._sampling is not None:
+            raise InvariantError(f"step {plan.step} is started, and two before it are not finished")
+        if self._started is not None:
+            self._sampling = self._sample_all(self._started)
+            self._started = None
+            self._sampling.rows = rows_after(plan, self._sampling.rows)
+        super().start(plan)
+
+    def finish(self) -> StepResult:
+        """Wait for the tokens of the oldest plan; the host's columns follow."""
+        started, sampling, self._sampling = self._started, self._sampling, None
+        if sampling is None:
+            if started is not None and started.layout is not None and _proposes(started.layout):
+                return super().finish()  # sampled in rounds: nothing else can be in flight
+            if started is None:
+                raise InvariantError("no plan was started")
+            sampling, self._started = self._sample_all(started), None
+        results: dict[int, RowResult] = {}
+        if sampling.choice is not None:
+            sampled = sampling.choice.wait(self._buffers.view(sampling.rows))
+            here = (sampled.token_ids != NO_TOKEN) & (sampling.rows >= 0)
+            advance(self._buffers, sampling.rows[here], sampled.token_ids[here])
+            add_tokens(sampled, sampling.work, results)
+        if self._started is not None and self._started.layout is not None:
+            super()._start_masks(self._started.layout)
+        return StepResult(step=sampling.step, rows=with_reports(results, sampling.reports))
+
+    def reset(self) -> None:
+        """After running out of memory too: what the failed iteration has left is freed."""
+        self._sampling = self._prepared = None
+        super().reset()
+        self._rows.reset()
+        free_unused(self._device)
+
+    def _start_masks(self, layout: Layout) -> None:
+        """Grammars must have seen every token before: those in flight come first."""
+        if self._sampling is None:
+            super()._start_masks(layout)
+
+    def _sample_all(self, started: Started) -> _Sampling:
+        """Everything that the plan's rows ask for, without waiting for tokens. (Reports on prompts are waited for.)"""
+        layout, prepared = started.layout, self._prepared
+        if layout is None or prepared is None:
+            return _Sampling(started.step)
+        self._grammars.finish()
+        work = [one for one in layout.work if one.num_samples]
+        rows, choice = np.array([one.row for one in work], dtype=np.int64), None
+        if work:
+            hidden = started.hidden if prepared.tokens is None else started.hidden[prepared.tokens]
+            logits = self._decoder.logits(hidden)
+            choice = self._start_choice(logits, self._buffers.view(rows), prepared.rows)
+        return _Sampling(started.step, work, rows, choice, self._report_prompts(layout, started.hidden))
+
+    def _compute(self, plan: StepPlan, layout: Layout | None) -> Array | None:
+        width = 0 if layout is None else len(layout.rows)
+        self._prepared = prepared = self._rows.prepare(plan, layout, width, self._buffers)
+        if layout is None or prepared is None:
+            return None
+        return self._forward(prepared.batch)[: layout.starts[-1]]
+
+    def _on_host(self, states: Array) -> HostArray:
+        return to_host([states.float()])[0]
+
+    def _choose(self, logits: Array, rows: RowView) -> Sampled:
+        on_device = to_device({"rows": rows.rows.astype(np.int32)}, self._device)["rows"]
+        return self._start_choice(logits, rows, on_device).wait(rows)
+
+    def _start_choice(self, logits: Array, rows: RowView, on_device: Array) -> _Choice:
+        """Tokens of the rows, which are `on_device` too, where the next forward finds them."""
+        chosen, largest = choose(logits, choices_to_device(pack(rows, logits.shape[1]), self._device))
+        self._rows.keep(on_device, chosen)
+        num_top = np.where(rows["features"] & Feature.LOGPROBS != 0, rows["logprobs"], NO_LOGPROBS)
+        asked = {
+            count: np.flatnonzero(num_top == count) for count in np.unique(num_top).tolist() if count != NO_LOGPROBS
+        }
+        on_the_way = [chosen, largest]
+        if asked:
+            places = to_device({str(count): places for count, places in asked.items()}, self._device)
+            for count in asked:
+                at = places[str(count)]
+                ids = chosen[at].clamp(min=0)  # a row without a token has no entry in the end
+                on_the_way += logprobs(logits[at], ids, logits.shape[1] if count < 0 else count)
+        return _Choice(Fetched(on_the_way), [places.tolist() for places in asked.values()])
+
+    def _prompt_logprobs(
+        self, before: Array | None, own: Array, next_ids: HostArray, num_top: int
+    ) -> list[TokenLogprobs] | None:
+        hidden, entries = own[:-1] if before is None else joined(before, own[:-1]), list[TokenLogprobs]()
+        step = max(1, SLICE_LOGITS // self.facts.vocab_size)
+        for first in range(0, len(next_ids), step):
+            logits = self._decoder.logits(hidden[first : first + step])
+            assert logits is not None
+            chosen = to_device({"ids": next_ids[first : first + step]}, self._device)["ids"]
+            largest, _ = argmax(logits)
+            found = logprobs(logits, chosen, logits.shape[1] if num_top < 0 else num_top)
+            best, *columns = to_host([largest, *found])
+            if not np.isfinite(best).all():
+                return None
+            entries += _entries(columns)
+        return entries
+
+
+def _proposes(layout: Layout) -> bool:
+    return any(one.generates and one.token_ids for one in layout.work)
+
+
+def _entries(found: Sequence[HostArray]) -> list[TokenLogprobs]:
+    columns = zip(*(array.tolist() for array in found), strict=True)
+    return [TokenLogprobs(ids, values, ranks) for ids, values, ranks in columns]
