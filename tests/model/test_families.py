@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm parallel": ("stablelm", {"use_parallel_residual": True, "use_qkv_bias": False}),
     "starcoder2": ("starcoder2", {}),
     "starcoder2 without biases": ("starcoder2", {"use_bias": False, "sliding_window": None}),
+    "ministral3": ("ministral3", {}),
     "seed_oss": ("seed_oss", {}),
     "smollm3": ("smollm3", {}),
     "smollm3 other layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0], "tie_word_embeddings": False}),

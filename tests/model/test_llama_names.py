@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint, random_prompt
+from support.published_models import baichuan_logits
 
-from flover.errors import ModelError
-from model.driver import load, logits_of_ranks, whole_logits
+from flover.errors import ConfigError, ModelError
+from model.driver import Driver, load, logits_of_ranks, whole_logits
 
 Tensors = dict[str, torch.Tensor]
 PROMPT = random_prompt(3, 45)
@@ -39,6 +40,18 @@ INTERNLM2 = {
     "mlp.up_proj": "feed_forward.w3",
     "mlp.down_proj": "feed_forward.w2",
 }
+QWEN = {
+    "model.embed_tokens": "transformer.wte",
+    "model.norm": "transformer.ln_f",
+    "model.layers": "transformer.h",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "self_attn.o_proj": "attn.c_proj",
+    "self_attn": "attn",
+    "mlp.gate_proj": "mlp.w2",
+    "mlp.up_proj": "mlp.w1",
+    "mlp.down_proj": "mlp.c_proj",
+}
 ZERO_BIASES = {"gate_proj": torch.zeros(80), "up_proj": torch.zeros(80), "down_proj": torch.zeros(48)}
 
 
@@ -49,6 +62,15 @@ def renamed(tensors: Tensors, names: dict[str, str]) -> Tensors:
             name = name.replace(ours, theirs)
         found[name] = tensor
     return found
+
+
+def packed(tensors: Tensors) -> Tensors:
+    """As Baichuan's, with a table that old versions saved."""
+    for layer in range(2):
+        name = f"model.layers.{layer}.self_attn.{{}}.weight"
+        tensors[name.format("W_pack")] = torch.cat([tensors.pop(name.format(f"{part}_proj")) for part in "qkv"])
+        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
+    return tensors
 
 
 def internlm2(tensors: Tensors) -> Tensors:
@@ -104,23 +126,71 @@ def test_llamas_under_other_names_are_llamas(architecture: str, tmp_path: Path) 
 
 
 def test_baichuan_7b_has_queries_keys_and_values_in_one_matrix(tmp_path: Path) -> None:
-    """The larger one (ALiBi) and Baichuan 2 (a normalised head) have the same model_type, and another architecture."""
     path = make_checkpoint(tmp_path, num_key_value_heads=4)
     expected = whole_logits(load(path), PROMPT)
-    tensors = load_file(path / "model.safetensors")
-    for layer in range(2):
-        name = f"model.layers.{layer}.self_attn.{{}}.weight"
-        parts = [tensors.pop(name.format(f"{part}_proj")) for part in "qkv"]
-        tensors[name.format("W_pack")] = torch.cat(parts)
-        tensors[f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"] = torch.ones(6)
+    tensors = packed(load_file(path / "model.safetensors"))
+    assert (
+        baichuan_logits(tensors, PROMPT, num_heads=4, alibi=False, normalized_head=False) - expected
+    ).abs().max() < 1e-4
     save_file(tensors, path / "model.safetensors")
     edit(path, architectures=["BaiChuanForCausalLM"], model_type="baichuan", num_key_value_heads=...)
     assert torch.equal(whole_logits(load(path), PROMPT), expected)
     assert (logits_of_ranks(path, PROMPT) - expected).abs().max() < 1e-4
-    for others in (["BaichuanForCausalLM"], ["BaichuanForCausalLM", "BaiChuanModel"], ...):
-        edit(path, architectures=others)
-        with pytest.raises(ModelError, match="supported"):
+    edit(path, architectures=...)
+    with pytest.raises(ModelError, match="supported"):
+        load(path)
+
+
+BAICHUAN = [(300, "7B", 4, True), (64000, "13B", 6, False), (125696, "13B", 4, True)]
+
+
+@pytest.mark.parametrize(("vocab_size", "size", "heads", "normalized"), BAICHUAN)
+def test_baichuan_2_and_13b_are_their_published_code(
+    vocab_size: int, size: str, heads: int, normalized: bool, tmp_path: Path
+) -> None:
+    """13B has ALiBi and no max_position_embeddings, Baichuan 2 divides the rows of its head by their length."""
+    sizes = {"vocab_size": vocab_size, "hidden_size": 6 * heads, "intermediate_size": 20, "num_attention_heads": heads}
+    path = make_checkpoint(tmp_path, **sizes, num_key_value_heads=heads)
+    tensors = packed(load_file(path / "model.safetensors"))
+    save_file(tensors, path / "model.safetensors")
+    length = "max_position_embeddings" if size == "7B" else "model_max_length"
+    edit(path, architectures=["BaichuanForCausalLM"], model_type="baichuan", num_key_value_heads=..., head_dim=...)
+    edit(path, **{"max_position_embeddings": ..., length: 512})
+    reference = {"num_heads": heads, "alibi": size == "13B", "normalized_head": normalized}
+    expected = baichuan_logits(tensors, PROMPT, **reference)
+    assert (whole_logits(load(path), PROMPT) - expected).abs().max() < 1e-4
+    assert (logits_of_ranks(path, PROMPT) - expected).abs().max() < 1e-4
+    tokens = Driver(load(path)).greedy(0, PROMPT[:9], 64)
+    assert tokens == baichuan_logits(tensors, [*PROMPT[:9], *tokens[:-1]], **reference)[8:].argmax(-1).tolist()
+    if size == "13B":
+        edit(path, vocab_size=vocab_size + 8)
+        with pytest.raises(ModelError, match=r"vocab_size is .* only computed with 64000"):
             load(path)
+
+
+def test_qwen_1_is_qwen_2_with_a_key_head_for_each_query_head(tmp_path: Path) -> None:
+    """Up to seq_length; beyond it the model would raise the base of its angles and scale its queries."""
+    path = make_checkpoint(tmp_path, "qwen2", num_key_value_heads=4, tie_word_embeddings=False)
+    expected = whole_logits(load(path), PROMPT)
+    tensors = renamed(load_file(path / "model.safetensors"), QWEN)
+    for layer in range(2):
+        for kind in ("weight", "bias"):
+            name = f"transformer.h.{layer}.attn.{{}}.{kind}"
+            tensors[name.format("c_attn")] = torch.cat([tensors.pop(name.format(f"{part}_proj")) for part in "qkv"])
+    save_file(tensors, path / "model.safetensors")
+    edit(path, architectures=["QWenLMHeadModel"], model_type="qwen", num_key_value_heads=..., rms_norm_eps=...)
+    edit(path, intermediate_size=160, kv_channels=12, seq_length=256, layer_norm_epsilon=1e-6, rope_parameters=...)
+    edit(path, no_bias=True, rotary_pct=1.0, rotary_emb_base=10000, use_dynamic_ntk=True, use_logn_attn=True)
+    assert torch.equal(whole_logits(load(path), PROMPT), expected)
+    assert (logits_of_ranks(path, PROMPT) - expected).abs().max() < 1e-4
+    with pytest.raises(ConfigError, match=r"--max-model-len is 257, but .* at most 256 tokens"):
+        load(path, max_model_len=257)
+    for name, value in (("no_bias", False), ("rotary_pct", 0.5), ("intermediate_size", 161)):
+        before = json.loads((path / "config.json").read_text())[name]
+        edit(path, **{name: value})
+        with pytest.raises(ModelError, match=name.replace("rotary_pct", "partial_rotary_factor")):
+            load(path)
+        edit(path, **{name: before})
 
 
 def test_minicpms_factors_are_granites(tmp_path: Path) -> None:

@@ -157,6 +157,12 @@ def _run_experts(ops: Ops, inputs: Inputs) -> list[Tensor]:
     ]
 
 
+def _make_scale_queries(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
+    gate = torch.randn((7, 1), generator=generator)
+    gate[2] = -80
+    return {"qkv": _normal(generator, dtype, 7, 8, 16), "num_heads": 4, "gate": gate}
+
+
 def _make_add_gated(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
     return {
         "x": _normal(generator, dtype, 9, 40),
@@ -288,6 +294,12 @@ SPECS: Mapping[str, OpSpec] = {
         run=_run_experts,
         tolerance={torch.float32: 1e-5, torch.bfloat16: 4e-2},
         reason="two linears and a weighted sum; in bfloat16 rounded between them",
+    ),
+    "scale_queries": OpSpec(
+        make=_make_scale_queries,
+        run=lambda ops, i: [ops.scale_queries(i["qkv"][:, : i["num_heads"]], i["gate"])],
+        tolerance=_ROUNDING,
+        reason="one exponential, one rounding of the result",
     ),
     "add_gated": OpSpec(
         make=_make_add_gated,

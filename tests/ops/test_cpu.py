@@ -330,6 +330,7 @@ BY_ROW: dict[str, Compute] = {
     "add": lambda ops, x: ops.add(x, x.flip(1).contiguous()),
     "softcap": lambda ops, x: ops.softcap(x.clone(), 1.5),
     "add_gated": lambda ops, x: ops.add_gated(x, x.flip(1).contiguous(), x[:, :1].contiguous()),
+    "scale_queries": lambda ops, x: ops.scale_queries(x.view(-1, 15, 20)[:, :8], x[:, :1].contiguous()).flatten(1),
     "angles": lambda ops, x: torch.cat(ops.angles((1e3 * x[:, 0].abs()).long(), normal(12, 33).abs(), 1.3), 1),
     "embed": lambda ops, x: ops.embed((100 * x[:, 0].abs()).long(), packed(ops, normal(13, 600, 30), "int4"), 1.3),
 }

@@ -188,6 +188,7 @@ NAIVE = Ops(
     linear=naive_linear,
     experts=naive_experts,
     add_gated=lambda x, y, gate: x + y / (1 + (-gate).exp()),
+    scale_queries=lambda queries, gate: queries + queries / (1 + (-gate[..., None]).exp()),
     angles=naive_angles,
     rotary_write=naive_rotary_write,
     plan_attention=naive_plan,

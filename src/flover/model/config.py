@@ -45,6 +45,8 @@ class RopeConfig:
     high_freq_factor: float = 4.0  # llama3
     short_factor: tuple[float, ...] = ()  # longrope, one per pair of dimensions
     long_factor: tuple[float, ...] = ()  # longrope
+    # yarn: queries at position p are multiplied by 1 + query_beta * ln(1 + p // original_max_len) (Ministral 3)
+    query_beta: float = 0.0
 
     @property
     def switch_len(self) -> int | None:

@@ -22,9 +22,10 @@ from flover.ops import Array, Experts, Ops, Pages, RaggedBatch, Weight
 @dataclass(frozen=True, slots=True)
 class _ForwardInputs:
     """What all layers of one forward share. `angles` has cosines and sines, float32 [T, rotary dim / 2], of every
-    rotary embedding of the model."""
+    rotary embedding of the model, `gates` what it scales queries by."""
 
     angles: Mapping[RopeConfig | None, tuple[Array | None, Array | None]]
+    gates: Mapping[RopeConfig | None, Array | None]
     slots: Array
     attention: Any  # the op table's plan
     slopes: Array | None  # float32 [heads]
@@ -151,7 +152,8 @@ class Decoder:
             pages,
             self._windows,
         )
-        return _ForwardInputs(angles, batch.slots, plan, self._slopes)
+        gates = {rope: rotary.gates(batch.positions) for rope, rotary in self._rotary.items()}
+        return _ForwardInputs(angles, gates, batch.slots, plan, self._slopes)
 
 
 def _experts_of(weights: Weights, count: int) -> Experts:
@@ -211,6 +213,9 @@ class _Layer:
         queries = ops.rotary_write(
             qkv, config.num_heads, cos, sin, interleaved, pages, step.slots, *norms, config.norm_eps
         )
+        gate = step.gates.get(layer.rope)
+        if gate is not None:
+            queries = ops.scale_queries(queries, gate)
         scores = config.attn_logit_softcap, step.slopes, vectors.get("sinks.weight")
         seen = ops.attention(queries, pages, step.attention, layer.attention_scale, layer.window, *scores)
         return self._linear("out", seen)

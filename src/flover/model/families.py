@@ -57,10 +57,11 @@ class ScaleNames:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """What is otherwise in a family where config.json's field `name` has this value: fields of `Family`."""
+    """What is otherwise in a family where config.json's field `name` has this value (None: is missing): fields of
+    `Family`."""
 
     name: str
-    value: bool | int
+    value: bool | int | None
     changes: Mapping[str, Any]
 
 
@@ -110,6 +111,7 @@ class Family:
     rotary_share: float | None = None  # part of a head that turns by default; None: whole heads only
     rotary_names: tuple[str, str] = ("rope_theta", "partial_rotary_factor")  # v4 names of base and share
     rotary_stated: bool = False  # the file must say how angles are stretched
+    query_scaled: bool = False  # by their position, as the rotary parameters say
     rotary_kinds: Mapping[str, str] = field(default_factory=dict)  # other names that kinds of scaling have here
     ntk_alpha: bool = False  # "dynamic" scaling may have an alpha
     interleaved: bool = False  # neighbouring dimensions turn together
@@ -130,6 +132,8 @@ class Family:
     attention_out_bias: bool | Flag = False
     mlp_bias: bool | Flag = False
     head_bias: bool = False
+    head_normalized: bool = False  # rows of the output projection have a length of one, whatever the file says
+    inner_divisor: int = 1  # of the feed-forward width that the file says
     inner_factor: int | None = None  # the feed-forward width by the hidden size, where the file has none
     default_tied: bool = False
     activations: Mapping[str, str] = field(default_factory=dict)  # other names that activations have here

@@ -72,6 +72,18 @@ BAICHUAN_MODULES = {
     "layers.{}.self_attn.W_pack": Target("layers.{}.qkv"),
 }
 
+QWEN_MODULES = {
+    "wte": Target("embed"),
+    "h.{}.ln_1": Target("layers.{}.attention_norm"),
+    "h.{}.attn.c_attn": Target("layers.{}.qkv"),
+    "h.{}.attn.c_proj": Target("layers.{}.out"),
+    "h.{}.ln_2": Target("layers.{}.mlp_norm"),
+    "h.{}.mlp.w2": Target("layers.{}.up", "gate"),
+    "h.{}.mlp.w1": Target("layers.{}.up", "up"),
+    "h.{}.mlp.c_proj": Target("layers.{}.down"),
+    "ln_f": Target("final_norm"),
+}
+
 STARCODER2_MODULES = {
     **_LLAMA_BUT_MLP,
     "layers.{}.mlp.c_fc": Target("layers.{}.up"),

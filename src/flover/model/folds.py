@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.families import Family
@@ -27,6 +28,15 @@ def fold(vectors: Mapping[str, HostArray], family: Family, config: ModelConfig, 
             vector += 1
         if name.startswith("final_norm."):
             vector *= config.logit_scale
+
+
+def fold_rows(numbers: npt.NDArray[np.float32], parameter: str, family: Family) -> npt.NDArray[np.float32]:
+    """Whole rows of a matrix as they are kept: Baichuan 2 divides those of its output projection by their length."""
+    if not (family.head_normalized and parameter == "head.weight"):
+        return numbers
+    lengths = np.linalg.norm(numbers, axis=1, keepdims=True)
+    normalized: npt.NDArray[np.float32] = numbers / np.maximum(lengths, np.float32(1e-12))
+    return normalized
 
 
 def constant_norms(config: ModelConfig) -> dict[str, HostArray]:

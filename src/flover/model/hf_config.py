@@ -163,7 +163,10 @@ def _intermediate_size(fields: Fields, family: Family, hidden_size: int) -> int:
     if name is None:
         assert default is not None
         return default
-    return fields.integer(name, default, most=MAX_WIDTH)
+    width = fields.integer(name, default, most=MAX_WIDTH)
+    if width % family.inner_divisor:
+        raise fields.error(name, f"must be a multiple of {family.inner_divisor}, got {width}")
+    return width // family.inner_divisor
 
 
 def _possible_ids(ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:

@@ -21,21 +21,21 @@ def read_family(data: Mapping[str, Any], where: str) -> tuple[str, Family, Field
     """
     architecture, family = _find_family(Fields(data, where))
     fields = Fields(_own_names(_flat(data, family, where), family, where), where)
+    for variant in family.variants:
+        if _has_value(fields, variant):
+            family = dataclasses.replace(family, **variant.changes)
     for name, value in family.required.items():
         if fields.has(name) and fields.data[name] != value:
             raise fields.error(name, f"is {shown(fields.data[name])}: this architecture is only computed with {value}")
     for name, other in family.same_as.items():
         if fields.has(name) and fields.data[name] != fields.data.get(other):
             raise fields.error(name, f"is {shown(fields.data[name])}: this architecture is only computed with {other}")
-    for variant in family.variants:
-        if _has_value(fields, variant):
-            family = dataclasses.replace(family, **variant.changes)
     return architecture, family, fields
 
 
 def _has_value(fields: Fields, variant: Variant) -> bool:
-    if not fields.has(variant.name):
-        return False
+    if variant.value is None or not fields.has(variant.name):
+        return variant.value is None and not fields.has(variant.name)
     wanted, name = variant.value, variant.name
     return (fields.flag(name, False) if isinstance(wanted, bool) else fields.integer(name)) == wanted
 

@@ -92,6 +92,7 @@ def _rope(fields: Fields, family: Family, head_dim: int, max_len: int, kind: str
         layer_kind=kind,
         ntk_alpha=family.ntk_alpha,
         local=family.local_theta if kind == SLIDING else None,
+        query_scaled=family.query_scaled,
     )
 
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from flover.model.families import Family, FieldNames, Flag, ScaleNames
-from flover.model.family_modules import BAICHUAN_MODULES, EXAONE_MODULES, INTERNLM2_MODULES
+from flover.model.families import Family, FieldNames, Flag, ScaleNames, Variant
+from flover.model.family_modules import BAICHUAN_MODULES, EXAONE_MODULES, INTERNLM2_MODULES, QWEN_MODULES
+
+_BAICHUAN_13B = {
+    "positions": "alibi",
+    "names": FieldNames(max_len="model_max_length"),
+    "head_normalized": False,
+    "required": {"tie_word_embeddings": False, "vocab_size": 64000},
+}
+_BAICHUAN_2 = {"head_normalized": True, "required": {"tie_word_embeddings": False}}
 
 LLAMA_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -32,6 +40,34 @@ LLAMA_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_max_len=32768,
         ),
         "BaiChuanForCausalLM": Family(model_types=("baichuan",), by_architecture=True, modules=BAICHUAN_MODULES),
+        "BaichuanForCausalLM": Family(  # both sizes of Baichuan 2, and the larger of the first
+            model_types=("baichuan",),
+            by_architecture=True,
+            head_normalized=True,
+            required={"tie_word_embeddings": False},
+            variants=(
+                Variant("max_position_embeddings", None, _BAICHUAN_13B),
+                Variant("vocab_size", 125696, _BAICHUAN_2),
+            ),
+            modules=BAICHUAN_MODULES,
+        ),
+        "QWenLMHeadModel": Family(  # beyond seq_length it would change its angles and scale its queries
+            model_types=("qwen",),
+            names=FieldNames(
+                num_kv_heads=None,
+                head_dim="kv_channels",
+                max_len="seq_length",
+                norm_eps="layer_norm_epsilon",
+                activation=None,
+            ),
+            rotary_names=("rotary_emb_base", "rotary_pct"),
+            qkv_bias=True,
+            required={"no_bias": True, "scale_attn_weights": True},
+            inner_divisor=2,
+            prefix="transformer.",
+            modules=QWEN_MODULES,
+            dropped=("rotary_emb.inv_freq", "h.{}.attn.masked_bias"),
+        ),
         "ExaoneForCausalLM": Family(
             model_types=("exaone",),
             names=FieldNames(num_layers="num_layers", norm_eps="layer_norm_epsilon", activation="activation_function"),

@@ -18,7 +18,7 @@ from flover.memory.machine import available_memory
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
-from flover.model.folds import constant_norms, fold
+from flover.model.folds import constant_norms, fold, fold_rows
 from flover.model.formats import Rows, format_at, is_gated
 from flover.model.placement import Placement
 from flover.model.reads import Read
@@ -175,7 +175,7 @@ def _fill_from_files(
                 if info.is_float:
                     numbers = widen(part)
                     check_numbers(numbers, part, kept, f"{info.file}: {info.name}")
-                    _store(weights, cuts[parameter], parameter, start, numbers)
+                    _store(weights, cuts[parameter], parameter, start, fold_rows(numbers, parameter, model.family))
                 else:
                     _store_blocks(weights.matrices[parameter], cuts[parameter], start, part, order, info)
                 done += part.nbytes

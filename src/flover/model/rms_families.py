@@ -52,6 +52,17 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_window=4096,
             default_max_len=4096 * 32,
         ),
+        "Ministral3ForCausalLM": Family(
+            model_types=("ministral3",),
+            aliases=("Ministral3Model",),
+            rotary_stated=True,
+            query_scaled=True,
+            window="all",
+            default_theta=1e6,
+            default_norm_eps=1e-5,
+            default_max_len=262144,
+            default_head_dim=128,
+        ),
         "CwmForCausalLM": Family(
             model_types=("cwm",),
             aliases=("CwmModel",),

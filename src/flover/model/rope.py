@@ -25,6 +25,7 @@ from flover.model.config import RopeConfig, RopeScaling
 from flover.model.fields import Fields
 
 MAX_THETA = 1e15
+QUERY_BETA = "llama_4_scaling_beta"
 _OLD_NAMES = {"su": "longrope"}  # what Phi-3's first configs called it
 
 
@@ -45,6 +46,7 @@ def read_rope(
     layer_kind: str | None = None,
     local: tuple[str, float] | None = None,
     ntk_alpha: bool = False,
+    query_scaled: bool = False,
 ) -> RopeConfig:
     """The rotary embedding of a config dict, as `rope_parameters` (v5) or `rope_scaling` and `rope_theta` (v4).
 
@@ -53,6 +55,7 @@ def read_rope(
     that the family has for kinds of scaling. With a `layer_kind` it is that of these layers alone; if they have a base
     of their own, `local` is its v4 name and default, and v4's scaling is not theirs.
     With `ntk_alpha` "dynamic" scaling may have an alpha, by which it raises the base whatever the length of the text.
+    `query_scaled`: the dict also says how queries grow with their position.
     """
     parameters = Fields(_parameters(config, layer_kind, local is not None), f"{config.where}, rotary parameters")
     name, default = local or (theta_name, default_theta)
@@ -74,6 +77,10 @@ def read_rope(
     if kind not in get_args(RopeScaling):
         raise parameters.error("rope_type", f"{kind!r} is not supported; supported: {', '.join(get_args(RopeScaling))}")
     scaling = _scaling_fields(kind, parameters, config, dim, max_len)
+    if query_scaled and kind == "yarn":
+        scaling["query_beta"] = _query_beta(parameters, max_len // scaling["original_max_len"])
+    elif parameters.has(QUERY_BETA):
+        raise parameters.error(QUERY_BETA, "is there, but this architecture is not computed with it")
     return RopeConfig(dim=dim, theta=theta, interleaved=interleaved, scaling=cast(RopeScaling, kind), **scaling)
 
 
@@ -120,6 +127,15 @@ def _scaling_fields(kind: str, parameters: Fields, config: Fields, dim: int, max
     fields["beta_slow"] = parameters.positive("beta_slow", 1.0)
     fields["truncate"] = parameters.flag("truncate", True)
     return fields
+
+
+def _query_beta(parameters: Fields, most: int) -> float:
+    """Of positions up to `most` times the trained context. Raises `ModelError` where queries would grow twofold, which
+    `Rotary.gates` cannot hold."""
+    beta = parameters.positive(QUERY_BETA)
+    if beta * math.log1p(most) >= 1:
+        raise parameters.error(QUERY_BETA, f"({beta:g}) must be below {1 / math.log1p(most):g} for such long contexts")
+    return beta
 
 
 def inverse_frequencies(rope: RopeConfig, max_len: int) -> tuple[Floats, float]:

@@ -8,6 +8,7 @@ from flover.model.config import RopeConfig
 from flover.model.rope import inverse_frequencies
 from flover.ops import Array, Ops, Weight
 
+_SHUT = -80.0  # its sigmoid is lost in a sum with one, and not too large for float32's exponential
 _TABLE_ROWS = 4096  # positions whose angles are computed at once
 
 
@@ -20,6 +21,7 @@ class Rotary:
         frequencies, self.scale = inverse_frequencies(rope, max_len)
         self.frequencies: Array = ops.array(frequencies)
         self.tables = None if switch_len is None else _tables(rope, ops, max_len, switch_len)
+        self._gates = _gates(rope, ops, max_len) if rope.query_beta else None
 
     def angles(self, positions: Array) -> tuple[Array, Array]:
         """(cos, sin) of positions int64 [T], float32 [T, dim / 2]."""
@@ -27,6 +29,20 @@ class Rotary:
             return self.ops.angles(positions, self.frequencies, self.scale)
         cos, sin = self.tables
         return self.ops.embed(positions, cos, 1.0), self.ops.embed(positions, sin, 1.0)
+
+    def gates(self, positions: Array) -> Array | None:
+        """What queries are scaled by (`Ops.scale_queries`), float32 [T, 1]; None if they are not."""
+        return None if self._gates is None else self.ops.embed(positions, self._gates, 1.0)
+
+
+def _gates(rope: RopeConfig, ops: Ops, max_len: int) -> Weight:
+    """By position, the logit of what is above one in the factor on queries (`RopeConfig.query_beta`)."""
+    growth = rope.query_beta * np.log1p(np.arange(max_len) // rope.original_max_len)
+    gates = np.full(max_len, _SHUT)
+    np.log(growth / (1 - growth), out=gates, where=growth > 0)
+    table = ops.new_weight((max_len, 1), "float32", False)
+    table.store(0, gates[:, None].astype(np.float32))
+    return table
 
 
 def _tables(rope: RopeConfig, ops: Ops, max_len: int, switch_len: int) -> tuple[Weight, Weight]:

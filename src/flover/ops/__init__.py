@@ -267,6 +267,8 @@ class Ops:
     angles: Callable[[Array, Array, float], tuple[Array, Array]]
     """(positions int64 [T], frequencies float32 [n], factor) -> (factor * cos, factor * sin) of the angles [T, n]"""
     rotary_write: RotaryWrite
+    scale_queries: Callable[[Array, Array], Array]
+    """(queries [T, h, d] of `rotary_write`, gate [T, 1]) -> (1 + sigmoid(gate)) * queries"""
     plan_attention: PlanAttention
     attention: Attention
     add: Callable[[Array, Array], Array]

@@ -297,6 +297,7 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         add_gated=made.experts.add_gated,
         angles=made.angles,
         rotary_write=made.rotary_write,
+        scale_queries=made.experts.scale_queries,
         plan_attention=plan_attention,
         attention=made.attention,
         add=made.add,

@@ -130,6 +130,11 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     return x + torch.sigmoid(gate) * y
 
 
+def scale_queries(queries: Tensor, gate: Tensor) -> Tensor:
+    """Every query times a number of its token."""
+    return (queries * (1 + torch.sigmoid(gate.float()))[:, :, None]).to(queries.dtype)
+
+
 def activation(x: Tensor, kind: str | None) -> Tensor:
     """The named function, entry by entry."""
     match kind:
@@ -211,6 +216,7 @@ OPS = Ops(
     add_gated=add_gated,
     angles=angles,
     rotary_write=rotary_write,
+    scale_queries=scale_queries,
     plan_attention=plan_attention,
     attention=attention,
     add=torch.add,

@@ -50,6 +50,12 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     return total
 
 
+def scale_queries(queries: Tensor, gate: Tensor) -> Tensor:
+    """Every query times a number of its token."""
+    flat = queries.flatten(1).contiguous()
+    return add_gated(flat, flat, gate).view(queries.shape)
+
+
 @triton.jit
 def softcap_kernel(x, cap, size, BLOCK: tl.constexpr):
     """x = cap * tanh(x / cap)."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flover.ops import Alone, Group, HostArray, Ops
 from flover.ops.cuda.attention import attention, plan_attention
-from flover.ops.cuda.elementwise import add, add_gated, angles, softcap
+from flover.ops.cuda.elementwise import add, add_gated, angles, scale_queries, softcap
 from flover.ops.cuda.embed import embed
 from flover.ops.cuda.experts import ExpertOps
 from flover.ops.cuda.linear import linear
@@ -58,6 +58,7 @@ def cuda_ops(device: torch.device, *, batch_invariant: bool = False, group: Grou
         add_gated=add_gated,
         angles=angles,
         rotary_write=rotary_write,
+        scale_queries=scale_queries,
         plan_attention=plan_attention,
         attention=attention,
         add=add,
