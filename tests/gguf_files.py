@@ -31,6 +31,7 @@ ARCHITECTURES = {
     "phi3": gguf.MODEL_ARCH.PHI3,
     "stablelm": gguf.MODEL_ARCH.STABLELM,
     "starcoder2": gguf.MODEL_ARCH.STARCODER2,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
     "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
     "smollm3": gguf.MODEL_ARCH.SMOLLM3,
     "granite": gguf.MODEL_ARCH.GRANITE,
@@ -71,6 +72,7 @@ PAIRED = (
     "xverse",
     "baichuan",
     "mistral3",
+    "ministral3",
     "minicpm",
 )
 LLAMAS = {
@@ -78,10 +80,11 @@ LLAMAS = {
     "xverse": gguf.MODEL_ARCH.XVERSE,
     "exaone": gguf.MODEL_ARCH.EXAONE,
     "baichuan": gguf.MODEL_ARCH.BAICHUAN,
+    "qwen": gguf.MODEL_ARCH.QWEN,
     "mistral3": gguf.MODEL_ARCH.MISTRAL3,
     "minicpm": gguf.MODEL_ARCH.MINICPM,
 }
-"""Architectures of their own here, whose checkpoints are LLaMA's, and MiniCPM's Granite's."""
+"""Architectures of their own here, whose checkpoints are LLaMA's, or Granite's (MiniCPM) or Qwen 2's (Qwen 1)."""
 FLOATS = {"F32": gguf.GGMLQuantizationType.F32, "F16": gguf.GGMLQuantizationType.F16}
 
 
@@ -106,7 +109,8 @@ def write_gguf(
             writer.add_array(key, value)
         else:
             writer.add_key_value(key, value, gguf.GGUFValueType.get_type(value))
-    names = gguf.get_tensor_name_map(arch, writer_layers(config))
+    named = gguf.MODEL_ARCH.QWEN2 if family == "qwen" else arch  # queries, keys and values stay apart
+    names = gguf.get_tensor_name_map(named, writer_layers(config))
     for name, tensor in stacked(load_file(directory / "model.safetensors")).items():
         array = _converted(name, tensor.float(), config, family).numpy()
         theirs = names.get_name(
@@ -171,7 +175,8 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any], family: str)
     writer.add_context_length(either("max_position_embeddings", "n_positions", "max_seq_len") or 2048)
     writer.add_embedding_length(width)
     writer.add_block_count(writer_layers(config))
-    writer.add_feed_forward_length(either("intermediate_size", "n_inner", "ffn_hidden_size") or 4 * width)
+    inner = either("intermediate_size", "n_inner", "ffn_hidden_size") or 4 * width
+    writer.add_feed_forward_length(2 * inner if family == "qwen" else inner)
     writer.add_head_count(heads)
     if "num_key_value_heads" in config:
         writer.add_head_count_kv(config["num_key_value_heads"])
@@ -220,6 +225,9 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any], family: str)
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if rope and "llama_4_scaling_beta" in rope:
+        writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     if rope and rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])

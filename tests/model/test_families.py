@@ -15,6 +15,7 @@ from model.driver import Driver, load, logits_of_ranks, whole_logits
 
 TOLERANCE = 1e-4
 LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}
+BETA = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 32.0, "original_max_position_embeddings": 16}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("phi", {}),
     "phi3": ("phi3", {}),
@@ -182,6 +183,18 @@ def test_mpts_own_slopes_are_read(tmp_path: Path) -> None:
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("cohere2", {"sliding_window": None}, "sliding_window is missing"),
         ("phi3", {"model_type": "phimoe"}, "model_type"),
+        ("ministral3", {"rope_parameters": None}, "rope_parameters is missing"),
+        (
+            "ministral3",
+            {"model_type": "mistral", "architectures": ["MistralForCausalLM"]},
+            "llama_4_scaling_beta is there",
+        ),
+        (
+            "ministral3",
+            {"rope_parameters": BETA | {"llama_4_scaling_beta": 0.3}},
+            "llama_4_scaling_beta .* below 0.286",
+        ),
+        ("ministral3", {"rope_parameters": BETA}, "llama_4_scaling_beta is missing"),
     ],
 )
 def test_what_is_not_computed_is_refused_by_name(

@@ -75,6 +75,8 @@ def test_llamas_of_other_architectures_are_llamas(architecture: str, tmp_path: P
     base, changes = ("llama", {"attention_bias": architecture == "internlm2", "head_dim": 16})
     if architecture == "minicpm":
         base, changes = "granite", {"attention_multiplier": 12**-0.5, "residual_multiplier": 0.5, "logits_scaling": 2.0}
+    if architecture == "qwen":
+        base, changes = "qwen2", {"num_key_value_heads": 4, "tie_word_embeddings": False}
     path = make_checkpoint(tmp_path / "model", base, **changes)
     file = write_gguf(path, tmp_path / "model.gguf", architecture)
     assert torch.equal(whole_logits(load(file), PROMPT), whole_logits(load(path), PROMPT))

@@ -59,6 +59,11 @@ SCALES = {"embedding_scale": 12.0, "residual_scale": 0.2, "logit_scale": 9.0}
         ("minicpm", SCALES | {"residual_scale": None}, "residual_scale is missing: convert the model again"),
         ("granite", SCALES | {"rope.scaling.finetuned": False}, "rope.scaling.finetuned is False"),
         ("baichuan", {"vocab_size": 125696}, "125696 tokens are those of a model whose output projection is normal"),
+        (
+            "baichuan",
+            {"vocab_size": 125696, "block_count": 40},
+            "125696 tokens are those of a model whose output projection is normal",
+        ),
         ("mistral3", {"attention.temperature_length": 8}, "attention.temperature_length is 8"),
         ("olmo2", {"rope.freq_base_swa": 1e4}, "rope.freq_base_swa is 10000.0"),
     ],
@@ -66,6 +71,13 @@ SCALES = {"embedding_scale": 12.0, "residual_scale": 0.2, "logit_scale": 9.0}
 def test_what_is_not_computed_is_refused_by_name(architecture: str, metadata: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message):
         config(architecture, **metadata)
+
+
+def test_baichuan_with_40_layers_has_alibi() -> None:
+    _, small = read_config(config("baichuan", vocab_size=64000))
+    _, large = read_config(config("baichuan", 64000, block_count=40, **{"rope.dimension_count": 12}))
+    assert small.ropes and not small.alibi_slopes
+    assert not large.ropes and large.alibi_slopes == (0.25, 0.0625, 0.015625, 0.00390625)
 
 
 def test_what_the_metadata_leave_out_is_llama_cpps() -> None:

@@ -49,6 +49,7 @@ class Architecture:
     needed: tuple[str, ...] = ()
     rotary: bool = True
     rotary_fixed: Mapping[str, Any] = field(default_factory=dict)  # of rope_parameters
+    rotary_names: Mapping[str, str] = field(default_factory=dict)  # of rope_parameters, by the keys of the metadata
     local_rotary: bool = False  # layers with a window turn by a base of their own, without scaling
     local_theta: float | None = None  # that base where the file has none; None: that of the other layers
     large_scale: int | None = None  # with so many layers, queries are scaled by the hidden size divided by the heads

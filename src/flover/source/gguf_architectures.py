@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from flover.source.gguf_architecture import NAMES, SLIDING_WINDOW, Architecture, Variant
 from flover.source.gguf_layer_norm_architectures import LAYER_NORM_ARCHITECTURES
 
+_BAICHUAN_2_VOCAB = 125696
 _MIXTRAL = Architecture(
     architecture="MixtralForCausalLM",
     model_type="mixtral",
@@ -32,6 +33,21 @@ _OLMO3 = Architecture(
     local_rotary=True,
     flags={"attention_bias": "blk.0.attn_q.bias"},
 )
+_MINISTRAL3 = Architecture(
+    architecture="Ministral3ForCausalLM",
+    model_type="ministral3",
+    rotary_names={"attention.temperature_scale": "llama_4_scaling_beta"},
+    paired=True,
+)
+_BAICHUAN_13B = Architecture(
+    architecture="BaichuanForCausalLM",
+    model_type="baichuan",
+    names=NAMES | {"context_length": "model_max_length"},
+    ignored=("attention.head_count_kv", "rope.dimension_count"),
+    rotary=False,
+    paired=True,
+    other_vocab=_BAICHUAN_2_VOCAB,
+)
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": Architecture(
         architecture="LlamaForCausalLM",
@@ -40,7 +56,18 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         variants=(Variant("expert_count", None, _MIXTRAL),),
         flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
     ),
-    "mistral3": Architecture(architecture="MistralForCausalLM", model_type="mistral", paired=True),
+    "mistral3": Architecture(
+        architecture="MistralForCausalLM",
+        model_type="mistral",
+        fixed={"sliding_window": None},
+        paired=True,
+        variants=(Variant("attention.temperature_scale", None, _MINISTRAL3),),
+    ),
+    "qwen": Architecture(
+        architecture="QWenLMHeadModel",
+        model_type="qwen",
+        names=NAMES | {"context_length": "seq_length", "attention.layer_norm_rms_epsilon": "layer_norm_epsilon"},
+    ),
     "qwen2": Architecture(architecture="Qwen2ForCausalLM", model_type="qwen2", ignored=("use_parallel_residual",)),
     "qwen3": Architecture(
         architecture="Qwen3ForCausalLM", model_type="qwen3", flags={"attention_bias": "blk.0.attn_q.bias"}
@@ -162,7 +189,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         paired=True,
         flags={"attention_bias": "blk.0.attn_q.bias"},
     ),
-    "baichuan": Architecture(architecture="LlamaForCausalLM", model_type="llama", paired=True, other_vocab=125696),
+    "baichuan": Architecture(
+        architecture="LlamaForCausalLM",
+        model_type="llama",
+        paired=True,
+        other_vocab=_BAICHUAN_2_VOCAB,
+        variants=(Variant("block_count", 40, _BAICHUAN_13B),),
+    ),
     "xverse": Architecture(architecture="LlamaForCausalLM", model_type="llama", paired=True),
     "hunyuan-dense": Architecture(
         architecture="HunYuanDenseV1ForCausalLM",

@@ -83,7 +83,8 @@ def config_of(
     config["eos_token_id"] = file.metadata.get("tokenizer.ggml.eos_token_id")
     if known.rotary:
         factors = {key: numbers(tensors[key]) for key in ROTARY_FACTORS if key in tensors}
-        config["rope_parameters"] = {**_rotary(file, own, factors), **known.rotary_fixed}
+        own_rotary = {name: own[key] for key, name in known.rotary_names.items() if key in own}
+        config["rope_parameters"] = {**_rotary(file, own, factors), **known.rotary_fixed, **own_rotary}
     if known.local_rotary:
         theta = known.local_theta or config["rope_parameters"]["rope_theta"]
         local = {"rope_type": "default", "rope_theta": own.get("rope.freq_base_swa", theta)}
@@ -163,7 +164,7 @@ def generation_config_of(file: GgufFile) -> dict[str, Any]:
 
 
 def _check_keys(file: GgufFile, known: Architecture, own: Mapping[str, Any]) -> None:
-    read = {*known.names, *known.ignored, *_IGNORED, *(_ROTARY if known.rotary else ())}
+    read = {*known.names, *known.rotary_names, *known.ignored, *_IGNORED, *(_ROTARY if known.rotary else ())}
     if known.local_rotary:
         read.add("rope.freq_base_swa")
     for key in known.needed:
