@@ -152,7 +152,9 @@ class Decoder:
             pages,
             self._windows,
         )
-        gates = {rope: rotary.gates(batch.positions) for rope, rotary in self._rotary.items()}
+        gates: dict[RopeConfig | None, Array | None] = {
+            rope: rotary.gates(batch.positions) for rope, rotary in self._rotary.items()
+        }
         return _ForwardInputs(angles, gates, batch.slots, plan, self._slopes)
 
 

@@ -17,8 +17,7 @@ from flover.ops.group import Alone, Group, Reduction
 from flover.weight_formats import BLOCKS, ONE_SCALE, Block, WeightFormat
 
 Array: TypeAlias = Any
-"""An implementation's own arrays: numpy's on the CPU, torch's tensors elsewhere. Who is written against the table only
-measures, slices and reshapes them, which both do alike."""
+"""An implementation's own arrays: numpy's on the CPU, torch's elsewhere. Others only measure, slice and reshape them."""
 DType = Literal["float32", "bfloat16", "float16", "int8"]
 """Types of single numbers. numpy has no bfloat16: there such numbers lie in arrays of uint16."""
 HostArray: TypeAlias = npt.NDArray[Any]
@@ -288,8 +287,7 @@ class Ops:
     all_reduce: Callable[[Array], Array] = lambda x: x
     """(x [T, H]) -> the sum over all ranks, in the place of x"""
     join: Callable[[Sequence[Weight]], Weight] | None = None
-    """(weights of the same inputs) -> one that has their outputs one after another, each in its own format; for
-    implementations of the formats of `BLOCKS`"""
+    """(weights of the same inputs) -> one with all their outputs, each in its own format; with `BLOCKS` only"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
 
