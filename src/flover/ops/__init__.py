@@ -17,7 +17,7 @@ from flover.ops.group import Alone, Group, Reduction
 from flover.weight_formats import BLOCKS, ONE_SCALE, Block, WeightFormat
 
 Array: TypeAlias = Any
-"""An implementation's own arrays: numpy's on the CPU, torch's elsewhere. Others only measure, slice and reshape them."""
+"""An implementation's own arrays: numpy's on the CPU, torch's elsewhere. Others measure, slice and reshape them."""
 DType = Literal["float32", "bfloat16", "float16", "int8"]
 """Types of single numbers. numpy has no bfloat16: there such numbers lie in arrays of uint16."""
 HostArray: TypeAlias = npt.NDArray[Any]
