@@ -170,7 +170,11 @@ def test_what_follows_tokens_follows_them_while_the_next_iteration_runs(
     ]
     asked = [
         make(
-            str(number), random_prompt(number, 1 + 3 * number), seed=number, max_tokens=4 + 2 * number, **kinds[number % 4]
+            str(number),
+            random_prompt(number, 1 + 3 * number),
+            seed=number,
+            max_tokens=4 + 2 * number,
+            **kinds[number % 4],
         )
         for number in range(8)
     ]

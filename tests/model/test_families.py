@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.checkpoints import make_checkpoint, random_prompt, reference_greedy, reference_logits
 
 from flover.errors import ConfigError, ModelError
+from flover.model.hf_config import read_config
 from model.driver import Driver, load, logits_of_ranks, whole_logits
 
 TOLERANCE = 1e-4
@@ -32,6 +34,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "starcoder2": ("starcoder2", {}),
     "starcoder2 without biases": ("starcoder2", {"use_bias": False, "sliding_window": None}),
     "ministral3": ("ministral3", {}),
+    "mistral3, the text of": ("mistral3", {}),
+    "gemma3 with images, the text of": ("gemma3 with images", {}),
+    "granitemoehybrid without a hybrid layer": ("granitemoehybrid", {"attention_bias": True}),
+    "vaultgemma": ("vaultgemma", {}),
+    "jais2": ("jais2", {}),
+    "flex_olmo": ("flex_olmo", {}),
     "seed_oss": ("seed_oss", {}),
     "smollm3": ("smollm3", {}),
     "smollm3 other layers": ("smollm3", {"no_rope_layers": [0, 1, 1, 0], "tie_word_embeddings": False}),
@@ -147,6 +155,48 @@ def edit(path: Path, **changes: Any) -> None:
     file.write_text(json.dumps({key: value for key, value in data.items() if value is not ...}))
 
 
+NEW_NAMES = {
+    "language_model.model.": "model.language_model.",
+    "language_model.lm_head": "lm_head",
+    "vision_tower.": "model.vision_tower.",
+    "multi_modal_projector.": "model.multi_modal_projector.",
+}
+
+
+def test_the_text_of_a_larger_model_goes_by_either_name_and_says_what_it_is(tmp_path: Path) -> None:
+    path, prompt = make_checkpoint(tmp_path, "mistral3"), random_prompt(3, 45)
+    before, file = whole_logits(load(path), prompt), path / "model.safetensors"
+    renamed = {}
+    for name, tensor in load_file(file).items():
+        old = next(old for old in NEW_NAMES if name.startswith(old))
+        renamed[name.replace(old, NEW_NAMES[old], 1)] = tensor
+    save_file(renamed, file)
+    assert torch.equal(whole_logits(load(path), prompt), before)
+    config = json.loads((path / "config.json").read_text())
+    for changes, message in (
+        ({"text_config": None}, "text_config is missing"),
+        (
+            {"text_config": config["text_config"] | {"model_type": "qwen3"}},
+            "text_config has model_type 'qwen3', but only mi",
+        ),
+        ({"model_type": "llava"}, "model_type must be mistral3, got 'llava'"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            read_config(config | changes)
+
+
+def test_what_gemma_3_4bs_config_leaves_out(tmp_path: Path) -> None:
+    """Its text_config has these six keys alone."""
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34}
+    text |= {"rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [1, 106]}
+    _, config = read_config({**outer, "text_config": text})
+    assert (config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size) == (8, 4, 256, 262208)
+    assert config.tied_embeddings and config.eos_ids == (1, 106)
+    assert [layer.window for layer in config.layers[:6]] == [1024] * 5 + [None]
+    assert [layer.rope.factor for layer in config.layers[4:6] if layer.rope is not None] == [1.0, 8.0]
+
+
 def test_mpts_own_slopes_are_read(tmp_path: Path) -> None:
     """transformers computes with a largest of 8 whatever the file says, MPT's own code with that of the file."""
     path = make_checkpoint(tmp_path, "mpt", n_heads=6, attn_config={"alibi_bias_max": 16})
@@ -183,6 +233,10 @@ def test_mpts_own_slopes_are_read(tmp_path: Path) -> None:
         ("cohere", {"use_qk_norm": True}, "use_qk_norm"),
         ("cohere2", {"sliding_window": None}, "sliding_window is missing"),
         ("phi3", {"model_type": "phimoe"}, "model_type"),
+        ("granitemoehybrid", {"layer_types": ["mamba", "attention"]}, "layer_types must be 2 × full_attention"),
+        ("granitemoehybrid", {"layer_types": ...}, "layer_types is missing"),
+        ("granitemoehybrid", {"position_embedding_type": None}, "position_embedding_type is missing"),
+        ("granitemoehybrid", {"num_local_experts": 4}, "num_local_experts is 4"),
         ("ministral3", {"rope_parameters": None}, "rope_parameters is missing"),
         (
             "ministral3",

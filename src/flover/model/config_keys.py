@@ -130,7 +130,8 @@ def check_keys(fields: Fields, read: frozenset[str], num_layers: int, *, guest: 
     if turning is not None and turning not in ([], [1] * num_layers):
         raise fields.error("no_rope_layers", "leaves layers without rotary embedding, which is not supported")
     kinds = fields.data.get("layer_types")
-    if "layer_types" not in read and kinds is not None and kinds != ["full_attention"] * num_layers:
+    alike = [[kind] * num_layers for kind in ("full_attention", "attention")]
+    if "layer_types" not in read and kinds is not None and kinds not in alike:
         raise fields.error("layer_types", f"must be {num_layers} × full_attention, got {shown(kinds)}")
 
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 
 from flover.model.families import ExpertNames, Family, Flag
-from flover.model.family_modules import GPT_OSS_MODULES, GRANITE_MOE_MODULES, MIXTRAL_MODULES, QWEN_MOE_MODULES
+from flover.model.family_modules import (
+    FLEX_OLMO_MODULES,
+    GPT_OSS_MODULES,
+    GRANITE_MOE_MODULES,
+    MIXTRAL_MODULES,
+    QWEN_MOE_MODULES,
+)
 from flover.model.rms_families import GRANITE_SCALES
+
+_OLMOE = Family(
+    model_types=("olmoe",),
+    aliases=("OlmoeModel",),
+    other_names={"num_local_experts": "num_experts"},
+    experts=ExpertNames(intermediate_size="intermediate_size", normalized=Flag("norm_topk_prob", False)),
+    qk_norm="all_heads",
+    qkv_bias=Flag("attention_bias", False),
+    attention_out_bias=Flag("attention_bias", False),
+    default_norm_eps=1e-5,
+    default_max_len=4096,
+    modules=QWEN_MOE_MODULES,
+)
 
 EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -67,17 +87,14 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_window=128,
             modules=GPT_OSS_MODULES,
         ),
-        "OlmoeForCausalLM": Family(
-            model_types=("olmoe",),
-            aliases=("OlmoeModel",),
-            other_names={"num_local_experts": "num_experts"},
-            experts=ExpertNames(intermediate_size="intermediate_size", normalized=Flag("norm_topk_prob", False)),
-            qk_norm="all_heads",
-            qkv_bias=Flag("attention_bias", False),
-            attention_out_bias=Flag("attention_bias", False),
-            default_norm_eps=1e-5,
-            default_max_len=4096,
-            modules=QWEN_MOE_MODULES,
+        "OlmoeForCausalLM": _OLMOE,
+        "FlexOlmoForCausalLM": dataclasses.replace(
+            _OLMOE,
+            model_types=("flex_olmo",),
+            aliases=("FlexOlmoModel",),
+            residual="post_norm",
+            default_norm_eps=1e-6,
+            modules=FLEX_OLMO_MODULES,
         ),
         "GraniteMoeForCausalLM": Family(
             model_types=("granitemoe",),

@@ -144,10 +144,13 @@ class Family:
     default_window: int | None = None
     required: Mapping[str, Any] = field(default_factory=dict)  # keys, and the one value that is computed
     same_as: Mapping[str, str] = field(default_factory=dict)  # keys, and others whose value they must have
+    needed: tuple[str, ...] = ()  # keys without which another computation is meant
     section: str | None = None  # an object of config.json whose keys are read as if they were outside
     variants: tuple[Variant, ...] = ()
     neutral: tuple[str, ...] = ()  # keys of `config_keys.py` that say here what is computed anyway
     prefix: str = "model."  # most tensors have it; checkpoints of the bare model do not
+    other_prefixes: tuple[str, ...] = ()  # that they may have instead
+    other_parts: tuple[str, ...] = ()  # how tensors of a larger model begin that are left alone
     heads: tuple[str, ...] = ("lm_head",)  # names the output projection goes by
     modules: Mapping[str, Target] = field(default_factory=lambda: LLAMA_MODULES)  # under the prefix
     dropped: tuple[str, ...] = ROTARY_TABLES  # tensors under the prefix that hold no weights

@@ -146,6 +146,11 @@ POST_NORM_MODULES = {
     "layers.{}.post_feedforward_layernorm": Target("layers.{}.mlp_post_norm"),
 }
 
+VAULT_GEMMA_MODULES = {
+    **{name: target for name, target in LLAMA_MODULES.items() if "post_attention" not in name},
+    "layers.{}.pre_feedforward_layernorm": Target("layers.{}.mlp_norm"),
+}
+
 MIXTRAL_MODULES = {
     **_LLAMA_BUT_MLP,
     "layers.{}.block_sparse_moe.gate": Target("layers.{}.router"),
@@ -161,6 +166,12 @@ GRANITE_MOE_MODULES = {
     "layers.{}.block_sparse_moe.output_linear": Target("layers.{}.experts.{}.down"),
     "layers.{}.shared_mlp.input_linear": Target("layers.{}.shared.up"),
     "layers.{}.shared_mlp.output_linear": Target("layers.{}.shared.down"),
+}
+
+GRANITE_HYBRID_MODULES = {  # of its models that are no hybrids
+    **_LLAMA_BUT_MLP,
+    "layers.{}.shared_mlp.input_linear": Target("layers.{}.up"),
+    "layers.{}.shared_mlp.output_linear": Target("layers.{}.down"),
 }
 
 GPT_OSS_MODULES = {
@@ -181,6 +192,11 @@ QWEN_MOE_MODULES = {
     "layers.{}.mlp.shared_expert.up_proj": Target("layers.{}.shared.up", "up"),
     "layers.{}.mlp.shared_expert.down_proj": Target("layers.{}.shared.down"),
     "layers.{}.mlp.shared_expert_gate": Target("layers.{}.shared_gate"),
+}
+
+FLEX_OLMO_MODULES = {
+    **{name: target for name, target in QWEN_MOE_MODULES.items() if "layernorm" not in name},
+    **{name: target for name, target in POST_NORM_MODULES.items() if "layernorm" in name},
 }
 
 UNGATED_MODULES = {

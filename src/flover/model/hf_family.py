@@ -12,6 +12,7 @@ from flover.model.families import Family, Flag, Variant
 from flover.model.family_rows import FAMILIES
 from flover.model.fields import Fields
 from flover.model.hf_experts import SOME_LAYERS
+from flover.model.text_parts import OTHER_PARTS, PREFIXES, TEXT_PARTS, text_part
 
 
 def read_family(data: Mapping[str, Any], where: str) -> tuple[str, Family, Fields]:
@@ -19,7 +20,11 @@ def read_family(data: Mapping[str, Any], where: str) -> tuple[str, Family, Field
 
     Raises `ModelError` for what no row computes.
     """
-    architecture, family = _find_family(Fields(data, where))
+    text = text_part(data, where)
+    architecture, family = _find_family(Fields(data if text is None else text, where))
+    if text is not None:
+        family = dataclasses.replace(family, other_prefixes=PREFIXES, other_parts=OTHER_PARTS)
+        data = text
     fields = Fields(_own_names(_flat(data, family, where), family, where), where)
     for variant in family.variants:
         if _has_value(fields, variant):
@@ -27,6 +32,9 @@ def read_family(data: Mapping[str, Any], where: str) -> tuple[str, Family, Field
     for name, value in family.required.items():
         if fields.has(name) and fields.data[name] != value:
             raise fields.error(name, f"is {shown(fields.data[name])}: this architecture is only computed with {value}")
+    for name in family.needed:
+        if not fields.has(name):
+            raise fields.error(name, "is missing: without it, this architecture computes something else")
     for name, other in family.same_as.items():
         if fields.has(name) and fields.data[name] != fields.data.get(other):
             raise fields.error(name, f"is {shown(fields.data[name])}: this architecture is only computed with {other}")
@@ -49,7 +57,7 @@ def _find_family(fields: Fields) -> tuple[str, Family]:
     """The name of an architecture and its row, by `architectures` and `model_type`, which must agree. Without
     `architectures` the type decides, as in transformers."""
     named = fields.data.get("architectures")
-    supported = f"supported: {', '.join(FAMILIES)}"
+    supported = f"supported: {', '.join((*FAMILIES, *TEXT_PARTS))}"
     if named is not None and not (isinstance(named, list) and all(isinstance(name, str) for name in named)):
         raise fields.error("architectures", f"must name the architecture, got {shown(named)}; {supported}")
     kind = fields.text("model_type") if fields.has("model_type") else None
@@ -86,6 +94,7 @@ def read_keys(family: Family) -> frozenset[str]:
     """The keys among those of `config_keys.py` that the family's row reads, or that say what it computes anyway."""
     names = family.names
     keys = {names.max_len, *family.rotary_names, *family.neutral, *family.scales.all, *family.required, *family.same_as}
+    keys |= {*family.needed} - {"layer_types"}  # of one kind, as `check_keys` has it
     keys |= {variant.name for variant in family.variants}
     optional = names.norm_eps, names.num_kv_heads, names.head_dim, names.activation
     keys |= {name for name in optional if name is not None}

@@ -153,17 +153,20 @@ class TensorNames:
     """How the tensors of a checkpoint are called: with the family's prefix or without, some to be dropped."""
 
     def __init__(self, family: Family) -> None:
-        self._prefix = family.prefix
+        self._prefixes = (*family.other_prefixes, family.prefix)
+        self._other_parts = (*family.other_parts, *(f"{family.prefix}{part}" for part in family.other_parts))
         self._heads = family.heads
         patterns = (re.escape(name).replace(r"\{\}", r"\d+") for name in family.dropped)
         self._dropped = re.compile("|".join(patterns) or r"(?!)")
 
     def plain(self, name: str) -> str:
         """The name as `expected_tensors` has it."""
-        name = name.removeprefix(self._prefix)
+        if self._other_parts and name.startswith(self._other_parts):
+            return name
+        name = name.removeprefix(next((prefix for prefix in self._prefixes if name.startswith(prefix)), ""))
         module, _, suffix = name.rpartition(".")
         return f"{self._heads[0]}.{suffix}" if module in self._heads else name
 
     def is_dropped(self, plain: str) -> bool:
         """Whether a tensor is known to hold no weights: masks and tables that old versions saved."""
-        return self._dropped.fullmatch(plain) is not None
+        return self._dropped.fullmatch(plain) is not None or plain.startswith(self._other_parts)

@@ -11,10 +11,12 @@ from flover.model.family_modules import (
     GEMMA3_MODULES,
     GLM4_MODULES,
     GLM_MODULES,
+    GRANITE_HYBRID_MODULES,
     HUNYUAN_MODULES,
     PHI3_MODULES,
     POST_NORM_MODULES,
     UNGATED_MODULES,
+    VAULT_GEMMA_MODULES,
 )
 
 GRANITE_SCALES = ScaleNames(
@@ -34,6 +36,27 @@ _GLM = Family(
     default_max_len=131072,
     default_head_dim=128,
     modules=GLM_MODULES,
+)
+
+_GEMMA2 = Family(
+    model_types=("gemma2",),
+    aliases=("Gemma2Model",),
+    names=FieldNames(activation="hidden_activation"),
+    residual="sandwich",
+    norm_offset=True,
+    scaled_embeddings=True,
+    softcaps=(50.0, 30.0),
+    scale_name="query_pre_attn_scalar",
+    window="pattern",
+    pattern=2,
+    qkv_bias=Flag("attention_bias", False),
+    attention_out_bias=Flag("attention_bias", False),
+    default_tied=True,
+    default_activation="gelu_pytorch_tanh",
+    default_window=4096,
+    default_max_len=8192,
+    default_head_dim=256,
+    modules=GEMMA3_MODULES,
 )
 
 RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
@@ -110,6 +133,18 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             attention_out_bias=Flag("attention_bias", False),
             mlp_bias=Flag("mlp_bias", False),
         ),
+        "GraniteMoeHybridForCausalLM": Family(  # where all layers have attention, and none has experts
+            model_types=("granitemoehybrid",),
+            aliases=("GraniteMoeHybridModel",),
+            other_names={"layers_block_type": "layer_types"},
+            names=FieldNames(intermediate_size="shared_intermediate_size"),
+            scales=GRANITE_SCALES,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            required={"num_local_experts": 0, "position_embedding_type": "rope"},
+            needed=("layer_types", "num_local_experts", "position_embedding_type", "shared_intermediate_size"),
+            modules=GRANITE_HYBRID_MODULES,
+        ),
         "SeedOssForCausalLM": Family(
             model_types=("seed_oss",),
             aliases=("SeedOssModel",),
@@ -169,25 +204,13 @@ RMS_FAMILIES: Mapping[str, Family] = MappingProxyType(
             default_window=4096,
             modules=POST_NORM_MODULES,
         ),
-        "Gemma2ForCausalLM": Family(
-            model_types=("gemma2",),
-            aliases=("Gemma2Model",),
-            names=FieldNames(activation="hidden_activation"),
-            residual="sandwich",
-            norm_offset=True,
-            scaled_embeddings=True,
-            softcaps=(50.0, 30.0),
-            scale_name="query_pre_attn_scalar",
-            window="pattern",
-            pattern=2,
-            qkv_bias=Flag("attention_bias", False),
-            attention_out_bias=Flag("attention_bias", False),
-            default_tied=True,
-            default_activation="gelu_pytorch_tanh",
-            default_window=4096,
-            default_max_len=8192,
-            default_head_dim=256,
-            modules=GEMMA3_MODULES,
+        "Gemma2ForCausalLM": _GEMMA2,
+        "VaultGemmaForCausalLM": dataclasses.replace(
+            _GEMMA2,
+            model_types=("vaultgemma",),
+            aliases=("VaultGemmaModel",),
+            residual="sequential",
+            modules=VAULT_GEMMA_MODULES,
         ),
         "Gemma3ForCausalLM": Family(
             model_types=("gemma3_text",),
