@@ -46,6 +46,8 @@ ARCHITECTURES = {
     "glm4": gguf.MODEL_ARCH.GLM4,
     "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
     "hunyuan": gguf.MODEL_ARCH.HUNYUAN_DENSE,
+    "hunyuan_moe": gguf.MODEL_ARCH.HUNYUAN_MOE,
+    "jais2": gguf.MODEL_ARCH.JAIS2,
     "exaone4": gguf.MODEL_ARCH.EXAONE4,
     "gemma": gguf.MODEL_ARCH.GEMMA,
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
@@ -188,7 +190,11 @@ def _write_numbers(writer: gguf.GGUFWriter, config: dict[str, Any], family: str)
     experts = either("num_local_experts", "num_experts")
     if experts:
         writer.add_expert_count(experts)
-        writer.add_expert_used_count(config["num_experts_per_tok"])
+        writer.add_expert_used_count(either("num_experts_per_tok", "moe_topk"))
+    if family == "hunyuan_moe":
+        writer.add_expert_shared_count(1)
+        writer.add_expert_shared_feed_forward_length(config["intermediate_size"])
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     shared = either("shared_expert_intermediate_size", "shared_intermediate_size")

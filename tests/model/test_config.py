@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from flover.errors import ModelError
 from flover.model.config import ModelConfig
 from flover.model.family_rows import FAMILIES
 from flover.model.hf_config import read_config
+from flover.model.text_parts import TEXT_PARTS
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -218,3 +220,25 @@ def test_there_is_a_row_for_every_family() -> None:
         "GPTJForCausalLM",
         "GPTNeoXForCausalLM",
     }
+
+
+def test_every_other_architecture_of_transformers_is_refused_by_name() -> None:
+    """By the name of its class, by its model_type alone, and as the type of an architecture that is computed."""
+    known = {name for family in FAMILIES.values() for name in family.aliases} | FAMILIES.keys() | TEXT_PARTS.keys()
+    types = {kind for family in FAMILIES.values() for kind in family.model_types}
+    refused = [
+        (name, kind)
+        for kind, names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
+        for name in ([names] if isinstance(names, str) else names)
+        if name not in known
+    ]
+    assert {"DeepseekV3ForCausalLM", "Qwen3NextForCausalLM", "Llama4ForCausalLM", "DbrxForCausalLM"} < dict(
+        refused
+    ).keys()
+    for name, kind in refused:
+        assert kind not in types
+        with pytest.raises(ModelError, match=f"architecture '{name}' is not supported; supported: LlamaForCausalLM"):
+            read_config({"architectures": [name], "model_type": kind})
+        for named in ([], ["LlamaForCausalLM"]):
+            with pytest.raises(ModelError, match=f"'?{kind}"):
+                read_config({"architectures": named, "model_type": kind})

@@ -26,10 +26,10 @@ SIZES = {
     "attention.layer_norm_rms_epsilon": 1e-5,
 }
 OTHERS = {"AquilaForCausalLM", "CodeGenForCausalLM", "CwmForCausalLM", "GPTJForCausalLM", "GPTNeoForCausalLM"}
-OTHERS |= {"HeliumForCausalLM", "InternLMForCausalLM", "OPTForCausalLM"}
+OTHERS |= {"FlexOlmoForCausalLM", "VaultGemmaForCausalLM", "HeliumForCausalLM", "InternLMForCausalLM", "OPTForCausalLM"}
 """Families that llama.cpp does not convert."""
 UNDER_ANOTHER_ROW = {"BaiChuanForCausalLM", "ExaoneForCausalLM", "GraniteMoeForCausalLM", "InternLM2ForCausalLM"}
-UNDER_ANOTHER_ROW |= {"InternLM3ForCausalLM", "MiniCPMForCausalLM", "XverseForCausalLM"}
+UNDER_ANOTHER_ROW |= {"GraniteMoeHybridForCausalLM", "InternLM3ForCausalLM", "MiniCPMForCausalLM", "XverseForCausalLM"}
 
 
 def config(architecture: str, vocab_size: int = 300, **metadata: Any) -> dict[str, Any]:

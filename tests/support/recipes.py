@@ -111,6 +111,7 @@ RECIPES |= {
             "rope_parameters": {"rope_type": "dynamic", "alpha": 50.0, "factor": 1.0, "rope_theta": 10000.0},
         },
     ),
+    "hunyuan_moe": ("HunYuanMoEV1ForCausalLM", {**_LLAMA, "head_dim": 12, "num_experts": 6, "moe_topk": 3}),
     "helium": ("HeliumForCausalLM", {**_LLAMA, "head_dim": 12, "pad_token_id": None}),
     "ernie4_5": ("Ernie4_5ForCausalLM", {**_LLAMA, "head_dim": 12, "use_bias": True, "pad_token_id": None}),
     "cohere": ("CohereForCausalLM", {**_LLAMA, "pad_token_id": None}),

@@ -11,6 +11,7 @@ from flover.model.family_modules import (
     FLEX_OLMO_MODULES,
     GPT_OSS_MODULES,
     GRANITE_MOE_MODULES,
+    HUNYUAN_MOE_MODULES,
     MIXTRAL_MODULES,
     QWEN_MOE_MODULES,
 )
@@ -95,6 +96,24 @@ EXPERT_FAMILIES: Mapping[str, Family] = MappingProxyType(
             residual="post_norm",
             default_norm_eps=1e-6,
             modules=FLEX_OLMO_MODULES,
+        ),
+        "HunYuanMoEV1ForCausalLM": Family(
+            model_types=("hunyuan_v1_moe",),
+            aliases=("HunYuanMoEV1Model",),
+            other_names={"num_local_experts": "num_experts", "num_experts_per_tok": "moe_topk"},
+            per_layer=("moe_topk", "moe_intermediate_size", "num_shared_expert"),
+            required={"num_shared_expert": 1, "use_cla": False, "use_mixed_mlp_moe": True, "moe_layer_num_skipped": 0},
+            same_as={"moe_intermediate_size": "intermediate_size"},
+            experts=ExpertNames(
+                top_k="moe_topk", intermediate_size="intermediate_size", shared_intermediate_size="intermediate_size"
+            ),
+            qk_norm="turned_head",
+            ntk_alpha=True,
+            qkv_bias=Flag("attention_bias", False),
+            attention_out_bias=Flag("attention_bias", False),
+            neutral=("use_qk_norm",),
+            default_norm_eps=1e-5,
+            modules=HUNYUAN_MOE_MODULES,
         ),
         "GraniteMoeForCausalLM": Family(
             model_types=("granitemoe",),

@@ -144,6 +144,7 @@ class Family:
     default_window: int | None = None
     required: Mapping[str, Any] = field(default_factory=dict)  # keys, and the one value that is computed
     same_as: Mapping[str, str] = field(default_factory=dict)  # keys, and others whose value they must have
+    per_layer: tuple[str, ...] = ()  # keys that may have a list of the same value for every layer
     needed: tuple[str, ...] = ()  # keys without which another computation is meant
     section: str | None = None  # an object of config.json whose keys are read as if they were outside
     variants: tuple[Variant, ...] = ()

@@ -117,6 +117,17 @@ HUNYUAN_MODULES = {
     "layers.{}.self_attn.key_layernorm": Target("layers.{}.key_norm"),
 }
 
+HUNYUAN_MOE_MODULES = {
+    **{name: target for name, target in HUNYUAN_MODULES.items() if ".mlp." not in name},
+    "layers.{}.mlp.gate.wg": Target("layers.{}.router"),
+    "layers.{}.mlp.experts.{}.gate_proj": Target("layers.{}.experts.{}.up", "gate"),
+    "layers.{}.mlp.experts.{}.up_proj": Target("layers.{}.experts.{}.up", "up"),
+    "layers.{}.mlp.experts.{}.down_proj": Target("layers.{}.experts.{}.down"),
+    "layers.{}.mlp.shared_mlp.gate_proj": Target("layers.{}.shared.up", "gate"),
+    "layers.{}.mlp.shared_mlp.up_proj": Target("layers.{}.shared.up", "up"),
+    "layers.{}.mlp.shared_mlp.down_proj": Target("layers.{}.shared.down"),
+}
+
 INTERNLM2_MODULES = {
     "tok_embeddings": Target("embed"),
     "layers.{}.attention_norm": Target("layers.{}.attention_norm"),

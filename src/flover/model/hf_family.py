@@ -26,6 +26,10 @@ def read_family(data: Mapping[str, Any], where: str) -> tuple[str, Family, Field
         family = dataclasses.replace(family, other_prefixes=PREFIXES, other_parts=OTHER_PARTS)
         data = text
     fields = Fields(_own_names(_flat(data, family, where), family, where), where)
+    for name in family.per_layer:
+        values = fields.data.get(name)
+        if isinstance(values, list) and values and values == values[:1] * len(values):
+            fields = Fields({**fields.data, name: values[0]}, where)
     for variant in family.variants:
         if _has_value(fields, variant):
             family = dataclasses.replace(family, **variant.changes)

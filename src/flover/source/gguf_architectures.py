@@ -202,6 +202,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         model_type="hunyuan_v1_dense",
         flags={"attention_bias": "blk.0.attn_q.bias"},
     ),
+    "hunyuan-moe": Architecture(
+        architecture="HunYuanMoEV1ForCausalLM",
+        model_type="hunyuan_v1_moe",
+        names=_EXPERT_NAMES | {"expert_used_count": "moe_topk"},
+        ignored=("expert_shared_feed_forward_length",),
+        expected={"expert_shared_count": 1},
+        flags={"attention_bias": "blk.0.attn_q.bias"},
+    ),
     "gemma2": Architecture(
         architecture="Gemma2ForCausalLM",
         model_type="gemma2",

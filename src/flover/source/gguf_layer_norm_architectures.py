@@ -37,6 +37,12 @@ LAYER_NORM_ARCHITECTURES: Mapping[str, Architecture] = {
         names=NAMES | {"attention.layer_norm_epsilon": "norm_epsilon", **SLIDING_WINDOW},
         flags={"use_bias": "blk.0.attn_q.bias"},
     ),
+    "jais2": Architecture(
+        architecture="Jais2ForCausalLM",
+        model_type="jais2",
+        names=LAYER_NORM_NAMES,
+        flags={"attention_bias": "blk.0.attn_q.bias", "mlp_bias": "blk.0.ffn_up.bias"},
+    ),
     "nemotron": Architecture(
         architecture="NemotronForCausalLM",
         model_type="nemotron",
