@@ -57,6 +57,8 @@ async def _converted(request: Request, kind: type[B], convert: Callable[[B, Limi
     """What a body is converted to; that of a long one is read and converted off the event loop. Raises as `_read`."""
     sent = request.headers.get("content-type", "")
     media_type = sent.partition(";")[0].strip().lower()
+    if not sent and request.url.path.startswith("/api/"):
+        media_type = "application/json"  # Ollama does not look at it, so its clients may leave it out
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise HttpError(415, f"the body must be JSON, sent as Content-Type: application/json, got {shown(sent)}")
     state = _state(request)
@@ -100,6 +102,11 @@ def _converts(
 async def ollama_tags(request: Request) -> Response:
     """The served model, in Ollama's API."""
     return answers.tags(_state(request))
+
+
+async def ollama_ps(request: Request) -> Response:
+    """The loaded model, in Ollama's API."""
+    return answers.running(_state(request))
 
 
 async def ollama_show(request: Request) -> Response:
@@ -256,6 +263,7 @@ ROUTES = [
     Route("/api/chat", _converts(OllamaChatBody, answers.read, answers.create), methods=["POST"]),
     Route("/api/generate", _converts(OllamaGenerateBody, answers.read, answers.create), methods=["POST"]),
     Route("/api/tags", ollama_tags),
+    Route("/api/ps", ollama_ps),
     Route("/api/show", ollama_show, methods=["POST"]),
     Route("/api/version", show_version),
     Route("/v1/models", list_models),

@@ -37,6 +37,7 @@ def _line(content: Any) -> bytes:
     return msgspec.json.encode(content) + b"\n"
 
 
+NEVER = "9999-12-31T23:59:59Z"
 LINES = Framing(_line, lambda error: _line(ollama_envelope(error)), b"", "application/x-ndjson")
 
 
@@ -71,6 +72,12 @@ def check_name(state: AppState, name: str | None) -> str:
 def tags(state: AppState) -> Response:
     """The served model, under each of its names."""
     return json_response({"models": [{"name": name, "model": name, **_about(state)} for name in state.model_names]})
+
+
+def running(state: AppState) -> Response:
+    """The served model, which stays in memory."""
+    found = {**_about(state), "context_length": state.facts.max_model_len, "expires_at": NEVER}
+    return json_response({"models": [{"name": name, "model": name, **found} for name in state.model_names]})
 
 
 def show(state: AppState, body: OllamaBody) -> Response:
