@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+from support.fuzz import Fuzzer
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
@@ -26,6 +27,15 @@ settings.load_profile("flover")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-seconds", type=float, default=0.0, help="how long test_leaks.py runs at least")
+    parser.addoption("--fuzz-seconds", type=float, default=0.0, help="how long each kind of input is fuzzed")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="of the inputs that are fuzzed")
+
+
+@pytest.fixture
+def fuzzer(request: pytest.FixtureRequest) -> Fuzzer:
+    """A few inputs of a fixed seed, or as the flags say."""
+    options = request.config
+    return Fuzzer(options.getoption("--fuzz-seed"), options.getoption("--fuzz-seconds"), count=60)
 
 
 def pytest_collection_finish() -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from support.servers import COMPLETION, ServerProcess, refused
 
 TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {}, "strict": True}}
+OBJECT = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
+FINAL = {"name": "final_result", "description": "A person.", "parameters": OBJECT, "strict": True}
+FORMAT = {"name": "P", "schema": {**OBJECT, "title": "P"}, "strict": True}
+NAMED = {"type": "function", "function": {"name": "f"}}
 CALL = {"id": "call_1", "type": "function", "index": 0, "function": {"name": "f", "arguments": "{}"}}
 ANSWERED: dict[str, dict[str, Any]] = {
     "openai (Python)": {
@@ -58,6 +63,19 @@ ANSWERED: dict[str, dict[str, Any]] = {
         "min_new_tokens": None,
     },
     "llama.cpp": {"max_tokens": -1, "cache_prompt": True, "samplers": [], "grammar": "", "mirostat": 0},
+    "pydantic-ai, its default": {"tools": [{**TOOL, "function": FINAL}], "tool_choice": "required", "stream": False},
+    "pydantic-ai, native": {"response_format": {"type": "json_schema", "json_schema": {**FORMAT, "description": "P"}}},
+    "langchain, with_structured_output": {"tools": [TOOL], "tool_choice": NAMED, "parallel_tool_calls": False},
+    "instructor, strict": {"tools": [TOOL], "tool_choice": NAMED},
+    "instructor, JSON": {"response_format": {"type": "json_object"}},
+    "llama-index": {"tools": [TOOL], "tool_choice": "auto", "parallel_tool_calls": False, "temperature": 0.1},
+    "a call that is forced, and a format for texts": {
+        "tools": [TOOL],
+        "tool_choice": NAMED,
+        "response_format": {"type": "json_schema", "json_schema": FORMAT},
+    },
+    "litellm, thinking": {"reasoning_effort": "low"},
+    "open-webui, a title": {"stream": False, "max_completion_tokens": 1000, "n": 1},
     "max_tokens under both names": {"max_tokens": 3, "max_completion_tokens": 4},
     "a developer's message": {
         "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "hi<eos>"}]
@@ -87,3 +105,33 @@ def test_bodies_of_clients(server: ServerProcess) -> None:
     load = {"prompt": "abc", "max_completion_tokens": 4, "ignore_eos": True, "best_of": 1, "use_beam_search": False}
     assert server.post("/v1/completions", {**COMPLETION, **load}).json()["usage"]["completion_tokens"] == 4
     assert "suffix" in refused(server.post("/v1/completions", {**COMPLETION, "suffix": "x"}))["message"]
+
+
+def test_bodies_of_clients_of_other_apis(server: ServerProcess) -> None:
+    tool = {"type": "function", "name": "f", "description": "", "parameters": OBJECT, "strict": True}
+    text = {"format": {"type": "json_schema", **FORMAT}}
+    asked = {"input": [{"role": "user", "content": "hi<eos>", "type": "message"}], "max_output_tokens": 4}
+    for fields in ({"tools": [tool], "stream": False}, {"text": text, "tool_choice": tool, "tools": [tool]}):
+        assert server.post("/v1/responses", {**asked, **fields}).status_code == 200, fields
+    # litellm and Go programs leave out the Content-Type
+    body = {"model": "toy", "messages": [{"role": "user", "content": "hi<eos>", "images": []}], "stream": False}
+    answer = server.http.post("/api/chat", content=json.dumps({**body, "options": {"num_predict": 4}}))
+    assert (answer.status_code, "content-type" in answer.request.headers) == (200, False)
+    answer = server.http.post("/v1/chat/completions", content=json.dumps(body))
+    assert answer.status_code == 415  # a page of another origin could send it
+
+
+def test_what_open_webui_asks(server: ServerProcess) -> None:
+    """Of a connection to OpenAI's API, then of one to Ollama's."""
+    headers = {"Authorization": "Bearer x", "Content-Type": "application/json", "X-OpenWebUI-User-Name": "Ann"}
+    assert server.http.get("/v1/models", headers=headers).json()["data"][0]["id"] == "toy"
+    body = {"model": "toy", "messages": [{"role": "user", "content": "hi<eos>"}], "max_tokens": 4}
+    options = {"stream": True, "stream_options": {"include_usage": True}, "function_calling": None}
+    lines = server.post("/v1/chat/completions", {**body, **options}).text.split()
+    assert lines[-1] == "[DONE]"
+    assert server.http.get("/api/version").json()["version"]
+    for path in ("/api/tags", "/api/ps"):
+        (model,) = server.http.get(path).json()["models"]
+        assert model["model"] == model["name"] == "toy"
+    chat = {"model": "toy:latest", "messages": body["messages"], "options": {"num_predict": 4}, "keep_alive": "5m"}
+    assert json.loads(server.post("/api/chat", chat).text.splitlines()[-1])["done"]

@@ -105,10 +105,21 @@ HOSTILE: dict[str, tuple[str, Callable[[], Any]]] = {
             "max_tokens": 2,
             "messages": [
                 {"role": "user", "content": "hi"},
-                {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}] * 30_000},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "a", "name": "f", "input": {}}] * 14_900},
                 {"role": "user", "content": "and"},
             ],
         },
+    ),
+    "blocks of tool results": (
+        "/v1/messages",
+        lambda: {
+            "max_tokens": 2,
+            "messages": [{"role": "user", "content": [{"type": "tool_result", "tool_use_id": "a"}] * 29_900}],
+        },
+    ),
+    "a schema of the most values": (
+        "/api/chat",
+        lambda: {"messages": [{"role": "user", "content": "a"}], "format": {"enum": [[]] * 74_900}},
     ),
     "allowed tokens without end, for many prompts": (
         COMPLETIONS,

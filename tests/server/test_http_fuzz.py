@@ -10,6 +10,7 @@ from typing import Any
 from http_wire import echo, statuses
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.fuzz import Fuzzer
 from uvicorn.server import ServerState
 
 from flover.config import Limits
@@ -158,14 +159,9 @@ script = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
-@given(
-    script=script,
-    cuts=st.lists(st.integers(1, 3000), max_size=20),
-    pause=st.sampled_from([0.0, 0.0, 1.0, 7.0]),
-    apart=st.booleans(),
-)
-def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int], pause: float, apart: bool) -> None:
+def drive(script: list[bytes], cuts: list[int], pause: float, apart: bool) -> None:
+    """Send a script to a protocol of its own, cut there or piece by piece, with pauses, and check what it holds and
+    answers."""
     problems: list[Any] = []
 
     async def scenario() -> None:
@@ -195,3 +191,26 @@ def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int]
     with asyncio.Runner(loop_factory=JumpingLoop) as runner:
         runner.run(scenario())
     assert problems == []
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    script=script,
+    cuts=st.lists(st.integers(1, 3000), max_size=20),
+    pause=st.sampled_from([0.0, 0.0, 1.0, 7.0]),
+    apart=st.booleans(),
+)
+def test_whatever_comes_is_bounded_and_ends(script: list[bytes], cuts: list[int], pause: float, apart: bool) -> None:
+    drive(script, cuts, pause, apart)
+
+
+def test_mutated_requests(fuzzer: Fuzzer) -> None:
+    firsts, others = FIRST.encode().split(b"\n"), LINES.encode().split(b"\n")
+    heads = [b"%b\r\n%b\r\n\r\n" % (one, other) for one in firsts for other in others]
+    begun = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    bodies = [begun + one for one in [*TRAILERS, *NOISE]]
+
+    def check(data: bytes) -> None:
+        drive([data], [1 + len(data) // 3] * 2, float(len(data) % 2), apart=len(data) % 3 == 0)
+
+    assert fuzzer.run("http", [*heads, *bodies], check, limit=2.0)

@@ -40,7 +40,7 @@ SENTENCES: list[tuple[dict[str, Any], str | None, str]] = [
     (
         {"prompt": "x" * 40_000},
         "prompt",
-        "This model's maximum context length is 2048 tokens, at most 10240 characters. However, your prompt has 40000",
+        "This model's maximum context length is 2048 tokens, at most 16384 characters. However, your prompt has 40000",
     ),
 ]
 

@@ -134,7 +134,7 @@ def test_a_choice_that_cannot_be_followed_is_refused(echo: ServerProcess) -> Non
             "tool_choice",
             '"h" is not one of the tools',
         ),
-        ({"tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice", "send one of them"),
+        ({"tool_choice": "required", "structured_outputs": {"regex": "a"}}, "tool_choice", "send one of them"),
     ):
         error = refused(echo.post("/v1/chat/completions", {**chat, **fields}))
         assert error["param"] == param and words in error["message"]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from chat_families import FAMILIES
+from support.chat_families import FAMILIES
 
 from flover.errors import ModelError, RequestError
 from flover.text.chat import ChatTemplate

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import pytest
-from chat_families import FAMILIES, ONLY_PARTS
+from support.chat_families import FAMILIES, ONLY_PARTS
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from flover.errors import RequestError

@@ -19,6 +19,8 @@ HEADER_BYTES = 4
 
 T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are no message."""
 
 
 class WireError(EngineError):
@@ -71,7 +73,7 @@ class MessageDecoder(Generic[T]):
         """The message in `body`. Raises `WireError` for anything that is not one of the types."""
         try:
             return self._decoder.decode(body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _BROKEN as error:
             raise WireError(f"not a message: {error}") from error
 
 
@@ -79,7 +81,7 @@ def request_id_of(body: bytes | memoryview) -> str | None:
     """The id of the request in a body that is no message but msgpack."""
     try:
         return msgspec.msgpack.decode(body, type=_Submitted).request.id
-    except (msgspec.DecodeError, RecursionError):
+    except _BROKEN:
         return None
 
 

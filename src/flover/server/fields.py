@@ -91,7 +91,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "prompt_embeds": NONE,
     "return_tokens_as_token_ids": OFF,
     "logprob_token_ids": NONE,
-    "thinking_token_budget": (-1,),
+    "thinking_token_budget": (),
     "repetition_detection": (),
     # OpenAI's responses
     "previous_response_id": (),

@@ -155,6 +155,7 @@ def _ollama_paths() -> dict[str, Any]:
     )
     gets = {
         "/api/tags": _get("The models that are served", {JSON: ollama.MODELS}),
+        "/api/ps": _get("The models that are in memory", {JSON: ollama.MODELS}),
         "/api/version": _get("The version of Flover", {JSON: OBJECT}),
     }
     return _with_errors(

@@ -54,7 +54,8 @@ def read_tool_choice(raw: Raw) -> ToolChoice:
 
 
 def check_tools(body: ChatBody) -> None:
-    """Check that the choice is one of the tools. Raises `RequestError`."""
+    """Check that the choice is one of the tools. Raises `RequestError`. An answer that must be a call has no text that
+    `response_format` could concern."""
     choice = body.tool_choice
     if choice is None or not choice.forces:
         return
@@ -62,8 +63,7 @@ def check_tools(body: ChatBody) -> None:
         raise RequestError("tool_choice asks for a call, and there are no tools", param="tool_choice")
     if choice.name is not None and choice.name not in body.functions:
         raise RequestError(f"tool_choice: {quoted(choice.name, 64)} is not one of the tools", param="tool_choice")
-    if body.structured_outputs is not None or (body.response_format and body.response_format.constraint):
+    if body.structured_outputs is not None:
         raise RequestError(
-            "tool_choice asks for a call, response_format or structured_outputs for another answer: send one of them",
-            param="tool_choice",
+            "tool_choice asks for a call, structured_outputs for another answer: send one of them", param="tool_choice"
         )

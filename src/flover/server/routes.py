@@ -12,10 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive
 
+from flover.config import Limits
 from flover.errors import RequestError, shown, wrong_value
 from flover.server import chat, completions, conversation, embeddings, metrics
 from flover.server.anthropic import messages
 from flover.server.anthropic.bodies import CountBody, MessagesBody
+from flover.server.anthropic.translate import to_chat as message_to_chat
 from flover.server.app_state import AppState
 from flover.server.body import read_body
 from flover.server.dashboard import dashboard
@@ -38,6 +40,7 @@ CHARS_PER_TOKEN = 4
 MAX_SHORT_BODY = 2**16
 """Larger bodies are decoded off the event loop: many small values can take a tenth of a second."""
 B = TypeVar("B", bound=msgspec.Struct)
+T = TypeVar("T")
 
 
 def _state(request: Request) -> AppState:
@@ -47,8 +50,15 @@ def _state(request: Request) -> AppState:
 
 async def _read(request: Request, kind: type[B]) -> B:
     """The body of a request as a `kind`. Raises `RequestError`, or a 415 as `HttpError`."""
+    return await _converted(request, kind, lambda body, limits: body)
+
+
+async def _converted(request: Request, kind: type[B], convert: Callable[[B, Limits], T]) -> T:
+    """What a body is converted to; that of a long one is read and converted off the event loop. Raises as `_read`."""
     sent = request.headers.get("content-type", "")
     media_type = sent.partition(";")[0].strip().lower()
+    if not sent and request.url.path.startswith("/api/"):
+        media_type = "application/json"  # Ollama does not look at it, so its clients may leave it out
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise HttpError(415, f"the body must be JSON, sent as Content-Type: application/json, got {shown(sent)}")
     state = _state(request)
@@ -56,8 +66,9 @@ async def _read(request: Request, kind: type[B]) -> B:
     data = await request.body()
     await state.next_round()
 
-    def read() -> B:
-        return read_body(data, kind, state.config.limits, strict=state.config.strict, facts=facts)
+    def read() -> T:
+        limits = state.config.limits
+        return convert(read_body(data, kind, limits, strict=state.config.strict, facts=facts), limits)
 
     return read() if len(data) <= MAX_SHORT_BODY else await state.in_thread(read, num_chars=len(data))
 
@@ -74,9 +85,28 @@ def _answers(
     return handle
 
 
+def _converts(
+    kind: type[B],
+    convert: Callable[[B, Limits], T],
+    respond: Callable[[AppState, T, Receive, str], Awaitable[Response]],
+) -> Callable[[Request], Awaitable[Response]]:
+    """The same for a body of another API, which `convert` translates first."""
+
+    async def handle(request: Request) -> Response:
+        asked = await _converted(request, kind, convert)
+        return await respond(_state(request), asked, request.receive, salt_of(request.scope))
+
+    return handle
+
+
 async def ollama_tags(request: Request) -> Response:
     """The served model, in Ollama's API."""
     return answers.tags(_state(request))
+
+
+async def ollama_ps(request: Request) -> Response:
+    """The loaded model, in Ollama's API."""
+    return answers.running(_state(request))
 
 
 async def ollama_show(request: Request) -> Response:
@@ -86,7 +116,7 @@ async def ollama_show(request: Request) -> Response:
 
 async def count_message_tokens(request: Request) -> Response:
     """The number of tokens of a conversation, in Anthropic's API."""
-    return await messages.count_tokens(_state(request), await _read(request, CountBody))
+    return await messages.count_tokens(_state(request), await _converted(request, CountBody, message_to_chat))
 
 
 async def list_models(request: Request) -> Response:
@@ -227,12 +257,13 @@ ROUTES = [
     Route("/v1/completions", _answers(CompletionBody, completions.create_completion), methods=["POST"]),
     Route("/v1/chat/completions", _answers(ChatBody, chat.create_chat_completion), methods=["POST"]),
     Route("/v1/embeddings", _answers(EmbeddingBody, embeddings.create_embeddings), methods=["POST"]),
-    Route("/v1/responses", _answers(ResponsesBody, responses.create_response), methods=["POST"]),
-    Route("/v1/messages", _answers(MessagesBody, messages.create_message), methods=["POST"]),
+    Route("/v1/responses", _converts(ResponsesBody, responses.read, responses.create_response), methods=["POST"]),
+    Route("/v1/messages", _converts(MessagesBody, message_to_chat, messages.create_message), methods=["POST"]),
     Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
-    Route("/api/chat", _answers(OllamaChatBody, answers.create), methods=["POST"]),
-    Route("/api/generate", _answers(OllamaGenerateBody, answers.create), methods=["POST"]),
+    Route("/api/chat", _converts(OllamaChatBody, answers.read, answers.create), methods=["POST"]),
+    Route("/api/generate", _converts(OllamaGenerateBody, answers.read, answers.create), methods=["POST"]),
     Route("/api/tags", ollama_tags),
+    Route("/api/ps", ollama_ps),
     Route("/api/show", ollama_show, methods=["POST"]),
     Route("/api/version", show_version),
     Route("/v1/models", list_models),

@@ -11,12 +11,11 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.request import FinishReason
-from flover.server.anthropic.bodies import CountBody, MessagesBody
 from flover.server.anthropic.errors import EVENTS
-from flover.server.anthropic.translate import to_chat
 from flover.server.app_state import AppState
 from flover.server.conversation import Conversation, ConversationBuilder, render
 from flover.server.generation import Choice, Generation
+from flover.server.protocol import ChatBody
 from flover.server.responses import json_response
 from flover.text.output_parts import (
     Arguments,
@@ -33,23 +32,22 @@ from flover.text.stream import TextStream
 Block = dict[str, Any]
 
 
-async def create_message(state: AppState, body: MessagesBody, receive: Receive, key_salt: str) -> Response:
+async def create_message(state: AppState, body: ChatBody, receive: Receive, key_salt: str) -> Response:
     """Respond to one request, as a stream or whole."""
     model = state.check_model(body.model)
     state.ready_supervisor()
-    conversation = Conversation(state, to_chat(body, state.config.limits))
+    conversation = Conversation(state, body)
     builder = MessageBuilder(conversation, id=f"msg_{uuid.uuid4().hex}", model=model, tokenizer=state.tokenizer)
     return await builder.respond(state, key_salt, "msg", stream=bool(body.stream), receive=receive)
 
 
-async def count_tokens(state: AppState, body: CountBody) -> Response:
+async def count_tokens(state: AppState, body: ChatBody) -> Response:
     """The number of tokens of the prompt that a conversation becomes."""
     state.check_model(body.model)
-    chat = to_chat(body, state.config.limits)
     template, tokenizer, facts = state.need_template(), state.need_tokenizer("messages"), state.facts
     ids = await state.in_thread(
-        lambda: encode_text(render(template, chat), tokenizer, facts, add_special_tokens=False),
-        num_chars=sum(message.num_chars for message in chat.messages),
+        lambda: encode_text(render(template, body), tokenizer, facts, add_special_tokens=False),
+        num_chars=sum(message.num_chars for message in body.messages),
     )
     return json_response({"input_tokens": len(ids)})
 

@@ -45,6 +45,9 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
     names: dict[str, str] = {}
     for number, message in enumerate(body.messages):
         messages += _messages(message, f"messages[{number}]", names)
+        if len(messages) > limits.max_messages:
+            most = f"at most {limits.max_messages} ({flag_name('max_messages')})"
+            refuse("messages", f"messages with their tool results and system may come to {most}")
     chat = ChatBody(model=body.model, messages=messages, tools=_tools(body.tools))
     chat.continue_final_message = messages[-1].role == "assistant" and messages[-1].tool_calls is None
     if body.tool_choice is not None:

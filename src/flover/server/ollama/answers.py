@@ -11,11 +11,13 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive
 
+from flover.config import Limits
 from flover.server.app_state import AppState
 from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.errors import ollama_envelope
 from flover.server.generation import Choice, Generation
 from flover.server.ollama.translate import OllamaBody, OllamaChatBody, OllamaGenerateBody, to_chat
+from flover.server.protocol import ChatBody
 from flover.server.responses import json_response
 from flover.server.sse import Framing
 from flover.text.output_parts import (
@@ -35,19 +37,27 @@ def _line(content: Any) -> bytes:
     return msgspec.json.encode(content) + b"\n"
 
 
+NEVER = "9999-12-31T23:59:59Z"
 LINES = Framing(_line, lambda error: _line(ollama_envelope(error)), b"", "application/x-ndjson")
 
 
-async def create(
-    state: AppState, body: OllamaChatBody | OllamaGenerateBody, receive: Receive, key_salt: str
-) -> Response:
+Asked = tuple[OllamaChatBody | OllamaGenerateBody, ChatBody | None]
+
+
+def read(body: OllamaChatBody | OllamaGenerateBody, limits: Limits) -> Asked:
+    """A body, and its conversation if it has a prompt. Raises `RequestError`."""
+    prompt = body.messages if isinstance(body, OllamaChatBody) else body.prompt
+    return body, to_chat(body, limits) if prompt else None
+
+
+async def create(state: AppState, asked: Asked, receive: Receive, key_salt: str) -> Response:
     """Respond to one request, as lines or whole. One without a prompt asks for the model to be loaded, as it is."""
+    body, chat = asked
     model = check_name(state, body.model)
     state.ready_supervisor()
     chats = isinstance(body, OllamaChatBody)
-    if not (body.messages if isinstance(body, OllamaChatBody) else body.prompt):
+    if chat is None:
         return json_response(_loaded(model, chats=chats))
-    chat = to_chat(body, state.config.limits)
     builder = LineBuilder(Conversation(state, chat), chats=chats, id="", model=model, tokenizer=state.tokenizer)
     return await builder.respond(state, key_salt, "ollama", stream=body.stream is not False, receive=receive)
 
@@ -62,6 +72,12 @@ def check_name(state: AppState, name: str | None) -> str:
 def tags(state: AppState) -> Response:
     """The served model, under each of its names."""
     return json_response({"models": [{"name": name, "model": name, **_about(state)} for name in state.model_names]})
+
+
+def running(state: AppState) -> Response:
+    """The served model, which stays in memory."""
+    found = {**_about(state), "context_length": state.facts.max_model_len, "expires_at": NEVER}
+    return json_response({"models": [{"name": name, "model": name, **found} for name in state.model_names]})
 
 
 def show(state: AppState, body: OllamaBody) -> Response:

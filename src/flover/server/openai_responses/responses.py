@@ -10,13 +10,14 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive
 
+from flover.config import Limits
 from flover.request import FinishReason
 from flover.server.app_state import AppState
 from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.errors import envelope
 from flover.server.generation import Choice, Generation
 from flover.server.openai_responses.translate import ResponsesBody, to_chat
-from flover.server.protocol import SamplingBody
+from flover.server.protocol import ChatBody, SamplingBody
 from flover.server.sse import Framing
 from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, ToolCall, WholePart
 
@@ -32,11 +33,20 @@ def _event(content: Event) -> bytes:
 EVENTS = Framing(_event, lambda error: _event({"type": "error", **envelope(error)["error"]}), b"")
 
 
-async def create_response(state: AppState, body: ResponsesBody, receive: Receive, key_salt: str) -> Response:
+Asked = tuple[ResponsesBody, ChatBody]
+
+
+def read(body: ResponsesBody, limits: Limits) -> Asked:
+    """A body and its conversation. Raises `RequestError`."""
+    return body, to_chat(body, limits)
+
+
+async def create_response(state: AppState, asked: Asked, receive: Receive, key_salt: str) -> Response:
     """Respond to one request, as a stream or whole."""
+    body, chat = asked
     model = state.check_model(body.model)
     state.ready_supervisor()
-    conversation = Conversation(state, to_chat(body, state.config.limits))
+    conversation = Conversation(state, chat)
     name = f"resp_{uuid.uuid4().hex}"
     builder = ObjectBuilder(conversation, body, id=name, model=model, tokenizer=state.tokenizer)
     return await builder.respond(state, key_salt, "resp", stream=bool(body.stream), receive=receive)
