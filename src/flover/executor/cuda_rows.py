@@ -104,6 +104,10 @@ class DeviceRows:
             context_lens_host=(longest,) * width,
         )
 
+    def nobody(self, count: int) -> Tensor:
+        """`count` rows, int32, that nobody has."""
+        return torch.full((count,), self._map.num_rows, dtype=torch.int32, device=self._device)
+
     def keep(self, rows: Tensor, ids: Tensor) -> None:
         """Rows have got these tokens."""
         keep_newest(self.lines, rows, ids)

@@ -219,7 +219,8 @@ class Experts:
 
 
 class Capture(Protocol):
-    """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches.
+    """Record what `compute` does on the batch `example`, and run all of it at once: with an example of one token on
+    other batches, or (`captures_one_shape`) on what the arrays of the example hold by then.
 
     `constants` are the tensors besides weights and pages that it reads. The result of a run is valid until the next.
     """
@@ -290,6 +291,8 @@ class Ops:
     implementations of the formats of `BLOCKS`"""
     capture: Capture | None = None
     """For implementations that can run a whole forward at once"""
+    captures_one_shape: bool = False
+    """Whether what was captured runs on the arrays of its example alone, and not on any batch"""
 
 
 __all__ = [

@@ -37,7 +37,7 @@ _TILE_ROWS = 16
 _NO_WINDOW = 2**30
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])  # they change from forward to forward
 def attention_kernel(
     queries, keys, values, page_table, query_starts, context_lens, slopes, sinks, sums, tops, weights, arrivals, output,
     scale, softcap, window, num_rows, table_stride, query_stride, num_parts,
