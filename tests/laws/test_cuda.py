@@ -32,7 +32,7 @@ from flover.ops.cuda.device import Fetched, Gpu, to_device
 from flover.request import Delta, TokenLogprobs
 from flover.service.build import scheduler_config
 
-FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**26, 2**26)
+FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**28, 2**28)
 pytestmark = pytest.mark.gpu
 
 
@@ -253,7 +253,7 @@ def test_captured_forwards_give_the_same_tokens_and_nothing_is_compiled_late(
     seen: list[tuple[Any, ...]] = []
     settings = {"max_model_len": 100, "max_num_batched_tokens": 70, "max_num_seqs": 5, "async_scheduling": True}
     engine = on_gpu(checkpoint, monkeypatch, capturing, warm=True, progress=lambda *args: seen.append(args), **settings)
-    assert [args for args in seen if "graphs" in args] == [(done, 4, "graphs") for done in range(5)]
+    assert [args for args in seen if len(args) == 3] == [(done, 4, "CUDA graphs") for done in range(5)]
     executor: Any = engine._executor
     capturing.launches.late.clear()
     found = answer(engine, arrivals)

@@ -21,11 +21,11 @@ from flover.executor.cuda_graphs import Graphs
 from flover.executor.cuda_rows import DeviceRows, Prepared
 from flover.executor.device import Captures, DeviceExecutor, Started
 from flover.executor.device_batch import Layout
-from flover.executor.graph_sizes import warm_up_batches
 from flover.executor.reports import add_tokens, with_reports
 from flover.executor.row_cells import rows_after
 from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import NO_LOGPROBS, Feature
+from flover.memory.graph_sizes import warm_up_batches
 from flover.memory.kvcache import PageCache
 from flover.model.sampling import advance, sampling_values
 from flover.model.sampling.logprobs import SLICE_LOGITS
@@ -95,10 +95,10 @@ class CudaExecutor(DeviceExecutor):
         super().__init__(decoder, kv, facts, num_rows)
         self._device = gpu.device
         max_pages = self._buffers["page_table"].shape[1]
-        self._rows = DeviceRows(num_rows, max_pages, facts.page_size, gpu.device)
+        self._rows = DeviceRows(num_rows, max_pages, facts.page_size, gpu)
         self._graphs = Graphs(self._rows, num_rows, facts.max_model_len)
         self._compilations = compilations
-        self._ready_compilations = 0
+        self._ready_compilations = self._reported = 0
         self._eager = eager or self._ops.capture is None
         self._prepared: Prepared | None = None
         self._sampling: _Sampling | None = None
@@ -157,7 +157,9 @@ class CudaExecutor(DeviceExecutor):
             add_tokens(sampled, sampling.work, results)
         if self._started is not None and self._started.layout is not None:
             super()._start_masks(self._started.layout)
-        return StepResult(step=sampling.step, rows=with_reports(results, sampling.reports))
+        before, self._reported = self._reported, self.late_compilations
+        rows = with_reports(results, sampling.reports)
+        return StepResult(step=sampling.step, rows=rows, compilations=self._reported - before)
 
     def reset(self) -> None:
         """After running out of memory too: what the failed iteration has left is freed."""

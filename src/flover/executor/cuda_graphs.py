@@ -8,7 +8,7 @@ from itertools import product
 from flover.executor.cuda_rows import DeviceRows
 from flover.executor.device import Captures
 from flover.executor.device_batch import Layout
-from flover.executor.graph_sizes import at_least, capture_contexts, capture_widths
+from flover.memory.graph_sizes import at_least, capture_contexts, capture_widths
 from flover.memory.kvcache import PageCache
 from flover.model.batch import Batch
 from flover.ops import Array, RaggedBatch

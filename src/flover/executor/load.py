@@ -28,7 +28,7 @@ def load_device(
     warm up.
 
     `platform` is that of `config.device` by default. `progress(done, total)` counts bytes of weights, and then, where
-    forwards are captured, `progress(done, total, "graphs")` these. Raises `ModelError` and `ConfigError`.
+    forwards are captured, `progress(done, total, "CUDA graphs")` these. Raises `ModelError` and `ConfigError`.
     """
     group = group or Alone()
     config = resolve_device(config)
@@ -41,7 +41,7 @@ def load_device(
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
     executor = platform.new_executor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
-    executor.warm_up(lambda done, total: progress(done, total, "graphs"))
+    executor.warm_up(lambda done, total: progress(done, total, "CUDA graphs"))
     return executor
 
 

@@ -219,11 +219,9 @@ class Experts:
 
 
 class Capture(Protocol):
-    """Record what `compute` does on the batch `example`, and run all of it at once: with an example of one token on
-    other batches, or (`captures_one_shape`) on what the arrays of the example hold by then.
-
-    `constants` are the tensors besides weights and pages that it reads. The result of a run is valid until the next.
-    """
+    """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches; or
+    (`captures_one_shape`) on any `example`, and on what its arrays hold by then. `constants` are the tensors besides
+    weights and pages that it reads. The result of a run is valid until the next."""
 
     def __call__(
         self, compute: Callable[[], Array], example: RaggedBatch, constants: Sequence[Array]
@@ -290,9 +288,8 @@ class Ops:
     """(weights of the same inputs) -> one that has their outputs one after another, each in its own format; for
     implementations of the formats of `BLOCKS`"""
     capture: Capture | None = None
-    """For implementations that can run a whole forward at once"""
-    captures_one_shape: bool = False
-    """Whether what was captured runs on the arrays of its example alone, and not on any batch"""
+    """for implementations that can run a whole forward at once"""
+    captures_one_shape: bool = False  # on the arrays of its example alone, and not on any batch
 
 
 __all__ = [

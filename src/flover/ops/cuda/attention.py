@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.ops import Pages
+from flover.ops.cuda import SPLIT
 from flover.ops.cuda.attention_parts import (
     attend_part,
     finish,
@@ -29,8 +30,6 @@ from flover.ops.cuda.attention_parts import (
 )
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 
-SPLIT = 256
-"""Positions of a part."""
 _BLOCK_KEYS = 64
 _TILE_ROWS = 16
 """Tokens times query heads of a key head that one product takes: the fewest that tensor cores do."""
