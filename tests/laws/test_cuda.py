@@ -4,58 +4,26 @@ the CPU's own kernels, with and without asynchronous scheduling."""
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
+from gpu_engines import Capturing, on_gpu
 from harness import answer, load, logprobs, make, tokens
 from support.checkpoints import make_checkpoint, random_prompt
-from support.fake_gpu import FakeGraphs, Launches
-from triton.runtime.interpreter import InterpretedFunction
 
-from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
-from flover.executor.background import overlapping
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
-from flover.executor.load import load_device
 from flover.ops import Group, Ops
 from flover.ops.cuda import choose
-from flover.ops.cuda.device import Fetched, Gpu, to_device
+from flover.ops.cuda.device import Fetched, to_device
 from flover.request import Delta, TokenLogprobs
-from flover.service.build import scheduler_config
 
-FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**28, 2**28)
 pytestmark = pytest.mark.gpu
-
-
-def on_gpu(
-    checkpoint: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    platform: type[CudaPlatform] = CudaPlatform,
-    *,
-    warm: bool = False,
-    progress: Callable[..., None] = lambda *args: None,
-    **settings: Any,
-) -> Engine:
-    """An engine on the platform of a GPU. No number may come from a page that nothing has written."""
-    if not warm:
-        monkeypatch.setattr(CudaExecutor, "warm_up", lambda self, progress: None)
-    config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)
-    executor = load_device(config, progress, platform=platform(config, FAKE))
-    for pages in executor._kv.layers:
-        pages.keys.fill_(math.nan)
-        pages.values.fill_(math.nan)
-    seconds = itertools.count()
-    around = overlapping(executor) if config.async_scheduling else executor
-    return Engine(around, scheduler_config(config, executor.facts), lambda: float(next(seconds)))
 
 
 def counted_copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -207,30 +175,8 @@ def test_what_follows_tokens_follows_them_while_the_next_iteration_runs(
     assert sum(forwards == waits + 2 for waits, forwards in enumerate(started)) >= len(started) - 2
 
 
-class Capturing(CudaPlatform):
-    """With graphs, and a count of kernels that would be compiled."""
-
-    launches: Launches
-    graphs: FakeGraphs
-
-    def new_ops(self, num_threads: int, group: Group) -> Ops:
-        self.__class__.launches = Launches(self.compilations)
-        self.__class__.graphs = FakeGraphs(self.launches)
-        return dataclasses.replace(super().new_ops(num_threads, group), capture=self.graphs)
-
-    def new_executor(self, *args: Any) -> CudaExecutor:
-        InterpretedFunction.run = lambda function, *args, **options: self.launches.run(function, *args, **options)
-        return super().new_executor(*args)
-
-
-@pytest.fixture
-def capturing(monkeypatch: pytest.MonkeyPatch) -> type[Capturing]:
-    monkeypatch.setattr(InterpretedFunction, "run", InterpretedFunction.run)  # put back in the end
-    return Capturing
-
-
 def test_captured_forwards_give_the_same_tokens_and_nothing_is_compiled_late(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capturing: type[Capturing]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Graphs of 1, 2, 4 and 5 rows; arrivals, chunks, rows that move, every kind of sampling."""
     checkpoint = make_checkpoint(tmp_path, "llama")
@@ -252,25 +198,23 @@ def test_captured_forwards_give_the_same_tokens_and_nothing_is_compiled_late(
     engine.close()
     seen: list[tuple[Any, ...]] = []
     settings = {"max_model_len": 100, "max_num_batched_tokens": 70, "max_num_seqs": 5, "async_scheduling": True}
-    engine = on_gpu(checkpoint, monkeypatch, capturing, warm=True, progress=lambda *args: seen.append(args), **settings)
+    engine = on_gpu(checkpoint, monkeypatch, Capturing, warm=True, progress=lambda *args: seen.append(args), **settings)
     assert [args for args in seen if len(args) == 3] == [(done, 4, "CUDA graphs") for done in range(5)]
     executor: Any = engine._executor
-    capturing.launches.late.clear()
+    Capturing.launches.late.clear()
     found = answer(engine, arrivals)
     for name, deltas in expected.items():
         assert tokens(found[name]) == tokens(deltas), name
-    assert capturing.launches.late == []
+    assert Capturing.launches.late == []
     assert (executor.num_graphs, executor.late_compilations) == (4, 0)
-    assert len(capturing.graphs.runs) > 8
+    assert len(Capturing.graphs.runs) > 8
     engine.close()
 
 
-def test_enforce_eager_makes_no_graph(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capturing: type[Capturing]
-) -> None:
+def test_enforce_eager_makes_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
-    engine = on_gpu(make_checkpoint(tmp_path, "llama"), monkeypatch, capturing, warm=True, enforce_eager=True)
+    engine = on_gpu(make_checkpoint(tmp_path, "llama"), monkeypatch, Capturing, warm=True, enforce_eager=True)
     found = answer(engine, [(0, make("one", random_prompt(1, 3), max_tokens=4))])
     assert len(tokens(found["one"])) == 4
-    assert capturing.graphs.runs == []
+    assert Capturing.graphs.runs == []
     engine.close()
