@@ -276,7 +276,7 @@ def test_closing(llm: LLM, engine: FakeEngine) -> None:
 
 
 def test_engine_settings_pass_and_vllms_harmless_ones_are_dropped() -> None:
-    settings = {"max_num_seqs": 3, "trust_remote_code": False, "pipeline_parallel_size": 1, "enforce_eager": True}
+    settings = {"max_num_seqs": 3, "trust_remote_code": False, "pipeline_parallel_size": 1, "swap_space": 4}
     assert engine_settings(settings) == {"max_num_seqs": 3}
 
 

@@ -26,17 +26,24 @@ def make_progress(*columns: ProgressColumn, console: Console | None = None, show
 
 
 @contextmanager
-def loading_bar(model: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Loading of weights. Gives a function of the bytes done and in all."""
+def loading_bar(model: str, console: Console | None = None) -> Iterator[Callable[..., None]]:
+    """Loading of weights, and what is made then. Gives a function of the bytes done and in all, or of what else a third
+    argument says is counted."""
     if console is not None and not console.is_terminal:  # a server in the background starts without what draws
-        yield lambda done, total: None
+        yield lambda *progress: None
         return
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeElapsedColumn
+    from rich.filesize import decimal
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("Loading {task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    columns = (TextColumn("Loading {task.description}"), BarColumn(), TextColumn("{task.fields[amount]}"))
     with make_progress(*columns, TimeElapsedColumn(), console=console) as bar:
-        task = bar.add_task(model, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(model, total=None, amount="")
+
+        def show(done: int, total: int, counted: str = "") -> None:
+            amount = f"{done}/{total} {counted}" if counted else f"{decimal(done)}/{decimal(total)}"
+            bar.update(task, completed=done, total=total, amount=amount)
+
+        yield show
 
 
 @contextmanager

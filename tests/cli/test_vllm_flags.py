@@ -46,7 +46,7 @@ def test_every_setting_is_accepted_with_a_line_or_refused_with_its_reason(
 
 
 def test_what_it_was_in_vllm_it_is_here(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["serve", "model", "--gpu-memory-utilization", "0.9", "--enforce-eager", "--disable-log-requests"]
+    words = ["serve", "model", "--gpu-memory-utilization", "0.9", "--cuda-graph-sizes", "8", "--disable-log-requests"]
     words += ["--enable-chunked-prefill", "--max-num-seqs", "7", "--swap-space=4", "--device", "cpu"]
     args = make_parser("serve").parse_args(words)
     assert args.model_argument == "model"
@@ -79,5 +79,5 @@ def test_keywords_and_flags_have_one_table() -> None:
 def test_help_shows_only_what_flover_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--help"]) == 0
     out = capsys.readouterr().out
-    assert "--enforce-eager" not in out
+    assert "--cuda-graph-sizes" not in out
     assert "--trust-remote-code" not in out

@@ -19,7 +19,7 @@ from flover.executor.detect import new_platform, resolve_device
 from flover.executor.load import load_device
 from flover.ops.cuda.device import Gpu
 
-FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**26, 2**26)
+FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**29, 2**29)
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def test_what_does_not_run_on_a_gpu_is_refused_before_a_weight_is_read(
 def test_pages_get_what_weights_leave_of_the_utilization(checkpoint: Path) -> None:
     machines = [
         CudaPlatform(EngineConfig(gpu_memory_utilization=share), dataclasses.replace(FAKE, free_bytes=free)).machine()
-        for share, free in ((0.9, 2**26), (0.5, 2**25), (0.5, 3 * 2**24))
+        for share, free in ((0.9, 2**29), (0.5, 2**28), (0.5, 3 * 2**27))
     ]
-    assert [one.available_bytes for one in machines] == [int(0.9 * 2**26), 0, 2**24]
+    assert [one.available_bytes for one in machines] == [int(0.9 * 2**29), 0, 2**27]
     assert {one.pool_share for one in machines} == {1.0}
     with pytest.raises(ConfigError, match=r"--gpu-memory-utilization must be above 0 and at most 1, got 1\.1"):
         EngineConfig(gpu_memory_utilization=1.1)
@@ -91,7 +91,7 @@ def test_doctor_says_what_fits_on_the_gpu(
     monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: FAKE)
     assert main([*words, "--max-num-seqs", "2"]) == 0
     out = capsys.readouterr().out
-    assert "cuda: a GPU that is not there, compute capability 9.0, 0.1 GiB, 0.1 GiB available" in out
+    assert "cuda: a GPU that is not there, compute capability 9.0, 0.5 GiB, 0.5 GiB available" in out
     assert "2 of full context at once" in out
     assert main([*words, "--quantization", "int4"]) == 1
     assert "--device cuda keeps weights as float32, bfloat16, float16, not int4" in capsys.readouterr().out

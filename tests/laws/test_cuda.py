@@ -4,48 +4,26 @@ the CPU's own kernels, with and without asynchronous scheduling."""
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
+from gpu_engines import Capturing, on_gpu
 from harness import answer, load, logprobs, make, tokens
 from support.checkpoints import make_checkpoint, random_prompt
 
-from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
-from flover.executor.background import overlapping
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
-from flover.executor.load import load_device
 from flover.ops import Group, Ops
 from flover.ops.cuda import choose
-from flover.ops.cuda.device import Fetched, Gpu, to_device
+from flover.ops.cuda.device import Fetched, to_device
 from flover.request import Delta, TokenLogprobs
-from flover.service.build import scheduler_config
 
-FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**26, 2**26)
 pytestmark = pytest.mark.gpu
-
-
-def on_gpu(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, platform: type[CudaPlatform] = CudaPlatform, **settings: Any
-) -> Engine:
-    """An engine on the platform of a GPU. No number may come from a page that nothing has written."""
-    monkeypatch.setattr(CudaExecutor, "warm_up", lambda self: None)
-    config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)
-    executor = load_device(config, lambda done, total: None, platform=platform(config, FAKE))
-    for pages in executor._kv.layers:
-        pages.keys.fill_(math.nan)
-        pages.values.fill_(math.nan)
-    seconds = itertools.count()
-    around = overlapping(executor) if config.async_scheduling else executor
-    return Engine(around, scheduler_config(config, executor.facts), lambda: float(next(seconds)))
 
 
 def counted_copies(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -195,3 +173,48 @@ def test_what_follows_tokens_follows_them_while_the_next_iteration_runs(
         assert tokens(found[name]) == tokens(deltas), name
     started = [events[:place].count("forward") for place, event in enumerate(events) if event == "wait"]
     assert sum(forwards == waits + 2 for waits, forwards in enumerate(started)) >= len(started) - 2
+
+
+def test_captured_forwards_give_the_same_tokens_and_nothing_is_compiled_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs of 1, 2, 4 and 5 rows; arrivals, chunks, rows that move, every kind of sampling."""
+    checkpoint = make_checkpoint(tmp_path, "llama")
+    kinds: list[dict[str, Any]] = [
+        {"repetition_penalty": 1.4, "prompt_logprobs": 1},
+        {"temperature": 1.0, "top_k": 40, "logprobs": None},
+        {"temperature": 0.8, "presence_penalty": 0.5},
+        {"logprobs": None},
+    ]
+    asked = [
+        make(
+            str(number), random_prompt(number, 1 + 4 * number), seed=number, max_tokens=4 + number, **kinds[number % 4]
+        )
+        for number in range(6)
+    ]
+    arrivals = [(number, one) for number, one in enumerate(asked)]
+    engine = load(checkpoint)
+    expected = answer(engine, arrivals)
+    engine.close()
+    seen: list[tuple[Any, ...]] = []
+    settings = {"max_model_len": 100, "max_num_batched_tokens": 70, "max_num_seqs": 5, "async_scheduling": True}
+    engine = on_gpu(checkpoint, monkeypatch, Capturing, warm=True, progress=lambda *args: seen.append(args), **settings)
+    assert [args for args in seen if len(args) == 3] == [(done, 4, "CUDA graphs") for done in range(5)]
+    executor: Any = engine._executor
+    Capturing.launches.late.clear()
+    found = answer(engine, arrivals)
+    for name, deltas in expected.items():
+        assert tokens(found[name]) == tokens(deltas), name
+    assert Capturing.launches.late == []
+    assert (executor.num_graphs, executor.late_compilations) == (4, 0)
+    assert len(Capturing.graphs.runs) > 8
+    engine.close()
+
+
+def test_enforce_eager_makes_no_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
+    engine = on_gpu(make_checkpoint(tmp_path, "llama"), monkeypatch, Capturing, warm=True, enforce_eager=True)
+    found = answer(engine, [(0, make("one", random_prompt(1, 3), max_tokens=4))])
+    assert len(tokens(found["one"])) == 4
+    assert Capturing.graphs.runs == []
+    engine.close()

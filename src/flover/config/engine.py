@@ -138,6 +138,11 @@ class EngineConfig:
         "part of a GPU's memory for weights, keys and values; activations need the rest",
         group="device",
     )
+    enforce_eager: bool = setting(
+        False,
+        "launch every kernel by itself: no forward is captured as a CUDA graph at start",
+        group="device",
+    )
     cpu_isa: str = setting(
         "auto",
         "instruction set of the kernels; auto is the fastest this machine has, the results are the same",

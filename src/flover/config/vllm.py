@@ -57,14 +57,13 @@ _NO_LORA = "there are no LoRA adapters"
 _GUIDANCE = "structured outputs are enforced by llguidance; requests say what else they want"
 _NO_GPU = "a model is in the memory of one device"
 _TEXT_ONLY = "only text is supported"
-_NO_GRAPHS = "there are no captured graphs"
+_GRAPHS = "forwards of up to --max-num-seqs rows and 8192 tokens of context are captured; --enforce-eager: none"
 _POOL = "--kv-cache-memory-bytes is the size of the key/value pool"
 
 VLLM_SETTINGS: dict[str, VllmSetting] = {
     # Without effect on outputs
-    "enforce_eager": _switch_without_effect(_NO_GRAPHS),
-    "cuda_graph_sizes": _changes_nothing(_NO_GRAPHS),
-    "max_seq_len_to_capture": _changes_nothing(_NO_GRAPHS),
+    "cuda_graph_sizes": _changes_nothing(_GRAPHS),
+    "max_seq_len_to_capture": _changes_nothing(_GRAPHS),
     "compilation_config": _changes_nothing("there is nothing to compile"),
     "disable_custom_all_reduce": _switch_without_effect(_NO_GPU),
     "disable_cascade_attn": _switch_without_effect("there is no cascade attention"),

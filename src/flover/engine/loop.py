@@ -101,6 +101,7 @@ class Engine:
         landed = self.roster.land()
         self._last = iteration_stats(landed.plan, milliseconds)
         self._times.ran(self._ended, result.kernel_seconds)
+        self.roster.counts["compilations"] += result.compilations
         for observer in self._observers:
             observer.ran(ExecutedPlan(landed.plan, landed.started, milliseconds, rows))
         self._cost.observe(landed.plan.num_tokens, attention_of(landed.plan), milliseconds)

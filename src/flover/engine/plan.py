@@ -139,3 +139,4 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     rows: list[RowResult]
     kernel_seconds: float = 0.0
     """Of the time that the iteration took, the part spent in kernels, as far as the executor knows."""
+    compilations: int = 0  # of kernels, meanwhile: there should be none

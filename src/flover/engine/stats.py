@@ -34,6 +34,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     iteration_rows: int = 0  # generating rows, summed over iterations: the mean fused width is the quotient
     finished: dict[str, int] = {}  # sequences ended, by finish reason
     faults: int = 0  # iterations that raised
+    compilations: int = 0  # kernels of a GPU that were compiled while it served: the warm-up should leave none
     busy_seconds: float = 0.0  # from step to step, as long as there was a sequence
     kernel_seconds: float = 0.0  # of these, spent in kernels; the rest is the host's
 
@@ -52,7 +53,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 
 _COUNTED = (
     *("prompt_tokens", "generation_tokens", "cached_tokens", "queried_tokens", "preemptions", "row_moves"),
-    *("iterations", "iteration_rows", "faults", "drafts", "draft_tokens", "accepted_tokens"),
+    *("iterations", "iteration_rows", "faults", "compilations", "drafts", "draft_tokens", "accepted_tokens"),
 )
 """Counters under the names that the roster has for them."""
 _GAUGES = ("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flover.config import EngineConfig
-from flover.executor.device import Computes, DeviceExecutor
+from flover.executor.device import Captures, DeviceExecutor
 from flover.memory.kvcache import KVCache, KVShape, PageCache
 from flover.memory.machine import Machine, read_machine
 from flover.model.describe import Description
@@ -37,6 +37,6 @@ class CpuPlatform:
         """An anonymous mapping, backed with memory as it is written."""
         return KVCache(shape, num_pages, page_size, dtype, ops.page_shapes)
 
-    def new_executor(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
+    def new_executor(self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
         """The one that samples on the host."""
         return DeviceExecutor(decoder, kv, facts, num_rows)

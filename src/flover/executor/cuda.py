@@ -10,12 +10,13 @@ from itertools import chain
 from flover.config import EngineConfig, flag_name
 from flover.errors import ConfigError
 from flover.executor.cuda_executor import CudaExecutor
-from flover.executor.device import Computes
+from flover.executor.device import Captures
 from flover.memory.kvcache import KVShape, PageCache
 from flover.memory.machine import Machine, usable_cores
 from flover.model.describe import Description
 from flover.ops import DType, Group, Ops, Pages
 from flover.ops.cuda.device import Gpu, find_gpu, new_pages
+from flover.ops.cuda.launch import Compilations
 from flover.ops.cuda.table import cuda_ops
 from flover.ops.cuda.weight import FORMATS
 from flover.request import ModelFacts
@@ -69,6 +70,7 @@ class CudaPlatform:
             if (size := getattr(config, name)) > 1:
                 raise ConfigError(f"--device cuda computes on one GPU: {flag_name(name)} must be 1, got {size}")
         self.gpu = found
+        self.compilations = Compilations()
 
     @property
     def description(self) -> str:
@@ -100,6 +102,9 @@ class CudaPlatform:
         """Tensors of the GPU."""
         return CudaCache(shape, num_pages, page_size, dtype, self.gpu, ops)
 
-    def new_executor(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> CudaExecutor:
+    def new_executor(self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int) -> CudaExecutor:
         """The one that samples on the GPU."""
-        return CudaExecutor(decoder, kv, facts, num_rows, self.gpu)
+        if self.gpu.device.type == "cuda":
+            self.compilations.watch()
+        eager = self._config.enforce_eager
+        return CudaExecutor(decoder, kv, facts, num_rows, self.gpu, self.compilations, eager=eager)

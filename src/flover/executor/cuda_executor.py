@@ -10,22 +10,24 @@ takes the newest tokens from the device. The host's columns follow when the toke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from flover.engine.plan import RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
+from flover.executor.cuda_graphs import Graphs
 from flover.executor.cuda_rows import DeviceRows, Prepared
-from flover.executor.device import Computes, DeviceExecutor, Started
+from flover.executor.device import Captures, DeviceExecutor, Started
 from flover.executor.device_batch import Layout
 from flover.executor.reports import add_tokens, with_reports
 from flover.executor.row_cells import rows_after
-from flover.memory.buffers import RowView
+from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import NO_LOGPROBS, Feature
+from flover.memory.graph_sizes import warm_up_batches
 from flover.memory.kvcache import PageCache
-from flover.model.sampling import advance
+from flover.model.sampling import advance, sampling_values
 from flover.model.sampling.logprobs import SLICE_LOGITS
 from flover.model.sampling.packed import pack
 from flover.model.sampling.sampler import NO_TOKEN, Sampled, tell_errors
@@ -33,8 +35,12 @@ from flover.ops import Array, HostArray
 from flover.ops.cuda.choose import choose, logprobs
 from flover.ops.cuda.choose import to_device as choices_to_device
 from flover.ops.cuda.device import Fetched, Gpu, free_unused, joined, to_device, to_host
+from flover.ops.cuda.launch import Compilations
 from flover.ops.cuda.order import argmax
-from flover.request import ModelFacts, TokenLogprobs
+from flover.request import ModelFacts, SamplingParams, TokenLogprobs
+
+_WARM_UP_PARAMS = SamplingParams(logprobs=1), SamplingParams(logit_bias={0: 1.0}, logprobs=0)
+"""Rows that draw, without and with edits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +78,57 @@ class CudaExecutor(DeviceExecutor):
     """Rows, pages and weights on one GPU; `device` of its `gpu` has all tensors."""
 
     overlaps = True
+    _decoder: Captures
 
-    def __init__(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int, gpu: Gpu) -> None:
+    def __init__(
+        self,
+        decoder: Captures,
+        kv: PageCache,
+        facts: ModelFacts,
+        num_rows: int,
+        gpu: Gpu,
+        compilations: Compilations,
+        *,
+        eager: bool = False,
+    ) -> None:
+        """`compilations` counts what is compiled. `eager`: no forward is captured."""
         super().__init__(decoder, kv, facts, num_rows)
         self._device = gpu.device
         max_pages = self._buffers["page_table"].shape[1]
-        self._rows = DeviceRows(num_rows, max_pages, facts.page_size, gpu.device)
+        self._rows = DeviceRows(num_rows, max_pages, facts.page_size, gpu)
+        self._graphs = Graphs(self._rows, num_rows, facts.max_model_len)
+        self._compilations = compilations
+        self._ready_compilations = self._reported = 0
+        self._eager = eager or self._ops.capture is None
         self._prepared: Prepared | None = None
         self._sampling: _Sampling | None = None
 
-    def warm_up(self) -> None:
-        """On rows that nobody has."""
-        chunk = min(64, self.facts.max_model_len)
-        for query_lens in ((1,), (1, 1), (chunk, 1)):
-            batch = self._rows.prepare_nothing(query_lens[: self._buffers.num_rows], chunk)
-            self._forward(batch)
+    def warm_up(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Launch every kernel there is, on rows that nobody has, so that none is compiled later; then capture forwards.
+        `progress(done, total)` counts these."""
+        for query_lens, longest in warm_up_batches(self.facts.max_model_len):
+            hidden = self._forward(self._rows.prepare_nothing(query_lens, longest))
+            self._decoder.logits(hidden)
+        buffers = RowBuffers(tuple(self._buffers.columns.values()), len(_WARM_UP_PARAMS) + 1)
+        for row, params in enumerate(_WARM_UP_PARAMS):
+            own = sampling_values(params, prompt_ids=[0], output_ids=[], seed=0, bad_words_ids=[], eos_ids=[])
+            buffers.insert(row, **own)
+        rows = buffers.view(np.arange(buffers.num_rows))
+        logits = self._decoder.logits(hidden[np.zeros(len(rows), dtype=np.int64)])
+        self._start_choice(logits, rows, self._rows.nobody(len(rows))).wait(rows)
+        if not self._eager:
+            self._graphs.capture(self._decoder, self._kv, progress)
+        self._ready_compilations = self._compilations.count
+
+    @property
+    def num_graphs(self) -> int:
+        """Captured forwards."""
+        return self._graphs.count
+
+    @property
+    def late_compilations(self) -> int:
+        """Kernels that were compiled after the warm-up: none, unless something was forgotten there."""
+        return self._compilations.count - self._ready_compilations
 
     def start(self, plan: StepPlan) -> None:
         """Sample what was started before; then change the rows, and start the forward."""
@@ -115,7 +157,9 @@ class CudaExecutor(DeviceExecutor):
             add_tokens(sampled, sampling.work, results)
         if self._started is not None and self._started.layout is not None:
             super()._start_masks(self._started.layout)
-        return StepResult(step=sampling.step, rows=with_reports(results, sampling.reports))
+        before, self._reported = self._reported, self.late_compilations
+        rows = with_reports(results, sampling.reports)
+        return StepResult(step=sampling.step, rows=rows, compilations=self._reported - before)
 
     def reset(self) -> None:
         """After running out of memory too: what the failed iteration has left is freed."""
@@ -144,11 +188,16 @@ class CudaExecutor(DeviceExecutor):
         return _Sampling(started.step, work, rows, choice, self._report_prompts(layout, started.hidden))
 
     def _compute(self, plan: StepPlan, layout: Layout | None) -> Array | None:
-        width = 0 if layout is None else len(layout.rows)
-        self._prepared = prepared = self._rows.prepare(plan, layout, width, self._buffers)
-        if layout is None or prepared is None:
+        if layout is None:
+            self._prepared = self._rows.prepare(plan, None, 0, self._buffers)
             return None
-        return self._forward(prepared.batch)[: layout.starts[-1]]
+        size = self._graphs.size_for(layout)
+        width = len(layout.rows) if size is None else size[0]
+        self._prepared = prepared = self._rows.prepare(plan, layout, width, self._buffers)
+        assert prepared is not None
+        batch = prepared.batch
+        hidden = self._forward(batch) if size is None else self._graphs.run(size, batch)
+        return hidden[: layout.starts[-1]]
 
     def _on_host(self, states: Array) -> HostArray:
         return to_host([states.float()])[0]

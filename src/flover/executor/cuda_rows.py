@@ -6,16 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from flover.engine.plan import StepPlan
 from flover.executor.device_batch import Layout
 from flover.executor.row_cells import FIRST_PAGE, CellMap, RowChanges, place_rows, row_changes
 from flover.memory.buffers import RowBuffers
 from flover.model.batch import Batch
-from flover.ops import HostArray
-from flover.ops.cuda.device import to_device
+from flover.ops import Array, HostArray
+from flover.ops.cuda.device import Gpu, new_array, to_device
 from flover.ops.cuda.rows import keep_newest, make_batch
 
 
@@ -25,8 +23,8 @@ class Prepared:
     None: each after its only one."""
 
     batch: Batch
-    rows: Tensor
-    tokens: Tensor | None
+    rows: Array
+    tokens: Array | None
 
 
 class DeviceRows:
@@ -35,19 +33,19 @@ class DeviceRows:
     These arrays never move, so a captured forward finds a batch where it found the one before.
     """
 
-    def __init__(self, num_rows: int, max_pages: int, page_size: int, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, num_rows: int, max_pages: int, page_size: int, gpu: Gpu) -> None:
+        self._device = device = gpu.device
         self._page_size = page_size
         self._map = CellMap(num_rows, max_pages)
-        self._cells = torch.zeros(self._map.size, dtype=torch.int32, device=device)
+        self._cells = new_array((self._map.size,), "int32", device).zero_()
         self.lines = self._cells[: self._map.order].view(num_rows + 1, self._map.stride)
         self._order = self._cells[self._map.order :]
         self._known = np.full(num_rows, -1)
         """What lies in the order, as far as it was sent."""
-        self._ids = tuple(torch.zeros(num_rows, dtype=torch.int64, device=device) for _ in range(3))
-        self._context_lens = torch.zeros(num_rows, dtype=torch.int32, device=device)
-        self._page_table = torch.zeros((num_rows, max_pages), dtype=torch.int32, device=device)
-        self._one_each = torch.arange(num_rows + 1, dtype=torch.int32, device=device)
+        self._ids = tuple(new_array((num_rows,), "int64", device) for _ in range(3))
+        self._context_lens = new_array((num_rows,), "int32", device)
+        self._page_table = new_array((num_rows, max_pages), "int32", device)
+        self._one_each = to_device({"starts": np.arange(num_rows + 1, dtype=np.int32)}, device)["starts"]
 
     def reset(self) -> None:
         """It is not known what has arrived. Admissions bring the rest."""
@@ -104,12 +102,16 @@ class DeviceRows:
             context_lens_host=(longest,) * width,
         )
 
-    def keep(self, rows: Tensor, ids: Tensor) -> None:
+    def nobody(self, count: int) -> Array:
+        """`count` rows, int32, that nobody has."""
+        return to_device({"rows": np.full(count, self._map.num_rows, dtype=np.int32)}, self._device)["rows"]
+
+    def keep(self, rows: Array, ids: Array) -> None:
         """Rows have got these tokens."""
         keep_newest(self.lines, rows, ids)
 
-    def _ragged_batch(self, lens: tuple[int, ...], context_lens: Sequence[int], starts: Tensor) -> Batch:
-        ids = (torch.empty(sum(lens), dtype=torch.int64, device=self._device) for _ in range(3))
+    def _ragged_batch(self, lens: tuple[int, ...], context_lens: Sequence[int], starts: Array) -> Batch:
+        ids = (new_array((sum(lens),), "int64", self._device) for _ in range(3))
         return Batch(
             **dict(zip(("token_ids", "positions", "slots"), ids, strict=True)),
             query_starts=starts,
@@ -119,12 +121,12 @@ class DeviceRows:
             context_lens_host=tuple(context_lens),
         )
 
-    def _fill(self, batch: Batch, ragged: tuple[Tensor, Tensor] | None) -> None:
+    def _fill(self, batch: Batch, ragged: tuple[Array, Array] | None) -> None:
         into = batch.token_ids, batch.positions, batch.slots, batch.context_lens, batch.page_table
         order = self._order[: batch.num_rows]
         make_batch(self.lines, order, ragged, into, (FIRST_PAGE, self._page_size))
 
-    def _send(self, changes: RowChanges, more: Mapping[str, HostArray]) -> dict[str, Tensor]:
+    def _send(self, changes: RowChanges, more: Mapping[str, HostArray]) -> dict[str, Array]:
         """One copy of all that is not empty. Moves are one gather."""
         found = {item.name: getattr(changes, item.name) for item in fields(changes)} | dict(more)
         arrays = {name: array for name, array in found.items() if len(array)}

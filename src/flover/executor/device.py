@@ -27,7 +27,7 @@ from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
 from flover.model.sampling import Sampled, advance, prompt_logprobs, sample
 from flover.model.sampling.sampler import NO_TOKEN
-from flover.ops import Array, HostArray, Ops
+from flover.ops import Array, HostArray, Ops, RaggedBatch
 from flover.request import ModelFacts, Request, TokenLogprobs
 from flover.structured_outputs import Vocabulary
 
@@ -44,6 +44,12 @@ class Computes(Protocol):
 
     @property
     def ops(self) -> Ops: ...
+
+
+class Captures(Computes, Protocol):
+    """A decoder whose forward can be captured."""
+
+    def capture(self, example: Batch, kv: PageCache) -> Callable[[RaggedBatch], Array]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +82,9 @@ class DeviceExecutor:
         self._digest = 0
         self._started: Started | None = None
 
-    def warm_up(self) -> None:
-        """A chunk and a step of generation on the null page, so that the first request pays for no first use."""
+    def warm_up(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """A chunk and a step of generation on the null page, so that the first request pays for no first use.
+        `progress(done, total)` counts what else is made meanwhile."""
         chunk_len = min(_WARM_UP_TOKENS, self.facts.max_model_len)
         num_generating = min(_WARM_UP_ROWS, self._buffers.num_rows)
         for num_rows, query_len in ((1, chunk_len), (num_generating, 1)):

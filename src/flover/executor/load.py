@@ -20,15 +20,15 @@ from flover.request import ModelFacts
 
 def load_device(
     config: EngineConfig,
-    progress: Callable[[int, int], None],
+    progress: Callable[..., None],
     group: Group | None = None,
     platform: Platform | None = None,
 ) -> DeviceExecutor:
     """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has, and
     warm up.
 
-    `platform` is that of `config.device` by default. `progress(done, total)` counts bytes of weights. Raises
-    `ModelError` and `ConfigError`.
+    `platform` is that of `config.device` by default. `progress(done, total)` counts bytes of weights, and then, where
+    forwards are captured, `progress(done, total, "CUDA graphs")` these. Raises `ModelError` and `ConfigError`.
     """
     group = group or Alone()
     config = resolve_device(config)
@@ -41,7 +41,7 @@ def load_device(
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
     executor = platform.new_executor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
-    executor.warm_up()
+    executor.warm_up(lambda done, total: progress(done, total, "CUDA graphs"))
     return executor
 
 

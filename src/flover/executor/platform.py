@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from flover.executor.device import Computes, DeviceExecutor
+from flover.executor.device import Captures, DeviceExecutor
 from flover.memory.kvcache import KVShape, PageCache
 from flover.memory.machine import Machine
 from flover.model.describe import Description
@@ -50,6 +50,6 @@ class Platform(Protocol):
         """Pages for the keys and values of every layer. Raises `ConfigError` if there is no memory for them."""
         ...
 
-    def new_executor(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
+    def new_executor(self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
         """The executor for a decoder on these operations and pages."""
         ...

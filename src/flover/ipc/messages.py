@@ -41,10 +41,11 @@ class Stop(msgspec.Struct, frozen=True, tag="stop"):
 
 
 class Loading(msgspec.Struct, frozen=True, tag="loading"):
-    """Engine to server: how far loading is, `done` of `total` bytes of weights."""
+    """Engine to server: how far loading is, `done` of `total` bytes of weights, or of what `counted` says."""
 
     done: int
     total: int
+    counted: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):

@@ -84,10 +84,10 @@ class Decoder:
         Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
         """
         batch = self._own_tokens(batch)
-        if self.ops.capture is None:
+        if self.ops.capture is None or self.ops.captures_one_shape:
             return self._compute(batch, kv)
         if self._captured is None or self._captured_for is not kv:
-            self._captured = self._capture(kv)
+            self._captured = self.capture(one_token_batch(), kv)
             self._captured_for = kv
         return self._captured(batch)
 
@@ -100,9 +100,9 @@ class Decoder:
         own = np.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
         return replace(batch, token_ids=own)
 
-    def _capture(self, kv: PageCache) -> Callable[[RaggedBatch], Array]:
+    def capture(self, example: Batch, kv: PageCache) -> Callable[[RaggedBatch], Array]:
+        """Record the forward of `example`, for operations that can."""
         assert self.ops.capture is not None
-        example = one_token_batch()
         constants = [*self.weights.vectors.values(), *(rotary.frequencies for rotary in self._rotary.values())]
         constants += [] if self._slopes is None else [self._slopes]
         return self.ops.capture(lambda: self._compute(example, kv), example, constants)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError
+from flover.memory.graph_sizes import graph_bytes
 from flover.memory.machine import Machine, compute_threads
 from flover.memory.sizing import PoolSize, size_pool
 from flover.model.config import ModelConfig
@@ -21,7 +22,7 @@ from flover.model.hf_config import read_model
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.reads import Read, plan_reads
 from flover.model.shard import Shard
-from flover.ops import BLOCKS, DType, WeightFormat
+from flover.ops import BLOCKS, DTYPE_BYTES, DType, WeightFormat
 from flover.source import ModelSource, open_source
 from flover.source.quantization import read_scheme
 
@@ -80,14 +81,33 @@ class Description:
         on_gpu = self.settings.device == "cuda" and self.settings.kv_cache_dtype == "auto"
         return self.dtype if on_gpu else kv_dtype_of(self.settings)
 
+    @property
+    def graph_bytes(self) -> int:
+        """Memory of captured forwards, nearly; 0 where there are none."""
+        if self.settings.device != "cuda" or self.settings.enforce_eager:
+            return 0
+        model, experts = self.own, self.own.experts
+        # What a layer has at once: residual stream, update, norm; queries, keys and values; gates, and what they give.
+        chosen = 0 if experts is None else experts.routing.top_k
+        inner = max(model.intermediate_size, chosen * experts.intermediate_size if experts else 0)
+        size = (
+            (4 + chosen) * model.hidden_size
+            + 2 * model.query_size
+            + 2 * model.num_kv_heads * model.head_dim
+            + 3 * inner
+        )
+        row_bytes = size * DTYPE_BYTES[self.dtype]
+        return graph_bytes(self.settings.max_num_seqs, self.max_len, model.num_heads, model.head_dim, row_bytes)
+
     def plan(self, machine: Machine, num_processes: int) -> ProcessPlan:
         """Threads and pool of one of the `num_processes` processes that share `machine`, before they read weights.
 
         Raises `ModelError` if the weights alone are more than the process's part of the memory, `ConfigError` if the
         pool is.
         """
-        part = machine.available_bytes // num_processes
-        self.check_weights(part, machine.memory)
+        part = machine.available_bytes // num_processes - self.graph_bytes
+        beside = f" beside {self.graph_bytes / 2**20:,.0f} MiB of CUDA graphs (--enforce-eager: none)"
+        self.check_weights(part, machine.memory + (beside if self.graph_bytes else ""))
         threads = compute_threads(self.settings.num_threads, num_processes, machine.cores)
         return ProcessPlan(threads, self.pool(part - self.weight_bytes, machine.pool_share))
 

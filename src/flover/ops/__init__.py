@@ -218,10 +218,9 @@ class Experts:
 
 
 class Capture(Protocol):
-    """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches.
-
-    `constants` are the tensors besides weights and pages that it reads. The result of a run is valid until the next.
-    """
+    """Record what `compute` does on the batch `example` of one token, and run all of it at once on other batches; or
+    (`captures_one_shape`) on any `example`, and on what its arrays hold by then. `constants` are the tensors besides
+    weights and pages that it reads. The result of a run is valid until the next."""
 
     def __call__(
         self, compute: Callable[[], Array], example: RaggedBatch, constants: Sequence[Array]
@@ -289,7 +288,8 @@ class Ops:
     join: Callable[[Sequence[Weight]], Weight] | None = None
     """(weights of the same inputs) -> one with all their outputs, each in its own format; with `BLOCKS` only"""
     capture: Capture | None = None
-    """For implementations that can run a whole forward at once"""
+    """for implementations that can run a whole forward at once"""
+    captures_one_shape: bool = False  # on the arrays of its example alone, and not on any batch
 
 
 __all__ = [

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str]) -> int:
             patience = timedelta(seconds=message.patience)
             group, store = join(config, message.rank, message.rendezvous, patience)
             leave = None if store is None else beat(store, message.rank, config.distributed_timeout_seconds)
-            own = load_device(config, lambda done, total: None, group)
+            own = load_device(config, lambda *progress: None, group)
             follow(own, group)
             if leave is not None:
                 leave()

@@ -38,7 +38,7 @@ def open_engine(config: EngineConfig, cell: Cell, rows: int) -> Iterator[Engine]
         target_itl_ms=0.0,
         skip_tokenizer_init=True,
     )
-    engine = build_engine(chosen, lambda done, total: None)
+    engine = build_engine(chosen, lambda *progress: None)
     try:
         yield engine
     finally:

@@ -135,6 +135,7 @@ _COUNTERS: dict[str, Reading] = {
     "spec_decode_num_accepted_tokens": ("Proposed tokens that were sampled", lambda stats: stats.accepted_tokens),
     "row_moves": ("Rows moved by buffer reordering", lambda stats: stats.row_moves),
     "iteration_faults": ("Iterations that raised", lambda stats: stats.faults),
+    "kernel_compilations": ("Kernels of a GPU compiled after the start", lambda stats: stats.compilations),
     "busy_seconds": ("Seconds from step to step while requests were open", lambda stats: stats.busy_seconds),
     "kernel_seconds": ("Of the busy seconds, those spent in kernels", lambda stats: stats.kernel_seconds),
 }

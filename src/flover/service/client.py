@@ -232,7 +232,8 @@ class EngineClient:
             for delta in message.deltas:
                 self._cancel_all(self._requests.deliver(delta))
         elif isinstance(message, Loading):
-            self._listener.on_loading(message.done, message.total)
+            counted = [message.counted] if message.counted else []
+            self._listener.on_loading(message.done, message.total, *counted)
         elif isinstance(message, Ready):
             self._ready.set_result(message.facts)
         elif isinstance(message, Refused):

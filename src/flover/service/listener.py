@@ -15,8 +15,8 @@ from flover.service.in_flight import InFlightRequest, fail_all
 class EngineListener:
     """The listener of one `EngineClient`."""
 
-    on_loading: Callable[[int, int], None] = lambda done, total: None
-    """Bytes of weights loaded, and in all."""
+    on_loading: Callable[..., None] = lambda *progress: None
+    """Bytes of weights loaded, and in all. A third argument says what else is counted: captured graphs, after them."""
     on_stats: Callable[[EngineStats], None] = lambda stats: None
     """Every snapshot of the engine."""
     on_iteration: Callable[[Iteration], None] = lambda iteration: None
@@ -29,8 +29,8 @@ class EngineListener:
 class SupervisorListener:
     """The listener of one `Supervisor`. Replicas are numbered from 0."""
 
-    on_loading: Callable[[int, int], None] = lambda done, total: None
-    """Bytes of weights loaded, and in all, of all replicas together; at the first start alone."""
+    on_loading: Callable[..., None] = lambda *progress: None
+    """Likewise, the bytes of all replicas together; at the first start alone."""
     on_stats: Callable[[int, EngineStats], None] = lambda replica, stats: None
     """A replica and every snapshot of its engine."""
     on_iteration: Callable[[int, Iteration], None] = lambda replica, iteration: None

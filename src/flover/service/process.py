@@ -109,7 +109,7 @@ class EngineProcess:
         return 0
 
     def _load(self, config: EngineConfig) -> Engine:
-        engine = self._factory(config, lambda done, total: self._send(Loading(done, total)))
+        engine = self._factory(config, lambda *progress: self._send(Loading(*progress)))
         self._engine = engine
         # What loading made stays for ever: the collector need never look at it again. Of what comes later it looks at
         # the young objects only, which takes microseconds; at all of them when the engine is idle.

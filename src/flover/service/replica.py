@@ -95,7 +95,7 @@ class Replica:
         if self.client is not None:
             self.client.watch(on)
 
-    async def start(self, on_loading: Callable[[int, int], None], spawned: Spawned | None = None) -> None:
+    async def start(self, on_loading: Callable[..., None], spawned: Spawned | None = None) -> None:
         """Start an engine, or take the process of one, and wait until it has loaded. Raises `ConfigError`,
         `ModelError` or `EngineError`."""
         launch = self._launch
@@ -182,7 +182,7 @@ class Replica:
         """Start one engine. What the machine has no resources for is no failure of the engine."""
         missing: str | None = None
         try:
-            await self.start(lambda done, total: None)
+            await self.start(lambda *progress: None)
         except OutOfResourcesError as error:
             reason = missing = str(error)
         except FloverError as error:

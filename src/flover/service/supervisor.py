@@ -75,7 +75,10 @@ class Supervisor:
     async def _start_all(self, spawned: Spawned | None) -> None:
         loaded = [(0, 0) for _ in self.replicas]
 
-        def note(number: int, done: int, total: int) -> None:
+        def note(number: int, done: int, total: int, *counted: str) -> None:
+            if counted:
+                self._listener.on_loading(done, total, *counted)
+                return
             loaded[number] = done, total
             self._listener.on_loading(sum(each[0] for each in loaded), sum(each[1] for each in loaded))
 

@@ -101,7 +101,7 @@ async def _phases(config: EngineConfig) -> Phases:
     began = done = 0.0
     before_weights = 0
 
-    def on_loading(part: int, total: int) -> None:
+    def on_loading(part: int, total: int, *counted: str) -> None:
         nonlocal began, done, before_weights
         done = time.perf_counter()
         if not began:

@@ -18,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.ops import Pages
+from flover.ops.cuda import SPLIT
 from flover.ops.cuda.attention_parts import (
     attend_part,
     finish,
@@ -29,15 +30,13 @@ from flover.ops.cuda.attention_parts import (
 )
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 
-SPLIT = 256
-"""Positions of a part."""
 _BLOCK_KEYS = 64
 _TILE_ROWS = 16
 """Tokens times query heads of a key head that one product takes: the fewest that tensor cores do."""
 _NO_WINDOW = 2**30
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])  # they change from forward to forward
 def attention_kernel(
     queries, keys, values, page_table, query_starts, context_lens, slopes, sinks, sums, tops, weights, arrivals, output,
     scale, softcap, window, num_rows, table_stride, query_stride, num_parts,

@@ -42,6 +42,11 @@ def new_pages(shape: tuple[int, ...], dtype: DType, device: torch.device) -> Ten
     return zeros(shape, FORMATS[dtype], device)
 
 
+def new_array(shape: tuple[int, ...], kind: str, device: torch.device) -> Tensor:
+    """Memory for numbers of that type of numpy and torch, with whatever is in it."""
+    return torch.empty(shape, dtype=getattr(torch, kind), device=device)
+
+
 def to_device(arrays: Mapping[str, HostArray], device: torch.device) -> dict[str, Tensor]:
     """The same arrays on the device, by one copy from one pinned buffer. Does not wait for it."""
     sizes = [-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays.values()]

@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import triton
 
 OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": False}
 """The compiler contracts no product and sum on its own: two kernels that compute the same number give the same bits."""
+
+
+@dataclass(slots=True)
+class Compilations:
+    """How many kernels have been compiled, or read from Triton's cache on disk, since `watch`."""
+
+    count: int = 0
+
+    def watch(self) -> None:
+        """Count those of this process from now on."""
+
+        def compiled(**_: Any) -> None:
+            self.count += 1
+
+        triton.knobs.runtime.jit_post_compile_hook = compiled
 
 
 def power_of_two(size: int, least: int = 1) -> int:

@@ -48,7 +48,7 @@ def chain(
     return total, up_total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def product_kernel(
     x,
     weight,

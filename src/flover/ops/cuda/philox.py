@@ -13,7 +13,7 @@ from flover.ops.cuda.launch import OPTIONS
 _BLOCK = 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def uniforms_kernel(seeds, positions, y, rows, BLOCK: tl.constexpr):
     """One number in (0, 1) of 52 random bits for each row."""
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)

@@ -13,6 +13,7 @@ from flover.ops.cuda.attention import attention, plan_attention
 from flover.ops.cuda.elementwise import add, add_gated, angles, scale_queries, softcap
 from flover.ops.cuda.embed import embed
 from flover.ops.cuda.experts import ExpertOps
+from flover.ops.cuda.graphs import capture_on
 from flover.ops.cuda.linear import linear
 from flover.ops.cuda.norm import head_norm, layer_norm, rms_norm
 from flover.ops.cuda.order import argmax, logsumexp
@@ -68,4 +69,6 @@ def cuda_ops(device: torch.device, *, batch_invariant: bool = False, group: Grou
         sample=sample,  # type: ignore[arg-type]
         group=group,
         all_reduce=partial(_all_reduce, group),
+        capture=capture_on(device),
+        captures_one_shape=True,
     )

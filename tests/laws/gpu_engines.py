@@ -1,0 +1,69 @@
+"""Engines on the platform of a GPU, whose tensors are the CPU's and whose kernels are interpreted."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.fake_gpu import FakeGraphs, Launches
+from triton.runtime.interpreter import InterpretedFunction
+
+from flover.config import EngineConfig
+from flover.engine.loop import Engine
+from flover.executor.background import overlapping
+from flover.executor.cuda import CudaPlatform
+from flover.executor.cuda_executor import CudaExecutor
+from flover.executor.load import load_device
+from flover.ops import Group, Ops
+from flover.ops.cuda.device import Gpu
+from flover.service.build import scheduler_config
+
+FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**28, 2**28)
+
+
+def on_gpu(
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    platform: type[CudaPlatform] = CudaPlatform,
+    *,
+    warm: bool = False,
+    progress: Callable[..., None] = lambda *args: None,
+    **settings: Any,
+) -> Engine:
+    """An engine on the platform of a GPU. No number may come from a page that nothing has written."""
+    if not warm:
+        monkeypatch.setattr(CudaExecutor, "warm_up", lambda self, progress: None)
+    Capturing.patch = monkeypatch
+    config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)
+    executor = load_device(config, progress, platform=platform(config, FAKE))
+    for pages in executor._kv.layers:
+        pages.keys.fill_(math.nan)
+        pages.values.fill_(math.nan)
+    seconds = itertools.count()
+    around = overlapping(executor) if config.async_scheduling else executor
+    return Engine(around, scheduler_config(config, executor.facts), lambda: float(next(seconds)))
+
+
+class Capturing(CudaPlatform):
+    """With graphs, and a count of kernels that would be compiled."""
+
+    patch: pytest.MonkeyPatch
+    launches: Launches
+    graphs: FakeGraphs
+
+    def new_ops(self, num_threads: int, group: Group) -> Ops:
+        self.__class__.launches = Launches(self.compilations)
+        self.__class__.graphs = FakeGraphs(self.launches)
+        return dataclasses.replace(super().new_ops(num_threads, group), capture=self.graphs)
+
+    def new_executor(self, *args: Any) -> CudaExecutor:
+        self.patch.setattr(
+            InterpretedFunction, "run", lambda kernel, *args, **kw: self.launches.run(kernel, *args, **kw)
+        )
+        return super().new_executor(*args)
