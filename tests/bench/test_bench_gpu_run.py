@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
-from flover_benchmarks.gpu import parity, rival, steps
-from flover_benchmarks.gpu.device import busy_in
+from flover_benchmarks.gpu import device, parity, rival, steps
 from flover_benchmarks.gpu.parts import INTERPRETED, PartSpec
 from flover_benchmarks.gpu.worker import measure
 
+from flover.cli.main import main
 from flover.errors import EngineDeadError, FloverError
 from flover.executor.cuda import CudaExecutor
 from flover.ops.cuda import table
@@ -59,6 +59,14 @@ def test_all_parts_on_a_machine_with_little(tmp_path: Path) -> None:
     assert "FAILED: " in tables and "tiny-llama in bfloat16: Triton's interpreter" in tables
 
 
+def test_without_a_gpu_one_line_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert main(["bench", "gpu"]) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.splitlines()[-1] == "flover bench gpu: error: torch finds no GPU: flover bench gpu --estimate needs none"
+
+
 def test_transformers_generates_as_many_tokens() -> None:
     found: list[dict[str, Any]] = []
     rival.compare(spec_of("transformers"), lambda: 100.0, lambda **one: found.append(one), pytest.fail)
@@ -97,16 +105,17 @@ def test_an_error_of_the_device_ends_its_part(monkeypatch: pytest.MonkeyPatch) -
     assert forwards.count(3) == 1
 
 
-def test_what_there_is_no_time_or_room_for_is_said() -> None:
+def test_what_there_is_no_time_or_room_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_INTERPRETER_MEMORY", 2**20)
     said: list[str] = []
-    sizes = {"rows": (1, 5000), "contexts": (40,)}
+    sizes = {"rows": (1, 90), "contexts": (40,)}
     steps.measure_steps(spec_of("steps", **sizes), lambda: 0.0, lambda **one: None, said.append)
-    assert said[0] == "1 rows of 40 tokens: no time was left"
-    assert said[1].startswith("5000 rows of 40 tokens: keys and values have room for ")
+    room = "90 rows of 40 tokens: keys and values have room for 48"
+    assert said == ["1 rows of 40 tokens: no time was left", room]
 
 
 def test_what_computes_is_found() -> None:
     x = torch.ones(256, 256)
-    busy = busy_in(CPU, lambda: [x @ x for _ in range(3)])
+    busy = device.busy_in(CPU, lambda: [x @ x for _ in range(3)])
     assert busy.seconds > 0 and busy.kernels >= 3
     assert any("mm" in name for name in busy.longest)

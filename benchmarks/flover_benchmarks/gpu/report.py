@@ -101,8 +101,8 @@ def _steps(result: PartResult, gpu: Gpu | None) -> Table:
                 f"{floor * 1e3:.2f}" if floor else NONE,
                 times(seconds / floor) if floor else NONE,
                 f"{count / seconds:,.0f}",
-                f"{record['host_share']:.0%}",
-                f"{record['kernels'] / config.num_layers:.1f}",
+                NONE if record["host_share"] is None else f"{record['host_share']:.0%}",
+                f"{record['kernels'] / config.num_layers:.1f}" if record["kernels"] else NONE,
             )
         )
     header = ("context", "rows", "step, ms", "floor, ms", "step / floor", "tokens/s", "host share", "kernels / layer")

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
+from flover.errors import ConfigError
 from flover_benchmarks.gpu.parts import PartSpec, seconds_for
 
 WORKER = "flover_benchmarks.gpu.worker"
@@ -37,7 +38,9 @@ class PartResult:
         return next((record[name] for record in reversed(self.records) if name in record), None)
 
     def take(self, record: dict[str, Any]) -> None:
-        """One line of the part's process."""
+        """One line of the part's process. Raises `ConfigError` where there is no GPU: no part can run."""
+        if "refused" in record:
+            raise ConfigError(record["refused"])
         if "left_out" in record:
             self.left_out.append(record["left_out"])
         elif "error" in record:

@@ -70,7 +70,7 @@ def step_times(model: OnDevice, rows: int, context: int, steps: int) -> dict[str
         "seconds": statistics.median(spent),
         "mean_seconds": mean,
         "device_seconds": busy.seconds / _PROFILED,
-        "host_share": max(0.0, 1.0 - busy.seconds / _PROFILED / mean),
+        "host_share": max(0.0, 1.0 - busy.seconds / _PROFILED / mean) if busy.kernels else None,
         "kernels": busy.kernels / _PROFILED,
         "copies": busy.copies / _PROFILED,
         "longest_kernels": longest,

@@ -15,6 +15,9 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from flover.bench.report import tidy
+from flover.errors import ConfigError
+from flover.ops.cuda.device import Gpu
+from flover_benchmarks.gpu.device import gpu_of
 from flover_benchmarks.gpu.parts import PartSpec
 
 _LINES = 12
@@ -40,7 +43,12 @@ def measure(spec: PartSpec, write: Callable[[dict[str, Any]], None], lines: Text
         write({"left_out": reason})
 
     try:
-        _run(spec, lambda: end - time.perf_counter(), emit, skip, lines)
+        gpu = gpu_of(spec.device)
+    except ConfigError as error:
+        write({"refused": str(error)})
+        return 2
+    try:
+        _run(spec, gpu, lambda: end - time.perf_counter(), emit, skip, lines)
     except Exception as error:
         trace = traceback.format_exc().splitlines()[-_LINES:]
         write({"error": f"{type(error).__name__}: {error}", "traceback": trace})
@@ -50,12 +58,15 @@ def measure(spec: PartSpec, write: Callable[[dict[str, Any]], None], lines: Text
 
 
 def _run(
-    spec: PartSpec, left: Callable[[], float], emit: Callable[..., None], skip: Callable[[str], None], lines: TextIO
+    spec: PartSpec,
+    gpu: Gpu,
+    left: Callable[[], float],
+    emit: Callable[..., None],
+    skip: Callable[[str], None],
+    lines: TextIO,
 ) -> None:
     from flover_benchmarks.gpu import instances, limits, paper, parity, rival, steps
-    from flover_benchmarks.gpu.device import gpu_of
 
-    gpu = gpu_of(spec.device)
     match spec.name:
         case "parity":
             for name in spec.sizes.parity:
