@@ -21,7 +21,7 @@ from flover.engine.executor import Executor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import EngineDeadError
-from flover.executor.background import BackgroundExecutor
+from flover.executor.background import overlapping
 from flover.executor.cuda import CudaCache, CudaPlatform
 from flover.executor.detect import resolve_device
 from flover.executor.load import load_device
@@ -161,7 +161,7 @@ def on_device(model: str, device: str, *, computes_prompts: bool = True, **setti
 
         executor: Executor = load_device(resolved, lambda done, total: None, platform=platform, load=make)
     if resolved.async_scheduling:
-        executor = BackgroundExecutor(executor)
+        executor = overlapping(executor)
     executor = FailingAloud(executor)
     try:
         yield OnDevice(loaded[0].decoder, resolved, executor, gpu.device)
