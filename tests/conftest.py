@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TRITON_INTERPRET"] = "1"
 os.environ.pop("FLOVER_API_KEY", None)
 # A shell without job control starts what it leaves in the background with SIGINT ignored, and so would every process
 # that a test starts.
@@ -25,7 +24,17 @@ settings.load_profile("flover")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--on-gpu", action="store_true", help="run kernels on this machine's GPU, not interpreted")
     parser.addoption("--soak-seconds", type=float, default=0.0, help="how long test_leaks.py runs at least")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before Triton is imported anywhere. Without --on-gpu there is no GPU, whatever the machine has."""
+    if config.getoption("--on-gpu"):
+        os.environ.pop("TRITON_INTERPRET", None)
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_finish() -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
-from flover_benchmarks.gpu import device, parity, rival, steps
+from flover_benchmarks.gpu import device, model, parity, rival, steps
 from flover_benchmarks.gpu.parts import INTERPRETED, PartSpec
 from flover_benchmarks.gpu.worker import measure
+from support.gpu import DEVICE, GPU
 
 from flover.cli.main import main
 from flover.errors import EngineDeadError, FloverError
@@ -24,14 +24,13 @@ from flover.executor.cuda import CudaExecutor
 from flover.ops.cuda import table
 
 pytestmark = pytest.mark.gpu
-CPU = torch.device("cpu")
 MISSING = "flover._cpu", "rich", "jinja2", "starlette", "uvicorn", "uvloop", "aiohttp", "llguidance", "yaml"
 """What a machine need not have: the compiled kernels, and all packages but numpy, msgspec, torch and triton."""
 MORE = "huggingface_hub", "tokenizers", "safetensors", "prometheus_client", "matplotlib", "httptools"
 
 
-def spec_of(name: str, model: str = "tiny-llama", **sizes: Any) -> PartSpec:
-    return PartSpec(name, model, "cpu", 300.0, replace(INTERPRETED, **sizes))
+def spec_of(name: str, **sizes: Any) -> PartSpec:
+    return PartSpec(name, "tiny-llama", DEVICE.type, 300.0, replace(INTERPRETED, **sizes))
 
 
 def test_all_parts_on_a_machine_with_little(tmp_path: Path) -> None:
@@ -76,13 +75,13 @@ def test_transformers_generates_as_many_tokens() -> None:
 def test_parity_fails_for_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """In bfloat16 too, where all is well before."""
     _, config = parity.read_config(parity.TINY["tiny-gpt-j"])
-    assert parity.logits_error(config, "bfloat16", CPU) < parity.TOLERANCE["bfloat16"]
+    assert parity.logits_error(config, "bfloat16", DEVICE) < parity.TOLERANCE["bfloat16"]
     found: list[dict[str, Any]] = []
     add = table.add
     monkeypatch.setattr(table, "add", lambda x, y: add(x, 1.01 * y))
     with pytest.raises(FloverError, match="tiny-gpt-j: logits in float32 differ by"):
-        parity.check_parity(CPU, "tiny-gpt-j", lambda **one: found.append(one), lambda reason: None)
-    assert [one["holds"] for one in found if "logits_error" in one] == [False]
+        parity.check_parity(DEVICE, "tiny-gpt-j", lambda **one: found.append(one), lambda reason: None)
+    assert (found[0]["dtype"], found[0]["holds"]) == ("float32", False)
 
 
 def test_an_error_of_the_device_ends_its_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +105,7 @@ def test_an_error_of_the_device_ends_its_part(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_there_is_no_time_or_room_for_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "_INTERPRETER_MEMORY", 2**20)
+    monkeypatch.setattr(model, "gpu_of", lambda name: replace(GPU, total_bytes=2**20, free_bytes=2**20))
     said: list[str] = []
     sizes = {"rows": (1, 90), "contexts": (40,)}
     steps.measure_steps(spec_of("steps", **sizes), lambda: 0.0, lambda **one: None, said.append)
@@ -115,7 +114,7 @@ def test_what_there_is_no_time_or_room_for_is_said(monkeypatch: pytest.MonkeyPat
 
 
 def test_what_computes_is_found() -> None:
-    x = torch.ones(256, 256)
-    busy = device.busy_in(CPU, lambda: [x @ x for _ in range(3)])
+    x = torch.ones(256, 256, device=DEVICE)
+    busy = device.busy_in(DEVICE, lambda: [x @ x for _ in range(3)])
     assert busy.seconds > 0 and busy.kernels >= 3
     assert any("mm" in name for name in busy.longest)

@@ -1,5 +1,5 @@
-"""Whole engines on the platform of a GPU, whose tensors are the CPU's and whose kernels are interpreted: the tokens of
-the CPU's own kernels, with and without asynchronous scheduling."""
+"""Whole engines on the platform of a GPU: the tokens of the CPU's own kernels, with and without asynchronous
+scheduling. Tensors are the CPU's and kernels interpreted; with --on-gpu it is a GPU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 import pytest
-import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
 from harness import answer, load, logprobs, make, tokens
 from support.checkpoints import make_checkpoint, random_prompt
+from support.gpu import GPU
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
@@ -25,11 +25,10 @@ from flover.executor.cuda_executor import CudaExecutor
 from flover.executor.load import load_device
 from flover.ops import Group, Ops
 from flover.ops.cuda import choose
-from flover.ops.cuda.device import Fetched, Gpu, to_device
+from flover.ops.cuda.device import Fetched, to_device
 from flover.request import Delta, TokenLogprobs
 from flover.service.build import scheduler_config
 
-FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**26, 2**26)
 pytestmark = pytest.mark.gpu
 
 
@@ -39,7 +38,7 @@ def on_gpu(
     """An engine on the platform of a GPU. No number may come from a page that nothing has written."""
     monkeypatch.setattr(CudaExecutor, "warm_up", lambda self: None)
     config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)
-    executor = load_device(config, lambda done, total: None, platform=platform(config, FAKE))
+    executor = load_device(config, lambda done, total: None, platform=platform(config, GPU))
     for pages in executor._kv.layers:
         pages.keys.fill_(math.nan)
         pages.values.fill_(math.nan)
@@ -170,7 +169,11 @@ def test_what_follows_tokens_follows_them_while_the_next_iteration_runs(
     ]
     asked = [
         make(
-            str(number), random_prompt(number, 1 + 3 * number), seed=number, max_tokens=4 + 2 * number, **kinds[number % 4]
+            str(number),
+            random_prompt(number, 1 + 3 * number),
+            seed=number,
+            max_tokens=4 + 2 * number,
+            **kinds[number % 4],
         )
         for number in range(8)
     ]
