@@ -11,7 +11,6 @@ from support.fuzz import Fuzzer
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TRITON_INTERPRET"] = "1"
 os.environ.pop("FLOVER_API_KEY", None)
 # A shell without job control starts what it leaves in the background with SIGINT ignored, and so would every process
 # that a test starts.
@@ -26,6 +25,7 @@ settings.load_profile("flover")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--on-gpu", action="store_true", help="run kernels on this machine's GPU, not interpreted")
     parser.addoption("--soak-seconds", type=float, default=0.0, help="how long test_leaks.py runs at least")
     parser.addoption("--fuzz-seconds", type=float, default=0.0, help="how long each kind of input is fuzzed")
     parser.addoption("--fuzz-seed", type=int, default=0, help="of the inputs that are fuzzed")
@@ -36,6 +36,15 @@ def fuzzer(request: pytest.FixtureRequest) -> Fuzzer:
     """A few inputs of a fixed seed, or as the flags say."""
     options = request.config
     return Fuzzer(options.getoption("--fuzz-seed"), options.getoption("--fuzz-seconds"), count=60)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before Triton is imported anywhere. Without --on-gpu there is no GPU, whatever the machine has."""
+    if config.getoption("--on-gpu"):
+        os.environ.pop("TRITON_INTERPRET", None)
+    else:
+        os.environ["TRITON_INTERPRET"] = "1"
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_finish() -> None:

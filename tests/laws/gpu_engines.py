@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support.fake_gpu import FakeGraphs, Launches
+from support.gpu import GPU
 from triton.runtime.interpreter import InterpretedFunction
 
 from flover.config import EngineConfig
@@ -21,10 +21,7 @@ from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
 from flover.executor.load import load_device
 from flover.ops import Group, Ops
-from flover.ops.cuda.device import Gpu
 from flover.service.build import scheduler_config
-
-FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**28, 2**28)
 
 
 def on_gpu(
@@ -41,7 +38,7 @@ def on_gpu(
         monkeypatch.setattr(CudaExecutor, "warm_up", lambda self, progress: None)
     Capturing.patch = monkeypatch
     config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)
-    executor = load_device(config, progress, platform=platform(config, FAKE))
+    executor = load_device(config, progress, platform=platform(config, GPU))
     for pages in executor._kv.layers:
         pages.keys.fill_(math.nan)
         pages.values.fill_(math.nan)

@@ -1,5 +1,5 @@
-"""Whole engines on the platform of a GPU, whose tensors are the CPU's and whose kernels are interpreted: the tokens of
-the CPU's own kernels, with and without asynchronous scheduling."""
+"""Whole engines on the platform of a GPU: the tokens of the CPU's own kernels, with and without asynchronous
+scheduling. Tensors are the CPU's and kernels interpreted; with --on-gpu it is a GPU."""
 
 from __future__ import annotations
 

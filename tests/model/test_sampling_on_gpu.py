@@ -1,4 +1,4 @@
-"""The sampler of a GPU under Triton's interpreter, against the one of the host."""
+"""The sampler of a GPU under Triton's interpreter, or with --on-gpu on one, against the one of the host."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
+from support.gpu import DEVICE
 
 from flover.memory.columns import Feature
 from flover.model.sampling import sample
@@ -22,8 +22,6 @@ from flover.ops.cuda.philox import uniforms as device_uniforms
 from model.sampling_reference import VOCAB, Asker, seat
 
 pytestmark = pytest.mark.gpu
-
-CPU = torch.device("cpu")
 
 
 class SomeTokens:
@@ -66,15 +64,15 @@ def test_all_rows_get_what_the_host_gives_them(members: tuple[int, ...], seed: i
         if member in GRAMMARS:
             buffers["grammar"][place] = SomeTokens()
             buffers["features"][place] |= Feature.GRAMMAR
-    rows, before = buffers.view(np.arange(len(members))), logits.clone()
-    choices = to_device(pack(rows, VOCAB), CPU)
+    rows, there = buffers.view(np.arange(len(members))), logits.to(DEVICE, copy=True)
+    choices = to_device(pack(rows, VOCAB), DEVICE)
     if choices.edits is not None:
-        places = choices.edits.rows.numpy()
+        places = choices.edits.rows.cpu().numpy()
         copy = logits.numpy()[places]
         edit_logits(copy, rows.select(places), rows["features"][places])
-        assert np.array_equal(edited(logits, choices.edits).numpy(), copy, equal_nan=True)
-    ids, best = choose(logits, choices)
-    assert torch.equal(logits.nan_to_num(), before.nan_to_num())
+        assert np.array_equal(edited(there, choices.edits).cpu().numpy(), copy, equal_nan=True)
+    ids, best = choose(there, choices)
+    assert torch.equal(there.cpu().nan_to_num(), logits.nan_to_num())
     expected = sample(logits.numpy(), rows, reference.OPS)
     assert ids.tolist() == expected.token_ids.tolist()
     assert {place for place, largest in enumerate(best.tolist()) if not np.isfinite(largest)} == set(expected.errors)
@@ -82,15 +80,15 @@ def test_all_rows_get_what_the_host_gives_them(members: tuple[int, ...], seed: i
 
 def test_random_numbers_are_those_of_the_host() -> None:
     seeds, positions = np.array([0, 1, -1, 2**63 - 1, -(2**63)] * 30), np.arange(150) ** 5
-    drawn = device_uniforms(torch.from_numpy(seeds), torch.from_numpy(positions))
-    assert np.array_equal(drawn.numpy(), uniforms(seeds, positions))
+    drawn = device_uniforms(torch.from_numpy(seeds).to(DEVICE), torch.from_numpy(positions).to(DEVICE))
+    assert np.array_equal(drawn.cpu().numpy(), uniforms(seeds, positions))
 
 
 def test_logprobs_are_those_of_the_host() -> None:
     logits = (2 * torch.randn(4, 5000, generator=torch.Generator().manual_seed(3))).round(decimals=1)  # with ties
     chosen = torch.tensor([0, 4999, 17, 2500])
     for num_top in (0, 5):
-        found = [values.tolist() for values in logprobs(logits, chosen, num_top)]
+        found = [values.tolist() for values in logprobs(logits.to(DEVICE), chosen.to(DEVICE), num_top)]
         host = token_logprobs(logits.numpy(), chosen.numpy(), np.full(4, num_top), reference.OPS)
         assert found[0] == [entry.token_ids for entry in host]
         assert found[2] == [entry.ranks for entry in host]

@@ -46,7 +46,7 @@ def as_tensors(value: Any) -> Any:
 
 def store(weight: Any, first: int, rows: Tensor) -> None:
     """Fill rows of a weight of any implementation."""
-    weight.store(first, rows.float().numpy())
+    weight.store(first, rows.float().cpu().numpy())
 
 
 def unpacked(weight: PackedWeight) -> Tensor:

@@ -239,9 +239,9 @@ def _make_attention(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
 def _run_attention(ops: Ops, inputs: Inputs) -> list[Tensor]:
     pages = pages_of(ops, inputs["key_pages"], inputs["value_pages"])
     query_lens, context_lens, windows = inputs["query_lens"], inputs["context_lens"], inputs["windows"]
-    starts = torch.tensor([0, *query_lens]).cumsum(0).int()
-    lens = torch.tensor(context_lens, dtype=torch.int32)
     table = inputs["page_table"]
+    starts = torch.tensor([0, *query_lens], device=table.device).cumsum(0).int()
+    lens = torch.tensor(context_lens, dtype=torch.int32, device=table.device)
     plan = ops.plan_attention(table, starts, lens, query_lens, context_lens, pages, frozenset(windows))
     slopes, sinks = inputs["slopes"], inputs["sinks"]
     shapes = (0.0, None, None), (1.5, None, None), (0.0, slopes, None), (0.0, None, sinks), (1.5, slopes, sinks)

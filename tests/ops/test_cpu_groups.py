@@ -13,7 +13,8 @@ from flover_benchmarks.kernels.blocks import random_blocks
 from flover.errors import ModelError
 from flover.ops import BLOCKS, Ops, Part, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
+from flover.ops.cpu_sizes import BYTES_PER_WEIGHT
+from flover.ops.cpu_weight import PackedWeight
 from flover.weight_formats import GGUF_BLOCKS
 from ops.exact import INPUTS, Floats, activations, fma, quantized
 

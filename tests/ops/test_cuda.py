@@ -1,4 +1,4 @@
-"""The kernels of ops/cuda under Triton's interpreter, on tensors of the CPU."""
+"""The kernels of ops/cuda under Triton's interpreter, on tensors of the CPU; with --on-gpu on a GPU."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import support.triton_interpreter  # noqa: F401  # before any kernel runs
 import torch
+from support.gpu import CPU, DEVICE, on_device
 from torch import Tensor
 
 from flover.errors import ConfigError, InvariantError
@@ -18,14 +18,14 @@ from flover.ops.sampling import sample
 from ops.spec import SPECS, pages_of, weight_of
 
 pytestmark = pytest.mark.gpu
-OPS = cuda_ops(torch.device("cpu"))
-INVARIANT = cuda_ops(torch.device("cpu"), batch_invariant=True)
+OPS = cuda_ops(DEVICE)
+INVARIANT = cuda_ops(DEVICE, batch_invariant=True)
 
 
 def assert_near(results: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> None:
     for got, want in zip(results, expected, strict=True):
         assert got.shape == want.shape
-        error = (got.double() - want.double()).abs().max().item()
+        error = (got.cpu().double() - want.double()).abs().max().item()
         assert error <= tolerance * want.double().abs().max().item()
 
 
@@ -36,7 +36,7 @@ def test_equals_the_reference(name: str, dtype: torch.dtype) -> None:
     inputs = spec.make(torch.Generator().manual_seed(3), dtype)
     expected = spec.run(reference.OPS, inputs)
     for ops in (OPS, INVARIANT) if name == "linear" else (OPS,):
-        assert_near(spec.run(ops, inputs), expected, spec.tolerance[dtype])
+        assert_near(spec.run(ops, on_device(inputs)), expected, spec.tolerance[dtype])
 
 
 @pytest.mark.parametrize("ops", [OPS, INVARIANT], ids=["fastest", "invariant"])
@@ -53,15 +53,16 @@ def test_linear_of_many_rows_and_of_none(ops: Ops) -> None:
         for gated, kind, offset in ((True, "silu", bias), (True, "swiglu_oai", None), (False, None, None)):
             weights = [weight_of(one, plain, gated, weight_format) for one in (ops, reference.OPS)]
             given = x.to(dtype)
-            result = ops.linear(given, weights[0], offset, kind)
+            on_gpu = ops.linear(given.to(DEVICE), weights[0], on_device(offset), kind)
             wide = reference.linear(given.float(), weight_of(reference.OPS, plain, gated), offset, kind)
-            assert_near([result], [wide], tolerance)
-            assert ops.linear(given[:0], weights[0], offset, kind).shape == (0, result.shape[1])
+            assert_near([on_gpu], [wide], tolerance)
+            none = ops.linear(given[:0].to(DEVICE), weights[0], on_device(offset), kind)
+            assert none.shape == (0, on_gpu.shape[1])
 
 
 def test_products_are_the_same_bits_in_any_batch() -> None:
     generator = torch.Generator().manual_seed(2)
-    x = torch.randn(130, 200, generator=generator)
+    x = torch.randn(130, 200, generator=generator).to(DEVICE)
     weight = weight_of(INVARIANT, torch.randn(96, 200, generator=generator), gated=True)
     together = INVARIANT.linear(x, weight, None, "silu")
     for first, end in ((0, 1), (5, 69), (100, 130)):
@@ -82,6 +83,7 @@ class OneSequence:
         self, ops: Ops, spans: Sequence[tuple[int, int]], window: int | None, page_size: int, sinks: Tensor | None
     ) -> list[Tensor]:
         """Results of the tokens first to end of each span, every span a row of its own in one batch."""
+        device = CPU if ops is reference.OPS else DEVICE
         num_pages = -(-self.length // page_size)
         order = torch.randperm(num_pages, generator=torch.Generator().manual_seed(page_size)) + 1
         stored = torch.full((2, num_pages + 1, page_size, *self.keys.shape[1:]), torch.nan)
@@ -89,16 +91,16 @@ class OneSequence:
             stored[:, order[position // page_size], position % page_size] = torch.stack(
                 (self.keys[position], self.values[position])
             )
-        pages = pages_of(ops, stored[0], stored[1])
+        pages = pages_of(ops, stored[0].to(device), stored[1].to(device))
         query_lens, context_lens = [end - first for first, end in spans], [end for _, end in spans]
         starts = torch.tensor([0, *query_lens]).cumsum(0).int()
-        table = order.int().repeat(len(spans), 1)
         lens = torch.tensor(context_lens, dtype=torch.int32)
+        table, starts, lens = on_device((order.int().repeat(len(spans), 1), starts, lens), device)
         plan = ops.plan_attention(table, starts, lens, query_lens, context_lens, pages, frozenset({window}))
-        queries = torch.cat([self.queries[first:end] for first, end in spans])
+        queries = torch.cat([self.queries[first:end] for first, end in spans]).to(device)
         for layer in (-queries, queries):
-            y = ops.attention(layer, pages, plan, 0.2, window, 0.0, None, sinks)
-        return list(torch.split(y, query_lens))
+            y = ops.attention(layer, pages, plan, 0.2, window, 0.0, None, on_device(sinks, device))
+        return list(torch.split(y.cpu(), query_lens))
 
 
 @pytest.mark.parametrize(("dim", "heads", "kv_heads"), [(64, 4, 1), (80, 3, 1), (96, 2, 2), (128, 5, 1), (256, 2, 1)])
@@ -157,11 +159,11 @@ def test_order_and_sum_of_logits() -> None:
     logits = logits_of(5, 5000)
     logits[3, 4321] = torch.nan
     logits[4] = -torch.inf
-    best, ids = OPS.argmax(logits)  # type: ignore[arg-type]
+    best, ids = on_device(OPS.argmax(logits.to(DEVICE)), CPU)  # type: ignore[arg-type]
     expected, expected_ids = argmax(logits.numpy())
     assert np.array_equal(best.numpy(), expected, equal_nan=True) and ids.tolist() == expected_ids.tolist()
-    sums = OPS.logsumexp(logits[:3])  # type: ignore[arg-type]
-    np.testing.assert_allclose(sums.numpy(), logsumexp(logits[:3].numpy()), rtol=1e-6)
+    sums = OPS.logsumexp(logits[:3].to(DEVICE))  # type: ignore[arg-type]
+    np.testing.assert_allclose(sums.cpu().numpy(), logsumexp(logits[:3].numpy()), rtol=1e-6)
 
 
 @pytest.mark.parametrize("width", [37, 5000])
@@ -189,8 +191,8 @@ def test_draws_what_the_reference_draws(width: int) -> None:
     )
     best, _ = argmax(logits.numpy())
     expected = sample(logits.numpy(), best, SampleParams(*columns))
-    params = SampleParams(*map(torch.from_numpy, columns))  # type: ignore[arg-type]
-    assert OPS.sample(logits, torch.from_numpy(best), params).tolist() == expected.tolist()  # type: ignore[arg-type]
+    given = on_device((logits, torch.from_numpy(best), *map(torch.from_numpy, columns)))
+    assert OPS.sample(*given[:2], SampleParams(*given[2:])).tolist() == expected.tolist()
 
 
 def test_refuses_what_it_cannot_keep() -> None:

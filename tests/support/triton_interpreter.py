@@ -2,11 +2,12 @@
 
 Triton 3.9's own cuts float32 off instead of rounding it to the nearest bfloat16, and multiplies matrices of bfloat16 as
 if their bits were integers. It also replaces the language's functions anew at every call of a part of a kernel, which
-takes most of the time; once is enough. Importing this file replaces all of that.
+takes most of the time; once is enough. Importing this file replaces all of that, unless a GPU runs the kernels.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -55,4 +56,5 @@ def _of_language() -> None:
     """Its module imports the language as `tl`."""
 
 
-_use()
+if os.environ.get("TRITON_INTERPRET") == "1":
+    _use()

@@ -33,8 +33,13 @@ GPUS = {
 
 
 def gpu_named(name: str) -> Gpu:
-    """A GPU by its name, whatever its case. Raises `ConfigError` with the names there are."""
+    """The first GPU whose name begins so, whatever the case and what stands between: h100, a100, rtx4090. Raises
+    `ConfigError` with the names there are."""
     for gpu in GPUS.values():
-        if gpu.name.lower() == name.lower():
+        if _plain(name) and _plain(gpu.name).startswith(_plain(name)):
             return gpu
     raise ConfigError(f"--gpu knows {', '.join(GPUS)}, not {name!r}")
+
+
+def _plain(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))

@@ -22,7 +22,8 @@ from flover.model.load import SLICE_NUMBERS
 from flover.ops import BLOCKS, WeightFormat
 from flover.ops.cpu import CpuOps
 from flover.ops.cpu_layout import ACTIVATIONS
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
+from flover.ops.cpu_sizes import BYTES_PER_WEIGHT
+from flover.ops.cpu_weight import PackedWeight
 from flover_benchmarks.kernels.blocks import random_blocks
 from flover_benchmarks.kernels.figures import Measurement
 from flover_benchmarks.kernels.torch_threads import torch_threads

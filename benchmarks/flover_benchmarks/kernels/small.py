@@ -14,7 +14,8 @@ from flover.model.config import ModelConfig
 from flover.ops import WeightFormat
 from flover.ops.cpu import CpuOps
 from flover.ops.cpu_layout import address, native_pages, page_shapes
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT, PackedWeight
+from flover.ops.cpu_sizes import BYTES_PER_WEIGHT
+from flover.ops.cpu_weight import PackedWeight
 from flover_benchmarks.kernels.attention import CACHES, PAGE_SIZE
 from flover_benchmarks.kernels.figures import Measurement
 from flover_benchmarks.kernels.torch_threads import torch_threads

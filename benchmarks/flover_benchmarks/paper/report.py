@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from rich.table import Table as RichTable
+from typing import TYPE_CHECKING, Any
 
 from flover.bench.machine import commit, machine_facts
 from flover.bench.report import json_line
 from flover.errors import ConfigError, InvariantError
 from flover_benchmarks.paper.bench import Figure, Result, Table
 
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
 REPORT, LINES = "report.md", "results.jsonl"
 
 
 def rich_table(title: str, table: Table) -> RichTable:
     """The table for the terminal."""
+    from rich.table import Table as RichTable
+
     drawn = RichTable(title=f"{title}: {table.title}", title_justify="left", title_style="bold")
     for index, name in enumerate(table.header):
         drawn.add_column(name, justify="left" if index == 0 else "right")

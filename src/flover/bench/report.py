@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
-from flover.bench.fusion import Fusion, FusionRun
-from flover.bench.interference import Interference
 from flover.bench.machine import commit, machine_facts
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from flover.bench.fusion import Fusion, FusionRun
+    from flover.bench.interference import Interference
 
 
 def fusion_table(title: str, result: Fusion, names: tuple[str, str] = ("fused", "one by one")) -> Table:
     """Both parts side by side, with the ratio of fused to serial."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("")
     for name in (*names, "ratio"):
@@ -43,6 +47,8 @@ def fusion_table(title: str, result: Fusion, names: tuple[str, str] = ("fused", 
 
 def interference_table(title: str, results: dict[str, Interference]) -> Table:
     """One column per setting of the budget."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("inter-token gap of the streams")
     for name in results:

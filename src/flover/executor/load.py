@@ -10,11 +10,11 @@ from flover.executor.detect import new_platform, resolve_device
 from flover.executor.device import DeviceExecutor
 from flover.executor.platform import Platform
 from flover.memory.sizing import PoolSize
-from flover.model.describe import plan_load
+from flover.model.describe import Description, plan_load
 from flover.model.formats import expert_reads
 from flover.model.load import LoadedModel, load_described
 from flover.model.shard import Shard
-from flover.ops import Alone, Group
+from flover.ops import Alone, Group, Ops
 from flover.request import ModelFacts
 
 
@@ -23,12 +23,14 @@ def load_device(
     progress: Callable[..., None],
     group: Group | None = None,
     platform: Platform | None = None,
+    load: Callable[[Description, Ops, Callable[[int, int], None]], LoadedModel] = load_described,
 ) -> DeviceExecutor:
     """Size the pool of the model that `config` names, load it or the share of it that this rank of `group` has, and
     warm up.
 
-    `platform` is that of `config.device` by default. `progress(done, total)` counts bytes of weights, and then, where
-    forwards are captured, `progress(done, total, "CUDA graphs")` these. Raises `ModelError` and `ConfigError`.
+    `platform` is that of `config.device` by default; `load` makes the weights, by default of what was described.
+    `progress(done, total)` counts bytes of weights, and then, where forwards are captured, `progress(done, total,
+    "CUDA graphs")` these. Raises `ModelError` and `ConfigError`.
     """
     group = group or Alone()
     config = resolve_device(config)
@@ -37,7 +39,7 @@ def load_device(
     described, plan = plan_load(config, shard, group.local_size, platform.machine())
     platform.check(described)
     ops = platform.new_ops(plan.num_threads, group)
-    loaded = load_described(described, ops, progress)
+    loaded = load(described, ops, progress)
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
     executor = platform.new_executor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)

@@ -12,7 +12,7 @@ from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.placement import Placement
 from flover.model.reads import Read
 from flover.ops import BLOCKS, WeightFormat
-from flover.ops.cpu_weight import BYTES_PER_WEIGHT
+from flover.ops.cpu_sizes import BYTES_PER_WEIGHT
 from flover.request import ExpertReads
 from flover.source import TensorInfo
 from flover.source.quantization import Scheme

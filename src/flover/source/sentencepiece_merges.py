@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import overload
 
-from flover._cpu import make_merges
-
 
 @dataclass(frozen=True, slots=True)
 class Merges(Sequence[tuple[str, str]]):
@@ -60,6 +58,8 @@ def merges_by_order(texts: Sequence[str], stand_ins: Collection[str]) -> Merges:
 
 
 def _merges(texts: Sequence[str], ranks: Sequence[float], stand_ins: Collection[str], *, longest_first: bool) -> Merges:
+    from flover._cpu import make_merges  # a GPU serves without the compiled module
+
     is_stand_in = re.compile("|".join(map(re.escape, filter(None, stand_ins))) or "(?!)").search
     several = bytes(map(bool, map(is_stand_in, texts)))
     ends = array("q", accumulate(map(len, texts))).tobytes()
