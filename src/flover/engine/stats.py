@@ -51,11 +51,10 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.structs.replace(self, **dict.fromkeys(_GAUGES, 0))
 
 
-_COUNTED = (
+_COUNTED = (  # under the names that the roster has for them
     *("prompt_tokens", "generation_tokens", "cached_tokens", "queried_tokens", "preemptions", "row_moves"),
     *("iterations", "iteration_rows", "faults", "compilations", "drafts", "draft_tokens", "accepted_tokens"),
 )
-"""Counters under the names that the roster has for them."""
 _GAUGES = ("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total")
 
 
