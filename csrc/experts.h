@@ -14,19 +14,16 @@ namespace flover::FLOVER_ISA {
 // What is not a number comes last.
 FLOVER_INLINE float rank_of(float score) { return score == score ? score : -__builtin_inff(); }
 
-// The best of those behind `last` in the order of falling scores and, where these are equal, rising indices; last is
-// below 0 for the first.
-static int64_t next_expert(const float* scores, int64_t experts, int64_t last) {
-  int64_t best = -1;
+// The best experts, in the order of falling scores and, where these are equal, rising indices.
+static void choose_experts(const float* scores, int64_t experts, int64_t chosen, int32_t* ids) {
   for (int64_t e = 0; e < experts; e++) {
     const float rank = rank_of(scores[e]);
-    if (last >= 0) {
-      const float before = rank_of(scores[last]);
-      if (rank > before || (rank == before && e <= last)) continue;
-    }
-    if (best < 0 || rank > rank_of(scores[best])) best = e;
+    int64_t place = least(e, chosen);
+    while (place > 0 && rank > rank_of(scores[ids[place - 1]])) place--;
+    if (place == chosen) continue;
+    for (int64_t i = least(e, chosen - 1); i > place; i--) ids[i] = ids[i - 1];
+    ids[place] = (int32_t)e;
   }
-  return best;
 }
 
 // e^(x - top) of n numbers, in place unless y is null; returns their sum, lane by lane and then through a fixed tree.
@@ -47,10 +44,8 @@ static void run(Pool& pool, const Route& a) {
       const float* scores = a.scores + row * a.experts;
       int32_t* ids = a.ids + row * a.chosen;
       float* weights = a.weights + row * a.chosen;
-      for (int64_t i = 0; i < a.chosen; i++) {
-        ids[i] = (int32_t)next_expert(scores, a.experts, i ? ids[i - 1] : -1);
-        weights[i] = scores[ids[i]];
-      }
+      choose_experts(scores, a.experts, a.chosen, ids);
+      for (int64_t i = 0; i < a.chosen; i++) weights[i] = scores[ids[i]];
       const float top = weights[0], of_all = a.normalized ? 0.0f : exponentials(scores, a.experts, top, nullptr);
       const float of_chosen = exponentials(weights, a.chosen, top, weights);
       for (int64_t i = 0; i < a.chosen; i++) weights[i] /= a.normalized ? of_chosen : of_all;
