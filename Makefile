@@ -53,7 +53,7 @@ NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,ch
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test long soak fuzz chaos real sanitize cuda clean
+.PHONY: help demo serve quick check test long soak fuzz chaos plants real sanitize cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -85,6 +85,9 @@ fuzz: $(VENV)/.ready-dev ## model files, tokenizers, templates, raw HTTP, frames
 chaos: $(VENV)/.ready-dev ## kill, stop, terminate in each phase, CHAOS_ROUNDS=10 times, full disks, no descriptors
 	$(PYTEST) --timeout 0 tests/server/test_chaos.py tests/server/test_exit_truth.py tests/server/test_descriptors.py \
 	  tests/server/test_engine_restarts.py tests/parallel/test_kills.py --chaos-rounds $(CHAOS_ROUNDS)
+
+plants: $(VENV)/.ready-dev ## the bugs of docs/laws.md, one after the other: each has to turn its test red; ten minutes
+	$(BIN)/python tools/planted_bugs.py
 
 real: $(VENV)/.ready-dev $(MODEL) .real/llama.cpp ## tests of a real model of 253 MB, which it fetches first: a quarter of an hour
 	$(PYTEST) tests/real
