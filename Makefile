@@ -20,8 +20,12 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # the others.
 JOBS ?= 3
 SOAK_SECONDS ?= 300
-LONG := tests/server/test_leaks.py tests/server/test_openapi.py::test_schemathesis_finds_no_deviation \
-  tests/server/test_backfill_measured.py
+CHAOS_ROUNDS ?= 10
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= $(shell echo $$RANDOM)
+FUZZ := tests/fuzz tests/server/test_http_fuzz.py::test_mutated_requests
+LONG := tests/server/test_leaks.py tests/server/test_chaos.py tests/server/test_backfill_measured.py \
+  tests/server/test_openapi.py::test_schemathesis_finds_no_deviation
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
@@ -50,7 +54,7 @@ NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,ch
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test long soak real sanitize cuda clean
+.PHONY: help demo serve quick check test long soak fuzz chaos plants real sanitize cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -70,11 +74,21 @@ test: $(VENV)/.ready-dev ## the test suite, less the tests of `make long`
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu" $(LONG:%=--deselect %)
 	$(PYTEST) -m alone $(LONG:%=--deselect %)
 
-long: $(VENV)/.ready-dev ## long runs: leaks, the API against its description, what backfill costs others
+long: $(VENV)/.ready-dev ## long runs: leaks, faults in each phase, the API against its description, what backfill costs
 	$(PYTEST) $(LONG)
 
 soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat
 	$(PYTEST) tests/server/test_leaks.py --soak-seconds $(SOAK_SECONDS)
+
+fuzz: $(VENV)/.ready-dev ## model files, tokenizers, templates, raw HTTP, frames: FUZZ_SECONDS=60 of random inputs of each
+	$(PYTEST) -s --timeout 0 $(FUZZ) --fuzz-seconds $(FUZZ_SECONDS) --fuzz-seed $(FUZZ_SEED)
+
+chaos: $(VENV)/.ready-dev ## kill, stop, terminate in each phase, CHAOS_ROUNDS=10 times, full disks, no descriptors
+	$(PYTEST) --timeout 0 tests/server/test_chaos.py tests/server/test_exit_truth.py tests/server/test_descriptors.py \
+	  tests/server/test_engine_restarts.py tests/parallel/test_kills.py --chaos-rounds $(CHAOS_ROUNDS)
+
+plants: $(VENV)/.ready-dev ## the bugs of docs/laws.md, one after the other: each has to turn its test red; ten minutes
+	$(BIN)/python tools/planted_bugs.py
 
 real: $(VENV)/.ready-dev $(MODEL) .real/llama.cpp ## tests of a real model of 253 MB, which it fetches first: a quarter of an hour
 	$(PYTEST) tests/real

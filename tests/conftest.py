@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-seconds", type=float, default=0.0, help="how long test_leaks.py runs at least")
     parser.addoption("--fuzz-seconds", type=float, default=0.0, help="how long each kind of input is fuzzed")
     parser.addoption("--fuzz-seed", type=int, default=0, help="of the inputs that are fuzzed")
+    parser.addoption("--chaos-rounds", type=int, default=1, help="how often each fault of test_chaos.py comes")
 
 
 @pytest.fixture

@@ -112,6 +112,7 @@ LAWS: dict[str, Law] = {
         "that was none.",
         (
             "server/test_exit_truth.py::test_nothing_is_left_and_no_answer_looks_finished",
+            "server/test_chaos.py::test_a_fault_in_each_phase",
             "parallel/test_kills.py::test_requests_survive_the_death_of_a_rank_in_each_phase",
         ),
     ),
@@ -161,6 +162,27 @@ LAWS: dict[str, Law] = {
         (
             "server/test_descriptors.py::test_connections_that_take_all_descriptors_do_not_keep_an_engine_from_starting",
             "server/test_engine_restarts.py::test_a_machine_that_refuses_for_a_while_costs_no_restart",
+            "server/test_chaos.py::test_a_fault_in_each_phase",
+            "server/test_chaos.py::test_a_full_disk_ends_no_server",
+        ),
+    ),
+    "parts": Law(
+        "Reasoning, content and tool calls are the same streamed and whole, however the text is cut.",
+        (
+            "text/test_output_parts.py::test_parts_are_the_same_at_every_split",
+            "server/test_tools.py::test_calls_reasoning_and_content",
+            "server/test_anthropic.py::test_tools_and_thinking",
+        ),
+    ),
+    "files and frames": Law(
+        "Whatever bytes come as a model, a tokenizer, a template, a request or a frame are taken, or refused in words.",
+        (
+            "fuzz/test_fuzz_files.py::test_gguf",
+            "fuzz/test_fuzz_files.py::test_safetensors",
+            "fuzz/test_fuzz_files.py::test_tokenizer",
+            "fuzz/test_fuzz_files.py::test_chat_template",
+            "fuzz/test_fuzz_frames.py::test_frames",
+            "server/test_http_fuzz.py::test_mutated_requests",
         ),
     ),
 }

@@ -16,7 +16,7 @@ import socket
 import ssl
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import uvicorn
@@ -90,6 +90,18 @@ def _listen(config: ServerConfig) -> socket.socket:
         raise ConfigError(f"cannot listen on --host {config.host} --port {config.port}: {reason}") from error
 
 
+class _Console(Console):
+    """The terminal, or the file or pipe in its place: a full disk and a reader that is gone end no server."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print if that is possible."""
+        with suppress(OSError):
+            super().print(*objects, **options)
+
+    def on_broken_pipe(self) -> None:
+        """Go on, where rich ends the program."""
+
+
 async def _serve(
     engine_config: EngineConfig,
     config: ServerConfig,
@@ -99,7 +111,7 @@ async def _serve(
     engine_command: Sequence[str],
     spawned: Spawned | None,
 ) -> int:
-    console = Console(soft_wrap=True, highlight=False)
+    console = _Console(soft_wrap=True, highlight=False)
     url = _url(sock, "http" if tls is None else "https")
     state = AppState(engine_config, config)
     server = _Server(_http_config(state, tls))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -97,6 +98,8 @@ class _UsageFile:
         except OSError as error:
             raise ConfigError(f"--usage-log {path} cannot be written: {error.strerror}") from None
         self._path, self._descriptor, self._lost = path, descriptor, 0
+        self._cut = False
+        """Whether the disk took only a part of the last line."""
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue(MAX_WAITING_LINES)
         self._thread = threading.Thread(target=self._run, name="usage", daemon=True)
         self._thread.start()
@@ -119,8 +122,12 @@ class _UsageFile:
         while (line := self._lines.get()) is not None:
             if self._lost:
                 line, self._lost = {**line, "lines_lost_before": self._lost}, 0
+            text = (b"\n" if self._cut else b"") + msgspec.json.encode(line) + b"\n"
             try:
-                os.write(self._descriptor, msgspec.json.encode(line) + b"\n")
+                written = os.write(self._descriptor, text)
+                self._cut = 0 < written < len(text)
+                if written < len(text):
+                    raise OSError(errno.ENOSPC, "the disk is full")
             except OSError as error:
                 self._lost += 1 + line.get("lines_lost_before", 0)
                 logger.error("--usage-log %s cannot be written: %s", self._path, error.strerror)
