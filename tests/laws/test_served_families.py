@@ -1,4 +1,4 @@
-"""Every family through the server, and every wiring of a layer on two ranks: 64 greedy tokens of requests in a crowd and
+"""Every family through the server, every wiring of a layer on two ranks: 64 greedy tokens of requests in a crowd and
 alone, and their log-probabilities, are transformers'. Minutes: part of `make long`."""
 
 from __future__ import annotations
