@@ -25,6 +25,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= $(shell echo $$RANDOM)
 FUZZ := tests/fuzz tests/server/test_http_fuzz.py::test_mutated_requests
 LONG := tests/server/test_leaks.py tests/server/test_chaos.py tests/server/test_backfill_measured.py \
+  tests/laws/test_served_families.py \
   tests/server/test_openapi.py::test_schemathesis_finds_no_deviation
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
@@ -74,7 +75,7 @@ test: $(VENV)/.ready-dev ## the test suite, less the tests of `make long`
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu" $(LONG:%=--deselect %)
 	$(PYTEST) -m alone $(LONG:%=--deselect %)
 
-long: $(VENV)/.ready-dev ## long runs: leaks, faults in each phase, the API against its description, what backfill costs
+long: $(VENV)/.ready-dev ## long runs: leaks, faults in each phase, the API against its description, all families served
 	$(PYTEST) $(LONG)
 
 soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat

@@ -96,8 +96,13 @@ def load_reference(directory: Path) -> transformers.PreTrainedModel:
 @torch.inference_mode()
 def reference_logits(directory: Path, token_ids: list[int]) -> torch.Tensor:
     """Logits [T, vocab] of all positions of one sequence, by transformers."""
-    output = load_reference(directory)(input_ids=torch.tensor([token_ids]))
-    return output.logits[0].float()
+    return logits_of(load_reference(directory), token_ids)
+
+
+@torch.inference_mode()
+def logits_of(model: transformers.PreTrainedModel, token_ids: list[int]) -> torch.Tensor:
+    """The same by a model that is loaded already."""
+    return model(input_ids=torch.tensor([token_ids])).logits[0].float()
 
 
 @torch.inference_mode()

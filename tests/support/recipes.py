@@ -94,7 +94,13 @@ RECIPES |= {
     "gemma3 with images": (
         "Gemma3ForConditionalGeneration",
         {
-            "text_config": {**_LLAMA, "head_dim": 16, "num_hidden_layers": 7, "sliding_window": 16},
+            "text_config": {
+                **_LLAMA,
+                "head_dim": 16,
+                "num_hidden_layers": 3,
+                "sliding_window": 16,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            },
             "vision_config": {**_VISION, "model_type": "siglip_vision_model"},
             "mm_tokens_per_image": 4,
         },
