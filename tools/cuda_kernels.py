@@ -30,6 +30,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
 from flover.bench.presets import PRESETS
+from flover.executor.row_cells import FIRST_PAGE, CellMap
 from flover.model.batch import Batch
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
@@ -37,6 +38,7 @@ from flover.model.hf_config import read_config
 from flover.ops import Pages
 from flover.ops.choices import Choices, Draws, Edits
 from flover.ops.cuda.choose import choose, logprobs
+from flover.ops.cuda.rows import keep_newest, make_batch
 from flover.ops.cuda.table import cuda_ops
 
 MOST_LAUNCHES = 8
@@ -90,7 +92,7 @@ class Compiled:
     @property
     def streams(self) -> bool:
         """Whether it reads long rows; the others read a few numbers, from anywhere."""
-        return self.name not in ("edit_kernel", "uniforms_kernel")
+        return self.name not in ("edit_kernel", "uniforms_kernel", "batch_kernel", "newest_kernel")
 
     @property
     def line(self) -> str:
@@ -214,6 +216,16 @@ def batch_of(query_lens: Sequence[int], context: int) -> Batch:
     )
 
 
+def fill(batch: Batch) -> None:
+    """From the rows that the device keeps, which then get tokens."""
+    cells = CellMap(256, batch.page_table.shape[1])
+    lines, order = empty((257, cells.stride), torch.int32), empty((batch.num_rows,), torch.int32)
+    ragged = None if max(batch.query_lens_host) == 1 else (batch.query_starts, empty((batch.num_tokens,), torch.int32))
+    into = batch.token_ids, batch.positions, batch.slots, batch.context_lens, batch.page_table
+    make_batch(lines, order, ragged, into, (FIRST_PAGE, PAGE_SIZE))
+    keep_newest(lines, order, empty((batch.num_rows,), torch.int64))
+
+
 class MetaPages:
     """The pool of keys and values, without memory."""
 
@@ -234,6 +246,7 @@ def forward(config: ModelConfig, query_lens: Sequence[int], context: int, *, bat
     decoder = decoder_of(config, batch_invariant=batch_invariant)
     pages: Any = MetaPages(config)
     batch = batch_of(query_lens, context)
+    fill(batch)
     with TorchLaunches() as by_torch:
         hidden = decoder.forward(batch, pages)
         decoder.logits(hidden[: len(query_lens)])

@@ -4,15 +4,19 @@ scheduling. Tensors are the CPU's and kernels interpreted; with --on-gpu it is a
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from gpu_engines import Capturing, on_gpu
 from harness import answer, load, logprobs, make, tokens
 from support.checkpoints import make_checkpoint, random_prompt
+from support.constraints import MODEL, TOKENIZER, VOCABULARY
 
 from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
@@ -22,6 +26,7 @@ from flover.ops import Group, Ops
 from flover.ops.cuda import choose
 from flover.ops.cuda.device import Fetched, to_device
 from flover.request import Delta, TokenLogprobs
+from flover.structured_outputs import StructuredOutputsParams
 
 pytestmark = pytest.mark.gpu
 
@@ -218,3 +223,97 @@ def test_enforce_eager_makes_no_graph(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(tokens(found["one"])) == 4
     assert Capturing.graphs.runs == []
     engine.close()
+
+
+def test_preempted_cancelled_and_pooled_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixture of experts with a pool too small for all that run: rows leave and come back while iterations overlap,
+    one is cancelled, two ask for embeddings. Captured forwards."""
+    checkpoint = make_checkpoint(tmp_path, "qwen2_moe")
+    asked = [make(str(number), random_prompt(number, 5 + number), seed=number, max_tokens=22) for number in range(4)]
+    asked[1] = make("1", random_prompt(1, 6), seed=1, max_tokens=22, temperature=1.0, top_p=0.9, repetition_penalty=1.2)
+    pooled = [make(f"pooled {kind}", random_prompt(9, 13), max_tokens=1, pooling=kind) for kind in ("last", "mean")]
+    arrivals = [*((2 * number, one) for number, one in enumerate(asked)), (4, pooled[0]), (9, pooled[1])]
+    engine = load(checkpoint)
+    expected = answer(engine, arrivals)
+    engine.close()
+
+    def cancel(engine: Engine) -> None:
+        if engine.roster.counts["iterations"] == 12:
+            engine.cancel("gone")
+
+    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
+    settings = {"max_num_seqs": 4, "max_num_batched_tokens": 8, "max_model_len": 40, "block_size": 4}
+    size = 13 * 4 * 2 * 2 * 2 * 12 * 4  # pages of 4 tokens: keys and values, two layers of two heads
+    engine = on_gpu(
+        checkpoint, monkeypatch, Capturing, warm=True, async_scheduling=True, kv_cache_memory_bytes=size, **settings
+    )
+    found = answer(engine, [*arrivals, (3, make("gone", random_prompt(5, 4), max_tokens=30))], cancel)
+    assert engine.roster.counts["preemptions"] > 1
+    engine.close()
+    assert found.pop("gone")
+    for name, deltas in expected.items():
+        assert tokens(found[name]) == tokens(deltas), name
+        if name.startswith("pooled"):
+            own, other = (np.frombuffer(one[-1].embedding or b"", dtype="<f4") for one in (found[name], deltas))
+            np.testing.assert_allclose(own, other, atol=1e-4)
+            assert len(own)
+
+
+def test_a_row_without_usable_numbers_ends_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its next forward has been started already, with some token in the place of the one that is not there."""
+    checkpoint = make_checkpoint(tmp_path, "llama")
+    choice, calls, inputs = CudaExecutor._start_choice, itertools.count(), list[int]()
+    forward = CudaExecutor._forward
+
+    def poisoned(self: CudaExecutor, logits: Any, rows: Any, on_device: Any) -> Any:
+        if next(calls) == 5:
+            logits[0] = math.nan
+        return choice(self, logits, rows, on_device)
+
+    def looking(self: CudaExecutor, batch: Any) -> Any:
+        inputs.extend(batch.token_ids.tolist())
+        return forward(self, batch)
+
+    monkeypatch.setattr(CudaExecutor, "_start_choice", poisoned)
+    monkeypatch.setattr(CudaExecutor, "_forward", looking)
+    asked = [make(str(number), random_prompt(number, 3), max_tokens=12) for number in range(2)]
+    engine = load(checkpoint)
+    expected = answer(engine, [(0, one) for one in asked])
+    engine.close()
+    engine = on_gpu(checkpoint, monkeypatch, max_num_seqs=2, async_scheduling=True)
+    found = answer(engine, [(0, one) for one in asked])
+    engine.close()
+    assert found["0"][-1].finish_reason == "error" and "not finite" in str(found["0"][-1].error)
+    assert tokens(found["1"]) == tokens(expected["1"])
+    assert min(inputs) >= 0
+
+
+def test_structured_outputs_while_iterations_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask is made of every token before, beside the forward that takes the newest."""
+    constraints = {"choice": ["a red kite", "a grey goose"]}, {"regex": "[a-c]{2,6}!"}
+    asked = [
+        make(
+            str(number),
+            TOKENIZER.encode("Tom had")[: 2 + number],
+            seed=number,
+            temperature=1.0,
+            max_tokens=12,
+            ignore_eos=False,
+            structured_outputs=StructuredOutputsParams(**fields),
+        )
+        for number, fields in enumerate(constraints)
+    ]
+    answers = []
+    for on_device in (False, True):
+        engine = (
+            on_gpu(MODEL, monkeypatch, max_num_seqs=3, async_scheduling=True, dtype="float32", max_model_len=64)
+            if on_device
+            else load(MODEL)
+        )
+        for one in asked:
+            if (work := engine.prepare(one, VOCABULARY)) is not None:
+                work()
+        answers.append(answer(engine, [(number, one) for number, one in enumerate(asked)]))
+        engine.close()
+    for name, deltas in answers[0].items():
+        assert tokens(answers[1][name]) == tokens(deltas), name

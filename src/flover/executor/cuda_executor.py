@@ -168,6 +168,13 @@ class CudaExecutor(DeviceExecutor):
         self._rows.reset()
         free_unused(self._device)
 
+    def close(self) -> None:
+        """Captured forwards and rows too."""
+        if not self._closed:
+            self._sampling = self._prepared = None
+            del self._graphs, self._rows
+        super().close()
+
     def _start_masks(self, layout: Layout) -> None:
         """Grammars must have seen every token before: those in flight come first."""
         if self._sampling is None:
