@@ -106,6 +106,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     client: str = ""
     weight: float = 1.0
     """The share of the device that its client gets beside other clients."""
+    backfill: bool = False
+    """To be computed only while no other request is there."""
     bad_words_ids: list[list[int]] = []
     output_ids: list[list[int]] = []
     """By sequence: tokens that an engine before brought, after which it goes on. Empty if no sequence has any."""

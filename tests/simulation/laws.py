@@ -11,6 +11,7 @@ L7  tokens are those of the sequence alone (hence L10: no neighbour changes anyt
 L8  the text of a sequence does not depend on how its deltas are cut: it is that of its tokens, cut at the first stop
     string (`texts.py`)
 L9  budgets: tokens and rows per iteration, lengths, usage
+L11 while any other sequence is here, none of backfill is computed, but for a fault that is being tracked down
 """
 
 from __future__ import annotations
@@ -115,10 +116,12 @@ class Laws(Witness):
 
     def planned(self, plan: StepPlan) -> None:
         config = self.scenario.config
+        live = any(not one.request.backfill and one.end_by is None for one in self.open.values())
         for row in plan.evictions:
             left = self._by_row.pop(row, None)
-            if left is not None and left.ended is None and self._trying_alone:
-                left.resets += 1  # it made way for a suspect, not for want of pages
+            if left is not None and left.ended is None and (self._trying_alone or (live and left.request.backfill)):
+                left.resets += 1  # it made way for a suspect or for a live sequence, not for want of pages
+                self.counts["backfill that made way"] += left.request.backfill
         for move in plan.moves:
             self._by_row[move.dst] = self._by_row.pop(move.src)
         for admission in plan.admissions:
@@ -143,6 +146,8 @@ class Laws(Witness):
         self.counts["proposed"] += sum(len(work.token_ids) for work in plan.work if work.generates)
         self._planned[plan.step] = [self._by_row[row] for row in planned_rows(plan)]
         self._planned.pop(plan.step - 3, None)
+        for one in self._planned[plan.step]:
+            require("L11", not (live and one.request.backfill) or self._trying_alone, "{} is computed", one)
         tokens, most = plan.num_tokens, config.max_num_batched_tokens
         require("L9", tokens <= most, "{} tokens in an iteration, {} are allowed", tokens, most)
         require("L9", len(self._by_row) <= config.max_num_seqs, "{} rows alive", len(self._by_row))
@@ -190,7 +195,7 @@ class Laws(Witness):
 
     def _check_order(self, admitted: list[Tracked]) -> None:
         """L6, in runs of arrivals that no fault has put out of order."""
-        last: dict[str, tuple[int, int]] = {}
+        last: dict[str, tuple[bool, int, int]] = {}
         for one in admitted:
             last[self._queue(one)] = max(last.get(self._queue(one), self._order(one)), self._order(one))
         running = set(self._by_row.values())
@@ -200,8 +205,9 @@ class Laws(Witness):
                 passed = self._queue(one) in last and self._order(one) < last[self._queue(one)]
                 require("L6", not passed, "{} waits and is passed by {}", one, admitted[-1])
 
-    def _order(self, one: Tracked) -> tuple[int, int]:
-        return (one.request.priority if self.scenario.config.policy == "priority" else 0, one.arrival)
+    def _order(self, one: Tracked) -> tuple[bool, int, int]:
+        priority = one.request.priority if self.scenario.config.policy == "priority" else 0
+        return one.request.backfill, priority, one.arrival
 
     def _queue(self, one: Tracked) -> str:
         """Whose sequences it must not pass or be passed by: its client's, and with priorities all."""

@@ -255,6 +255,11 @@ def _last_first(patch: Patch) -> None:
     patch.setattr(Scheduler, "_admit", admit)
 
 
+@plant("backfill does not make way", "L11", flavour="calm")
+def _backfill_stays(patch: Patch) -> None:
+    patch.setattr(Roster, "yields", lambda self, sequence: False)
+
+
 @plant("a prompt takes more than the iteration's budget", "L9", flavour="calm")
 def _over_budget(patch: Patch) -> None:
     patch.setattr(Allowance, "afford", lambda self, start, pending: pending)

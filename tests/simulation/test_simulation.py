@@ -41,6 +41,7 @@ def test_runs_meet_all_that_is_hard_for_a_scheduler() -> None:
         "guaranteed",
         "proposed",
         "several at once",
+        "backfill that made way",
     ]
     assert [name for name in expected if not seen[name]] == []
 

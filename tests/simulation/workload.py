@@ -53,6 +53,8 @@ class Scenario:
     prefixes: list[list[int]] = field(default_factory=list)
     salts: tuple[str, ...] = ("",)
     mean_gap_s: float = 0.0
+    backfill: Random | None = None
+    """Draws which requests are backfill; None if none are."""
     count: int = 0
 
     def next_request(self) -> Request:
@@ -68,6 +70,7 @@ class Scenario:
             params, priority = params.replace(max_tokens=max(1, room), min_tokens=0, n=1), 9
         name = f"r{number}" if rng.random() < 0.5 else f"reused{number % (3 * self.most_open + 3)}"
         salt = rng.choice(self.salts)
+        backfill = self.backfill is not None and self.backfill.random() < 0.4
         return Request(
             id=name,
             prompt_ids=prompt,
@@ -75,7 +78,8 @@ class Scenario:
             seed=number * SEED_STRIDE,
             priority=priority,
             salt=salt,
-            client=salt,
+            client=f"{salt} backfill" if backfill else salt,
+            backfill=backfill,
         )
 
     def next_cancel(self, request: Request) -> CancelPlan | None:
@@ -148,6 +152,7 @@ def draw_scenario(seed: int) -> Scenario:
         shared_p=rng.choice((0.0, 0.3, 0.6, 0.9)),
         salts=rng.choice((("",), ("", "tenant"))),
     )
+    scenario.backfill = Random(f"backfill {seed}") if seed // len(FLAVOURS) % 3 == 2 else None
     for _ in range(rng.randrange(1, 5)):
         length = _log_uniform(rng, 1, scenario.longest_prompt)
         scenario.prefixes.append([rng.randrange(facts.vocab_size) for _ in range(length)])

@@ -55,7 +55,7 @@ class InFlight:
 
 
 class Roster:
-    """`waiting` and `running` are kept in the order of service: arrival, or priority and then arrival."""
+    """`waiting` and `running` are kept in the order of service: backfill last, priority if asked for, arrival."""
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
@@ -76,6 +76,11 @@ class Roster:
 
     def __bool__(self) -> bool:
         return bool(self.running or self.waiting)
+
+    def yields(self, sequence: Sequence) -> bool:
+        """Whether this is backfill, and a sequence that is not runs or waits. While suspects are tried, none does."""
+        may = sequence.request.backfill and not self.suspects and self.config.strategy is Strategy.FUSION
+        return may and not all(first.request.backfill for first in (*self.running[:1], *self.waiting[:1]))
 
     def knows(self, request_id: str) -> bool:
         """Whether a sequence of this request is still here."""
@@ -201,8 +206,9 @@ class Roster:
     def _enqueue(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=self._order)
 
-    def _order(self, sequence: Sequence) -> tuple[int, int]:
-        return (sequence.request.priority if self.config.policy == "priority" else 0, sequence.number)
+    def _order(self, sequence: Sequence) -> tuple[bool, int, int]:
+        priority = sequence.request.priority if self.config.policy == "priority" else 0
+        return sequence.request.backfill, priority, sequence.number
 
     def _leave_row(self, sequence: Sequence) -> None:
         self.rows.leave(row_of(sequence))

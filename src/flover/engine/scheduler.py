@@ -6,16 +6,16 @@ One iteration is planned so:
    preempted (its pages go, its tokens stay, and it waits at its old position to be computed again);
 2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
 3. waiting sequences enter in order (clients take turns: `fairness.py`), none past an earlier one, while there are
-   rows, pages and budget. (Of a strategy other than fusion: only those of the batch; see `strategy.py`);
+   rows, pages and budget (with a strategy other than fusion, those of its batch: `strategy.py`). Backfill comes
+   last, runs while nothing else is here, and is preempted for what comes;
 4. with speculation, generating rows get proposals, in what is left of tokens, time and pages (`speculation/`).
 
 An iteration that is planned while another is in flight builds on what that one computes: its tokens are there, and not
 known yet. A row may have ended with such a token, and is then computed in vain once; one that has all its max_tokens is
 not. What cannot be decided without these tokens waits for them: whom to preempt, and which request causes a fault.
 
-Progress: a request that cannot fit the empty pool never gets here, the first in the order of service is never
-preempted for another, and none is preempted more than `MAX_PREEMPTIONS` times, since from then on a sequence
-enters only with all the pages it can ever need.
+Progress: a request that cannot fit the empty pool never gets here, the first in the order of service is never preempted
+for another, and none more than `MAX_PREEMPTIONS` times: from then on it enters only with all the pages it can need.
 """
 
 from __future__ import annotations
@@ -56,6 +56,11 @@ class Scheduler:
             return None
         if roster.suspects:
             return None if overlaps else self._plan_alone(roster.suspects[0])
+        if roster.running and roster.yields(roster.running[-1]):
+            if overlaps:
+                return None
+            for sequence in [one for one in roster.running if one.request.backfill]:
+                roster.preempt(sequence)
         generating = [sequence for sequence in roster.running if sequence.ready]
         size = roster.config.page_size
         opening = [one for one in generating if len(one.token_ids) + one.sampling > len(one.pages) * size]
@@ -90,7 +95,7 @@ class Scheduler:
         if strategy is Strategy.FUSION:
             if roster.config.policy == "fcfs" and roster.shares.counts:
                 full = len(roster.running) >= roster.config.max_num_seqs
-                return () if full else roster.shares.in_turn(roster.waiting)
+                return () if full else roster.shares.in_turn(one for one in roster.waiting if not roster.yields(one))
             return list(roster.waiting)
         if not roster.running and not self._waiting_of_batch():
             self._batch = set(choose_batch(strategy, roster.waiting, roster.config.max_num_seqs))
@@ -151,7 +156,8 @@ class Scheduler:
         admitted: list[Sequence] = []
         for sequence in queue:
             full = len(self._roster.running) >= self._roster.config.max_num_seqs
-            if full or self._awaits_sibling(sequence) or not allowance.afford(0, 1) or not self._roster.admit(sequence):
+            blocked = full or self._roster.yields(sequence) or self._awaits_sibling(sequence)
+            if blocked or not allowance.afford(0, 1) or not self._roster.admit(sequence):
                 break
             _join(sequence, allowance, chunks)
             admitted.append(sequence)
@@ -170,9 +176,8 @@ class Scheduler:
         """Give rows to the admitted sequences, close the holes, and make the plan."""
         roster = self._roster
         evictions = roster.rows.take_left()
-        layout = NO_CHANGE
-        if evictions or admitted:
-            layout = roster.rows.enter([sequence.number for sequence in admitted])
+        numbers = [sequence.number for sequence in admitted]
+        layout = roster.rows.enter(numbers) if evictions or admitted else NO_CHANGE
         if layout.moves:
             moved: dict[int | None, int] = {move.src: move.dst for move in layout.moves}
             for sequence in roster.running:
