@@ -16,8 +16,8 @@ from flover.cli.main import main
 from flover.config import EngineConfig, ServerConfig, read_environment
 from flover.errors import ConfigError
 from flover.server.app import create_app
-from flover.server.app_state import AppState, check_exposure
-from flover.server.http_hosts import is_loopback
+from flover.server.app_state import AppState
+from flover.server.http_hosts import check_exposure, is_loopback
 from flover.server.http_keys import ApiKey, combine_salts, salt_of
 
 Start = Callable[..., ServerProcess]

@@ -20,7 +20,7 @@ from flover.errors import ConfigError
 if TYPE_CHECKING:
     import aiohttp
 
-    from flover.cli.batch_lines import Answer, BatchLine
+    from flover.server.batches.lines import Answer, BatchLine
 
 MAX_CONCURRENCY = 128
 MAX_TRIES, LONGEST_PAUSE = 10, 30.0
@@ -53,16 +53,7 @@ def add(commands: Any) -> Parser:
 
 def run(args: argparse.Namespace) -> int:
     """Answer all; 1 if a request failed."""
-    from flover.cli.batch_lines import answered_ids, read_lines
-
-    with _open(args.input_file) as file:
-        todo = list(read_lines(file, str(args.input_file)))
-    done: set[str] = set()
-    if args.output_file.exists():
-        with _open(args.output_file) as file:
-            done, size = answered_ids(file, str(args.output_file))
-        os.truncate(args.output_file, size)  # the request of a line that was cut short is answered again
-    todo = [line for line in todo if line.custom_id not in done]
+    todo, done = _read_files(args.input_file, args.output_file)
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(args.output_file.open("ab"))
         if not todo:
@@ -83,6 +74,26 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _read_files(given: Path, made: Path) -> tuple[list[BatchLine], set[str]]:
+    """The requests that have no answer yet, and the ids of those that have. Raises `ConfigError`."""
+    from flover.server.batches.lines import LineError, answered_ids, read_lines
+
+    done: set[str] = set()
+    try:
+        with _open(given) as file:
+            lines = [line for _, line in read_lines(file)]
+    except LineError as error:
+        raise ConfigError(f"{given}, {error}") from None
+    if made.exists():
+        try:
+            with _open(made) as file:
+                done, size = answered_ids(file)
+        except LineError as error:
+            raise ConfigError(f"{made}, {error}: name another file") from None
+        os.truncate(made, size)  # the request of a line that was cut short is answered again
+    return [line for line in lines if line.custom_id not in done], done
+
+
 def _open(path: Path) -> Any:
     try:
         return path.open("rb")
@@ -94,16 +105,16 @@ def _answer(
     todo: Sequence[BatchLine], url: str, concurrency: int, write: Callable[[bytes], Any], flush: Callable[[], None]
 ) -> int:
     """Answer these requests, as many at once as may be; how many failed."""
-    from flover.cli.batch_lines import write_answer
+    from flover.server.batches.lines import write_answer
 
     failed = 0
 
     async def work(lines: Iterator[BatchLine], session: aiohttp.ClientSession, advance: Callable[[], None]) -> None:
         nonlocal failed
         for line in lines:
-            answer = await _ask(session, url.rstrip("/") + line.url, line.body)
+            answer = await _ask(session, url.rstrip("/") + line.url, bytes(line.body))
             failed += not answer.is_good
-            write(write_answer(line, answer, uuid.uuid4().hex))
+            write(write_answer(line.custom_id, answer, uuid.uuid4().hex))
             flush()
             advance()
 
@@ -122,16 +133,16 @@ def _answer(
     return failed
 
 
-async def _ask(session: aiohttp.ClientSession, url: str, body: dict[str, Any]) -> Answer:
+async def _ask(session: aiohttp.ClientSession, url: str, body: bytes) -> Answer:
     """Send until the server has room."""
     import aiohttp
 
-    from flover.cli.batch_lines import Answer
+    from flover.server.batches.lines import Answer
 
     answer = Answer(0, None, "the server had no room for it")
     for tries in range(MAX_TRIES):
         try:
-            async with session.post(url, json=body) as response:
+            async with session.post(url, data=body, headers={"Content-Type": "application/json"}) as response:
                 answer = Answer(response.status, await response.json(content_type=None))
                 if response.status not in (429, 503):
                     return answer

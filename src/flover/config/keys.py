@@ -24,6 +24,10 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     requests_per_minute: Annotated[int, Meta(ge=1, le=MAX_RATE)] | None = None
     tokens_per_minute: Annotated[int, Meta(ge=1, le=MAX_RATE)] | None = None
 
+    def without_rates(self) -> KeyLimits:
+        """The same, with no limit in a minute."""
+        return msgspec.structs.replace(self, requests_per_minute=None, tokens_per_minute=None)
+
     def __repr__(self) -> str:
         return f"KeyLimits(key=..., weight={self.weight})"
 

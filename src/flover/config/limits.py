@@ -44,6 +44,13 @@ class Limits:
         4096, "sequences of all requests that are open at once; more get a 429", group="limits"
     )
 
+    # Files and batches
+    max_file_bytes: int = setting(100 * 2**20, "one uploaded file; a longer one gets a 413", group="limits")
+    max_stored_bytes: int = setting(
+        2**30, "files of all batches, answers included; beyond it uploads get a 413 and batches fail", group="limits"
+    )
+    max_batch_requests: int = setting(50_000, "requests of one batch", group="limits")
+
     # Log-probabilities
     max_logprobs_values: int = setting(
         2**20, "log-probabilities of one response: its tokens times (logprobs + 1)", group="limits"

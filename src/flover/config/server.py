@@ -86,6 +86,12 @@ class ServerConfig:
     usage_log: str | None = setting(
         None, "file to append a JSON line to for every request: tokens and times, no content", group="server"
     )
+    batch_dir: str | None = setting(
+        None,
+        "directory for files and batches, with which unfinished batches go on after a restart; by default a temporary "
+        "one, which goes with the server",
+        group="server",
+    )
     metrics_prefix: str = setting(
         "flover",
         "prefix of metrics; vllm for the names that dashboards of vLLM read",

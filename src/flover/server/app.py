@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
@@ -9,6 +11,11 @@ from starlette.types import ASGIApp
 from flover.config import ServerConfig
 from flover.server import liveness
 from flover.server.app_state import AppState
+from flover.server.batches.ask import ask
+from flover.server.batches.batches import Batches
+from flover.server.batches.run import BatchLimits
+from flover.server.batches.store import Store
+from flover.server.batches.upload import UploadLimit
 from flover.server.errors import error_handlers
 from flover.server.http_body import BodyLimit
 from flover.server.http_hosts import Hosts
@@ -33,7 +40,7 @@ def create_app(state: AppState) -> ASGIApp:
 
 def add_access_checks(app: ASGIApp, config: ServerConfig) -> ASGIApp:
     """`app` behind checks of host, key and size of the body."""
-    app = BodyLimit(app, config.limits)
+    app = UploadLimit(app, BodyLimit(app, config.limits), config.limits.max_file_bytes)
     if config.api_key:
         app = ApiKey(app, config.api_key)
     app = Aliases(HeadRequests(Hosts(app, config)))
@@ -55,3 +62,20 @@ def create_api(state: AppState) -> Starlette:
     api.router.redirect_slashes = False
     api.state.server = state
     return api
+
+
+def run_batches(state: AppState, store: Store) -> Batches:
+    """The batches of a server whose model is loaded; unfinished ones go on. Their requests take the way of a client's,
+    behind the checks of access, and are computed as backfill."""
+    backfill, config = state.for_backfill(), state.config
+    app = RequestLog(
+        RequestId(create_api(backfill)), lambda status: None, on_generated=state.usage.record, lines=config.log_requests
+    )
+    limits = BatchLimits(
+        max_requests=config.limits.max_batch_requests,
+        max_line_bytes=config.limits.max_body_bytes,
+        concurrency=state.max_num_seqs,
+    )
+    batches = Batches(store, limits, partial(ask, app))
+    batches.resume()
+    return batches

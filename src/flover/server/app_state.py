@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from flover.config import EngineConfig, ServerConfig
-from flover.errors import ConfigError, EngineClosedError, RequestError, quoted
+from flover.errors import EngineClosedError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
 from flover.server.admission import AdmissionControl, RequestSize
+from flover.server.batches.batches import Batches
 from flover.server.deadlines import Pace, missed
 from flover.server.errors import HttpError, Unavailable
 from flover.server.generation import Generation
-from flover.server.http_hosts import is_loopback
 from flover.server.http_keys import combine_salts
 from flover.server.live import Live
 from flover.server.logprob_limits import check_logprobs
@@ -63,12 +66,17 @@ class AppState:
         self.pooling: str | None = None
         self.sampling_defaults: SamplingDefaults = {}
         self.live = Live(engine_config.max_num_seqs)
+        self.batches: Batches | None = None
+        """Set once the model is loaded."""
         self.draining = False
+        self._is_backfill = False
         self._generations: set[Generation] = set()
         self._round_lock = asyncio.Lock()
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
         self._accounts = accounts(config.api_key, config.key_limits)
-        self._pace = Pace(engine_config.max_num_seqs * engine_config.data_parallel_size)
+        self.max_num_seqs = engine_config.max_num_seqs * engine_config.data_parallel_size
+        """Rows of all engines."""
+        self._pace = Pace(self.max_num_seqs)
         self.usage = Usage(config.usage_log)
         self.threads = TextThreads()
         self._grammars = GrammarCheck()
@@ -91,6 +99,17 @@ class AppState:
         self.metrics.open(supervisor)
         self.live.open(supervisor)
         self.supervisor = supervisor
+
+    def for_backfill(self) -> AppState:
+        """The state for requests that are computed only while no others are: they use up no limit, rate or pace of the
+        others, and are not in their metrics. To be made once the model is loaded."""
+        state = copy.copy(self)
+        state._is_backfill = True
+        state.metrics = Metrics(self.model_names[0])
+        state.admission = AdmissionControl(self.config, lambda: None)
+        state._pace = Pace(self.max_num_seqs)
+        state._accounts = accounts(self.config.api_key, [limits.without_rates() for limits in self.config.key_limits])
+        return state
 
     @property
     def status(self) -> str:
@@ -193,6 +212,8 @@ class AppState:
                 weight=account.weight,
                 banned=banned,
             )
+            if self._is_backfill:
+                request = msgspec.structs.replace(request, client=f"{key_salt}/backfill", backfill=True)
             self._check_lengths(request, body)
             return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo), stops=stops)
 
@@ -292,12 +313,3 @@ def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: in
                 "allowed: send fewer prompts at once",
                 param=name,
             )
-
-
-def check_exposure(config: ServerConfig) -> None:
-    """Refuse to listen for other machines without a key. Raises `ConfigError`."""
-    if not config.api_key and not config.allow_unauthenticated and not is_loopback(config.host):
-        raise ConfigError(
-            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY, or say "
-            "--allow-unauthenticated"
-        )

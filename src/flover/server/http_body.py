@@ -10,6 +10,24 @@ from flover.config import Limits
 from flover.server.errors import HttpError, error_response
 
 
+def check_headers(scope: Scope, most: int, flag: str) -> None:
+    """Raises `HttpError` for a body that must not be read; `flag` is that of its `most` bytes."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            if value.isdigit() and int(value[:20]) > most:
+                raise too_long(most, flag)
+        elif name == b"content-encoding":
+            if value.strip().lower() not in (b"", b"identity"):
+                raise HttpError(415, f"Content-Encoding {_shown(value)} is not supported: send the body as it is")
+        elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            raise HttpError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
+
+
+def too_long(most: int, flag: str) -> HttpError:
+    """The error about a body of more than `most` bytes."""
+    return HttpError(413, f"the body is longer than {flag} {most}")
+
+
 class BodyLimit:
     """Reads the body, and responds 413, 408, 415, 501 or 503 to one that is too long, too slow, encoded, or beyond the
     memory limit."""
@@ -24,29 +42,17 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         try:
-            self._check_headers(scope)
+            check_headers(scope, self._limits.max_body_bytes, "--max-body-bytes")
             body = await receive()
             if body["type"] == "http.request":
                 if len(body.get("body", b"")) > self._limits.max_body_bytes:
-                    raise self._too_long()
+                    raise too_long(self._limits.max_body_bytes, "--max-body-bytes")
                 if body.get("more_body", False):
                     body = await self._read_on(body["body"], receive)
         except HttpError as error:
             await refuse(error, scope, receive, send)
             return
         await self._app(scope, _replay(body, receive), send)
-
-    def _check_headers(self, scope: Scope) -> None:
-        """Raises `HttpError` for a body that must not be read."""
-        for name, value in scope["headers"]:
-            if name == b"content-length":
-                if value.isdigit() and int(value[:20]) > self._limits.max_body_bytes:
-                    raise self._too_long()
-            elif name == b"content-encoding":
-                if value.strip().lower() not in (b"", b"identity"):
-                    raise HttpError(415, f"Content-Encoding {_shown(value)} is not supported: send the body as it is")
-            elif name == b"transfer-encoding" and value.strip().lower() != b"chunked":
-                raise HttpError(501, f"Transfer-Encoding {_shown(value)} is not supported, only chunked is")
 
     async def _read_on(self, start: bytes, receive: Receive) -> Message:
         """The whole body as one message, or the disconnect message. Limits apply from the second part on: until the
@@ -65,7 +71,7 @@ class BodyLimit:
                     part = message.get("body", b"")
                     body += part
                     if len(body) > self._limits.max_body_bytes:
-                        raise self._too_long()
+                        raise too_long(self._limits.max_body_bytes, "--max-body-bytes")
                     self._pending.grow(timeout, len(part))
                     more = message.get("more_body", False)
         except TimeoutError:
@@ -78,9 +84,6 @@ class BodyLimit:
         finally:
             self._pending.remove(timeout)
         return {"type": "http.request", "body": bytes(body), "more_body": False}
-
-    def _too_long(self) -> HttpError:
-        return HttpError(413, f"the body is longer than --max-body-bytes {self._limits.max_body_bytes}")
 
 
 class PendingBodies:

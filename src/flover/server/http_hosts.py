@@ -13,7 +13,7 @@ from functools import lru_cache
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flover.config import ServerConfig
-from flover.errors import quoted
+from flover.errors import ConfigError, quoted
 from flover.server.errors import HttpError
 from flover.server.http_body import refuse
 from flover.server.http_paths import LIVENESS_PATHS
@@ -106,3 +106,12 @@ def _name(host: str) -> str:
 def _without_port(place: str, scheme: str) -> str:
     """`host:port` without the default port of the scheme."""
     return place.removesuffix(":443" if scheme == "https" else ":80")
+
+
+def check_exposure(config: ServerConfig) -> None:
+    """Refuse to listen for other machines without a key. Raises `ConfigError`."""
+    if not config.api_key and not config.allow_unauthenticated and not is_loopback(config.host):
+        raise ConfigError(
+            f"--host {config.host} lets other machines in: give clients a key with --api-key or FLOVER_API_KEY, or say "
+            "--allow-unauthenticated"
+        )

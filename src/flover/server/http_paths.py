@@ -1,4 +1,4 @@
-"""Path aliases, and the health routes."""
+"""Path aliases, and the routes that are treated apart before routing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ ALIASES = {
 """Path aliases: those of other servers, and the API for clients whose base_url lacks /v1."""
 LIVENESS_PATHS = frozenset(("/livez", "/health", *(path for path, to in ALIASES.items() if to == "/health")))
 """Health routes: served without a key, for any Host, and when all connections are in use."""
+UPLOAD_PATH = "/v1/files"
+"""Where a body may be as long as a file."""
 
 
 class Aliases:

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from flover.server.errors import HttpError, error_response
 from flover.server.http_config import HttpConfig
-from flover.server.http_paths import LIVENESS_PATHS
+from flover.server.http_paths import LIVENESS_PATHS, UPLOAD_PATH
 from flover.server.http_refusals import Refusal, answer_bytes, reason_of
 
 OVER_LIMIT_HEADER_SECONDS = 2.0
@@ -47,8 +47,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._limits = config.limits
         self._most_headers = config.limits.max_header_count
-        # Bytes on the wire, with chunk framing and trailers.
-        self._most_body_bytes = 2 * config.limits.max_body_bytes + config.limits.max_header_bytes
+        self._most_body_bytes = 0
         self._places = config.connections
         self._over_limit = False
         self._in_body = False  # the head of a request is complete, the request is not
@@ -191,6 +190,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self._input_timer is not None:
             self._cancel_input_timer()
         self._in_body, self._body_bytes, self._num_trailers = True, 0, 0
+        most = self._limits.max_file_bytes if self.scope["path"] == UPLOAD_PATH else self._limits.max_body_bytes
+        self._most_body_bytes = 2 * most + self._limits.max_header_bytes  # on the wire: chunk framing, trailers
 
     def _has_place(self) -> bool:
         """Whether this request can be served, on a connection beyond the limit."""

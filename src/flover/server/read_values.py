@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 from msgspec import Raw
@@ -159,7 +159,7 @@ def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wa
     if missing:
         return RequestError(f"{where}{place}.{missing.group(1)} is required", param=first_name(where))
     if not place:
-        return wrong_value(where, wanted or _WANTED.get(kind) or _expected(message), raw)
+        return wrong_value(where, wanted or _WANTED.get(kind) or _choices(kind) or _expected(message), raw)
     got = _GOT.search(message)
     sort = ", got a number out of range" if "out of range" in message else ""
     if got is not None:
@@ -170,6 +170,11 @@ def _explain(error: msgspec.ValidationError, raw: Raw, kind: Any, where: str, wa
     wanted = _MEMBER_WANTED.get(kind) or _expected(message)
     what = f"each value of {where}" if place == "[...]" else f"{where}{place}"
     return RequestError(f"{what} must be {wanted}{sort}", param=first_name(where))
+
+
+def _choices(kind: Any) -> str:
+    """The values of a type that is a choice."""
+    return " or ".join(f'"{value}"' for value in get_args(kind)) if get_origin(kind) is Literal else ""
 
 
 def _expected(message: str) -> str:

@@ -13,13 +13,13 @@ from starlette.routing import Route
 from starlette.types import Receive
 
 from flover.config import Limits
-from flover.errors import RequestError, shown, wrong_value
+from flover.errors import RequestError, wrong_value
 from flover.server import chat, completions, conversation, embeddings, metrics
 from flover.server.anthropic import messages
 from flover.server.anthropic.bodies import CountBody, MessagesBody
 from flover.server.anthropic.translate import to_chat as message_to_chat
 from flover.server.app_state import AppState
-from flover.server.body import read_body
+from flover.server.batches import routes as batches
 from flover.server.dashboard import dashboard
 from flover.server.errors import HttpError
 from flover.server.http_keys import salt_of
@@ -31,46 +31,15 @@ from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
 from flover.server.openapi_bodies import ServedModel
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
+from flover.server.read_request import convert_request, read_request, state_of
 from flover.server.responses import json_response
 from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
 
 CHARS_PER_TOKEN = 4
 """Approximate number of characters per token."""
-MAX_SHORT_BODY = 2**16
-"""Larger bodies are decoded off the event loop: many small values can take a tenth of a second."""
 B = TypeVar("B", bound=msgspec.Struct)
 T = TypeVar("T")
-
-
-def _state(request: Request) -> AppState:
-    state: AppState = request.app.state.server
-    return state
-
-
-async def _read(request: Request, kind: type[B]) -> B:
-    """The body of a request as a `kind`. Raises `RequestError`, or a 415 as `HttpError`."""
-    return await _converted(request, kind, lambda body, limits: body)
-
-
-async def _converted(request: Request, kind: type[B], convert: Callable[[B, Limits], T]) -> T:
-    """What a body is converted to; that of a long one is read and converted off the event loop. Raises as `_read`."""
-    sent = request.headers.get("content-type", "")
-    media_type = sent.partition(";")[0].strip().lower()
-    if not sent and request.url.path.startswith("/api/"):
-        media_type = "application/json"  # Ollama does not look at it, so its clients may leave it out
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise HttpError(415, f"the body must be JSON, sent as Content-Type: application/json, got {shown(sent)}")
-    state = _state(request)
-    facts = None if state.supervisor is None else state.facts
-    data = await request.body()
-    await state.next_round()
-
-    def read() -> T:
-        limits = state.config.limits
-        return convert(read_body(data, kind, limits, strict=state.config.strict, facts=facts), limits)
-
-    return read() if len(data) <= MAX_SHORT_BODY else await state.in_thread(read, num_chars=len(data))
 
 
 def _answers(
@@ -79,8 +48,8 @@ def _answers(
     """The handler of a route that generates: `respond` gets the body as a `kind`, and the salt of the request's key."""
 
     async def handle(request: Request) -> Response:
-        body = await _read(request, kind)
-        return await respond(_state(request), body, request.receive, salt_of(request.scope))
+        body = await read_request(request, kind)
+        return await respond(state_of(request), body, request.receive, salt_of(request.scope))
 
     return handle
 
@@ -93,41 +62,41 @@ def _converts(
     """The same for a body of another API, which `convert` translates first."""
 
     async def handle(request: Request) -> Response:
-        asked = await _converted(request, kind, convert)
-        return await respond(_state(request), asked, request.receive, salt_of(request.scope))
+        asked = await convert_request(request, kind, convert)
+        return await respond(state_of(request), asked, request.receive, salt_of(request.scope))
 
     return handle
 
 
 async def ollama_tags(request: Request) -> Response:
     """The served model, in Ollama's API."""
-    return answers.tags(_state(request))
+    return answers.tags(state_of(request))
 
 
 async def ollama_ps(request: Request) -> Response:
     """The loaded model, in Ollama's API."""
-    return answers.running(_state(request))
+    return answers.running(state_of(request))
 
 
 async def ollama_show(request: Request) -> Response:
     """What is known of the model, in Ollama's API."""
-    return answers.show(_state(request), await _read(request, OllamaBody))
+    return answers.show(state_of(request), await read_request(request, OllamaBody))
 
 
 async def count_message_tokens(request: Request) -> Response:
     """The number of tokens of a conversation, in Anthropic's API."""
-    return await messages.count_tokens(_state(request), await _converted(request, CountBody, message_to_chat))
+    return await messages.count_tokens(state_of(request), await convert_request(request, CountBody, message_to_chat))
 
 
 async def list_models(request: Request) -> Response:
     """The served model, under each of its names."""
-    state = _state(request)
+    state = state_of(request)
     return json_response({"object": "list", "data": [_model(state, name) for name in state.model_names]})
 
 
 async def show_model(request: Request) -> Response:
     """One model."""
-    state = _state(request)
+    state = state_of(request)
     return json_response(_model(state, state.check_model(request.path_params["name"])))
 
 
@@ -145,7 +114,7 @@ def _model(state: AppState, name: str) -> dict[str, Any]:
 
 async def tokenize(request: Request) -> Response:
     """The token ids of a prompt, or of a conversation rendered by the chat template."""
-    state, body = _state(request), await _read(request, TokenizeBody)
+    state, body = state_of(request), await read_request(request, TokenizeBody)
     state.check_model(body.model)
     facts = state.facts
     if (body.prompt is None) == (body.messages is None):
@@ -179,7 +148,7 @@ async def _encode(state: AppState, body: TokenizeBody) -> list[int]:
 
 async def detokenize(request: Request) -> Response:
     """The text of token ids, special tokens included."""
-    state, body = _state(request), await _read(request, DetokenizeBody)
+    state, body = state_of(request), await read_request(request, DetokenizeBody)
     state.check_model(body.model)
     vocab_size = state.facts.vocab_size
     tokenizer = state.need_tokenizer("tokens")
@@ -196,7 +165,7 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
 
 async def show_timeline(request: Request) -> Response:
     """Where the time of an ended request of the same client went; `id` is that of its X-Request-Id header."""
-    found = _state(request).usage.timeline(salt_of(request.scope), request.path_params["id"])
+    found = state_of(request).usage.timeline(salt_of(request.scope), request.path_params["id"])
     if found is None:
         raise HttpError(404, "no request of this id has ended here lately; the id is that of the header X-Request-Id")
     return Response(found, media_type="application/json")
@@ -204,7 +173,7 @@ async def show_timeline(request: Request) -> Response:
 
 async def health(request: Request) -> Response:
     """200 while an engine runs; 503 while all are loading, dead, stalled or shutting down."""
-    state = _state(request)
+    state = state_of(request)
     answer: dict[str, Any] = {"status": state.status}
     if state.supervisor is not None and len(state.supervisor.replicas) > 1:
         answer["engines"] = [replica.status for replica in state.supervisor.replicas]
@@ -221,7 +190,7 @@ async def show_live(request: Request) -> Response:
     engine = request.query_params.get("engine", "0")
     if not (engine.isascii() and engine.isdigit() and len(engine) <= 4):
         raise wrong_value("engine", "the number of an engine", engine)
-    return watch(_state(request).live, int(engine))
+    return watch(state_of(request).live, int(engine))
 
 
 async def show_dashboard(request: Request) -> Response:
@@ -231,12 +200,12 @@ async def show_dashboard(request: Request) -> Response:
 
 async def show_metrics(request: Request) -> Response:
     """Metrics for Prometheus."""
-    return Response(_state(request).metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+    return Response(state_of(request).metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
 
 
 async def show_openapi(request: Request) -> Response:
     """The OpenAPI document of this server."""
-    state = _state(request)
+    state = state_of(request)
     if state.supervisor is None:
         return json_response(openapi(state.config, ServedModel(names=state.model_names)))
     roles = {} if state.template is None else {"roles": state.template.roles}
@@ -269,6 +238,7 @@ ROUTES = [
     Route("/v1/models", list_models),
     Route("/v1/models/{name:path}", show_model),
     Route("/v1/requests/{id}/timeline", show_timeline),
+    *batches.ROUTES,
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
     Route("/health", health),

@@ -7,12 +7,14 @@ requests finish within the shutdown timeout; the second one ends them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
 import signal
 import socket
 import ssl
+import time
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -24,10 +26,12 @@ from flover.config import EngineConfig, ServerConfig, read_keys
 from flover.config.setting import flag_name
 from flover.errors import ConfigError
 from flover.ipc.spawn import ENGINE_COMMAND, Spawned
-from flover.server.app import create_app
-from flover.server.app_state import AppState, check_exposure
+from flover.server.app import create_app, run_batches
+from flover.server.app_state import AppState
+from flover.server.batches.store import Store
 from flover.server.http_config import HttpConfig
 from flover.server.http_connections import OTHER_DESCRIPTORS, SPARE_CONNECTIONS, Connections, allow_descriptors
+from flover.server.http_hosts import check_exposure
 from flover.server.http_protocol import HttpProtocol
 from flover.server.loading import load
 from flover.server.log import log_to_stderr
@@ -61,10 +65,11 @@ def serve(
     tls = tls_context(config)
     with (
         log_to_stderr(config.log_level),
+        contextlib.closing(Store(config.batch_dir, config.limits.max_stored_bytes, time.time)) as store,  # noqa: TID251
         _listen(config) as sock,
         asyncio.Runner(loop_factory=lambda: ServerLoop(config.limits.header_timeout)) as runner,
     ):
-        return runner.run(_serve(engine_config, config, sock, tls, engine_command, spawned))
+        return runner.run(_serve(engine_config, config, store, sock, tls, engine_command, spawned))
 
 
 def _with_key_file(config: ServerConfig) -> ServerConfig:
@@ -88,6 +93,7 @@ def _listen(config: ServerConfig) -> socket.socket:
 async def _serve(
     engine_config: EngineConfig,
     config: ServerConfig,
+    store: Store,
     sock: socket.socket,
     tls: ssl.SSLContext | None,
     engine_command: Sequence[str],
@@ -105,6 +111,7 @@ async def _serve(
         console.print(f"listening on {url}, loading {engine_config.model}", markup=False)
         supervisor = await signals.unless_first(load(state, engine_config, engine_command, spawned, console))
         if supervisor is not None:
+            state.batches = run_batches(state, store)
             _announce(console, state, engine_config, url)
             reporting = asyncio.create_task(log_throughput(supervisor)) if config.log_stats else None
             await signals.unless_first(supervisor.given_up.wait())
@@ -114,8 +121,10 @@ async def _serve(
                 )
                 return EXIT_NO_ENGINE
         console.print("shutting down: open requests may finish, a second signal ends them", markup=False)
+        await _stop_batches(state)
         await signals.unless_second(state.drain(config.shutdown_timeout))
     finally:
+        await _stop_batches(state)
         state.abort_open()
         server.should_exit = True
         await signals.unless_second(asyncio.wait({serving}))
@@ -127,6 +136,12 @@ async def _serve(
             await supervisor.close()
         state.close()
     return 0
+
+
+async def _stop_batches(state: AppState) -> None:
+    """Batches are gone on with by the next server; they are no open requests that may finish."""
+    if state.batches is not None:
+        await state.batches.close()
 
 
 def _http_config(state: AppState, tls: ssl.SSLContext | None) -> HttpConfig:

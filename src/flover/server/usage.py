@@ -70,7 +70,8 @@ class Usage:
         )
         latency = sum(part["duration_us"] for part in parts)
         timeline = {"id": request_id, **usage, "latency_us": latency, "intervals": parts}
-        self._timelines[client, request_id] = msgspec.json.encode(timeline)  # as dicts they are five times as large
+        if not generation.prompts[0].request.backfill:
+            self._timelines[client, request_id] = msgspec.json.encode(timeline)  # as dicts they are five times as large
         if len(self._timelines) > MAX_TIMELINES:
             self._timelines.popitem(last=False)
         if self._file is not None:

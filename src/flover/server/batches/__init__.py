@@ -1,0 +1,1 @@
+"""OpenAI's batch API: files of requests, answered as backfill."""
