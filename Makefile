@@ -20,7 +20,8 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # the others.
 JOBS ?= 3
 SOAK_SECONDS ?= 300
-LONG := tests/server/test_leaks.py tests/server/test_openapi.py::test_schemathesis_finds_no_deviation
+LONG := tests/server/test_leaks.py tests/server/test_openapi.py::test_schemathesis_finds_no_deviation \
+  tests/server/test_backfill_measured.py
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
@@ -69,7 +70,7 @@ test: $(VENV)/.ready-dev ## the test suite, less the tests of `make long`
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu" $(LONG:%=--deselect %)
 	$(PYTEST) -m alone $(LONG:%=--deselect %)
 
-long: $(VENV)/.ready-dev ## long runs of random requests: leaks, and the API against its description
+long: $(VENV)/.ready-dev ## long runs: leaks, the API against its description, what backfill costs others
 	$(PYTEST) $(LONG)
 
 soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat

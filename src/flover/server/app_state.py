@@ -212,9 +212,7 @@ class AppState:
                 weight=account.weight,
                 banned=banned,
             )
-            if self._is_backfill:
-                request = msgspec.structs.replace(request, client=f"{key_salt}/backfill", backfill=True)
-            self._check_lengths(request, body)
+            request = self._checked(request, body)
             return request, text_start(tokenizer, params, request.prompt_ids, echo=bool(body.echo), stops=stops)
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
@@ -235,10 +233,13 @@ class AppState:
         self._keep(generation, size, account, body.deadline_ms)
         return generation
 
-    def _check_lengths(self, request: Request, body: GenerationBody) -> None:
+    def _checked(self, request: Request, body: GenerationBody) -> Request:
         if self.config.strict:
             check_fits(request, body.wanted_tokens, self.facts)
         check_logprobs(request, self.facts, self.config.limits)
+        if not self._is_backfill:
+            return request
+        return msgspec.structs.replace(request, client=f"{request.client}/backfill", backfill=True)
 
     def _check_now(
         self, body: GenerationBody, params: SamplingParams, size: RequestSize, account: Account, now: float

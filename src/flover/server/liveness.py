@@ -49,6 +49,7 @@ async def index(request: Request) -> Response:
             "responses": "/v1/responses",
             "ollama": "/api/chat",
             "messages": "/v1/messages",
+            "batches": "/v1/batches",
             "health": "/health",
             "dashboard": "/dashboard",
             "openapi": "/openapi.json",

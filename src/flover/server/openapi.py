@@ -12,6 +12,8 @@ import msgspec
 
 from flover.config import ServerConfig
 from flover.server.anthropic import schemas as anthropic
+from flover.server.batches import schemas as batches
+from flover.server.batches.routes import MAX_PAGE
 from flover.server.ollama import schemas as ollama
 from flover.server.openai_responses import schemas as openai_responses
 from flover.server.openapi_bodies import ServedModel, body_schemas
@@ -25,6 +27,7 @@ STATUSES = {
     403: "The Host or the Origin is not allowed.",
     404: "There is no such route or model.",
     405: "The route does not support this method.",
+    409: "The state of a batch or file does not allow it.",
     408: "The headers or the body arrived too slowly.",
     413: "The body is longer than --max-body-bytes.",
     414: "The path and query are longer than --max-url-bytes.",
@@ -97,6 +100,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     components |= body_schemas(config, served) | {"Error": _ERROR}
     components |= anthropic.body_schemas(served.names, config.limits.max_stop_strings)
     components |= ollama.body_schemas(served.names)
+    components |= batches.object_schemas(_REF) | {"BatchBody": batches.BATCH_BODY}
     components["ResponsesBody"] = openai_responses.body_schema(served.names)
     components["ChatChunk"]["description"] = "One event of a streamed answer."
     paths = {
@@ -108,6 +112,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         ),
         **_anthropic_paths(),
         **_ollama_paths(),
+        **_batch_paths(),
         "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
         "/v1/models": _get("The models that are served", {JSON: _MODELS}),
@@ -161,6 +166,31 @@ def _ollama_paths() -> dict[str, Any]:
     return _with_errors(
         {**{path: _post(summary, body, answers) for path, summary, body, answers in posts}, **gets}, "OllamaError"
     )
+
+
+def _batch_paths() -> dict[str, Any]:
+    file, batch = {"$ref": _REF.format(name="FileObject")}, {"$ref": _REF.format(name="Batch")}
+    of_file, of_batch = [_path_parameter("file_id")], [_path_parameter("batch_id")]
+    purpose = {"name": "purpose", "in": "query", "required": False, "schema": {"type": "string"}}
+    upload = {"required": True, "content": {"multipart/form-data": {"schema": batches.UPLOAD}}}
+    files, pages = MAX_PAGE["files"], MAX_PAGE["batches"]
+    return {
+        "/v1/files": {
+            "post": {"summary": "Keep a file", "requestBody": upload, "responses": _responses({JSON: file}, {})},
+            **_get("The files", {JSON: batches.page_of(file)}, [*batches.QUERY, batches.limit(files), purpose]),
+        },
+        "/v1/files/{file_id}": {
+            **_get("What a file is", {JSON: file}, of_file),
+            "delete": _get("Remove a file", {JSON: batches.DELETED}, of_file)["get"],
+        },
+        "/v1/files/{file_id}/content": _get("A file's content", {"application/octet-stream": {}}, of_file),
+        "/v1/batches": {
+            **_post("Answer the requests of a file", "BatchBody", {JSON: batch}),
+            **_get("The batches", {JSON: batches.page_of(batch)}, [*batches.QUERY, batches.limit(pages)]),
+        },
+        "/v1/batches/{batch_id}": _get("How far a batch is", {JSON: batch}, of_batch),
+        "/v1/batches/{batch_id}/cancel": {"post": _get("Stop a batch", {JSON: batch}, of_batch)["get"]},
+    }
 
 
 def _with_errors(paths: dict[str, Any], name: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, BinaryIO, TypeVar
 
 from starlette.requests import Request
@@ -127,14 +127,20 @@ def _page(request: Request, kind: str, found: Sequence[O]) -> Response:
     return json_response(listed)
 
 
+def _by_method(**handlers: Callable[[Request], Awaitable[Response]]) -> Any:
+    """One route for several methods, so that a 405 names all of them."""
+
+    async def handle(request: Request) -> Response:
+        return await handlers[request.method](request)
+
+    return {"endpoint": handle, "methods": list(handlers)}
+
+
 ROUTES = [
-    Route("/v1/files", upload_file, methods=["POST"]),
-    Route("/v1/files", list_files),
-    Route("/v1/files/{file_id}", show_file),
-    Route("/v1/files/{file_id}", delete_file, methods=["DELETE"]),
+    Route("/v1/files", **_by_method(GET=list_files, POST=upload_file)),
+    Route("/v1/files/{file_id}", **_by_method(GET=show_file, DELETE=delete_file)),
     Route("/v1/files/{file_id}/content", show_content),
-    Route("/v1/batches", create_batch, methods=["POST"]),
-    Route("/v1/batches", list_batches),
+    Route("/v1/batches", **_by_method(GET=list_batches, POST=create_batch)),
     Route("/v1/batches/{batch_id}", show_batch),
     Route("/v1/batches/{batch_id}/cancel", cancel_batch, methods=["POST"]),
 ]
