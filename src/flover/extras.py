@@ -18,5 +18,9 @@ def benchmarks_installed() -> bool:
 
 def need(module: str, extra: str, what: str) -> None:
     """Raises `ConfigError` naming the extra if `module`, which `what` needs, is not installed."""
-    if importlib.util.find_spec(module) is None:
+    try:
+        found = importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a package that it is in
+        found = False
+    if not found:
         raise ConfigError(f"{what} needs {module}: pip install 'flover[{extra}]'")

@@ -31,6 +31,7 @@ PLANTED_IMPORTS = [
     ("torch is an extra of its own files", "model/p14.py", "def f():\n    from torch import nn"),
     ("Triton is the GPU's", "model/p20.py", "def f():\n    import triton"),
     ("ray is an extra of its own files", "parallel/p15.py", "def f():\n    from ray.serve import handle"),
+    ("OpenTelemetry is an extra of its own file", "engine/p21.py", "from opentelemetry import trace"),
     ("The engine draws no lots and reads no calendar", "ipc/p16.py", "from random import random"),
     ("The package works without its benchmarks", "cli/p19.py", "from flover_benchmarks import accuracy"),
     (UNPICKLES, "config/p17.py", "import pickle"),

@@ -92,6 +92,9 @@ class ServerConfig:
         "one, which goes with the server",
         group="server",
     )
+    otlp_traces_endpoint: str | None = setting(
+        None, "URL of a collector that takes OpenTelemetry spans of requests, as OTLP over HTTP", group="server"
+    )
     metrics_prefix: str = setting(
         "flover",
         "prefix of metrics; vllm for the names that dashboards of vLLM read",

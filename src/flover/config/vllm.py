@@ -119,7 +119,7 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "kv_transfer_config": _no("keys and values stay in their engine"),
     "enable_expert_parallel": _no_switch("experts are shared as every weight is, by --tensor-parallel-size"),
     "enable_sleep_mode": _no_switch("a server does not give its memory back while it runs"),
-    "otlp_traces_endpoint": _no("there are no OpenTelemetry traces; /metrics has the numbers"),
+    "otlp_traces_endpoint": _no("spans are those of a server's requests"),
     "ssl_ca_certs": _no(_NO_CLIENT_CERTIFICATES),
     "ssl_cert_reqs": _no(_NO_CLIENT_CERTIFICATES, 0),
     "root_path": _no("routes begin at /: let the proxy take the path away", ""),

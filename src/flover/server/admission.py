@@ -9,7 +9,11 @@ from dataclasses import dataclass
 
 from flover.config import ServerConfig
 from flover.errors import RequestError
+from flover.request import SamplingParams
 from flover.server.errors import HttpError
+
+MAX_SHARED_IDS = 2**20
+"""Token ids of `bad_words`, or of `allowed_token_ids`, times the prompts of one HTTP request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +90,15 @@ class AdmissionControl:
         self._prompts += sign * size.prompts
         self._sequences += sign * size.sequences
         (self.idle.clear if self._prompts else self.idle.set)()
+
+
+def check_shared_ids(params: SamplingParams, banned: list[list[int]], count: int) -> None:
+    """Refuse lists of token ids that are too large to send to the engine with every prompt."""
+    sizes = {"bad_words": sum(map(len, banned)), "allowed_token_ids": len(params.allowed_token_ids or ())}
+    for name, size in sizes.items():
+        if count > 1 and size * count > MAX_SHARED_IDS:
+            raise RequestError(
+                f"{name} come to {size} token ids for each of {count} prompts, at most {MAX_SHARED_IDS} in all are "
+                "allowed: send fewer prompts at once",
+                param=name,
+            )

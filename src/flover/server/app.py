@@ -35,7 +35,7 @@ def create_app(state: AppState) -> ASGIApp:
     an id too.
     """
     app = RequestId(add_access_checks(LoadingGate(create_api(state), state), state.config))
-    return RequestLog(app, state.metrics.answered, on_generated=state.usage.record, lines=state.config.log_requests)
+    return RequestLog(app, state.metrics.answered, on_generated=state.record, lines=state.config.log_requests)
 
 
 def add_access_checks(app: ASGIApp, config: ServerConfig) -> ASGIApp:
@@ -69,7 +69,7 @@ def run_batches(state: AppState, store: Store) -> Batches:
     behind the checks of access, and are computed as backfill."""
     backfill, config = state.for_backfill(), state.config
     app = RequestLog(
-        RequestId(create_api(backfill)), lambda status: None, on_generated=state.usage.record, lines=config.log_requests
+        RequestId(create_api(backfill)), lambda status: None, on_generated=state.record, lines=config.log_requests
     )
     limits = BatchLimits(
         max_requests=config.limits.max_batch_requests,

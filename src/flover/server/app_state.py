@@ -10,12 +10,14 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
+from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from flover.config import EngineConfig, ServerConfig
 from flover.errors import EngineClosedError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
-from flover.server.admission import AdmissionControl, RequestSize
+from flover.server.admission import AdmissionControl, RequestSize, check_shared_ids
 from flover.server.batches.batches import Batches
 from flover.server.deadlines import Pace, missed
 from flover.server.errors import HttpError, Unavailable
@@ -27,6 +29,7 @@ from flover.server.metrics import Metrics
 from flover.server.protocol import GenerationBody
 from flover.server.rates import Account, accounts
 from flover.server.text_threads import TextThreads
+from flover.server.tracing import Traces
 from flover.server.usage import Usage
 from flover.service.grammar_check import GrammarCheck
 from flover.service.supervisor import Supervisor
@@ -37,8 +40,6 @@ from flover.text.stops import StopTable
 from flover.text.stream import TextStart, text_start
 from flover.text.tokenizer import Tokenizer
 
-MAX_SHARED_IDS = 2**20
-"""Token ids of `bad_words`, or of `allowed_token_ids`, times the prompts of one HTTP request."""
 SEED_BITS = 62
 """Bits of a random seed: the seed plus the index of a sequence must fit 64 bits."""
 
@@ -78,6 +79,8 @@ class AppState:
         """Rows of all engines."""
         self._pace = Pace(self.max_num_seqs)
         self.usage = Usage(config.usage_log)
+        endpoint = config.otlp_traces_endpoint
+        self._traces = None if endpoint is None else Traces(endpoint, self.model_names[0])
         self.threads = TextThreads()
         self._grammars = GrammarCheck()
         self._seeds = random.Random(engine_config.seed)
@@ -217,7 +220,7 @@ class AppState:
 
         def prepare_all() -> list[tuple[Request, TextStart]]:
             stops, banned = StopTable(params.stop_strings), bad_words_ids(params.bad_words or [], tokenizer)
-            _check_shared_ids(params, banned, count)
+            check_shared_ids(params, banned, count)
             return [prepare(prompt, number, stops, banned) for number, prompt in enumerate(make_prompts())]
 
         size = RequestSize(count, count * params.n)
@@ -279,6 +282,12 @@ class AppState:
         self._generations.discard(generation)
         self.admission.leave(size)
 
+    def record(self, scope: Scope, request_id: str, began: float, status: int, generation: Generation) -> None:
+        """A request that began at `began`, on `time.monotonic`, has been answered."""
+        self.usage.record(request_id, began, status, generation)
+        if self._traces is not None:
+            self._traces.record(Headers(scope=scope), scope["path"], request_id, began, status, generation)
+
     # Shutdown
 
     async def drain(self, seconds: float) -> bool:
@@ -300,17 +309,7 @@ class AppState:
     def close(self) -> None:
         """Stop the threads and the process of grammars."""
         self.usage.close()
+        if self._traces is not None:
+            self._traces.close()
         self.threads.close()
         self._grammars.close()
-
-
-def _check_shared_ids(params: SamplingParams, banned: list[list[int]], count: int) -> None:
-    """Refuse lists of token ids that are too large to send to the engine with every prompt."""
-    sizes = {"bad_words": sum(map(len, banned)), "allowed_token_ids": len(params.allowed_token_ids or ())}
-    for name, size in sizes.items():
-        if count > 1 and size * count > MAX_SHARED_IDS:
-            raise RequestError(
-                f"{name} come to {size} token ids for each of {count} prompts, at most {MAX_SHARED_IDS} in all are "
-                "allowed: send fewer prompts at once",
-                param=name,
-            )

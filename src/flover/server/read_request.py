@@ -29,10 +29,10 @@ def state_of(request: Request) -> AppState:
 
 async def read_request(request: Request, kind: type[B]) -> B:
     """The body of a request as a `kind`. Raises `RequestError`, or a 415 as `HttpError`."""
-    return await read_converted(request, kind, lambda body, limits: body)
+    return await convert_request(request, kind, lambda body, limits: body)
 
 
-async def read_converted(request: Request, kind: type[B], convert: Callable[[B, Limits], T]) -> T:
+async def convert_request(request: Request, kind: type[B], convert: Callable[[B, Limits], T]) -> T:
     """What a body is converted to; that of a long one is read and converted off the event loop. Raises as
     `read_request`."""
     sent = request.headers.get("content-type", "")

@@ -72,17 +72,15 @@ class WithGeneration(Response):
 
 
 class RequestLog:
-    """Calls `on_answer` with the status of every response, `on_generated` with id, begin, status, generation of those
-    that have one, and writes lines if `lines`. `clock` is in seconds."""
+    """Calls `on_answer` with the status of every response, `on_generated` with scope, id, begin, status, generation
+    of those that have one, and writes lines if `lines`. `clock` is in seconds."""
 
     def __init__(
         self,
         app: ASGIApp,
         on_answer: Callable[[int], None],
         *,
-        on_generated: Callable[[str, float, int, Generation], None] = lambda request_id, began, status, generation: (
-            None
-        ),
+        on_generated: Callable[[Scope, str, float, int, Generation], None] = lambda *ended: None,
         lines: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -108,7 +106,7 @@ class RequestLog:
             elif exchange.status >= 400 and not exchange.body:
                 exchange.body = message.get("body", b"")[:4096]
             if message["type"] == "http.response.body" and not message.get("more_body", False):
-                self._note_generation(exchange)  # before the client can ask for it
+                self._note_generation(scope, exchange)  # before the client can ask for it
             await send(message)
 
         try:
@@ -116,15 +114,15 @@ class RequestLog:
         finally:
             if exchange.status:
                 self._on_answer(exchange.status)
-            self._note_generation(exchange)
+            self._note_generation(scope, exchange)
             if self._lines:
                 self._write(scope, exchange)
 
-    def _note_generation(self, exchange: Exchange) -> None:
+    def _note_generation(self, scope: Scope, exchange: Exchange) -> None:
         generation = exchange.generation
         if generation is not None and not exchange.noted:
             exchange.noted = True
-            self._on_generated(exchange.request_id, exchange.began, exchange.status, generation)
+            self._on_generated(scope, exchange.request_id, exchange.began, exchange.status, generation)
 
     def _write(self, scope: Scope, exchange: Exchange) -> None:
         quiet = scope["path"] in QUIET_PATHS

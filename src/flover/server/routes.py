@@ -31,7 +31,7 @@ from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
 from flover.server.openapi_bodies import ServedModel
 from flover.server.protocol import ChatBody, CompletionBody, DetokenizeBody, EmbeddingBody, TokenizeBody
-from flover.server.read_request import read_converted, read_request, state_of
+from flover.server.read_request import convert_request, read_request, state_of
 from flover.server.responses import json_response
 from flover.text.prompts import encode_text
 from flover.text.tokenizer import Tokenizer
@@ -62,7 +62,7 @@ def _converts(
     """The same for a body of another API, which `convert` translates first."""
 
     async def handle(request: Request) -> Response:
-        asked = await read_converted(request, kind, convert)
+        asked = await convert_request(request, kind, convert)
         return await respond(state_of(request), asked, request.receive, salt_of(request.scope))
 
     return handle
@@ -85,7 +85,7 @@ async def ollama_show(request: Request) -> Response:
 
 async def count_message_tokens(request: Request) -> Response:
     """The number of tokens of a conversation, in Anthropic's API."""
-    return await messages.count_tokens(state_of(request), await read_converted(request, CountBody, message_to_chat))
+    return await messages.count_tokens(state_of(request), await convert_request(request, CountBody, message_to_chat))
 
 
 async def list_models(request: Request) -> Response:

@@ -39,6 +39,20 @@ def intervals(began: float, marks: Sequence[tuple[str, float | None]]) -> list[d
     return found
 
 
+def intervals_of(began: float, now: float, generation: Generation) -> list[dict[str, Any]]:
+    """The parts of a request's time from `began` to `now`."""
+    return intervals(
+        began,
+        [
+            ("receive", generation.arrival),
+            ("prepare", generation.submitted),
+            ("first_token", min((c.first_token for c in generation.choices if c.first_token), default=None)),
+            ("generate", max((c.last_token for c in generation.choices if c.last_token), default=None)),
+            ("send", now),
+        ],
+    )
+
+
 class Usage:
     """The timelines of the last requests, and the file of usage if there is one. `clock` is that of generations."""
 
@@ -59,16 +73,7 @@ class Usage:
             "completion_tokens": generation.completion_tokens,
             "finish_reasons": dict(sorted(reasons.items())),
         }
-        parts = intervals(
-            began,
-            [
-                ("receive", generation.arrival),
-                ("prepare", generation.submitted),
-                ("first_token", min((c.first_token for c in generation.choices if c.first_token), default=None)),
-                ("generate", max((c.last_token for c in generation.choices if c.last_token), default=None)),
-                ("send", now),
-            ],
-        )
+        parts = intervals_of(began, now, generation)
         latency = sum(part["duration_us"] for part in parts)
         timeline = {"id": request_id, **usage, "latency_us": latency, "intervals": parts}
         if not generation.prompts[0].request.backfill:
