@@ -39,7 +39,12 @@ class CountingDriver(CompilingDriver):
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
         """Called with all that a launch is given."""
         launch = super().launcher_cls(source, metadata)
-        return lambda *args: (launch(*args), self.note(flat(args)))[0]
+
+        def counted(*args: Any) -> None:
+            launch(*args)
+            self.note(flat(args))
+
+        return counted
 
     def note(self, found: Iterable[Any]) -> None:
         """A launch with these arguments."""
@@ -47,7 +52,7 @@ class CountingDriver(CompilingDriver):
         self.moved += sum(one.nbytes for one in tensors.values())
 
 
-class CountingTorch(TorchLaunches):
+class CountingTorch(TorchLaunches):  # type: ignore[no-untyped-call]
     """Likewise for torch's operations: what they take and give."""
 
     def __init__(self, counted: CountingDriver) -> None:
@@ -78,7 +83,7 @@ class OnePool:
         shape = PAGES, config.num_kv_heads, PAGE_SIZE, config.head_dim
         made = [(empty(shape, bfloat16), empty(shape, bfloat16)) for _ in config.layers]
         counted.apart |= {id(one): one for pair in made for one in pair}
-        self.layers = tuple(Pages(*pair, PAGE_SIZE, "bfloat16") for pair in made)  # type: ignore[arg-type]
+        self.layers = tuple(Pages(*pair, PAGE_SIZE, "bfloat16") for pair in made)
 
 
 def step(config: ModelConfig, rows: int, counted: CountingDriver) -> tuple[int, int]:
