@@ -37,5 +37,6 @@ def test_a_generate_step_compiled(tmp_path: Path) -> None:
     assert all(1.0 <= float(line[2]) <= 1.03 and int(line[3]) <= 8 for line in lines)
 
 
+@pytest.mark.timeout(900)
 def test_what_the_interpreter_runs_compiles(tmp_path: Path) -> None:
     assert "kernels compiled" in run(tmp_path, str(Path(__file__).parent / "compile_specs.py"))
