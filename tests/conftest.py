@@ -43,6 +43,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before Triton is imported anywhere. Without --on-gpu there is no GPU, whatever the machine has."""
     if config.getoption("--on-gpu"):
         os.environ.pop("TRITON_INTERPRET", None)
+        import torch
+
+        if not torch.cuda.is_available():
+            raise pytest.UsageError("--on-gpu: torch finds no GPU")
     else:
         os.environ["TRITON_INTERPRET"] = "1"
         os.environ["CUDA_VISIBLE_DEVICES"] = ""

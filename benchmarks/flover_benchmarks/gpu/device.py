@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from flover.errors import ConfigError
@@ -76,6 +77,8 @@ def busy_in(device: torch.device, run: Callable[[], object]) -> Busy:
         wait_for(device)
     kernels, copies, seconds = 0, 0, dict[str, float]()
     for event in recorded.key_averages():
+        if event.device_type != (DeviceType.CUDA if on_gpu else DeviceType.CPU):
+            continue  # a call of the host's, which may count its kernels once more
         spent = float(event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6
         if event.key.startswith(("Memcpy", "Memset")):
             copies += event.count

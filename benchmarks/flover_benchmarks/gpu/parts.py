@@ -113,8 +113,9 @@ class PartSpec:
         return PartSpec(**{**document, "sizes": Sizes(**sizes)})
 
 
-SHARES = {"parity": 4.0, "limits": 2.0, "steps": 5.0, "E1": 7.0, "E6": 6.0, "concurrent": 6.0, "transformers": 6.0}
-"""What a part weighs when the budget is shared out. What a part leaves goes to those after it."""
+SHARES = {"parity": 8.0, "limits": 2.0, "steps": 5.0, "E1": 7.0, "E6": 6.0, "concurrent": 6.0, "transformers": 6.0}
+"""What a part weighs when the budget is shared out; the first compiles most kernels. What a part leaves goes to those
+after it."""
 QUICK_PARTS = ("parity", "limits", "steps", "E1")
 
 

@@ -43,7 +43,7 @@ def attention_kernel(
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, TILE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     SPLIT: tl.constexpr, ONE_TOKEN_ROWS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_SINKS: tl.constexpr,
+    HAS_SINKS: tl.constexpr, HAS_PARTS: tl.constexpr,
 ):  # fmt: skip
     """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts."""
     tile, kv_head, place = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -82,19 +82,20 @@ def attention_kernel(
             HAS_SLOPES,
         )  # fmt: skip
         top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
-    if shared:
-        cell = (row * HEADS + head).to(tl.int64) * num_parts
-        store_part(sums, tops, weights, cell + place, dim, real, inside, top, weight, total, DIM)
-        counter = arrivals + row * KV_HEADS + kv_head
-        if tl.atomic_add(counter, 1, sem="acq_rel") != parts - 1:
-            return
-        # This program is the last of the row's to come: it merges the parts, and leaves the counter as it was.
-        tl.debug_barrier()
-        tl.store(counter, 0)
-        top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
-        for part in range(parts):
-            part_top, part_weight, part_total = load_part(sums, tops, weights, cell + part, dim, real, inside, DIM)
-            top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
+    if HAS_PARTS:  # else there is no space for them
+        if shared:
+            cell = (row * HEADS + head).to(tl.int64) * num_parts
+            store_part(sums, tops, weights, cell + place, dim, real, inside, top, weight, total, DIM)
+            counter = arrivals + row * KV_HEADS + kv_head
+            if tl.atomic_add(counter, 1, sem="acq_rel") != parts - 1:
+                return
+            # This program is the last of the row's to come: it merges the parts, and leaves the counter as it was.
+            tl.debug_barrier()
+            tl.store(counter, 0)
+            top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
+            for part in range(parts):
+                part_top, part_weight, part_total = load_part(sums, tops, weights, cell + part, dim, real, inside, DIM)
+                top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
     finish(output, (where * HEADS + head) * DIM, dim, inside, top, weight, total, sink, HAS_SINKS)
 
 
@@ -184,6 +185,7 @@ def attention(
         HAS_SOFTCAP=softcap != 0,
         HAS_SLOPES=slopes is not None,
         HAS_SINKS=sinks is not None,
+        HAS_PARTS=parts > 1,
         num_warps=8,
         num_stages=2,
         **OPTIONS,
