@@ -179,7 +179,7 @@ def test_parts_are_the_same_at_every_split(
         return OutputFormat(**form).parser(prompt, tools=TOOLS)
 
     assert summary(parse_output(parser(), text)) == (reasoning, content, calls)
-    cuts = [[text[:i], text[i:j], text[j:]] for i in range(len(text)) for j in range(i, len(text), 7)]
+    cuts = [[text[:i], text[i:j], text[j:]] for i in range(len(text)) for j in range(i, len(text), 17)]
     for pieces in [list(text), *cuts]:
         assert summary(in_pieces(parser(), pieces)) == (reasoning, content, calls), pieces
 
