@@ -224,3 +224,35 @@ def test_a_reader_of_the_output_that_is_gone_ends_no_server(model_folder: Path) 
         assert server.wait(20) == 0
     finally:
         server.kill()
+
+
+def test_a_full_disk_fails_a_batch_and_nothing_else(start: Start) -> None:
+    server = start("--delay", "0")
+    body = {"model": "toy", "prompt": "abc", "max_tokens": 3}
+    asked = [{"custom_id": f"r{i}", "method": "POST", "url": "/v1/completions", "body": body} for i in range(30)]
+    sent = {"file": ("a.jsonl", "\n".join(map(json.dumps, asked)).encode())}
+
+    def disk(room: int) -> None:
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+
+    def ended(batch: Any) -> Any:
+        path = f"/v1/batches/{batch['id']}"
+        server.until(lambda: server.http.get(path).json()["status"] in ("failed", "completed"))
+        return server.http.get(path).json()
+
+    disk(1000)
+    assert server.http.post("/v1/files", files=sent, data={"purpose": "batch"}).status_code == 503
+    disk(resource.RLIM_INFINITY)
+    file = server.http.post("/v1/files", files=sent, data={"purpose": "batch"}).json()["id"]
+    order = {"input_file_id": file, "endpoint": "/v1/completions", "completion_window": "24h"}
+    disk(1000)
+    failed = ended(server.post("/v1/batches", order).json())
+    assert failed["status"] == "failed" and failed["errors"]["data"]
+    assert server.post("/v1/completions", body).status_code == 200
+    disk(resource.RLIM_INFINITY)
+    assert ended(server.post("/v1/batches", order).json())["request_counts"] == {
+        "total": 30,
+        "completed": 30,
+        "failed": 0,
+    }
+    assert server.stop() == 0
