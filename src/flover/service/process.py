@@ -52,6 +52,7 @@ ORPHAN_GRACE_SECONDS = 0.5
 """Time for the main thread to exit in order after the server died; then the reader ends the process."""
 YOUNG_ONLY = (2_000, 10, 2**30)
 """Thresholds of the garbage collector's three generations; the third is never reached."""
+PROGRESS_STEPS = 25
 SPLIT_BYTES = 2**20
 """Longer outputs are sent delta by delta: the server's event loop has other work in between."""
 EXIT_FAILED = 1
@@ -122,10 +123,10 @@ class EngineProcess:
         return engine
 
     def _report(self, done: int, total: int, counted: str = "") -> None:
-        """Send the progress at each hundredth: the server may read later, and the socket holds few frames."""
-        hundredth = counted, 100 * done // max(1, total)
-        if hundredth != self._reported:
-            self._reported = hundredth
+        """Send the progress in few steps: the server may read later, and a socket holds 70 frames on some systems."""
+        step = counted, PROGRESS_STEPS * done // max(1, total)
+        if step != self._reported:
+            self._reported = step
             self._send(Loading(done, total, counted))
 
     def _serve(self, engine: Engine) -> None:
