@@ -1,11 +1,14 @@
 """Gemma 3 270M in Q4_K_M against transformers' float32 of the same weights, and what its arithmetic costs."""
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean
@@ -172,27 +175,35 @@ def test_perplexity_is_that_of_float32(gemma: Path, tmp_path: Path, record_prope
 
 
 def test_a_server_is_ready_soon_and_takes_little_memory(gemma: Path, record_property: Record) -> None:
-    """Peaks of resident memory after one answer; a machine that does other things needs longer, so that time is not a
-    limit here."""
+    """Memory of server and engine together, from the start to the end of one answer: what they hold alone may be the
+    file's size and 150 MB. Files that they map (libraries, the model) are not in it: the system takes such memory back.
+    A machine that does other things needs longer, so that time is not a limit here."""
     command = [sys.executable, "-m", "flover", "serve", str(gemma), "--port", "0"]
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    most, ended = Counter[str](), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.01):
+            total = memory(process.pid)
+            most["anonymous"] = max(most["anonymous"], total["Pss_Anon"])
+            most["all"] = max(most["all"], total["Pss"])
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     try:
         assert process.stdout is not None
         line = next(line for line in process.stdout if line.startswith("ready: "))
         record_property("seconds until ready", time.monotonic() - began)
-        url = line.split()[1]
-        ask(url)
-        (engine,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        peaks = {name: peak(pid) for name, pid in (("server", process.pid), ("engine", int(engine)))}
+        ask(line.split()[1])
     finally:
+        ended.set()
+        watching.join()
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
-    for name, value in peaks.items():
-        record_property(f"MB at the peak of the {name}", value / 1e6)
-    size = gemma.stat().st_size
-    assert peaks["engine"] < size + 100e6
-    assert sum(peaks.values()) < size + 400e6
+    for name, value in most.items():
+        record_property(f"MB at the peak of {name} memory", value / 1e6)
+    assert gemma.stat().st_size < most["anonymous"] < gemma.stat().st_size + 150e6
 
 
 def ask(url: str) -> None:
@@ -202,7 +213,13 @@ def ask(url: str) -> None:
         assert "France" in json.load(answer)["choices"][0]["text"]
 
 
-def peak(pid: int) -> int:
-    """Bytes of resident memory at most."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
+def memory(pid: int) -> Counter[str]:
+    """Bytes of the process and its children by kind, as /proc/*/smaps_rollup names them."""
+    total = Counter[str]()
+    with contextlib.suppress(OSError):  # one is just beginning or ending
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
+            kind, size = line.split(":")
+            total[kind] += int(size.split()[0]) * 1024
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            total += memory(int(child))
+    return total

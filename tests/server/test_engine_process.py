@@ -6,8 +6,11 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +20,9 @@ from toy_engine import EOS, POISON, toy_facts, toy_tokens
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, EngineDeadError, EngineError, ModelError, RequestError
+from flover.ipc import wire
+from flover.ipc.messages import Loading, Ready, Start
+from flover.ipc.spawn import Spawned
 from flover.request import FinishReason, Request, SamplingParams
 from flover.service import client, process, streams
 from flover.service.client import EngineClient
@@ -57,6 +63,45 @@ def test_loading_is_reported_before_start_returns() -> None:
             assert seen == [(0, 100), (100, 100)]
 
     run(scenario)
+
+
+def test_a_process_that_has_been_told_what_to_load_is_not_told_again() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, subprocess.Popen(["sleep", "60"]) as sleeping:
+        spawned = Spawned(sleeping, ours).tell(wire.encode(Start(EngineConfig(model="one-model"))))
+
+        async def scenario() -> None:
+            theirs.sendall(wire.encode(Ready(toy_facts())))
+            engine = await EngineClient.start(EngineConfig(model="other-model"), command=spawned)
+            sleeping.kill()
+            await engine.close()
+
+        run(scenario)
+        theirs.setblocking(False)
+        sent = theirs.recv(2**20)
+    assert b"one-model" in sent and b"other-model" not in sent
+
+
+def test_progress_that_is_not_read_does_not_stop_an_engine() -> None:
+    """The server reads when it has made its tokenizer: by then an engine of many tensors would have filled the
+    socket."""
+    ours, theirs = socket.socketpair()
+
+    def load(config: EngineConfig, progress: Callable[[int, int], None]) -> Any:
+        for done in range(20_001):
+            progress(done, 20_000)
+        raise ModelError("no model")
+
+    theirs.settimeout(20)
+    ours.settimeout(20)
+    with ours, theirs:
+        with pytest.raises(ModelError, match="no model"):
+            process.EngineProcess(theirs, load)._load(EngineConfig())
+        theirs.shutdown(socket.SHUT_WR)
+        decode, messages = wire.from_engine_decoder(), []
+        while (body := wire.receive(ours)) is not None:
+            messages.append(decode(body))
+    assert messages[0] == Loading(0, 20_000) and messages[-1] == Loading(20_000, 20_000) and len(messages) == 26
 
 
 def test_what_the_engine_refuses_ends_the_stream_with_its_reason() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from flover.config import EngineConfig, ServerConfig
 from flover.errors import ModelError
-from flover.server import loading
+from flover.server import text_side
 from flover.server.app_state import AppState
 from flover.server.loading import load
 from flover.service.supervisor import Supervisor
@@ -32,7 +32,7 @@ def children() -> list[psutil.Process]:
 
 
 def test_engines_load_beside_the_text_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, start, load_text = threading.Event(), Supervisor.start, loading.load_text
+    loaded, start, load_text = threading.Event(), Supervisor.start, text_side.load_text
 
     async def start_and_tell(*arguments: Any, **settings: Any) -> Supervisor:
         engines = await start(*arguments, **settings)
@@ -44,7 +44,7 @@ def test_engines_load_beside_the_text_side(monkeypatch: pytest.MonkeyPatch) -> N
         return load_text(*arguments)
 
     monkeypatch.setattr(Supervisor, "start", start_and_tell)
-    monkeypatch.setattr(loading, "load_text", load_text_after_engines)
+    monkeypatch.setattr(text_side, "load_text", load_text_after_engines)
 
     async def scenario() -> None:
         engines = await load_toy()
@@ -69,7 +69,7 @@ def test_a_text_side_that_fails_ends_the_engines(first: str, monkeypatch: pytest
         raise ModelError("no tokenizer.json")
 
     monkeypatch.setattr(Supervisor, "start", start_and_tell)
-    monkeypatch.setattr(loading, "load_text", fail)
+    monkeypatch.setattr(text_side, "load_text", fail)
     with pytest.raises(ModelError, match="no tokenizer"):
         asyncio.run(load_toy("--load-delay", "0" if first == "engines" else "30"))
     assert children() == []

@@ -21,7 +21,7 @@ from flover.model.load import rotary_rule
 from flover.model.shard import Shard
 from flover.ops.cpu import CpuOps, cpu_ops
 from flover.ops.cpu_layout import address
-from flover.server.loading import load_text
+from flover.server.text_side import load_text
 from flover.service.build import check_extras
 from flover.source.quantization import read_scheme
 
@@ -59,14 +59,14 @@ def find_fit(
     try:
         engine_command(config.distributed_executor_backend)
         check_extras(config)
-        tokenizer, template, _ = load_text(config, None)
+        text = load_text(config, None)
         model = describe_model(config, Shard(0, config.tensor_parallel_size), weights=False)
         check(model)
         cpu_ops(config.cpu_isa, 1)
     except (ModelError, ConfigError) as error:
         return Fit(False, "The model cannot be used.", {"error": str(error)})
-    chat = "none: requests of chats are refused" if template is None else "yes"
-    vocabulary = "none" if tokenizer is None else f"{tokenizer.vocab_size:,} tokens"
+    chat = "none: requests of chats are refused" if text.template is None else "yes"
+    vocabulary = "none" if text.tokenizer is None else f"{text.tokenizer.vocab_size:,} tokens"
     facts = _model_facts(model) | {"tokenizer": vocabulary, "chat template": chat}
     local_ranks = config.tensor_parallel_size // config.nnodes
     try:

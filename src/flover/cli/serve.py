@@ -42,12 +42,20 @@ def run(args: argparse.Namespace) -> int:
         server = dataclasses.replace(server, api_key=read_environment().server_keys())
     from flover.ipc.spawn import engine_command, spawn
 
-    # The engine's imports take longest: they run while the server imports.
     command = engine_command(engine.distributed_executor_backend)
     spawned = spawn(command)
     try:
+        from flover.ipc.messages import Start
+        from flover.ipc.wire import encode
+
+        spawned = spawned.tell(encode(Start(engine)))
+        text = None
+        if engine.distributed_executor_backend == "mp":  # what Ray serves is fetched while the server listens
+            from flover.server.text_side import fetch_and_load_text
+
+            text = fetch_and_load_text(engine, server)
         from flover.server.run import serve
 
-        return serve(engine, server, engine_command=command, spawned=spawned)
+        return serve(engine, server, engine_command=command, spawned=spawned, text=text)
     finally:
         spawned.end()

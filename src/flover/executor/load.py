@@ -9,6 +9,7 @@ from flover.config import EngineConfig
 from flover.executor.detect import new_platform, resolve_device
 from flover.executor.device import DeviceExecutor
 from flover.executor.platform import Platform
+from flover.heap import return_freed_memory
 from flover.memory.sizing import PoolSize
 from flover.model.describe import Description, plan_load
 from flover.model.formats import expert_reads
@@ -37,9 +38,11 @@ def load_device(
     platform = platform or new_platform(config)
     shard = Shard(group.rank, group.size)
     described, plan = plan_load(config, shard, group.local_size, platform.machine())
+    return_freed_memory()  # the weights take all that there is
     platform.check(described)
     ops = platform.new_ops(plan.num_threads, group)
     loaded = load(described, ops, progress)
+    return_freed_memory()
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
     executor = platform.new_executor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)

@@ -9,66 +9,52 @@ library does all else.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import queue
-import re
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from flover.errors import ModelError
 from flover.hub.cache import repository_folder
+from flover.hub.listing import MAX_LISTING_BYTES, Blob, Repository, read_listing
 from flover.hub.names import HubName
 
 HUB_SECONDS = 5.0
 """Time for the hub to say whether it has a model; a download takes as long as it takes."""
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+PIECE_BYTES = 2**16
+SMALL_FILE_BYTES = 256 * 2**20
+"""Of a file whose size the hub does not say."""
+SPARE_BYTES = 2**20
 Progress = Callable[[int, int], None]
 """A function of the bytes done and in all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """A large file of a repository; `sha256` is the checksum that the hub gives, and its name in the cache."""
-
-    file: str
-    sha256: str
-    num_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Repository:
-    """A repository at one commit."""
-
-    name: HubName
-    commit: str
-    files: tuple[str, ...]
-    blobs: tuple[Blob, ...]
-    sizes: dict[str, int]
-
-
 def ask_hub(name: HubName) -> Repository:
-    """What the hub has under this name. Raises what the library raises, `TimeoutError` after `HUB_SECONDS`."""
-    from huggingface_hub import HfApi  # slow to import, and only hub names need it
+    """What the hub has under this name. Raises what the library raises, `TimeoutError` after `HUB_SECONDS`, and
+    `ModelError` for an answer that is none."""
+    return read_listing(name, _within(HUB_SECONDS, lambda: _listing(name)))
 
-    info = _within(
-        HUB_SECONDS,
-        lambda: HfApi().model_info(
-            name.repo, revision=name.revision, timeout=HUB_SECONDS, files_metadata=True, securityStatus=False
-        ),
-    )
-    siblings = info.siblings or ()
-    large = [found for found in siblings if found.lfs is not None and _SHA256.fullmatch(found.lfs.sha256)]
-    return Repository(
-        name,
-        str(info.sha),
-        tuple(found.rfilename for found in siblings),
-        tuple(Blob(found.rfilename, found.lfs.sha256, found.lfs.size) for found in large if found.lfs is not None),
-        {found.rfilename: found.size for found in siblings if found.size is not None},
-    )
+
+def _listing(name: HubName) -> bytes:
+    from huggingface_hub import constants  # slow to import, and only hub names need it
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    revision = "" if name.revision is None else f"/revision/{name.revision}"
+    url = f"{constants.ENDPOINT}/api/models/{name.repo}{revision}"
+    raw = bytearray()
+    with get_session().stream(
+        "GET", url, params={"blobs": True}, headers=build_hf_headers(), timeout=HUB_SECONDS
+    ) as response:
+        hf_raise_for_status(response)
+        for piece in response.iter_bytes(PIECE_BYTES):
+            raw += piece
+            if len(raw) > MAX_LISTING_BYTES:
+                raise ModelError(f"the hub's answer about {name} is longer than {MAX_LISTING_BYTES} bytes")
+    return bytes(raw)
 
 
 def fetch_files(found: Repository, files: Sequence[str], cache: Path | None, progress: Progress) -> Path:
@@ -84,11 +70,35 @@ def fetch_files(found: Repository, files: Sequence[str], cache: Path | None, pro
     if missing:
         blobs.mkdir(parents=True, exist_ok=True)
         _fetch_blobs(found, missing, folder, progress)
+    large = {blob.file for blob in found.blobs}
+    most = sum(found.sizes.get(file, SMALL_FILE_BYTES) for file in files if file not in large)
     return Path(
         snapshot_download(
-            found.name.repo, revision=found.name.revision, cache_dir=cache, allow_patterns=list(files), max_workers=4
+            found.name.repo,
+            revision=found.name.revision,
+            cache_dir=cache,
+            allow_patterns=[glob.escape(file) for file in files],
+            max_workers=4,
+            tqdm_class=_bounded(most),
         )
     )
+
+
+def _bounded(most: int) -> Any:
+    """What the library tells of the bytes that have arrived; it writes as many as are sent. Raises `OSError` for more
+    than `most`."""
+    from huggingface_hub.utils import tqdm
+
+    class Bounded(tqdm):
+        received = 0
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.received += int(n or 0)
+            if self.received > most + SPARE_BYTES:
+                raise OSError(f"the hub sends more than the {most} bytes that it announced")
+            return super().update(n)  # type: ignore[no-any-return]
+
+    return Bounded
 
 
 def _fetch_blobs(found: Repository, blobs: Sequence[Blob], folder: Path, progress: Progress) -> None:
@@ -122,7 +132,7 @@ def _fetch_blob(found: Repository, blob: Blob, part: Path, count: Callable[[int]
             if file.tell() > blob.num_bytes:
                 file.truncate(0)
                 file.seek(0)
-            counted: Any = _Counted(file, count)
+            counted: Any = _Counted(file, count, blob)
             try:
                 http_get(
                     url,
@@ -153,14 +163,18 @@ def _check(name: HubName, blob: Blob, part: Path) -> None:
 
 
 class _Counted:
-    """A file that reports its size whenever something has been written."""
+    """A file that reports its size whenever something has been written, and takes no more than its blob has."""
 
-    def __init__(self, file: BinaryIO, count: Callable[[int], None]) -> None:
+    def __init__(self, file: BinaryIO, count: Callable[[int], None], blob: Blob) -> None:
         self._file = file
         self._count = count
+        self._blob = blob
         count(file.tell())
 
     def write(self, data: bytes) -> int:
+        if self._file.tell() + len(data) > self._blob.num_bytes:
+            self._file.truncate(0)
+            raise OSError(f"{self._blob.file} is longer than the {self._blob.num_bytes} bytes that the hub announces")
         written = self._file.write(data)
         self._count(self._file.tell())
         return written

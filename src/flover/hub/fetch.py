@@ -8,7 +8,8 @@ from pathlib import Path
 from flover.config import BUNDLED_MODEL
 from flover.errors import ModelError, suggestion
 from flover.hub.cache import cached_folder, cached_models, files_of
-from flover.hub.download import Progress, Repository, ask_hub, fetch_files
+from flover.hub.download import Progress, ask_hub, fetch_files
+from flover.hub.listing import Repository
 from flover.hub.names import SMALL_FILES, UNWANTED_FILES, WEIGHT_FILES, HubName, wanted_files
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ def fetch_model(name: HubName, cache: Path | None, progress: Progress, *, weight
     logger.info("looking for %s on the hub", name)
     try:
         found = ask_hub(name)
+    except ModelError:
+        raise
     except Exception as error:
         check_refusal(name, cache, error)
         return _from_cache(name, cache, error, weights=weights)
@@ -32,7 +35,9 @@ def fetch_model(name: HubName, cache: Path | None, progress: Progress, *, weight
     logger.info("fetching %s from the hub", name)
     try:
         folder = fetch_files(found, files, cache, progress)
-    except (OSError, ValueError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # the library's, its HTTP client's, the disk's
         raise ModelError(f"{name} could not be fetched from the hub: {first_line(error)}") from error
     return folder / files[0] if is_gguf(files) else folder
 
@@ -118,7 +123,14 @@ def _refusal(name: HubName, error: Exception) -> str | None:
         return f"there is no directory {name}, and the hub has no model {repo} (or it is private: set HF_TOKEN)"
     if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
         return f"the hub refuses {repo} ({error.response.status_code}): HF_TOKEN is wrong, or may not read it"
+    if isinstance(error, HfHubHTTPError) and error.response.status_code == 429:
+        wait = error.response.headers.get("Retry-After", "")
+        return f"the hub refuses {repo} for now (429): too many requests{_seconds(wait)}"
     return None
+
+
+def _seconds(wait: str) -> str:
+    return f", it asks to wait {wait} seconds" if wait.isdigit() and len(wait) < 9 else ""
 
 
 def first_line(error: Exception) -> str:

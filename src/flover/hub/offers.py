@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from flover.errors import ModelError
 from flover.hub.cache import cached_folder, cached_models
 from flover.hub.download import ask_hub
 from flover.hub.fetch import check_refusal
@@ -27,6 +28,8 @@ def find_offers(name: HubName, download_dir: str | None) -> list[Offer]:
     at = str(HubName(name.repo, name.revision))
     try:
         found = ask_hub(name)
+    except ModelError:
+        raise
     except Exception as error:
         check_refusal(name, cache, error)
         here = [model for model in cached_models(cache) if model.name.startswith((f"{at}:", f"{at}/"))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import socket
@@ -30,10 +31,18 @@ _WANTS = {
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A process that waits for its first frame at the other end of `sock`. If `sock` is closed, it ends."""
+    """A process that waits for its first frame at the other end of `sock`, unless `told` says that this has been sent.
+    If `sock` is closed, it ends."""
 
     process: subprocess.Popen[bytes]
     sock: socket.socket
+    told: bool = False
+
+    def tell(self, frame: bytes) -> Spawned:
+        """Send its first frame."""
+        with contextlib.suppress(OSError):  # it has ended: who waits for its answer finds out
+            self.sock.sendall(frame)
+        return dataclasses.replace(self, told=True)
 
     def end(self) -> None:
         """Make sure that it is gone: it may never have been spoken to."""

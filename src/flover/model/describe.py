@@ -15,6 +15,7 @@ from flover.errors import ConfigError, ModelError
 from flover.memory.graph_sizes import graph_bytes
 from flover.memory.machine import Machine, compute_threads
 from flover.memory.sizing import PoolSize, size_pool
+from flover.model.activations import activation_bytes
 from flover.model.config import ModelConfig
 from flover.model.families import Family
 from flover.model.formats import Formats, announced_formats, coarsest, matrix_formats, most_used, weight_bytes
@@ -99,17 +100,31 @@ class Description:
         row_bytes = size * DTYPE_BYTES[self.dtype]
         return graph_bytes(self.settings.max_num_seqs, self.max_len, model.num_heads, model.head_dim, row_bytes)
 
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes that the longest iteration takes beside weights and pages; on a GPU the pool's share leaves room."""
+        if self.settings.device == "cuda":
+            return 0
+        return activation_bytes(self.own, self.formats, self.settings.max_num_batched_tokens)
+
     def plan(self, machine: Machine, num_processes: int) -> ProcessPlan:
         """Threads and pool of one of the `num_processes` processes that share `machine`, before they read weights.
 
-        Raises `ModelError` if the weights alone are more than the process's part of the memory, `ConfigError` if the
-        pool is.
+        Raises `ModelError` if the weights alone are more than the process's part of the memory, `ConfigError` if an
+        iteration or the pool is.
         """
         part = machine.available_bytes // num_processes - self.graph_bytes
         beside = f" beside {self.graph_bytes / 2**20:,.0f} MiB of CUDA graphs (--enforce-eager: none)"
         self.check_weights(part, machine.memory + (beside if self.graph_bytes else ""))
+        left = part - self.weight_bytes
+        if self.activation_bytes > left:
+            raise ConfigError(
+                f"an iteration of {self.settings.max_num_batched_tokens} tokens needs "
+                f"{self.activation_bytes / 2**20:,.0f} MiB, and {left / 2**20:,.0f} MiB of {machine.memory} are left "
+                "beside the weights: lower --max-num-batched-tokens"
+            )
         threads = compute_threads(self.settings.num_threads, num_processes, machine.cores)
-        return ProcessPlan(threads, self.pool(part - self.weight_bytes, machine.pool_share))
+        return ProcessPlan(threads, self.pool(left - self.activation_bytes, machine.pool_share))
 
     def check_weights(self, available_bytes: int, memory: str = "this machine's memory") -> None:
         """Raises `ModelError` if the weights alone are more than what is available of `memory`."""

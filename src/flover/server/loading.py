@@ -9,38 +9,36 @@ from pathlib import Path
 from rich.console import Console
 
 from flover.config import EngineConfig
-from flover.generation_config import SamplingDefaults, read_sampling_defaults
-from flover.heap import return_freed_memory
 from flover.ipc.spawn import Spawned
-from flover.model.locate import locate_model, locate_tokenizer
+from flover.model.locate import locate_model
 from flover.progress import loading_bar
 from flover.server.app_state import AppState
 from flover.server.embeddings import read_pooling
+from flover.server.text_side import TextSide, fetch_and_load_text
 from flover.service.listener import SupervisorListener
 from flover.service.supervisor import Supervisor
-from flover.source import open_source
-from flover.text.chat import ChatTemplate
-from flover.text.files import read_template
-from flover.text.messages import MAX_MESSAGES
-from flover.text.tokenizer import Tokenizer
 
 
 async def load(
-    state: AppState, config: EngineConfig, command: Sequence[str], spawned: Spawned | None, console: Console
+    state: AppState,
+    config: EngineConfig,
+    command: Sequence[str],
+    spawned: Spawned | None,
+    console: Console,
+    text: TextSide | None = None,
 ) -> Supervisor:
-    """Load the text side beside the engines, and let requests in. Raises `ConfigError`, `ModelError` or
-    `EngineError`: the error of the text side, if both fail."""
+    """Load the text side (unless `text` is it) beside the engines, and let requests in. Raises
+    `ConfigError`, `ModelError` or `EngineError`: the error of the text side, if both fail."""
     starting = asyncio.create_task(_start_engines(state, config, command, spawned, console), name="engines")
     try:
-        tokenizer, template, defaults = await asyncio.to_thread(
-            _fetch_and_load_text, config, state.config.chat_template, state.config.limits.max_messages
-        )
+        if text is None:
+            text = await asyncio.to_thread(fetch_and_load_text, config, state.config)
         supervisor = await starting
     except BaseException:
         await _abandon(starting)
         raise
     state.pooling = state.config.pooling_type or await asyncio.to_thread(_read_pooling, config)
-    state.open(supervisor, tokenizer, template, defaults)
+    state.open(supervisor, text.tokenizer, text.template, text.defaults)
     return supervisor
 
 
@@ -71,31 +69,3 @@ async def _abandon(starting: asyncio.Task[Supervisor]) -> None:
     await asyncio.wait({starting})
     if not starting.cancelled() and starting.exception() is None:
         await starting.result().close()
-
-
-def _fetch_and_load_text(
-    config: EngineConfig, template_path: str | None, max_messages: int
-) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
-    """`load_text` once the model is here: a GGUF file has its text side inside. The engine may be fetching it too."""
-    locate_model(config.model, config.revision, config.download_dir, weights=config.load_format != "dummy")
-    loaded = load_text(config, template_path, max_messages)
-    return_freed_memory()  # a tokenizer takes far more while it is made
-    return loaded
-
-
-def load_text(
-    config: EngineConfig, template_path: str | None, max_messages: int = MAX_MESSAGES
-) -> tuple[Tokenizer | None, ChatTemplate | None, SamplingDefaults]:
-    """The tokenizer, the chat template, and the model's default sampling parameters. Fetches no weights."""
-    path = locate_model(config.model, config.revision, config.download_dir, weights=False)
-    model = open_source(path)
-    defaults = read_sampling_defaults(model)
-    own = locate_tokenizer(config)
-    if own is None:
-        return None, None, defaults
-    tokenizer = Tokenizer.read(model if own == path else open_source(own))
-    source = tokenizer.chat_template if template_path is None else read_template(Path(template_path))
-    if source is None:
-        return tokenizer, None, defaults
-    template = ChatTemplate(source, special_tokens=tokenizer.special_tokens, max_messages=max_messages)
-    return tokenizer, template, defaults

@@ -35,6 +35,7 @@ from flover.server.http_hosts import check_exposure
 from flover.server.http_protocol import HttpProtocol
 from flover.server.loading import load
 from flover.server.log import log_to_stderr
+from flover.server.text_side import TextSide
 from flover.server.throughput import log_throughput
 from flover.server.tls import ServerLoop, tls_context
 from flover.service.supervisor import Supervisor
@@ -54,10 +55,12 @@ def serve(
     *,
     engine_command: Sequence[str] = ENGINE_COMMAND,
     spawned: Spawned | None = None,
+    text: TextSide | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT, or until the engine has died too often; returns the exit code.
 
-    `engine_command` is what to run as an engine process; `spawned` is the first one, if it runs already.
+    `engine_command` is what to run as an engine process; `spawned` is the first one, if it runs already; `text` is the
+    text side, if it has been loaded.
     Raises `ConfigError`, `ModelError` or `EngineError` when the server cannot start.
     """
     config = _with_key_file(config)
@@ -69,7 +72,7 @@ def serve(
         _listen(config) as sock,
         asyncio.Runner(loop_factory=lambda: ServerLoop(config.limits.header_timeout)) as runner,
     ):
-        return runner.run(_serve(engine_config, config, store, sock, tls, engine_command, spawned))
+        return runner.run(_serve(engine_config, config, store, sock, tls, engine_command, spawned, text))
 
 
 def _with_key_file(config: ServerConfig) -> ServerConfig:
@@ -110,6 +113,7 @@ async def _serve(
     tls: ssl.SSLContext | None,
     engine_command: Sequence[str],
     spawned: Spawned | None,
+    text: TextSide | None,
 ) -> int:
     console = _Console(soft_wrap=True, highlight=False)
     url = _url(sock, "http" if tls is None else "https")
@@ -121,7 +125,7 @@ async def _serve(
     reporting: asyncio.Task[None] | None = None
     try:
         console.print(f"listening on {url}, loading {engine_config.model}", markup=False)
-        supervisor = await signals.unless_first(load(state, engine_config, engine_command, spawned, console))
+        supervisor = await signals.unless_first(load(state, engine_config, engine_command, spawned, console, text))
         if supervisor is not None:
             state.batches = run_batches(state, store)
             _announce(console, state, engine_config, url)

@@ -67,6 +67,7 @@ class EngineClient:
         self.stats = EngineStats()
         """The newest snapshot of the engine."""
         self._listener = listener
+        self._spawned = spawned
         self._process = ChildProcess(spawned.process, self._on_exit)
         self._connection = Connection(spawned.sock)
         self._loop = asyncio.get_running_loop()
@@ -87,7 +88,7 @@ class EngineClient:
         silence: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> EngineClient:
-        """Start an engine process, or take one that is spawned already, and wait until it has loaded.
+        """Start an engine process, or take one that is spawned already (for `config`), and wait until it has loaded.
 
         A loading engine that sends nothing for `silence` seconds of `clock` is given up (0: never).
 
@@ -106,7 +107,8 @@ class EngineClient:
         self._process.watch()
         await self._connection.open()
         self._reading = asyncio.create_task(self._read(), name="engine-reader")
-        self._connection.send(Start(config))
+        if not self._spawned.told:
+            self._connection.send(Start(config))
         while not (await asyncio.wait({self._ready}, timeout=LOOK_SECONDS))[0]:
             if self.last_message_age > silence > 0:
                 raise EngineError(f"the engine has sent nothing for {self.last_message_age:.0f} s while it loads")

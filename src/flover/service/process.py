@@ -24,6 +24,7 @@ from flover.engine.loop import Engine
 from flover.engine.queue import Cancel
 from flover.engine.stats import EngineStats
 from flover.errors import ConfigError, EngineError, ModelError, OutOfResourcesError, RequestError
+from flover.heap import return_freed_memory
 from flover.ipc import wire
 from flover.ipc.messages import (
     EngineOutputs,
@@ -51,6 +52,7 @@ ORPHAN_GRACE_SECONDS = 0.5
 """Time for the main thread to exit in order after the server died; then the reader ends the process."""
 YOUNG_ONLY = (2_000, 10, 2**30)
 """Thresholds of the garbage collector's three generations; the third is never reached."""
+PROGRESS_STEPS = 25
 SPLIT_BYTES = 2**20
 """Longer outputs are sent delta by delta: the server's event loop has other work in between."""
 EXIT_FAILED = 1
@@ -84,6 +86,7 @@ class EngineProcess:
         """Whether to describe iterations; set by the reader, obeyed between two steps."""
         self._timeline: Timeline | None = None
         self._next_iterations = 0.0
+        self._reported = "", -1
 
     def run(self) -> int:
         """Load, serve until told to stop, and return the exit code."""
@@ -109,15 +112,22 @@ class EngineProcess:
         return 0
 
     def _load(self, config: EngineConfig) -> Engine:
-        engine = self._factory(config, lambda *progress: self._send(Loading(*progress)))
+        engine = self._factory(config, self._report)
         self._engine = engine
         # What loading made stays for ever: the collector need never look at it again. Of what comes later it looks at
         # the young objects only, which takes microseconds; at all of them when the engine is idle.
-        gc.collect()
+        return_freed_memory()
         gc.freeze()
         gc.set_threshold(*YOUNG_ONLY)
         self._send(Ready(engine.facts))
         return engine
+
+    def _report(self, done: int, total: int, counted: str = "") -> None:
+        """Send the progress in few steps: the server may read later, and a socket holds 70 frames on some systems."""
+        step = counted, PROGRESS_STEPS * done // max(1, total)
+        if step != self._reported:
+            self._reported = step
+            self._send(Loading(done, total, counted))
 
     def _serve(self, engine: Engine) -> None:
         collected = True

@@ -86,7 +86,7 @@ class Gguf:
             case "generation_config.json":
                 return generation_config_of(self.files[0])
             case "tokenizer.json":
-                return self._tokenizer
+                return tokenizer_of(self.files[0])
             case "tokenizer_config.json":
                 return tokenizer_config_of(self.files[0])
             case _:
@@ -95,10 +95,6 @@ class Gguf:
     @cached_property
     def _config(self) -> dict[str, Any]:
         return config_of(self.files[0], {info.name: info for info in self.tensors()}, self._numbers)
-
-    @cached_property
-    def _tokenizer(self) -> dict[str, Any]:
-        return tokenizer_of(self.files[0])
 
     def input_order(self, info: TensorInfo) -> None:
         return None

@@ -5,7 +5,6 @@ A key of the architecture that is not known here may change what is computed, an
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from flover.sampling_checks import PARAMETERS
 from flover.source import TensorInfo
 from flover.source.gguf_architecture import Architecture
 from flover.source.gguf_architectures import ARCHITECTURES
-from flover.source.gguf_file import GgufFile, Texts
+from flover.source.gguf_file import GgufFile, Numbers, Texts
 
 _PATTERN = "attention.sliding_window_pattern"
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
@@ -152,8 +151,8 @@ def generation_config_of(file: GgufFile) -> dict[str, Any]:
     metadata = file.metadata
     ends = [metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     texts, kinds = metadata.get("tokenizer.ggml.tokens"), metadata.get("tokenizer.ggml.token_type")
-    if isinstance(texts, Texts) and isinstance(kinds, array):
-        control = [index for index, kind in enumerate(kinds[: texts.count]) if kind == _CONTROL]
+    if isinstance(texts, Texts) and isinstance(kinds, Numbers):
+        control = [index for index, kind in enumerate(kinds.read()[: texts.count]) if kind == _CONTROL]
         special = dict(zip(texts.pick(control), control, strict=True))
         ends += [special[text] for text in END_TEXTS if text in special]
     found: dict[str, Any] = {"eos_token_id": list(dict.fromkeys(end for end in ends if end is not None))}
@@ -171,9 +170,9 @@ def _check_keys(file: GgufFile, known: Architecture, own: Mapping[str, Any]) -> 
         if key not in own:
             raise ModelError(f"{file.path}: {key} is missing: convert the model again with a newer llama.cpp")
     for key, value in own.items():
-        if key == _PATTERN and "attention.sliding_window" in known.names and not isinstance(value, array | Texts):
+        if key == _PATTERN and "attention.sliding_window" in known.names and not isinstance(value, Numbers | Texts):
             continue
-        if isinstance(value, array | list | Texts):
+        if isinstance(value, Numbers | list | Texts):
             raise ModelError(f"{file.path}: {key} differs from layer to layer, which is not supported")
         neutral = (known.expected[key],) if key in known.expected else _NEUTRAL.get(key, ())
         if (key not in read or key in known.expected) and value not in neutral:

@@ -12,7 +12,7 @@ import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 2**16
+MAX_TEXT_BYTES = 2**32 - 1
 _STRING, _ARRAY, _BOOL = 8, 9, 7
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", _BOOL: "?", 10: "Q", 11: "q", 12: "d"}
 _SIZES = {kind: struct.calcsize(f"<{code}") for kind, code in _SCALARS.items()} | {_STRING: 8}
@@ -45,7 +46,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A file's header. Arrays of numbers are `array.array`, those of booleans lists, those of texts `Texts`."""
+    """A file's header. Arrays of numbers are `Numbers`, those of booleans lists, those of texts `Texts`."""
 
     path: Path
     metadata: dict[str, Any]
@@ -53,17 +54,36 @@ class GgufFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """An array of texts, still in the file: `ends` is where each one ends, `start` where the length of the first one
-    begins."""
+class Numbers:
+    """An array of numbers, still in the file from `start` on: an engine never needs those of a vocabulary. `code` is
+    that of a type in `struct`."""
 
     path: Path
     start: int
-    ends: array[int]
+    count: int
+    code: str
+
+    def read(self) -> array[Any]:
+        """All of them."""
+        numbers = array(self.code)
+        with open_regular(self.path, check_regular(self.path)) as file:
+            file.seek(self.start)
+            numbers.frombytes(file.read(self.count * numbers.itemsize))
+        return numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """An array of texts, still in the file from `start` on: `lengths` are their bytes, before each of which its length
+    lies."""
+
+    path: Path
+    start: int
+    lengths: array[int]
 
     @property
     def count(self) -> int:
-        return len(self.ends)
+        return len(self.lengths)
 
     def read(self) -> list[str]:
         """All of them. Raises `ModelError` for what is not UTF-8."""
@@ -73,17 +93,14 @@ class Texts:
         """Those at `indices`, in this order. Raises `ModelError` for what is not UTF-8."""
         if not indices:
             return []
-        ends = self.ends
-        first, last = min(indices), max(indices)
-        begin = ends[first - 1] if first else self.start
+        lengths = self.lengths[: max(indices) + 1]
+        ends = array("Q", accumulate(lengths))
+        prefix = _SIZES[_STRING]
         with open_regular(self.path, check_regular(self.path)) as file:
-            file.seek(begin)
-            raw = file.read(ends[last] - begin)
+            file.seek(self.start)
+            raw = file.read(ends[-1] + prefix * len(ends))
         try:
-            return [
-                raw[(ends[index - 1] if index else self.start) + _SIZES[_STRING] - begin : ends[index] - begin].decode()
-                for index in indices
-            ]
+            return [raw[(end := ends[at] + prefix * (at + 1)) - lengths[at] : end].decode() for at in indices]
         except UnicodeDecodeError as error:
             raise ModelError(f"{self.path} is damaged: a text of its metadata is not UTF-8") from error
 
@@ -138,23 +155,26 @@ class _Reader:
         self.count(_SIZES[kind], f"values of {shown(key)}", count)
         if kind == _STRING:
             return self.skip_texts(count)
-        raw = self.take(count * _SIZES[kind])
-        return [byte != 0 for byte in raw] if kind == _BOOL else array(_SCALARS[kind], raw)
+        if kind == _BOOL:
+            return [byte != 0 for byte in self.take(count)]
+        self.at += count * _SIZES[kind]
+        return Numbers(self.path, self.at - count * _SIZES[kind], count, _SCALARS[kind])
 
     def skip_texts(self, count: int) -> Texts:
         start, at, end, data = self.at, self.at, self.end, self.data
         length_of = struct.Struct("<Q").unpack_from
-        ends = array("Q")
-        keep = ends.append
+        lengths = array("I")
+        keep = lengths.append
         for _ in range(count):
             if end - at < 8:
                 raise self.error("it is cut short inside its metadata")
-            at += 8 + length_of(data, at)[0]
-            if at > end:
-                raise self.error("a text of its metadata reaches beyond its end")
-            keep(at)
+            length = length_of(data, at)[0]
+            at += 8 + length
+            if at > end or length > MAX_TEXT_BYTES:
+                raise self.error("a text of its metadata reaches beyond its end, or is longer than 4 GiB")
+            keep(length)
         self.at = at
-        return Texts(self.path, start, ends)
+        return Texts(self.path, start, lengths)
 
     def tensor(self) -> tuple[str, int, tuple[int, ...], int]:
         name, dimensions = self.text(), self.number("I")

@@ -7,14 +7,13 @@ scores: the merges are made from them as transformers' converter makes them.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import Any
 
 from flover.errors import ModelError
 from flover.files import shown
-from flover.source.gguf_file import GgufFile, Texts
+from flover.source.gguf_file import GgufFile, Numbers, Texts
 from flover.source.sentencepiece_merges import merges_by_score
 
 _UNKNOWN, _CONTROL, _USER, _BYTE = 2, 3, 4, 6
@@ -190,9 +189,9 @@ def _listed(file: GgufFile, name: str) -> Texts:
 
 def _array(file: GgufFile, name: str) -> Sequence[Any]:
     found = file.metadata.get(_PREFIX + name)
-    if not isinstance(found, array):
+    if not isinstance(found, Numbers):
         raise ModelError(f"{file.path}: {_PREFIX}{name} must be a list of numbers, got {shown(found)}")
-    return found
+    return found.read()
 
 
 def _flag(file: GgufFile, name: str, default: bool) -> bool:

@@ -124,6 +124,7 @@ def _fp8(section: Section) -> Scheme:
     section.one_of("fmt", ("e4m3", "float8_e4m3fn"), "e4m3")
     section.one_of("activation_scheme", ("dynamic", "static"), "dynamic")
     section.neutral("kv_cache_scheme")
+    section.neutral("expert_dtype", "fp8")
     return Scheme("fp8", "float-quantized", 8, block=_block(section, "weight_block_size"))
 
 

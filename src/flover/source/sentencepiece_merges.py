@@ -14,9 +14,14 @@ from typing import overload
 class Merges(Sequence[tuple[str, str]]):
     """Pairs of texts, each made when it is asked for: a list of those of 262,144 tokens takes 20 MB."""
 
-    texts: Sequence[str]
-    left: memoryview
-    right: memoryview
+    texts: list[str]
+    left: array[int]
+    right: array[int]
+
+    def clear(self) -> None:
+        """Have none any more, and free their memory."""
+        self.texts.clear()
+        del self.left[:], self.right[:]
 
     def __len__(self) -> int:
         return len(self.left)
@@ -57,12 +62,12 @@ def merges_by_order(texts: Sequence[str], stand_ins: Collection[str]) -> Merges:
     return _merges(kept, range(len(kept)), stand_ins, longest_first=False)
 
 
-def _merges(texts: Sequence[str], ranks: Sequence[float], stand_ins: Collection[str], *, longest_first: bool) -> Merges:
+def _merges(texts: list[str], ranks: Sequence[float], stand_ins: Collection[str], *, longest_first: bool) -> Merges:
     from flover._cpu import make_merges  # a GPU serves without the compiled module
 
     is_stand_in = re.compile("|".join(map(re.escape, filter(None, stand_ins))) or "(?!)").search
     several = bytes(map(bool, map(is_stand_in, texts)))
     ends = array("q", accumulate(map(len, texts))).tobytes()
     made = make_merges("".join(texts).encode("utf-32-le"), ends, array("d", ranks).tobytes(), several, longest_first)
-    left, right = (memoryview(side).cast("i") for side in made)
+    left, right = (array("i", side) for side in made)
     return Merges(texts, left, right)
