@@ -40,6 +40,8 @@ async def load(
         await _abandon(starting)
         raise
     state.pooling = state.config.pooling_type or await asyncio.to_thread(_read_pooling, config)
+    if state.config.prepare_structured_outputs and tokenizer is not None:
+        supervisor.prepare(await asyncio.to_thread(lambda: tokenizer.vocabulary))
     state.open(supervisor, tokenizer, template, defaults)
     return supervisor
 
