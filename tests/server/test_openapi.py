@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
+import jsonschema
+import pytest
 from support.servers import ServerProcess
 from toy_engine import DEADLY
 
@@ -46,3 +49,21 @@ def test_the_description_names_every_route(server: ServerProcess) -> None:
             assert {"400", "500", "503"} <= answers.keys() or method == "get", (path, sorted(answers))
             answer = server.http.request(method, path.replace("{name}", "toy"))
             assert str(answer.status_code) in answers, (path, answer.status_code)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        *({"regex": text} for text in ("é+|[^a]{2,3}?", "^\\w*$", ".{0}b", "(a", "a{2,1}", "*", "[b", "a" * 1025, 7)),
+        *({"choice": texts} for texts in (["é", "\u2028 ("], [""], [], ["a" * 1025], "a")),
+    ],
+)
+def test_a_constraint_is_taken_where_the_description_allows_it(
+    server: ServerProcess, constraint: dict[str, Any]
+) -> None:
+    document = server.http.get("/openapi.json").json()
+    schema = document["components"]["schemas"]["CompletionBody"]["properties"]["structured_outputs"]
+    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker(["regex"]))
+    answer = server.post("/v1/completions", {"prompt": "a", "max_tokens": 4, "structured_outputs": constraint})
+    assert (answer.status_code == 200) == validator.is_valid(constraint), answer.text
+    assert answer.status_code in (200, 400)

@@ -7,35 +7,49 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema
 import openai
+import psutil
 import pydantic
 import pytest
 from support.json_schemas import SCHEMAS
 
 SERVE = [sys.executable, "-m", "flover", "serve", "--port=0", "--num-threads=1", "--kv-cache-memory-bytes=32MiB"]
+PREPARED = "--prepare-structured-outputs"
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    """Of a server with the bundled model."""
-    process = subprocess.Popen(SERVE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    """Of a server with the bundled model, whose engine has the vocabulary before any request."""
+    process = subprocess.Popen([*SERVE, PREPARED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         found = re.search(r"http://\S+:\d+", process.stdout.readline())
         assert found is not None
         while "ready:" not in process.stdout.readline():
             assert process.poll() is None
+        deadline = time.monotonic() + 20
+        while not has_grammars(process.pid):
+            assert time.monotonic() < deadline, "the engine did not prepare structured outputs"
+            time.sleep(0.05)
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield found.group()
         process.terminate()
         assert process.wait(20) == 0
     finally:
         process.kill()
+
+
+def has_grammars(server: int) -> bool:
+    """Whether the engine of this server has loaded what it compiles constraints with."""
+    (engine,) = psutil.Process(server).children()
+    return "llguidance" in Path(f"/proc/{engine.pid}/maps").read_text()
 
 
 def ask(url: str, path: str = "chat/completions", **fields: Any) -> httpx.Response:

@@ -25,9 +25,11 @@ class Start(msgspec.Struct, frozen=True, tag="start"):
 
 
 class UseVocabulary(msgspec.Struct, frozen=True, tag="vocabulary"):
-    """Server to engine, once, before the first request with structured outputs."""
+    """Server to engine, once, before the first request with structured outputs; `prepare` if it is to be read at once,
+    before any message that follows."""
 
     vocabulary: Vocabulary
+    prepare: bool = False
 
 
 class Watch(msgspec.Struct, frozen=True, tag="watch"):

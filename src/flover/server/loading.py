@@ -38,7 +38,10 @@ async def load(
         await _abandon(starting)
         raise
     state.pooling = state.config.pooling_type or await asyncio.to_thread(_read_pooling, config)
-    state.open(supervisor, text.tokenizer, text.template, text.defaults)
+    known = text.tokenizer
+    if state.config.prepare_structured_outputs and known is not None:
+        supervisor.prepare(await asyncio.to_thread(lambda: known.vocabulary))
+    state.open(supervisor, known, text.template, text.defaults)
     return supervisor
 
 

@@ -1,13 +1,13 @@
 """JSON Schemas of the fields that constrain an answer.
 
-They allow simple constraints alone: a schema cannot say which other schemas, regular expressions and grammars can be
-compiled.
+Of JSON Schemas they allow simple ones alone, of grammars none: a schema cannot say which others can be compiled. What
+"format": "regex" means, llguidance compiles.
 """
 
 from __future__ import annotations
 
 from flover.server.openapi_shapes import FLAG, NULL, TEXT, Schema
-from flover.structured_outputs import MAX_CHOICES
+from flover.structured_outputs import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_REGEX_BYTES
 
 _SCHEMA: Schema = {"type": "object", "properties": {"type": {"const": "object"}}, "additionalProperties": NULL}
 FORMAT: Schema = {
@@ -30,16 +30,16 @@ FORMAT: Schema = {
     ]
 }
 PLAIN_FORMAT: Schema = {"type": ["object", "null"], "required": ["type"], "properties": {"type": {"const": "text"}}}
-_PLAIN = "^[A-Za-z0-9 ]{1,64}$"
+_CHOICE: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_CHOICE_BYTES}
 _CONSTRAINTS: dict[str, Schema] = {
     "json": _SCHEMA,
     "json_object": {"const": True},
-    "regex": {"type": "string", "pattern": _PLAIN},
-    "choice": {"type": "array", "items": {"type": "string", "pattern": _PLAIN}, "minItems": 1, "maxItems": MAX_CHOICES},
+    "regex": {"type": "string", "format": "regex", "maxLength": MAX_REGEX_BYTES},
+    "choice": {"type": "array", "items": _CHOICE, "minItems": 1, "maxItems": MAX_CHOICES},
 }
 STRUCTURED: Schema = {
     "description": "One of json (a JSON Schema), json_object, regex (the syntax of Rust), choice and grammar (Lark or "
-    "GBNF). This document allows simple ones alone: a constraint that cannot be compiled gets a 400.",
+    "GBNF). This document allows no grammar and simple JSON Schemas alone: what cannot be compiled gets a 400.",
     "anyOf": [
         {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": NULL}
         for name, schema in _CONSTRAINTS.items()

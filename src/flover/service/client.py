@@ -44,6 +44,7 @@ from flover.service.in_flight import InFlightRequest, InFlightTable, end_of_engi
 from flover.service.listener import EngineListener
 from flover.service.shield import shielded
 from flover.service.streams import DeltaStream, Mailbox
+from flover.structured_outputs import Vocabulary
 
 STOP_SECONDS = 5.0
 """Time that a stopped engine gets to exit before it is killed."""
@@ -169,6 +170,12 @@ class EngineClient:
             self._connection.write(frame)
             for index in cancelled:
                 self._connection.send(Cancel(request.id, index))
+
+    def prepare(self, vocabulary: Vocabulary) -> None:
+        """Have the engine read the vocabulary of structured outputs before any request that follows."""
+        if self._death is None and not self._has_vocabulary:
+            self._connection.send(UseVocabulary(vocabulary, prepare=True))
+            self._has_vocabulary = True
 
     def cancel(self, request_id: str, index: int | None = None) -> None:
         """End a request or one of its sequences. Its stream brings the last deltas, with `abort`. Ids that are not open

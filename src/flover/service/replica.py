@@ -22,6 +22,7 @@ from flover.request import ModelFacts
 from flover.service.client import EngineClient
 from flover.service.in_flight import InFlightRequest
 from flover.service.listener import EngineListener
+from flover.structured_outputs import Vocabulary
 
 STALL_SECONDS = 60.0
 """An engine that sends nothing for so long is not healthy; iterations are measured in milliseconds."""
@@ -75,6 +76,7 @@ class Replica:
         self._past = EngineStats()  # counters of the engines before
         self._num_started = 0
         self._watched = False
+        self._vocabulary: Vocabulary | None = None
         self._closing = False
 
     @property
@@ -94,6 +96,12 @@ class Replica:
         self._watched = on
         if self.client is not None:
             self.client.watch(on)
+
+    def prepare(self, vocabulary: Vocabulary) -> None:
+        """Have the engine, and those that follow it, read the vocabulary of structured outputs before any request."""
+        self._vocabulary = vocabulary
+        if self.client is not None:
+            self.client.prepare(vocabulary)
 
     async def start(self, on_loading: Callable[..., None], spawned: Spawned | None = None) -> None:
         """Start an engine, or take the process of one, and wait until it has loaded. Raises `ConfigError`,
@@ -119,6 +127,8 @@ class Replica:
         self.slowest_start = max(self.slowest_start, launch.clock() - started)
         if self._watched:
             client.watch(True)
+        if self._vocabulary is not None:
+            client.prepare(self._vocabulary)
 
     def stop(self) -> None:
         """Restart no more: `close` follows."""

@@ -124,6 +124,11 @@ class Supervisor:
         """Why an engine last died or did not start; empty if none did."""
         return max(replica.last_failure for replica in self.replicas)[1]
 
+    def prepare(self, vocabulary: Vocabulary) -> None:
+        """Have all engines read the vocabulary of structured outputs before any request that follows."""
+        for replica in self.replicas:
+            replica.prepare(vocabulary)
+
     def submit(self, *requests: Request, vocabulary: Vocabulary | None = None) -> DeltaStream:
         """Submit requests; the stream brings the deltas of all their sequences and ends after the last. Those with
         structured outputs need the tokenizer's vocabulary.
