@@ -38,7 +38,7 @@ def load_device(
     shard = Shard(group.rank, group.size)
     described, plan = plan_load(config, shard, group.local_size, platform.machine())
     platform.check(described)
-    ops = platform.new_ops(plan.num_threads, group)
+    ops = platform.new_ops(plan.num_threads, group, described.dtype)
     loaded = load(described, ops, progress)
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
