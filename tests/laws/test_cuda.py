@@ -20,10 +20,13 @@ from quantized_files import WAYS, WIDE, write_quantized
 from support.checkpoints import make_checkpoint, random_prompt
 from support.constraints import MODEL, TOKENIZER, VOCABULARY
 
+from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
+from flover.model.describe import describe_model
+from flover.model.shard import Shard
 from flover.ops import DType, Group, Ops
 from flover.ops.cuda import choose
 from flover.ops.cuda.device import Fetched, to_device
@@ -112,6 +115,8 @@ def test_quantized_models_have_the_tokens_of_the_cpu(
     elif stored == "gguf":
         plain = make_checkpoint(tmp_path / "model", **ONE_LAYER)
         checkpoint = write_gguf(plain, tmp_path / "model.gguf", "llama", of_llama_cpp)
+        assert describe_model(EngineConfig(model=str(checkpoint), device="cuda"), Shard(0, 1)).kv_dtype == "bfloat16"
+        settings = {"dtype": "float32"}
     else:
         checkpoint, settings = make_checkpoint(tmp_path / "model", "mixtral"), {"quantization": "int8"}
     shared = random_prompt(8, 5)

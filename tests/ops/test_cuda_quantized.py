@@ -1,5 +1,4 @@
-"""Quantized matrices on a GPU, under Triton's interpreter or with --on-gpu on one: the numbers of the CPU's kernels, whose tests compare them
-with the formats' definitions."""
+"""Quantized matrices on a GPU: the numbers of the CPU's kernels, which are compared with the formats' definitions."""
 
 from __future__ import annotations
 
