@@ -2,11 +2,11 @@
 
     python tools/cuda_quantized.py [--arch 90] [--format q4_k]
 
-As tools/cuda_kernels.py does: few rows and many, with and without a gate, at the shapes of Llama 3 8B and GPT-J 6B (whose
-sizes are all multiples of 16: what is compiled is the same), experts, and rows that are looked up. A row of the table has
-one format and for each GPU the most registers of a thread, KiB of shared memory, and the least share of a
-multiprocessor's warps that fit. Ends with status 1 where a kernel keeps registers in local memory, where a product has no
-tensor-core instruction or no load of 16 bytes a thread.
+As tools/cuda_kernels.py does: few rows and many, with and without a gate, at the shapes of Llama 3 8B and GPT-J 6B,
+whose sizes are all multiples of 16, so what is compiled is the same; experts; rows that are looked up. A row of the
+table has one format, and for each GPU the most registers of a thread, KiB of shared memory, and the least share of a
+multiprocessor's warps that fit. Ends with status 1 where a kernel keeps registers in local memory, where a product has
+no tensor-core instruction or no load of 16 bytes a thread.
 """
 
 from __future__ import annotations
