@@ -127,6 +127,7 @@ $(MODEL): | $(VENV)/.made
 cuda: $(VENV)/.ready-dev ## GPU kernels without a GPU: interpreted, and compiled for four of them; a few minutes
 	$(PYTEST) -n $(JOBS) -m gpu
 	@$(BIN)/python tools/cuda_kernels.py
+	@$(BIN)/python tools/cuda_quantized.py
 
 clean: ## remove .venv and everything that was made
 	rm -rf $(VENV) .real build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

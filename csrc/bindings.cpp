@@ -166,6 +166,12 @@ NB_MODULE(_cpu, m) {
            })
       .def("set_order", [](PackedWeight& self, uintptr_t order) { self.set_order(at<const int32_t>(order)); })
       .def("row", [](const PackedWeight& self, int64_t index, uintptr_t values) { self.row(index, at<float>(values)); })
+      .def(
+          "packed",
+          [](const PackedWeight& self) {
+            return nb::bytes(reinterpret_cast<const char*>(self.view().data), self.bytes());
+          },
+          "The panels as they lie in memory, then what int8 has besides (weight.h).")
       .def_prop_ro("bytes", &PackedWeight::bytes);
 
   nb::class_<Experts>(m, "Experts")

@@ -13,16 +13,21 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from gguf_files import write_gguf
 from gpu_engines import Capturing, on_gpu
 from harness import answer, load, logprobs, make, tokens
+from quantized_files import WAYS, WIDE, write_quantized
 from support.checkpoints import make_checkpoint, random_prompt
 from support.constraints import MODEL, TOKENIZER, VOCABULARY
 
+from flover.config import EngineConfig
 from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
-from flover.ops import Group, Ops
+from flover.model.describe import describe_model
+from flover.model.shard import Shard
+from flover.ops import DType, Group, Ops
 from flover.ops.cuda import choose
 from flover.ops.cuda.device import Fetched, to_device
 from flover.request import Delta, TokenLogprobs
@@ -88,6 +93,52 @@ def test_tokens_are_those_of_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
         engine.close()
 
 
+ONE_LAYER = {**WIDE, "intermediate_size": 256, "num_hidden_layers": 1}
+
+
+def of_llama_cpp(name: str) -> str:
+    """The types of a file with several: values and output in another one, as llama.cpp mixes them."""
+    return "Q6_K" if "attn_v" in name or name == "output.weight" else "Q4_K"
+
+
+@pytest.mark.parametrize("stored", ["int4", "gptq act-order", "gguf", "experts"])
+def test_quantized_models_have_the_tokens_of_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str
+) -> None:
+    """Quantized while loading; inputs in the order of their activations; several types in a file; experts."""
+    settings: dict[str, Any] = {}
+    if stored == "int4":
+        checkpoint, settings = make_checkpoint(tmp_path / "model", "llama"), {"quantization": "int4"}
+    elif stored == "gptq act-order":
+        plain = make_checkpoint(tmp_path / "model", **ONE_LAYER)
+        checkpoint, _ = write_quantized(plain, tmp_path, WAYS[stored])
+    elif stored == "gguf":
+        plain = make_checkpoint(tmp_path / "model", **ONE_LAYER)
+        checkpoint = write_gguf(plain, tmp_path / "model.gguf", "llama", of_llama_cpp)
+        assert describe_model(EngineConfig(model=str(checkpoint), device="cuda"), Shard(0, 1)).kv_dtype == "bfloat16"
+        settings = {"dtype": "float32"}
+    else:
+        checkpoint, settings = make_checkpoint(tmp_path / "model", "mixtral"), {"quantization": "int8"}
+    shared = random_prompt(8, 5)
+    asked = [make("a", random_prompt(1, 3), max_tokens=3), make("b", [*shared, 5, 6], max_tokens=2)]
+    arrivals = [(0, asked[0]), (2, asked[1])]
+    answers = []
+    for device in ("cpu", "gpu"):
+        how: dict[str, Any] = {"max_num_batched_tokens": 8, "max_num_seqs": 4, **settings}
+        engine = (
+            load(checkpoint, kv_cache_dtype="float32", **how)
+            if device == "cpu"
+            else on_gpu(checkpoint, monkeypatch, **how)
+        )
+        answers.append(answer(engine, arrivals))
+        engine.close()
+    expected, found = answers
+    for name in expected:
+        assert tokens(found[name]) == tokens(expected[name])
+        for one, other in zip(logprobs(found[name]), logprobs(expected[name]), strict=True):
+            assert one.logprobs == pytest.approx(other.logprobs, abs=2e-2)
+
+
 def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,8 +146,8 @@ def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
     read: list[int] = []
 
     class Counting(CudaPlatform):
-        def new_ops(self, num_threads: int, group: Group) -> Ops:
-            ops = super().new_ops(num_threads, group)
+        def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
+            ops = super().new_ops(num_threads, group, dtype)
             return dataclasses.replace(
                 ops, linear=lambda x, weight, *rest: (read.append(weight.num_bytes), ops.linear(x, weight, *rest))[1]
             )

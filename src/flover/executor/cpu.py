@@ -29,8 +29,8 @@ class CpuPlatform:
     def check(self, described: Description) -> None:
         """Every format that is described has its kernels."""
 
-    def new_ops(self, num_threads: int, group: Group) -> Ops:
-        """The kernels for the instruction set that is asked for."""
+    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
+        """The kernels for the instruction set that is asked for; their activations are float32."""
         return cpu_ops(self._config.cpu_isa, num_threads, group)
 
     def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> KVCache:

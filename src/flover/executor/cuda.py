@@ -5,8 +5,6 @@ It has not run on a GPU yet: tests run it on tensors of the CPU, with Triton's i
 
 from __future__ import annotations
 
-from itertools import chain
-
 from flover.config import EngineConfig, flag_name
 from flover.errors import ConfigError
 from flover.executor.cuda_executor import CudaExecutor
@@ -87,16 +85,13 @@ class CudaPlatform:
         return Machine(usable_cores(), available, pool_share=1.0, memory=where)
 
     def check(self, described: Description) -> None:
-        """Formats of weights, and of keys and values."""
-        kept = sorted({rows.format for rows in chain.from_iterable(described.formats.values())} - FORMATS.keys())
-        if kept:
-            raise ConfigError(f"--device cuda keeps weights as {', '.join(FORMATS)}, not {kept[0]}: use --device cpu")
+        """The type of keys and values."""
         if described.kv_dtype not in FORMATS:
             raise ConfigError(f"--device cuda keeps keys and values as {', '.join(FORMATS)}, not {described.kv_dtype}")
 
-    def new_ops(self, num_threads: int, group: Group) -> Ops:
+    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
         """Triton's kernels and torch's products."""
-        return cuda_ops(self.gpu.device, group=group)
+        return cuda_ops(self.gpu.device, activations=FORMATS[dtype], group=group)
 
     def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> CudaCache:
         """Tensors of the GPU."""

@@ -40,7 +40,7 @@ def load_device(
     described, plan = plan_load(config, shard, group.local_size, platform.machine())
     return_freed_memory()  # the weights take all that there is
     platform.check(described)
-    ops = platform.new_ops(plan.num_threads, group)
+    ops = platform.new_ops(plan.num_threads, group, described.dtype)
     loaded = load(described, ops, progress)
     return_freed_memory()
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))

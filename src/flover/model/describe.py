@@ -18,7 +18,7 @@ from flover.memory.sizing import PoolSize, size_pool
 from flover.model.activations import activation_bytes
 from flover.model.config import ModelConfig
 from flover.model.families import Family
-from flover.model.formats import Formats, announced_formats, coarsest, matrix_formats, most_used, weight_bytes
+from flover.model.formats import ROUTERS, Formats, announced_formats, coarsest, matrix_formats, most_used, weight_bytes
 from flover.model.hf_config import read_model
 from flover.model.locate import locate_model, locate_tokenizer
 from flover.model.reads import Read, plan_reads
@@ -164,7 +164,9 @@ def describe_model(
     family, config = read_model(source, _tokenizer_source(settings, source))
     at_hand = not dummy and (weights or any(source.path.glob("*.safetensors")) or Path(settings.model).exists())
     reads = plan_reads(source, family, config) if at_hand else None
-    dtype = _DTYPES.get(settings.dtype) or (announced_dtype(config) if reads is None else stored_dtype(reads))
+    dtype = _DTYPES.get(settings.dtype) or (
+        announced_dtype(config) if reads is None else stored_dtype(reads, settings.device)
+    )
     formats = matrix_formats(config, _format(settings, dtype), reads or ())
     scheme = read_scheme(source.document("config.json"), source.where("config.json"))
     if scheme is not None and reads is None and not dummy:
@@ -194,11 +196,19 @@ def plan_load(
     return described, described.plan(machine, local_ranks * settings.data_parallel_size)
 
 
-def stored_dtype(reads: Sequence[Read]) -> DType:
-    """The type that holds the matrices of a checkpoint as they are: 16 bits if all have the same 16 bits. Vectors do
-    not count: they are kept in float32; nor do matrices in blocks, which are kept as they are."""
-    stored = {read.info.dtype for read in reads if len(read.info.shape) > 1 and read.info.is_float}
+def stored_dtype(reads: Sequence[Read], device: str) -> DType:
+    """The type that holds the matrices of a checkpoint as they are: 16 bits if all have the same 16 bits. Vectors and
+    routers do not count: they are kept in float32; nor do matrices in blocks, which are kept as they are. Where there
+    are no others, it is but the type of activations: 16 bits on a GPU."""
+    matrices = [read for read in reads if len(read.info.shape) > 1 and read.info.is_float]
+    stored = {read.info.dtype for read in matrices if not all(_is_router(one.parameter) for one in read.placements)}
+    if not stored and device == "cuda":
+        return "bfloat16"
     return _STORED.get(stored.pop(), "float32") if len(stored) == 1 else "float32"
+
+
+def _is_router(parameter: str) -> bool:
+    return parameter.endswith(ROUTERS)
 
 
 def announced_dtype(config: ModelConfig) -> DType:

@@ -15,13 +15,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flover.errors import InvariantError
+from flover.errors import ConfigError, InvariantError
 from flover.ops import Experts, Routing, Weight
-from flover.ops.cuda.activation import activate, gate_by
 from flover.ops.cuda.attention_parts import row_of_tile
+from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.linear import chain
-from flover.ops.cuda.weight import CudaWeight
+from flover.ops.cuda.matrices import Matrix
+from flover.ops.cuda.quantized import QuantizedWeight
+from flover.ops.cuda.quantized_linear import as_integers, quantized_chain, tile_of
 
 _BLOCK_ROWS = 16
 
@@ -49,17 +51,21 @@ def route_kernel(scores, ids, weights, experts, CHOSEN: tl.constexpr, NORMALIZED
 
 
 @triton.jit
+def pairs_of_tile(starts, tile, experts, BLOCK_ROWS: tl.constexpr):
+    """The expert of a tile; where its pairs start, how many they are, and the first of them that the tile has."""
+    expert = row_of_tile(starts, tile, experts, BLOCK_ROWS)
+    start = tl.load(starts + expert)
+    return expert, start, tl.load(starts + expert + 1) - start, (tile - (start // BLOCK_ROWS + expert)) * BLOCK_ROWS
+
+
+@triton.jit
 def grouped_kernel(
     x, matrices, biases, order, starts, y, experts, outputs, inputs,
     SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have a row of x."""
-    tile = tl.program_id(1)
-    expert = row_of_tile(starts, tile, experts, BLOCK_ROWS)
-    start = tl.load(starts + expert)
-    count = tl.load(starts + expert + 1) - start
-    first = (tile - (start // BLOCK_ROWS + expert)) * BLOCK_ROWS
+    expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
     if first >= count:
         return
     place = first + tl.arange(0, BLOCK_ROWS)
@@ -69,14 +75,31 @@ def grouped_kernel(
     weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
     total, up_total = chain(x, pair // SHARING, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else x
-    if HAS_BIAS:
-        total += tl.load(bias + out, out < outputs, other=0.0)[None, :]
-    if GATED:
-        if HAS_BIAS:
-            up_total += tl.load(bias + outputs + out, out < outputs, other=0.0)[None, :]
-        total = gate_by(total, up_total, KIND)
-    else:
-        total = activate(total, KIND)
+    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
+    inside = (place < count)[:, None] & (out < outputs)[None, :]
+    tl.store(y + pair[:, None] * outputs + out[None, :], total, inside)
+
+
+@triton.jit
+def quantized_grouped_kernel(
+    x, scales, shares, matrices, at, biases, order, starts, y, rows, experts, outputs, stride, units, inputs,
+    FORMAT: tl.constexpr, SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """The same with quantized matrices; x has so many rows, in integers."""
+    expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
+    if first >= count:
+        return
+    place = first + tl.arange(0, BLOCK_ROWS)
+    pair = tl.load(order + start + tl.minimum(place, count - 1)).to(tl.int64)
+    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
+    total, up_total = quantized_chain(
+        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, GATED, UNITS,
+        BLOCK_ROWS, BLOCK_OUT,
+    )  # fmt: skip
+    bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
+    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (place < count)[:, None] & (out < outputs)[None, :]
     tl.store(y + pair[:, None] * outputs + out[None, :], total, inside)
 
@@ -101,8 +124,7 @@ class _Matrices:
 
     matrices: Tensor
     biases: Tensor | None
-    shape: tuple[int, int]
-    gated: bool
+    like: Matrix  # one of them: shape, format and gate are the same for all
     kept: tuple[Tensor, ...]  # what the addresses lead to
 
 
@@ -146,27 +168,31 @@ class ExpertOps:
 
 
 def _addresses(weights: Sequence[Weight], biases: Sequence[Tensor]) -> _Matrices:
-    matrices = [cast(CudaWeight, weight) for weight in weights]
+    matrices = [cast(Matrix, weight) for weight in weights]
     first = matrices[0]
-    alike = {(matrix.shape, matrix.data.dtype, matrix.gated) for matrix in matrices}
+    kinds = [matrix.format if isinstance(matrix, QuantizedWeight) else matrix.data.dtype for matrix in matrices]
+    alike = {(matrix.shape, kind, matrix.gated) for matrix, kind in zip(matrices, kinds, strict=True)}
     if len(alike) > 1:
         raise InvariantError(f"experts of shapes and formats {alike}")
+    if any(isinstance(matrix, QuantizedWeight) and matrix.order is not None for matrix in matrices):
+        raise ConfigError("a GPU computes no experts whose inputs are in another order (g_idx): use --device cpu")
     wide = tuple(bias.float().contiguous() for bias in biases)
 
     def table(tensors: Sequence[Tensor]) -> Tensor:
         return torch.tensor([tensor.data_ptr() for tensor in tensors], dtype=torch.int64).to(first.data.device)
 
-    return _Matrices(
-        table([matrix.data for matrix in matrices]), table(wide) if wide else None, first.shape, first.gated, wide
-    )
+    return _Matrices(table([matrix.data for matrix in matrices]), table(wide) if wide else None, first, wide)
 
 
 def _grouped(x: Tensor, experts: _Matrices, order: Tensor, starts: Tensor, sharing: int, kind: str | None) -> Tensor:
     """[pairs, outputs] of every pair of token and expert, in the order of tokens."""
-    pairs, count = len(order), len(starts) - 1
-    outputs = experts.shape[0] // (2 if experts.gated else 1)
+    pairs, count, like = len(order), len(starts) - 1, experts.like
+    outputs = like.shape[0] // (2 if like.gated else 1)
     y = torch.empty((pairs, outputs), dtype=x.dtype, device=x.device)
-    block_out = 64 if experts.gated else 128
+    if isinstance(like, QuantizedWeight):
+        _grouped_quantized(x, experts, like, order, starts, sharing, kind, y)
+        return y
+    block_out = 64 if like.gated else 128
     grouped_kernel[(triton.cdiv(outputs, block_out), pairs // _BLOCK_ROWS + count)](
         x,
         experts.matrices,
@@ -176,10 +202,10 @@ def _grouped(x: Tensor, experts: _Matrices, order: Tensor, starts: Tensor, shari
         y,
         count,
         outputs,
-        experts.shape[1],
+        like.shape[1],
         SHARING=sharing,
         KIND=kind or "none",
-        GATED=experts.gated,
+        GATED=like.gated,
         HAS_BIAS=experts.biases is not None,
         BLOCK_ROWS=_BLOCK_ROWS,
         BLOCK_OUT=block_out,
@@ -189,3 +215,32 @@ def _grouped(x: Tensor, experts: _Matrices, order: Tensor, starts: Tensor, shari
         **OPTIONS,
     )
     return y
+
+
+def _grouped_quantized(
+    x: Tensor,
+    experts: _Matrices,
+    like: QuantizedWeight,
+    order: Tensor,
+    starts: Tensor,
+    sharing: int,
+    kind: str | None,
+    y: Tensor,
+) -> None:
+    integers, tile, form = as_integers(x, like), tile_of(like, _BLOCK_ROWS), like.kind
+    (pairs, outputs), count = y.shape, len(starts) - 1
+    quantized_grouped_kernel[(triton.cdiv(outputs, tile.outputs), pairs // _BLOCK_ROWS + count)](
+        integers.q, integers.scales, integers.shares, experts.matrices, tuple(like.sections), experts.biases, order,
+        starts, y, len(x), count, outputs, like.stride, like.blocks // form.together, like.shape[1],
+        FORMAT=form,
+        SHARING=sharing,
+        KIND=kind or "none",
+        GATED=like.gated,
+        HAS_BIAS=experts.biases is not None,
+        UNITS=tile.units,
+        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_OUT=tile.outputs,
+        num_warps=tile.warps,
+        num_stages=3,
+        **OPTIONS,
+    )  # fmt: skip

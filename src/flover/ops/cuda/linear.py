@@ -16,7 +16,11 @@ from torch.nn import functional as F
 
 from flover.errors import InvariantError
 from flover.ops.cuda.activation import activate, gate_by
+from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
+from flover.ops.cuda.matrices import JoinedWeight, Matrix
+from flover.ops.cuda.quantized import QuantizedWeight
+from flover.ops.cuda.quantized_linear import quantized_linear
 from flover.ops.cuda.weight import CudaWeight
 
 FEW_ROWS = 64
@@ -69,14 +73,7 @@ def product_kernel(
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1)
     total, up_total = chain(x, x_row, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
-    if HAS_BIAS:
-        total += tl.load(bias + out, out < outputs, other=0.0).to(tl.float32)[None, :]
-    if GATED:
-        if HAS_BIAS:
-            up_total += tl.load(bias + outputs + out, out < outputs, other=0.0).to(tl.float32)[None, :]
-        total = gate_by(total, up_total, KIND)
-    else:
-        total = activate(total, KIND)
+    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
     tl.store(y + row[:, None] * outputs + out[None, :], total, inside)
 
@@ -129,10 +126,35 @@ def epilogue_kernel(
     tl.store(y + row * outputs + out, value, inside)
 
 
-def linear(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
+def linear(
+    x: Tensor, weight: Matrix | JoinedWeight, bias: Tensor | None, kind: str | None, batch_invariant: bool
+) -> Tensor:
     """x times the weight's transpose, plus the bias, activated and gated."""
     if x.shape[1] != weight.shape[1]:
         raise InvariantError(f"x has {x.shape[1]} columns, the weight {weight.shape[1]} inputs")
+    if isinstance(weight, JoinedWeight):
+        return _joined(x, weight, bias, kind, batch_invariant)
+    if isinstance(weight, QuantizedWeight):
+        outputs = weight.shape[0] // (2 if weight.gated else 1)
+        y = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device)
+        quantized_linear(x, weight, bias, kind, y)
+        return y
+    return _plain(x, weight, bias, kind, batch_invariant)
+
+
+def _joined(x: Tensor, weight: JoinedWeight, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
+    y = torch.empty((len(x), weight.shape[0]), dtype=x.dtype, device=x.device)
+    for member, start in zip(weight.members, weight.starts, strict=True):
+        end = start + member.shape[0]
+        own = None if bias is None else bias[start:end]
+        if isinstance(member, QuantizedWeight):
+            quantized_linear(x, member, own, kind, y[:, start:end])
+        else:
+            y[:, start:end] = _plain(x, member, own, kind, batch_invariant)
+    return y
+
+
+def _plain(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
     if x.dtype != weight.data.dtype:  # a router in float32 among 16-bit weights
         x = x.to(weight.data.dtype)
     behind = bias is not None or kind is not None or weight.gated

@@ -15,11 +15,11 @@ from flover.ops.cuda.embed import embed
 from flover.ops.cuda.experts import ExpertOps
 from flover.ops.cuda.graphs import capture_on
 from flover.ops.cuda.linear import linear
+from flover.ops.cuda.matrices import join, weights_on
 from flover.ops.cuda.norm import head_norm, layer_norm, rms_norm
 from flover.ops.cuda.order import argmax, logsumexp
 from flover.ops.cuda.rotary import rotary_write
 from flover.ops.cuda.sampling import sample
-from flover.ops.cuda.weight import weights_on
 
 
 def page_shapes(
@@ -40,16 +40,23 @@ def _all_reduce(group: Group, x: Tensor) -> Tensor:
     return x
 
 
-def cuda_ops(device: torch.device, *, batch_invariant: bool = False, group: Group | None = None) -> Ops:
+def cuda_ops(
+    device: torch.device,
+    *,
+    activations: torch.dtype = torch.float32,
+    batch_invariant: bool = False,
+    group: Group | None = None,
+) -> Ops:
     """The table on tensors of `device`, for a rank of `group`. All tensors are contiguous; activations have the type of
-    the model's matrices, norms and biases any float type. With `batch_invariant` large products have one order of
-    summation too, so that a token's result depends on its own context alone."""
+    the model's matrices, `activations` if these are quantized; norms and biases any float type. With `batch_invariant`
+    products with matrices of floats have one order of summation too: a token's result depends on its own context alone.
+    """
     group = group or Alone()
     return Ops(
         name="cuda",
         array=partial(_array, device),
         page_shapes=page_shapes,
-        new_weight=weights_on(device),
+        new_weight=weights_on(device, activations),
         embed=embed,  # type: ignore[arg-type]  # weights are this package's own
         rms_norm=rms_norm,
         layer_norm=layer_norm,
@@ -71,4 +78,5 @@ def cuda_ops(device: torch.device, *, batch_invariant: bool = False, group: Grou
         all_reduce=partial(_all_reduce, group),
         capture=capture_on(device),
         captures_one_shape=True,
+        join=join,
     )

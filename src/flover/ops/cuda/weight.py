@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flover.errors import ConfigError, InvariantError
-from flover.ops import NewWeight, Part, WeightFormat
+from flover.errors import InvariantError
+from flover.ops import Part, WeightFormat
 
 FORMATS: Mapping[WeightFormat, torch.dtype] = {
     "float32": torch.float32,
@@ -54,16 +53,3 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> T
         return torch.zeros(shape, dtype=dtype, device=device)
     except torch.OutOfMemoryError as error:
         raise MemoryError(str(error)) from error
-
-
-def _make(
-    device: torch.device, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
-) -> CudaWeight:
-    if weight_format not in FORMATS:
-        raise ConfigError(f"a GPU keeps weights as {', '.join(FORMATS)}, not {weight_format}")
-    return CudaWeight(zeros(shape, FORMATS[weight_format], device), gated, part)
-
-
-def weights_on(device: torch.device) -> NewWeight:
-    """Memory for matrices on that device. Raises `ConfigError` for formats that it cannot keep."""
-    return partial(_make, device)

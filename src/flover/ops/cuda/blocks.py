@@ -1,0 +1,95 @@
+"""What the bytes of a quantized matrix stand for, on registers (quantized.py says how they lie)."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+_VALUES = {
+    "iq4": (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
+    "fp4": (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12),  # doubled, as their scale is halved
+}
+
+
+def _word(name: str, first: int) -> int:
+    """Four values in the bytes of a number of 32 bits."""
+    return int.from_bytes(bytes(value & 255 for value in _VALUES[name][first : first + 4]), "little", signed=True)
+
+
+IQ4 = tl.constexpr(tuple(_word("iq4", first) for first in (0, 4, 8, 12)))
+FP4 = tl.constexpr(tuple(_word("fp4", first) for first in (0, 4, 8, 12)))
+
+
+@triton.jit
+def look_up(q, WORDS: tl.constexpr):
+    """The values that numbers of 4 bits stand for."""
+    word = tl.where(q < 8, tl.where(q < 4, WORDS[0], WORDS[1]), tl.where(q < 12, WORDS[2], WORDS[3]))
+    return (word >> ((q & 3) * 8)).to(tl.int8)
+
+
+@triton.jit
+def numbers_of(weight, at, unit, half, out, place, real, stride, FORMAT: tl.constexpr):
+    """q - zero, int8, of input `place` of the block `half` of a unit and of the output `out`; fp8: a float16, 2^8 too
+    small. Everything is broadcast."""
+    if FORMAT.low > 0:
+        q = tl.load(weight + unit.to(tl.int64) * stride * 32 + (out * 32 + place), real, other=0).to(tl.int32)
+    else:
+        q = (out + place) * 0
+    if FORMAT.low == 4:
+        q = (q >> (half * 4)) & 15
+    block = unit * (1 if FORMAT.low == 8 else 2) + half
+    planes = (weight + at[0]).to(tl.pointer_type(tl.int32))
+    for plane in tl.static_range(FORMAT.planes):
+        word = tl.load(planes + (block.to(tl.int64) * FORMAT.planes + plane) * stride + out, real, other=0)
+        q = q | (((word >> place) & 1) << (FORMAT.low + plane))
+    if FORMAT.code == "iq4":
+        number = look_up(q, IQ4)
+    elif FORMAT.code == "fp4":
+        number = look_up(q, FP4)
+    elif FORMAT.code == "fp8":
+        number = (((q & 128) << 8) | ((q & 127) << 7)).to(tl.int16).to(tl.float16, bitcast=True)
+    else:
+        number = (q - FORMAT.zero).to(tl.int8)
+    return number
+
+
+@triton.jit
+def power_of_two(exponent):
+    """Half of 2^(exponent - 127)."""
+    bits = tl.where(exponent < 2, 0x00200000 << tl.minimum(exponent, 1), (exponent - 1) << 23)
+    return bits.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def scale_of(weight, at, record, unit, half, PART: tl.constexpr, out, real, stride, FORMAT: tl.constexpr):
+    """Scale and offset of the inputs of the block `half` of a unit, or of its half PART, and of an output. `record` is
+    where the block has its scale."""
+    place = record.to(tl.int64) * stride + out
+    if FORMAT.scale == "half":
+        scale = tl.load((weight + at[1]).to(tl.pointer_type(tl.float16)) + place, real, other=0.0).to(tl.float32)
+    elif FORMAT.scale == "exponent":
+        scale = power_of_two(tl.load(weight + at[1] + place, real, other=0).to(tl.int32))
+    elif FORMAT.scale == "word":
+        word = tl.load((weight + at[1]).to(tl.pointer_type(tl.int32)) + place, real, other=0)
+        scale = (word & -256).to(tl.float32, bitcast=True)
+    else:
+        scale = tl.load((weight + at[1]).to(tl.pointer_type(tl.float32)) + place, real, other=0.0)
+    if FORMAT.scale == "word":
+        offset = -(scale * (word & 255).to(tl.float32))
+    elif FORMAT.offset:
+        offset = tl.load((weight + at[2]).to(tl.pointer_type(tl.float16)) + place, real, other=0.0).to(tl.float32)
+    else:
+        offset = scale * 0.0
+    if FORMAT.factors != "none":
+        words = (weight + at[3]).to(tl.pointer_type(tl.int32))
+        word = tl.load(words + unit.to(tl.int64) * stride + out, real, other=0)
+        factor = word >> ((half * FORMAT.parts + PART) * (16 if FORMAT.factors == "both" else 8))
+        if FORMAT.factors == "nibbles":
+            scale *= (factor & 15).to(tl.float32)
+            offset = -(offset * ((factor >> 4) & 15).to(tl.float32))
+        elif FORMAT.factors == "both":
+            scale *= (factor & 255).to(tl.float32)
+            offset = -(offset * ((factor >> 8) & 255).to(tl.float32))
+        else:
+            scale *= factor.to(tl.int8).to(tl.float32)
+    return scale, offset
