@@ -233,11 +233,13 @@ def test_files_expire_and_rubbish_goes(tmp_path: Path, caplog: pytest.LogCapture
 
 def test_what_is_not_computed_in_time_says_so(tmp_path: Path) -> None:
     """The window ends while a request that the server has no room for is tried again."""
-    store, replies = Store(str(tmp_path), 10_000, time.time), {"a": 200, "b": 429, "c": 429}
+    store, replies = Store(str(tmp_path), 10_000, time.time), {"a": 200, "b": 429, "c": 429, "late": 429}
 
     async def ask(url: str, body: bytes, owner: str) -> Reply:
         await asyncio.sleep(0)
-        return Reply(status=replies[json.loads(body)["prompt"]], request_id="id", retry_after=0.01, body=b"{}")
+        name = json.loads(body)["prompt"]
+        told = b'{"error": {"code": "deadline_exceeded"}}' if name == "late" else b"{}"
+        return Reply(status=replies[name], request_id="id", retry_after=0.01, body=told)
 
     async def run() -> Batch:
         lines = "\n".join(request_line(name, prompt=name) for name in replies).encode()
@@ -247,14 +249,16 @@ def test_what_is_not_computed_in_time_says_so(tmp_path: Path) -> None:
             id=new_batch_id(), endpoint="/v1/completions", input_file_id=file.id, created_at=0, expires_at=soon
         )
         stored = StoredBatch("", batch, new_file_id(), new_file_id())
-        limits = BatchLimits(max_requests=9, max_line_bytes=999, concurrency=2)
-        await BatchRun(stored, store, limits, asyncio.Semaphore(2), ask=ask).run()
+        limits = BatchLimits(max_requests=9, max_line_bytes=999, concurrency=3)
+        await BatchRun(stored, store, limits, asyncio.Semaphore(3), ask=ask).run()
         return batch
 
     batch = asyncio.run(run())
-    assert batch.status == "expired" and batch.expired_at and batch.request_counts == RequestCounts(3, 1, 2)
+    assert batch.status == "expired" and batch.expired_at and batch.request_counts == RequestCounts(4, 1, 3)
     assert batch.error_file_id is not None
     errors = [json.loads(line) for line in store.path(batch.error_file_id).read_text().splitlines()]
+    late = errors.pop(0)
+    assert (late["custom_id"], late["response"]["status_code"]) == ("late", 429)
     assert [(one["custom_id"], one["error"]["code"], one["response"]) for one in errors] == [
         ("b", "batch_expired", None),
         ("c", "batch_expired", None),

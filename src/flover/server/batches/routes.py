@@ -85,6 +85,8 @@ async def _parts(batches: Batches, file: BinaryIO) -> AsyncIterator[bytes]:
 
 async def create_batch(request: Request) -> Response:
     """Begin to answer a file."""
+    if state_of(request).draining:
+        raise Unavailable("the server is shutting down")
     body = await read_request(request, BatchBody)
     return json_response(await _batches(request).create(salt_of(request.scope), body))
 

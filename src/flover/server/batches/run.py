@@ -23,6 +23,8 @@ LINES_AT_ONCE = 256
 LONGEST_PAUSE = 30.0
 """Seconds between two tries of a request that the server had no room for."""
 
+_DEADLINE = b'"deadline_exceeded"'
+"""In a 429 that is the answer: the request itself sets a deadline."""
 Ask = Callable[[str, bytes, str], Awaitable[Reply]]
 """Sends a body to a route, for the key with this salt."""
 
@@ -166,7 +168,7 @@ class BatchRun:
         line = read_line(await self._store.in_thread(lambda: self._line(place)), place.number)
         while True:
             reply = await self._ask(line.url, bytes(line.body), self._stored.owner)
-            if reply.status not in (429, 503):
+            if reply.status not in (429, 503) or _DEADLINE in reply.body:
                 break
             await asyncio.sleep(min(reply.retry_after, LONGEST_PAUSE))
         answer = Answer(reply.status, msgspec.Raw(reply.body))

@@ -81,8 +81,11 @@ class Store:
 
     def add_file(self, owner: str, name: str, purpose: Purpose, content: BinaryIO, expiry: int) -> FileObject:
         """Keep a copy of `content` for `expiry` seconds. Without room raises a 413, 429 or 503 as `HttpError`."""
-        if self._root is None:
-            self._open(Path(tempfile.mkdtemp(prefix="flover-batches-")))
+        try:
+            if self._root is None:
+                self._open(Path(tempfile.mkdtemp(prefix="flover-batches-")))
+        except OSError as error:
+            raise _unwritten(error) from None
         self.remove_expired()
         if len(self.files) >= MAX_FILES:
             raise HttpError(429, f"there are {MAX_FILES} files already: delete some", code="insufficient_storage")
@@ -97,8 +100,7 @@ class Store:
             return self.name_file(owner, file_id, name, purpose, expiry)
         except OSError as error:
             self.remove_file(file_id)
-            message = f"the file cannot be written: {error.strerror}"
-            raise HttpError(503, message, code="insufficient_storage") from None
+            raise _unwritten(error) from None
 
     def name_file(
         self, owner: str, file_id: str, name: str, purpose: Purpose, expiry: int = EXPIRY_SECONDS
@@ -242,3 +244,7 @@ def _write(path: Path, data: bytes) -> None:
     part = path.with_suffix(".part")
     part.write_bytes(data)
     part.replace(path)
+
+
+def _unwritten(error: OSError) -> HttpError:
+    return HttpError(503, f"the file cannot be written: {error.strerror}", code="insufficient_storage")
