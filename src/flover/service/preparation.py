@@ -3,13 +3,18 @@ neither the loop nor a request that came later waits for them."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from flover.engine.loop import Engine
 from flover.engine.queue import Cancel
 from flover.errors import RequestError
-from flover.request import Request
+from flover.request import Request, SamplingParams
+from flover.structured_outputs import StructuredOutputsParams, Vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 class Preparation:
@@ -56,3 +61,14 @@ class Preparation:
             cancels = self._held.pop(request.id, ())
         for cancel in cancels:
             self._cancel(cancel)
+
+
+def prepare_vocabulary(engine: Engine, vocabulary: Vocabulary) -> None:
+    """Make what structured outputs need of a vocabulary, as a request that has them does."""
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(json_object=True))
+    try:
+        work = engine.prepare(Request(id="", prompt_ids=[0], params=params, seed=0), vocabulary)
+        if work is not None:
+            work()
+    except RequestError as error:
+        logger.warning("structured outputs are not prepared: %s", error.message)

@@ -40,9 +40,9 @@ from flover.ipc.messages import (
     Watch,
 )
 from flover.observe.timeline import Iteration, Timeline
-from flover.request import Delta, FinishReason, Request, SamplingParams
-from flover.service.preparation import Preparation
-from flover.structured_outputs import StructuredOutputsParams, Vocabulary
+from flover.request import Delta, FinishReason, Request
+from flover.service.preparation import Preparation, prepare_vocabulary
+from flover.structured_outputs import Vocabulary
 
 HEARTBEAT_SECONDS = 0.25
 """An idle engine sends its counters this often, so that the server can tell idle from stuck."""
@@ -239,7 +239,7 @@ class EngineProcess:
         elif isinstance(message, UseVocabulary):
             self._vocabulary = message.vocabulary
             if message.prepare and engine is not None:
-                _prepare_vocabulary(engine, message.vocabulary)
+                prepare_vocabulary(engine, message.vocabulary)
         elif engine is None:
             raise wire.WireError(f"{type(message).__name__} came before the engine was ready")
         elif isinstance(message, Cancel):
@@ -283,17 +283,6 @@ class EngineProcess:
 
 def _failed(request_id: str, index: int, error: str) -> Delta:
     return Delta(request_id=request_id, index=index, finish_reason=FinishReason.ERROR, error=error)
-
-
-def _prepare_vocabulary(engine: Engine, vocabulary: Vocabulary) -> None:
-    """Make what structured outputs need of a vocabulary, as a request that has them does."""
-    params = SamplingParams(structured_outputs=StructuredOutputsParams(json_object=True))
-    try:
-        work = engine.prepare(Request(id="", prompt_ids=[0], params=params, seed=0), vocabulary)
-        if work is not None:
-            work()
-    except RequestError as error:
-        logger.warning("structured outputs are not prepared: %s", error.message)
 
 
 def _kind(error: Exception) -> str:
