@@ -30,7 +30,6 @@ from flover.ipc.messages import (
     EngineOutputs,
     Failed,
     FromEngine,
-    Loading,
     Ready,
     Refused,
     Start,
@@ -41,6 +40,7 @@ from flover.ipc.messages import (
 )
 from flover.observe.timeline import Iteration, Timeline
 from flover.request import Delta, FinishReason, Request
+from flover.service.loading_steps import LoadingSteps
 from flover.service.preparation import Preparation, prepare_vocabulary
 from flover.structured_outputs import Vocabulary
 
@@ -52,7 +52,6 @@ ORPHAN_GRACE_SECONDS = 0.5
 """Time for the main thread to exit in order after the server died; then the reader ends the process."""
 YOUNG_ONLY = (2_000, 10, 2**30)
 """Thresholds of the garbage collector's three generations; the third is never reached."""
-PROGRESS_STEPS = 25
 SPLIT_BYTES = 2**20
 """Longer outputs are sent delta by delta: the server's event loop has other work in between."""
 EXIT_FAILED = 1
@@ -86,7 +85,6 @@ class EngineProcess:
         """Whether to describe iterations; set by the reader, obeyed between two steps."""
         self._timeline: Timeline | None = None
         self._next_iterations = 0.0
-        self._reported = "", -1
 
     def run(self) -> int:
         """Load, serve until told to stop, and return the exit code."""
@@ -112,7 +110,7 @@ class EngineProcess:
         return 0
 
     def _load(self, config: EngineConfig) -> Engine:
-        engine = self._factory(config, self._report)
+        engine = self._factory(config, LoadingSteps(self._send))
         self._engine = engine
         # What loading made stays for ever: the collector need never look at it again. Of what comes later it looks at
         # the young objects only, which takes microseconds; at all of them when the engine is idle.
@@ -121,13 +119,6 @@ class EngineProcess:
         gc.set_threshold(*YOUNG_ONLY)
         self._send(Ready(engine.facts))
         return engine
-
-    def _report(self, done: int, total: int, counted: str = "") -> None:
-        """Send the progress in few steps: the server may read later, and a socket holds 70 frames on some systems."""
-        step = counted, PROGRESS_STEPS * done // max(1, total)
-        if step != self._reported:
-            self._reported = step
-            self._send(Loading(done, total, counted))
 
     def _serve(self, engine: Engine) -> None:
         collected = True
