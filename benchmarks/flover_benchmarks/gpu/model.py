@@ -159,7 +159,7 @@ def on_device(model: str, device: str, *, computes_prompts: bool = True, **setti
             loaded.append(partial(random_model, kind)(*args))
             return loaded[0]
 
-        executor: Executor = load_device(resolved, lambda done, total: None, platform=platform, load=make)
+        executor: Executor = load_device(resolved, lambda *progress: None, platform=platform, load=make)
     if resolved.async_scheduling:
         executor = overlapping(executor)
     executor = FailingAloud(executor)
