@@ -124,7 +124,7 @@ $(MODEL): | $(VENV)/.made
 	@$(BIN)/pip --quiet install --progress-bar off --no-deps --target $@.part xllamacpp==2026.10.11549
 	@mv $@.part $@
 
-cuda: $(VENV)/.ready-dev ## GPU kernels without a GPU: interpreted, and compiled for four of them; a few minutes
+cuda: $(VENV)/.ready-dev ## GPU kernels without a GPU: interpreted, and compiled for four of them; half an hour
 	$(PYTEST) -n $(JOBS) -m gpu
 	@$(BIN)/python tools/cuda_kernels.py
 	@$(BIN)/python tools/cuda_quantized.py

@@ -142,7 +142,8 @@ def tile_of(weight: QuantizedWeight, rows: int) -> Tile:
     if kind.code == "fp8":
         return Tile(16, 32, math.gcd(count, 4), 2)
     if rows <= 16:
-        return Tile(16, 32, math.gcd(count, 4 // kind.parts // (2 if weight.gated else 1)), 2)
+        crowded = (kind.parts == 2 or kind.factors == "both") + weight.gated
+        return Tile(16, 32, math.gcd(count, 4 >> crowded), 2)
     return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 4)
 
 
