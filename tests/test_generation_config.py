@@ -14,9 +14,9 @@ from flover import LLM, SamplingParams
 from flover.config import EngineConfig
 from flover.errors import ConfigError, ModelError, RequestError
 from flover.generation_config import default_max_tokens, ignored_fields, read_eos_ids, read_sampling_defaults
-from flover.server.loading import load_text
 from flover.server.params import chat_params, completion_params
 from flover.server.protocol import ChatBody, CompletionBody
+from flover.server.text_side import load_text
 from flover.source import open_source
 
 
@@ -121,7 +121,7 @@ def test_a_recommendation_that_no_request_can_have_is_refused_at_start(name: str
 def test_defaults_are_the_same_on_every_way_in(recommended: dict[str, Any], tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path, tokenizer=True)
     write(path, "generation_config.json", **recommended)
-    defaults = load_text(EngineConfig(model=str(path)), None)[2]
+    defaults = load_text(EngineConfig(model=str(path)), None).defaults
     completion = completion_params(CompletionBody(model="m", prompt=["a"]), defaults, detokenize=True)
     messages: Any = [{"role": "user", "content": "a"}]
     chat = chat_params(ChatBody(model="m", messages=messages), defaults)
