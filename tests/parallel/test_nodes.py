@@ -29,7 +29,7 @@ ADDRESSES = ("10.77.31.1", "10.77.31.2")
 PORT = 8177
 SERVE = [
     *(sys.executable, "-m", "flover", "serve", "--tensor-parallel-size=2", "--nnodes=2", "--num-threads=1"),
-    *(f"--master-addr={ADDRESSES[0]}", "--kv-cache-memory-bytes=32MiB", "--distributed-timeout-seconds=5"),
+    *(f"--master-addr={ADDRESSES[0]}", "--kv-cache-memory-bytes=32MiB", "--distributed-timeout-seconds=10"),
 ]
 ASK = """
 import http.client, sys
