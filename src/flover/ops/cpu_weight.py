@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import accumulate
 from typing import TypeAlias, get_args
 
 import numpy as np
@@ -11,7 +9,7 @@ import numpy.typing as npt
 
 from flover import _cpu
 from flover.errors import InvariantError, ModelError
-from flover.ops import BLOCKS, Part, WeightFormat
+from flover.ops import BLOCKS, Part, WeightFormat, joined
 from flover.ops.cpu_layout import address, floats
 from flover.weight_formats import inputs_together, rotation_of
 
@@ -100,43 +98,14 @@ class PackedWeight:
         return self.part or Part(0, self.shape[1])
 
 
-class JoinedWeight:
-    """Matrices of the same inputs whose outputs lie one after another: queries, keys and values in formats of their
-    own. Not gated."""
+class JoinedWeight(joined.JoinedWeight[PackedWeight]):
+    """Packed matrices that are used as one."""
 
-    __slots__ = ("members", "shape", "starts")
-
-    def __init__(self, members: Sequence[PackedWeight]) -> None:
-        sizes = {member.shape[1] for member in members}
-        if len(sizes) != 1 or any(member.gated for member in members):
-            raise InvariantError("joined weights have the same inputs and no gate")
-        self.members = tuple(members)
-        self.starts = tuple(accumulate((member.shape[0] for member in members), initial=0))
-        self.shape = (self.starts[-1], sizes.pop())
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(member.num_bytes for member in self.members)
-
-    def store(self, first: int, rows: npt.NDArray[np.float32]) -> None:
-        """Quantize and pack rows of one member."""
-        member, start = self._member(first, len(rows))
-        member.store(first - start, rows)
-
-    def store_blocks(self, first: int, rows: npt.NDArray[np.uint8], order: npt.NDArray[np.int32] | None = None) -> None:
-        """Pack rows of one member, exactly as they are in the file."""
-        member, start = self._member(first, len(rows))
-        member.store_blocks(first - start, rows, order)
+    __slots__ = ()
 
     def unpack(self) -> npt.NDArray[np.float32]:
         """The numbers that the kernels compute with, float32 [out, in]."""
         return np.concatenate([member.unpack() for member in self.members])
-
-    def _member(self, first: int, count: int) -> tuple[PackedWeight, int]:
-        for member, start in zip(self.members, self.starts, strict=False):
-            if start <= first and first + count <= start + member.shape[0]:
-                return member, start
-        raise InvariantError(f"rows {first} to {first + count} are not those of one of the joined weights")
 
 
 CpuWeight: TypeAlias = PackedWeight | JoinedWeight
@@ -145,5 +114,5 @@ CpuWeight: TypeAlias = PackedWeight | JoinedWeight
 def members_of(weight: CpuWeight) -> list[tuple[PackedWeight, int]]:
     """The matrices that make the weight, each with the place of its first output."""
     if isinstance(weight, JoinedWeight):
-        return list(zip(weight.members, weight.starts, strict=False))
+        return list(zip(weight.members, weight.starts, strict=True))
     return [(weight, 0)]

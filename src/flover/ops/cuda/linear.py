@@ -18,10 +18,11 @@ from flover.errors import InvariantError
 from flover.ops.cuda.activation import activate, gate_by
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
-from flover.ops.cuda.matrices import JoinedWeight, Matrix
+from flover.ops.cuda.matrices import JoinedMatrix, Matrix
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import quantized_linear
 from flover.ops.cuda.weight import CudaWeight
+from flover.ops.joined import JoinedWeight
 
 FEW_ROWS = 64
 """Rows up to which reading the weights takes longer than multiplying: one tile of the kernel."""
@@ -127,7 +128,7 @@ def epilogue_kernel(
 
 
 def linear(
-    x: Tensor, weight: Matrix | JoinedWeight, bias: Tensor | None, kind: str | None, batch_invariant: bool
+    x: Tensor, weight: Matrix | JoinedMatrix, bias: Tensor | None, kind: str | None, batch_invariant: bool
 ) -> Tensor:
     """x times the weight's transpose, plus the bias, activated and gated."""
     if x.shape[1] != weight.shape[1]:
@@ -142,7 +143,7 @@ def linear(
     return _plain(x, weight, bias, kind, batch_invariant)
 
 
-def _joined(x: Tensor, weight: JoinedWeight, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
+def _joined(x: Tensor, weight: JoinedMatrix, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
     y = torch.empty((len(x), weight.shape[0]), dtype=x.dtype, device=x.device)
     for member, start in zip(weight.members, weight.starts, strict=True):
         end = start + member.shape[0]
