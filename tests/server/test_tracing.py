@@ -134,6 +134,8 @@ def test_a_collector_that_accepts_and_is_silent_holds_nothing_up() -> None:
         traces.close()
         assert time.monotonic() - began < tracing.EXPORT_SECONDS / 2
         connection.close()
+    traces._thread.join(tracing.EXPORT_SECONDS)  # or what it logs falls into the next test
+    assert not traces._thread.is_alive()
 
 
 def test_spans_that_are_lost_are_counted_and_said_once(
