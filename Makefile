@@ -19,14 +19,13 @@ PIP := $(BIN)/pip --quiet install --progress-bar off
 # Tests at a time: one more than two cores, since many wait for other processes. Those marked `alone` measure time and run after
 # the others.
 JOBS ?= 3
+# Of the long tests, those in these files; all if there are none.
+LONG ?=
 SOAK_SECONDS ?= 300
 CHAOS_ROUNDS ?= 10
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= $(shell echo $$RANDOM)
 FUZZ := tests/fuzz tests/server/test_http_fuzz.py::test_mutated_requests
-LONG := tests/server/test_leaks.py tests/server/test_chaos.py tests/server/test_backfill_measured.py \
-  tests/laws/test_served_families.py \
-  tests/server/test_openapi.py::test_schemathesis_finds_no_deviation
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
@@ -67,16 +66,16 @@ serve: $(VENV)/.ready ## the OpenAI-compatible server on 127.0.0.1:8000 with the
 	@$(BIN)/flover serve
 
 quick: $(VENV)/.ready-dev ## what to run at each save: decisions, rules, samples of the rest, in a minute
-	$(PYTEST) -n $(JOBS) -m "not alone and not gpu" --sim-seeds 14 $(QUICK)
+	$(PYTEST) -n $(JOBS) -m "not alone and not gpu and not long" --sim-seeds 14 $(QUICK)
 
 test: $(VENV)/.ready-dev ## the test suite, less the tests of `make long`
 	@$(NEED_BROWSER)
 	@$(NEED_IP)
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu" $(LONG:%=--deselect %)
-	$(PYTEST) -m alone $(LONG:%=--deselect %)
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not alone and not gpu and not long"
+	$(PYTEST) -m "alone and not long"
 
 long: $(VENV)/.ready-dev ## long runs: leaks, faults in each phase, the API against its description, all families served
-	$(PYTEST) $(LONG)
+	$(PYTEST) -m long $(LONG)
 
 soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat
 	$(PYTEST) tests/server/test_leaks.py --soak-seconds $(SOAK_SECONDS)

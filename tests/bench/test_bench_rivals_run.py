@@ -139,6 +139,7 @@ def test_the_wrapper_says_what_went_wrong(engine: Path) -> None:
             asyncio.run(measure(server.url, sends_of(RivalLoad(1, 4, 2), 0, IDS), 4, 5))
 
 
+@pytest.mark.long
 def test_transformers_behind_the_wrapper_says_what_it_says_alone(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "model", seed=2, progress=quiet)
     words = ("transformers", str(tmp_path / "model"), "--port", PORT, "--threads", "1")
@@ -270,6 +271,7 @@ def test_a_fleet_keeps_what_is_the_same_and_stops_what_is_not(engine: Path) -> N
     assert all(map(gone, pids))
 
 
+@pytest.mark.long
 def test_sigterm_takes_the_fleet_along_after_a_restart(engine: Path) -> None:
     code = (
         "from flover_benchmarks.rivals.run import ServerPool\nimport time\n"
@@ -314,6 +316,7 @@ def test_an_export_is_made_once_and_its_last_words_are_told(tmp_path: Path) -> N
         rival.prepare("int4", quiet)
 
 
+@pytest.mark.long
 def test_the_command_runs_whole_on_a_small_model(tmp_path: Path) -> None:
     write_model(PRESETS["llama-213m"] | SMALL, tmp_path / "small", seed=0, progress=quiet)
     words = ["--only=transformers,llama.cpp,openvino", "--formats", "float32", "int8", "--concurrency", "2"]

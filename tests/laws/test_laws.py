@@ -72,12 +72,10 @@ def test_any_crowd_and_order(engine: Engine, expected: Answers, seed: int) -> No
 @pytest.mark.parametrize(
     "config",
     [
-        {"max_num_batched_tokens": 5, "max_num_seqs": 3},
-        {"block_size": 1, "enable_prefix_caching": False},
-        {"block_size": 7, "max_num_batched_tokens": 64},
-        {"reorder": False, "max_num_seqs": 5},
+        {"max_num_batched_tokens": 5, "max_num_seqs": 3, "block_size": 7},
+        {"block_size": 1, "enable_prefix_caching": False, "reorder": False, "max_num_seqs": 5},
     ],
-    ids=["chunks-of-5", "pages-of-1", "pages-of-7", "no-reorder"],
+    ids=["chunks-of-5-pages-of-7", "pages-of-1-no-reorder"],
 )
 def test_any_chunking_page_size_and_row_order(open_engine: Loader, expected: Answers, config: dict[str, Any]) -> None:
     engine = open_engine(**config)
@@ -85,9 +83,8 @@ def test_any_chunking_page_size_and_row_order(open_engine: Loader, expected: Ans
     engine.close()
 
 
-@pytest.mark.parametrize("caching", [True, False])
-def test_forced_preemption(open_engine: Loader, expected: Answers, caching: bool) -> None:
-    engine = open_engine(enable_prefix_caching=caching)
+def test_forced_preemption(open_engine: Loader, expected: Answers) -> None:
+    engine = open_engine()
     rng = random.Random(5)
 
     def preempt_somebody(engine: Engine) -> None:

@@ -62,6 +62,7 @@ def test_log_probabilities_of_prompt_and_output(checkpoint: Path, expected: dict
         assert abs(entry.logprobs[0] - logprobs[position, entry.token_ids[0]].item()) <= 1e-4
 
 
+@pytest.mark.long
 def test_through_the_server(checkpoint: Path, expected: dict[str, list[int]]) -> None:
     flags = [str(checkpoint), "--skip-tokenizer-init", "--served-model-name", "tiny", "--num-threads", "1"]
     with ServerProcess(flags) as server, ThreadPoolExecutor(len(PROMPTS)) as pool:

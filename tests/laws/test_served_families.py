@@ -17,6 +17,7 @@ from support.checkpoints import load_reference, logits_of, make_checkpoint, rand
 from flover.bench.server import ServerProcess
 
 STEPS = 64
+pytestmark = pytest.mark.long
 TOLERANCE = 1e-4
 PROMPTS = [random_prompt(40 + number, length) for number, length in enumerate((5, 23, 1, 50))]
 DIVIDED = ("bloom", "cohere", "exaone4", "falcon 40b", "gemma2", "glm4", "gpt_bigcode", "gpt_oss", "granitemoeshared")

@@ -23,6 +23,7 @@ SERVE = [
 STORY: dict[str, Any] = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 250, "ignore_eos": True}
 CONSTRAINED = {**STORY, "ignore_eos": False, "structured_outputs": {"regex": "[A-Za-z ,.]{1000,}"}}
 BODIES = (STORY, STORY, CONSTRAINED)
+pytestmark = pytest.mark.long
 Record = Callable[[str, object], None]
 
 

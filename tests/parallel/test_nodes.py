@@ -160,6 +160,7 @@ def read_some(stdout: IO[str]) -> str:
 
 
 @needs_namespaces
+@pytest.mark.long
 @pytest.mark.parametrize("whole", [False, True], ids=["a rank", "the machine"])
 def test_requests_survive_the_loss_of_a_machine(
     server: Server, whole: bool, record_property: Callable[[str, object], None]
@@ -202,6 +203,7 @@ def test_requests_survive_the_loss_of_a_machine(
 
 
 @needs_namespaces
+@pytest.mark.long
 def test_an_idle_group_notices_that_a_machine_is_gone(server: Server) -> None:
     """No request comes and no connection breaks: the machine stands still, as one does that has lost its network."""
     for process in server.of_machine(1):
@@ -215,6 +217,7 @@ def test_an_idle_group_notices_that_a_machine_is_gone(server: Server) -> None:
 
 
 @needs_namespaces
+@pytest.mark.long
 def test_when_machine_0_is_gone_the_others_wait_for_it_and_then_end(server: Server) -> None:
     ranks = server.of_machine(1)[1:]
     for process in server.of_machine(0):

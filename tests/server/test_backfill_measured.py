@@ -19,7 +19,7 @@ import pytest
 
 from flover.bench.server import ServerProcess
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.long]
 
 LEAST_ROUNDS, MOST_ROUNDS = 4, 40
 STREAMS, STREAM_TOKENS = 3, 400

@@ -26,7 +26,7 @@ from toy_engine import toy_tokens
 
 from flover.server.run import EXIT_NO_ENGINE
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.long]
 
 Start = Callable[..., ServerProcess]
 PHASES = ("loading", "idle", "prefill", "generate")

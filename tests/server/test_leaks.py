@@ -14,7 +14,7 @@ import psutil
 import pytest
 from support.servers import ServerProcess
 
-pytestmark = pytest.mark.alone
+pytestmark = [pytest.mark.alone, pytest.mark.long]
 
 TURNS, ROUNDS, TOGETHER = 5, 12, 40
 MOST_GROWTH = 3 * 2**19

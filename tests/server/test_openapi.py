@@ -15,6 +15,7 @@ from toy_engine import DEADLY
 NUM_EXAMPLES = 20
 
 
+@pytest.mark.long
 def test_schemathesis_finds_no_deviation(start: Callable[..., ServerProcess]) -> None:
     """Random requests and sequences of them. Its other phase, every field at every border, takes minutes: see
     CONTRIBUTING.md."""
