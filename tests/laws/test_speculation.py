@@ -12,10 +12,12 @@ from typing import Any
 import msgspec
 import pytest
 from harness import Answers, answer, assert_same, load, make, speculate_always
+from support.checkpoints import make_checkpoint
 from support.constraints import MODEL
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
+from flover.errors import ConfigError
 from flover.executor.device import DeviceExecutor
 from flover.executor.load import load_device
 from flover.observe.record_reader import read_record
@@ -24,6 +26,9 @@ from flover.observe.trace import replay_path
 from flover.request import FinishReason, Request
 
 NGRAM = json.dumps({"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1, "prompt_lookup_max": 3})
+
+DRAFT = json.dumps({"method": "draft_model", "model": str(MODEL), "num_speculative_tokens": 4})
+"""The model itself: whatever is right is proposed, if its pages are in order."""
 
 
 @pytest.fixture(autouse=True)
@@ -69,11 +74,12 @@ def expected() -> Answers:
     return answers
 
 
+@pytest.mark.parametrize("settings", [NGRAM, DRAFT], ids=["ngram", "draft model"])
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_same_bits_with_and_without(expected: Answers, seed: int) -> None:
+def test_the_same_bits_with_and_without(expected: Answers, seed: int, settings: str) -> None:
     """In a crowd, alone on a warm prefix, after forced preemption, beside a cancelled request, in few pages."""
     small: dict[str, Any] = {"max_num_batched_tokens": 17, "max_num_seqs": 6, "block_size": 5}
-    engine = load(MODEL, speculative_config=NGRAM, **(small if seed == 2 else {}))
+    engine = load(MODEL, speculative_config=settings, **(small if seed == 2 else {}))
     rng = random.Random(seed)
 
     def disturb(engine: Engine) -> None:
@@ -88,9 +94,34 @@ def test_the_same_bits_with_and_without(expected: Answers, seed: int) -> None:
     assert_same(expected, found)
     assert_same(expected, answer(engine, staggered(seed + 10)))
     stats = engine.stats()
-    assert stats.accepted_tokens > 50
-    assert stats.draft_tokens > stats.accepted_tokens + 50
+    assert stats.accepted_tokens > 30
+    assert stats.draft_tokens > stats.accepted_tokens + 10
     engine.close()
+
+
+def test_what_a_draft_model_proposes_for_its_own_answers_is_right() -> None:
+    """Its keys and values are where and what they should be: in shared prefixes, after preemption and long pauses."""
+    engine = load(MODEL, speculative_config=DRAFT, block_size=5, max_num_batched_tokens=40, max_num_seqs=6)
+    rng = random.Random(3)
+
+    def disturb(engine: Engine) -> None:
+        if engine.roster.running and rng.random() < 0.05:
+            engine.roster.preempt(rng.choice(engine.roster.running))
+
+    prompt = [rng.randrange(6, 2000) for _ in range(420)]
+    asked = [make(f"r{number}", prompt[: 9 + 57 * number], max_tokens=60) for number in range(8)]
+    answer(engine, [(3 * number, one) for number, one in enumerate(asked)], disturb)
+    stats = engine.stats()
+    assert stats.cached_tokens > 500
+    assert stats.draft_tokens > 150
+    assert stats.accepted_tokens == stats.draft_tokens
+    engine.close()
+
+
+def test_a_draft_model_of_other_tokens_is_refused(tmp_path: Path) -> None:
+    other = json.dumps({"model": str(make_checkpoint(tmp_path, "llama")), "num_speculative_tokens": 2})
+    with pytest.raises(ConfigError, match=r"must have the model's tokens: .* vocabulary of"):
+        load(MODEL, speculative_config=other)
 
 
 def test_a_planted_bug_is_found(expected: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,10 +142,11 @@ def test_a_planted_bug_is_found(expected: Answers, monkeypatch: pytest.MonkeyPat
     engine.close()
 
 
-def test_replayed_from_a_record(expected: Answers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [NGRAM, DRAFT], ids=["ngram", "draft model"])
+def test_replayed_from_a_record(expected: Answers, tmp_path: Path, settings: str) -> None:
     """The same proposals, found again from tokens and the clock."""
     trace = tmp_path / "trace.json"
-    engine = load(MODEL, speculative_config=NGRAM, trace=str(trace), target_itl_ms=50.0)
+    engine = load(MODEL, speculative_config=settings, trace=str(trace), target_itl_ms=50.0)
     assert_same(expected, answer(engine, staggered(3)))
     accepted = engine.stats().accepted_tokens
     engine.close()

@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from flover.engine.executor import BlockingExecutor
 from flover.engine.plan import NULL_PAGE, Admission, RowResult, StepPlan, StepResult, Work
+from flover.executor.reports import with_proposals
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
+from flover.speculation import Draft
 
 from .broken import LawBroken, require
 from .hash_model import (
@@ -78,6 +80,8 @@ class HashExecutor(BlockingExecutor):
         self._values = np.full(size, POISON, dtype=np.uint64)
         self._written = np.full(size, -1, dtype=np.int64)
         """token * LONGEST + position: what a slot was written for; only read to explain a wrong value."""
+        self._drafted = np.full(size, -1, dtype=np.int64)
+        """The same of a draft model, which writes to pages of the same numbers."""
         self._in_flight: deque[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]]] = deque()
         """Slots and values that each plan in flight writes."""
 
@@ -88,7 +92,9 @@ class HashExecutor(BlockingExecutor):
         self._leave_and_move(plan)
         self._enter_and_grant(plan)
         self._check_window(plan)
-        return StepResult(step=plan.step, rows=self._forward(plan))
+        rows = self._forward(plan)
+        proposals = {row: token_ids for row, token_ids in map(self._draft, plan.drafts) if token_ids}
+        return StepResult(step=plan.step, rows=with_proposals(rows, proposals))
 
     def reset(self) -> None:
         super().reset()
@@ -287,6 +293,32 @@ class HashExecutor(BlockingExecutor):
             logprobs=logprobs if row.params.logprobs is not None else None,
         )
 
+    def _draft(self, draft: Draft) -> tuple[int, list[int]]:
+        """What follows, three times of four, after the draft model has read what it wrote for the row before."""
+        row, number, start = self._row(draft.row), draft.row, draft.start
+        known, size = len(row.known), self.facts.page_size
+        end = known if draft.count else start + len(draft.token_ids)
+        sampled = row.known[start + len(draft.token_ids) : end]
+        inputs = [*draft.token_ids, *sampled]
+        require("plan", start < end <= known, "row {}: draft of {} to {}, {} known", number, start, end, known)
+        require("plan", inputs == row.known[start:end], "row {}: draft of {} at {}", number, inputs, start)
+        require("plan", len(sampled) > 0 or not draft.count, "row {} proposes, and has sampled nothing", number)
+        if end > len(row.pages) * size:
+            return number, []
+        written = np.array(row.known[:end]) * LONGEST + np.arange(end)
+        self._drafted[row.slots[start:end]] = written[start:]
+        held = self._drafted[row.slots[:end]]
+        require("plan", bool((held == written).all()), "row {}: the draft model reads what it did not write", number)
+        proposals, memory, position = list[int](), row.memory, row.computed
+        newest = row.known[-1]
+        for _ in range(min(draft.count, len(row.pages) * size - end + 1)):
+            _, memory = extend(memory, [newest], position)
+            position += 1
+            newest = sample(memory, row.key, self.facts.vocab_size)
+            newest = newest if memory % 4 else (newest + 1) % self.facts.vocab_size
+            proposals.append(newest)
+        return number, proposals
+
     def _sample(self, number: int, prompt_logprobs: list[TokenLogprobs | None] | None) -> RowResult:
         row = self.rows[number]
         free = len(row.known) - row.prompt_len >= row.params.min_tokens
@@ -314,6 +346,7 @@ class HashExecutor(BlockingExecutor):
     def _poison(self, slots: npt.NDArray[np.int64]) -> None:
         self._values[slots] = POISON
         self._written[slots] = -1
+        self._drafted[slots] = -1
 
     def _explain(self, row: HashRow) -> str:
         """The first slot that does not hold what the row's tokens call for."""

@@ -278,7 +278,7 @@ def _stuck_suspect(patch: Patch) -> None:
         allowance = self._allowance([])
         chunks = self._continue_prompts(allowance)
         admitted = self._admit([suspect], allowance, chunks) if suspect.row is None else []
-        return self._freeze([], chunks, admitted, {}, {})
+        return self._freeze([], chunks, admitted, {}, ({}, {}))
 
     patch.setattr(Scheduler, "_plan_alone", plan_alone)
 

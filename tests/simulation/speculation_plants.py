@@ -10,7 +10,10 @@ import msgspec
 from flover.engine import commit
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import InFlight, Roster
+from flover.engine.sequence import Sequence as Sequence_
 from flover.request import Delta
+from flover.speculation.draft_planner import Told
+from flover.speculation.drafter import ModelDrafter, NgramDrafter
 from flover.speculation.speculator import Speculator
 
 from .plants import Patch, plant
@@ -52,7 +55,32 @@ def _no_pages(patch: Patch) -> None:
 
     def propose(
         self: Speculator, generating: Sequence[Any], planned: Any, pool: Any, grants: Any
-    ) -> dict[Any, list[int]]:
-        return {row: drafted for row, drafted in original(self, generating, planned) if drafted}
+    ) -> tuple[dict[Any, list[int]], dict[Any, Told]]:
+        for row in generating:
+            row.drafter = row.drafter or NgramDrafter(self._settings)
+        return {row: drafted for row, drafted in original(self, generating, planned) if drafted}, {}
 
     patch.setattr(Speculator, "propose", propose)
+
+
+@plant("a draft model is taken to have computed what it proposed", "plan", flavour="calm")
+def _count_proposed(patch: Patch) -> None:
+    original = ModelDrafter.take
+
+    def take(self: ModelDrafter, length: int, proposed: list[int]) -> None:
+        original(self, length, proposed)
+        self.computed = length + len(proposed)
+
+    patch.setattr(ModelDrafter, "take", take)
+
+
+@plant("a sequence keeps its drafter when it loses its pages", "plan", flavour="thrash")
+def _keep_drafter(patch: Patch) -> None:
+    original = Roster._leave_row
+
+    def leave_row(self: Roster, sequence: Sequence_) -> None:
+        drafter = sequence.drafter
+        original(self, sequence)
+        sequence.drafter = drafter
+
+    patch.setattr(Roster, "_leave_row", leave_row)

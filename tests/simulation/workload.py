@@ -169,7 +169,8 @@ def _draw_speculation(seed: int) -> Speculation | None:
         return None
     rng = Random(f"speculation {seed}")
     least = rng.choice((1, 1, 2))
-    return Speculation(num_tokens=rng.randint(1, 6), lookup_min=least, lookup_max=least + rng.randrange(3))
+    found = Speculation(num_tokens=rng.randint(1, 6), lookup_min=least, lookup_max=least + rng.randrange(3))
+    return msgspec.structs.replace(found, model="hash") if rng.random() < 0.5 else found
 
 
 def _draw_facts(rng: Random, flavour: str, rows: int) -> ModelFacts:

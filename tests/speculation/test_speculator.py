@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
 
 import pytest
 
 from flover.config import EngineConfig
 from flover.config.speculative import Speculation, read_speculation
 from flover.errors import ConfigError
-from flover.speculation import Drafter
 from flover.speculation.cost import GenerationCost
+from flover.speculation.draft import Draft
+from flover.speculation.draft_planner import CYCLE, MOST_PROMPT_TOKENS, DraftPlanner, draft_length
+from flover.speculation.drafter import ModelDrafter, NgramDrafter
 from flover.speculation.ngram import INDEXED_AT_ONCE, NgramIndex
 from flover.speculation.speculator import choose_lengths
 
@@ -44,17 +47,21 @@ def test_a_long_prompt_is_indexed_over_several_iterations() -> None:
 
 def test_acceptance_is_learnt_from_proposals_that_nothing_verified() -> None:
     """A sequence that does not repeat is looked at less and less; one that begins to is noticed."""
-    drafter, tokens, rng = Drafter(Speculation(num_tokens=4, lookup_min=1, lookup_max=3)), [1, 2, 1], random.Random(1)
+    drafter, tokens, rng = (
+        NgramDrafter(Speculation(num_tokens=4, lookup_min=1, lookup_max=3)),
+        [1, 2, 1],
+        random.Random(1),
+    )
     asked = 0
     for _ in range(60):
         asked += bool(drafter.draft(tokens, 4))
         tokens.append(rng.randrange(3))
-    assert drafter.acceptance < 0.5
+    assert drafter.acceptance.chance < 0.5
     assert asked < 50
     for number in range(60):
         drafter.draft(tokens, 4)
         tokens.append(number % 3)
-    assert drafter.acceptance > 0.9
+    assert drafter.acceptance.chance > 0.9
 
 
 def test_as_many_proposals_as_bring_more_tokens_for_their_time() -> None:
@@ -94,8 +101,10 @@ def test_the_setting_is_vllms() -> None:
     [
         ("ngram", "must be JSON"),
         ("[1]", "must be a JSON object, got list"),
-        ('{"method": "eagle", "num_speculative_tokens": 3}', "method must be 'ngram', got 'eagle'"),
-        ('{"model": "some/draft", "num_speculative_tokens": 3}', "got 'some/draft': tokens are proposed from"),
+        ('{"method": "eagle", "num_speculative_tokens": 3}', "method must be 'ngram' or 'draft_model', got 'eagle'"),
+        ('{"method": "draft_model", "num_speculative_tokens": 3}', "model must be the draft model's .* got None"),
+        ('{"model": "a/b", "num_speculative_tokens": 3, "quantization": "awq"}', "must be 'int8' or 'int4', got 'awq'"),
+        ('{"model": "a/b", "num_speculative_tokens": 3, "prompt_lookup_max": 3}', "unknown keys prompt_lookup_max"),
         ('{"method": "ngram"}', "num_speculative_tokens is missing"),
         ('{"method": "ngram", "num_speculative_tokens": 0}', "whole number from 1 to 32, got 0"),
         ('{"method": "ngram", "num_speculative_tokens": true}', "got True"),
@@ -109,6 +118,46 @@ def test_the_setting_is_vllms() -> None:
 def test_a_wrong_setting_is_refused_by_its_name(given: str, words: str) -> None:
     with pytest.raises(ConfigError, match=f"^--speculative-config.*{words}"):
         EngineConfig(speculative_config=given)
+
+
+@dataclass(eq=False)
+class Row:
+    """A generating sequence with a draft model's drafter."""
+
+    token_ids: list[int]
+    max_len: int = 100_000
+    drafter: ModelDrafter = field(default_factory=ModelDrafter)
+
+
+def test_a_draft_model_computes_long_prompts_in_parts_before_it_proposes() -> None:
+    planner, row = DraftPlanner(4, 100_000), Row(list(range(MOST_PROMPT_TOKENS + 20)))
+    planned = [planner.plan([row], {}, 10.0, 0.1, 1.15) for _ in range(4)]
+    assert planned[0] == {}, "iterations without drafts tell what those cost"
+    assert planned[1][row] == (0, row.token_ids[:MOST_PROMPT_TOKENS], 0)
+    assert planned[2][row] == (MOST_PROMPT_TOKENS, row.token_ids[MOST_PROMPT_TOKENS:], 4)
+    row.drafter.take(MOST_PROMPT_TOKENS + 21, [1, 2, 3, 4])
+    row.token_ids.append(7)
+    assert row.drafter.draft(row.token_ids, 3) == [1, 2, 3]
+    row.token_ids.extend([1, 2, 9])
+    assert row.drafter.draft(row.token_ids, 3) == ()
+    assert row.drafter.acceptance.chance > 0.5
+    assert planner.plan([row], {}, 10.0, 0.1, 1.15)[row] == (MOST_PROMPT_TOKENS + 21, [1, 2, 9], 4)
+    row.max_len = len(row.token_ids) + 3
+    assert planner.plan([row], {}, 10.0, 0.1, 1.15)[row][2] == 1
+
+
+def test_a_draft_model_that_costs_too_much_is_left_out() -> None:
+    planner, rows = DraftPlanner(4, 1000), [Row([1, 2, 3]) for _ in range(8)]
+    found = []
+    for _ in range(CYCLE):
+        drafts = planner.plan(rows, {}, 10.0, 0.1, 1.15)
+        found.append(max([count for _, _, count in drafts.values()], default=0))
+        if drafts:
+            planner.observe([Draft(0, *told) for told in drafts.values()], found[-1] * 9.0)
+    assert found == [0, 2, 0, 1, 1, *[0] * (CYCLE - 5)]
+    assert draft_length([0.9], 4, 1, 10.0, 1.0, 1.15) == 4
+    assert draft_length([0.9], 4, 1, 10.0, 8.0, 1.15) == 0
+    assert draft_length([0.4], 4, 1, 10.0, 1.0, 1.15) == 2
 
 
 def test_not_together_with_asynchronous_scheduling() -> None:

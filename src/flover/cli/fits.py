@@ -16,6 +16,7 @@ from flover.ipc.spawn import engine_command
 from flover.memory.machine import Machine
 from flover.memory.sizing import PoolSize
 from flover.model.describe import Description, describe_model
+from flover.model.draft import with_draft
 from flover.model.formats import expert_reads, kinds_of, read_bytes, weight_bytes
 from flover.model.load import rotary_rule
 from flover.model.shard import Shard
@@ -60,7 +61,7 @@ def find_fit(
         engine_command(config.distributed_executor_backend)
         check_extras(config)
         text = load_text(config, None)
-        model = describe_model(config, Shard(0, config.tensor_parallel_size), weights=False)
+        model = with_draft(describe_model(config, Shard(0, config.tensor_parallel_size), weights=False), weights=False)
         check(model)
         cpu_ops(config.cpu_isa, 1)
     except (ModelError, ConfigError) as error:

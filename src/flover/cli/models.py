@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 
 from flover.config import BUNDLED_MODEL, EngineConfig
+from flover.config.speculative import draft_model_of, with_model
 from flover.errors import ConfigError
 
 
@@ -37,24 +38,32 @@ def resolve_model(args: argparse.Namespace) -> None:
 
 
 def fetch_first(config: EngineConfig) -> EngineConfig:
-    """`config` with a hub's model replaced by its place on this machine, fetched before anything starts: the hub is
-    asked once, and what is started again later has the same files.
+    """`config` with a hub's model, and a hub's draft model, replaced by their places on this machine, fetched before
+    anything starts: the hub is asked once, and what is started again later has the same files.
 
     With Ray the name stays, for other machines. Raises `ModelError`.
     """
+    if config.distributed_executor_backend == "ray":
+        return config
+    path = _fetch(config, config.model, config.revision)
+    if path is not None:
+        tokenizer = None if config.tokenizer == config.model else config.tokenizer
+        config = dataclasses.replace(config, model=path, tokenizer=tokenizer, revision=None)
+    draft = draft_model_of(config.speculative_config)
+    path = None if draft is None else _fetch(config, draft, None)
+    if path is not None and config.speculative_config is not None:
+        config = dataclasses.replace(config, speculative_config=with_model(config.speculative_config, path))
+    return config
+
+
+def _fetch(config: EngineConfig, name: str, revision: str | None) -> str | None:
+    """Where the model of this name is, if it is a hub's."""
     from flover.model.locate import hub_name, locate_model
 
-    if config.distributed_executor_backend == "ray" or hub_name(config.model, config.revision) is None:
-        return config
+    if hub_name(name, revision) is None:
+        return None
     from flover.progress import download_bar
 
-    with download_bar(config.model) as progress:
-        path = locate_model(
-            config.model,
-            config.revision,
-            config.download_dir,
-            weights=config.load_format != "dummy",
-            progress=progress,
-        )
-    tokenizer = None if config.tokenizer == config.model else config.tokenizer
-    return dataclasses.replace(config, model=str(path), tokenizer=tokenizer, revision=None)
+    with download_bar(name) as progress:
+        weights = config.load_format != "dummy"
+        return str(locate_model(name, revision, config.download_dir, weights=weights, progress=progress))

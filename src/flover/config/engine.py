@@ -107,8 +107,9 @@ class EngineConfig:
         None,
         "tokens proposed for each row and verified in one iteration, as JSON with vLLM's keys: "
         '{"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 2, "prompt_lookup_max": 5} proposes '
-        "what came after the same 2 to 5 tokens before, in prompt or output; answers keep their bits, and rows for "
-        "which it would cost time are left out",
+        "what came after the same 2 to 5 tokens before, in prompt or output; "
+        '{"model": "ORG/SMALL", "num_speculative_tokens": 4, "quantization": "int8"} takes a smaller model of the same '
+        "tokens; answers keep their bits, and rows for which it would cost time are left out",
         group="scheduler",
     )
     block_size: int = setting(16, "tokens per page of keys and values", group="cache")

@@ -65,6 +65,8 @@ def _advance(roster: Roster, sequence: Sequence, work: Work, result: RowResult) 
     roster.counts["generation_tokens"] += taken
     if work.generates and (drafted := len(work.token_ids)):
         roster.counts.update(drafts=1, draft_tokens=drafted, accepted_tokens=len(result.token_ids) - 1)
+    if result.proposals and sequence.drafter is not None:
+        sequence.drafter.take(len(sequence.token_ids), result.proposals)
     if sequence in roster.suspects:
         roster.suspects.remove(sequence)
     if delta.finish_reason is not None:

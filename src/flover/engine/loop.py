@@ -105,8 +105,8 @@ class Engine:
         for observer in self._observers:
             observer.ran(ExecutedPlan(landed.plan, landed.started, milliseconds, rows))
         self._cost.observe(landed.plan.num_tokens, attention_of(landed.plan), milliseconds)
-        if self.scheduler.speculator is not None and not landed.plan.chunk_tokens:
-            self.scheduler.speculator.observe(landed.plan.num_tokens, milliseconds)
+        if self.scheduler.speculator is not None:
+            self.scheduler.speculator.observe(landed.plan, milliseconds)
         self._faults_in_a_row, self._trimmed = 0, False
         return commit(self.roster, landed, rows)
 

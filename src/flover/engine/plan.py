@@ -8,7 +8,8 @@ hold the same state. An executor applies a plan in this order:
 3. `admissions`: fill the columns of a new row;
 4. `grants`: append page numbers to a row's page table;
 5. one ragged forward over the tokens of all `work`, keys and values written to the rows' pages;
-6. sampling, after the last `num_samples` tokens of each row's work.
+6. sampling, after the last `num_samples` tokens of each row's work;
+7. `drafts`: what a draft model computes and proposes then.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import msgspec
 
 from flover.request import SamplingParams, TokenLogprobs
+from flover.speculation import Draft
 
 NULL_PAGE = 0
 """Page that no sequence ever owns: rows without a request read and write it."""
@@ -95,6 +97,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     work: list[Work]
     window: tuple[int, int]
     dead: list[int] = []
+    drafts: list[Draft] = []
 
     @property
     def chunks(self) -> list[Work]:
@@ -130,6 +133,7 @@ class RowResult(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: list[TokenLogprobs | None] | None = None
     embedding: bytes | None = None
     error: str | None = None
+    proposals: list[int] = []  # of a draft model, for the tokens after these
 
 
 class StepResult(msgspec.Struct, frozen=True, kw_only=True):

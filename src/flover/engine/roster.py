@@ -215,7 +215,7 @@ class Roster:
             self._hold(self.in_flight[-1].plan.step, sequence.pages)
         else:
             self._release(sequence.pages)
-        sequence.row, sequence.pages, sequence.chain = None, [], []
+        sequence.row, sequence.pages, sequence.chain, sequence.drafter = None, [], [], None
 
     def _hold(self, step: int, pages: list[int]) -> None:
         self._held.append((step, pages))

@@ -30,12 +30,13 @@ from flover.engine.roster import Roster, row_of
 from flover.engine.rows import NO_CHANGE
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy, choose_batch, opens_at
-from flover.speculation import Speculator
+from flover.speculation import Draft, Speculator
 
 Chunks = dict[Sequence, int]
 """How many of its pending tokens each pre-processing sequence computes in this iteration."""
 Grants = dict[Sequence, list[int]]
-Proposals = dict[Sequence, list[int]]
+Guessed = tuple[dict[Sequence, list[int]], dict[Sequence, tuple[int, list[int], int]]]
+"""Of sequences, proposals that are verified, and what of them a draft model computes (`Speculator.propose`)."""
 
 
 class Scheduler:
@@ -75,10 +76,10 @@ class Scheduler:
         admitted = [] if preempted else self._admit(self._candidates(), allowance, chunks)
         if overlaps and not (generating or chunks or admitted):
             return None
-        proposals: Proposals = {}
+        guessed: Guessed = ({}, {})
         if self.speculator is not None and not preempted:
-            proposals = self.speculator.propose(generating, allowance, roster.pool, grants)
-        return self._freeze(generating, chunks, admitted, grants, proposals)
+            guessed = self.speculator.propose(generating, allowance, roster.pool, grants)
+        return self._freeze(generating, chunks, admitted, grants, guessed)
 
     @property
     def opens_at(self) -> float:
@@ -113,7 +114,7 @@ class Scheduler:
         allowance = self._allowance(generating)
         chunks = self._continue_prompts(allowance)
         admitted = self._admit([suspect], allowance, chunks) if suspect.row is None else []
-        return self._freeze(generating, chunks, admitted, {}, {})
+        return self._freeze(generating, chunks, admitted, {}, ({}, {}))
 
     def _allowance(self, generating: list[Sequence]) -> Allowance:
         config, dead = self._roster.config, len(self._roster.rows.dead)
@@ -171,10 +172,10 @@ class Scheduler:
         return any(other.request is sequence.request and other.computed < shared for other in running)
 
     def _freeze(
-        self, generating: list[Sequence], chunks: Chunks, admitted: list[Sequence], grants: Grants, proposals: Proposals
+        self, generating: list[Sequence], chunks: Chunks, admitted: list[Sequence], grants: Grants, guessed: Guessed
     ) -> StepPlan:
         """Give rows to the admitted sequences, close the holes, and make the plan."""
-        roster = self._roster
+        roster, (proposals, drafts) = self._roster, guessed
         evictions = roster.rows.take_left()
         numbers = [sequence.number for sequence in admitted]
         layout = roster.rows.enter(numbers) if evictions or admitted else NO_CHANGE
@@ -195,6 +196,7 @@ class Scheduler:
             work=sorted([*generates, *map(_chunk, chunks, chunks.values())], key=attrgetter("row")),
             window=roster.rows.window,
             dead=roster.rows.dead,
+            drafts=[Draft(row_of(sequence), *told) for sequence, told in drafts.items()],
         )
         self._step += 1
         return plan

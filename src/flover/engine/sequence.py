@@ -48,7 +48,7 @@ class Sequence:
     """Iterations that raised while this sequence was alone in them."""
     prompt_logprobs: list[TokenLogprobs | None] = field(default_factory=list)
     drafter: Drafter | None = None
-    """What proposes its next tokens, with speculation."""
+    """What proposes its next tokens, with speculation; it knows the pages, and goes with them."""
 
     @property
     def prompt_len(self) -> int:

@@ -18,8 +18,9 @@ from flover.errors import InvariantError
 from flover.executor.device_batch import Layout, digest_of, dummy_batch, lay_out, make_batch
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.device_rows import PromptTail, change_rows
+from flover.executor.draft_model import DraftModel
 from flover.executor.pooling import pool_prompt
-from flover.executor.reports import add_tokens, with_reports
+from flover.executor.reports import add_tokens, with_proposals, with_reports
 from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import PageCache
@@ -29,6 +30,7 @@ from flover.model.sampling import Sampled, advance, prompt_logprobs, sample
 from flover.model.sampling.sampler import NO_TOKEN
 from flover.ops import Array, HostArray, Ops, RaggedBatch
 from flover.request import ModelFacts, Request, TokenLogprobs
+from flover.speculation import Draft
 from flover.structured_outputs import Vocabulary
 
 _WARM_UP_TOKENS = 64
@@ -61,6 +63,7 @@ class Started:
     hidden: Array  # [T, H] of the batch's tokens
     kernel_seconds: float
     """Those of the operations before it."""
+    drafts: list[Draft]
 
 
 class DeviceExecutor:
@@ -81,6 +84,11 @@ class DeviceExecutor:
         self._leads = self._ops.group.rank == 0
         self._digest = 0
         self._started: Started | None = None
+        self._draft_model: DraftModel | None = None
+
+    def draft_with(self, draft_model: DraftModel) -> None:
+        """Carry out the drafts of plans with this model, which is closed with the executor."""
+        self._draft_model = draft_model
 
     def warm_up(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """A chunk and a step of generation on the null page, so that the first request pays for no first use.
@@ -94,6 +102,8 @@ class DeviceExecutor:
             logits = self._decoder.logits(hidden[-1:])
             if logits is not None:
                 self._choose(logits, self._buffers.view(np.arange(1)))
+        if self._draft_model is not None:
+            self._draft_model.warm_up()
 
     def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
         """Compile the request's constraint, if it has one that is new."""
@@ -113,7 +123,7 @@ class DeviceExecutor:
         hidden = self._compute(plan, layout)
         if layout is not None:
             self._buffers["context_len"][layout.rows] = layout.context_lens
-        self._started = Started(plan.step, layout, hidden, before)
+        self._started = Started(plan.step, layout, hidden, before, plan.drafts)
 
     def finish(self) -> StepResult:
         """Sample, and report on prompts."""
@@ -126,6 +136,8 @@ class DeviceExecutor:
         self._grammars.finish()
         results = self._sample(layout, hidden)
         rows = with_reports(results, self._report_prompts(layout, hidden))
+        if self._draft_model is not None and started.drafts:
+            rows = with_proposals(rows, self._draft_model.propose(started.drafts, results, self._buffers))
         seconds = self._ops.kernel_seconds() - started.kernel_seconds
         return StepResult(step=started.step, rows=rows, kernel_seconds=seconds)
 
@@ -151,6 +163,8 @@ class DeviceExecutor:
     def trim(self, free_pages: list[int]) -> None:
         """Give the memory behind these pages back, as far as the cache can."""
         self._kv.trim(free_pages)
+        if self._draft_model is not None:
+            self._draft_model.trim(free_pages)
 
     def close(self) -> None:
         """Free weights, pages and rows. Calling it twice is harmless."""
@@ -158,6 +172,8 @@ class DeviceExecutor:
             self._closed = True
             self._grammars.close()
             self._kv.close()
+            if self._draft_model is not None:
+                self._draft_model.close()
             del self._decoder, self._kv, self._buffers
 
     def _sample(self, layout: Layout, hidden: Array) -> dict[int, RowResult]:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from flover.config import EngineConfig
 from flover.executor.detect import new_platform, resolve_device
 from flover.executor.device import DeviceExecutor
+from flover.executor.draft_model import DraftModel
 from flover.executor.platform import Platform
 from flover.heap import return_freed_memory
 from flover.memory.sizing import PoolSize
-from flover.model.describe import Description, plan_load
+from flover.model.describe import Description, describe_model
+from flover.model.draft import with_draft
 from flover.model.formats import expert_reads
 from flover.model.load import LoadedModel, load_described
 from flover.model.shard import Shard
@@ -37,7 +39,8 @@ def load_device(
     config = resolve_device(config)
     platform = platform or new_platform(config)
     shard = Shard(group.rank, group.size)
-    described, plan = plan_load(config, shard, group.local_size, platform.machine())
+    described = with_draft(describe_model(config, shard))
+    plan = described.plan(platform.machine(), group.local_size * config.data_parallel_size)
     return_freed_memory()  # the weights take all that there is
     platform.check(described)
     ops = platform.new_ops(plan.num_threads, group, described.dtype)
@@ -46,8 +49,19 @@ def load_device(
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
     executor = platform.new_executor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
+    if described.draft is not None:
+        executor.draft_with(_load_draft(described.draft, loaded, size, platform, ops))
     executor.warm_up(lambda done, total: progress(done, total, "CUDA graphs"))
     return executor
+
+
+def _load_draft(
+    described: Description, verifying: LoadedModel, size: PoolSize, platform: Platform, ops: Ops
+) -> DraftModel:
+    """The draft model, on pages with the numbers of those of the model that verifies."""
+    loaded = load_described(described, ops, lambda done, total: None)
+    cache = platform.new_cache(loaded.own, size.num_pages, size.page_size, described.kv_dtype, ops)
+    return DraftModel(loaded.decoder, cache, size.page_size, verifying.config.vocab_size)
 
 
 def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: Platform) -> ModelFacts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -46,3 +46,8 @@ def with_reports(results: dict[int, RowResult], reports: Iterable[RowResult]) ->
                 embedding=report.embedding if report.embedding is not None else before.embedding,
             )
     return [results[row] for row in sorted(results)]
+
+
+def with_proposals(rows: list[RowResult], proposals: Mapping[int, list[int]]) -> list[RowResult]:
+    """The results with a draft model's proposals, by row."""
+    return [msgspec.structs.replace(one, proposals=proposals[one.row]) if one.row in proposals else one for one in rows]

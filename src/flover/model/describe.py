@@ -52,7 +52,8 @@ class ProcessPlan:
 class Description:
     """A model as `settings` load it: `config` is the whole model, `own` what one rank computes of it. `dtype` is the
     type that was asked for or the checkpoint's own, `formats` how the weights are kept and `format` how most of them
-    are, `max_len` the longest context that is served. `reads` are None where the weights are not at hand."""
+    are, `max_len` the longest context that is served. `reads` are None where the weights are not at hand. `draft` is a
+    draft model that is loaded beside it (`draft.py`)."""
 
     settings: EngineConfig
     source: ModelSource
@@ -65,6 +66,7 @@ class Description:
     formats: Formats
     max_len: int
     reads: list[Read] | None
+    draft: Description | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -117,6 +119,9 @@ class Description:
         beside = f" beside {self.graph_bytes / 2**20:,.0f} MiB of CUDA graphs (--enforce-eager: none)"
         self.check_weights(part, machine.memory + (beside if self.graph_bytes else ""))
         left = part - self.weight_bytes
+        if self.draft is not None:
+            self.draft.check_weights(left, f"{machine.memory} beside those of the model that it drafts for")
+            left -= self.draft.weight_bytes
         if self.activation_bytes > left:
             raise ConfigError(
                 f"an iteration of {self.settings.max_num_batched_tokens} tokens needs "
@@ -137,7 +142,7 @@ class Description:
     def pool(self, available_bytes: int, share: float = 0.5) -> PoolSize:
         """The pages of keys and values, of the memory that is left beside the weights. Raises `ConfigError`."""
         return size_pool(
-            page_bytes=self.page_bytes,
+            page_bytes=self.page_bytes + (self.draft.page_bytes if self.draft is not None else 0),
             page_size=self.settings.block_size,
             max_num_seqs=self.settings.max_num_seqs,
             max_model_len=self.max_len,
@@ -185,15 +190,6 @@ def describe_model(
         formats=formats,
         reads=reads,
     )
-
-
-def plan_load(
-    settings: EngineConfig, shard: Shard, local_ranks: int, machine: Machine
-) -> tuple[Description, ProcessPlan]:
-    """What loading this share of `settings.model` comes to on `machine`, where `local_ranks` of its ranks run. Raises
-    what `describe_model` and `Description.plan` raise."""
-    described = describe_model(settings, shard)
-    return described, described.plan(machine, local_ranks * settings.data_parallel_size)
 
 
 def stored_dtype(reads: Sequence[Read], device: str) -> DType:

@@ -64,6 +64,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_def
     # Of the plan that was finished in this step: with asynchronous scheduling it is the one before.
     tokens: list[tuple[int, list[int]]] = []  # row, its tokens
     errors: list[tuple[int, str]] = []  # row, what was wrong with its numbers
+    proposed: list[tuple[int, list[int]]] = []  # row, what a draft model proposed for it
     fault: str | None = None  # what the executor raised
 
 
@@ -74,6 +75,8 @@ _ADDED = ("structured_outputs", "pooling", "thinking")
 def digest_of(plan: StepPlan) -> str:
     """A checksum of everything that a plan says."""
     fields = {**msgspec.structs.asdict(plan), "admissions": admissions_of(plan)}
+    if not plan.drafts:  # as in records from before there were any
+        del fields["drafts"]
     return blake2b(msgspec.msgpack.encode(fields), digest_size=8).hexdigest()
 
 
@@ -197,5 +200,6 @@ def _record(step: _RecordedStep) -> StepRecord:
         digest="" if plan is None else digest_of(plan),
         tokens=[(row.row, row.token_ids) for row in rows if row.token_ids],
         errors=[(row.row, row.error) for row in rows if row.error is not None],
+        proposed=[(row.row, row.proposals) for row in rows if row.proposals],
         fault=None if run is None else run.fault,
     )

@@ -72,7 +72,11 @@ class RecordedExecutor(BlockingExecutor):
         finished = super().finish()
         if self.recorded is None:
             raise InvariantError(f"step {finished.step} was planned before the record began")
-        rows = [RowResult(row=row, token_ids=token_ids) for row, token_ids in self.recorded.tokens]
+        proposed = dict(self.recorded.proposed)
+        rows = [
+            RowResult(row=row, token_ids=token_ids, proposals=proposed.get(row, []))
+            for row, token_ids in self.recorded.tokens
+        ]
         failed = [RowResult(row=row, error=error) for row, error in self.recorded.errors]
         return StepResult(step=finished.step, rows=rows + failed)
 

@@ -14,7 +14,9 @@ from typing import Protocol, TypeVar
 
 from flover.config.speculative import Speculation
 from flover.speculation.cost import GenerationCost
-from flover.speculation.drafter import Drafter
+from flover.speculation.draft import Draft
+from flover.speculation.draft_planner import DraftPlanner, Told
+from flover.speculation.drafter import Drafter, ModelDrafter, NgramDrafter
 
 WORTH = 1.15
 """A proposal has to bring so much more than it costs: the cost is an estimate."""
@@ -46,6 +48,17 @@ class Planned(Protocol):
     def tokens_left(self) -> int: ...
     @property
     def tokens(self) -> int: ...
+
+
+class Ran(Protocol):
+    """A plan that has been carried out (`engine/plan.py`)."""
+
+    @property
+    def drafts(self) -> list[Draft]: ...
+    @property
+    def num_tokens(self) -> int: ...
+    @property
+    def chunk_tokens(self) -> int: ...
 
 
 class Pages(Protocol):
@@ -80,26 +93,48 @@ class Speculator:
         self._max_model_len = limits.max_model_len
         self._cost = GenerationCost()
         self._iterations = 0
+        drafts = self._settings.model is not None
+        self._planner = DraftPlanner(self._settings.num_tokens, self._max_model_len) if drafts else None
 
-    def observe(self, tokens: int, milliseconds: float) -> None:
-        """Learn from an iteration of so many tokens that computed no prompt."""
-        self._cost.observe(tokens, milliseconds)
+    def observe(self, ran: Ran, milliseconds: float) -> None:
+        """Learn from an iteration, if it computed no prompt."""
+        if ran.chunk_tokens:
+            return
+        if not ran.drafts:
+            self._cost.observe(ran.num_tokens, milliseconds)
+        elif self._planner is not None:
+            beyond = milliseconds - self._cost.expect(ran.num_tokens, self._cost.token_ms)
+            self._planner.observe(ran.drafts, beyond)
 
     def propose(
         self, generating: Sequence[AnyRow], planned: Planned, pool: Pages, grants: dict[AnyRow, list[int]]
-    ) -> dict[AnyRow, list[int]]:
-        """Tokens that may come next, for rows that have some. Those that open a page take it from the pool, if it has
-        one, into `grants`."""
+    ) -> tuple[dict[AnyRow, list[int]], dict[AnyRow, Told]]:
+        """Tokens that may come next, for rows that have some, and what a draft model computes afterwards. Rows that
+        open a page take it from the pool, if it has one, into `grants`."""
+        for row in generating:
+            if row.drafter is None:
+                row.drafter = NgramDrafter(self._settings) if self._planner is None else ModelDrafter()
         proposals = {row: drafted for row, drafted in self._worthwhile(generating, planned) if drafted}
         for row, drafted in proposals.items():
-            known, held = len(row.token_ids), len(row.pages)
-            wanted = -(-(known + len(drafted)) // self._page_size) - held
-            if 0 < wanted <= pool.available:
-                pages = pool.take(wanted)
-                row.pages.extend(pages)
-                grants[row] = grants.get(row, []) + pages
-            del drafted[len(row.pages) * self._page_size - known :]
-        return proposals
+            self._grant(row, len(row.token_ids) + len(drafted), pool, grants)
+            del drafted[len(row.pages) * self._page_size - len(row.token_ids) :]
+        if self._planner is None:
+            return proposals, {}
+        token_ms = self._cost.token_ms
+        base_ms = self._cost.expect(planned.tokens, token_ms)
+        drafts = self._planner.plan(generating, proposals, base_ms, token_ms, WORTH)
+        for row, (_, _, count) in drafts.items():
+            if count:  # the last proposal is not computed, the sampled tokens before the first are
+                self._grant(row, len(row.token_ids) + len(proposals.get(row, ())) + count, pool, grants)
+        return proposals, drafts
+
+    def _grant(self, row: AnyRow, length: int, pool: Pages, grants: dict[AnyRow, list[int]]) -> None:
+        """The pages that a row of so many tokens needs, if the pool has them."""
+        wanted = -(-length // self._page_size) - len(row.pages)
+        if 0 < wanted <= pool.available:
+            pages = pool.take(wanted)
+            row.pages.extend(pages)
+            grants[row] = grants.get(row, []) + pages
 
     def _worthwhile(self, generating: Sequence[AnyRow], planned: Planned) -> list[tuple[AnyRow, list[int]]]:
         self._iterations += 1
@@ -114,29 +149,26 @@ class Speculator:
         drafts = [draft for row in generating if (draft := self._draft(row, most)) is not None]
         if not drafts:
             return []
-        if probes and max(drafter.acceptance for _, drafter, _ in drafts) >= LIKELY:
+        if probes and max(chance for _, chance, _ in drafts) >= LIKELY:
             token_ms = 0.0
         limit_ms = planned.limit_ms if planned.target_ms else math.inf
         fitting = math.inf if token_ms <= 0 else (limit_ms - base_ms) / token_ms
         lengths = choose_lengths(
-            [(drafter.acceptance, len(drafted)) for _, drafter, drafted in drafts],
+            [(chance, len(drafted)) for _, chance, drafted in drafts],
             int(max(min(planned.tokens_left, fitting), 0)),
             len(generating),
             base_ms,
             token_ms,
         )
-        return [(row, drafted[:length]) for (row, _, drafted), length in zip(drafts, lengths, strict=True)]
+        return [(row, list(drafted[:length])) for (row, _, drafted), length in zip(drafts, lengths, strict=True)]
 
-    def _draft(self, row: AnyRow, most: int) -> tuple[AnyRow, Drafter, list[int]] | None:
-        """What may come next in a row: no more than it may have tokens, less the one that it gets anyway."""
-        drafter = row.drafter
-        if drafter is None:
-            drafter = row.drafter = Drafter(self._settings)
-        length = len(row.token_ids)
-        if drafter.rests(length):
-            return None
+    def _draft(self, row: AnyRow, most: int) -> tuple[AnyRow, float, Sequence[int]] | None:
+        """What may come next in a row, and how likely it is: no more than it may have tokens, less the one that it gets
+        anyway."""
+        drafter, length = row.drafter, len(row.token_ids)
+        assert drafter is not None, "every generating row has one"
         drafted = drafter.draft(row.token_ids, min(most, row.max_len - length - 1, self._max_model_len - length - 1))
-        return (row, drafter, drafted) if drafted else None
+        return (row, drafter.acceptance.chance, drafted) if drafted else None
 
 
 def choose_lengths(
