@@ -92,6 +92,7 @@ def test_tensor_parallelism_is_compared_with_and_without_reordering() -> None:
     assert {row[6] for row in result.tables[0].rows} == {"1.46 x", "1.59 x", "2.34 x"}
 
 
+@pytest.mark.long
 def test_two_ranks_in_engine_processes() -> None:
     with ProcessRunner(CONFIG) as runner:
         outcome = runner.run(JOBS, BatchingStrategy("fusion", ranks=2))

@@ -29,6 +29,7 @@ from flover.ipc.spawn import engine_command
 from flover.service.build import build_engine
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.alone,
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
@@ -95,7 +96,6 @@ def test_two_nodes_give_what_one_process_gives(server: Server) -> None:
     assert len(raylets) == 2, "a core each, so a node each"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("victim", ["relay", "node"])
 def test_who_waits_when_a_part_goes_gets_the_rest_from_the_next_engine(
     cluster: Nodes, server: Server, victim: str, record_property: Callable[[str, object], None]
@@ -122,7 +122,6 @@ def test_who_waits_when_a_part_goes_gets_the_rest_from_the_next_engine(
     assert not alive
 
 
-@pytest.mark.long
 def test_a_rank_that_dies_while_nobody_asks_is_replaced(server: Server) -> None:
     (follower,) = processes(FOLLOWER)
     follower.kill()
@@ -287,7 +286,6 @@ def test_an_engine_that_dies_under_load_costs_nobody_an_answer(application: Appl
     application.wait_for(2)
 
 
-@pytest.mark.long
 def test_a_replica_that_dies_costs_only_what_had_begun(application: Application) -> None:
     """The whole actor goes: nobody is there to say what happened."""
 

@@ -195,6 +195,7 @@ def test_engines_that_die_together_have_not_died_of_the_same_requests_twice() ->
     run(scenario)
 
 
+@pytest.mark.long
 def test_an_engine_that_does_not_get_on_with_loading_again_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
