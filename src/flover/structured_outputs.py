@@ -26,6 +26,9 @@ MAX_CHOICES = 1000
 MAX_CHOICE_BYTES = 2**10
 MAX_CHOICES_BYTES = 64 * 2**10
 """Maximum of one choice and of all together."""
+MAX_WHITESPACE = 32
+WHITESPACE = rf"[\x20\x0A\x0D\x09]{{1,{MAX_WHITESPACE}}}"
+"""Whitespace between two tokens of JSON. Without an end, a model could write nothing else until max_tokens."""
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _NOT_BRACKETS = re.compile(r"[^][{}]+")
 
@@ -79,6 +82,24 @@ class StructuredOutputsParams(msgspec.Struct, frozen=True, kw_only=True, forbid_
     def key(self) -> bytes:
         """Equal for equal constraints and for no others."""
         return msgspec.msgpack.encode(self)
+
+
+def json_rule(params: StructuredOutputsParams) -> str:
+    """A constraint on JSON as part of a grammar in the Lark syntax of llguidance. It sets all options that a schema
+    could set itself: `lenient` would drop what is not supported."""
+    options: dict[str, Any] = {
+        "item_separator": ",",
+        "key_separator": ":",
+        "whitespace_flexible": not params.disable_any_whitespace,
+        "coerce_one_of": False,
+        "lenient": False,
+    }
+    if not params.disable_any_whitespace:
+        options["whitespace_pattern"] = params.whitespace_pattern or WHITESPACE
+    assert params.json is None or isinstance(params.json, str)
+    body = (params.json or '{"type": "object"}').strip()[:-1].rstrip()
+    # The last member of a name counts.
+    return f'%json {body}{"" if body == "{" else ", "}"x-guidance": {json.dumps(options)}}}'
 
 
 class Vocabulary(msgspec.Struct, frozen=True):

@@ -14,7 +14,6 @@ from support.constraints import VOCABULARY, allowed, compiler, walk
 from flover.errors import EngineError, RequestError
 from flover.grammar.compiler import MAX_KEPT, Compiler
 from flover.grammar.masks import MaskThread
-from flover.grammar.source import MAX_WHITESPACE
 from flover.grammar.state import NARROW, GrammarState, restrict
 from flover.request import SamplingParams
 from flover.structured_outputs import (
@@ -22,6 +21,7 @@ from flover.structured_outputs import (
     MAX_REGEX_BYTES,
     MAX_SCHEMA_BYTES,
     MAX_SCHEMA_DEPTH,
+    MAX_WHITESPACE,
     StructuredOutputsParams,
 )
 

@@ -18,7 +18,7 @@ import openai
 import psutil
 import pydantic
 import pytest
-from support.json_schemas import SCHEMAS
+from support.json_schemas import COUNT, SCHEMAS, an_object
 
 SERVE = [sys.executable, "-m", "flover", "serve", "--port=0", "--num-threads=1", "--kv-cache-memory-bytes=32MiB"]
 PREPARED = "--prepare-structured-outputs"
@@ -168,3 +168,36 @@ def test_a_call_that_is_asked_for_follows_the_schema(url: str) -> None:
         assert call.type == "function" and call.function.name in ("save", "stop")
         if call.function.name == "save":
             jsonschema.validate(json.loads(call.function.arguments), PERSON)
+
+
+def test_a_call_that_may_be_or_a_text_of_the_format(url: str) -> None:
+    """Either has its schema, the model decides, and a stream brings the same."""
+    schema = {"$ref": "#/$defs/n", "$defs": {"n": an_object(no=COUNT)}}
+    tools = [{"type": "function", "function": {"name": name, "parameters": an_object(x=COUNT)}} for name in ("a", "b")]
+    form = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+    fields = {"tools": tools, "response_format": form, "n": 8, "temperature": 2}
+    found: list[list[Any]] = []
+    for choice in ask(url, **fields).json()["choices"]:
+        calls = choice["message"].get("tool_calls") or []
+        found.append([choice["message"]["content"] or "", *(one["function"]["arguments"] for one in calls)])
+        assert choice["finish_reason"] == ("tool_calls" if calls else "stop")
+        assert not calls or (calls[0]["function"]["name"] in "ab" and found[-1][0] == "")
+        jsonschema.validate(json.loads(found[-1][-1]), an_object(x=COUNT) if calls else schema)
+    assert {len(one) for one in found} == {1, 2}, "always a call, or never one"
+    streamed: list[list[Any]] = [[""] for _ in found]
+    for line in ask(url, stream=True, **fields).iter_lines():
+        if line.startswith("data: {"):
+            (one,) = json.loads(line[6:])["choices"]
+            into = streamed[one["index"]]
+            into[0] += one["delta"].get("content") or ""
+            for call in one["delta"].get("tool_calls") or []:
+                into += [""] if "id" in call else []
+                into[-1] += call["function"]["arguments"]
+    assert streamed == found
+    bad = {"type": "function", "function": {"name": "f", "parameters": {"not": {"type": "string"}}}}
+    for more, words in (
+        ({"response_format": form}, "tools and response_format cannot be compiled: "),
+        ({"tool_choice": "required"}, "tools cannot be compiled: "),
+    ):
+        error = ask(url, tools=[bad], **more).json()["error"]
+        assert error["param"] == "tools" and error["message"].startswith(words)

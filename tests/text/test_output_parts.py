@@ -6,7 +6,9 @@ import json
 from typing import Any
 
 import pytest
+from support.constraints import walk
 
+from flover.structured_outputs import StructuredOutputsParams
 from flover.text.output_format import Forced, OutputFormat
 from flover.text.output_parts import OutputParser, ParsedOutput, parse_output
 
@@ -224,3 +226,17 @@ def test_forced_calls() -> None:
     assert named.schema(several=True) == TOOLS["g.h"]
     assert summary(parse_output(OutputFormat().parser("", forced=named), "{}")) == ("", "", [G])
     assert summary(parse_output(OutputFormat().parser("", forced=forced), '[{"na')) == ("", '[{"na', [])
+
+
+def test_references_of_a_tools_schema_lead_into_it() -> None:
+    """As Pydantic writes nested models, for each of several tools."""
+    inner = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+    nested = {"$id": "n", "$defs": {"A": inner}, "type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}}
+    tree = {"type": "object", "properties": {"$ref": {"const": {"$ref": "#/a"}}, "next": {"$ref": "#"}}}
+    schema = Forced({"n": nested, "t": tree}).schema(several=False)
+    for call in (
+        {"name": "n", "parameters": {"a": {"x": 1}}},
+        {"name": "t", "parameters": {"$ref": {"$ref": "#/a"}, "next": {"next": {}}}},
+    ):
+        assert walk(StructuredOutputsParams(json=schema), json.dumps([call])), call
+    assert not walk(StructuredOutputsParams(json=schema), '[{"name": "n", "parameters": {"a": {"x": ""}}}]')

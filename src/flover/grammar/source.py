@@ -7,18 +7,12 @@ tokenizer.
 
 from __future__ import annotations
 
-import json
-from typing import Any
-
 import llguidance
 from llguidance.gbnf_to_lark import any_to_lark
 
 from flover.errors import RequestError
-from flover.structured_outputs import FIELD, StructuredOutputsParams
+from flover.structured_outputs import FIELD, StructuredOutputsParams, json_rule
 
-MAX_WHITESPACE = 32
-WHITESPACE = rf"[\x20\x0A\x0D\x09]{{1,{MAX_WHITESPACE}}}"
-"""Whitespace between two tokens of JSON. Without an end, a model could write nothing else until max_tokens."""
 _BEGIN = '%llguidance {"no_forcing": true}\n'
 
 
@@ -31,8 +25,7 @@ def grammar_of(params: StructuredOutputsParams) -> str:
     elif params.grammar is not None:
         return _BEGIN + _lark(params.grammar)
     else:
-        assert params.json is None or isinstance(params.json, str)
-        rule = "%json " + _with_options(params.json or '{"type": "object"}', _options(params))
+        rule = json_rule(params)
     return f"{_BEGIN}start: {rule}"
 
 
@@ -52,23 +45,3 @@ def _lark(grammar: str) -> str:
     except Exception as error:  # its own type of error and those of bugs in it
         raise RequestError(f"{FIELD}.grammar cannot be read as GBNF: {error}", param=FIELD) from None
     return lark
-
-
-def _options(params: StructuredOutputsParams) -> dict[str, Any]:
-    """All options that a schema could set itself: `lenient` would drop what is not supported."""
-    options: dict[str, Any] = {
-        "item_separator": ",",
-        "key_separator": ":",
-        "whitespace_flexible": not params.disable_any_whitespace,
-        "coerce_one_of": False,
-        "lenient": False,
-    }
-    if not params.disable_any_whitespace:
-        options["whitespace_pattern"] = params.whitespace_pattern or WHITESPACE
-    return options
-
-
-def _with_options(schema: str, options: dict[str, Any]) -> str:
-    """The text of a schema with these options, in place of its own: the last field of a name counts."""
-    body = schema.strip()[:-1].rstrip()
-    return f'{body}{"" if body == "{" else ", "}"x-guidance": {json.dumps(options)}}}'

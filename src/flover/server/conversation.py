@@ -22,6 +22,7 @@ from flover.server.params import chat_params, own_names
 from flover.server.protocol import ChatBody, TokenizeBody
 from flover.structured_outputs import StructuredOutputsParams
 from flover.text import plain_tools
+from flover.text.calls_or_text import CallsOrText
 from flover.text.chat import ChatTemplate
 from flover.text.output_format import Forced, OutputFormat
 from flover.text.output_parts import (
@@ -55,6 +56,8 @@ class Conversation:
         self._format = self._format_of(state.output_format)
         self._forced = Forced(self._tools or {}, self._choice.name) if self._choice.forces else None
         self._several = body.parallel_tool_calls is not False
+        self._either: CallsOrText | None = None
+        """If calls are left to the model, and a text has a format."""
         self._constrained = False
         self._prompt_end = ""
 
@@ -66,7 +69,7 @@ class Conversation:
     async def generate(self, key_salt: str, name: str) -> Generation:
         """Submit the conversation. `name` is the beginning of the id in the engine. Raises as `AppState.generate`."""
         body = self.body
-        with own_names(body):
+        with own_names(body, tools=self._tools is not None):
             return await self._state.generate(
                 body,
                 self._params(),
@@ -80,6 +83,8 @@ class Conversation:
 
     def parser(self) -> OutputParser:
         """A parser for one sequence, once the conversation has been submitted."""
+        if self._either is not None:
+            return self._either.parser()
         if self._constrained and self._forced is None:
             return PlainParser()
         return self._format.parser(self._prompt_end, tools=self._tools, several=self._several, forced=self._forced)
@@ -124,10 +129,15 @@ class Conversation:
         if self._forced is not None:
             schema = self._forced.schema(several=self._several)
             params = msgspec.structs.replace(params, structured_outputs=_constraint(schema))
+        tokenizer = state.need_tokenizer("messages")
+        constraint = None if body.response_format is None else body.response_format.constraint
+        if self._tools and self._forced is None and constraint is not None and self._format.tools is not None:
+            self._either = CallsOrText(self._format.tools, self._tools, self._several)
+            either = self._either.grammar(constraint, tokenizer.special_texts)
+            params = msgspec.structs.replace(params, structured_outputs=either)
         self._constrained = params.structured_outputs is not None
-        if body.skip_special_tokens is None and not self._constrained:
+        if body.skip_special_tokens is None and (not self._constrained or self._either is not None):
             markers = self._format.markers(calls=self._tools is not None)
-            tokenizer = state.need_tokenizer("messages")
             if any(map(tokenizer.holds_special, markers)):
                 params = msgspec.structs.replace(params, skip_special_tokens=False)
         return self._thinking(params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from flover.sampling_checks import MAX_LOGPROBS, RANGES, Range, check_number
 from flover.server.protocol import ChatBody, CompletionBody, GenerationBody
 from flover.server.read_structured import SCHEMA
 
+_CONSTRAINT = re.compile(r"structured_outputs(\.\w+)?")
 _SAME = tuple(
     name
     for name in SamplingParams.__struct_fields__
@@ -63,8 +65,9 @@ def chat_params(body: ChatBody, defaults: SamplingDefaults, *, strict: bool = Fa
 
 
 @contextmanager
-def own_names(body: GenerationBody) -> Iterator[None]:
-    """Rename fields in errors raised inside from `SamplingParams` to those of the request."""
+def own_names(body: GenerationBody, *, tools: bool = False) -> Iterator[None]:
+    """Rename fields in errors raised inside from `SamplingParams` to those of the request. `tools`: whether a
+    constraint is made of the tools."""
     try:
         yield
     except RequestError as error:
@@ -74,13 +77,15 @@ def own_names(body: GenerationBody) -> Iterator[None]:
         if body.max_completion_tokens is not None:
             names["max_tokens"] = "max_completion_tokens"
         if body.structured_outputs is None:
-            names["structured_outputs"] = "response_format"
+            names["structured_outputs"] = "tools" if tools else "response_format"
         own = names.get(error.param or "")
         if own is None:
             raise
         message = error.message
         if own == "response_format":
             message = message.replace("structured_outputs.json", SCHEMA)
+        elif own == "tools":
+            message = _CONSTRAINT.sub("tools" if body.response_format is None else "tools and response_format", message)
         elif own != "messages":
             message = message.replace("max_tokens", own)
         raise RequestError(message, param=own, code=error.code) from None

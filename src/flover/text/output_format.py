@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flover.text import harmony
+from flover.text.call_schemas import any_call
+from flover.text.calls_or_text import LIST_OF_CALLS
 from flover.text.output_parts import Arguments, Content, OutputParser, OutputPart, PlainParser, ToolCall
 from flover.text.reasoning import MARKERS, ReasoningParser, is_open, reasoning_markers
 from flover.text.tool_arguments import JsonArguments
@@ -69,7 +71,7 @@ class OutputFormat:
         if forced is not None:
             if forced.name is not None:
                 return NamedCallParser(forced.name)
-            return ToolCallParser(_LIST_OF_CALLS, forced.tools, several=several)
+            return ToolCallParser(LIST_OF_CALLS, forced.tools, several=several)
         if self.is_harmony:
             return harmony.HarmonyParser(calls=tools is not None, several=several)
         rest: OutputParser = PlainParser()
@@ -78,10 +80,6 @@ class OutputFormat:
         if self.reasoning is None:
             return rest
         return ReasoningParser(self.reasoning, inside=is_open(prompt_end, self.reasoning), rest=rest)
-
-
-_LIST_OF_CALLS = replace(TOOL_FORMATS["llama3_json"], opening=("[",))
-"""How the schema of `Forced` writes calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +93,7 @@ class Forced:
         """The JSON Schema of the answer: the arguments of the named function; else a list of calls."""
         if self.name is not None:
             return dict(self.tools[self.name])
-        calls = [
-            {
-                "type": "object",
-                "properties": {"name": {"const": name}, "parameters": dict(schema)},
-                "required": ["name", "parameters"],
-                "additionalProperties": False,
-            }
-            for name, schema in self.tools.items()
-        ]
-        found: dict[str, Any] = {
-            "type": "array",
-            "minItems": 1,
-            "items": {"anyOf": calls} if len(calls) > 1 else calls[0],
-        }
+        found: dict[str, Any] = {"type": "array", "minItems": 1, "items": any_call(self.tools, "/items")}
         return found if several else found | {"maxItems": 1}
 
 

@@ -147,11 +147,13 @@ class Tokenizer:
 
     def holds_special(self, text: str) -> bool:
         """Whether `text` contains the text of a special token."""
-        return any(name in text for name in self._special_names)
+        return any(name in text for name in self.special_texts)
 
     @cached_property
-    def _special_names(self) -> frozenset[str]:
-        return frozenset(name for name in map(self.token_to_str, self._special_ids) if name)
+    def special_texts(self) -> dict[str, int]:
+        """The ids of special tokens by their text."""
+        named = ((self.token_to_str(token), token) for token in sorted(self._special_ids))
+        return {name: token for name, token in named if name}
 
     @property
     def adds_spaces(self) -> bool:
