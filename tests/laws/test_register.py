@@ -10,6 +10,8 @@ import pytest
 from register import LAWS, Law
 
 TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
+PLANT = re.compile(r"^\|[^|]*\| `+ ?(?P<test>[^`]*::[^`]*?) ?`+ \| `(?P<file>[^`]*)` \| `+ ?(?P<old>.*?) ?`+ \| `")
 
 
 def functions(path: Path) -> dict[str, ast.FunctionDef]:
@@ -52,3 +54,13 @@ def test_plants_break_every_law_of_the_simulation() -> None:
     source = "".join((TESTS / "simulation" / name).read_text() for name in ("plants.py", "text_plants.py"))
     planted = set(re.findall(r'"(L\d+)"', source))
     assert {f"L{number}" for number in range(1, 11)} <= planted
+
+
+def test_the_bugs_of_the_table_have_their_place_in_the_source() -> None:
+    """`make plants` plants them, which takes minutes; here each stands once where the table says, and has its test."""
+    plants = [found for line in (ROOT / "docs" / "laws.md").read_text().splitlines() if (found := PLANT.match(line))]
+    assert len(plants) >= 19
+    for plant in plants:
+        file, _, name = plant["test"].partition("::")
+        assert name.partition("[")[0] in (TESTS / file).read_text(), plant["test"]
+        assert (ROOT / "src" / "flover" / plant["file"]).read_text().count(plant["old"]) == 1, plant["old"]
