@@ -132,6 +132,16 @@ struct TokenPanel {
 template <class S>
 constexpr int64_t IN_LINE = 4 / (int64_t)sizeof(typename S::Type);  // how often 16 numbers go into a cache line
 
+// Into the second cache: a core waits for fewer lines of the first one at once than memory can send. Bytes come slower
+// than that, since widening them takes long, and are wanted in the first.
+template <class S>
+FLOVER_INLINE void fetch(const typename S::Type* p) {
+  if constexpr (IN_LINE<S> == 4)
+    prefetch_near(p);
+  else
+    prefetch(p);
+}
+
 // R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R].
 template <int R, int P, class S>
 FLOVER_INLINE void score_tile(const float* x, const TokenPanel<S>* panels, int64_t dim, float* scores) {
@@ -157,7 +167,7 @@ FLOVER_INLINE void score_tile(const float* x, const TokenPanel<S>* panels, int64
 #pragma GCC unroll 4
     for (int64_t line = 0; line < 4; line += IN_LINE<S>)
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) prefetch_near(panels[p].values + (d + line) * LANES);
+      for (int p = 0; p < P; p++) fetch<S>(panels[p].values + (d + line) * LANES);
 #pragma GCC unroll 4
     for (int64_t i = 0; i < 4; i++) step(d + i);
   }
@@ -218,7 +228,7 @@ FLOVER_INLINE void value_tile(const float* weights, const TokenPanel<S>* panels,
 #pragma GCC unroll 4
       for (int64_t line = 0; line < 4; line += IN_LINE<S>)
 #pragma GCC unroll 8
-        for (int c = 0; c < C; c++) prefetch_near(ahead[c] + (j + line) * LANES);
+        for (int c = 0; c < C; c++) fetch<S>(ahead[c] + (j + line) * LANES);
 #pragma GCC unroll 4
       for (int64_t i = 0; i < 4; i++, values += dim) step(values, j + i);
     }
