@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,15 @@ class Threads:
     def all_reduce(self, reduction: Reduction, x: np.ndarray) -> None:
         x[:] = (np.sum if reduction == "sum" else np.max)(self._everybody(x), axis=0)
 
-    def gather(self, x: np.ndarray) -> list[np.ndarray] | None:
-        parts = self._everybody(x)
-        return parts if self.rank == 0 else None
+    def gather(self, x: np.ndarray, widths: Sequence[int]) -> np.ndarray | None:
+        parts = [part[:, :width] for part, width in zip(self._everybody(x), widths, strict=True)]
+        return np.concatenate(parts, axis=1) if self.rank == 0 else None
 
     def least(self, value: int) -> int:
         return min(int(part) for part in self._everybody(np.array(value)))
+
+    def formed(self) -> None:
+        self._barrier.wait(60)
 
     def _everybody(self, x: np.ndarray) -> list[np.ndarray]:
         self._shared[self.rank] = x.copy()

@@ -61,7 +61,7 @@ def test_a_rank_ends_when_rank_0_is_gone(how: str) -> None:
         ended.set()
         threading.Event().wait()  # as os._exit, it does not return
 
-    beat(store, 3, timeout=0.3, end=end)
+    beat(store, 3, timeout=0.3, patience=lambda: 0.3, end=end)
     assert not ended.wait(0.6)
     assert store.counts["beats-3"] >= 4
     if how == "broken":
@@ -73,7 +73,7 @@ def test_a_rank_ends_when_rank_0_is_gone(how: str) -> None:
 
 def test_a_rank_that_leaves_in_order_is_waited_for_and_outlives_rank_0() -> None:
     store, ended = Store(), threading.Event()
-    leave = beat(store, 1, timeout=0.3, end=lambda code: ended.set())
+    leave = beat(store, 1, timeout=0.3, patience=lambda: 0.3, end=lambda code: ended.set())
     beats = HeartbeatMonitor(store, [1], timeout=60)
     began = time.monotonic()
     beats.wait_left(0.2)

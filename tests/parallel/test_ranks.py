@@ -35,6 +35,10 @@ class Channel:
         self.queues = [queue.SimpleQueue[bytes]() for _ in range(NUM_FOLLOWERS)]
         self.rng = Random(seed)
 
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
     def send(self, frame: bytes) -> None:
         for waiting in self.queues:
             waiting.put(frame)
@@ -54,12 +58,16 @@ class Receiver:
             time.sleep(self.rng.random() * 1e-3)
         return self.change(self.waiting.get(timeout=10))
 
+    def check(self) -> None: ...
+
     def send(self, frame: bytes) -> None:
         raise AssertionError("followers say nothing")
 
 
 class HashRank(BlockingExecutor):
     """A rank whose device is the hash model, which raises where a plan does not fit what it holds."""
+
+    overlaps = False
 
     def __init__(self, scenario: Scenario, decide: Callable[[StepPlan], StepPlan] = lambda plan: plan) -> None:
         self.model = HashExecutor(

@@ -222,6 +222,10 @@ class EngineConfig:
             raise ConfigError(
                 f"--distributed-executor-backend ray chooses the nodes itself: leave --nnodes ({self.nnodes}) out"
             )
+        if self.distributed_executor_backend == "ray" and self.device == "cuda":
+            raise ConfigError(
+                "--distributed-executor-backend ray gives ranks CPUs and no GPU: use mp for --device cuda"
+            )
         if not 0 <= self.node_rank < self.nnodes:
             raise ConfigError(f"--node-rank must be from 0 to {self.nnodes - 1} (--nnodes), got {self.node_rank}")
         if self.max_num_batched_tokens < self.max_num_seqs:
@@ -229,6 +233,15 @@ class EngineConfig:
                 f"--max-num-batched-tokens ({self.max_num_batched_tokens}) must be at least "
                 f"--max-num-seqs ({self.max_num_seqs}): every row advances in every iteration"
             )
+
+    @property
+    def local_ranks(self) -> int:
+        """Ranks on each node."""
+        return self.tensor_parallel_size // self.nnodes
+
+    def local_rank(self, rank: int) -> int:
+        """The number of a rank among those of its node."""
+        return rank % self.local_ranks
 
 
 def one_engine(config: EngineConfig) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol, runtime_checkable
 
 from flover.engine.executor import Executor
 from flover.engine.plan import StepPlan, StepResult
 from flover.errors import InvariantError
-from flover.executor.device import DeviceExecutor
 from flover.observe.wrapped import WrappedExecutor
+
+
+@runtime_checkable
+class Overlaps(Protocol):
+    """An executor that says whether a plan may be started while the one before is not finished."""
+
+    overlaps: bool
 
 
 def overlapping(executor: Executor) -> Executor:
     """One for asynchronous scheduling; `executor` itself if a plan may be started while it carries out another."""
-    overlaps = isinstance(executor, DeviceExecutor) and executor.overlaps
-    return executor if overlaps else BackgroundExecutor(executor)
+    return executor if isinstance(executor, Overlaps) and executor.overlaps else BackgroundExecutor(executor)
 
 
 class BackgroundExecutor(WrappedExecutor):

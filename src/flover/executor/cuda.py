@@ -1,18 +1,18 @@
-"""One GPU as a platform: what it refuses, its memory, pages there.
+"""A GPU as a platform: what it refuses, its memory, pages there. Ranks of a model have one each.
 
 It has not run on a GPU yet: tests run it on tensors of the CPU, with Triton's interpreter.
 """
 
 from __future__ import annotations
 
-from flover.config import EngineConfig, flag_name
+from flover.config import EngineConfig
 from flover.errors import ConfigError
 from flover.executor.cuda_executor import CudaExecutor
 from flover.executor.device import Captures
 from flover.memory.kvcache import KVShape, PageCache
 from flover.memory.machine import Machine, usable_cores
 from flover.model.describe import Description
-from flover.ops import DType, Group, Ops, Pages
+from flover.ops import ONE_SCALE, DType, Group, Ops, Pages
 from flover.ops.cuda.device import Gpu, find_gpu, new_pages
 from flover.ops.cuda.launch import Compilations
 from flover.ops.cuda.table import cuda_ops
@@ -50,23 +50,30 @@ class CudaCache:
 
 
 class CudaPlatform:
-    """One GPU, as `config` uses it: the one that torch finds, or `gpu`."""
+    """One GPU, as `config` uses it: the one that torch finds for a rank of this node, or `gpu`."""
 
     deterministic = False  # the number of rows chooses cuBLAS's kernels
     device = "cuda"
 
-    def __init__(self, config: EngineConfig, gpu: Gpu | None = None) -> None:
-        """Raises `ConfigError` if there is no GPU, or one that is too old."""
+    def __init__(self, config: EngineConfig, gpu: Gpu | None = None, local_rank: int = 0) -> None:
+        """Raises `ConfigError` if there is no GPU, one that is too old, or fewer than ranks on this node."""
         self._config = config
-        found = gpu or find_gpu()
+        found = gpu or find_gpu(local_rank)
         if found is None:
             raise ConfigError("--device cuda: torch finds no GPU (is there one, with a driver that torch can use?)")
         if found.capability < LEAST_CAPABILITY:
             has, needed = (".".join(map(str, one)) for one in (found.capability, LEAST_CAPABILITY))
             raise ConfigError(f"--device cuda: {found.name} has compute capability {has}, at least {needed} is needed")
-        for name in ("tensor_parallel_size", "data_parallel_size"):
-            if (size := getattr(config, name)) > 1:
-                raise ConfigError(f"--device cuda computes on one GPU: {flag_name(name)} must be 1, got {size}")
+        if config.data_parallel_size > 1:
+            raise ConfigError(
+                f"--device cuda has one engine: --data-parallel-size is {config.data_parallel_size}, not 1"
+            )
+        if (ranks := config.local_ranks) > found.count:
+            nodes = f" on each of --nnodes {config.nnodes} nodes" if config.nnodes > 1 else ""
+            raise ConfigError(
+                f"--device cuda: --tensor-parallel-size {config.tensor_parallel_size} needs {ranks} GPUs{nodes}, and "
+                f"torch finds {found.count} here (CUDA_VISIBLE_DEVICES may hide some)"
+            )
         self.gpu = found
         self.compilations = Compilations()
 
@@ -82,12 +89,17 @@ class CudaPlatform:
         gpu, share = self.gpu, self._config.gpu_memory_utilization
         available = max(0, int(share * gpu.total_bytes) - (gpu.total_bytes - gpu.free_bytes))
         where = f"what --gpu-memory-utilization {share:g} leaves of {gpu.name}'s memory"
-        return Machine(usable_cores(), available, pool_share=1.0, memory=where)
+        return Machine(usable_cores(), available, pool_share=1.0, memory=where, own_memory=True)
 
     def check(self, described: Description) -> None:
-        """The type of keys and values."""
+        """The type of keys and values; formats that ranks cannot share."""
         if described.kv_dtype not in FORMATS:
             raise ConfigError(f"--device cuda keeps keys and values as {', '.join(FORMATS)}, not {described.kv_dtype}")
+        kept = sorted({rows.format for matrix in described.formats.values() for rows in matrix} & ONE_SCALE)
+        if kept and (size := self._config.tensor_parallel_size) > 1:
+            raise ConfigError(
+                f"--device cuda: --tensor-parallel-size {size} cannot share matrices in {', '.join(kept)}"
+            )
 
     def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
         """Triton's kernels and torch's products."""

@@ -1,4 +1,4 @@
-"""The executor of one GPU: rows, pages, forward and sampling there.
+"""The executor of a GPU: rows, pages, forward and sampling there.
 
 An iteration copies to the device what its plan changes, and what rows ask for beyond the largest logit; tokens and
 log-probabilities come back in one copy. A plan may be started while the one before it is not finished: its forward
@@ -6,11 +6,13 @@ takes the newest tokens from the device. The host's columns follow when the toke
 
     start(1)   finish(0)            start(2)                           finish(1)
     forward 1  tokens of iteration 0  sampling 1, rows change, forward 2  tokens of iteration 1
+
+On several ranks the first one samples, and gives the others its tokens where their next forwards find them too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +22,7 @@ from flover.errors import InvariantError
 from flover.executor.cuda_graphs import Graphs
 from flover.executor.cuda_rows import DeviceRows, Prepared
 from flover.executor.device import Captures, DeviceExecutor, Started
-from flover.executor.device_batch import Layout
+from flover.executor.device_batch import Layout, digest_of_rows
 from flover.executor.reports import add_tokens, with_reports
 from flover.executor.row_cells import rows_after
 from flover.memory.buffers import RowBuffers, RowView
@@ -34,7 +36,7 @@ from flover.model.sampling.sampler import NO_TOKEN, Sampled, tell_errors
 from flover.ops import Array, HostArray
 from flover.ops.cuda.choose import choose, logprobs
 from flover.ops.cuda.choose import to_device as choices_to_device
-from flover.ops.cuda.device import Fetched, Gpu, free_unused, joined, to_device, to_host
+from flover.ops.cuda.device import Fetched, Gpu, free_unused, joined, new_array, to_device, to_host
 from flover.ops.cuda.launch import Compilations
 from flover.ops.cuda.order import argmax
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
@@ -49,6 +51,8 @@ class _Choice:
 
     fetched: Fetched
     places: list[list[int]]
+    ids: Array
+    """The tokens on the device, int64 [S]."""
 
     def wait(self, rows: RowView) -> Sampled:
         """When they are there; rows[s] has the logits s."""
@@ -114,8 +118,11 @@ class CudaExecutor(DeviceExecutor):
             own = sampling_values(params, prompt_ids=[0], output_ids=[], seed=0, bad_words_ids=[], eos_ids=[])
             buffers.insert(row, **own)
         rows = buffers.view(np.arange(buffers.num_rows))
-        logits = self._decoder.logits(hidden[np.zeros(len(rows), dtype=np.int64)])
-        self._start_choice(logits, rows, self._rows.nobody(len(rows))).wait(rows)
+        logits, nobody = self._decoder.logits(hidden[np.zeros(len(rows), dtype=np.int64)]), self._rows.nobody(len(rows))
+        choice = None if logits is None else self._start_choice(logits, rows, nobody)
+        self._share(None if choice is None else choice.ids, nobody)
+        if choice is not None:
+            choice.wait(rows)
         if not self._eager:
             self._graphs.capture(self._decoder, self._kv, progress)
         self._ready_compilations = self._compilations.count
@@ -161,6 +168,9 @@ class CudaExecutor(DeviceExecutor):
         rows = with_reports(results, sampling.reports)
         return StepResult(step=sampling.step, rows=rows, compilations=self._reported - before)
 
+    def take(self, tokens: Iterable[tuple[int, int]]) -> None:
+        """They are on the device already."""
+
     def reset(self) -> None:
         """After running out of memory too: what the failed iteration has left is freed."""
         self._sampling = self._prepared = None
@@ -191,7 +201,9 @@ class CudaExecutor(DeviceExecutor):
         if work:
             hidden = started.hidden if prepared.tokens is None else started.hidden[prepared.tokens]
             logits = self._decoder.logits(hidden)
-            choice = self._start_choice(logits, self._buffers.view(rows), prepared.rows)
+            if logits is not None:
+                choice = self._start_choice(logits, self._buffers.view(rows), prepared.rows)
+            self._share(None if choice is None else choice.ids, prepared.rows)
         return _Sampling(started.step, work, rows, choice, self._report_prompts(layout, started.hidden))
 
     def _compute(self, plan: StepPlan, layout: Layout | None) -> Array | None:
@@ -203,6 +215,7 @@ class CudaExecutor(DeviceExecutor):
         self._prepared = prepared = self._rows.prepare(plan, layout, width, self._buffers)
         assert prepared is not None
         batch = prepared.batch
+        self._digest = digest_of_rows(layout, self._buffers, self.facts.page_size) if self._ops.group.size > 1 else 0
         hidden = self._forward(batch) if size is None else self._graphs.run(size, batch)
         return hidden[: layout.starts[-1]]
 
@@ -228,24 +241,44 @@ class CudaExecutor(DeviceExecutor):
                 at = places[str(count)]
                 ids = chosen[at].clamp(min=0)  # a row without a token has no entry in the end
                 on_the_way += logprobs(logits[at], ids, logits.shape[1] if count < 0 else count)
-        return _Choice(Fetched(on_the_way), [places.tolist() for places in asked.values()])
+        return _Choice(Fetched(on_the_way), [places.tolist() for places in asked.values()], chosen)
+
+    def _share(self, ids: Array | None, rows: Array) -> None:
+        """Give the tokens `ids` int64 [S] of `rows` to the other ranks' next forwards; they themselves have None."""
+        if self._ops.group.size > 1:
+            shared = new_array((len(rows),), "int64", self._device).zero_() if ids is None else ids
+            self._ops.group.all_reduce("sum", shared)  # to which the others add nothing
+            if ids is None:
+                self._rows.keep(rows, shared)
+
+    def _sample(self, layout: Layout, hidden: Array) -> dict[int, RowResult]:
+        """In rounds. How many there are the first rank alone knows."""
+        results = super()._sample(layout, hidden)
+        rows = np.array([one.row for one in layout.work if one.num_samples], dtype=np.int64)
+        if len(rows) and self._prepared is not None:
+            newest = self._buffers["last_id"][rows].astype(np.int64)
+            self._share(to_device({"ids": newest}, self._device)["ids"] if self._leads else None, self._prepared.rows)
+        return results
 
     def _prompt_logprobs(
         self, before: Array | None, own: Array, next_ids: HostArray, num_top: int
     ) -> list[TokenLogprobs] | None:
         hidden, entries = own[:-1] if before is None else joined(before, own[:-1]), list[TokenLogprobs]()
+        usable = True
         step = max(1, SLICE_LOGITS // self.facts.vocab_size)
         for first in range(0, len(next_ids), step):
+            # Every rank asks for every slice, whatever is in it: the head is computed by all of them together.
             logits = self._decoder.logits(hidden[first : first + step])
-            assert logits is not None
+            if logits is None or not usable:
+                usable = False
+                continue
             chosen = to_device({"ids": next_ids[first : first + step]}, self._device)["ids"]
             largest, _ = argmax(logits)
             found = logprobs(logits, chosen, logits.shape[1] if num_top < 0 else num_top)
             best, *columns = to_host([largest, *found])
-            if not np.isfinite(best).all():
-                return None
+            usable = bool(np.isfinite(best).all())
             entries += _entries(columns)
-        return entries
+        return entries if usable else None
 
 
 def _proposes(layout: Layout) -> bool:

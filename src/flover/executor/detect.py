@@ -31,8 +31,8 @@ def resolve_device(config: EngineConfig, root: Path = Path("/")) -> EngineConfig
     return dataclasses.replace(config, device=device, async_scheduling=overlaps)
 
 
-def new_platform(config: EngineConfig) -> Platform:
-    """The platform of a resolved device. Raises `ConfigError` if it cannot be used."""
+def new_platform(config: EngineConfig, local_rank: int = 0) -> Platform:
+    """The platform of a resolved device, for that rank of this node. Raises `ConfigError` if it cannot be used."""
     if config.device != "cuda":
         from flover.executor.cpu import CpuPlatform
 
@@ -41,7 +41,7 @@ def new_platform(config: EngineConfig) -> Platform:
         need(module, "cuda", "--device cuda")
     from flover.executor.cuda import CudaPlatform
 
-    return CudaPlatform(config)
+    return CudaPlatform(config, local_rank=local_rank)
 
 
 def _usable(config: EngineConfig, root: Path) -> str:
@@ -52,7 +52,7 @@ def _usable(config: EngineConfig, root: Path) -> str:
 
     try:
         platform = new_platform(dataclasses.replace(config, device="cuda"))
-        platform.check(describe_model(config, Shard(0, 1)))
+        platform.check(describe_model(config, Shard(0, config.tensor_parallel_size)))
     except ConfigError as error:
         logger.warning("there is a GPU, but the CPU is used: %s", error)
         return "cpu"

@@ -37,7 +37,7 @@ def load_device(
     """
     group = group or Alone()
     config = resolve_device(config)
-    platform = platform or new_platform(config)
+    platform = platform or new_platform(config, config.local_rank(group.rank))
     shard = Shard(group.rank, group.size)
     described = with_draft(describe_model(config, shard))
     plan = described.plan(platform.machine(), group.local_size * config.data_parallel_size)
@@ -52,6 +52,7 @@ def load_device(
     if described.draft is not None:
         executor.draft_with(_load_draft(described.draft, loaded, size, platform, ops))
     executor.warm_up(lambda done, total: progress(done, total, "CUDA graphs"))
+    group.formed()
     return executor
 
 

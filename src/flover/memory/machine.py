@@ -11,13 +11,14 @@ from pathlib import Path
 class Machine:
     """What the processes of one server share: cores, bytes of memory before any of them reads weights, bytes of the
     last level of caches (0: unknown), the part of the memory beside the weights that pages may take unless a size is
-    asked for, and what messages call the memory."""
+    asked for, and what messages call the memory. With `own_memory` each process has as much for itself: on GPUs."""
 
     cores: int
     available_bytes: int
     cache_bytes: int = 0
     pool_share: float = 0.5
     memory: str = "this machine's memory"
+    own_memory: bool = False
 
 
 def read_machine(*, with_siblings: bool = False) -> Machine:

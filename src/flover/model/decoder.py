@@ -83,13 +83,12 @@ class Decoder:
 
         Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
         """
-        batch = self._own_tokens(batch)
         if self.ops.capture is None or self.ops.captures_one_shape:
-            return self._compute(batch, kv)
+            return self._compute(self._own_tokens(batch), kv)
         if self._captured is None or self._captured_for is not kv:
             self._captured = self.capture(one_token_batch(), kv)
             self._captured_for = kv
-        return self._captured(batch)
+        return self._captured(self._own_tokens(batch))
 
     def _own_tokens(self, batch: Batch) -> Batch:
         """With the ids of this rank's part of the embedding; its last row, zero, stands for the ids of other ranks."""
@@ -97,15 +96,17 @@ class Decoder:
             return batch
         first, end = self.shard.tokens(self.vocab_size)
         ids = batch.token_ids
-        own = np.where((ids >= first) & (ids < end), ids - first, self.config.vocab_size - 1)
-        return replace(batch, token_ids=own)
+        here = (ids >= first) & (ids < end)
+        return replace(batch, token_ids=(ids - first) * here + (self.config.vocab_size - 1) * ~here)
 
     def capture(self, example: Batch, kv: PageCache) -> Callable[[RaggedBatch], Array]:
-        """Record the forward of `example`, for operations that can."""
+        """Record the forward of `example`, for operations that can. On a device the ids of each run are in its arrays
+        before this rank's part of them is taken."""
         assert self.ops.capture is not None
+        own = self._own_tokens if self.ops.captures_one_shape else lambda batch: batch
         constants = [*self.weights.vectors.values(), *(rotary.frequencies for rotary in self._rotary.values())]
         constants += [] if self._slopes is None else [self._slopes]
-        return self.ops.capture(lambda: self._compute(example, kv), example, constants)
+        return self.ops.capture(lambda: self._compute(own(example), kv), example, constants)
 
     def _compute(self, batch: Batch, kv: PageCache) -> Array:
         ops, matrices, config = self.ops, self.weights.matrices, self.config
@@ -134,11 +135,8 @@ class Decoder:
             own = self.ops.softcap(own, self.config.final_logit_softcap)
         if self.shard.size == 1:
             return own
-        parts = self.ops.group.gather(own)
-        if parts is None:
-            return None
         spans = (Shard(rank, self.shard.size).tokens(self.vocab_size) for rank in range(self.shard.size))
-        return np.concatenate([part[:, : end - first] for part, (first, end) in zip(parts, spans, strict=True)], axis=1)
+        return self.ops.group.gather(own, [end - first for first, end in spans])
 
     def _prepare(self, batch: Batch, pages: Pages) -> _ForwardInputs:
         angles: dict[RopeConfig | None, tuple[Array | None, Array | None]] = {None: (None, None)}

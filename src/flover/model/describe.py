@@ -115,7 +115,8 @@ class Description:
         Raises `ModelError` if the weights alone are more than the process's part of the memory, `ConfigError` if an
         iteration or the pool is.
         """
-        part = machine.available_bytes // num_processes - self.graph_bytes
+        sharing = 1 if machine.own_memory else num_processes
+        part = machine.available_bytes // sharing - self.graph_bytes
         beside = f" beside {self.graph_bytes / 2**20:,.0f} MiB of CUDA graphs (--enforce-eager: none)"
         self.check_weights(part, machine.memory + (beside if self.graph_bytes else ""))
         left = part - self.weight_bytes

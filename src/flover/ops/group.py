@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 Array = Any  # an implementation's own, see the op table
@@ -10,7 +11,10 @@ Reduction = Literal["sum", "max"]
 
 
 class Group(Protocol):
-    """The ranks that compute one model together (tensor parallel), seen from one of them."""
+    """The ranks that compute one model together (tensor parallel), seen from one of them.
+
+    Every rank calls the same collectives in the same order, captured ones included.
+    """
 
     @property
     def rank(self) -> int: ...
@@ -25,12 +29,18 @@ class Group(Protocol):
         """Put the sum or the maximum over all ranks of each number into `x`; every rank gets the same bits."""
         ...
 
-    def gather(self, x: Array) -> list[Array] | None:
-        """Every rank's `x`, all of one shape, in the order of ranks, on rank 0; None on the others."""
+    def gather(self, x: Array, widths: Sequence[int]) -> Array | None:
+        """On rank 0 the first widths[r] columns of every rank's `x` [S, n], in the order of ranks, side by side; None
+        on the others."""
         ...
 
     def least(self, value: int) -> int:
         """The smallest of all ranks' values."""
+        ...
+
+    def formed(self) -> None:
+        """Every rank has loaded and warmed up: from now on a rank that does not answer is treated as failed after the
+        timeout of collectives, and not after that of forming the group."""
         ...
 
 
@@ -42,10 +52,13 @@ class Alone:
     def all_reduce(self, reduction: Reduction, x: Array) -> None:
         """Of one rank: nothing to do."""
 
-    def gather(self, x: Array) -> list[Array] | None:
-        """The only one."""
-        return [x]
+    def gather(self, x: Array, widths: Sequence[int]) -> Array | None:
+        """Those of the only one."""
+        return x[:, : widths[0]]
 
     def least(self, value: int) -> int:
         """The only one."""
         return value
+
+    def formed(self) -> None:
+        """Of one rank: nothing to do."""

@@ -12,7 +12,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from datetime import timedelta
 
 import msgspec
 
@@ -42,14 +41,17 @@ def main(arguments: Sequence[str]) -> int:
         threading.Thread(target=_end_with, args=(sock,), name="rank 0", daemon=True).start()
         try:
             config = resolve_device(message.config)  # as rank 0 does, whose settings must be the same
-            patience = timedelta(seconds=message.patience)
-            group, store = join(config, message.rank, message.rendezvous, patience)
-            leave = None if store is None else beat(store, message.rank, config.distributed_timeout_seconds)
+            group, store = join(config, message.rank, message.rendezvous)
+            timeout = config.distributed_timeout_seconds
+            leave = (
+                None if store is None else beat(store, message.rank, timeout, lambda: group.patience.total_seconds())
+            )
             own = load_device(config, lambda *progress: None, group)
             follow(own, group)
             if leave is not None:
                 leave()
             own.close()
+            group.close()
         except FloverError as error:
             logger.error("rank %d ends: %s", message.rank, error)
             return EXIT_HOPELESS if isinstance(error, NotMetError | ConfigError | ModelError) else EXIT_FAILED

@@ -21,8 +21,6 @@ class Join(msgspec.Struct, frozen=True):
     config: EngineConfig
     rank: int
     rendezvous: str
-    patience: float
-    """Seconds for rank 0 to be there."""
 
 
 class RunPlan(msgspec.Struct, frozen=True, tag="run"):

@@ -1,7 +1,4 @@
-"""The collectives of one group of ranks, over Gloo: sums and a gather for the model, frames for the plans.
-
-Nothing global of torch.distributed is touched: a program that embeds Flover keeps its own process group.
-"""
+"""The collectives of a model on the CPU, over Gloo: sums, the largest, a gather of the logits."""
 
 from __future__ import annotations
 
@@ -11,48 +8,38 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from flover.errors import RankLostError
 from flover.ops import HostArray, Reduction
 from flover.parallel.gloo import connect, dist, schedule_threads
+from flover.parallel.rank_group import INIT_TIMEOUT, RankGroup, wait_all, with_values
 
-MEET = timedelta(minutes=5)
-"""Time for all ranks to join: processes start, libraries load."""
-NEVER = timedelta(days=365)
-"""Followers wait for the next plan as long as the engine is idle; the end of rank 0 they notice by its socket."""
-FRAME_BYTES = 4096
-"""Frames up to so many bytes are sent in one piece, longer ones in two."""
 GATHER_BYTES = 2**18
 """Up to so much is summed from all ranks' numbers on every rank (`GlooGroup._sum`)."""
 TAG = 0
-_LENGTH_BYTES = 8
 
 
-class GlooGroup:
-    """The ranks of one model, seen from rank `rank` of `size`; `local_size` of them are on this machine.
+class GlooGroup(RankGroup):
+    """The collectives of arrays of the host."""
 
-    `address` is where the others reach this rank. A collective that a rank does not join within `timeout` seconds, and
-    one whose rank has died, raise `RankLostError`: the group is of no use after it.
-    """
-
-    def __init__(self, store: Any, rank: int, size: int, *, local_size: int, address: str, timeout: float) -> None:
-        self.rank = rank
-        self.size = size
-        self.local_size = local_size
-        self.calls = 0
-        """Collectives of the model so far, the bytes that this rank put into them, and the seconds it spent in them,
-        waiting for the others included."""
-        self.num_bytes = 0
-        self.seconds = 0.0
-        self._model = connect(store, "model", rank, size, address, MEET)
-        self._plans = connect(store, "plans", rank, size, address, MEET)
-        # The timeout of a group is for its making; collectives bring their own.
-        patience = timedelta(seconds=timeout)
-        self._patience = patience
-        self._sum_options = _with(dist.AllreduceOptions(), timeout=patience)
-        self._least = _with(dist.AllreduceOptions(), timeout=NEVER, reduceOp=dist.ReduceOp.MIN)
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        size: int,
+        *,
+        local_size: int,
+        address: str,
+        timeout: float,
+        init_timeout: timedelta = INIT_TIMEOUT,
+    ) -> None:
+        """As a `RankGroup`."""
+        super().__init__(
+            store, rank, size, local_size=local_size, address=address, timeout=timeout, init_timeout=init_timeout
+        )
+        self._model = connect(store, "model", rank, size, address, init_timeout)
         schedule_threads()
 
     def all_reduce(self, reduction: Reduction, x: HostArray) -> None:
@@ -76,7 +63,8 @@ class GlooGroup:
         ms (0.7 and 2.4).
         """
         if self.size == 2 and x.nbytes > GATHER_BYTES:
-            _wait([self._model.allreduce([x], self._sum_options)], self._patience)
+            options = with_values(dist.AllreduceOptions(), timeout=self.patience)
+            wait_all([self._model.allreduce([x], options)], self.patience)
         elif self.size == 2:
             other = torch.empty_like(x)
             self._exchange([x, x], [other, other])
@@ -113,50 +101,18 @@ class GlooGroup:
         others = [rank for rank in range(self.size) if rank != self.rank]
         coming = [self._model.recv([incoming[rank]], rank, TAG) for rank in others]
         going = [self._model.send([outgoing[rank]], rank, TAG) for rank in others]
-        _wait(coming + going, self._patience)
+        wait_all(coming + going, self.patience)
 
-    def gather(self, x: HostArray) -> list[HostArray] | None:
-        """All ranks' `x`, of one shape, in the order of ranks, on rank 0; None on the others."""
+    def gather(self, x: HostArray, widths: Sequence[int]) -> HostArray | None:
+        """On rank 0 the first widths[r] columns of every rank's `x` [S, n], in the order of ranks, side by side."""
         own = torch.from_numpy(x)
         with self._counted(own):
             if self.rank > 0:
-                _wait([self._model.send([own], 0, TAG)], self._patience)
+                wait_all([self._model.send([own], 0, TAG)], self.patience)
                 return None
             parts = [own, *(torch.empty_like(own) for _ in range(1, self.size))]
-            _wait([self._model.recv([parts[rank]], rank, TAG) for rank in range(1, self.size)], self._patience)
-            return [part.numpy() for part in parts]
-
-    def least(self, value: int) -> int:
-        """The smallest value of all ranks, however long one takes: it is asked for while models load."""
-        x = torch.tensor([value])
-        _wait([self._plans.allreduce([x], self._least)], NEVER)
-        return int(x)
-
-    def send(self, frame: bytes) -> None:
-        """Rank 0: to all others."""
-        data = len(frame).to_bytes(_LENGTH_BYTES, "big") + frame
-        first = torch.zeros(FRAME_BYTES, dtype=torch.uint8)
-        head = data[:FRAME_BYTES]
-        first[: len(head)] = torch.frombuffer(bytearray(head), dtype=torch.uint8)
-        self._tell(first)
-        if len(data) > FRAME_BYTES:
-            self._tell(torch.frombuffer(bytearray(data[FRAME_BYTES:]), dtype=torch.uint8))
-
-    def _tell(self, data: Tensor) -> None:
-        _wait([self._plans.send([data], rank, TAG) for rank in range(1, self.size)], self._patience)
-
-    def receive(self) -> bytes:
-        """All others: what rank 0 has sent, however long it takes."""
-        head = self._hear(FRAME_BYTES)
-        end = _LENGTH_BYTES + int.from_bytes(head[:_LENGTH_BYTES], "big")
-        if end <= FRAME_BYTES:
-            return head[_LENGTH_BYTES:end]
-        return head[_LENGTH_BYTES:] + self._hear(end - FRAME_BYTES)
-
-    def _hear(self, count: int) -> bytes:
-        data = torch.empty(count, dtype=torch.uint8)
-        _wait([self._plans.recv([data], 0, TAG)], NEVER)
-        return data.numpy().tobytes()
+            wait_all([self._model.recv([parts[rank]], rank, TAG) for rank in range(1, self.size)], self.patience)
+        return np.concatenate([part.numpy()[:, :n] for part, n in zip(parts, widths, strict=True)], axis=1)
 
     @contextlib.contextmanager
     def _counted(self, x: Tensor) -> Iterator[None]:
@@ -166,10 +122,6 @@ class GlooGroup:
         yield
         self.seconds += time.perf_counter() - began
 
-    def _count(self, x: Tensor) -> None:
-        self.calls += 1
-        self.num_bytes += x.nbytes
-
 
 def _added(parts: Tensor) -> Tensor:
     """The sum of parts[0], parts[1], …, in this order for every number: torch's own sum may pair them otherwise."""
@@ -177,17 +129,3 @@ def _added(parts: Tensor) -> Tensor:
     for part in parts[1:]:
         total = total + part
     return total
-
-
-def _with(options: Any, **values: Any) -> Any:
-    for name, value in values.items():
-        setattr(options, name, value)
-    return options
-
-
-def _wait(works: Sequence[Any], timeout: timedelta) -> None:
-    try:
-        for work in works:
-            work.wait(timeout)
-    except RuntimeError as error:
-        raise RankLostError(f"a rank is gone or does not answer: {error}") from error

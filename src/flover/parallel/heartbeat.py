@@ -51,9 +51,12 @@ class HeartbeatMonitor:
             time.sleep(POLL_SECONDS)
 
 
-def beat(store: Any, rank: int, timeout: float, end: Callable[[int], None] = os._exit) -> Callable[[], None]:
-    """Let this rank's heart beat from now on, and end the process when the store answers no more: rank 0 is gone.
-    Returns what to call when this rank leaves in order: from then on rank 0 may go."""
+def beat(
+    store: Any, rank: int, timeout: float, patience: Callable[[], float], end: Callable[[int], None] = os._exit
+) -> Callable[[], None]:
+    """Let this rank's heart beat from now on, often enough for `timeout`, and end the process when the store has not
+    answered for `patience()` seconds: rank 0 is gone. Returns what to call when this rank leaves in order: from then on
+    rank 0 may go."""
     answered = [time.monotonic()]
     leaving = threading.Event()
 
@@ -71,7 +74,7 @@ def beat(store: Any, rank: int, timeout: float, end: Callable[[int], None] = os.
             leaving.wait(timeout / BEATS_PER_TIMEOUT)
 
     def watch() -> None:  # a store that stands still answers nothing at all
-        while time.monotonic() - answered[0] <= timeout:
+        while time.monotonic() - answered[0] <= patience():
             if leaving.wait(timeout / BEATS_PER_TIMEOUT):
                 return
         lost()

@@ -21,6 +21,7 @@ import msgspec
 
 from flover.config import EngineConfig
 from flover.errors import OutOfResourcesError, RankLostError
+from flover.executor.detect import new_platform
 from flover.executor.load import load_device
 from flover.ipc import wire
 from flover.ipc.exits import describe_exit
@@ -29,39 +30,40 @@ from flover.ipc.spawn import Spawned, spawn
 from flover.model.describe import describe_model
 from flover.model.shard import Shard
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
-from flover.parallel.group import MEET, GlooGroup
 from flover.parallel.heartbeat import HeartbeatMonitor
+from flover.parallel.rank_group import RankGroup
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
 
 FOLLOWER_COMMAND = (sys.executable, "-m", "flover.parallel.follower")
 LEAVE_SECONDS = 2.0
 POLL_SECONDS = 0.1
-RESTART_SECONDS = 60.0
-"""Time for rank 0 to come back after it has noticed that the group has ended."""
 
 logger = logging.getLogger(__name__)
 
 
 def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Leader:
     """Start the other ranks, load this one's share of the model, and lead. Raises what loading a model raises."""
-    describe_model(config, Shard(0, config.tensor_parallel_size))  # refuses what cannot be cut, before anything starts
+    # Refused before anything starts: what cannot be cut, and too few GPUs.
+    new_platform(config).check(describe_model(config, Shard(0, config.tensor_parallel_size)))
     folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
     file = str(folder / "store")
     followers = Followers()
     try:
-        for rank in range(1, config.tensor_parallel_size // config.nnodes):
-            followers.start(Join(config, rank, file, MEET.total_seconds()))
+        for rank in range(1, config.local_ranks):
+            followers.start(Join(config, rank, file))
         group, store = _meet(config, file, followers)
+        group.watch(followers.check)
         own = load_device(config, progress, group)
     except BaseException:
         followers.end(False)
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if config.device != "cuda":  # NCCL's threads look into the store for as long as they run
+            shutil.rmtree(folder, ignore_errors=True)
     if store is None:
         return Leader(own, group, followers.check, followers.end)
-    elsewhere = range(config.tensor_parallel_size // config.nnodes, config.tensor_parallel_size)
+    elsewhere = range(config.local_ranks, config.tensor_parallel_size)
     beats = HeartbeatMonitor(store, elsewhere, config.distributed_timeout_seconds)
 
     def check() -> None:
@@ -76,9 +78,9 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
     return Leader(own, group, check, end)
 
 
-def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[GlooGroup, Any]:
+def _meet(config: EngineConfig, file: str, followers: Followers) -> tuple[RankGroup, Any]:
     """Join, unless a rank that was started here ends before: the others would wait for it."""
-    meeting: Future[tuple[GlooGroup, Any]] = Future()
+    meeting: Future[tuple[RankGroup, Any]] = Future()
 
     def work() -> None:
         try:
@@ -96,28 +98,25 @@ def follow_node(config: EngineConfig) -> int:
     """The ranks of a machine that is not machine 0, until they leave in order; the exit code. When one has failed, all
     of them begin again, as rank 0's engine does: as often as that may."""
     restarts = Restarts(RestartLimit(MOST_RESTARTS + 1))  # the first start counts too
-    patience = MEET.total_seconds()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     try:
         while True:
-            code = _follow_once(config, patience, restarts)
+            code = _follow_once(config, restarts)
             pause = restarts.pause(time.monotonic())
             if code == 0 or code == EXIT_HOPELESS or pause is None:
                 return min(code, 1)
             logger.warning("a rank of machine %d has ended: beginning again in %.0f s", config.node_rank, pause)
             time.sleep(pause)
-            patience = config.distributed_timeout_seconds + RESTART_SECONDS
     except KeyboardInterrupt:
         return 0
 
 
-def _follow_once(config: EngineConfig, patience: float, restarts: Restarts) -> int:
+def _follow_once(config: EngineConfig, restarts: Restarts) -> int:
     """The exit code of the first rank of this machine that fails, or 0. `restarts` is told what became of it."""
-    each = config.tensor_parallel_size // config.nnodes
-    followers = Followers()
+    first, followers = config.node_rank * config.local_ranks, Followers()
     try:
-        for rank in range(config.node_rank * each, (config.node_rank + 1) * each):
-            followers.start(Join(config, rank, "", patience))
+        for rank in range(first, first + config.local_ranks):
+            followers.start(Join(config, rank, ""))
         code = followers.wait()
         restarts.attempted(time.monotonic())
         return code

@@ -22,6 +22,9 @@ from flover.structured_outputs import Vocabulary
 class Rank(Executor, Protocol):
     """One rank's own device."""
 
+    overlaps: bool
+    """Whether a plan may be started while the one before is not finished. Then ranks give each other the tokens."""
+
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
         """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
         ...
@@ -42,6 +45,12 @@ class Channel(Protocol):
     def send(self, frame: bytes) -> None: ...
     def receive(self) -> bytes: ...
 
+    def check(self) -> None:
+        """Raises `RankLostError` if a collective of the model was given up: what has been computed since is void."""
+        ...
+
+    def close(self) -> None: ...
+
 
 class Leader:
     """Rank 0 of a group, as an executor. Whatever goes wrong in one plan ends the group: it is not known then how far
@@ -52,6 +61,7 @@ class Leader:
 
     def __init__(self, own: Rank, channel: Channel, check: Callable[[], None], end: Callable[[bool], None]) -> None:
         self.facts = own.facts
+        self.overlaps = own.overlaps
         self.check = check
         self._own = own
         self.group = channel
@@ -79,7 +89,9 @@ class Leader:
         """The results, which rank 0 alone has. Raises `EngineDeadError`."""
         with self._fatal():
             result = self._own.finish()
-        self._tokens = [(row.row, row.token_ids[-1]) for row in result.rows if row.token_ids]
+            self.group.check()
+        if not self.overlaps:
+            self._tokens = [(row.row, row.token_ids[-1]) for row in result.rows if row.token_ids]
         return result
 
     def reset(self) -> None:
@@ -106,6 +118,7 @@ class Leader:
                 self._failed = True
         self._end(not self._failed)
         self._own.close()
+        self.group.close()
 
     @contextmanager
     def _fatal(self) -> Iterator[None]:
@@ -143,6 +156,7 @@ def follow(own: Rank, channel: Channel) -> None:
                 own.take(tokens)
                 own.start(plan)
                 own.finish()
+                channel.check()
             case Reset():
                 own.reset()
             case Trim(pages=pages):

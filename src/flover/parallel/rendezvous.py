@@ -14,7 +14,8 @@ import msgspec
 from flover.config import EngineConfig, flag_name
 from flover.errors import ConfigError, RankLostError
 from flover.parallel.gloo import dist
-from flover.parallel.group import MEET, GlooGroup
+from flover.parallel.group import GlooGroup
+from flover.parallel.rank_group import INIT_TIMEOUT, RankGroup
 
 LOOPBACK = "127.0.0.1"
 AGAIN_SECONDS = 0.2
@@ -27,24 +28,42 @@ class NotMetError(RankLostError):
     """There is no rank 0 where it should be."""
 
 
-def join(config: EngineConfig, rank: int, file: str, patience: timedelta = MEET) -> tuple[GlooGroup, Any]:
-    """Meet the other ranks; `file` is where those of one machine meet. Returns the group, and the store that rank 0
-    keeps for the ranks of several machines (None on one).
+def join(config: EngineConfig, rank: int, file: str) -> tuple[RankGroup, Any]:
+    """Meet the other ranks; `file` is where those of one machine meet. Returns the group (of `config.device`), and the
+    store that rank 0 keeps for the ranks of several machines (None on one).
 
-    Raises `RankLostError` if rank 0 is not there within `patience` or the others do not come, and `ConfigError` if
+    Raises `RankLostError` if rank 0 is not there within `INIT_TIMEOUT` or the others do not come, and `ConfigError` if
     this machine has other settings than machine 0.
     """
-    size, timeout = config.tensor_parallel_size, config.distributed_timeout_seconds
+    size = config.tensor_parallel_size
     if config.nnodes == 1:
-        file_store = dist.FileStore(file, size)
-        return GlooGroup(file_store, rank, size, local_size=size, address=LOOPBACK, timeout=timeout), None
-    store, address = _meet_machines(config, rank, patience), _own_address(config)
+        return _new_group(config, dist.FileStore(file, size), rank, size, LOOPBACK), None
+    store, address = _meet_machines(config, rank), _own_address(config)
     try:
         _agree(store, config, rank)
         local_size = _count_neighbours(store, rank, size, this_machine())
     except RuntimeError as error:
         raise RankLostError(f"rank {rank} has lost rank 0 while all of them met: {error}") from error
-    return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout), store
+    return _new_group(config, store, rank, local_size, address), store
+
+
+def _new_group(config: EngineConfig, store: Any, rank: int, local_size: int, address: str) -> RankGroup:
+    """The one for the arrays of the device."""
+    size, timeout = config.tensor_parallel_size, config.distributed_timeout_seconds
+    if config.device != "cuda":
+        return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout)
+    import torch
+
+    from flover.parallel.device_group import DeviceGroup
+    from flover.parallel.nccl import connect_nccl
+
+    device = torch.device("cuda", config.local_rank(rank))
+
+    def connect_model(store: Any, rank: int, size: int) -> Any:
+        with torch.cuda.device(device):
+            return connect_nccl(store, rank, size, device, INIT_TIMEOUT)
+
+    return DeviceGroup(store, rank, size, connect_model, local_size=local_size, address=address, timeout=timeout)
 
 
 def this_machine() -> str:
@@ -58,13 +77,13 @@ def _count_neighbours(store: Any, rank: int, size: int, machine: str) -> int:
     return sum(store.get(f"machine-{other}").decode() == machine for other in range(size))
 
 
-def _meet_machines(config: EngineConfig, rank: int, patience: timedelta) -> Any:
-    where, until = (config.master_addr, config.master_port), time.monotonic() + patience.total_seconds()
+def _meet_machines(config: EngineConfig, rank: int) -> Any:
+    where, until = (config.master_addr, config.master_port), time.monotonic() + INIT_TIMEOUT.total_seconds()
     if rank == 0:
         try:
             # Bound here, because torch would listen on every interface there is.
             listening = socket.create_server(where).detach()
-            return _store(config, timeout=MEET, is_master=True, master_listen_fd=listening)
+            return _store(config, timeout=INIT_TIMEOUT, is_master=True, master_listen_fd=listening)
         except (OSError, RuntimeError) as error:
             raise NotMetError(f"rank 0 cannot listen on {where[0]}:{where[1]}: {error}") from error
     while True:
@@ -73,7 +92,7 @@ def _meet_machines(config: EngineConfig, rank: int, patience: timedelta) -> Any:
         try:
             store = _store(config, timeout=timedelta(seconds=max(1.0, left)), is_master=False)
             if store.add(f"here-{rank}", 1) == 1:
-                store.set_timeout(MEET)
+                store.set_timeout(INIT_TIMEOUT)
                 return store
             # It is the store of a group that is about to end.
             del store

@@ -34,8 +34,6 @@ from flover.parallel.frames import Join
 from flover.ray.rank_actor import RankActor
 
 CONNECT_SECONDS = 5.0
-MEET_SECONDS = 300.0
-"""Time for rank 0 to start, once all ranks are placed."""
 PATIENCE_SECONDS = 10.0
 """How often the log says that Ray still waits for free CPUs."""
 LAST_MESSAGE_SECONDS = 2.0
@@ -81,6 +79,7 @@ class Relay:
             self._config,
             model=on_any_node(self._config.model),
             num_threads=self._threads,
+            device="cpu",  # Ray has reserved no GPU
             distributed_executor_backend="mp",
             data_parallel_size=1,  # other engines have nodes of their own
             nnodes=size,
@@ -89,7 +88,7 @@ class Relay:
         )
         starting = [self._actors[0].start.remote("flover.service.process", wire.encode(Start(config)))]
         for rank in range(1, size):
-            join = Join(dataclasses.replace(config, node_rank=rank), rank, "", MEET_SECONDS)
+            join = Join(dataclasses.replace(config, node_rank=rank), rank, "")
             first = wire.frame(msgspec.msgpack.encode(join))
             starting.append(self._actors[rank].start.remote("flover.parallel.follower", first))
         ray.get(starting)

@@ -18,23 +18,28 @@ _ALIGNMENT = 16
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU, or in tests a device in its place. `free_bytes` are those that no process uses."""
+    """A GPU, or in tests a device in its place, of the `count` that torch sees. `free_bytes` are those that no process
+    uses."""
 
     device: torch.device
     name: str
     capability: tuple[int, int]
     total_bytes: int
     free_bytes: int
+    count: int = 1
 
 
-def find_gpu() -> Gpu | None:
-    """The GPU that torch uses by default; None if torch finds none."""
+def find_gpu(index: int = 0) -> Gpu | None:
+    """The GPU of that number, or the last one if there are fewer; None if torch finds none. torch numbers those that
+    CUDA_VISIBLE_DEVICES leaves it. This thread's kernels are launched on it from now on."""
     if not torch.cuda.is_available():
         return None
-    device = torch.device("cuda", torch.cuda.current_device())
+    count = torch.cuda.device_count()
+    device = torch.device("cuda", min(index, count - 1))
+    torch.cuda.set_device(device)
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
-    return Gpu(device, name, capability, total_bytes, free_bytes)
+    return Gpu(device, name, capability, total_bytes, free_bytes, count)
 
 
 def new_pages(shape: tuple[int, ...], dtype: DType, device: torch.device) -> Tensor:

@@ -29,7 +29,8 @@ class _Graphs:
         """Runs are on the arrays of `example`, whatever they hold by then, and on no others. Everything that `compute`
         launches must have been launched before, so that nothing is compiled or loaded meanwhile."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # "thread_local": threads that ask whether a collective has ended are no part of it.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             result = compute()
         self._pool = graph.pool()
 
