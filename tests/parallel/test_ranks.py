@@ -69,6 +69,8 @@ class HashRank(BlockingExecutor):
 
     overlaps = False
 
+    def sample_started(self) -> None: ...
+
     def __init__(self, scenario: Scenario, decide: Callable[[StepPlan], StepPlan] = lambda plan: plan) -> None:
         self.model = HashExecutor(
             scenario.facts, max_num_seqs=scenario.config.max_num_seqs, reorder=scenario.config.reorder

@@ -9,6 +9,7 @@ which Triton would compile it.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ import support.triton_interpreter  # noqa: F401  # before any kernel runs
 from flover.ops.cuda.launch import Compilations
 
 _NO_NUMBER = 2**30
+_ONE_AT_A_TIME = threading.Lock()
+"""The interpreter has its state in globals."""
 _HOST = ("_local_scalar_dense", "lift_fresh", "nonzero")
 """Operations of torch that wait for the device, or copy from memory that is gone when a graph runs."""
 
@@ -34,8 +37,25 @@ class Launches:
         self._compiled: set[Any] = set()
         self.late: list[str] = []
         """Kernels that were compiled since this was emptied."""
-        self.recorder: Recorder | None = None
+        self._threads = threading.local()  # ranks may be threads
         self._run = InterpretedFunction.run
+
+    @property
+    def recorder(self) -> Recorder | None:
+        """That of the graph that this thread captures."""
+        return getattr(self._threads, "recorder", None)
+
+    @recorder.setter
+    def recorder(self, recorder: Recorder | None) -> None:
+        self._threads.recorder = recorder
+
+    def launch(self, step: Callable[[], Any]) -> Any:
+        """Do this now, and again whenever the graph runs that is captured meanwhile."""
+        if self.recorder is None:
+            return step()
+        self.recorder.steps.append(step)
+        with self.recorder.paused():
+            return step()
 
     def run(self, function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> Any:
         if (key := _specialization(function, args, options)) not in self._compiled:
@@ -45,14 +65,11 @@ class Launches:
             if self.recorder is not None:
                 raise AssertionError(f"{function.fn.__name__} is compiled while a graph is captured")
 
-        def launch() -> Any:
-            return self._run(function, *args, grid=grid, warmup=warmup, **options)
+        def interpret() -> Any:
+            with _ONE_AT_A_TIME:
+                return self._run(function, *args, grid=grid, warmup=warmup, **options)
 
-        if self.recorder is None:
-            return launch()
-        self.recorder.steps.append(launch)
-        with self.recorder.paused():
-            return launch()
+        return self.launch(interpret)
 
 
 def _specialization(function: Any, args: Sequence[Any], options: dict[str, Any]) -> tuple[Any, ...]:

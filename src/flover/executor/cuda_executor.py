@@ -139,13 +139,17 @@ class CudaExecutor(DeviceExecutor):
 
     def start(self, plan: StepPlan) -> None:
         """Sample what was started before; then change the rows, and start the forward."""
+        self.sample_started()
         if self._sampling is not None:
-            raise InvariantError(f"step {plan.step} is started, and two before it are not finished")
-        if self._started is not None:
-            self._sampling = self._sample_all(self._started)
-            self._started = None
             self._sampling.rows = rows_after(plan, self._sampling.rows)
         super().start(plan)
+
+    def sample_started(self) -> None:
+        """Start the sampling of the newest plan, if that is not done."""
+        if self._started is not None:
+            if self._sampling is not None:
+                raise InvariantError(f"another step is started, and two up to {self._started.step} are not finished")
+            self._sampling, self._started = self._sample_all(self._started), None
 
     def finish(self) -> StepResult:
         """Wait for the tokens of the oldest plan; the host's columns follow."""

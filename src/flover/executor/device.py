@@ -146,6 +146,9 @@ class DeviceExecutor:
         """A checksum of what the last plan was computed on: ranks that ran the same plans have the same."""
         return self._digest
 
+    def sample_started(self) -> None:
+        """Nothing: sampling is part of `finish`."""
+
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
         """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
         for row, token in tokens:

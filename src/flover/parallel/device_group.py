@@ -54,11 +54,11 @@ class DeviceGroup(RankGroup):
         self._watchdog = Watchdog(self._model.abort, lambda: self.patience.total_seconds())
 
     def watch(self, check: Callable[[], None]) -> None:
-        """Let `check` tell, while a collective runs, that a rank has ended: it raises `RankLostError`."""
+        """By the watchdog."""
         self._watchdog.watch(check)
 
     def check(self) -> None:
-        """Raises `RankLostError` if a collective was given up: what has been computed since is void."""
+        """Whether the watchdog has given a collective up."""
         if self._watchdog.problem is not None:
             raise RankLostError(self._watchdog.problem)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +41,15 @@ class GlooGroup(RankGroup):
         )
         self._model = connect(store, "model", rank, size, address, init_timeout)
         schedule_threads()
+
+    def watch(self, check: Callable[[], None]) -> None:
+        """Nothing: the connections of a rank that ends break, which ends the collective."""
+
+    def check(self) -> None:
+        """Nothing: a collective that fails raises."""
+
+    def close(self) -> None:
+        """Nothing: connections end with the object."""
 
     def all_reduce(self, reduction: Reduction, x: HostArray) -> None:
         """Put each number's sum or maximum over all ranks into `x`, contiguous; every rank gets the same bits."""

@@ -76,12 +76,15 @@ class RankGroup(ABC):
         self.least(0)
         self.patience = self._timeout
 
+    @abstractmethod
     def watch(self, check: Callable[[], None]) -> None:
-        """`check` raises `RankLostError` when a rank has ended. Gloo tells by itself: its connections break."""
+        """Let `check` tell, while a collective runs, that a rank has ended: it raises `RankLostError`."""
 
+    @abstractmethod
     def check(self) -> None:
-        """Raises `RankLostError` if a collective that was not waited for has failed."""
+        """Raises `RankLostError` if a collective was given up that the host did not wait for."""
 
+    @abstractmethod
     def close(self) -> None:
         """Free what the device has of the group. Calling it twice is harmless."""
 

@@ -25,6 +25,10 @@ class Rank(Executor, Protocol):
     overlaps: bool
     """Whether a plan may be started while the one before is not finished. Then ranks give each other the tokens."""
 
+    def sample_started(self) -> None:
+        """Start what is left of the newest plan, where it overlaps the next one."""
+        ...
+
     def take(self, tokens: Iterable[tuple[int, int]]) -> None:
         """Rank 0 has chosen tokens: (row of the plan before, its newest token)."""
         ...
@@ -82,6 +86,7 @@ class Leader:
         """One plan, on every rank. Raises `EngineDeadError`."""
         with self._fatal():
             self.check()
+            self._own.sample_started()  # the others may wait for that before they read the next plan
             self._send(RunPlan(self._number, plan, self._tokens, self._own.digest))
             self._own.start(plan)
 

@@ -1,0 +1,137 @@
+"""Engines of several ranks that are threads of this process: on fake GPUs, with Gloo in NCCL's place, or on the CPU."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_gpu import FakeGraphs, Launches
+from support.gpu import FAKE
+from triton.runtime.interpreter import InterpretedFunction
+
+from flover.config import EngineConfig
+from flover.engine.loop import Engine
+from flover.executor.background import overlapping
+from flover.executor.cuda import CudaPlatform
+from flover.executor.load import load_device
+from flover.ops import DType, Group, Ops
+from flover.ops.cuda.launch import Compilations
+from flover.parallel.device_group import DeviceGroup
+from flover.parallel.gloo import connect, dist
+from flover.parallel.group import GlooGroup
+from flover.parallel.rank_group import RankGroup
+from flover.parallel.ranks import Leader, follow
+from flover.service.build import scheduler_config
+
+WAIT = timedelta(seconds=60)
+
+
+class FakeNccl:
+    """NCCL's calls, done by Gloo: captured ones are done again whenever the graph runs. `seen` has all of them."""
+
+    def __init__(self, gloo: Any, launches: Launches) -> None:
+        self._gloo, self._launches = gloo, launches
+        self.seen: list[tuple[Any, ...]] = []
+        self.aborted = threading.Event()
+
+    def allreduce(self, tensors: list[Any], options: Any) -> FakeNccl:
+        return self._do(tensors[0], lambda: self._gloo.allreduce(tensors, options), str(options.reduceOp))
+
+    def gather(self, outputs: list[Any], inputs: list[Any], options: Any) -> FakeNccl:
+        return self._do(inputs[0], lambda: self._gloo.gather(outputs, inputs, options), "gather")
+
+    def _do(self, x: Any, collective: Any, name: str) -> FakeNccl:
+        assert x.is_contiguous()
+
+        def step() -> None:
+            self.seen.append((name, str(x.dtype), tuple(x.shape)))
+            collective().wait(WAIT)
+
+        self._launches.launch(step)
+        return self
+
+    def wait(self) -> None:
+        """As NCCL's: the host does not wait."""
+
+    def abort(self) -> None:
+        self.aborted.set()
+
+
+class RankOnGpu(CudaPlatform):
+    """A fake GPU of several, with graphs."""
+
+    launches: Launches
+
+    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
+        self.graphs = FakeGraphs(self.launches)
+        return replace(super().new_ops(num_threads, group, dtype), capture=self.graphs)
+
+
+@dataclass
+class Ranks:
+    """A group in this process. `nccl` and `platforms` are those of all ranks, on GPUs."""
+
+    engine: Engine
+    groups: list[Any]
+    nccl: list[FakeNccl]
+    platforms: list[Any]
+    errors: list[BaseException] = field(default_factory=list)
+
+
+@contextmanager
+def engine_of_ranks(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, device: str, size: int = 2, **settings: Any
+) -> Iterator[Ranks]:
+    """Rank 0 leads in this thread. Every rank has loaded and warmed up."""
+    config = EngineConfig(
+        model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device=device, tensor_parallel_size=size,
+        num_threads=1, kv_cache_memory_bytes=2**21, **settings,
+    )  # fmt: skip
+    store, launches = dist.HashStore(), Launches(Compilations())
+    nccl: list[FakeNccl | None] = [None] * size
+    platforms: list[Any] = [None] * size
+    if device == "cuda":
+        RankOnGpu.launches = launches
+        monkeypatch.setattr(InterpretedFunction, "run", lambda kernel, *args, **kw: launches.run(kernel, *args, **kw))
+
+    def connect_model(store: Any, rank: int, size: int) -> FakeNccl:
+        nccl[rank] = made = FakeNccl(connect(store, "model", rank, size, "127.0.0.1", WAIT), launches)
+        return made
+
+    def start(rank: int) -> tuple[RankGroup, Any]:
+        common: dict[str, Any] = {"local_size": size, "address": "127.0.0.1", "timeout": 60.0}
+        if device == "cuda":
+            group: RankGroup = DeviceGroup(store, rank, size, connect_model, **common)
+            platforms[rank] = RankOnGpu(config, replace(FAKE, count=size), rank)
+        else:
+            group = GlooGroup(store, rank, size, **common)
+        return group, load_device(config, lambda *args: None, group, platforms[rank])
+
+    threads = ThreadPoolExecutor(size)
+    started = list(threads.map(start, range(size)))
+    (group, own), *others = started
+    following = [threads.submit(follow, one, channel) for channel, one in others]
+    leader = Leader(own, group, lambda: None, lambda they_leave: None)
+    seconds = itertools.count()
+    around = overlapping(leader) if config.async_scheduling else leader
+    engine = Engine(around, scheduler_config(config, own.facts), lambda: float(next(seconds)))
+    try:
+        yield Ranks(engine, [group for group, _ in started], [one for one in nccl if one is not None], platforms)
+    except BaseException:
+        del group, own, leader, around, engine, started  # ends the connections, and with them the other ranks
+        raise
+    engine.close()
+    for one in following:
+        one.result(30)
+    for channel, executor in others:
+        executor.close()
+        channel.close()
+    threads.shutdown()

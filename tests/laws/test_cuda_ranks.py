@@ -1,0 +1,60 @@
+"""Several ranks with a GPU each: the tokens of one CPU and of two, captured collectives, the same order on all ranks.
+GPUs are fake and interpreted, Gloo is in NCCL's place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpu_ranks import engine_of_ranks
+from harness import answer, load, make, tokens
+from support.checkpoints import VOCAB_SIZE, make_checkpoint, random_prompt
+
+from flover.engine.loop import Engine
+from flover.executor import cuda_executor
+
+LAYERS, HIDDEN = 1, 64
+SMALL: dict[str, Any] = {"max_num_seqs": 2, "max_num_batched_tokens": 8, "max_model_len": 40, "block_size": 8}
+
+
+def test_two_gpus_have_the_tokens_of_one_cpu_and_of_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrivals, chunks, a cancellation, a report on a prompt, draws and penalties, while iterations overlap; forwards
+    are captured, and their collectives run again with them, in the same order on both ranks."""
+    checkpoint = make_checkpoint(tmp_path, "llama", num_hidden_layers=LAYERS)
+    asked = [
+        make("a", random_prompt(1, 3), max_tokens=7, repetition_penalty=1.3),
+        make("b", random_prompt(2, 11), max_tokens=4, prompt_logprobs=0, logprobs=None),
+        make("c", random_prompt(3, 2), max_tokens=6, temperature=0.9, seed=3),
+    ]
+    arrivals = [(0, make("gone", random_prompt(5, 6), max_tokens=20)), *((3 * i, one) for i, one in enumerate(asked))]
+
+    def cancel(engine: Engine) -> None:
+        if engine.roster.counts["iterations"] == 4:
+            engine.cancel("gone")
+
+    engine = load(checkpoint, **SMALL)
+    expected = {name: tokens(deltas) for name, deltas in answer(engine, arrivals, cancel).items() if name != "gone"}
+    engine.close()
+    with engine_of_ranks(checkpoint, monkeypatch, "cpu", **SMALL) as ranks:
+        found = answer(ranks.engine, arrivals, cancel)
+        assert {name: tokens(found[name]) for name in expected} == expected
+    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1), ((8,), 8)])
+    with engine_of_ranks(checkpoint, monkeypatch, "cuda", async_scheduling=True, **SMALL) as ranks:
+        assert not hasattr(ranks.engine._executor, "_executor"), "the leader overlaps by itself"
+        first, second = ranks.nccl
+        runs = ranks.platforms[0].graphs.runs
+        assert len(runs) == 0 and [one.graphs.runs for one in ranks.platforms] == [[], []]
+        seen = len(first.seen)
+        found = answer(ranks.engine, arrivals, cancel)
+        assert {name: tokens(found[name]) for name in expected} == expected
+        assert len(runs) > 5
+    assert first.seen == second.seen
+    assert runs == ranks.platforms[1].graphs.runs
+    # A generate step of one row: the embedding, two sums a layer, the logits, the token.
+    width = -(-VOCAB_SIZE // 2) + 1
+    hidden = first.seen[seen][2][1]
+    step = [("sum", (1, hidden))] * (1 + 2 * LAYERS) + [("gather", (1, width)), ("sum", (1,))]
+    named = [("gather" if kind == "gather" else "sum", shape) for kind, _, shape in first.seen[seen:]]
+    assert any(named[at : at + len(step)] == step for at in range(len(named)))
+    assert first.aborted.is_set() and second.aborted.is_set()
