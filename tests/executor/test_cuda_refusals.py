@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from flover.errors import ConfigError, ModelError
 from flover.executor.cuda import CudaPlatform
 from flover.executor.detect import new_platform, resolve_device
 from flover.executor.load import load_device
+from flover.model.describe import plan_load
+from flover.model.shard import Shard
 from flover.ops.cuda.device import Gpu
 
 FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**29, 2**29)
@@ -31,8 +34,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("gpu", "settings", "message"),
     [
         ({"capability": (7, 5)}, {}, r"compute capability 7\.5, at least 8\.0 is needed"),
-        ({}, {"tensor_parallel_size": 2}, "--tensor-parallel-size must be 1, got 2"),
-        ({}, {"data_parallel_size": 2}, "--data-parallel-size must be 1, got 2"),
+        ({}, {"tensor_parallel_size": 2}, "--tensor-parallel-size 2 needs 2 GPUs, and torch finds 1 here"),
+        (
+            {"count": 3},
+            {"tensor_parallel_size": 8, "nnodes": 2},
+            "--tensor-parallel-size 8 needs 4 GPUs on each of --nnodes 2 nodes, and torch finds 3 here",
+        ),
+        (
+            {"count": 2},
+            {"tensor_parallel_size": 2, "quantization": "int8"},
+            "--tensor-parallel-size 2 cannot share matrices in int8",
+        ),
+        ({}, {"data_parallel_size": 2}, "--data-parallel-size is 2, not 1"),
         ({}, {"kv_cache_dtype": "int8"}, "keeps keys and values as float32, bfloat16, float16, not int8"),
         (
             {"free_bytes": 6_720_000},
@@ -52,6 +65,20 @@ def test_what_does_not_run_on_a_gpu_is_refused_before_a_weight_is_read(
         load_device(config, lambda done, total: seen.append(done), platform=platform)
     assert "\n" not in str(refused.value)
     assert not seen
+
+
+def test_ranks_have_a_gpu_each_and_take_the_pages_that_fit_all(checkpoint: Path) -> None:
+    """As much memory for each as for one; half of the weights and half of the pages' bytes."""
+    pages = []
+    for size in (1, 2):
+        config = EngineConfig(model=str(checkpoint), device="cuda", tensor_parallel_size=size, max_num_seqs=64)
+        machine = CudaPlatform(config, dataclasses.replace(FAKE, count=size, free_bytes=2**26)).machine()
+        described, plan = plan_load(config, Shard(0, size), config.local_ranks, machine)
+        assert plan.pool.total_bytes <= machine.available_bytes - described.weight_bytes
+        pages.append(plan.pool.num_pages)
+    assert pages[1] > 1.9 * pages[0] or pages[1] * 16 >= 64 * described.max_len
+    with pytest.raises(ConfigError, match="ray gives ranks CPUs and no GPU"):
+        EngineConfig(device="cuda", distributed_executor_backend="ray")
 
 
 def test_pages_get_what_weights_leave_of_the_utilization(checkpoint: Path) -> None:
@@ -87,14 +114,23 @@ def test_doctor_says_what_fits_on_the_gpu(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["doctor", str(checkpoint), "--device", "cuda", "--skip-tokenizer-init"]
-    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: FAKE)
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index: FAKE)
     assert main([*words, "--max-num-seqs", "2"]) == 0
     out = capsys.readouterr().out
     assert "cuda: a GPU that is not there, compute capability 9.0, 0.5 GiB, 0.5 GiB available" in out
     assert "2 of full context at once" in out
+    gpus = [dataclasses.replace(FAKE, count=2, free_bytes=free) for free in (2**29, 2**27)]
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index: gpus[index])
+    assert main([*words, "--tensor-parallel-size", "2", "--max-num-seqs", "2", "--max-model-len", "64"]) == 0
+    out = capsys.readouterr().out
+    assert "device 1      cuda: a GPU that is not there, compute capability 9.0, 0.5 GiB, 0.1 GiB available" in out
+    assert re.search(r"on each GPU +[\d.]+ .iB of weights, [\d.]+ .iB of keys and values", out)
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index: FAKE)
+    assert main([*words, "--tensor-parallel-size", "2"]) == 2
+    assert "--tensor-parallel-size 2 needs 2 GPUs, and torch finds 1 here" in capsys.readouterr().err
     assert main([*words, "--kv-cache-dtype", "int8"]) == 1
     assert "--device cuda keeps keys and values as float32, bfloat16, float16, not int8" in capsys.readouterr().out
-    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: None)
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index: None)
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("flover doctor: error: --device cuda: torch finds no GPU")
 
@@ -112,11 +148,11 @@ def test_auto_is_a_gpu_that_can_compute_the_model(
         (None, {}, "torch finds no GPU"),
         (dataclasses.replace(FAKE, capability=(7, 5)), {}, "compute capability"),
         (FAKE, {"kv_cache_dtype": "int8"}, "not int8"),
-        (FAKE, {"tensor_parallel_size": 2}, "--tensor-parallel-size must be 1"),
+        (FAKE, {"tensor_parallel_size": 2}, "--tensor-parallel-size 2 needs 2 GPUs"),
     ]
     for found, settings, reason in cases:
         caplog.clear()
-        monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda found=found: found)
+        monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index, found=found: found)
         resolved = resolve_device(dataclasses.replace(config, **settings), tmp_path)
         assert (resolved.device, resolved.async_scheduling) == ("cpu", False) if reason else ("cuda", True)
         assert [reason in line and "the CPU is used" in line for line in caplog.messages] == [True] * bool(reason)
@@ -124,7 +160,7 @@ def test_auto_is_a_gpu_that_can_compute_the_model(
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: None)
+    monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index: None)
     with pytest.raises(ConfigError, match="--device cuda: torch finds no GPU"):
         new_platform(EngineConfig(device="cuda"))
     monkeypatch.setattr("flover.extras.importlib.util.find_spec", lambda name: None)

@@ -43,7 +43,11 @@ class FakeNccl:
         self.aborted = threading.Event()
 
     def allreduce(self, tensors: list[Any], options: Any) -> FakeNccl:
-        return self._do(tensors[0], lambda: self._gloo.allreduce(tensors, options), str(options.reduceOp))
+        return self._do(
+            tensors[0],
+            lambda: self._gloo.allreduce(tensors, options),
+            "sum" if options.reduceOp == dist.ReduceOp.SUM else "max",
+        )
 
     def gather(self, outputs: list[Any], inputs: list[Any], options: Any) -> FakeNccl:
         return self._do(inputs[0], lambda: self._gloo.gather(outputs, inputs, options), "gather")

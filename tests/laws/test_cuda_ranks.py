@@ -3,18 +3,21 @@ GPUs are fake and interpreted, Gloo is in NCCL's place."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gpu_ranks import engine_of_ranks
-from harness import answer, load, make, tokens
+from harness import answer, load, make, speculate_always, tokens
 from support.checkpoints import VOCAB_SIZE, make_checkpoint, random_prompt
 
 from flover.engine.loop import Engine
 from flover.executor import cuda_executor
 
-LAYERS, HIDDEN = 1, 64
+LAYERS = 1
+NGRAM = json.dumps({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3})
+pytestmark = pytest.mark.gpu
 SMALL: dict[str, Any] = {"max_num_seqs": 2, "max_num_batched_tokens": 8, "max_model_len": 40, "block_size": 8}
 
 
@@ -55,6 +58,23 @@ def test_two_gpus_have_the_tokens_of_one_cpu_and_of_two(tmp_path: Path, monkeypa
     width = -(-VOCAB_SIZE // 2) + 1
     hidden = first.seen[seen][2][1]
     step = [("sum", (1, hidden))] * (1 + 2 * LAYERS) + [("gather", (1, width)), ("sum", (1,))]
-    named = [("gather" if kind == "gather" else "sum", shape) for kind, _, shape in first.seen[seen:]]
+    named = [(kind, shape) for kind, _, shape in first.seen[seen:]]
     assert any(named[at : at + len(step)] == step for at in range(len(named)))
     assert first.aborted.is_set() and second.aborted.is_set()
+
+
+def test_two_gpus_verify_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many tokens a row gets rank 0 alone knows; the other one takes the newest over. Nothing is captured."""
+    checkpoint = make_checkpoint(tmp_path, "llama", num_hidden_layers=LAYERS)
+    speculate_always(monkeypatch)
+    asked = make("a", random_prompt(1, 4) * 2, max_tokens=9, allowed_token_ids=[40, 41], logprobs=None)
+    engine = load(checkpoint, **SMALL)
+    expected = tokens(answer(engine, [(0, asked)])["a"])
+    engine.close()
+    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
+    with engine_of_ranks(
+        checkpoint, monkeypatch, "cuda", enforce_eager=True, speculative_config=NGRAM, **SMALL
+    ) as ranks:
+        assert tokens(answer(ranks.engine, [(0, asked)])["a"]) == expected
+        assert ranks.engine.roster.counts["iterations"] < 9
+    assert ranks.nccl[0].seen == ranks.nccl[1].seen

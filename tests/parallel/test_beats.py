@@ -71,6 +71,18 @@ def test_a_rank_ends_when_rank_0_is_gone(how: str) -> None:
     assert ended.wait(2)
 
 
+def test_while_the_group_forms_rank_0_has_longer() -> None:
+    """The store answers late, as it does where a machine is busy with loading."""
+    store, ended = Store(), threading.Event()
+    patience = [60.0]
+    beat(store, 2, timeout=0.2, patience=lambda: patience[0], end=lambda code: ended.set())
+    store.stuck.clear()
+    assert not ended.wait(0.6)
+    patience[0] = 0.2
+    assert ended.wait(2)
+    store.stuck.set()
+
+
 def test_a_rank_that_leaves_in_order_is_waited_for_and_outlives_rank_0() -> None:
     store, ended = Store(), threading.Event()
     leave = beat(store, 1, timeout=0.3, patience=lambda: 0.3, end=lambda code: ended.set())

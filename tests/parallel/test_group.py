@@ -115,6 +115,24 @@ def test_a_rank_that_does_not_come_ends_the_sum_after_the_timeout(rows: int) -> 
     assert time.monotonic() - began < 30
 
 
+def test_while_the_group_forms_a_rank_may_be_late() -> None:
+    """As long as ranks load and warm up, a rank has minutes; then it has the timeout."""
+    ranks = Ranks(2, timeout=0.3)
+    x = [np.ones(3, dtype=np.float32) for _ in ranks.groups]
+
+    def late(seconds: float) -> None:
+        time.sleep(seconds)
+        ranks.groups[1].all_reduce("sum", x[1])
+
+    waiting = ranks.threads.submit(late, 0.8)
+    ranks.groups[0].all_reduce("sum", x[0])
+    waiting.result(10)
+    assert x[0].tolist() == [2.0, 2.0, 2.0]
+    list(ranks.threads.map(lambda group: group.formed(), ranks.groups))
+    with pytest.raises(EngineDeadError, match="does not answer"):
+        ranks.groups[0].all_reduce("sum", x[0])
+
+
 def test_a_torch_whose_gloo_is_another_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     check_torch()
     with pytest.raises(ConfigError, match=r"torch 2\.6 or newer .* got torch 2\.5\.1"):

@@ -44,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
 
     from flover.bench.machine import cpu_facts, memory_facts, package_version
     from flover.cli.fits import find_device_fit, gib
-    from flover.executor.detect import new_platform, resolve_device
+    from flover.executor.detect import local_platforms, resolve_device
     from flover.ops.cpu import instruction_sets
 
     resolve_model(args)
     config = resolve_device(from_args(args, EngineConfig))
-    device = new_platform(config)
+    devices = local_platforms(config)
     console = Console(highlight=False, soft_wrap=True)
     cpu, memory = cpu_facts(), memory_facts()
     usable = cpu["usable"]
@@ -62,18 +62,23 @@ def run(args: argparse.Namespace) -> int:
             "instructions": " ".join(cpu["flags"]) or "none of those that Flover looks for",
             "kernels": ", ".join(instruction_sets()) + " (the first is used unless --cpu-isa says otherwise)",
             "memory": f"{gib(memory['total'])}, {gib(memory['available'])} available",
-            "device": device.description,
+            **_devices([device.description for device in devices]),
             "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         },
     )
     versions = {name: package_version(name) or "not installed" for name in PACKAGES}
     _section(console, "Versions", {"python": platform.python_version(), **versions})
-    fit = find_device_fit(config, device)
+    fit = find_device_fit(config, devices)
     _section(console, f"Model {config.model}", fit.facts)
     console.print(fit.verdict, style="green" if fit.fits else "red")
     default = ServerConfig()
     console.print(f"\nServe it with: flover serve (listens on {default.host}:{default.port})" if fit.fits else "")
     return 0 if fit.fits else 1
+
+
+def _devices(descriptions: list[str]) -> dict[str, str]:
+    names = (f"device {rank}" if len(descriptions) > 1 else "device" for rank in range(len(descriptions)))
+    return dict(zip(names, descriptions, strict=True))
 
 
 def _section(console: Any, title: str, facts: dict[str, str]) -> None:

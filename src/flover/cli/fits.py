@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,9 +42,10 @@ class Fit:
     facts: dict[str, str]
 
 
-def find_device_fit(config: EngineConfig, device: Platform) -> Fit:
-    """Examine the model of `config` for this device, which is the one that `config` names."""
-    return find_fit(config, device.machine(), check=device.check)
+def find_device_fit(config: EngineConfig, devices: Sequence[Platform]) -> Fit:
+    """Examine the model of `config` for the devices of this node (`local_platforms`): what fits the smallest does."""
+    machine = min((device.machine() for device in devices), key=lambda one: one.available_bytes)
+    return find_fit(config, machine, check=devices[0].check)
 
 
 def find_fit(
@@ -69,13 +70,15 @@ def find_fit(
     chat = "none: requests of chats are refused" if text.template is None else "yes"
     vocabulary = "none" if text.tokenizer is None else f"{text.tokenizer.vocab_size:,} tokens"
     facts = _model_facts(model) | {"tokenizer": vocabulary, "chat template": chat}
-    local_ranks = config.tensor_parallel_size // config.nnodes
+    local_ranks = config.local_ranks
     try:
         plan = model.plan(machine, local_ranks * config.data_parallel_size)
     except (ModelError, ConfigError) as error:
         return Fit(False, f"The model does not fit: {error}", facts)
     pool = _pool_facts(plan.pool, model)
     if config.device == "cuda":
+        each = f"{gib(model.weight_bytes)} of weights, {gib(plan.pool.total_bytes)} of keys and values"
+        pool |= {"on each GPU": each} if config.tensor_parallel_size > 1 else {}
         return Fit(True, "The model fits.", facts | pool)
     speed = _speed_facts(model, plan.num_threads * local_ranks, machine.cache_bytes, measure or measure_bandwidth)
     return Fit(True, "The model fits.", facts | pool | speed)

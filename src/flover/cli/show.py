@@ -33,14 +33,14 @@ def add(commands: Any) -> Parser:
 def run(args: argparse.Namespace) -> int:
     """Print the findings; 0 if the model fits or there are several, 1 if it does not fit."""
     from flover.cli.fits import find_device_fit
-    from flover.executor.detect import new_platform, resolve_device
+    from flover.executor.detect import local_platforms, resolve_device
     from flover.hub.offers import find_offers
     from flover.model.locate import hub_name
 
     resolve_model(args)
     config = resolve_device(from_args(args, EngineConfig))
-    device = new_platform(config)
-    machine = device.machine()
+    devices = local_platforms(config)
+    machine = devices[0].machine()
     name = hub_name(config.model, config.revision)
     offers = [] if name is None or name.is_gguf else find_offers(name, config.download_dir)
     if len(offers) > 1:
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if offers:
         config = dataclasses.replace(config, model=offers[0].name, revision=None)
-    fit = find_device_fit(config, device)
+    fit = find_device_fit(config, devices)
     if args.json:
         print(json.dumps({"model": config.model, "fits": fit.fits, "verdict": fit.verdict, **fit.facts}))
         return 0 if fit.fits else 1

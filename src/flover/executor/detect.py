@@ -44,6 +44,11 @@ def new_platform(config: EngineConfig, local_rank: int = 0) -> Platform:
     return CudaPlatform(config, local_rank=local_rank)
 
 
+def local_platforms(config: EngineConfig) -> list[Platform]:
+    """Those of all ranks on this node: a GPU for each, or the CPU that they share. Raises `ConfigError`."""
+    return [new_platform(config, rank) for rank in range(config.local_ranks if config.device == "cuda" else 1)]
+
+
 def _usable(config: EngineConfig, root: Path) -> str:
     if not any((root / one).exists() for one in _DRIVERS):
         return "cpu"

@@ -31,6 +31,7 @@ from flover.model.describe import describe_model
 from flover.model.shard import Shard
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
 from flover.parallel.heartbeat import HeartbeatMonitor
+from flover.parallel.nccl import check_nccl
 from flover.parallel.rank_group import RankGroup
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Leader:
     """Start the other ranks, load this one's share of the model, and lead. Raises what loading a model raises."""
     # Refused before anything starts: what cannot be cut, and too few GPUs.
+    if config.device == "cuda":
+        check_nccl()
     new_platform(config).check(describe_model(config, Shard(0, config.tensor_parallel_size)))
     folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
     file = str(folder / "store")

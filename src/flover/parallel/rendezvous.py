@@ -6,6 +6,7 @@ import dataclasses
 import socket
 import time
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,10 @@ def _new_group(config: EngineConfig, store: Any, rank: int, local_size: int, add
     size, timeout = config.tensor_parallel_size, config.distributed_timeout_seconds
     if config.device != "cuda":
         return GlooGroup(store, rank, size, local_size=local_size, address=address, timeout=timeout)
-    import torch
-
     from flover.parallel.device_group import DeviceGroup
     from flover.parallel.nccl import connect_nccl
 
-    device = torch.device("cuda", config.local_rank(rank))
-
-    def connect_model(store: Any, rank: int, size: int) -> Any:
-        with torch.cuda.device(device):
-            return connect_nccl(store, rank, size, device, INIT_TIMEOUT)
+    connect_model = partial(connect_nccl, index=config.local_rank(rank), timeout=INIT_TIMEOUT)
 
     return DeviceGroup(store, rank, size, connect_model, local_size=local_size, address=address, timeout=timeout)
 
