@@ -18,7 +18,7 @@ from flover.errors import ConfigError, ModelError
 from flover.executor.cuda import CudaPlatform
 from flover.executor.detect import new_platform, resolve_device
 from flover.executor.load import load_device
-from flover.model.describe import plan_load
+from flover.model.describe import describe_model
 from flover.model.shard import Shard
 from flover.ops.cuda.device import Gpu
 
@@ -73,7 +73,8 @@ def test_ranks_have_a_gpu_each_and_take_the_pages_that_fit_all(checkpoint: Path)
     for size in (1, 2):
         config = EngineConfig(model=str(checkpoint), device="cuda", tensor_parallel_size=size, max_num_seqs=64)
         machine = CudaPlatform(config, dataclasses.replace(FAKE, count=size, free_bytes=2**26)).machine()
-        described, plan = plan_load(config, Shard(0, size), config.local_ranks, machine)
+        described = describe_model(config, Shard(0, size))
+        plan = described.plan(machine, config.local_ranks)
         assert plan.pool.total_bytes <= machine.available_bytes - described.weight_bytes
         pages.append(plan.pool.num_pages)
     assert pages[1] > 1.9 * pages[0] or pages[1] * 16 >= 64 * described.max_len

@@ -21,7 +21,7 @@ import msgspec
 
 from flover.config import EngineConfig
 from flover.errors import OutOfResourcesError, RankLostError
-from flover.executor.detect import new_platform
+from flover.executor.detect import new_platform, resolve_device
 from flover.executor.load import load_device
 from flover.ipc import wire
 from flover.ipc.exits import describe_exit
@@ -45,13 +45,13 @@ logger = logging.getLogger(__name__)
 
 def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Leader:
     """Start the other ranks, load this one's share of the model, and lead. Raises what loading a model raises."""
+    config = resolve_device(config)
     # Refused before anything starts: what cannot be cut, and too few GPUs.
     if config.device == "cuda":
         check_nccl()
     new_platform(config).check(describe_model(config, Shard(0, config.tensor_parallel_size)))
-    folder = Path(tempfile.mkdtemp(prefix="flover-ranks-"))
+    folder, followers = Path(tempfile.mkdtemp(prefix="flover-ranks-")), Followers()
     file = str(folder / "store")
-    followers = Followers()
     try:
         for rank in range(1, config.local_ranks):
             followers.start(Join(config, rank, file))
@@ -60,12 +60,10 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         own = load_device(config, progress, group)
     except BaseException:
         followers.end(False)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
-    finally:
-        if config.device != "cuda":  # NCCL's threads look into the store for as long as they run
-            shutil.rmtree(folder, ignore_errors=True)
-    if store is None:
-        return Leader(own, group, followers.check, followers.end)
+    if config.device != "cuda":  # NCCL's threads look into the store for as long as they run
+        shutil.rmtree(folder, ignore_errors=True)
     elsewhere = range(config.local_ranks, config.tensor_parallel_size)
     beats = HeartbeatMonitor(store, elsewhere, config.distributed_timeout_seconds)
 
@@ -77,6 +75,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         if they_leave:
             beats.wait_left(LEAVE_SECONDS)
         followers.end(they_leave)
+        shutil.rmtree(folder, ignore_errors=True)
 
     return Leader(own, group, check, end)
 
