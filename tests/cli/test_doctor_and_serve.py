@@ -18,7 +18,7 @@ from flover.config import BUNDLED_MODEL, EngineConfig
 from flover.errors import ConfigError, ModelError
 from flover.executor.load import load_device
 from flover.memory.machine import Machine, cache_memory, read_machine, sibling_memory
-from flover.model.describe import Description, ProcessPlan, plan_load
+from flover.model.describe import Description, ProcessPlan, describe_model
 from flover.model.shard import Shard
 
 GIB = 2**30
@@ -82,9 +82,9 @@ def test_a_damaged_model_does_not_fit(damage: str, path: Path, tmp_path: Path) -
 
 def engine_plan(config: EngineConfig, machine: Machine) -> tuple[Description, ProcessPlan] | None:
     """What an engine process works out before it reads weights; None where it ends instead."""
-    local_ranks = config.tensor_parallel_size // config.nnodes  # what `Group.local_size` counts
     try:
-        return plan_load(config, Shard(0, config.tensor_parallel_size), local_ranks, machine)
+        described = describe_model(config, Shard(0, config.tensor_parallel_size))
+        return described, described.plan(machine, config.local_ranks * config.data_parallel_size)
     except (ConfigError, ModelError):
         return None
 

@@ -17,7 +17,7 @@ from simulation.workload import Scenario, draw_scenario
 from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan, StepResult
-from flover.errors import EngineDeadError, InvariantError, RequestError
+from flover.errors import EngineDeadError, InvariantError, RankLostError, RequestError
 from flover.executor.background import BackgroundExecutor
 from flover.parallel.frames import RunPlan, decode, encode
 from flover.parallel.ranks import Leader, follow
@@ -198,6 +198,22 @@ def test_whatever_fails_on_rank_0_ends_the_group() -> None:
     with pytest.raises(EngineDeadError, match="rank 0: MemoryError: no room"):
         for _ in range(3):
             engine.step()
+
+
+def test_what_follows_a_collective_that_was_given_up_is_not_believed() -> None:
+    """On a device it fails while nobody waits for it."""
+
+    class GivenUp(Channel):
+        def check(self) -> None:
+            raise RankLostError("a rank does not answer")
+
+    scenario = draw_scenario(5)
+    leader = Leader(HashRank(scenario), GivenUp(0), lambda: None, lambda kindly: None)
+    engine = Engine(leader, scenario.config, time.monotonic)
+    engine.submit(next(request for request in iter(scenario.next_request, None) if _servable(engine, request)))
+    with pytest.raises(EngineDeadError, match="a rank does not answer"):
+        for _ in range(3):
+            assert not engine.step()
 
 
 def _servable(engine: Engine, request: object) -> bool:
