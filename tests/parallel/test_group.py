@@ -28,7 +28,7 @@ MANY = 3 * GATHER_BYTES // (2 * 4 * WIDTH)
 class Ranks:
     """All ranks of a group, each in a thread of this process."""
 
-    def __init__(self, size: int, timeout: float = 30.0) -> None:
+    def __init__(self, size: int, timeout: float = 30.0, *, formed: bool = True) -> None:
         store = dist.HashStore()
         self.threads = ThreadPoolExecutor(size)
 
@@ -36,6 +36,12 @@ class Ranks:
             return GlooGroup(store, rank, size, local_size=size, address="127.0.0.1", timeout=timeout)
 
         self.groups = list(self.threads.map(join, range(size)))
+        if formed:
+            self.form()
+
+    def form(self) -> None:
+        """All of them have loaded."""
+        list(self.threads.map(lambda group: group.formed(), self.groups))
 
     def all(self, collective: Callable[[GlooGroup, HostArray], Any], parts: Tensor) -> list[Tensor]:
         """What every rank has after the collective; parts[r] is what rank r brings."""
@@ -117,7 +123,7 @@ def test_a_rank_that_does_not_come_ends_the_sum_after_the_timeout(rows: int) -> 
 
 def test_while_the_group_forms_a_rank_may_be_late() -> None:
     """As long as ranks load and warm up, a rank has minutes; then it has the timeout."""
-    ranks = Ranks(2, timeout=0.3)
+    ranks = Ranks(2, timeout=0.3, formed=False)
     x = [np.ones(3, dtype=np.float32) for _ in ranks.groups]
 
     def late(seconds: float) -> None:
@@ -128,7 +134,7 @@ def test_while_the_group_forms_a_rank_may_be_late() -> None:
     ranks.groups[0].all_reduce("sum", x[0])
     waiting.result(10)
     assert x[0].tolist() == [2.0, 2.0, 2.0]
-    list(ranks.threads.map(lambda group: group.formed(), ranks.groups))
+    ranks.form()
     with pytest.raises(EngineDeadError, match="does not answer"):
         ranks.groups[0].all_reduce("sum", x[0])
 
