@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import msgspec
 
 from flover.errors import ConfigError, FloverError, ModelError
-from flover.executor.detect import resolve_device
+from flover.executor.detect import new_platform, resolve_device
 from flover.executor.load import load_device
 from flover.ipc import wire
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
@@ -41,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         threading.Thread(target=_end_with, args=(sock,), name="rank 0", daemon=True).start()
         try:
             config = resolve_device(message.config)  # as rank 0 does, whose settings must be the same
+            new_platform(config, config.local_rank(message.rank))  # refuses too few GPUs before it meets the others
             group, store = join(config, message.rank, message.rendezvous)
             timeout = config.distributed_timeout_seconds
             leave = (
