@@ -33,7 +33,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"capability": (7, 5)}, {}, r"compute capability 7\.5, at least 8\.0 is needed"),
         ({}, {"tensor_parallel_size": 2}, "--tensor-parallel-size must be 1, got 2"),
         ({}, {"data_parallel_size": 2}, "--data-parallel-size must be 1, got 2"),
-        ({}, {"kv_cache_dtype": "int8"}, "keeps keys and values as float32, bfloat16, float16, not int8"),
         (
             {"free_bytes": 6_720_000},
             {},
@@ -92,8 +91,8 @@ def test_doctor_says_what_fits_on_the_gpu(
     out = capsys.readouterr().out
     assert "cuda: a GPU that is not there, compute capability 9.0, 0.5 GiB, 0.5 GiB available" in out
     assert "2 of full context at once" in out
-    assert main([*words, "--kv-cache-dtype", "int8"]) == 1
-    assert "--device cuda keeps keys and values as float32, bfloat16, float16, not int8" in capsys.readouterr().out
+    assert main([*words, "--max-num-seqs", "2", "--kv-cache-dtype", "int8"]) == 0
+    assert "per token as int8" in capsys.readouterr().out
     monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda: None)
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("flover doctor: error: --device cuda: torch finds no GPU")
@@ -111,7 +110,6 @@ def test_auto_is_a_gpu_that_can_compute_the_model(
         (FAKE, {}, ""),
         (None, {}, "torch finds no GPU"),
         (dataclasses.replace(FAKE, capability=(7, 5)), {}, "compute capability"),
-        (FAKE, {"kv_cache_dtype": "int8"}, "not int8"),
         (FAKE, {"tensor_parallel_size": 2}, "--tensor-parallel-size must be 1"),
     ]
     for found, settings, reason in cases:

@@ -32,8 +32,7 @@ class CudaCache:
         shapes = ops.page_shapes(num_pages, page_size, shape.num_kv_heads, shape.head_dim)
         try:
             self.layers: tuple[Pages, ...] = tuple(
-                Pages(*(new_pages(one, dtype, gpu.device) for one in shapes), page_size, dtype)  # type: ignore[call-arg,arg-type]
-                for _ in range(shape.num_layers)
+                new_pages(*shapes, page_size, dtype, gpu.device) for _ in range(shape.num_layers)
             )
         except MemoryError as error:
             raise ConfigError(
@@ -85,9 +84,7 @@ class CudaPlatform:
         return Machine(usable_cores(), available, pool_share=1.0, memory=where)
 
     def check(self, described: Description) -> None:
-        """The type of keys and values."""
-        if described.kv_dtype not in FORMATS:
-            raise ConfigError(f"--device cuda keeps keys and values as {', '.join(FORMATS)}, not {described.kv_dtype}")
+        """Nothing is refused."""
 
     def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
         """Triton's kernels and torch's products."""
