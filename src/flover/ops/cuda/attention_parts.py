@@ -82,7 +82,7 @@ def attend_part(
         shrink = tl.exp2(top - safe)
         weight = tl.fma(weight, shrink, tl.sum(p, 1))
         if HAS_SCALES:
-            p = tl.where(sees, p * tl.load(value_scales + slot, own, other=0.0)[None, :], 0.0)
+            p *= tl.load(value_scales + slot, own, other=0.0)[None, :]
         v = as_float(tl.load(values + place, held, other=0))
         total = dot(p.to(weights), v.to(weights), total * shrink[:, None])
         top = new_top
