@@ -76,7 +76,7 @@ def test_products_are_the_same_bits_in_any_batch() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_attention_over_pages_in_int8(dtype: torch.dtype) -> None:
-    """What the reference computes of the numbers that these pages hold; with float16 of values of a ten-thousandth too."""
+    """What the reference computes of the numbers that these pages hold; with float16 of small values."""
     spec = SPECS["attention"]
     inputs = {**spec.make(torch.Generator().manual_seed(3), torch.float32), "windows": (None, 5)}
     scale = 1e-4 if dtype == torch.float16 else 1.0
