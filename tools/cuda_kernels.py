@@ -35,9 +35,10 @@ from flover.model.batch import Batch
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.hf_config import read_config
-from flover.ops import Pages
+from flover.ops import DType
 from flover.ops.choices import Choices, Draws, Edits
 from flover.ops.cuda.choose import choose, logprobs
+from flover.ops.cuda.device import new_pages
 from flover.ops.cuda.rows import keep_newest, make_batch
 from flover.ops.cuda.table import cuda_ops
 
@@ -229,10 +230,9 @@ def fill(batch: Batch) -> None:
 class MetaPages:
     """The pool of keys and values, without memory."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, dtype: DType) -> None:
         shape = 4096, config.num_kv_heads, PAGE_SIZE, config.head_dim
-        pages = Pages(empty(shape, torch.bfloat16), empty(shape, torch.bfloat16), PAGE_SIZE, "bfloat16")
-        self.layers = (pages,) * config.num_layers
+        self.layers = (new_pages(shape, shape, PAGE_SIZE, dtype, META),) * config.num_layers
 
 
 def config_of(model: str, layers: int = 1) -> ModelConfig:
@@ -241,10 +241,17 @@ def config_of(model: str, layers: int = 1) -> ModelConfig:
     return replace(config, layers=config.layers[:layers])
 
 
-def forward(config: ModelConfig, query_lens: Sequence[int], context: int, *, batch_invariant: bool = False) -> int:
+def forward(
+    config: ModelConfig,
+    query_lens: Sequence[int],
+    context: int,
+    *,
+    batch_invariant: bool = False,
+    kv_dtype: DType = "bfloat16",
+) -> int:
     """One forward, and the logits of every row. Returns the number of launches that are not Triton's."""
     decoder = decoder_of(config, batch_invariant=batch_invariant)
-    pages: Any = MetaPages(config)
+    pages: Any = MetaPages(config, kv_dtype)
     batch = batch_of(query_lens, context)
     fill(batch)
     with TorchLaunches() as by_torch:
@@ -295,6 +302,8 @@ def compile_all(arch: int, models: Sequence[str], sample: bool) -> tuple[list[Co
         if not sample:
             forward(config, [1, 1, 510, 1], 4096)
             forward(config, [1] * 32, 4096, batch_invariant=True)
+            for query_lens in ([1, 1, 510, 1], [1] * 32):
+                forward(config, query_lens, 4096, kv_dtype="int8")
             sample_rows(config.vocab_size, 32)
     kernels = [
         inspect(name, binary, arch, recorder.warps[name], shared)

@@ -46,7 +46,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "--tensor-parallel-size 2 cannot share matrices in int8",
         ),
         ({}, {"data_parallel_size": 2}, "--data-parallel-size is 2, not 1"),
-        ({}, {"kv_cache_dtype": "int8"}, "keeps keys and values as float32, bfloat16, float16, not int8"),
         (
             {"free_bytes": 6_720_000},
             {},
@@ -130,8 +129,8 @@ def test_doctor_says_what_fits_on_the_gpu(
     monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index: FAKE)
     assert main([*words, "--tensor-parallel-size", "2"]) == 2
     assert "--tensor-parallel-size 2 needs 2 GPUs, and torch finds 1 here" in capsys.readouterr().err
-    assert main([*words, "--kv-cache-dtype", "int8"]) == 1
-    assert "--device cuda keeps keys and values as float32, bfloat16, float16, not int8" in capsys.readouterr().out
+    assert main([*words, "--max-num-seqs", "2", "--kv-cache-dtype", "int8"]) == 0
+    assert "per token as int8" in capsys.readouterr().out
     monkeypatch.setattr("flover.executor.cuda.find_gpu", lambda index: None)
     assert main(words) == 2
     assert capsys.readouterr().err.startswith("flover doctor: error: --device cuda: torch finds no GPU")
@@ -149,7 +148,6 @@ def test_auto_is_a_gpu_that_can_compute_the_model(
         (FAKE, {}, ""),
         (None, {}, "torch finds no GPU"),
         (dataclasses.replace(FAKE, capability=(7, 5)), {}, "compute capability"),
-        (FAKE, {"kv_cache_dtype": "int8"}, "not int8"),
         (FAKE, {"tensor_parallel_size": 2}, "--tensor-parallel-size 2 needs 2 GPUs"),
     ]
     for found, settings, reason in cases:

@@ -40,8 +40,8 @@ def on_gpu(
     config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)
     executor = load_device(config, progress, platform=platform(config, GPU))
     for pages in executor._kv.layers:
-        pages.keys.fill_(math.nan)
-        pages.values.fill_(math.nan)
+        for one in (pages.key_scales, pages.value_scales) if pages.dtype == "int8" else (pages.keys, pages.values):
+            one.fill_(math.nan)
     seconds = itertools.count()
     around = overlapping(executor) if config.async_scheduling else executor
     return Engine(around, scheduler_config(config, executor.facts), lambda: float(next(seconds)))

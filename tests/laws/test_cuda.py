@@ -25,6 +25,7 @@ from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
+from flover.memory.graph_sizes import warm_up_batches
 from flover.model.describe import describe_model
 from flover.model.shard import Shard
 from flover.ops import DType, Group, Ops
@@ -101,11 +102,12 @@ def of_llama_cpp(name: str) -> str:
     return "Q6_K" if "attn_v" in name or name == "output.weight" else "Q4_K"
 
 
-@pytest.mark.parametrize("stored", ["int4", "gptq act-order", "gguf", "experts"])
+@pytest.mark.parametrize("stored", ["int4", "gptq act-order", "gguf", "experts", "int8 pages"])
 def test_quantized_models_have_the_tokens_of_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str
 ) -> None:
-    """Quantized while loading; inputs in the order of their activations; several types in a file; experts."""
+    """Quantized while loading; inputs in the order of their activations; several types in a file; experts; keys and
+    values in int8, whose kernels are compiled before the first request."""
     settings: dict[str, Any] = {}
     if stored == "int4":
         checkpoint, settings = make_checkpoint(tmp_path / "model", "llama"), {"quantization": "int4"}
@@ -117,6 +119,9 @@ def test_quantized_models_have_the_tokens_of_the_cpu(
         checkpoint = write_gguf(plain, tmp_path / "model.gguf", "llama", of_llama_cpp)
         assert describe_model(EngineConfig(model=str(checkpoint), device="cuda"), Shard(0, 1)).kv_dtype == "bfloat16"
         settings = {"dtype": "float32"}
+    elif stored == "int8 pages":
+        checkpoint, settings = make_checkpoint(tmp_path / "model", "llama"), {"kv_cache_dtype": "int8"}
+        monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: warm_up_batches(32))
     else:
         checkpoint, settings = make_checkpoint(tmp_path / "model", "mixtral"), {"quantization": "int8"}
     shared = random_prompt(8, 5)
@@ -125,13 +130,16 @@ def test_quantized_models_have_the_tokens_of_the_cpu(
     answers = []
     for device in ("cpu", "gpu"):
         how: dict[str, Any] = {"max_num_batched_tokens": 8, "max_num_seqs": 4, **settings}
-        engine = (
-            load(checkpoint, kv_cache_dtype="float32", **how)
-            if device == "cpu"
-            else on_gpu(checkpoint, monkeypatch, **how)
-        )
+        if device == "cpu":
+            engine = load(checkpoint, **{"kv_cache_dtype": "float32", **how})
+        elif stored == "int8 pages":
+            engine = on_gpu(checkpoint, monkeypatch, Capturing, warm=True, max_model_len=100, **how)
+            Capturing.launches.late.clear()
+        else:
+            engine = on_gpu(checkpoint, monkeypatch, **how)
         answers.append(answer(engine, arrivals))
         engine.close()
+    assert stored != "int8 pages" or Capturing.launches.late == []
     expected, found = answers
     for name in expected:
         assert tokens(found[name]) == tokens(expected[name])

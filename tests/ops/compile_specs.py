@@ -4,6 +4,7 @@ needs a Triton that does not interpret."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 
 import torch
@@ -12,6 +13,7 @@ from support.gpu import on_device
 from triton.runtime.driver import driver
 
 from flover.ops import Ops
+from flover.ops.cuda.device import new_pages
 from flover.ops.cuda.table import cuda_ops
 from ops import spec
 
@@ -22,11 +24,11 @@ COMPILED_ANYWAY = "linear", "experts"
 
 
 def attend(ops: Ops, dim: int, heads: int, kv_heads: int, longest: int) -> None:
-    """Chunks and single tokens, and single tokens alone, of contexts up to `longest`."""
-    stored = torch.empty((40, 20, kv_heads, dim), dtype=torch.bfloat16, device=META)
-    pages = spec.pages_of(ops, stored, stored)
+    """Chunks and single tokens, and single tokens alone, of contexts up to `longest`; pages in bfloat16 and int8."""
     table, starts, lens = (torch.empty(shape, dtype=torch.int32, device=META) for shape in ((2, 15), (3,), (2,)))
-    for query_lens in ([9, 1], [1, 1]):
+    shape, kinds = (40, kv_heads, 20, dim), ("bfloat16", "int8")
+    for query_lens, kind in itertools.product(([9, 1], [1, 1]), kinds):
+        pages = new_pages(shape, shape, 20, kind, META)
         plan = ops.plan_attention(table, starts, lens, query_lens, [longest, 9], pages, frozenset({None}))
         queries = torch.empty((sum(query_lens), heads, dim), dtype=torch.bfloat16, device=META)
         ops.attention(queries, pages, plan, 0.2, None, 0.0, None, None)

@@ -237,7 +237,11 @@ def _make_attention(generator: torch.Generator, dtype: torch.dtype) -> Inputs:
 
 
 def _run_attention(ops: Ops, inputs: Inputs) -> list[Tensor]:
-    pages = pages_of(ops, inputs["key_pages"], inputs["value_pages"])
+    return attend(ops, inputs, pages_of(ops, inputs["key_pages"], inputs["value_pages"]))
+
+
+def attend(ops: Ops, inputs: Inputs, pages: Pages) -> list[Tensor]:
+    """Attention over these pages with every window, and with everything that changes scores."""
     query_lens, context_lens, windows = inputs["query_lens"], inputs["context_lens"], inputs["windows"]
     table = inputs["page_table"]
     starts = torch.tensor([0, *query_lens], device=table.device).cumsum(0).int()

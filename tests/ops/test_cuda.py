@@ -11,11 +11,16 @@ from support.gpu import CPU, DEVICE, on_device
 from torch import Tensor
 
 from flover.errors import InvariantError
-from flover.ops import Ops, SampleParams, reference
+from flover.ops import Ops, Pages, SampleParams, reference
+from flover.ops.cpu import instruction_sets
+from flover.ops.cpu_layout import page_shapes
+from flover.ops.cuda.device import new_pages
 from flover.ops.cuda.table import cuda_ops
 from flover.ops.order import argmax, logsumexp
 from flover.ops.sampling import sample
-from ops.spec import SPECS, pages_of, weight_of
+from ops.bridge import torch_ops
+from ops.int8_pages import int8_pages, stored_in_int8
+from ops.spec import SPECS, attend, pages_of, weight_of
 
 pytestmark = pytest.mark.gpu
 OPS = cuda_ops(DEVICE)
@@ -69,15 +74,56 @@ def test_products_are_the_same_bits_in_any_batch() -> None:
         assert torch.equal(INVARIANT.linear(x[first:end], weight, None, "silu"), together[first:end])
 
 
-class OneSequence:
-    """Keys, values and queries of one sequence of `length` tokens, float32, with pages of any size among others'."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_attention_over_pages_in_int8(dtype: torch.dtype) -> None:
+    """What the reference computes of the numbers that these pages hold; with float16 of small values."""
+    spec = SPECS["attention"]
+    inputs = {**spec.make(torch.Generator().manual_seed(3), torch.float32), "windows": (None, 5)}
+    scale = 1e-4 if dtype == torch.float16 else 1.0
+    held = {name: stored_in_int8(inputs[name] * one) for name, one in (("key_pages", 1.0), ("value_pages", scale))}
+    queries = inputs["queries"].to(dtype)
+    expected = spec.run(reference.OPS, {**inputs, **held, "queries": queries.float()})
+    pages = int8_pages(*(held[name].to(DEVICE) for name in ("key_pages", "value_pages")))
+    found = attend(OPS, on_device({**inputs, "queries": queries}), pages)
+    assert_near(found, expected, spec.tolerance.get(dtype, 5e-3))
 
-    def __init__(self, length: int, heads: int, kv_heads: int, dim: int) -> None:
+
+def test_pages_in_int8_hold_what_the_cpu_writes() -> None:
+    """To the bit: rows of zeros, small and large numbers, and some that are none."""
+    heads, kv_heads, page_size, dim = 3, 2, 5, 12
+    qkv = torch.randn(9, heads + 2 * kv_heads, dim, generator=torch.Generator().manual_seed(5))
+    qkv[1, heads:] = 0
+    qkv[2] *= 1e-20
+    qkv[3] *= 1e20
+    qkv[4, heads, 3], qkv[5, -1, 0], qkv[6, heads + 1, 11] = torch.nan, torch.inf, -torch.inf
+    qkv[7, heads] = torch.tensor([127, 0.5, 1.5, -2.5, 126.5, -126.5, 1, 2, 3, 4, 5, -6.0])
+    angles = 10 * torch.rand((9, 4), generator=torch.Generator().manual_seed(6))
+    slots = torch.tensor([14, 3, 2, 11, 0, 7, 8, 9, 13])
+    shape, cpu_shapes = (3, kv_heads, page_size, dim), page_shapes(3, page_size, kv_heads, dim)
+    on_gpu = new_pages(shape, shape, page_size, "int8", DEVICE)
+    scales = [torch.zeros(3, kv_heads, page_size) for _ in range(2)]
+    on_cpu = Pages(*(torch.zeros(one, dtype=torch.int8) for one in cpu_shapes), page_size, "int8", *scales)
+    given = heads, angles.cos(), angles.sin(), False
+    queries = OPS.rotary_write(qkv.to(DEVICE), *on_device(given), on_gpu, slots.to(DEVICE))
+    expected = torch_ops(instruction_sets()[0], 1).rotary_write(qkv.clone(), *given, on_cpu, slots)
+    found = on_device((queries, on_gpu.keys, on_gpu.values, on_gpu.key_scales, on_gpu.value_scales), CPU)
+    wanted = expected, on_cpu.keys.transpose(2, 3), on_cpu.values, *scales
+    for one, other in zip(found, wanted, strict=True):
+        assert np.array_equal(one.numpy(), other.numpy(), equal_nan=True)
+
+
+class OneSequence:
+    """Keys, values and queries of one sequence of `length` tokens, float32, with pages of any size among others'. With
+    `int8` a GPU's pages are, and keys and values are numbers that they hold."""
+
+    def __init__(self, length: int, heads: int, kv_heads: int, dim: int, *, int8: bool = False) -> None:
         generator = torch.Generator().manual_seed(length)
-        self.heads, self.length = heads, length
+        self.heads, self.length, self.int8 = heads, length, int8
         self.queries = torch.randn(length, heads, dim, generator=generator)
         self.keys = torch.randn(length, kv_heads, dim, generator=generator)
         self.values = torch.randn(length, kv_heads, dim, generator=generator)
+        if int8:
+            self.keys, self.values = stored_in_int8(self.keys), stored_in_int8(self.values)
 
     def attend(
         self, ops: Ops, spans: Sequence[tuple[int, int]], window: int | None, page_size: int, sinks: Tensor | None
@@ -91,7 +137,10 @@ class OneSequence:
             stored[:, order[position // page_size], position % page_size] = torch.stack(
                 (self.keys[position], self.values[position])
             )
-        pages = pages_of(ops, stored[0].to(device), stored[1].to(device))
+        if self.int8 and ops is not reference.OPS:
+            pages = int8_pages(stored[0].to(device), stored[1].to(device))
+        else:
+            pages = pages_of(ops, stored[0].to(device), stored[1].to(device))
         query_lens, context_lens = [end - first for first, end in spans], [end for _, end in spans]
         starts = torch.tensor([0, *query_lens]).cumsum(0).int()
         lens = torch.tensor(context_lens, dtype=torch.int32)
@@ -114,10 +163,14 @@ def test_attention_of_any_head_size(dim: int, heads: int, kv_heads: int) -> None
         assert_near([result for result in results if len(result)], naive, 1e-5)
 
 
-@pytest.mark.parametrize("window", [None, 300])
-def test_attention_is_the_same_bits_in_any_batch_and_chunk(window: int | None) -> None:
+@pytest.mark.parametrize(
+    ("window", "int8", "dim"),
+    [(None, False, 48), (300, False, 48), (300, True, 48), (None, True, 144)],
+    ids=["float32", "float32-window", "int8-window", "int8"],
+)
+def test_attention_is_the_same_bits_in_any_batch_and_chunk(window: int | None, int8: bool, dim: int) -> None:
     """A token alone, among others, in chunks that begin anywhere, with pages of any size."""
-    sequence, sinks = OneSequence(601, 3, 1, 48), torch.tensor([0.3, -1.0, 2.0])
+    sequence, sinks = OneSequence(601, 3, 1, dim, int8=int8), torch.tensor([0.3, -1.0, 2.0])
     positions = (0, 63, 255, 256, 299, 511, 512, 554, 600)  # from 554 on a window of 300 begins at 255
     expected = {
         position: sequence.attend(OPS, [(position, position + 1)], window, 16, sinks)[0] for position in positions

@@ -32,8 +32,7 @@ class CudaCache:
         shapes = ops.page_shapes(num_pages, page_size, shape.num_kv_heads, shape.head_dim)
         try:
             self.layers: tuple[Pages, ...] = tuple(
-                Pages(*(new_pages(one, dtype, gpu.device) for one in shapes), page_size, dtype)  # type: ignore[call-arg,arg-type]
-                for _ in range(shape.num_layers)
+                new_pages(*shapes, page_size, dtype, gpu.device) for _ in range(shape.num_layers)
             )
         except MemoryError as error:
             raise ConfigError(
@@ -92,9 +91,7 @@ class CudaPlatform:
         return Machine(usable_cores(), available, pool_share=1.0, memory=where, own_memory=True)
 
     def check(self, described: Description) -> None:
-        """The type of keys and values; formats that ranks cannot share."""
-        if described.kv_dtype not in FORMATS:
-            raise ConfigError(f"--device cuda keeps keys and values as {', '.join(FORMATS)}, not {described.kv_dtype}")
+        """Formats that ranks cannot share."""
         kept = sorted({rows.format for matrix in described.formats.values() for rows in matrix} & ONE_SCALE)
         if kept and (size := self._config.tensor_parallel_size) > 1:
             raise ConfigError(

@@ -38,12 +38,12 @@ _NO_WINDOW = 2**30
 
 @triton.jit(do_not_specialize=["num_rows", "num_parts"])  # they change from forward to forward
 def attention_kernel(
-    queries, keys, values, page_table, query_starts, context_lens, slopes, sinks, sums, tops, weights, arrivals, output,
-    scale, softcap, window, num_rows, table_stride, query_stride, num_parts,
+    queries, keys, values, key_scales, value_scales, page_table, query_starts, context_lens, slopes, sinks,
+    sums, tops, weights, arrivals, output, scale, softcap, window, num_rows, table_stride, query_stride, num_parts,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, TILE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     SPLIT: tl.constexpr, ONE_TOKEN_ROWS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_SINKS: tl.constexpr, HAS_PARTS: tl.constexpr,
+    HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, HAS_PARTS: tl.constexpr,
 ):  # fmt: skip
     """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts."""
     tile, kv_head, place = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -77,9 +77,9 @@ def attention_kernel(
     top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
     for part in range(tl.where(shared, place, 0), tl.where(shared, place + 1, parts)):
         part_top, part_weight, part_total = attend_part(
-            q, keys, values, page_table + row * table_stride, behind + token, slope, scale, softcap, window, low, high,
-            (first_part + part) * SPLIT, kv_head, KV_HEADS, DIM, DIM_PAD, PAGE_SIZE, BLOCK_KEYS, SPLIT, HAS_SOFTCAP,
-            HAS_SLOPES,
+            q, keys, values, key_scales, value_scales, page_table + row * table_stride, behind + token, slope, scale,
+            softcap, window, low, high, (first_part + part) * SPLIT, kv_head, KV_HEADS, DIM, DIM_PAD, PAGE_SIZE,
+            BLOCK_KEYS, SPLIT, HAS_SOFTCAP, HAS_SLOPES, HAS_SCALES,
         )  # fmt: skip
         top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
     if HAS_PARTS:  # else there is no space for them
@@ -162,6 +162,7 @@ def attention(
     parts = triton.cdiv(plan.longest, SPLIT)
     if window is not None:
         parts = min(parts, triton.cdiv(window - 1, SPLIT) + 1)
+    in_8_bits = pages.key_scales is not None
     tiles = rows if plan.one_token_rows else tokens // tile_tokens + rows
     sizes = {
         "HEADS": heads,
@@ -172,11 +173,12 @@ def attention(
         "DIM_PAD": power_of_two(dim, 16),
         "PAGE_SIZE": pages.page_size,
         "TILE_TOKENS": tile_tokens,
-        "BLOCK_KEYS": _BLOCK_KEYS if dim <= 128 else _BLOCK_KEYS // 2,
+        "BLOCK_KEYS": _BLOCK_KEYS if dim <= 128 else _BLOCK_KEYS // (4 if in_8_bits else 2),
         "SPLIT": SPLIT,
     }
     attention_kernel[(tiles, kv_heads, parts)](
-        *(queries, pages.keys, pages.values, plan.page_table, plan.query_starts, plan.context_lens, slopes, sinks),
+        *(queries, pages.keys, pages.values, pages.key_scales, pages.value_scales),
+        *(plan.page_table, plan.query_starts, plan.context_lens, slopes, sinks),
         *(*plan.workspace(parts, heads, kv_heads, dim), output),
         *(float(scale), float(softcap), _NO_WINDOW if window is None else window),
         *(rows, plan.page_table.stride(0), queries.stride(0), parts),
@@ -185,9 +187,12 @@ def attention(
         HAS_SOFTCAP=softcap != 0,
         HAS_SLOPES=slopes is not None,
         HAS_SINKS=sinks is not None,
+        HAS_SCALES=in_8_bits,
         HAS_PARTS=parts > 1,
         num_warps=8,
         num_stages=2,
+        # Without the limit, int8 spills on sm_100, and on other GPUs takes a second program's registers.
+        maxnreg=128 if in_8_bits else None,
         **OPTIONS,
     )
     return output

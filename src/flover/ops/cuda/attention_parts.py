@@ -35,14 +35,26 @@ def nothing(MEMBERS: tl.constexpr, DIM_PAD: tl.constexpr):
 
 
 @triton.jit
+def as_float(x):
+    """Numbers of a page. Of int8, exactly: an addition to the bits of 2^23 + 128 takes less than a conversion
+    (FasterTransformer, interleaved_numeric_conversion.h)."""
+    if x.dtype == tl.int8:
+        x = (x.to(tl.int32) + 0x4B000080).to(tl.float32, bitcast=True) - 8388736.0
+    return x
+
+
+@triton.jit
 def attend_part(
-    q, keys, values, pages, position, slope, scale, softcap, window, low, high, part_start, kv_head,
-    KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-    SPLIT: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    q, keys, values, key_scales, value_scales, pages, position, slope, scale, softcap, window, low, high, part_start,
+    kv_head, KV_HEADS: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    BLOCK_KEYS: tl.constexpr, SPLIT: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
+    HAS_SCALES: tl.constexpr,
 ):  # fmt: skip
     """Largest score, weight and weighted sum of values of the keys from part_start on, at most SPLIT; scores are in
     units of ln 2. A block of keys of which a token sees none changes nothing of it, to the bit."""
     LOG2E: tl.constexpr = 1.4426950408889634
+    # A scale of values times a weight may be too small for float16.
+    weights: tl.constexpr = tl.bfloat16 if HAS_SCALES and q.dtype == tl.float16 else q.dtype
     top, weight, total = nothing(q.shape[0], DIM_PAD)
     dim = tl.arange(0, DIM_PAD)
     begin = tl.maximum(part_start, low // BLOCK_KEYS * BLOCK_KEYS)
@@ -51,10 +63,13 @@ def attend_part(
         # What lies behind the row's last token, or before its window, may be another sequence's.
         own = (key >= low) & (key < high)
         page = tl.load(pages + key // PAGE_SIZE, own, other=0).to(tl.int64)
-        slot = ((page * KV_HEADS + kv_head) * PAGE_SIZE + key % PAGE_SIZE) * DIM
+        slot = (page * KV_HEADS + kv_head) * PAGE_SIZE + key % PAGE_SIZE
+        place = (slot * DIM)[:, None] + dim[None, :]
         held = own[:, None] & (dim < DIM)[None, :]
-        k = tl.load(keys + slot[:, None] + dim[None, :], held, other=0.0)
+        k = as_float(tl.load(keys + place, held, other=0))
         scores = dot(q, tl.trans(k.to(q.dtype)), tl.zeros([q.shape[0], BLOCK_KEYS], tl.float32)) * scale
+        if HAS_SCALES:
+            scores *= tl.load(key_scales + slot, own, other=0.0)[None, :]
         if HAS_SOFTCAP:
             scores = softcap * tanh(scores / softcap)
         if HAS_SLOPES:
@@ -66,8 +81,10 @@ def attend_part(
         p = tl.exp2(scores - safe[:, None])
         shrink = tl.exp2(top - safe)
         weight = tl.fma(weight, shrink, tl.sum(p, 1))
-        v = tl.load(values + slot[:, None] + dim[None, :], held, other=0.0)
-        total = dot(p.to(q.dtype), v.to(q.dtype), total * shrink[:, None])
+        if HAS_SCALES:
+            p *= tl.load(value_scales + slot, own, other=0.0)[None, :]
+        v = as_float(tl.load(values + place, held, other=0))
+        total = dot(p.to(weights), v.to(weights), total * shrink[:, None])
         top = new_top
     return top, weight, total
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flover.ops import DType, HostArray
+from flover.ops import DType, HostArray, Pages
 from flover.ops.cuda.weight import FORMATS, zeros
 
 _ALIGNMENT = 16
@@ -42,9 +42,16 @@ def find_gpu(index: int = 0) -> Gpu | None:
     return Gpu(device, name, capability, total_bytes, free_bytes, count)
 
 
-def new_pages(shape: tuple[int, ...], dtype: DType, device: torch.device) -> Tensor:
-    """Memory for keys or values, zeros. Raises `MemoryError`."""
-    return zeros(shape, FORMATS[dtype], device)
+def new_pages(
+    key_shape: tuple[int, ...], value_shape: tuple[int, ...], page_size: int, dtype: DType, device: torch.device
+) -> Pages:
+    """Memory for the keys and values of a layer, zeros. Raises `MemoryError`."""
+    kind = torch.int8 if dtype == "int8" else FORMATS[dtype]
+    pages = Pages(zeros(key_shape, kind, device), zeros(value_shape, kind, device), page_size, dtype)
+    if dtype != "int8":
+        return pages
+    scales = (zeros(shape[:-1], torch.float32, device) for shape in (key_shape, value_shape))
+    return Pages(pages.keys, pages.values, page_size, dtype, *scales)
 
 
 def new_array(shape: tuple[int, ...], kind: str, device: torch.device) -> Tensor:

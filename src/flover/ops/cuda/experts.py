@@ -7,6 +7,7 @@ whatever other tokens the expert has.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flover.errors import ConfigError, InvariantError
+from flover.errors import InvariantError
 from flover.ops import Experts, Routing, Weight
 from flover.ops.cuda.attention_parts import row_of_tile
 from flover.ops.cuda.epilogue import finish
@@ -105,6 +106,16 @@ def quantized_grouped_kernel(
 
 
 @triton.jit
+def order_kernel(x, ids, orders, y, size, SHARING: tl.constexpr, BLOCK: tl.constexpr):
+    """The row of one pair of token and expert, its inputs in the order in which that expert has them."""
+    pair = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < size
+    source = tl.load(orders + tl.load(ids + pair).to(tl.int64) * size + column, inside, other=0)
+    tl.store(y + pair * size + column, tl.load(x + pair // SHARING * size + source, inside, other=0.0), inside)
+
+
+@triton.jit
 def weighted_sum_kernel(x, weights, y, size, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
     """What the experts of one token gave it, times their weights, added in the order of their scores."""
     token = tl.program_id(0).to(tl.int64)
@@ -125,6 +136,7 @@ class _Matrices:
     matrices: Tensor
     biases: Tensor | None
     like: Matrix  # one of them: shape, format and gate are the same for all
+    orders: Tensor | None  # int32 [E, inputs], where any has its inputs in another order; `like` has none
     kept: tuple[Tensor, ...]  # what the addresses lead to
 
 
@@ -153,8 +165,8 @@ class ExpertOps:
         order = torch.argsort(flat, stable=True)
         edges = torch.arange(count + 1, dtype=torch.int32, device=x.device)
         starts = torch.searchsorted(flat[order], edges, out_int32=True)
-        inner = _grouped(x, up, order, starts, chosen, kind)
-        outer = _grouped(inner, down, order, starts, 1, None)
+        inner = _grouped(x, up, flat, order, starts, chosen, kind)
+        outer = _grouped(inner, down, flat, order, starts, 1, None)
         grid = (rows, triton.cdiv(y.shape[1], 1024))
         weighted_sum_kernel[grid](outer, weights, y, y.shape[1], chosen, 1024, num_warps=4, **OPTIONS)
         return y
@@ -174,18 +186,40 @@ def _addresses(weights: Sequence[Weight], biases: Sequence[Tensor]) -> _Matrices
     alike = {(matrix.shape, kind, matrix.gated) for matrix, kind in zip(matrices, kinds, strict=True)}
     if len(alike) > 1:
         raise InvariantError(f"experts of shapes and formats {alike}")
-    if any(isinstance(matrix, QuantizedWeight) and matrix.order is not None for matrix in matrices):
-        raise ConfigError("a GPU computes no experts whose inputs are in another order (g_idx): use --device cpu")
+    orders = _orders(matrices)
+    if orders is not None and isinstance(first, QuantizedWeight):
+        first = copy(first)
+        first.order = None
     wide = tuple(bias.float().contiguous() for bias in biases)
 
     def table(tensors: Sequence[Tensor]) -> Tensor:
         return torch.tensor([tensor.data_ptr() for tensor in tensors], dtype=torch.int64).to(first.data.device)
 
-    return _Matrices(table([matrix.data for matrix in matrices]), table(wide) if wide else None, first, wide)
+    return _Matrices(table([matrix.data for matrix in matrices]), table(wide) if wide else None, first, orders, wide)
 
 
-def _grouped(x: Tensor, experts: _Matrices, order: Tensor, starts: Tensor, sharing: int, kind: str | None) -> Tensor:
+def _orders(matrices: Sequence[Matrix]) -> Tensor | None:
+    """Of every matrix the order of its inputs; None if all have theirs as they come."""
+    own = [matrix.order if isinstance(matrix, QuantizedWeight) else None for matrix in matrices]
+    device, inputs = matrices[0].data.device, matrices[0].shape[1]
+    plain = torch.arange(inputs, dtype=torch.int32, device=device)
+    return None if all(one is None for one in own) else torch.stack([plain if one is None else one for one in own])
+
+
+def _in_order(x: Tensor, orders: Tensor, ids: Tensor, sharing: int) -> Tensor:
+    """[pairs, inputs]: the row of each pair as its expert has the inputs."""
+    pairs, size = len(ids), x.shape[1]
+    y = torch.empty((pairs, size), dtype=x.dtype, device=x.device)
+    order_kernel[(pairs, triton.cdiv(size, 1024))](x, ids, orders, y, size, sharing, 1024, num_warps=4, **OPTIONS)
+    return y
+
+
+def _grouped(
+    x: Tensor, experts: _Matrices, ids: Tensor, order: Tensor, starts: Tensor, sharing: int, kind: str | None
+) -> Tensor:
     """[pairs, outputs] of every pair of token and expert, in the order of tokens."""
+    if experts.orders is not None:
+        x, sharing = _in_order(x, experts.orders, ids, sharing), 1
     pairs, count, like = len(order), len(starts) - 1, experts.like
     outputs = like.shape[0] // (2 if like.gated else 1)
     y = torch.empty((pairs, outputs), dtype=x.dtype, device=x.device)

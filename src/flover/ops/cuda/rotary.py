@@ -9,13 +9,28 @@ from torch import Tensor
 
 from flover.ops import Pages
 from flover.ops.cuda.launch import OPTIONS, power_of_two
+from flover.ops.cuda.quantize import magnitude_bits, nearest
+
+
+@triton.jit
+def in_8_bits(x):
+    """Rows as integers times a scale of each [rows, 1], as csrc/attention.h has them; what is not finite makes the
+    scale not a number."""
+    top = tl.max(magnitude_bits(x), axis=1, keep_dims=True)
+    finite = top < 0x7F800000
+    reach = tl.where(finite, top, 0).to(tl.float32, bitcast=True)
+    inverse = tl.where(reach > 0.0, tl.div_rn(127.0, reach), 0.0)
+    integer = tl.where(finite, x, 0.0) * inverse
+    integer = nearest(tl.minimum(tl.maximum(integer, -127.0), 127.0)).to(tl.int8)
+    return integer, tl.where(finite, tl.div_rn(reach, 127.0), float("nan"))
 
 
 @triton.jit
 def rotary_write_kernel(
-    qkv, cos, sin, slots, query_norm, key_norm, queries, keys, values, eps,
+    qkv, cos, sin, slots, query_norm, key_norm, queries, keys, values, key_scales, value_scales, eps,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr, TURNED: tl.constexpr, INTERLEAVED: tl.constexpr,
-    HAS_NORM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_HEADS: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    HAS_NORM: tl.constexpr, HAS_SCALES: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_HEADS: tl.constexpr,
+    BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     """A few heads of one token. Nothing is changed in place: a turned number needs its partner as it was."""
     token = tl.program_id(0).to(tl.int64)
@@ -50,11 +65,16 @@ def rotary_write_kernel(
     slot = tl.load(slots + token)
     page, offset = slot // PAGE_SIZE, slot % PAGE_SIZE
     key = head - HEADS
-    place = ((page * KV_HEADS + key) * PAGE_SIZE + offset) * DIM + dim
-    tl.store(keys + place, x, inside & (key >= 0) & (key < KV_HEADS))
     value = key - KV_HEADS
-    place = ((page * KV_HEADS + value) * PAGE_SIZE + offset) * DIM + dim
-    tl.store(values + place, x, inside & (value >= 0))
+    is_key, is_value = (key >= 0) & (key < KV_HEADS), (value >= 0) & (value < KV_HEADS)
+    key_place = (page * KV_HEADS + key) * PAGE_SIZE + offset
+    value_place = (page * KV_HEADS + value) * PAGE_SIZE + offset
+    if HAS_SCALES:
+        x, scale = in_8_bits(x)
+        tl.store(key_scales + key_place, scale, is_key)
+        tl.store(value_scales + value_place, scale, is_value)
+    tl.store(keys + key_place * DIM + dim, x, inside & is_key)
+    tl.store(values + value_place * DIM + dim, x, inside & is_value)
 
 
 def rotary_write(
@@ -86,6 +106,8 @@ def rotary_write(
         queries,
         pages.keys,
         pages.values,
+        pages.key_scales,
+        pages.value_scales,
         eps,
         HEADS=num_heads,
         KV_HEADS=(heads - num_heads) // 2,
@@ -93,6 +115,7 @@ def rotary_write(
         TURNED=0 if cos is None else 2 * cos.shape[1],
         INTERLEAVED=interleaved,
         HAS_NORM=query_norm is not None,
+        HAS_SCALES=pages.key_scales is not None,
         PAGE_SIZE=pages.page_size,
         BLOCK_HEADS=block_heads,
         BLOCK_DIM=block_dim,
