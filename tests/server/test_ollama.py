@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import ollama
@@ -42,7 +43,31 @@ def test_generate_and_what_clients_ask_of_a_model(client: ollama.Client) -> None
     assert ("".join(piece.response for piece in pieces), pieces[-1].done_reason) == ("he", "length")
     assert client.generate("toy").done_reason == "load"
     assert [model.model for model in client.list().models] == ["toy"]
-    assert client.show("toy").capabilities == ["completion", "tools", "thinking"]
+    shown = client.show("toy")
+    assert shown.capabilities == ["completion", "tools", "thinking"]
+    assert shown.modelinfo and {name.rpartition(".")[2] for name in shown.modelinfo} >= {"context_length", "basename"}
+    (listed,), (loaded,) = client.list().models, client.ps().models
+    assert listed.digest == loaded.digest and listed.size is not None and listed.details and listed.details.family
+    assert loaded.expires_at and loaded.expires_at.year == 9999
+
+
+def test_vectors_are_those_of_openais_route(start: Callable[..., ServerProcess]) -> None:
+    server = start(engine={"max_model_len": 64}, server={"pooling_type": "mean"})
+    client = ollama.Client(host=server.url)
+    texts = ["hello", "a longer text", "b" * 100]
+    found = client.embed("toy:latest", texts, options={"num_ctx": 2048}, keep_alive="5m")
+    fitting = [*texts[:2], "b" * 63]
+    answer = server.post("/v1/embeddings", {"input": fitting}).json()
+    assert [list(vector) for vector in found.embeddings] == [one["embedding"] for one in answer["data"]]
+    assert found.model == "toy" and found.prompt_eval_count == answer["usage"]["prompt_tokens"] and found.total_duration
+    assert client.embed("toy", "hello").embeddings == found.embeddings[:1]
+    assert client.embeddings("toy", texts[2]).embedding == found.embeddings[2]
+    assert len(client.embed("toy", "hello", dimensions=2).embeddings[0]) == 2
+    assert (client.embed("toy", "").embeddings, client.embed("toy", []).embeddings) == ([], [])
+    assert client.embeddings("toy", "").embedding == []
+    with pytest.raises(ollama.ResponseError, match="maximum context length is 64 tokens"):
+        client.embed("toy", texts, truncate=False)
+    assert "embedding" in (client.show("toy").capabilities or [])
 
 
 def test_errors_have_the_clients_form(client: ollama.Client, echo: ServerProcess) -> None:

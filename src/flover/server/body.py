@@ -164,12 +164,14 @@ class _Bounds:
 
 
 def _read_strings(raw: Raw, name: str, bounds: _Bounds) -> list[str] | None:
-    """`stop` and `bad_words`: their number is limited by the server. An empty list is the same as none."""
+    """`stop`, `bad_words`, and texts of Ollama's: their number is limited by the server. An empty list is the same as
+    none."""
+    alone = name != "bad_words"
     if begins(raw, '"'):
-        text = read_value(raw, str | list[str] if name == "stop" else list[str], name)
+        text = read_value(raw, str | list[str] if alone else list[str], name)
         return [text] if text else None
-    setting = {"stop": "max_stop_strings", "bad_words": "max_bad_words"}[name]
-    wanted = "a string or a list of strings" if name == "stop" else "a list of strings"
+    setting = {"stop": "max_stop_strings", "bad_words": "max_bad_words", "input": "max_request_seqs"}[name]
+    wanted = "a string or a list of strings" if alone else "a list of strings"
     check_list(raw, name, wanted, getattr(bounds.limits, setting), "strings", flag_name(setting))
     return read_value(raw, list[str], name) or None
 

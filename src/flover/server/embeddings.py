@@ -10,6 +10,7 @@ import base64
 import math
 import uuid
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from flover.request import GREEDY, SamplingParams
 from flover.server.app_state import AppState
 from flover.server.errors import ClientGone
 from flover.server.generation import Generation
-from flover.server.protocol import EmbeddingBody, GenerationBody
+from flover.server.protocol import EmbeddingBody, GenerationBody, Prompts
 from flover.server.request_log import WithGeneration
 from flover.server.responses import json_response
 from flover.server.sse import CLIENT_LEFT, until_disconnect
@@ -47,7 +48,21 @@ def read_pooling(model: Path) -> str | None:
 async def create_embeddings(state: AppState, body: EmbeddingBody, receive: Receive, key_salt: str) -> Response:
     """Respond to one request."""
     model = state.check_model(body.model)
+    return await embed(state, body, receive, key_salt, lambda found: _whole(found, body, model))
+
+
+async def embed(
+    state: AppState,
+    body: EmbeddingBody,
+    receive: Receive,
+    key_salt: str,
+    write: Callable[[Generation], Any],
+    make_prompts: Callable[[], Prompts] | None = None,
+) -> Response:
+    """Submit the texts of a body, or what `make_prompts` makes beside the event loop, and respond with what `write`
+    makes of their vectors."""
     state.ready_supervisor()
+    model = state.model_names[0]
     if state.pooling is None:
         raise RequestError(
             f"{model} is not an embedding model: it has no {POOLING_FILE} that asks for the last token or the mean "
@@ -65,7 +80,7 @@ async def create_embeddings(state: AppState, body: EmbeddingBody, receive: Recei
             options,
             params,
             len(body.input),
-            lambda: body.input,
+            make_prompts or (lambda: body.input),
             name=f"embd-{uuid.uuid4().hex}",
             add_special_tokens=body.add_special_tokens is not False,
             key_salt=key_salt,
@@ -73,7 +88,7 @@ async def create_embeddings(state: AppState, body: EmbeddingBody, receive: Recei
         )
         try:
             await generation.finish()
-            whole = await state.in_thread(lambda: _whole(generation, body, model), _num_chars(generation))
+            whole = await state.in_thread(lambda: write(generation), _num_chars(generation))
             return WithGeneration(json_response(whole), generation)
         finally:
             generation.close()
@@ -104,9 +119,14 @@ def _whole(generation: Generation, body: EmbeddingBody, model: str) -> dict[str,
     }
 
 
-def _encoded(raw: bytes, body: EmbeddingBody) -> str | list[float]:
-    """The first `dimensions` numbers of a vector, scaled to length 1, as the body asks for them."""
-    vector = array("f", raw)[: body.dimensions]
+def unit_vector(raw: bytes, dimensions: int | None) -> array[float]:
+    """The first `dimensions` numbers of a vector, or all, scaled to length 1."""
+    vector = array("f", raw)[:dimensions]
     length = max(math.hypot(*vector), MIN_LENGTH)
-    unit = array("f", [number / length for number in vector])
+    return array("f", [number / length for number in vector])
+
+
+def _encoded(raw: bytes, body: EmbeddingBody) -> str | list[float]:
+    """A vector as the body asks for it."""
+    unit = unit_vector(raw, body.dimensions)
     return base64.b64encode(unit.tobytes()).decode() if body.encoding_format == "base64" else unit.tolist()

@@ -99,7 +99,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     completion, chat, _ = answers
     components |= body_schemas(config, served) | {"Error": _ERROR}
     components |= anthropic.body_schemas(served.names, config.limits.max_stop_strings)
-    components |= ollama.body_schemas(served.names)
+    components |= ollama.body_schemas(served, config.limits.max_request_seqs)
     components |= batches.object_schemas(_REF) | {"BatchBody": batches.BATCH_BODY}
     components["ResponsesBody"] = openai_responses.body_schema(served.names)
     components["ChatChunk"]["description"] = "One event of a streamed answer."
@@ -156,12 +156,14 @@ def _ollama_paths() -> dict[str, Any]:
     posts = (
         ("/api/chat", "Continue a conversation", "OllamaChatBody", lines),
         ("/api/generate", "Answer a prompt", "OllamaGenerateBody", lines),
-        ("/api/show", "What is known of the model", "OllamaBody", {JSON: ollama.MODEL}),
+        ("/api/show", "What is known of the model", "OllamaShowBody", {JSON: ollama.MODEL}),
+        ("/api/embed", "A vector for each text", "OllamaEmbedBody", {JSON: ollama.VECTORS}),
+        ("/api/embeddings", "The vector of a text", "OllamaEmbeddingsBody", {JSON: ollama.VECTOR}),
     )
     gets = {
         "/api/tags": _get("The models that are served", {JSON: ollama.MODELS}),
         "/api/ps": _get("The models that are in memory", {JSON: ollama.MODELS}),
-        "/api/version": _get("The version of Flover", {JSON: OBJECT}),
+        "/api/version": _get("The version of Ollama whose API this is", {JSON: OBJECT}),
     }
     return _with_errors(
         {**{path: _post(summary, body, answers) for path, summary, body, answers in posts}, **gets}, "OllamaError"

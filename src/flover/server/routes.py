@@ -24,8 +24,14 @@ from flover.server.dashboard import dashboard
 from flover.server.errors import HttpError
 from flover.server.http_keys import salt_of
 from flover.server.live import watch
-from flover.server.ollama import answers
-from flover.server.ollama.translate import OllamaBody, OllamaChatBody, OllamaGenerateBody
+from flover.server.ollama import answers, embed, models
+from flover.server.ollama.translate import (
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
+    OllamaGenerateBody,
+    OllamaShowBody,
+)
 from flover.server.openai_responses import responses
 from flover.server.openai_responses.translate import ResponsesBody
 from flover.server.openapi import openapi
@@ -70,17 +76,22 @@ def _converts(
 
 async def ollama_tags(request: Request) -> Response:
     """The served model, in Ollama's API."""
-    return answers.tags(state_of(request))
+    return models.tags(state_of(request))
 
 
 async def ollama_ps(request: Request) -> Response:
     """The loaded model, in Ollama's API."""
-    return answers.running(state_of(request))
+    return models.running(state_of(request))
 
 
 async def ollama_show(request: Request) -> Response:
     """What is known of the model, in Ollama's API."""
-    return answers.show(state_of(request), await read_request(request, OllamaBody))
+    return models.show(state_of(request), await read_request(request, OllamaShowBody))
+
+
+async def ollama_version(request: Request) -> Response:
+    """The version of Ollama's API."""
+    return models.version(state_of(request))
 
 
 async def count_message_tokens(request: Request) -> Response:
@@ -231,10 +242,12 @@ ROUTES = [
     Route("/v1/messages/count_tokens", count_message_tokens, methods=["POST"]),
     Route("/api/chat", _converts(OllamaChatBody, answers.read, answers.create), methods=["POST"]),
     Route("/api/generate", _converts(OllamaGenerateBody, answers.read, answers.create), methods=["POST"]),
+    Route("/api/embed", _converts(OllamaEmbedBody, embed.read, embed.create), methods=["POST"]),
+    Route("/api/embeddings", _converts(OllamaEmbeddingsBody, embed.read, embed.create), methods=["POST"]),
     Route("/api/tags", ollama_tags),
     Route("/api/ps", ollama_ps),
     Route("/api/show", ollama_show, methods=["POST"]),
-    Route("/api/version", show_version),
+    Route("/api/version", ollama_version),
     Route("/v1/models", list_models),
     Route("/v1/models/{name:path}", show_model),
     Route("/v1/requests/{id}/timeline", show_timeline),

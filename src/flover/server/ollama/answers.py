@@ -1,4 +1,4 @@
-"""`/api/chat`, `/api/generate`, `/api/tags` and `/api/show`: answers as lines of JSON."""
+"""`/api/chat` and `/api/generate`: answers as lines of JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from flover.server.app_state import AppState
 from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.errors import ollama_envelope
 from flover.server.generation import Choice, Generation
-from flover.server.ollama.translate import OllamaBody, OllamaChatBody, OllamaGenerateBody, to_chat
+from flover.server.ollama.models import check_name, date
+from flover.server.ollama.translate import OllamaChatBody, OllamaGenerateBody, to_chat
 from flover.server.protocol import ChatBody
 from flover.server.responses import json_response
 from flover.server.sse import Framing
@@ -37,7 +38,6 @@ def _line(content: Any) -> bytes:
     return msgspec.json.encode(content) + b"\n"
 
 
-NEVER = "9999-12-31T23:59:59Z"
 LINES = Framing(_line, lambda error: _line(ollama_envelope(error)), b"", "application/x-ndjson")
 
 
@@ -62,54 +62,9 @@ async def create(state: AppState, asked: Asked, receive: Receive, key_salt: str)
     return await builder.respond(state, key_salt, "ollama", stream=body.stream is not False, receive=receive)
 
 
-def check_name(state: AppState, name: str | None) -> str:
-    """The model's name for the answer: clients add `:latest` to one without a tag."""
-    if name is not None and name not in state.model_names:
-        name = name.removesuffix(":latest")
-    return state.check_model(name)
-
-
-def tags(state: AppState) -> Response:
-    """The served model, under each of its names."""
-    return json_response({"models": [{"name": name, "model": name, **_about(state)} for name in state.model_names]})
-
-
-def running(state: AppState) -> Response:
-    """The served model, which stays in memory."""
-    found = {**_about(state), "context_length": state.facts.max_model_len, "expires_at": NEVER}
-    return json_response({"models": [{"name": name, "model": name, **found} for name in state.model_names]})
-
-
-def show(state: AppState, body: OllamaBody) -> Response:
-    """What is known of the model."""
-    check_name(state, body.model)
-    facts, template = state.facts, state.template
-    calls = template is not None and (state.output_format.tools is not None or not template.writes_tools)
-    can = {"tools": calls, "thinking": state.output_format.reasoning is not None or state.output_format.is_harmony}
-    info = {"general.architecture": facts.architecture, f"{facts.architecture}.context_length": facts.max_model_len}
-    return json_response(
-        {
-            **_about(state),
-            "template": "" if template is None else template.source,
-            "model_info": info,
-            "capabilities": ["completion", *(name for name, able in can.items() if able)],
-        }
-    )
-
-
-def _about(state: AppState) -> Answer:
-    facts = state.facts
-    details = {"family": facts.architecture, "families": [facts.architecture], "quantization_level": facts.dtype}
-    return {"modified_at": _date(state.created), "details": details}
-
-
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
 def _loaded(model: str, *, chats: bool) -> Answer:
     empty: Answer = {"message": {"role": "assistant", "content": ""}} if chats else {"response": ""}
-    now = _date(datetime.now(UTC).timestamp())
+    now = date(datetime.now(UTC).timestamp())
     return {"model": model, "created_at": now, **empty, "done": True, "done_reason": "load"}
 
 
@@ -170,7 +125,7 @@ class LineBuilder(ConversationBuilder[Answer]):
             body: Answer = {"message": {"role": "assistant", **content}}
         else:
             body = {"response": content.pop("content"), **content}
-        return {"model": self._model, "created_at": _date(self._created), **body}
+        return {"model": self._model, "created_at": date(self._created), **body}
 
     def _end(self, generation: Generation) -> Answer:
         """How it ended; durations are in nanoseconds."""

@@ -10,7 +10,7 @@ import msgspec
 from flover.config import Limits, flag_name
 from flover.errors import named, too_many, wrong_value
 from flover.sampling_checks import PARAMETERS
-from flover.server.protocol import ChatBody, Message, Role
+from flover.server.protocol import ChatBody, Dimensions, Message, Role
 from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tools
 from flover.server.read_values import as_raw, read_value, refuse
@@ -64,6 +64,31 @@ class OllamaGenerateBody(OllamaBody, kw_only=True):
 
     prompt: str | None = None
     system: str | None = None
+
+
+class OllamaShowBody(msgspec.Struct, kw_only=True):
+    """`POST /api/show`; `name` is what older clients call the model."""
+
+    model: str | None = None
+    name: str | None = None
+
+
+class OllamaEmbedBody(msgspec.Struct, kw_only=True):
+    """`POST /api/embed`; `truncate` is on by default. Options change nothing."""
+
+    model: str | None = None
+    input: str | list[str] | None = None
+    truncate: bool | None = None
+    dimensions: Dimensions | None = None
+    options: dict[str, Any] | None = None
+
+
+class OllamaEmbeddingsBody(msgspec.Struct, kw_only=True):
+    """`POST /api/embeddings`, one text."""
+
+    model: str | None = None
+    prompt: str | None = None
+    options: dict[str, Any] | None = None
 
 
 def to_chat(body: OllamaChatBody | OllamaGenerateBody, limits: Limits) -> ChatBody:
