@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from flover.errors import RequestError, too_many, wrong_value
+from flover.json_formats import with_exact_formats
 
 FIELD = "structured_outputs"
 KINDS = ("json", "regex", "choice", "grammar", "json_object")
@@ -97,7 +98,7 @@ def json_rule(params: StructuredOutputsParams) -> str:
     if not params.disable_any_whitespace:
         options["whitespace_pattern"] = params.whitespace_pattern or WHITESPACE
     assert params.json is None or isinstance(params.json, str)
-    body = (params.json or '{"type": "object"}').strip()[:-1].rstrip()
+    body = with_exact_formats(params.json or '{"type": "object"}').strip()[:-1].rstrip()
     # The last member of a name counts.
     return f'%json {body}{"" if body == "{" else ", "}"x-guidance": {json.dumps(options)}}}'
 

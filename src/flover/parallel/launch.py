@@ -5,16 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,6 +32,7 @@ from flover.parallel.nccl import check_nccl
 from flover.parallel.rank_group import RankGroup
 from flover.parallel.ranks import Leader
 from flover.parallel.rendezvous import join
+from flover.temporary import TemporaryDirectory
 
 FOLLOWER_COMMAND = (sys.executable, "-m", "flover.parallel.follower")
 LEAVE_SECONDS = 2.0
@@ -50,8 +48,8 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
     if config.device == "cuda":
         check_nccl()
     new_platform(config).check(describe_model(config, Shard(0, config.tensor_parallel_size)))
-    folder, followers = Path(tempfile.mkdtemp(prefix="flover-ranks-")), Followers()
-    file = str(folder / "store")
+    folder, followers = TemporaryDirectory("ranks"), Followers()
+    file = str(folder.path / "store")
     try:
         for rank in range(1, config.local_ranks):
             followers.start(Join(config, rank, file))
@@ -60,10 +58,10 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         own = load_device(config, progress, group)
     except BaseException:
         followers.end(False)
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()
         raise
     if config.device != "cuda":  # NCCL's threads look into the store for as long as they run
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()
     elsewhere = range(config.local_ranks, config.tensor_parallel_size)
     beats = HeartbeatMonitor(store, elsewhere, config.distributed_timeout_seconds)
 
@@ -75,7 +73,7 @@ def load_group(config: EngineConfig, progress: Callable[[int, int], None]) -> Le
         if they_leave:
             beats.wait_left(LEAVE_SECONDS)
         followers.end(they_leave)
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.close()
 
     return Leader(own, group, check, end)
 

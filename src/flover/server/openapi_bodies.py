@@ -138,11 +138,13 @@ _NO_USAGE: Schema = {
     "properties": {"include_usage": _OFF, "continuous_usage_stats": _OFF},
 }
 _Pair = tuple[dict[str, Schema], dict[str, Schema]]
+_CONSTRAINTS: dict[str, Schema] = {"structured_outputs": NULL, "response_format": PLAIN_FORMAT}
+"""Of these one at most."""
 _FREE: dict[str, Schema] = {"bad_words": NULL, "ignore_eos": _OFF}
 """What goes with no constraint on the answer."""
 _NOT_TOGETHER: list[_Pair] = [
-    ({"stream_options": _NO_USAGE, "structured_outputs": NULL}, {"stream": _ON, **_FREE}),
-    ({"prompt_logprobs": NULL, "response_format": PLAIN_FORMAT}, {"stream": _OFF, **_FREE}),
+    ({"stream_options": _NO_USAGE, **_CONSTRAINTS}, {"stream": _ON, **_FREE}),
+    ({"prompt_logprobs": NULL, **_CONSTRAINTS}, {"stream": _OFF, **_FREE}),
     ({"min_tokens": _NONE_OR_0}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
     ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": _NONE_OR_0}),
 ]
@@ -165,7 +167,10 @@ def _apart(pairs: list[_Pair]) -> list[Schema]:
     for first, second in pairs:
         rest = {name: schema for name, schema in usual.items() if name not in first}
         needed = [name for name, schema in second.items() if "const" in schema]
-        alternatives.append({"properties": rest | second, "required": needed})
+        one: Schema = {"properties": rest | second, "required": needed}
+        if first.keys() >= _CONSTRAINTS.keys():
+            one["anyOf"] = [{"properties": {name: none}} for name, none in _CONSTRAINTS.items()]
+        alternatives.append(one)
     return alternatives
 
 

@@ -12,7 +12,6 @@ import fcntl
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -32,6 +31,7 @@ from flover.server.batches.objects import (
     new_file_id,
 )
 from flover.server.errors import HttpError
+from flover.temporary import TemporaryDirectory, remove_leftovers
 
 MAX_FILES = 1000
 MAX_BATCHES = 1000
@@ -51,7 +51,7 @@ class Store:
 
     def __init__(self, directory: str | None, max_bytes: int, clock: Callable[[], float]) -> None:
         """`clock` is the time of day. Raises `ConfigError` if the directory cannot be used."""
-        self._temporary = directory is None
+        self._temporary: TemporaryDirectory | None = None
         self._max_bytes = max_bytes
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
@@ -59,7 +59,9 @@ class Store:
         self._used = 0
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, StoredBatch] = {}
-        if directory is not None:
+        if directory is None:
+            remove_leftovers()
+        else:
             try:
                 self._open(Path(directory))
             except OSError as error:
@@ -83,7 +85,8 @@ class Store:
         """Keep a copy of `content` for `expiry` seconds. Without room raises a 413, 429 or 503 as `HttpError`."""
         try:
             if self._root is None:
-                self._open(Path(tempfile.mkdtemp(prefix="flover-batches-")))
+                self._temporary = TemporaryDirectory("batches")
+                self._open(self._temporary.path)
         except OSError as error:
             raise _unwritten(error) from None
         self.remove_expired()
@@ -191,8 +194,8 @@ class Store:
         self._thread.shutdown()
         if self._root is not None:
             os.close(self._lock)
-            if self._temporary:
-                shutil.rmtree(self._root, ignore_errors=True)
+        if self._temporary is not None:
+            self._temporary.close()
 
     def _open(self, root: Path) -> None:
         """Take a directory and read what it has. Raises `OSError` or `ConfigError`."""
