@@ -1,5 +1,5 @@
 """Formats of strings in JSON Schemas that llguidance's own expressions take too much for: February has 29 days in leap
-years alone, a minute 60 seconds, and what is before the @ of an address at most 64 characters."""
+years alone, a minute 60 seconds, what is before the @ of an address at most 64 characters, and a name at most 253."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ _DATE = f"({_DAY}|{_LEAP})"
 _TIME = "([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\\.[0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])"
 _ATOM = "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 _LOCAL = f"({_ATOM}{{1,64}}|{_ATOM}{{1,31}}\\.{_ATOM}{{1,32}}|{_ATOM}{{1,16}}(\\.{_ATOM}{{1,15}}){{2,3}})"
-_LABEL = "[A-Za-z0-9]([A-Za-z0-9-]{0,38}[A-Za-z0-9])?"
+_LABEL = "([A-Za-z0-9]{1,41}|[A-Za-z0-9]{1,9}(-[A-Za-z0-9]{1,7}){1,4})"
 EXACT: Mapping[str, str] = {
     "date": _DATE,
     "time": _TIME,
     "date-time": f"{_DATE}T{_TIME}",
     "email": f"{_LOCAL}@({_LABEL}\\.){{1,3}}[A-Za-z]{{2,24}}",
+    "hostname": f"{_LABEL}(\\.{_LABEL}){{0,5}}",
 }
-"""Regular expressions: of RFC 3339 from the year 1 on, without leap seconds; of addresses with a domain's name."""
+"""Regular expressions: of RFC 3339 from the year 1 on, without leap seconds; of addresses with a domain's name; of
+names that are short enough for DNS in any case."""
 _VALUES = frozenset(("const", "default", "enum", "examples"))
 """What holds values and no schemas."""
 

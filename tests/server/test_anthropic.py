@@ -90,7 +90,7 @@ def test_errors_have_the_clients_form(claude: anthropic.Anthropic, echo: ServerP
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens is required"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "only custom ones are supported"),
         ({"tool_choice": {"type": "any"}}, "there are no tools"),
-        ({"mcp_servers": [{}]}, "mcp_servers is not a field"),
+        ({"mcp_servers": [{}]}, "mcp_servers is not supported"),
     ):
         answer = echo.post("/v1/messages", {**chat, **fields})
         body = answer.json()

@@ -77,6 +77,29 @@ ANSWERED: dict[str, dict[str, Any]] = {
     "litellm, thinking": {"reasoning_effort": "low"},
     "open-webui, a title": {"stream": False, "max_completion_tokens": 1000, "n": 1},
     "max_tokens under both names": {"max_tokens": 3, "max_completion_tokens": 4},
+    "llama.cpp and Together, a schema": {"response_format": {"type": "json_object", "schema": OBJECT}},
+    "llama.cpp, a schema": {"response_format": {"type": "json_schema", "schema": OBJECT}},
+    "Vercel's AI SDK": {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "hi<eos>"}]}],
+        "tools": [{"type": "function", "function": {**FINAL, "parameters": {**OBJECT, "$schema": "a"}}}],
+        "tool_choice": "auto",
+        "response_format": {"type": "json_schema", "json_schema": {**FORMAT, "description": None}},
+        "frequency_penalty": None,
+    },
+    "Mistral's clients": {"tools": [TOOL], "tool_choice": "any"},
+    "Qwen's clients": {"enable_thinking": False},
+    "a refusal in the history": {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+            {"role": "user", "content": "hi<eos>"},
+        ]
+    },
+    "Roo": {
+        "messages": [{"role": "assistant", "content": ""}, {"role": "user", "content": "hi<eos>"}],
+        "temperature": 0,
+    },
+    "n8n": {"max_tokens": -1, "response_format": {"type": "text"}, "presence_penalty": 0, "n": 1},
     "a developer's message": {
         "messages": [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": "hi<eos>"}]
     },
@@ -89,6 +112,72 @@ REFUSED: dict[str, dict[str, Any]] = {
     "thinking_token_budget": {"thinking_token_budget": 5},
     "max_output_tokens": {"max_output_tokens": 5},
 }
+
+CODEX: dict[str, Any] = {
+    "instructions": "You are Codex.",
+    "input": [
+        {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "sandbox"}]},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": "a"},
+        {"type": "function_call", "name": "shell", "arguments": '{"command": ["ls"]}', "call_id": "c1"},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "a<eos>"}]},
+    ],
+    "tools": [{"type": "function", "name": "shell", "description": "", "strict": False, "parameters": OBJECT}],
+    "tool_choice": "auto",
+    "parallel_tool_calls": False,
+    "reasoning": {"effort": "medium", "summary": "auto"},
+    "store": False,
+    "stream": True,
+    "include": ["reasoning.encrypted_content"],
+    "prompt_cache_key": "a",
+    "text": {"verbosity": "medium"},
+    "client_metadata": {"a": "b"},
+}
+_ASKED: list[Any] = [
+    {"role": "user", "content": [{"type": "text", "text": "hi<eos>", "cache_control": {"type": "ephemeral"}}]}
+]
+CLAUDE_CODE: list[dict[str, Any]] = [
+    {
+        "messages": _ASKED,
+        "system": [
+            {"type": "text", "text": "You are Claude Code.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
+        ],
+        "tools": [
+            {
+                "name": "Bash",
+                "description": "",
+                "input_schema": {**OBJECT, "$schema": "a"},
+                "eager_input_streaming": True,
+            }
+        ],
+        "metadata": {"user_id": "a"},
+        "thinking": {"type": "adaptive"},
+        "output_config": {"effort": "medium"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "stream": True,
+    },
+    {
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {
+                "role": "assistant",
+                "content": [
+                    {"type": "thinking", "thinking": "hm", "signature": "a"},
+                    {"type": "redacted_thinking", "data": "a"},
+                    {"type": "tool_use", "id": "t1", "name": "Bash", "input": {"a": 1}},
+                ],
+            },
+            {
+                "role": "user",
+                "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "a<eos>", "is_error": True}],
+            },
+        ],
+        "stop_sequences": [],
+        "mcp_servers": [],
+        "container": None,
+    },
+    {"messages": _ASKED, "output_config": {"format": {"type": "json_schema", "schema": OBJECT}}},
+]
 
 
 def test_bodies_of_clients(server: ServerProcess) -> None:
@@ -111,8 +200,17 @@ def test_bodies_of_clients_of_other_apis(server: ServerProcess) -> None:
     tool = {"type": "function", "name": "f", "description": "", "parameters": OBJECT, "strict": True}
     text = {"format": {"type": "json_schema", **FORMAT}}
     asked = {"input": [{"role": "user", "content": "hi<eos>", "type": "message"}], "max_output_tokens": 4}
-    for fields in ({"tools": [tool], "stream": False}, {"text": text, "tool_choice": tool, "tools": [tool]}):
-        assert server.post("/v1/responses", {**asked, **fields}).status_code == 200, fields
+    for fields in (
+        {"tools": [tool], "stream": False},
+        {"text": text, "tool_choice": tool, "tools": [tool]},
+        CODEX,
+        {"top_logprobs": 0, "background": False, "truncation": "disabled", "prompt": None},
+    ):
+        answer = server.post("/v1/responses", {**asked, **fields})
+        assert answer.status_code == 200, (fields, answer.text)
+    for fields in CLAUDE_CODE:
+        answer = server.post("/v1/messages?beta=true", {"model": "toy", "max_tokens": 4, **fields})
+        assert answer.status_code == 200, (fields, answer.text)
     # litellm and Go programs leave out the Content-Type
     body = {"model": "toy", "messages": [{"role": "user", "content": "hi<eos>", "images": []}], "stream": False}
     answer = server.http.post("/api/chat", content=json.dumps({**body, "options": {"num_predict": 4}}))

@@ -90,7 +90,9 @@ def test_every_form_streamed_and_not(url: str, path: str) -> None:
         assert set(reasons) == {"stop"}
         for text in texts:
             jsonschema.validate(json.loads(text), PERSON)
-    assert whole(url, path, response_format=WRAPPED) == whole(url, path, structured_outputs={"json": PERSON})
+    expected = whole(url, path, structured_outputs={"json": PERSON})
+    elsewhere = [{"type": kind, "schema": PERSON} for kind in ("json_object", "json_schema")]
+    assert all(whole(url, path, response_format=form) == expected for form in (WRAPPED, *elsewhere))
     (text,), _ = whole(url, path, response_format={"type": "json_object"})
     assert isinstance(json.loads(text), dict)
     (text,), _ = whole(url, path, structured_outputs={"choice": ["red", "green"]}, temperature=0)

@@ -186,6 +186,8 @@ def render(template: ChatTemplate, body: ChatBody | TokenizeBody) -> str:
     if isinstance(body, ChatBody):
         if body.reasoning_effort is not None:
             arguments.setdefault("reasoning_effort", body.reasoning_effort)
+        if body.enable_thinking is not None:
+            arguments.setdefault("enable_thinking", body.enable_thinking)
         tools = None if body.tools is None else msgspec.json.decode(body.tools)
         if not template.writes_tools and (tools or any(_is_tool_message(one) for one in messages)):
             messages, tools = (

@@ -46,6 +46,7 @@ INFORMATION = frozenset(
         "verbose",
         "rid",
         "session_id",
+        "client_metadata",
         "id_slot",
         "slot_id",
         "mirostat_tau",
@@ -96,6 +97,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     # OpenAI's responses
     "previous_response_id": (),
     "conversation": (),
+    "top_logprobs": (0,),
+    # Anthropic's: the second is what Claude Code sends, and changes nothing
+    "context_management": ({"edits": []}, {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}),
+    "mcp_servers": NONE,
+    "container": (),
     # SGLang
     "regex": (),
     "ebnf": (),
@@ -160,7 +166,7 @@ STRICT: Mapping[str, Any] = {
 """The fields of the above that `--strict` accepts, with their values or types."""
 
 REASONS: Mapping[str, str] = {
-    "functions": "functions are not supported yet",
+    "functions": "functions were replaced by tools: send tools",
     "modalities": 'only text is supported: leave modalities out or send ["text"]',
     "chat_template": "a template in a request is not supported: the operator can give one with --chat-template",
     "suffix": "filling in before a suffix is not supported",
@@ -196,7 +202,6 @@ OTHER_NAMES: Mapping[str, str] = {
     "truncate": "truncate_prompt_tokens",
     "input": "messages",
     "inputs": "prompt",
-    "enable_thinking": "chat_template_kwargs",
     "thinking_budget": "thinking_token_budget",
     "thinking_budget_tokens": "thinking_token_budget",
     "max_thinking_tokens": "thinking_token_budget",

@@ -103,10 +103,8 @@ def body_schemas(config: ServerConfig, served: ServedModel) -> dict[str, Schema]
     make = _Maker(config, served)
     completion, chat = make.body(CompletionBody), make.body(ChatBody)
     some = {name: _max_tokens(1) for name in ("max_tokens", "max_completion_tokens")}
-    completion["anyOf"] = _apart([*_NOT_TOGETHER, _SPACES, _SPECIAL, _PROMPTS, (some, {"echo": _ON})])
-    chat["anyOf"] = _apart(
-        [*_NOT_TOGETHER, (_SPACES[0] | _CONTINUING[0], _SPACES[1] | _CONTINUING[1]), _TOP, _THINKING]
-    )
+    completion["anyOf"] = _apart([*_NOT_TOGETHER, _joined(_SPACES, _FORMAT, _PROMPTS), (some, {"echo": _ON})])
+    chat["anyOf"] = _apart([*_NOT_TOGETHER, _joined(_SPACES, _FORMAT, _CONTINUING, _THINKING), _TOP])
     if not served.thinks:
         chat["properties"][THINKING] = _NO_BUDGET
     if not served.calls:
@@ -138,28 +136,36 @@ _NO_USAGE: Schema = {
     "properties": {"include_usage": _OFF, "continuous_usage_stats": _OFF},
 }
 _Pair = tuple[dict[str, Schema], dict[str, Schema]]
-_CONSTRAINTS: dict[str, Schema] = {"structured_outputs": NULL, "response_format": PLAIN_FORMAT}
-"""Of these one at most."""
 _FREE: dict[str, Schema] = {"bad_words": NULL, "ignore_eos": _OFF}
 """What goes with no constraint on the answer."""
 _NOT_TOGETHER: list[_Pair] = [
-    ({"stream_options": _NO_USAGE, **_CONSTRAINTS}, {"stream": _ON, **_FREE}),
-    ({"prompt_logprobs": NULL, **_CONSTRAINTS}, {"stream": _OFF, **_FREE}),
+    ({"stream_options": _NO_USAGE}, {"stream": _ON}),
+    ({"prompt_logprobs": NULL}, {"stream": _OFF}),
+    ({"structured_outputs": NULL}, _FREE),
     ({"min_tokens": _NONE_OR_0}, {"max_tokens": NULL, "max_completion_tokens": NULL, "allowed_token_ids": NULL}),
     ({"allowed_token_ids": NULL}, {"bad_words": NULL, "min_tokens": _NONE_OR_0}),
 ]
 """Fields that exclude each other: the usual value of the first, and the value of the second if the first differs."""
 _SPACES: _Pair = ({"spaces_between_special_tokens": _ON_BY_DEFAULT}, {"skip_special_tokens": _ON_BY_DEFAULT})
-_PROMPTS: _Pair = ({"n": _ONLY_ONE}, {"prompt": {"type": "string"}})
-_SPECIAL: _Pair = ({"add_special_tokens": _ON_BY_DEFAULT}, {"prompt": {"minLength": 1, "items": {"minLength": 1}}})
+_FORMAT: _Pair = ({"response_format": PLAIN_FORMAT}, _FREE)
+_PROMPTS: _Pair = (
+    {"n": _ONLY_ONE, "add_special_tokens": _ON_BY_DEFAULT},
+    {"prompt": {"type": "string", "minLength": 1}},
+)
 _CONTINUING: _Pair = ({"continue_final_message": _OFF}, {"add_generation_prompt": _OFF})
 _NO_BUDGET: Schema = {"enum": [-1, None]}
 _THINKING: _Pair = ({THINKING: _NO_BUDGET}, {"allowed_token_ids": NULL, "bad_words": NULL})
 _TOP: _Pair = ({"top_logprobs": _NONE_OR_0}, {"logprobs": _ON})
 
 
+def _joined(*pairs: _Pair) -> _Pair:
+    """The first fields may be unusual if all second ones are as each of the pairs asks."""
+    first = {name: schema for one, _ in pairs for name, schema in one.items()}
+    return first, {name: schema for _, other in pairs for name, schema in other.items()}
+
+
 def _apart(pairs: list[_Pair]) -> list[Schema]:
-    """Alternatives in which at most one of the pairs' first fields has an unusual value. At most eight: tools that
+    """Alternatives in which at most one of the pairs' first fields has an unusual value. At most seven: tools that
     generate requests from the document do not support more. The one where all are usual is left out where the first two
     pairs are those of streams: a request streams or does not."""
     usual = {name: schema for first, _ in pairs for name, schema in first.items()}
@@ -167,10 +173,7 @@ def _apart(pairs: list[_Pair]) -> list[Schema]:
     for first, second in pairs:
         rest = {name: schema for name, schema in usual.items() if name not in first}
         needed = [name for name, schema in second.items() if "const" in schema]
-        one: Schema = {"properties": rest | second, "required": needed}
-        if first.keys() >= _CONSTRAINTS.keys():
-            one["anyOf"] = [{"properties": {name: none}} for name, none in _CONSTRAINTS.items()]
-        alternatives.append(one)
+        alternatives.append({"properties": rest | second, "required": needed})
     return alternatives
 
 

@@ -12,7 +12,11 @@ from flover.structured_outputs import MAX_CHOICE_BYTES, MAX_CHOICES, MAX_REGEX_B
 _SCHEMA: Schema = {"type": "object", "properties": {"type": {"const": "object"}}, "additionalProperties": NULL}
 FORMAT: Schema = {
     "anyOf": [
-        {"type": "object", "required": ["type"], "properties": {"type": {"enum": ["text", "json_object"]}}},
+        {
+            "type": "object",
+            "required": ["type"],
+            "properties": {"type": {"enum": ["text", "json_object"]}, "schema": {"anyOf": [_SCHEMA, NULL]}},
+        },
         {
             "type": "object",
             "required": ["type", "json_schema"],

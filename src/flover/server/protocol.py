@@ -210,6 +210,8 @@ class ChatBody(GenerationBody, kw_only=True):
     include_reasoning: bool | None = None
     separate_reasoning: bool | None = None
     thinking_token_budget: ThinkingTokens | None = None
+    enable_thinking: bool | None = None
+    """For the chat template, as in `chat_template_kwargs`."""
 
     @property
     def choice_of_tools(self) -> ToolChoice:

@@ -120,6 +120,8 @@ def _read_part(raw: Raw, where: str, strict: bool) -> TextPart:
     if "type" not in members:
         _refuse(f"{where}.type is required")
     kind = read_value(members["type"], str, f"{where}.type")
+    if kind == "refusal" and "refusal" in members:
+        return TextPart(text=read_value(members["refusal"], str, f"{where}.refusal"))
     if kind != "text":
         _refuse(f"{where} has type {kind if kind.isidentifier() else shown(kind)}: only text is supported")
     if strict and (unknown := members.keys() - {"type", "text"}):

@@ -36,14 +36,17 @@ def read_format(raw: Raw, name: str) -> ResponseFormat:
     kind = read_value(members["type"], str, f"{name}.type")
     if kind not in FORMATS:
         raise RequestError(f"{name} of type {named(kind)} is not supported, only {', '.join(FORMATS)}", param=name)
-    if kind != "json_schema":
-        constraint = StructuredOutputsParams(json_object=True) if kind == "json_object" else None
-        return ResponseFormat(type=kind, constraint=constraint)
-    if kind not in members:
-        raise RequestError(f"{name}.{kind} is required", param=name)
-    where = f"{name}.{kind}"
-    described = _given(members[kind], where, "an object with name and schema")
-    _check_names(described, NAMED_FIELDS, where)
+    if kind == "text":
+        return ResponseFormat(type=kind)
+    if kind == "json_object" and "schema" not in members:
+        return ResponseFormat(type=kind, constraint=StructuredOutputsParams(json_object=True))
+    where, described = name, members  # where llama.cpp and others have the schema
+    if kind == "json_schema" and (kind in members or "schema" not in members):
+        if kind not in members:
+            raise RequestError(f"{name}.{kind} is required", param=name)
+        where = f"{name}.{kind}"
+        described = _given(members[kind], where, "an object with name and schema")
+        _check_names(described, NAMED_FIELDS, where)
     for field, type_ in _NAMED_TYPES.items():
         if field in described:
             read_value(described[field], type_, f"{where}.{field}")

@@ -38,6 +38,8 @@ def read_tool_choice(raw: Raw) -> ToolChoice:
     name = "tool_choice"
     if not begins(raw, "{"):
         mode = read_value(raw, str, name, A_CHOICE)
+        if mode == "any":  # what Mistral's API calls it
+            mode = "required"
         if mode not in ("none", "auto", "required"):
             raise wrong_value(name, A_CHOICE, raw)
         return ToolChoice(mode=mode)

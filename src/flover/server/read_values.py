@@ -180,7 +180,7 @@ def _choices(kind: Any) -> str:
 def _expected(message: str) -> str:
     """The type that msgspec expected, in the words of our errors."""
     found = re.search(r"Expected `(\w+)", message)
-    return _KINDS.get(found.group(1), found.group(1)) if found else "another value"
+    return _KINDS.get(found.group(1), found.group(1)) if found else "a value that the API has for it"
 
 
 def _at(raw: Raw, place: str) -> Raw | None:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from flover.server.protocol import Effort
+
 
 class TextBlock(msgspec.Struct, kw_only=True, tag="text", tag_field="type"):
     """Text."""
@@ -80,6 +82,20 @@ class Thinking(msgspec.Struct, kw_only=True):
     budget_tokens: int | None = None
 
 
+class OutputFormat(msgspec.Struct, kw_only=True):
+    """What the text of the answer must be."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(msgspec.Struct, kw_only=True):
+    """How much effort the answer is worth, and what its text must be."""
+
+    effort: Effort | None = None
+    format: OutputFormat | None = None
+
+
 class CountBody(msgspec.Struct, kw_only=True):
     """`POST /v1/messages/count_tokens`."""
 
@@ -90,6 +106,9 @@ class CountBody(msgspec.Struct, kw_only=True):
     tool_choice: InputChoice | None = None
     thinking: Thinking | None = None
     cache_control: Any = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+    """The older place of `output_config.format`."""
 
 
 class MessagesBody(CountBody, kw_only=True):

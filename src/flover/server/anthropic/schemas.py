@@ -58,6 +58,10 @@ def body_schemas(names: Sequence[str], max_stop_strings: int) -> dict[str, Schem
         "system": {"anyOf": [*text_or_parts({"const": "text"}, ["text"])["anyOf"], NULL]},
         "tools": {"type": ["array", "null"], "items": _TOOL, "maxItems": MAX_TOOLS},
         "cache_control": {},
+        "output_config": {
+            "type": ["object", "null"],
+            "properties": {"effort": {"type": ["string", "null"], "pattern": "^[a-z]{1,16}$"}, "format": NULL},
+        },
     }
     stops = {"type": "string", "minLength": 1}
     own: dict[str, Schema] = {

@@ -16,6 +16,7 @@ from flover.server.anthropic.bodies import (
     InputMessage,
     InputTool,
     MessagesBody,
+    OutputConfig,
     RedactedBlock,
     TextBlock,
     ThinkingBlock,
@@ -23,6 +24,7 @@ from flover.server.anthropic.bodies import (
     ToolUseBlock,
 )
 from flover.server.protocol import ChatBody, Message, ToolChoice
+from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tools
 from flover.server.read_values import as_raw, refuse
 
@@ -55,6 +57,12 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
             refuse("tool_choice", "tool_choice.name is required")
         chat.tool_choice = ToolChoice(mode=_CHOICES[body.tool_choice.type], name=body.tool_choice.name)
         chat.parallel_tool_calls = not body.tool_choice.disable_parallel_tool_use
+    config = body.output_config or OutputConfig()
+    form = config.format or body.output_format
+    chat.reasoning_effort = config.effort
+    if form is not None:
+        wanted = {"type": form.type, "json_schema": {"schema": form.schema}}
+        chat.response_format = read_format(as_raw(wanted), "output_config.format")
     if isinstance(body, MessagesBody):
         for field in _SAME:
             setattr(chat, field, getattr(body, field))
