@@ -215,6 +215,11 @@ def test_bodies_of_clients_of_other_apis(server: ServerProcess) -> None:
     body = {"model": "toy", "messages": [{"role": "user", "content": "hi<eos>", "images": []}], "stream": False}
     answer = server.http.post("/api/chat", content=json.dumps({**body, "options": {"num_predict": 4}}))
     assert (answer.status_code, "content-type" in answer.request.headers) == (200, False)
+    nothing = {"suffix": "", "system": "", "template": "", "context": [], "images": [], "raw": False, "logprobs": False}
+    answer = server.post(
+        "/api/generate", {"prompt": "hi<eos>", "format": "", "think": None, "stream": False, **nothing}
+    )
+    assert answer.status_code == 200, answer.text
     answer = server.http.post("/v1/chat/completions", content=json.dumps(body))
     assert answer.status_code == 415  # a page of another origin could send it
 

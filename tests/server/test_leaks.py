@@ -24,10 +24,14 @@ MOST_DESCRIPTORS = 40
 
 
 async def one(http: httpx.AsyncClient, number: int) -> None:
-    """A whole answer, a stream, a refusal, a client that leaves, an unknown path."""
+    """A whole answer, a stream, a refusal, a client that leaves, an unknown path, and conversations in each API: with
+    tools, a constraint, reasoning, lines."""
     # Prompts come again: the tokenizers library remembers 10,000 words, and to the toy a prompt is one word.
-    body = {"prompt": f"prompt {number % 10} " * 5, "max_tokens": 5, "user": f"user{number}"}
-    kind = number % 5
+    body = {"prompt": f"prompt {number // 10 % 10} " * 5, "max_tokens": 5, "user": f"user{number}"}
+    chat = {"model": "toy", "messages": [{"role": "user", "content": f"message {number // 10 % 10}"}], "max_tokens": 5}
+    form = {"type": "json_schema", "json_schema": {"schema": {"const": number // 10 % 10, "type": "integer"}}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    kind = number % 10
     if kind == 0:
         await http.post("/v1/completions", json={**body, "logprobs": 2})
     elif kind == 1:
@@ -37,6 +41,22 @@ async def one(http: httpx.AsyncClient, number: int) -> None:
     elif kind == 3:
         with contextlib.suppress(httpx.HTTPError):
             await http.post("/v1/completions", json={**body, "max_tokens": 1500}, timeout=0.1)
+    elif kind == 5:
+        (
+            await http.post(
+                "/v1/chat/completions", json={**chat, "tools": tools, "stream": True, "response_format": form}
+            )
+        ).raise_for_status()
+    elif kind == 6:
+        (await http.post("/v1/messages", json={**chat, "stream": True, "system": "Be brief."})).raise_for_status()
+    elif kind == 7:
+        (
+            await http.post("/api/chat", json={**chat, "max_tokens": None, "options": {"num_predict": 5}})
+        ).raise_for_status()
+    elif kind == 8:
+        (
+            await http.post("/v1/responses", json={"input": chat["messages"], "max_output_tokens": 5, "stream": True})
+        ).raise_for_status()
     else:
         await http.get(f"/path{number}", headers={"X-Request-Id": f"id{number}", "User-Agent": f"agent{number}"})
 

@@ -148,6 +148,11 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "think": OFF,
     "format": ("",),
     "raw": OFF,
+    "template": ("",),
+    "system": ("",),
+    "context": NONE,
+    "images": NONE,
+    "logprobs": OFF,
     "options": ({},),
 }
 """Neutral fields, and the values with which they do not change the output."""
