@@ -103,6 +103,8 @@ def test_either_calls_or_a_text(form: str) -> None:
     if form == "openai":
         thought = f"<|channel|>analysis<|message|>hm\n<|end|><|start|>assistant{begin}{text}"
         assert accepts(constraint, thought)
+        silent = CallsOrText(form, TOOLS, reasons=False).grammar(ANSWER, SPECIAL)
+        assert accepts(silent, begin + text) and not accepts(silent, thought)
         found = parse_output(either.parser(), thought)
         assert (found.reasoning, found.content) == ("hm\n", text)
 

@@ -132,7 +132,9 @@ class Conversation:
         tokenizer = state.need_tokenizer("messages")
         constraint = None if body.response_format is None else body.response_format.constraint
         if self._tools and self._forced is None and constraint is not None and self._format.tools is not None:
-            self._either = CallsOrText(self._format.tools, self._tools, self._several)
+            self._either = CallsOrText(
+                self._format.tools, self._tools, self._several, reasons=body.thinking_token_budget in (None, -1)
+            )
             either = self._either.grammar(constraint, tokenizer.special_texts)
             params = msgspec.structs.replace(params, structured_outputs=either)
         self._constrained = params.structured_outputs is not None

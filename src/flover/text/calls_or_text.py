@@ -79,6 +79,8 @@ class CallsOrText:
     form: str
     tools: Tools
     several: bool = True
+    reasons: bool = True
+    """Whether gpt-oss may reason first: a mask of a budget and one of a grammar do not go together."""
 
     def grammar(self, text: StructuredOutputsParams, special: Mapping[str, int]) -> StructuredOutputsParams:
         """What the answer must be, if a text must be `text`. `special` are the ids of special tokens by their text.
@@ -90,7 +92,7 @@ class CallsOrText:
         form = _FORMS[self.form]
         many = "" if form.between is None or not self.several else f" ({_literal(form.between, special)} call)*"
         rules = ["start: calls | text"]
-        if form.reasoning:
+        if form.reasoning and self.reasons:
             begin, end = (_literal(marker, special) for marker in _REASONING)
             rules = ["start: reasoning? (calls | text)", rf"reasoning: {begin} /(.|\n)*/ {end}"]
         rules += [
