@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class LoRARequest:
+    """An adapter as callers of `LLM` name it, with vLLM's fields: one directory is one `lora_int_id`."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
 
 
 class LoraAdapter(msgspec.Struct, frozen=True):
@@ -14,7 +25,14 @@ class LoraAdapter(msgspec.Struct, frozen=True):
     digest: str
     generation: int = 0
 
-    @property
-    def salt(self) -> str:
-        """What separates its prefixes from those of other adapters and of the model alone."""
-        return f"lora:{self.name}:{self.digest}:{self.generation}"
+
+_ADAPTER, _TEXT = "lora:", "text:"
+
+
+def cache_salt(salt: str, adapter: LoraAdapter | None) -> str:
+    """What separates prefixes of requests with this salt and adapter from all others. No salt of a client can be that
+    of an adapter."""
+    if adapter is None:
+        return f"{_TEXT}{salt}" if salt.startswith((_ADAPTER, _TEXT)) else salt
+    name = f"{len(adapter.name)}:{adapter.name}"
+    return f"{_ADAPTER}{adapter.digest}:{adapter.generation}:{name}:{salt}"

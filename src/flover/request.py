@@ -184,6 +184,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     switch_len: int | None = None
     """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that
     for short ones; None if there is but one."""
+    max_loras: int = 0
+    """Most adapters at once; 0: none are computed."""
     deterministic: bool = True
     """Whether a request that is computed again gets the same tokens."""
 
@@ -220,6 +222,8 @@ def check_request(request: Request, facts: ModelFacts) -> None:
             "structured_outputs need a model with an end-of-sequence token: nothing else ends such an answer",
             param="structured_outputs",
         )
+    if params.lora is not None and facts.max_loras == 0:
+        raise RequestError("an adapter needs --enable-lora", param="model")
     _check_outputs(request, room)
     _check_choice(request, facts)
 

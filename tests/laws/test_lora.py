@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -11,10 +12,10 @@ from laws.harness import alone, answer, assert_same, load, logprobs, make, token
 from support.adapters import ATTENTION, make_adapter, merge_adapter
 from support.checkpoints import make_checkpoint
 
-from flover.engine.loop import Engine
-from flover.errors import RequestError
-from flover.lora import LoraAdapter
-from flover.request import Request
+from flover.errors import ModelError, RequestError
+from flover.llm.llm import LLM
+from flover.lora import LoraAdapter, LoRARequest, cache_salt
+from flover.request import Request, SamplingParams
 from flover.source.peft import find_adapter
 
 PROMPT = list(range(3, 40))
@@ -57,7 +58,7 @@ def with_adapter(request: Request, adapter: LoraAdapter | None) -> Request:
     if adapter is None:
         return request
     params = request.params.replace(lora=adapter)
-    return msgspec.structs.replace(request, params=params, salt=adapter.salt)
+    return msgspec.structs.replace(request, params=params, salt=cache_salt(request.salt, adapter))
 
 
 def requests_of(adapters: list[LoraAdapter]) -> list[Request]:
@@ -98,7 +99,9 @@ def test_an_adapter_is_what_merged_weights_are(base: Path, adapters: list[LoraAd
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_adapters_beside_each_other(base: Path, adapters: list[LoraAdapter], dtype: str) -> None:
     """Admitted at different times, in chunks, preempted, and with a prefix cache: the bits of each alone."""
-    settings = {"dtype": "float32"} | ({} if dtype == "float32" else {"quantization": dtype})
+    settings: dict[str, Any] = {"dtype": "float32", "kv_cache_dtype": "float32"} | (
+        {} if dtype == "float32" else {"quantization": dtype}
+    )
     engine = load(base, enable_lora=True, max_loras=3, max_num_batched_tokens=24, max_num_seqs=24, **settings)
     requests = requests_of(adapters)
     expected = alone(engine, requests)
@@ -146,5 +149,48 @@ def test_more_adapters_than_slots(base: Path, adapters: list[LoraAdapter]) -> No
     without.close()
 
 
-def run_all(engine: Engine, requests: list[Request]) -> None:
-    answer(engine, [(0, one) for one in requests])
+def test_llm_names_adapters(base: Path, adapters: list[LoraAdapter]) -> None:
+    """By vLLM's keyword, one for all prompts or one each; more than there is room for is refused."""
+    named = [LoRARequest(one.name, place, one.path) for place, one in enumerate(adapters)]
+    greedy = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
+    with LLM(base, skip_tokenizer_init=True, num_threads=1, enable_lora=True, max_loras=2) as llm:
+
+        def ids(*asked: LoRARequest | None) -> list[list[int]]:
+            outputs = llm.generate([PROMPT] * len(asked), greedy, lora_request=asked, use_tqdm=False)
+            return [output.outputs[0].token_ids for output in outputs]
+
+        together, one_by_one = ids(named[0], None, named[1]), [ids(one)[0] for one in (named[0], None, named[1])]
+        assert together == one_by_one
+        assert len({*map(tuple, together)}) == 3
+        with pytest.raises(RequestError, match=r"3 adapters in one call, at most 2"):
+            ids(*named)
+        with pytest.raises(ModelError, match="is not a directory"):
+            ids(LoRARequest("none", 9, "/nowhere"))
+        with pytest.raises(RequestError, match="lora_request must be a LoRARequest"):
+            ids("all")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("gpt_neox", ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")),
+        ("phi3", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
+        ("qwen3_moe", ATTENTION),
+    ],
+)
+def test_packed_and_mixed_linears(family: str, targets: tuple[str, ...], tmp_path: Path) -> None:
+    """Rows that a checkpoint has in another order, one module for several of ours, and a model with experts."""
+    model = make_checkpoint(tmp_path / "base", family)
+    adapter = find_adapter("a", str(make_adapter(tmp_path / "a", model, targets=targets)))
+    request = make("r", PROMPT, max_tokens=8)
+    engine = load(model, enable_lora=True, dtype="float32")
+    whole = load(merge_adapter(tmp_path / "merged", model, Path(adapter.path), {"": 2.0}), dtype="float32")
+    ours, theirs, plain = (
+        alone(one, [made])["r"]
+        for one, made in ((engine, with_adapter(request, adapter)), (whole, request), (engine, request))
+    )
+    assert tokens(ours) == tokens(theirs) != tokens(plain)
+    for one, other in zip(logprobs(ours), logprobs(theirs), strict=True):
+        np.testing.assert_allclose(one.logprobs, other.logprobs, atol=5e-4)
+    engine.close()
+    whole.close()

@@ -121,7 +121,7 @@ class DeviceExecutor:
         work = [] if constraint is None else [self._grammars.prepare(constraint, vocabulary)]
         if adapter is not None:
             if self._adapters is None:
-                raise RequestError("adapters need --enable-lora", param="model")
+                raise RequestError("an adapter needs --enable-lora", param="model")
             work.append(self._adapters.prepare(adapter))
         found = [one for one in work if one is not None]
         return partial(_do_all, found) if found else None

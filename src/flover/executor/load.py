@@ -91,5 +91,6 @@ def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: 
         hidden_size=model.hidden_size,
         experts=expert_reads(model, loaded.description.formats),
         switch_len=model.switch_len(loaded.max_len),
+        max_loras=config.max_loras if config.enable_lora else 0,
         deterministic=platform.deterministic,
     )
