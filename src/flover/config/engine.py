@@ -117,7 +117,7 @@ class EngineConfig:
     enable_lora: bool = setting(
         False, "compute LoRA adapters that requests name (CPU, one rank; see docs/lora.md)", group="lora"
     )
-    max_loras: int = setting(8, "most adapters that are loaded at once", group="lora")
+    max_loras: int = setting(8, "most adapters that are served, and kept in memory", group="lora")
     max_lora_rank: int = setting(16, "largest rank of an adapter", group="lora")
     block_size: int = setting(16, "tokens per page of keys and values", group="cache")
     kv_cache_memory_bytes: int | None = setting(

@@ -1,8 +1,8 @@
 """The adapters of one device: which are loaded, and in which slots of the decoder's tables.
 
 An adapter is read when the first request with it comes, in any thread, and takes a slot when that request gets a row,
-in the thread that changes rows. Where no slot is free, the adapter leaves that was used longest ago and has no row; it
-is read again should it be asked for.
+in the thread that changes rows. Beyond `--max-loras`, the adapter leaves that was used longest ago and has no row; it
+is read again should it be asked for. There is a slot for every row, so none ever waits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 
-from flover.errors import EngineError, ModelError, RequestError
+from flover.errors import ModelError, RequestError
 from flover.lora import LoraAdapter
 from flover.memory.columns import Array
 from flover.model.adapters import AdapterParts
@@ -20,13 +20,19 @@ NO_ADAPTER = -1
 
 
 class DeviceAdapters:
-    """Up to `num_slots` adapters in the `tables` of a decoder; `read` reads one and raises `ModelError`."""
+    """Up to `num_kept` adapters, and those of rows, in the `tables` of a decoder with `num_kept` + `num_rows` slots;
+    `read` reads one and raises `ModelError`."""
 
     def __init__(
-        self, tables: Mapping[str, AdapterTable], num_slots: int, read: Callable[[LoraAdapter], AdapterParts]
+        self,
+        tables: Mapping[str, AdapterTable],
+        num_kept: int,
+        num_rows: int,
+        read: Callable[[LoraAdapter], AdapterParts],
     ) -> None:
         self._tables = tables
-        self._num_slots = num_slots
+        self._num_kept = num_kept
+        self._num_slots = num_kept + num_rows
         self._read = read
         self._lock = threading.Lock()
         self._slots: dict[LoraAdapter, int] = {}  # the one used longest ago first
@@ -68,7 +74,7 @@ class DeviceAdapters:
         with self._lock:
             if adapter not in self._slots:
                 self._ready[adapter] = parts
-            while len(self._ready) > self._num_slots:  # of requests that were cancelled before they got a row
+            while len(self._ready) > self._num_kept:  # of requests that were cancelled before they got a row
                 del self._ready[next(iter(self._ready))]
 
     def _fill(self, parts: AdapterParts, used: set[int]) -> int:
@@ -79,12 +85,10 @@ class DeviceAdapters:
 
     def _free_slot(self, used: set[int]) -> int:
         with self._lock:
-            taken = set(self._slots.values())
-            free = next((slot for slot in range(self._num_slots) if slot not in taken and slot not in used), None)
-            if free is not None:
-                return free
-            for adapter, slot in self._slots.items():
-                if slot not in used:
-                    del self._slots[adapter]
-                    return slot
-        raise EngineError(f"running requests use all {self._num_slots} slots of --max-loras")
+            if len(self._slots) >= self._num_kept:
+                for adapter, slot in self._slots.items():
+                    if slot not in used:
+                        del self._slots[adapter]
+                        return slot
+            taken = used.union(self._slots.values())
+        return next(slot for slot in range(self._num_slots) if slot not in taken)

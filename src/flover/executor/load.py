@@ -64,7 +64,7 @@ def _adapters(loaded: LoadedModel, config: EngineConfig) -> DeviceAdapters | Non
     if not config.enable_lora:
         return None
     reader = AdapterReader(loaded.description.family, loaded.config, config.max_lora_rank)
-    return DeviceAdapters(loaded.decoder.adapters, config.max_loras, reader.read)
+    return DeviceAdapters(loaded.decoder.adapters, config.max_loras, config.max_num_seqs, reader.read)
 
 
 def _load_draft(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from flover.errors import RequestError, wrong_value
+from flover.errors import wrong_value
 from flover.lora import LoraAdapter, LoRARequest
 from flover.request import SamplingParams
 from flover.source.peft import find_adapter
@@ -17,12 +17,10 @@ class NamedAdapters:
     def __init__(self) -> None:
         self._found: dict[LoRARequest, LoraAdapter] = {}
 
-    def join(self, params: Sequence[SamplingParams], asked: Sequence[Any], most: int) -> list[SamplingParams]:
-        """The parameters of each request with its adapter, at most `most` different ones. Raises `RequestError`, and
-        `ModelError` for a directory that is no adapter."""
+    def join(self, params: Sequence[SamplingParams], asked: Sequence[Any]) -> list[SamplingParams]:
+        """The parameters of each request with its adapter. Raises `RequestError`, and `ModelError` for a directory that
+        is no adapter."""
         named = {one for one in asked if one is not None and _is_named(one)}
-        if len(named) > most > 0:
-            raise RequestError(f"{len(named)} adapters in one call, at most {most} (max_loras)", param="lora_request")
         for one in named - self._found.keys():
             self._found[one] = find_adapter(one.lora_name, one.lora_path, one.lora_int_id)
         return [

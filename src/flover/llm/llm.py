@@ -224,7 +224,7 @@ class LLM:
         priorities = one_each("priority", 0 if priority is None else priority, len(prompts))
         with self._lock:
             engine = self._running_engine()
-            all_params = self._adapters.join(all_params, adapters, engine.facts.max_loras)
+            all_params = self._adapters.join(all_params, adapters)
             texts = TextStreams(self._tokenizer, engine.cancel)
             builders: list[OutputBuilder] = []
             for index, prompt in enumerate(prompts):

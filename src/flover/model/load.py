@@ -119,7 +119,7 @@ def _tables(model: Description, ops: Ops) -> dict[str, AdapterTable]:
         return {}
     if ops.adapters is None:
         raise ConfigError(f"--enable-lora: the operations on {ops.name} compute no adapters")
-    return new_tables(model.own, ops.adapters, model.settings.max_loras)
+    return new_tables(model.own, ops.adapters, model.settings.max_loras + model.settings.max_num_seqs)
 
 
 def _tell(model: Description) -> None:
