@@ -155,10 +155,33 @@ struct Linear {
   Tokens rows;
   const float* absmax;  // [rows]: AbsMax of the wider row that x is a shard of; null: x is all of it
   const float* bias;    // [column + out] or null
+  const float* added;   // [rows, added_stride], added before the activation from `column` on (Lora); null: nothing
+  const int32_t* adds;  // [rows]: 0 where nothing is added
+  int64_t added_stride;
   Activation activation;
   float* y;  // [rows, stride]: out columns from `column` on, or out / 2 if gated: activation(gate) * up
   int64_t stride, column;
-  FLOVER_FIELDS(Linear, weight, x, rows, absmax, bias, activation, y, stride, column)
+  FLOVER_FIELDS(Linear, weight, x, rows, absmax, bias, added, adds, added_stride, activation, y, stride, column)
+};
+
+// Two small matrices of one adapter, for `width` outputs of a linear from `first` on (Hu et al., arXiv:2106.09685).
+struct LoraPart {
+  const float* down;  // [rank, in padded with zeros to whole registers]
+  const float* up;    // [width / 16 rounded up, rank, 16]: panels of 16 outputs, scaled by alpha / rank
+  int64_t rank;       // 0: the adapter has nothing for these outputs
+  int64_t first, width;
+};
+
+// What adapters add to the outputs of a linear: up * (down * x) for every row, by the matrices of its own adapter.
+struct Lora {
+  const LoraPart* table;  // [slots, parts]
+  int64_t slots, parts, inputs, outputs;
+  const int32_t* adapters;  // [rows]: a slot; -1: the row has no adapter
+  const float* x;           // [rows, inputs]
+  Tokens rows;
+  float* y;       // [rows, outputs]; rows to which nothing is added are not written
+  int32_t* adds;  // [rows]: whether anything is
+  FLOVER_FIELDS(Lora, table, slots, parts, inputs, outputs, adapters, x, rows, y, adds)
 };
 
 struct AbsMax {
@@ -292,8 +315,8 @@ struct Sample {
 };
 
 template <template <class...> class List>
-using ForAllOps = List<Embed, Angles, Add, AddGated, Norm, HeadNorm, Linear, AbsMax, Route, ExpertLinear, ExpertSum,
-                       Rotary, Attention, SoftCap, ArgMax, LogSumExp, Sample>;
+using ForAllOps = List<Embed, Angles, Add, AddGated, Norm, HeadNorm, Linear, Lora, AbsMax, Route, ExpertLinear,
+                       ExpertSum, Rotary, Attention, SoftCap, ArgMax, LogSumExp, Sample>;
 
 template <class Op>
 using Kernel = void (*)(Pool&, const Op&);

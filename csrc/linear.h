@@ -46,7 +46,11 @@ struct Product {
   Activation activation;
   float* y;
   int64_t stride, column;
+  const float* added = nullptr;  // by row of y: what is added to it where `adds` says so
+  const int32_t* adds = nullptr;
+  int64_t added_stride = 0;
 
+  const float* added_to(int64_t place) const { return added && adds[place] ? added + place * added_stride : nullptr; }
   int64_t place(int64_t row) const { return order ? order[row] : row; }
   const float* input(int64_t row) const { return x + (order ? order[row] / share : row) * like.in; }
 };
@@ -64,23 +68,27 @@ FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
   return {index * small + most(index - first_larger, 0), small + (index >= first_larger ? 1 : 0)};
 }
 
-// From the sums of a unit to y: bias, activation, gate. `sums` is [rows][panels][16].
+// From the sums of a unit to y: bias, adapter, activation, gate. `sums` is [rows][panels][16].
 FLOVER_INLINE void finish(const Product& l, const RowBlock& block, const float* sums, int64_t first_panel,
                           int64_t panels) {
   const Weight& w = l.like;
   const int64_t width = w.gated ? w.out / 2 : w.out;
   const float* bias = block.bias;
   for (int64_t r = 0; r < block.rows; r++) {
-    float* y = l.y + l.place(block.first + r) * l.stride + l.column;
+    const int64_t place = l.place(block.first + r);
+    const float* added = l.added_to(place);
+    float* y = l.y + place * l.stride + l.column;
     const float* row = sums + r * panels * PANEL;
     for (int64_t p = 0; p < panels; p += w.gated ? 2 : 1) {
       const int64_t column = (first_panel + p) / (w.gated ? 2 : 1) * PANEL;
       const int valid = (int)least(PANEL, width - column);
       F16 value = load(row + p * PANEL);
       if (bias) value = add(value, load_first(bias + column, valid));
+      if (added) value = add(value, load_first(added + column, valid));
       if (w.gated) {
         F16 up = load(row + (p + 1) * PANEL);
         if (bias) up = add(up, load_first(bias + width + column, valid));
+        if (added) up = add(up, load_first(added + width + column, valid));
         value = l.activation == Activation::swiglu_oai ? swiglu_oai(value, up) : mul(activate(value, l.activation), up);
       } else {
         value = activate(value, l.activation);

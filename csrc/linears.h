@@ -44,7 +44,10 @@ static void run(Pool& pool, const Linear& l) {
                      .activation = l.activation,
                      .y = l.y,
                      .stride = l.stride,
-                     .column = l.column});
+                     .column = l.column,
+                     .added = l.added ? l.added + l.column : nullptr,
+                     .adds = l.adds,
+                     .added_stride = l.added_stride});
 }
 
 }  // namespace flover::FLOVER_ISA

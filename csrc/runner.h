@@ -82,9 +82,10 @@ struct Batch {
   const int32_t* context_lens;
   const int32_t* page_table;
   TableStride table_stride;
+  const int32_t* adapters;  // null where the model has none
   float* workspace;
   FLOVER_FIELDS(Batch, tokens, rows, token_ids, positions, slots, query_starts, context_lens, page_table, table_stride,
-                workspace)
+                adapters, workspace)
 };
 
 // A pointer of a recorded operation is an address, or a reference to be filled in when the program runs: its lowest two

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
     from flover.llm.llm import LLM
     from flover.llm.outputs import CompletionOutput, Logprob, RequestOutput
+    from flover.lora import LoRARequest
     from flover.request import SamplingParams
     from flover.structured_outputs import StructuredOutputsParams
 
 _HOMES = {
     "LLM": "flover.llm.llm",
+    "LoRARequest": "flover.lora",
     "SamplingParams": "flover.request",
     "StructuredOutputsParams": "flover.structured_outputs",
     "RequestOutput": "flover.llm.outputs",
@@ -44,6 +46,7 @@ __all__ = [
     "EngineDeadError",
     "EngineError",
     "FloverError",
+    "LoRARequest",
     "Logprob",
     "ModelError",
     "RequestError",

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from flover.errors import RequestError, shown
+from flover.lora import LoraAdapter
 from flover.sampling_checks import check_params
 from flover.structured_outputs import StructuredOutputsParams
 from flover.thinking import ThinkingBudget
@@ -67,6 +68,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputsParams | None = None
+    lora: LoraAdapter | None = None
     thinking: ThinkingBudget | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +78,11 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     def greedy(self) -> bool:
         """Whether the most likely token is always chosen."""
         return self.temperature == 0.0
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Whether a device may have to prepare something: a grammar, or an adapter."""
+        return self.structured_outputs is not None or self.lora is not None
 
     @property
     def stop_strings(self) -> list[str]:
@@ -177,6 +184,8 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     switch_len: int | None = None
     """Requests that can come to more tokens than this use the model's rotary embedding for long contexts, others that
     for short ones; None if there is but one."""
+    max_loras: int = 0
+    """Most adapters at once; 0: none are computed."""
     deterministic: bool = True
     """Whether a request that is computed again gets the same tokens."""
 
@@ -213,6 +222,8 @@ def check_request(request: Request, facts: ModelFacts) -> None:
             "structured_outputs need a model with an end-of-sequence token: nothing else ends such an answer",
             param="structured_outputs",
         )
+    if params.lora is not None and facts.max_loras == 0:
+        raise RequestError("an adapter needs --enable-lora", param="model")
     _check_outputs(request, room)
     _check_choice(request, facts)
 

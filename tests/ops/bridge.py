@@ -14,7 +14,18 @@ from flover.ops import Group, Ops, Pages
 from flover.ops.cpu import cpu_ops
 from flover.ops.cpu_weight import PackedWeight
 
-OWN = ("name", "new_weight", "page_shapes", "capture", "captures_one_shape", "kernel_seconds", "group", "array", "join")
+OWN = (
+    "name",
+    "new_weight",
+    "page_shapes",
+    "capture",
+    "captures_one_shape",
+    "kernel_seconds",
+    "group",
+    "array",
+    "join",
+    "adapters",
+)
 """Fields of the table that take no arrays."""
 
 

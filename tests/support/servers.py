@@ -24,7 +24,7 @@ LONG: dict[str, Any] = {"prompt": "abc", "max_tokens": 2000}
 
 
 class ServerProcess:
-    """A server in its own process, ready unless `wait` is off."""
+    """A server in its own process, ready unless `wait` is off: of the toy engine, or what `command` starts."""
 
     def __init__(
         self,
@@ -33,11 +33,12 @@ class ServerProcess:
         wait: bool = True,
         engine: dict[str, Any] | None = None,
         server: dict[str, Any] | None = None,
+        command: list[str] | None = None,
     ) -> None:
         settings = {"engine": {"model": str(folder), **(engine or {})}, "server": server or {}}
         settings["server"].setdefault("served_model_name", ["toy"])
         script = str(Path(__file__).parents[1] / "server" / "serve_toy.py")
-        command = [sys.executable, script, json.dumps(settings), *toy_options]
+        command = command or [sys.executable, script, json.dumps(settings), *toy_options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self._lines: queue.Queue[str] = queue.Queue()
         self.output: list[str] = []

@@ -21,6 +21,7 @@ GROUPS = {
     "model": "model",
     "scheduler": "scheduler",
     "cache": "keys and values",
+    "lora": "LoRA adapters",
     "device": "device",
     "cpu": "CPU",
     "parallel": "several processes",

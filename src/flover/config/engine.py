@@ -24,6 +24,8 @@ _MOST: dict[str, tuple[int, str]] = {
     "data_parallel_size": (1024, _PROCESSES),
     "nnodes": (1024, _PROCESSES),
     "master_port": (65535, "it is a port"),
+    "max_loras": (1024, "each is in memory"),
+    "max_lora_rank": (4096, "adapters are small beside the matrices that they change"),
 }
 """Upper limits and their reasons; larger values would fail later, with a less clear error."""
 
@@ -112,6 +114,11 @@ class EngineConfig:
         "tokens; answers keep their bits, and rows for which it would cost time are left out",
         group="scheduler",
     )
+    enable_lora: bool = setting(
+        False, "compute LoRA adapters that requests name (CPU, one rank; see docs/lora.md)", group="lora"
+    )
+    max_loras: int = setting(8, "most adapters that are served, and kept in memory", group="lora")
+    max_lora_rank: int = setting(16, "largest rank of an adapter", group="lora")
     block_size: int = setting(16, "tokens per page of keys and values", group="cache")
     kv_cache_memory_bytes: int | None = setting(
         None,
@@ -192,7 +199,7 @@ class EngineConfig:
         check_choices(self)
         for name, (most, why) in _MOST.items():
             at_most(self, name, most, why)
-        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+        for name in ("max_num_seqs", "max_num_batched_tokens", "block_size", "max_loras", "max_lora_rank"):
             at_least(self, name, 1)
         for name in ("tensor_parallel_size", "data_parallel_size", "nnodes"):
             at_least(self, name, 1)
@@ -216,6 +223,11 @@ class EngineConfig:
                     "--speculative-config excludes --async-scheduling: proposals follow the newest token, which is not "
                     "known while its iteration runs"
                 )
+        if self.enable_lora and self.tensor_parallel_size > 1:
+            raise ConfigError(
+                f"--enable-lora excludes --tensor-parallel-size {self.tensor_parallel_size}: adapters are not cut into "
+                "shards"
+            )
         if self.data_parallel_size > 1:
             _only_one(self)
         if self.distributed_executor_backend == "ray" and self.nnodes > 1:

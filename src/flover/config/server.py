@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from flover.config.keys import KeyLimits, check_keys
 from flover.config.limits import Limits
+from flover.config.lora_modules import read_lora_modules
 from flover.config.setting import at_least, check_choices, setting
 from flover.errors import ConfigError
 
@@ -74,6 +75,17 @@ class ServerConfig:
         group="server",
         choices=(None, "last", "mean"),
     )
+    lora_modules: tuple[str, ...] = setting(
+        (),
+        'adapters to serve, as name=directory or {"name": "…", "path": "…"}: the name is that of a model in requests',
+        group="lora",
+    )
+    allowed_lora_path: tuple[str, ...] = setting(
+        (),
+        "directories below which POST /v1/load_lora_adapter may load adapters; without any, loading and unloading at "
+        "run time is off",
+        group="lora",
+    )
     strict: bool = setting(
         False, "refuse fields of a request that have no effect, instead of ignoring them", group="server"
     )
@@ -116,6 +128,7 @@ class ServerConfig:
     def __post_init__(self) -> None:
         check_choices(self)
         check_keys(self.api_key)
+        read_lora_modules(self.lora_modules)
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"--port must be between 0 and 65535, got {self.port}")
         if self.ssl_keyfile is not None and self.ssl_certfile is None:

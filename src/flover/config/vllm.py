@@ -53,7 +53,6 @@ def _no_switch(why: str) -> VllmSetting:
 
 
 _NO_CLIENT_CERTIFICATES = "clients have keys, not certificates: put a reverse proxy in front"
-_NO_LORA = "there are no LoRA adapters"
 _GUIDANCE = "structured outputs are enforced by llguidance; requests say what else they want"
 _NO_GPU = "a model is in the memory of one device"
 _TEXT_ONLY = "only text is supported"
@@ -102,10 +101,6 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "disable_sliding_window": _no_switch("the model's config.json says how far attention reaches"),
     "num_gpu_blocks_override": _no(_POOL),
     "calculate_kv_scales": _no_switch("keys and values have a scale of their own for each token"),
-    "enable_lora": _no_switch(_NO_LORA),
-    "lora_modules": _no(_NO_LORA),
-    "max_loras": _no(_NO_LORA),
-    "max_lora_rank": _no(_NO_LORA),
     "limit_mm_per_prompt": _no(_TEXT_ONLY),
     "mm_processor_kwargs": _no(_TEXT_ONLY),
     "allowed_local_media_path": _no(_TEXT_ONLY, ""),

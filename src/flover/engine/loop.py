@@ -153,7 +153,7 @@ class Engine:
     def submit(self, request: Request, vocabulary: Vocabulary | None = None) -> None:
         """Add a request, once what it needs is done. Raises `RequestError` if it can never be served."""
         check_request(request, self.facts)
-        if request.params.structured_outputs is not None and (work := self.prepare(request, vocabulary)) is not None:
+        if request.params.needs_preparation and (work := self.prepare(request, vocabulary)) is not None:
             work()
         self._queue.put(resolve_max_tokens(request, self.facts))
 

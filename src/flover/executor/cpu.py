@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flover.config import EngineConfig
+from flover.executor.adapters import DeviceAdapters
 from flover.executor.device import Captures, DeviceExecutor
 from flover.memory.kvcache import KVCache, KVShape, PageCache
 from flover.memory.machine import Machine, read_machine
@@ -37,6 +38,8 @@ class CpuPlatform:
         """An anonymous mapping, backed with memory as it is written."""
         return KVCache(shape, num_pages, page_size, dtype, ops.page_shapes)
 
-    def new_executor(self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
+    def new_executor(
+        self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int, adapters: DeviceAdapters | None
+    ) -> DeviceExecutor:
         """The one that samples on the host."""
-        return DeviceExecutor(decoder, kv, facts, num_rows)
+        return DeviceExecutor(decoder, kv, facts, num_rows, adapters)

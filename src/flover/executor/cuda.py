@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError
+from flover.executor.adapters import DeviceAdapters
 from flover.executor.cuda_executor import CudaExecutor
 from flover.executor.device import Captures
 from flover.memory.kvcache import KVShape, PageCache
@@ -91,7 +92,9 @@ class CudaPlatform:
         return Machine(usable_cores(), available, pool_share=1.0, memory=where, own_memory=True)
 
     def check(self, described: Description) -> None:
-        """Formats that ranks cannot share."""
+        """Formats that ranks cannot share, and adapters."""
+        if described.settings.enable_lora:
+            raise ConfigError("--enable-lora needs --device cpu: adapters have no kernels for a GPU yet")
         kept = sorted({rows.format for matrix in described.formats.values() for rows in matrix} & ONE_SCALE)
         if kept and (size := self._config.tensor_parallel_size) > 1:
             raise ConfigError(
@@ -106,8 +109,10 @@ class CudaPlatform:
         """Tensors of the GPU."""
         return CudaCache(shape, num_pages, page_size, dtype, self.gpu, ops)
 
-    def new_executor(self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int) -> CudaExecutor:
-        """The one that samples on the GPU."""
+    def new_executor(
+        self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int, adapters: DeviceAdapters | None
+    ) -> CudaExecutor:
+        """The one that samples on the GPU; `check` has refused adapters."""
         if self.gpu.device.type == "cuda":
             self.compilations.watch()
         eager = self._config.enforce_eager

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from flover.engine.plan import RowResult, StepPlan, StepResult, Work
-from flover.errors import InvariantError
+from flover.errors import InvariantError, RequestError
+from flover.executor.adapters import DeviceAdapters
 from flover.executor.device_batch import Layout, digest_of, dummy_batch, lay_out, make_batch
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.device_rows import PromptTail, change_rows
@@ -72,7 +74,14 @@ class DeviceExecutor:
     overlaps = False
     """Whether a plan may be started while the one before is not finished."""
 
-    def __init__(self, decoder: Computes, kv: PageCache, facts: ModelFacts, num_rows: int) -> None:
+    def __init__(
+        self,
+        decoder: Computes,
+        kv: PageCache,
+        facts: ModelFacts,
+        num_rows: int,
+        adapters: DeviceAdapters | None = None,
+    ) -> None:
         """For rank 0 or the only one; another rank of the decoder's group chooses no tokens (`take`)."""
         self.facts = facts
         self._decoder = decoder
@@ -80,6 +89,7 @@ class DeviceExecutor:
         self._kv = kv
         self._buffers = RowBuffers(row_columns(num_pages_for(facts.max_model_len, facts.page_size)), num_rows)
         self._grammars = DeviceGrammars(facts)
+        self._adapters = adapters
         self._closed = False
         self._leads = self._ops.group.rank == 0
         self._digest = 0
@@ -106,16 +116,22 @@ class DeviceExecutor:
             self._draft_model.warm_up()
 
     def prepare(self, request: Request, vocabulary: Vocabulary | None) -> Callable[[], None] | None:
-        """Compile the request's constraint, if it has one that is new."""
-        constraint = request.params.structured_outputs
-        return None if constraint is None else self._grammars.prepare(constraint, vocabulary)
+        """Compile the request's constraint and read its adapter, if these are new."""
+        constraint, adapter = request.params.structured_outputs, request.params.lora
+        work = [] if constraint is None else [self._grammars.prepare(constraint, vocabulary)]
+        if adapter is not None:
+            if self._adapters is None:
+                raise RequestError("an adapter needs --enable-lora", param="model")
+            work.append(self._adapters.prepare(adapter))
+        found = [one for one in work if one is not None]
+        return partial(_do_all, found) if found else None
 
     def start(self, plan: StepPlan) -> None:
         """Change the rows and run the forward; masks are made beside it."""
         if self._started is not None:
             raise InvariantError(f"step {plan.step} is started before step {self._started.step} is finished")
         before = self._ops.kernel_seconds()
-        change_rows(self._buffers, plan, self.facts, self._grammars if self._leads else None)
+        change_rows(self._buffers, plan, self.facts, self._grammars if self._leads else None, self._adapters)
         layout = lay_out(plan, self._buffers, self.facts.page_size)
         self._digest = 0
         if layout is not None:
@@ -174,6 +190,8 @@ class DeviceExecutor:
         if not self._closed:
             self._closed = True
             self._grammars.close()
+            if self._adapters is not None:
+                self._adapters.close()
             self._kv.close()
             if self._draft_model is not None:
                 self._draft_model.close()
@@ -265,7 +283,7 @@ class DeviceExecutor:
         """The hidden states [T, H] of the layout's tokens, valid until the next forward."""
         if layout is None:
             return None
-        batch = make_batch(layout, self._buffers, self.facts.page_size)
+        batch = make_batch(layout, self._buffers, self.facts.page_size, with_adapters=self._adapters is not None)
         self._digest = digest_of(layout, batch) if self._ops.group.size > 1 else 0
         return self._forward(batch)
 
@@ -283,3 +301,8 @@ class DeviceExecutor:
         """Of `next_ids`, the successors of the tokens with the hidden states `before` [1, H] and own[:-1]."""
         hidden = own[:-1] if before is None else np.concatenate([before, own[:-1]])
         return prompt_logprobs(hidden, next_ids, num_top, self._decoder.logits, self.facts.vocab_size, self._ops)
+
+
+def _do_all(work: list[Callable[[], None]]) -> None:
+    for one in work:
+        one()

@@ -83,7 +83,7 @@ def lay_out(plan: StepPlan, buffers: RowBuffers, page_size: int) -> Layout | Non
     )
 
 
-def make_batch(layout: Layout, buffers: RowBuffers, page_size: int) -> Batch:
+def make_batch(layout: Layout, buffers: RowBuffers, page_size: int, *, with_adapters: bool = False) -> Batch:
     """The arrays of the forward, on the host. The first input of a generating row is its column `last_id`."""
     rows, starts, first_positions = layout.rows, layout.starts, layout.first_positions
     if layout.one_token:
@@ -104,6 +104,7 @@ def make_batch(layout: Layout, buffers: RowBuffers, page_size: int) -> Batch:
         page_table=page_table[rows],
         query_lens_host=layout.lens,
         context_lens_host=tuple(layout.context_lens.tolist()),
+        adapters=buffers["adapter"][token_rows] if with_adapters else None,
     )
 
 

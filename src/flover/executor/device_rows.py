@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from flover.engine.plan import Admission, Grant, StepPlan
 from flover.errors import InvariantError
+from flover.executor.adapters import DeviceAdapters
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.pooling import Pooled
 from flover.grammar.thinking import ThinkingState
@@ -25,12 +26,23 @@ class PromptTail:
     hidden: Array | None = None
 
 
-def change_rows(buffers: RowBuffers, plan: StepPlan, facts: ModelFacts, grammars: DeviceGrammars | None) -> None:
+def change_rows(
+    buffers: RowBuffers,
+    plan: StepPlan,
+    facts: ModelFacts,
+    grammars: DeviceGrammars | None,
+    adapters: DeviceAdapters | None = None,
+) -> None:
     """Apply the plan to the rows; a rank that chooses no tokens has no grammars."""
     buffers.clear(plan.evictions)
     buffers.move([move.src for move in plan.moves], [move.dst for move in plan.moves])
     for admission in plan.admissions:
         _admit(buffers, admission, facts, grammars)
+        if adapters is not None:
+            column = buffers["adapter"]
+            column[admission.row] = adapters.slot(admission.params.lora, column)
+        elif admission.params.lora is not None:
+            raise InvariantError(f"row {admission.row} has an adapter, and this device computes none")
     for grant in plan.grants:
         _grant(buffers, grant)
 

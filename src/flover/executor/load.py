@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 
 from flover.config import EngineConfig
+from flover.executor.adapters import DeviceAdapters
 from flover.executor.detect import new_platform, resolve_device
 from flover.executor.device import DeviceExecutor
 from flover.executor.draft_model import DraftModel
 from flover.executor.platform import Platform
 from flover.heap import return_freed_memory
 from flover.memory.sizing import PoolSize
+from flover.model.adapters import AdapterReader
 from flover.model.describe import Description, describe_model
 from flover.model.draft import with_draft
 from flover.model.formats import expert_reads
@@ -48,12 +50,21 @@ def load_device(
     return_freed_memory()
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
-    executor = platform.new_executor(loaded.decoder, cache, _facts(loaded, size, config, platform), config.max_num_seqs)
+    facts = _facts(loaded, size, config, platform)
+    executor = platform.new_executor(loaded.decoder, cache, facts, config.max_num_seqs, _adapters(loaded, config))
     if described.draft is not None:
         executor.draft_with(_load_draft(described.draft, loaded, size, platform, ops))
     executor.warm_up(lambda done, total: progress(done, total, "CUDA graphs"))
     group.formed()
     return executor
+
+
+def _adapters(loaded: LoadedModel, config: EngineConfig) -> DeviceAdapters | None:
+    """Room for adapters; None if there are none."""
+    if not config.enable_lora:
+        return None
+    reader = AdapterReader(loaded.description.family, loaded.config, config.max_lora_rank)
+    return DeviceAdapters(loaded.decoder.adapters, config.max_loras, config.max_num_seqs, reader.read)
 
 
 def _load_draft(
@@ -80,5 +91,6 @@ def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: 
         hidden_size=model.hidden_size,
         experts=expert_reads(model, loaded.description.formats),
         switch_len=model.switch_len(loaded.max_len),
+        max_loras=config.max_loras if config.enable_lora else 0,
         deterministic=platform.deterministic,
     )

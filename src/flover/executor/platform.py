@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from flover.executor.adapters import DeviceAdapters
 from flover.executor.device import Captures, DeviceExecutor
 from flover.memory.kvcache import KVShape, PageCache
 from flover.memory.machine import Machine
@@ -51,6 +52,13 @@ class Platform(Protocol):
         """Pages for the keys and values of every layer. Raises `ConfigError` if there is no memory for them."""
         ...
 
-    def new_executor(self, decoder: Captures, kv: PageCache, facts: ModelFacts, num_rows: int) -> DeviceExecutor:
+    def new_executor(
+        self,
+        decoder: Captures,
+        kv: PageCache,
+        facts: ModelFacts,
+        num_rows: int,
+        adapters: DeviceAdapters | None,
+    ) -> DeviceExecutor:
         """The executor for a decoder on these operations and pages."""
         ...

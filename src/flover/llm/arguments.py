@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flover.errors import RequestError, wrong_value
+from flover.request import SamplingParams
 from flover.sampling_checks import PRIORITY, check_number
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -51,6 +52,16 @@ def is_conversation(messages: Sequence[Any]) -> bool:
     return not messages or isinstance(messages[0], Mapping) or not isinstance(messages[0], Sequence)
 
 
+def render_all(render: Callable[[Any], str], messages: Sequence[Any]) -> list[str]:
+    """The prompt of every conversation."""
+    conversations: Sequence[Any] = [messages] if is_conversation(messages) else messages
+    prompts = []
+    for index, conversation in enumerate(conversations):
+        with naming(index, len(conversations), "messages"):
+            prompts.append(render(conversation))
+    return prompts
+
+
 def one_each(name: str, value: Any, count: int) -> list[Any]:
     """`value` for every prompt, or the values, if it is a list of the right length."""
     if isinstance(value, str) or not isinstance(value, Sequence):
@@ -58,6 +69,15 @@ def one_each(name: str, value: Any, count: int) -> list[Any]:
     if len(value) != count:
         raise RequestError(f"{name}: {len(value)} given for {count} prompts", param=name)
     return list(value)
+
+
+def params_each(value: Any, count: int) -> list[SamplingParams]:
+    """The sampling parameters of every prompt. Raises `RequestError`."""
+    found = one_each("sampling_params", value, count)
+    for params in found:
+        if not isinstance(params, SamplingParams):
+            raise wrong_value("sampling_params", "SamplingParams", params)
+    return found
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,21 +18,24 @@ import msgspec
 
 from flover.config import BUNDLED_MODEL, EngineConfig, one_engine, spin_briefly
 from flover.engine.stats import EngineStats
-from flover.errors import ConfigError, EngineClosedError, RequestError, wrong_value
+from flover.errors import ConfigError, EngineClosedError, RequestError
 from flover.generation_config import default_params, read_sampling_defaults
 from flover.heap import return_freed_memory
+from flover.llm.adapters import NamedAdapters
 from flover.llm.arguments import (
     check_kind,
     check_messages,
     check_priority,
     check_prompts,
-    is_conversation,
     naming,
     one_each,
+    params_each,
+    render_all,
 )
 from flover.llm.batch import RunsRequests, run_batch
 from flover.llm.outputs import OutputBuilder, RequestOutput
 from flover.llm.settings import engine_settings
+from flover.lora import LoRARequest
 from flover.progress import GenerationBar, loading_bar
 from flover.request import Request, SamplingParams
 from flover.source import open_source
@@ -125,6 +129,7 @@ class LLM:
         self._seeds = random.Random(seed) if seed is not None else random.SystemRandom()
         self._by_priority = by_priority
         self._num_requests = 0
+        self._adapters = NamedAdapters()
         self._lock = threading.Lock()
 
     # Generation
@@ -135,19 +140,25 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Generate for one prompt or many; the outputs are in the order of the prompts.
 
-        `sampling_params` is one for all prompts or one each; by default what the model recommends. `use_tqdm` shows
+        `sampling_params` and `lora_request` are one for all prompts or one each; by default what the model recommends,
+        and no adapter (they need `enable_lora=True`). `use_tqdm` shows
         a progress bar when a batch takes long. All prompts are checked before the first is run: a `RequestError`
         names the prompt's index. Whatever interrupts the call also ends its requests in the engine.
         """
         check_prompts(prompts)
-        check_kind("use_tqdm", use_tqdm, "true or false")
         check_priority(priority)
         return self._generate(
-            prompt_list(prompts), sampling_params, use_tqdm=use_tqdm, defaults=self._defaults, priority=priority
+            prompt_list(prompts),
+            sampling_params,
+            lora_request,
+            use_tqdm=use_tqdm,
+            defaults=self._defaults,
+            priority=priority,
         )
 
     def chat(
@@ -156,6 +167,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -167,12 +179,8 @@ class LLM:
         Without `sampling_params` an answer may fill the context, as on the server, unless the model recommends less.
         """
         check_messages(messages)
-        for name, flag in (
-            ("use_tqdm", use_tqdm),
-            ("add_generation_prompt", add_generation_prompt),
-            ("continue_final_message", continue_final_message),
-        ):
-            check_kind(name, flag, "true or false")
+        check_kind("add_generation_prompt", add_generation_prompt, "true or false")
+        check_kind("continue_final_message", continue_final_message, "true or false")
         check_kind("chat_template", chat_template, "a string", optional=True)
         check_kind("tools", tools, "a list", optional=True)
         check_kind("chat_template_kwargs", chat_template_kwargs, "a dictionary", optional=True)
@@ -180,44 +188,43 @@ class LLM:
         source = chat_template if chat_template is not None else tokenizer.chat_template
         if source is None:
             raise RequestError("the model has no chat template: pass one as chat_template", param="chat_template")
-        template = ChatTemplate(source, special_tokens=tokenizer.special_tokens)
-        conversations: Sequence[Any] = [messages] if is_conversation(messages) else messages
-        prompts: list[Prompt] = []
-        for index, conversation in enumerate(conversations):
-            with naming(index, len(conversations), "messages"):
-                prompts.append(
-                    template.render(
-                        conversation,
-                        add_generation_prompt=add_generation_prompt,
-                        continue_final_message=continue_final_message,
-                        tools=tools,
-                        template_kwargs=chat_template_kwargs,
-                    )
-                )
+        render = partial(
+            ChatTemplate(source, special_tokens=tokenizer.special_tokens).render,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+            template_kwargs=chat_template_kwargs,
+        )
         return self._generate(
-            prompts, sampling_params, use_tqdm=use_tqdm, defaults=self._chat_defaults, add_special_tokens=False
+            render_all(render, messages),
+            sampling_params,
+            lora_request,
+            use_tqdm=use_tqdm,
+            defaults=self._chat_defaults,
+            add_special_tokens=False,
         )
 
     def _generate(
         self,
         prompts: Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        lora_request: LoRARequest | Sequence[LoRARequest | None] | None,
         *,
         use_tqdm: bool,
         defaults: SamplingParams,
         priority: int | Sequence[int] | None = None,
         add_special_tokens: bool = True,
     ) -> list[RequestOutput]:
+        check_kind("use_tqdm", use_tqdm, "true or false")
         asked = sampling_params is not None
-        all_params = one_each("sampling_params", sampling_params if asked else defaults, len(prompts))
-        for params in all_params:
-            if not isinstance(params, SamplingParams):
-                raise wrong_value("sampling_params", "SamplingParams", params)
+        all_params = params_each(sampling_params if asked else defaults, len(prompts))
+        adapters = one_each("lora_request", lora_request, len(prompts))
         if priority is not None and not self._by_priority:
             raise RequestError("priority needs LLM(scheduling_policy='priority')", param="priority")
         priorities = one_each("priority", 0 if priority is None else priority, len(prompts))
         with self._lock:
             engine = self._running_engine()
+            all_params = self._adapters.join(all_params, adapters)
             texts = TextStreams(self._tokenizer, engine.cancel)
             builders: list[OutputBuilder] = []
             for index, prompt in enumerate(prompts):
@@ -260,6 +267,8 @@ class LLM:
         """Counters and gauges of the engine."""
         return self._running_engine().stats()
 
+    get_metrics = stats
+
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer. Raises `ConfigError` if none was loaded."""
         if self._tokenizer is None:
@@ -269,10 +278,6 @@ class LLM:
     def get_default_sampling_params(self) -> SamplingParams:
         """What is used when `sampling_params` is None: the model's recommendation, vLLM's defaults for the rest."""
         return self._defaults
-
-    def get_metrics(self) -> EngineStats:
-        """Counters and gauges of the engine."""
-        return self._running_engine().stats()
 
     @property
     def max_model_len(self) -> int:

@@ -57,6 +57,7 @@ POSITION_COLUMNS = (
     Column("context_len", np.int64),  # tokens of the row whose keys and values are in its pages
     Column("rotary_start", np.int64),  # added to positions in rotary lookups: selects one of two tables of angles
     Column("num_pages", np.int64),  # entries of page_table in use
+    Column("adapter", np.int32, fill=-1),  # slot of the row's LoRA adapter; -1: it has none
     Column("pooled", object, fill=None),  # Pooled | None: for embeddings, across chunks
     Column("prompt_hidden", object, fill=None),  # PromptTail | None: for prompt_logprobs across chunks
 )

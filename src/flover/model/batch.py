@@ -25,6 +25,7 @@ class Batch:
     page_table: Array  # [R, P] int32: P is the most pages any of these rows uses
     query_lens_host: tuple[int, ...]  # the same lengths, already on the host
     context_lens_host: tuple[int, ...]
+    adapters: Array | None = None  # [T] int32: slots of their rows' adapters, -1 without; None: no row has any
 
     @property
     def num_tokens(self) -> int:
@@ -47,4 +48,5 @@ def one_token_batch() -> Batch:
         page_table=np.zeros((1, 1), dtype=np.int32),
         query_lens_host=(1,),
         context_lens_host=(1,),
+        adapters=np.full(1, -1, dtype=np.int32),
     )

@@ -17,6 +17,7 @@ from flover.model.config import ModelConfig, RopeConfig
 from flover.model.rotary import Rotary
 from flover.model.shard import WHOLE, Shard
 from flover.ops import Array, Experts, Ops, Pages, RaggedBatch, Weight
+from flover.ops.adapters import AdapterTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class _ForwardInputs:
     gates: Mapping[RopeConfig | None, Array | None]
     slots: Array
     attention: Any  # the op table's plan
+    adapters: Array | None  # slots of the tokens' adapters
     slopes: Array | None  # float32 [heads]
 
 
@@ -52,7 +54,7 @@ class Decoder:
     `weights` holds every name of `parameter_shapes(config)`; `max_len` is the longest context that will be served,
     which some rotary scalings depend on (`rope.py`): with one of these, the positions of a short request's tokens begin
     at `max_len`. A rank of several has the `shard` of a model with `vocab_size`
-    tokens, and `config` is its share.
+    tokens, and `config` is its share. `adapters` has tables by the names of the weights that adapters change.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Decoder:
         max_len: int,
         shard: Shard = WHOLE,
         vocab_size: int | None = None,
+        adapters: Mapping[str, AdapterTable] | None = None,
     ) -> None:
         self.config = config
         self.ops = ops
@@ -70,7 +73,8 @@ class Decoder:
         self.weights = weights
         self.shard = shard
         self.vocab_size = vocab_size or config.vocab_size
-        self._layers = tuple(_Layer(config, layer, weights, ops) for layer in range(config.num_layers))
+        self.adapters = adapters or {}
+        self._layers = tuple(_Layer(config, layer, weights, ops, self.adapters) for layer in range(config.num_layers))
         self._windows = frozenset(layer.window for layer in config.layers)
         self._slopes = ops.array(np.array(config.alibi_slopes, dtype=np.float32)) if config.alibi_slopes else None
         self._captured: Callable[[RaggedBatch], Array] | None = None
@@ -83,6 +87,8 @@ class Decoder:
 
         Returns the hidden states [T, hidden] after the final norm; they are valid until the next forward.
         """
+        if self.adapters and batch.adapters is None:
+            batch = replace(batch, adapters=np.full(batch.num_tokens, -1, dtype=np.int32))
         if self.ops.capture is None or self.ops.captures_one_shape:
             return self._compute(self._own_tokens(batch), kv)
         if self._captured is None or self._captured_for is not kv:
@@ -153,7 +159,7 @@ class Decoder:
         gates: dict[RopeConfig | None, Array | None] = {
             rope: rotary.gates(batch.positions) for rope, rotary in self._rotary.items()
         }
-        return _ForwardInputs(angles, gates, batch.slots, plan, self._slopes)
+        return _ForwardInputs(angles, gates, batch.slots, plan, batch.adapters, self._slopes)
 
 
 def _experts_of(weights: Weights, count: int) -> Experts:
@@ -166,11 +172,15 @@ def _experts_of(weights: Weights, count: int) -> Experts:
 class _Layer:
     """One block: attention and feed-forward around the residual stream."""
 
-    def __init__(self, config: ModelConfig, layer: int, weights: Weights, ops: Ops) -> None:
+    def __init__(
+        self, config: ModelConfig, layer: int, weights: Weights, ops: Ops, adapters: Mapping[str, AdapterTable]
+    ) -> None:
         self.config = config
+        prefix = f"layers.{layer}."
+        self._adapters = {name.removeprefix(prefix): one for name, one in adapters.items() if name.startswith(prefix)}
         self.ops = ops
         self.layer = config.layers[layer]
-        self.weights = own = weights.under(f"layers.{layer}.")
+        self.weights = own = weights.under(prefix)
         self._experts = _experts_of(own, self.layer.experts.count) if self.layer.experts else None
 
     def forward(self, update: Array | None, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
@@ -183,27 +193,27 @@ class _Layer:
         match self.config.residual:
             case "sequential":
                 normed, hidden = self._norm("mlp_norm", ops.all_reduce(attended), hidden)
-                return ops.all_reduce(self._feed_forward(normed)), hidden
+                return ops.all_reduce(self._feed_forward(normed, step)), hidden
             case "sandwich":
                 attended = self._post_norm("attention_post_norm", ops.all_reduce(attended))
                 normed, hidden = self._norm("mlp_norm", attended, hidden)
-                return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(normed))), hidden
+                return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(normed, step))), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
-                return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
+                return ops.all_reduce(ops.add(self._feed_forward(normed, step), attended)), hidden
             case _:  # parallel_shared_norm
-                return ops.all_reduce(ops.add(self._feed_forward(normed), attended)), hidden
+                return ops.all_reduce(ops.add(self._feed_forward(normed, step), attended)), hidden
 
     def _forward_post_norm(self, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
         """The same where the residual stream itself is read."""
         ops = self.ops
         attended = ops.all_reduce(self._attention(hidden, step, pages))
         hidden = ops.add(hidden, self._post_norm("attention_post_norm", attended))
-        return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(hidden))), hidden
+        return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(hidden, step))), hidden
 
     def _attention(self, x: Array, step: _ForwardInputs, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors
-        qkv = self._linear("qkv", x).reshape(x.shape[0], -1, config.head_dim)
+        qkv = self._linear("qkv", x, step).reshape(x.shape[0], -1, config.head_dim)
         layer, norms = self.layer, (vectors.get("query_norm.weight"), vectors.get("key_norm.weight"))
         if config.qk_norm in ("head", "all_heads"):
             qkv = ops.head_norm(qkv, config.num_heads, config.num_kv_heads, *norms, config.norm_eps)
@@ -218,23 +228,26 @@ class _Layer:
             queries = ops.scale_queries(queries, gate)
         scores = config.attn_logit_softcap, step.slopes, vectors.get("sinks.weight")
         seen = ops.attention(queries, pages, step.attention, layer.attention_scale, layer.window, *scores)
-        return self._linear("out", seen)
+        return self._linear("out", seen, step)
 
-    def _feed_forward(self, x: Array) -> Array:
+    def _feed_forward(self, x: Array, step: _ForwardInputs) -> Array:
         experts, kind = self.layer.experts, self.config.activation
         if experts is None or self._experts is None:
-            return self._linear("down", self._linear("up", x, kind))
-        mixed = self.ops.experts(x, self._linear("router", x), self._experts, experts.routing, kind)
+            return self._linear("down", self._linear("up", x, step, kind), step)
+        mixed = self.ops.experts(x, self._linear("router", x, step), self._experts, experts.routing, kind)
         if not experts.shared_intermediate_size:
             return mixed
-        shared = self._linear("shared.down", self._linear("shared.up", x, kind))
+        shared = self._linear("shared.down", self._linear("shared.up", x, step, kind), step)
         if not experts.shared_gate:
             return self.ops.add(mixed, shared)
-        return self.ops.add_gated(mixed, shared, self._linear("shared_gate", x))
+        return self.ops.add_gated(mixed, shared, self._linear("shared_gate", x, step))
 
-    def _linear(self, name: str, x: Array, activation: str | None = None) -> Array:
-        weights = self.weights
-        return self.ops.linear(x, weights.matrices[f"{name}.weight"], weights.vectors.get(f"{name}.bias"), activation)
+    def _linear(self, name: str, x: Array, step: _ForwardInputs, activation: str | None = None) -> Array:
+        weight, bias = self.weights.matrices[f"{name}.weight"], self.weights.vectors.get(f"{name}.bias")
+        table = self._adapters.get(f"{name}.weight")
+        if table is None or self.ops.adapters is None:
+            return self.ops.linear(x, weight, bias, activation)
+        return self.ops.adapters.linear(x, weight, bias, activation, table, step.adapters)
 
     def _norm(self, name: str, update: Array | None, hidden: Array) -> tuple[Array, Array]:
         return _norm(self.ops, self.config, self.weights.vectors, name, update, hidden)

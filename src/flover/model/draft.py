@@ -31,6 +31,7 @@ def with_draft(model: Description, *, weights: bool = True) -> Description:
         quantization=speculation.quantization,
         max_model_len=None,
         speculative_config=None,
+        enable_lora=False,
     )
     draft = describe_model(settings, WHOLE, weights=weights)
     if abs(draft.config.vocab_size - model.config.vocab_size) > MOST_OTHER_TOKENS:

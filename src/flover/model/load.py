@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flover.config import EngineConfig
-from flover.errors import ModelError
+from flover.errors import ConfigError, ModelError
 from flover.generation_config import FILE as GENERATION_CONFIG
 from flover.generation_config import ignored_fields
 from flover.memory.machine import available_memory
+from flover.model.adapters import new_tables
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.describe import Description, describe_model
@@ -24,6 +25,7 @@ from flover.model.placement import Placement
 from flover.model.reads import Read
 from flover.model.shard import Cut, Shard
 from flover.ops import DType, HostArray, Ops, Weight, WeightFormat
+from flover.ops.adapters import AdapterTable
 from flover.source import TensorInfo
 from flover.source.numbers import forget, widen
 
@@ -105,10 +107,19 @@ def load_described(model: Description, ops: Ops, progress: Progress) -> LoadedMo
     if model.shard.rank == 0:
         _tell(model)
     return LoadedModel(
-        decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size),
+        decoder=Decoder(own, weights, ops, model.max_len, model.shard, whole.vocab_size, _tables(model, ops)),
         description=model,
         name=model.settings.model,
     )
+
+
+def _tables(model: Description, ops: Ops) -> dict[str, AdapterTable]:
+    """Room for the adapters of the settings. Raises `ConfigError` where operations cannot compute any."""
+    if not model.settings.enable_lora:
+        return {}
+    if ops.adapters is None:
+        raise ConfigError(f"--enable-lora: the operations on {ops.name} compute no adapters")
+    return new_tables(model.own, ops.adapters, model.settings.max_loras + model.settings.max_num_seqs)
 
 
 def _tell(model: Description) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from flover.ops.adapters import AdapterOps
 from flover.ops.group import Alone, Group, Reduction
 from flover.weight_formats import BLOCKS, ONE_SCALE, Block, WeightFormat
 
@@ -86,6 +87,8 @@ class RaggedBatch(Protocol):
     def positions(self) -> Array: ...
     @property
     def slots(self) -> Array: ...
+    @property
+    def adapters(self) -> Array | None: ...
     @property
     def query_starts(self) -> Array: ...
     @property
@@ -287,6 +290,7 @@ class Ops:
     """(x [T, H]) -> the sum over all ranks, in the place of x"""
     join: Callable[[Sequence[Weight]], Weight] | None = None
     """(weights of the same inputs) -> one with all their outputs, each in its own format; with `BLOCKS` only"""
+    adapters: AdapterOps | None = None  # for implementations that compute them
     capture: Capture | None = None
     """for implementations that can run a whole forward at once"""
     captures_one_shape: bool = False  # on the arrays of its example alone, and not on any batch
@@ -298,9 +302,7 @@ __all__ = [
     "ONE_SCALE",
     "Alone",
     "Array",
-    "Attention",
     "Block",
-    "Capture",
     "DType",
     "Experts",
     "Group",
@@ -309,10 +311,8 @@ __all__ = [
     "Ops",
     "Pages",
     "Part",
-    "PlanAttention",
     "RaggedBatch",
     "Reduction",
-    "RotaryWrite",
     "Routing",
     "SampleParams",
     "Weight",

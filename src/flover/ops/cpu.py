@@ -17,6 +17,7 @@ import numpy as np
 from flover import _cpu
 from flover.errors import ConfigError, InvariantError
 from flover.ops import ONE_SCALE, Alone, Array, Group, Ops, Pages, RaggedBatch, Reduction
+from flover.ops.cpu_adapters import CpuAdapters
 from flover.ops.cpu_experts import ExpertOps
 from flover.ops.cpu_layout import (
     ACTIVATIONS,
@@ -53,6 +54,7 @@ class CpuOps:
         self.group = group or Alone()
         self._recorder: ProgramRecorder | None = None  # takes the operations instead of the runner
         self.experts = ExpertOps(self._run, self._new, self._constant, self._absmax_of_all)
+        self.adapters = CpuAdapters(self._run, self._new, self._constant, self.linear)
 
     def embed(self, ids: Array, table: PackedWeight, factor: float) -> Array:
         """Rows of the table, times the factor."""
@@ -112,8 +114,10 @@ class CpuOps:
         )
         return qkv
 
-    def linear(self, x: Array, weight: CpuWeight, bias: Array | None, kind: str | None) -> Array:
-        """x times the weight's transpose, plus the bias, activated and gated."""
+    def linear(
+        self, x: Array, weight: CpuWeight, bias: Array | None, kind: str | None, added: tuple[int, int] = (0, 0)
+    ) -> Array:
+        """x times the weight's transpose, plus the bias and what adapters add (`CpuAdapters`), activated and gated."""
         out_size, in_size = weight.shape
         if x.shape[1] != in_size:
             raise InvariantError(f"x has {x.shape[1]} columns, the weight {in_size} inputs")
@@ -128,6 +132,9 @@ class CpuOps:
                     rows=x.shape[0],
                     absmax=floats(absmax),
                     bias=floats(bias),
+                    added=added[0],
+                    adds=added[1],
+                    added_stride=out_size,
                     activation=ACTIVATIONS[kind],
                     y=floats(y),
                     stride=y.shape[1],
@@ -242,8 +249,7 @@ class CpuOps:
 
     def softcap(self, x: Array, cap: float) -> Array:
         """cap * tanh(x / cap), in place."""
-        rows, size = x.shape
-        self._run(_cpu.SoftCap(x=floats(x), rows=rows, size=size, cap=cap))
+        self._run(_cpu.SoftCap(x=floats(x), rows=len(x), size=x.shape[1], cap=cap))
         return x
 
     def all_reduce(self, x: Array) -> Array:
@@ -309,5 +315,6 @@ def cpu_ops(isa: str, num_threads: int, group: Group | None = None) -> Ops:
         group=made.group,
         all_reduce=made.all_reduce,
         join=JoinedWeight,  # type: ignore[arg-type]
+        adapters=made.adapters,
         capture=made.capture,
     )

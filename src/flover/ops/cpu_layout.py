@@ -87,6 +87,11 @@ def ids_of(x: Array) -> int:
     return _checked(x, np.int64)
 
 
+def slots_of(x: Array) -> int:
+    """The address of int32 numbers."""
+    return _checked(x, np.int32)
+
+
 def _checked(x: Array, dtype: type[np.generic]) -> int:
     if x.dtype != dtype or not x.flags.c_contiguous:
         raise InvariantError(f"a kernel needs contiguous {np.dtype(dtype)}, not {x.dtype} with strides {x.strides}")

@@ -53,7 +53,7 @@ class ProgramRecorder:
         self._inputs = {
             address(getattr(example, name)): _cpu.input(index)
             for index, name in enumerate(_cpu.Batch.pointers)
-            if name != "workspace"
+            if name != "workspace" and getattr(example, name) is not None
         }
         self._constants = {0, *(address(array) for array in constants)}
         self._kept: list[Array] = []
@@ -158,6 +158,7 @@ class ForwardProgram:
             context_lens=address(batch.context_lens),
             page_table=address(batch.page_table),
             table_stride=batch.page_table.shape[1],
+            adapters=0 if batch.adapters is None else address(batch.adapters),
             workspace=address(self._workspace),
         )
         for step in self._steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from flover.errors import ConfigError, InvariantError
 from flover.ops import Experts, Ops, Pages, Part, Routing, WeightFormat
+from flover.ops.adapters import AdapterPart
 from flover.ops.order import argmax, logsumexp
 from flover.ops.paged_attention import attention, plan_attention, tensor_pages
 from flover.ops.sampling import sample
@@ -100,13 +102,46 @@ def _rms(x: Tensor, eps: float) -> Tensor:
 def linear(x: Tensor, weight: PlainWeight, bias: Tensor | None, kind: str | None) -> Tensor:
     """x times the weight's transpose, plus the bias, activated; gated: the first half, activated, times the second
     half (Shazeer, 2020)."""
-    y = F.linear(x, weight.data, bias)
+    return _activated(F.linear(x, weight.data, bias), weight, kind)
+
+
+def _activated(y: Tensor, weight: PlainWeight, kind: str | None) -> Tensor:
     if weight.gated:
         gate, up = y.chunk(2, dim=-1)
         if kind == "swiglu_oai":
             return (up.clamp(-7, 7) + 1) * activation(gate.clamp(max=7), "quick_gelu")
         return activation(gate, kind) * up
     return activation(y, kind)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainTable:
+    """The parts of every slot as they are."""
+
+    slots: list[Sequence[AdapterPart]]
+
+    def put(self, slot: int, parts: Sequence[AdapterPart]) -> None:
+        """Keep them."""
+        self.slots[slot] = parts
+
+
+class Adapters:
+    """Linears with adapters (Hu et al., arXiv:2106.09685), row by row."""
+
+    def new_table(self, num_slots: int, num_parts: int, shape: tuple[int, int]) -> PlainTable:
+        """Empty slots."""
+        return PlainTable([()] * num_slots)
+
+    def linear(
+        self, x: Tensor, weight: PlainWeight, bias: Tensor | None, kind: str | None, table: PlainTable, slots: Tensor
+    ) -> Tensor:
+        """up · (down · x) is added before the activation."""
+        y = F.linear(x, weight.data, bias)
+        for row, slot in enumerate(slots.tolist()):
+            for part in table.slots[slot] if slot >= 0 else ():
+                down, up = torch.from_numpy(part.down), torch.from_numpy(part.up)
+                y[row, part.first : part.first + len(up)] += (up @ (down @ x[row].float())).to(y.dtype)
+        return _activated(y, weight, kind)
 
 
 def experts(x: Tensor, scores: Tensor, mixture: Experts, routing: Routing, kind: str) -> Tensor:
@@ -224,4 +259,5 @@ OPS = Ops(
     argmax=argmax,
     logsumexp=logsumexp,
     sample=sample,
+    adapters=Adapters(),
 )

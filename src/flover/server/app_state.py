@@ -17,6 +17,7 @@ from flover.config import EngineConfig, ServerConfig
 from flover.errors import EngineClosedError, RequestError, quoted
 from flover.generation_config import SamplingDefaults
 from flover.request import ModelFacts, Request, SamplingParams, check_fits
+from flover.server.adapters import ServedAdapters
 from flover.server.admission import AdmissionControl, RequestSize, check_shared_ids
 from flover.server.batches.batches import Batches
 from flover.server.deadlines import Pace, missed
@@ -57,6 +58,7 @@ class AppState:
     def __init__(self, engine_config: EngineConfig, config: ServerConfig) -> None:
         self.config = config
         self.model_names: Sequence[str] = config.served_model_name or (engine_config.model,)
+        self.adapters = ServedAdapters(engine_config, config, self.model_names)
         self.created = int(time.time())  # noqa: TID251
         self.metrics = Metrics(self.model_names[0], config.metrics_prefix)
         self.supervisor: Supervisor | None = None
@@ -144,8 +146,9 @@ class AppState:
         """The model name for the response. Raises a 404 for a model that is not served."""
         if name is None:
             return self.model_names[0]
-        if name not in self.model_names:
-            message = f"the model {quoted(name)} is not served here; there is {', '.join(self.model_names)}"
+        if name not in self.model_names and self.adapters.get(name) is None:
+            there = ", ".join([*self.model_names, *self.adapters.names])
+            message = f"the model {quoted(name)} is not served here; there is {there}"
             raise HttpError(404, message, param="model", code="model_not_found")
         return name
 
@@ -194,6 +197,7 @@ class AppState:
         The caller must close the generation. Raises `RequestError`, or a 429 or 503 as `HttpError`.
         """
         arrival = time.monotonic()
+        params = self.adapters.join(body.model, params)
         self.ready_supervisor()
         facts, tokenizer, account = self.facts, self.tokenizer, self._accounts[key_salt]
         salt = combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or "")

@@ -73,7 +73,7 @@ async def embed(
     if body.dimensions is not None and body.dimensions > most:
         raise RequestError(f"dimensions must be at most {most}, got {body.dimensions}", param="dimensions")
     params = SamplingParams(**GREEDY, max_tokens=1, detokenize=False, pooling=state.pooling)
-    options = GenerationBody(max_tokens=1, priority=body.priority, deadline_ms=body.deadline_ms)
+    options = GenerationBody(model=body.model, max_tokens=1, priority=body.priority, deadline_ms=body.deadline_ms)
 
     async def embed() -> Response:
         generation = await state.generate(

@@ -33,7 +33,9 @@ async def load(
     try:
         if text is None:
             text = await asyncio.to_thread(fetch_and_load_text, config, state.config)
+        modules = await asyncio.to_thread(state.adapters.find_modules)
         supervisor = await starting
+        await state.adapters.open(supervisor, modules)
     except BaseException:
         await _abandon(starting)
         raise

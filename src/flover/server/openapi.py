@@ -21,6 +21,7 @@ from flover.server.responses import ChatChunk, ChatCompletion, Completion
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
+TEXT = "text/plain"
 STATUSES = {
     400: "The request is wrong: the error says what and where.",
     401: "The API key is missing or wrong.",
@@ -89,6 +90,14 @@ _EMBEDDINGS = {
     "required": ["object", "data", "model", "usage"],
     "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": OBJECT}, "usage": OBJECT},
 }
+_ADAPTER_BODIES = {
+    f"{verb}AdapterBody": {
+        "type": "object",
+        "required": names,
+        "properties": {name: {"type": "string", "minLength": 1} for name in names},
+    }
+    for verb, names in (("Load", ["lora_name", "lora_path"]), ("Unload", ["lora_name"]))
+}
 _TEXT = {"type": "object", "required": ["prompt"], "properties": {"prompt": {"type": "string"}}}
 _STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
@@ -100,6 +109,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
     components |= body_schemas(config, served) | {"Error": _ERROR}
     components |= anthropic.body_schemas(served.names, config.limits.max_stop_strings)
     components |= ollama.body_schemas(served, config.limits.max_request_seqs)
+    components |= _ADAPTER_BODIES
     components |= batches.object_schemas(_REF) | {"BatchBody": batches.BATCH_BODY}
     components["ResponsesBody"] = openai_responses.body_schema(served.names)
     components["ChatChunk"]["description"] = "One event of a streamed answer."
@@ -112,6 +122,8 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         ),
         **_anthropic_paths(),
         **_ollama_paths(),
+        "/v1/load_lora_adapter": _post("Serve an adapter", "LoadAdapterBody", {TEXT: {"type": "string"}}),
+        "/v1/unload_lora_adapter": _post("Serve it no more", "UnloadAdapterBody", {TEXT: {"type": "string"}}),
         **_batch_paths(),
         "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
@@ -123,7 +135,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         "/health": _get("Whether requests are taken", {JSON: _STATUS}, own={503: _STATUS}),
         "/livez": _get("Whether the server runs", {JSON: _STATUS}),
         "/version": _get("The version of Flover", {JSON: OBJECT}),
-        "/metrics": _get("Metrics for Prometheus", {"text/plain": {"type": "string"}}),
+        "/metrics": _get("Metrics for Prometheus", {TEXT: {"type": "string"}}),
         "/dashboard": _get("A page that watches the engine", {"text/html": {"type": "string"}}),
         "/openapi.json": _get("This document", {JSON: OBJECT}),
         "/": _get("Where things are, or a chat page for browsers", {JSON: OBJECT, "text/html": {"type": "string"}}),

@@ -253,6 +253,19 @@ class TokenizeBody(msgspec.Struct, kw_only=True):
     return_token_strs: bool | None = None
 
 
+class LoadAdapterBody(msgspec.Struct, kw_only=True):
+    """`POST /v1/load_lora_adapter`."""
+
+    lora_name: str
+    lora_path: str
+
+
+class UnloadAdapterBody(msgspec.Struct, kw_only=True):
+    """`POST /v1/unload_lora_adapter`."""
+
+    lora_name: str
+
+
 class DetokenizeBody(msgspec.Struct, kw_only=True):
     """`POST /detokenize`."""
 

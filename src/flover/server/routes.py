@@ -14,7 +14,7 @@ from starlette.types import Receive
 
 from flover.config import Limits
 from flover.errors import RequestError, wrong_value
-from flover.server import chat, completions, conversation, embeddings, metrics
+from flover.server import adapter_routes, chat, completions, conversation, embeddings, metrics
 from flover.server.anthropic import messages
 from flover.server.anthropic.bodies import CountBody, MessagesBody
 from flover.server.anthropic.translate import to_chat as message_to_chat
@@ -100,9 +100,10 @@ async def count_message_tokens(request: Request) -> Response:
 
 
 async def list_models(request: Request) -> Response:
-    """The served model, under each of its names."""
+    """The served model, under each of its names, and its adapters."""
     state = state_of(request)
-    return json_response({"object": "list", "data": [_model(state, name) for name in state.model_names]})
+    names = [*state.model_names, *state.adapters.names]
+    return json_response({"object": "list", "data": [_model(state, name) for name in names]})
 
 
 async def show_model(request: Request) -> Response:
@@ -112,13 +113,14 @@ async def show_model(request: Request) -> Response:
 
 
 def _model(state: AppState, name: str) -> dict[str, Any]:
+    adapter = state.adapters.get(name)
     return {
         "id": name,
         "object": "model",
         "created": state.created,
         "owned_by": "flover",
-        "root": state.model_names[0],
-        "parent": None,
+        "root": state.model_names[0] if adapter is None else adapter.path,
+        "parent": None if adapter is None else state.model_names[0],
         "max_model_len": None if state.supervisor is None else state.facts.max_model_len,
     }
 
@@ -251,6 +253,7 @@ ROUTES = [
     Route("/v1/models", list_models),
     Route("/v1/models/{name:path}", show_model),
     Route("/v1/requests/{id}/timeline", show_timeline),
+    *adapter_routes.ROUTES,
     *batches.ROUTES,
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),

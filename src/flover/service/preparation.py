@@ -1,5 +1,5 @@
-"""Requests that the engine has to prepare something for (a grammar to compile): in a thread of their own, so that
-neither the loop nor a request that came later waits for them."""
+"""Requests that the engine has to prepare something for (a grammar to compile, an adapter to read): in a thread of
+their own, so that neither the loop nor a request that came later waits for them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class Preparation:
         except RequestError as found:
             error = found
         except Exception as found:
-            error = RequestError(f"structured_outputs cannot be prepared: {type(found).__name__}")
+            logger.error("a request cannot be prepared", exc_info=found)
+            error = RequestError(f"the request cannot be prepared: {type(found).__name__}")
         self._submit(request, error)
         with self._lock:
             cancels = self._held.pop(request.id, ())

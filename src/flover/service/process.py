@@ -250,8 +250,7 @@ class EngineProcess:
         try:
             if failure is not None:
                 raise failure
-            constrained = request.params.structured_outputs is not None
-            if constrained and (work := engine.prepare(request, self._vocabulary)) is not None:
+            if request.params.needs_preparation and (work := engine.prepare(request, self._vocabulary)) is not None:
                 self._preparation.put(request, work)
             else:
                 engine.submit(request, self._vocabulary)

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from flover.config import Limits, flag_name
 from flover.errors import RequestError, quoted, wrong_value
+from flover.lora import cache_salt
 from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
 from flover.text.tokenizer import Tokenizer
 
@@ -82,7 +83,7 @@ def make_request(
         params=params,
         seed=params.seed if params.seed is not None else draw_seed(),
         priority=priority,
-        salt=salt,
+        salt=cache_salt(salt, params.lora),
         client=client,
         weight=weight,
         bad_words_ids=bad_words_ids(params.bad_words or [], tokenizer) if banned is None else banned,
