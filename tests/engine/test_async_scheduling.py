@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from support.invariants import check_roster
 from support.toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine.loop import Engine
@@ -39,7 +40,7 @@ def test_a_sequence_that_stops_is_computed_once_more_and_its_pages_are_held_so_l
     (last,) = engine.step()
     assert (last.token_ids, last.finish_reason) == ([6], FinishReason.STOP)
     assert engine.roster.pool.used == 2, "its pages may still be written"
-    engine.roster.check_invariants()
+    check_roster(engine.roster)
     assert engine.has_work and engine.wait(0), "an iteration is in flight"
     assert engine.step() == []
     assert rows_of(device) == [[(0, 0)], [(0, 5)], [(0, 6)]]

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from support.invariants import check_rows
 
 from flover.engine.plan import Move
 from flover.engine.rows import RowTable, dense_layout
@@ -42,7 +43,7 @@ def test_row_table_against_a_dictionary(steps: list[tuple[bool, int]], reorder: 
         elif rows:
             who = sorted(rows)[choice % len(rows)]
             table.leave(rows.pop(who))
-        table.check(rows)
+        check_rows(table, rows)
         start, end = table.window
         assert all(start <= row < end for row in rows.values())
         assert set(table.dead) == set(range(start, end)) - set(rows.values())

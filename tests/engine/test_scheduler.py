@@ -2,6 +2,7 @@
 
 import msgspec
 import pytest
+from support.invariants import check_roster
 from support.toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine import scheduler
@@ -77,7 +78,7 @@ def test_preemptions_are_bounded() -> None:
     seen = 0
     while engine.has_work:
         engine.step()
-        engine.roster.check_invariants()
+        check_roster(engine.roster)
         everybody = (*engine.roster.running, *engine.roster.waiting)
         seen = max([seen, *(sequence.preemptions for sequence in everybody)])
     assert 0 < seen <= MAX_PREEMPTIONS

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.invariants import check_roster
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
@@ -51,7 +52,7 @@ def answer(
             disturb(engine)
         for delta in engine.step():
             answers[delta.request_id].append(delta)
-        engine.roster.check_invariants()
+        check_roster(engine.roster)
     assert not engine.has_work
     assert engine.roster.pool.used == 0
     for deltas in answers.values():

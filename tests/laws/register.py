@@ -56,6 +56,10 @@ LAWS: dict[str, Law] = {
             "laws/test_parity.py::test_in_a_crowd",
         ),
     ),
+    "fair shares": Law(
+        "A client that comes with nothing here gets a row within a few iterations while another client has several.",
+        (SIMULATION, "engine/test_fairness.py::test_ten_times_the_load_of_another_does_not_delay_a_light_client"),
+    ),
     "speculation": Law(
         "Tokens and log-probabilities are the same with and without speculation, to the last bit.",
         (

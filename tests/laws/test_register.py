@@ -43,7 +43,9 @@ def test_every_law_has_tests(law: Law) -> None:
 
 
 def test_the_simulation_checks_the_laws_that_name_it() -> None:
-    checked = "".join((TESTS / "simulation" / name).read_text() for name in ("laws.py", "texts.py", "simulator.py"))
+    checked = "".join(
+        (TESTS / "simulation" / name).read_text() for name in ("laws.py", "texts.py", "shares.py", "simulator.py")
+    )
     for name, law in LAWS.items():
         if any(test.startswith("simulation/") for test in law.tests):
             assert f'"{name}"' in checked, f"{name} is not checked while a simulation runs"

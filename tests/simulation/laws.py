@@ -12,12 +12,15 @@ L8  the text of a sequence does not depend on how its deltas are cut: it is that
     string (`texts.py`)
 L9  budgets: tokens and rows per iteration, lengths, usage
 L11 while any other sequence is here, none of backfill is computed, but for a fault that is being tracked down
+fair shares: a client that has no row gets one soon while another has several (`shares.py`)
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+
+from support.invariants import check_roster
 
 from flover.engine.commit import MAX_LONE_FAULTS
 from flover.engine.loop import Engine
@@ -30,6 +33,7 @@ from .broken import LawBroken, require
 from .device import Witness, planned_rows
 from .hash_executor import HashRow
 from .hash_model import Alone, alone
+from .shares import Newcomers
 from .texts import Text
 from .workload import Scenario
 
@@ -58,6 +62,11 @@ class Tracked:
     cached: int | None = None
     text: Text | None = None
 
+    @property
+    def preempted(self) -> int:
+        """How often it came back after it had to leave for want of a row or of pages."""
+        return self.admissions - 1 - self.resets
+
     def __str__(self) -> str:
         return f"{self.request.id}[{self.index}]"
 
@@ -80,6 +89,7 @@ class Laws(Witness):
         self._progress_at = 0
         self._committed = (0, 0)
         self._trying_alone = False
+        self._newcomers = Newcomers(scenario.config)
         config, facts = scenario.config, scenario.facts
         rate = config.max_num_batched_tokens if config.target_itl_ms == 0 else min(16, config.max_num_batched_tokens)
         most = min(facts.pool_tokens, config.max_num_seqs * facts.max_model_len)
@@ -93,9 +103,9 @@ class Laws(Witness):
         """The engine accepted a request."""
         request = resolve_max_tokens(request, self.scenario.facts)
         tracked = []
-        fitting = resolve_max_tokens(request, self.scenario.facts)
+        self._newcomers.submitted(request.client, self.open.values(), self.step)
         for index in range(request.params.n):
-            one = Tracked(request, index, self._arrivals, alone(fitting, index, self.scenario.facts))
+            one = Tracked(request, index, self._arrivals, alone(request, index, self.scenario.facts))
             if self._arrivals % TEXT_EVERY == 0:
                 one.text = Text(request, index, self.scenario.facts.eos_ids)
             self._arrivals += 1
@@ -127,13 +137,12 @@ class Laws(Witness):
         for admission in plan.admissions:
             one = self._by_seed[admission.seed]
             one.admissions += 1
-            preempted = one.admissions - 1 - one.resets
-            require("L5", preempted <= MAX_PREEMPTIONS, "{} was preempted {} times", one, preempted)
+            require("L5", one.preempted <= MAX_PREEMPTIONS, "{} was preempted {} times", one, one.preempted)
             if one.admissions == 1:
                 one.cached = admission.computed
-            elif preempted:
+            elif one.preempted:
                 self.counts["preempted"] += 1
-            self.counts["guaranteed"] += preempted == MAX_PREEMPTIONS
+            self.counts["guaranteed"] += one.preempted == MAX_PREEMPTIONS
             self.counts["reused tokens"] += admission.computed
             self._by_row[admission.row] = one
             self._check_pages(one, admission.pages, admission.computed // config.page_size)
@@ -271,6 +280,8 @@ class Laws(Witness):
             require("L1", not late, "{} was cancelled and still lives", one)
         self._trying_alone = bool(engine.roster.suspects)
         self._check_counters(engine)
+        running = () if self._trying_alone else self._by_row.values()
+        self.counts["newcomers that got a row"] += self._newcomers.check(self.step, self.open.values(), running)
         if self.step % self._pool_check == 0:
             self._check_pool(engine)
         waited = self.step - self._progress_at
@@ -295,7 +306,7 @@ class Laws(Witness):
 
     def _check_pool(self, engine: Engine) -> None:
         try:
-            engine.roster.check_invariants()
+            check_roster(engine.roster)
         except InvariantError as error:
             raise LawBroken("L3", str(error)) from error
 

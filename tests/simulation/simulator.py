@@ -15,6 +15,9 @@ from .history import History
 from .laws import Laws, Tracked
 from .workload import CancelPlan, draw_scenario
 
+LIGHT_P = 0.05
+"""How likely the client that sends few sends a request in an iteration, however many are open."""
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -93,6 +96,8 @@ class Simulation:
             together = rng.random() < 0.3
             gap = 0.0 if together else rng.expovariate(1 / self.scenario.mean_gap_s)
             self._next_arrival = max(self._next_arrival, self.clock.now - self.scenario.mean_gap_s) + gap
+        if self.scenario.light is not None and self.scenario.light.random() < LIGHT_P:
+            self._submit(self.scenario.next_request("light"))
 
     def _submit(self, request: Request) -> None:
         """Submit; the engine has to refuse exactly what the door would refuse, and ids in use."""

@@ -42,6 +42,7 @@ def test_runs_meet_all_that_is_hard_for_a_scheduler() -> None:
         "proposed",
         "several at once",
         "backfill that made way",
+        "newcomers that got a row",
     ]
     assert [name for name in expected if not seen[name]] == []
 

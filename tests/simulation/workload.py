@@ -55,10 +55,12 @@ class Scenario:
     mean_gap_s: float = 0.0
     backfill: Random | None = None
     """Draws which requests are backfill; None if none are."""
+    light: Random | None = None
+    """Draws when a client sends a request that sends few, beside one that sends many; None if there are none."""
     count: int = 0
 
-    def next_request(self) -> Request:
-        """Draw the next arrival. It may be one that must be refused."""
+    def next_request(self, client: str = "heavy") -> Request:
+        """Draw the next arrival. It may be one that must be refused. `client` says whose, if one sends few."""
         rng, number = self.rng, self.count
         self.count += 1
         prompt = self._prompt()
@@ -71,6 +73,7 @@ class Scenario:
         name = f"r{number}" if rng.random() < 0.5 else f"reused{number % (3 * self.most_open + 3)}"
         salt = rng.choice(self.salts)
         backfill = self.backfill is not None and self.backfill.random() < 0.4
+        client = client if self.light is not None else salt
         return Request(
             id=name,
             prompt_ids=prompt,
@@ -78,7 +81,7 @@ class Scenario:
             seed=number * SEED_STRIDE,
             priority=priority,
             salt=salt,
-            client=f"{salt} backfill" if backfill else salt,
+            client=f"{client} backfill" if backfill else client,
             backfill=backfill,
         )
 
@@ -126,8 +129,8 @@ def draw_scenario(seed: int) -> Scenario:
     """The scenario of a seed."""
     rng = Random(f"flover simulation {seed}")
     flavour = FLAVOURS[seed % len(FLAVOURS)]
-    thrash = flavour == "thrash"
-    rows = _log_uniform(rng, 3, 12) if thrash else _log_uniform(rng, 1, 64)
+    thrash, light = flavour == "thrash", seed // len(FLAVOURS) % 3 == 1
+    rows = _log_uniform(rng, 3, 12) if thrash or light else _log_uniform(rng, 1, 64)
     facts = _draw_facts(rng, flavour, rows)
     speculation = _draw_speculation(seed)
     if speculation is not None:
@@ -139,7 +142,7 @@ def draw_scenario(seed: int) -> Scenario:
     scenario = Scenario(
         seed=seed,
         flavour=flavour,
-        config=replace(config, policy="priority") if thrash else config,
+        config=_adapted(config, thrash, light),
         facts=facts,
         rng=rng,
         cancel_p=0.4 if flavour in ("cancels", "all") else 0.0,
@@ -148,10 +151,11 @@ def draw_scenario(seed: int) -> Scenario:
         step_ms=step_ms,
         most_open=rows + _log_uniform(rng, 1, 32),
         longest_prompt=4 if thrash else max(1, facts.max_model_len - 2),
-        most_tokens=20 if thrash else _log_uniform(rng, 4, 120),
+        most_tokens=20 if thrash else _log_uniform(rng, 60 if light else 4, 120),
         shared_p=rng.choice((0.0, 0.3, 0.6, 0.9)),
         salts=rng.choice((("",), ("", "tenant"))),
     )
+    scenario.light = Random(f"light {seed}") if light else None
     scenario.backfill = Random(f"backfill {seed}") if seed // len(FLAVOURS) % 3 == 2 else None
     for _ in range(rng.randrange(1, 5)):
         length = _log_uniform(rng, 1, scenario.longest_prompt)
@@ -213,6 +217,12 @@ def _draw_config(rng: Random, facts: ModelFacts, rows: int, step_ms: float, over
         target_itl_ms=rng.choice((0.0, step_ms * rng.uniform(0.5, 4))),
         async_scheduling=overlaps,
     )
+
+
+def _adapted(config: SchedulerConfig, thrash: bool, light: bool) -> SchedulerConfig:
+    if thrash:
+        return replace(config, policy="priority")
+    return replace(config, policy="fcfs", reorder=True) if light else config
 
 
 def _log_uniform(rng: Random, low: int, high: int) -> int:

@@ -11,6 +11,7 @@ from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.request import Delta, ModelFacts, Request, SamplingParams
 from support.facts import model_facts
+from support.invariants import check_roster
 
 
 class ToyExecutor(BlockingExecutor):
@@ -114,7 +115,7 @@ def run(engine: Engine, steps: int = 1000) -> list[Delta]:
         if not engine.has_work:
             return deltas
         deltas += engine.step()
-        engine.roster.check_invariants()
+        check_roster(engine.roster)
     raise AssertionError(f"still working after {steps} steps")
 
 

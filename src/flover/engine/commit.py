@@ -94,7 +94,7 @@ def _append(roster: Roster, sequence: Sequence, result: RowResult) -> Delta:
         prompt_logprobs=report,
         finish_reason=reason,
         stop_reason=stop_reason,
-        cached_tokens=sequence.cached_tokens,
+        cached_tokens=sequence.cached_tokens or 0,
         embedding=result.embedding,
     )
 
@@ -122,17 +122,9 @@ def recover(roster: Roster, message: str) -> list[Delta]:
         roster.preempt(sequence)
     roster.pool.drop_cached()
     roster.rows.clear()
-    if len(involved) > 1:
-        roster.suspects = involved
-        return []
-    return [delta for sequence in involved if (delta := _blame(roster, sequence, message)) is not None]
-
-
-def _blame(roster: Roster, sequence: Sequence, message: str) -> Delta | None:
-    """An iteration raised with no other sequence in it."""
-    sequence.faults += 1
-    if sequence.faults >= MAX_LONE_FAULTS:
-        return roster.end(sequence, FinishReason.ERROR, message)
-    if sequence not in roster.suspects:
-        roster.suspects.append(sequence)
-    return None
+    if len(involved) == 1:
+        involved[0].faults += 1
+        if involved[0].faults >= MAX_LONE_FAULTS:
+            return [roster.end(involved[0], FinishReason.ERROR, message)]
+    roster.suspects += [sequence for sequence in involved if sequence not in roster.suspects]
+    return []

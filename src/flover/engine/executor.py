@@ -75,8 +75,7 @@ class BlockingExecutor(ABC):
         """What `run` has returned."""
         if not self._results:
             raise InvariantError("no plan was started")
-        result, *others = self._results
-        self._results = tuple(others)
+        result, self._results = self._results[0], self._results[1:]
         return result
 
     def reset(self) -> None:

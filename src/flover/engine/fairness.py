@@ -1,17 +1,20 @@
 """Fair shares of the device among clients, whatever each of them sends: the virtual token counter of Sheng et al.,
 "Fairness in Serving Large Language Models" (OSDI 2024, arXiv:2401.00588).
 
-Of the clients that wait, the one that was served least is served next. A client that comes back is not paid for the
-time that it did not ask: its counter begins at the least of those that are active.
+Of the clients that wait, the one that was served least is served next, and where there is no room, a row is taken for
+it from the client that has most. A client is not paid for the time that it did not ask: when it begins to wait, its
+counter is at least that of the others that wait.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from flover.engine.sequence import Sequence
+from flover.request import Request
 
 PROMPT_TOKEN, OUTPUT_TOKEN = 1, 2
 """What a token counts: a generated one takes a row of an iteration for itself."""
@@ -19,55 +22,90 @@ MAX_IDLE = 1024
 """Clients without requests whose counters are kept."""
 
 
+@dataclass(slots=True)
+class Client:
+    """One that has sequences here."""
+
+    served: float
+    weight: float = 1.0
+    backfill: bool = False
+    sequences: int = 0
+    rows: int = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether one of its sequences has no row."""
+        return self.sequences > self.rows
+
+
 class FairShares:
     """How much each client was served. With a single client there is nothing to count."""
 
     def __init__(self) -> None:
-        self._served: dict[str, float] = {}
-        self._open: Counter[str] = Counter()
-        """Sequences of each client that are here."""
+        self._clients: dict[str, Client] = {}
+        self._idle: dict[str, float] = {}
+        """How much those were served that have no sequence here; the longest absent is the first to be forgotten."""
+        self._most = 0.0
+        """The most that any client was served."""
 
     @property
     def counts(self) -> bool:
         """Whether there has been more than one client lately."""
-        return len(self._served) > 1
+        return len(self._clients) + len(self._idle) > 1
 
-    def arrive(self, client: str, num_sequences: int) -> None:
-        """A request of `client` joins."""
-        if client not in self._open:
-            least = min((self._served[other] for other in self._open), default=max(self._served.values(), default=0))
-            self._forget_idle()
-            self._served[client] = max(self._served.get(client, 0), least)
-        self._open[client] += num_sequences
+    def arrive(self, request: Request) -> None:
+        """A request joins."""
+        client = self._clients.get(request.client) or Client(self._idle.pop(request.client, 0))
+        if not client.waits:
+            waiting = [one.served for one in self._clients.values() if one.waits]
+            client.served = max(client.served, min(waiting, default=self._most))
+        client.weight, client.backfill = request.weight, request.backfill
+        client.sequences += request.params.n
+        self._clients[request.client] = client
 
-    def leave(self, client: str) -> None:
-        """One of its sequences has ended."""
-        self._open[client] -= 1
-        if not self._open[client]:
-            del self._open[client]
+    def leave(self, name: str) -> None:
+        """A sequence of this client has ended."""
+        client = self._clients[name]
+        client.sequences -= 1
+        if not client.sequences:
+            self._idle[name] = self._clients.pop(name).served
+            if len(self._idle) > MAX_IDLE:
+                del self._idle[next(iter(self._idle))]
 
-    def charge(self, client: str, prompt_tokens: int, output_tokens: int, weight: float = 1.0) -> None:
+    def hold(self, name: str, rows: int) -> None:
+        """The client has got so many rows more, or fewer."""
+        self._clients[name].rows += rows
+
+    def charge(self, name: str, prompt_tokens: int, output_tokens: int) -> None:
         """So many tokens are about to be computed for it; they count less for a client of more weight."""
-        self._served[client] += (PROMPT_TOKEN * prompt_tokens + OUTPUT_TOKEN * output_tokens) / weight
+        client = self._clients[name]
+        client.served += (PROMPT_TOKEN * prompt_tokens + OUTPUT_TOKEN * output_tokens) / client.weight
+        self._most = max(self._most, client.served)
 
-    def in_turn(self, waiting: Iterable[Sequence]) -> Iterator[Sequence]:
-        """Waiting sequences in the order in which they are to enter; those of one client keep theirs. What enters
-        counts at once, by the tokens that it has to compute."""
+    def claim(self) -> tuple[str, str] | None:
+        """The client that is next, and the one that has most rows for its weight, if the first has no more of them even
+        with one of the second's: so no row goes back and forth."""
+        clients = self._clients
+        waiting = [(one.served, one.rows, name) for name, one in clients.items() if one.waits and not one.backfill]
+        if not waiting:
+            return None
+        few, many = min(waiting)[2], max(clients, key=lambda name: (clients[name].rows - 1) / clients[name].weight)
+        left = (clients[many].rows - 1) / clients[many].weight
+        return (few, many) if (clients[few].rows + 1) / clients[few].weight <= left else None
+
+    def in_turn(self, pending: Iterable[Sequence]) -> Iterator[Sequence]:
+        """Sequences in the order in which their tokens are to be computed; those of one client keep theirs. What comes
+        out counts at once, by the tokens that it has to compute."""
         queues: dict[str, deque[Sequence]] = {}
-        for sequence in waiting:
+        for sequence in pending:
             queues.setdefault(sequence.request.client, deque()).append(sequence)
-        turns = [(self._served[client], queue[0].number, client) for client, queue in queues.items()]
+        clients = self._clients
+        turns = [(clients[name].served, clients[name].rows, queue[0].number, name) for name, queue in queues.items()]
         heapq.heapify(turns)
         while turns:
-            served, _, client = heapq.heappop(turns)
-            sequence = queues[client].popleft()
+            served, rows, _, name = heapq.heappop(turns)
+            sequence = queues[name].popleft()
             yield sequence
-            if queues[client]:
+            if queues[name]:
                 served += (PROMPT_TOKEN * sequence.pending + OUTPUT_TOKEN) / sequence.request.weight
-                heapq.heappush(turns, (served, queues[client][0].number, client))
-
-    def _forget_idle(self) -> None:
-        """Keep the table small: a client without requests begins again like a new one."""
-        if len(self._served) > 2 * len(self._open) + MAX_IDLE:
-            last = max(self._served, key=lambda client: self._served[client])
-            self._served = {name: self._served[name] for name in self._served if name in self._open or name == last}
+                heapq.heappush(turns, (served, rows, queues[name][0].number, name))

@@ -19,7 +19,7 @@ from flover.engine.plan import StepPlan
 from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster, SchedulerConfig
 from flover.engine.scheduler import Scheduler
-from flover.engine.stats import EngineStats, Times, iteration_stats, snapshot
+from flover.engine.stats import EngineStats, Times, snapshot
 from flover.errors import EngineDeadError
 from flover.request import Delta, ModelFacts, Request, check_request, resolve_max_tokens
 from flover.structured_outputs import Vocabulary
@@ -38,7 +38,7 @@ class Engine:
         self._executor = executor
         self._clock = clock
         self._queue = RequestQueue()
-        self._last = EngineStats()
+        self._last: tuple[StepPlan | None, float] = None, 0.0
         self._times = Times()
         self._ahead = int(config.async_scheduling)
         """Plans that may stay in flight at the end of a step."""
@@ -99,7 +99,7 @@ class Engine:
             return self._recover(error)
         milliseconds = self._end()
         landed = self.roster.land()
-        self._last = iteration_stats(landed.plan, milliseconds)
+        self._last = landed.plan, milliseconds
         self._times.ran(self._ended, result.kernel_seconds)
         self.roster.counts["compilations"] += result.compilations
         for observer in self._observers:
@@ -193,7 +193,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot of counters and gauges."""
-        return snapshot(self.roster, self._last, self._times)
+        return snapshot(self.roster, *self._last, self._times)
 
     def reset_prefix_cache(self) -> None:
         """Forget every prefix. Not while another thread is in `step`."""

@@ -75,28 +75,14 @@ class PagePool:
             if self._owners[page] <= 0:
                 raise InvariantError(f"page {page} was released more often than it was taken")
             self._owners[page] -= 1
-            if self._owners[page] == 0:
-                self._retire(page, keep)
-
-    def _retire(self, page: int, keep: bool) -> None:
-        if keep and self._prefix.holds(page):
-            self._cached[page] = None
-        else:
-            self._prefix.forget(page)
-            self._free.append(page)
+            if self._owners[page] == 0 and keep and self._prefix.holds(page):
+                self._cached[page] = None
+            elif self._owners[page] == 0:
+                self._prefix.forget(page)
+                self._free.append(page)
 
     def drop_cached(self) -> None:
         """Forget every prefix: what is in unused pages is void."""
         self._prefix.clear()
         self._free.extend(self._cached)
         self._cached.clear()
-
-    def check(self, owned: dict[int, int]) -> None:
-        """`owned` counts, for each page, the sequences that hold it: the pool must agree, and lose no page."""
-        actual = {page: count for page, count in enumerate(self._owners) if count}
-        if actual != owned:
-            wrong = {page for page in actual.keys() | owned.keys() if actual.get(page) != owned.get(page)}
-            raise InvariantError(f"owners of pages {sorted(wrong)} differ from the sequences that hold them")
-        numbers = [*self._free, *self._cached, *actual]
-        if sorted(numbers) != list(range(1, len(self._owners))):
-            raise InvariantError("free, cached and owned pages are not a partition of the pool")

@@ -39,9 +39,6 @@ class PrefixIndex:
         self._entries: dict[bytes, Entry] = {}
         self._by_page: dict[int, Entry] = {}
 
-    def __len__(self) -> int:
-        return len(self._by_page)
-
     def root(self, salt: str) -> Entry:
         """Where the prefixes of a salt begin. Roots are equal when their salts are."""
         return Entry(blake2b(salt.encode(), digest_size=16).digest(), None, (), ROOT)

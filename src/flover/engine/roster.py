@@ -86,7 +86,7 @@ class Roster:
 
     def add(self, request: Request, now: float) -> None:
         """A checked request joins the queue as `n` sequences at time `now`."""
-        self.shares.arrive(request.client, request.params.n)
+        self.shares.arrive(request)
         for index in range(request.params.n):
             outputs = request.output_ids[index] if request.output_ids else []
             self._enqueue(Sequence(self._arrivals, request, index, [*request.prompt_ids, *outputs], now))
@@ -94,11 +94,12 @@ class Roster:
 
     def admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the pages for all tokens it knows, those of a known prefix shared with their
-        owners. False, and nothing changed, if there are not enough. It has no row yet."""
+        owners. False, and nothing changed, if these or rows are not enough. It has no row yet."""
+        if len(self.running) >= self.config.max_num_seqs:
+            return False
         chain = self._known_prefix(sequence)
         shared = [entry.page for entry in chain]
-        tokens = sequence.max_len if sequence.guaranteed else len(sequence.token_ids)
-        wanted = self.pages_for(tokens) - len(shared)
+        wanted = self.pages_to_enter(sequence) - len(shared)
         self.pool.share(shared)
         if wanted > self.pool.available:
             self.pool.release(shared, keep=True)
@@ -107,12 +108,12 @@ class Roster:
         sequence.pages = shared + self.pool.take(wanted)
         sequence.chain = chain
         sequence.computed = len(shared) * self.config.page_size
-        if sequence.first_time:
-            sequence.first_time = False
+        if sequence.cached_tokens is None:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_len)
             self.counts["cached_tokens"] += sequence.cached_tokens
             self.counts["queried_tokens"] += sequence.prompt_len
         insort(self.running, sequence, key=self._order)
+        self.shares.hold(sequence.request.client, 1)
         return True
 
     def launch(self, plan: StepPlan, now: float) -> None:
@@ -122,8 +123,7 @@ class Roster:
         if self.shares.counts:
             for work, sequence in zip(plan.work, sequences, strict=True):
                 prompt_tokens = 0 if sequence.ready else work.num_tokens
-                request = sequence.request
-                self.shares.charge(request.client, prompt_tokens, work.num_samples, request.weight)
+                self.shares.charge(sequence.request.client, prompt_tokens, work.num_samples)
         if self.config.async_scheduling:
             _count(plan, sequences, 1)
         self.in_flight.append(InFlight(plan, sequences, now))
@@ -154,12 +154,11 @@ class Roster:
 
     def cancel(self, request_id: str, index: int | None = None) -> list[Delta]:
         """End the sequences of a request, or one of them. Those that have ended are left alone."""
-        chosen = [
-            sequence
+        return [
+            self.end(sequence, FinishReason.ABORT)
             for sequence in (*self.running, *self.waiting)
             if sequence.request.id == request_id and index in (None, sequence.index)
         ]
-        return [self.end(sequence, FinishReason.ABORT) for sequence in chosen]
 
     def end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> Delta:
         """End a sequence that got no token with it; returns its last delta."""
@@ -168,7 +167,7 @@ class Roster:
             request_id=sequence.request.id,
             index=sequence.index,
             finish_reason=reason,
-            cached_tokens=sequence.cached_tokens,
+            cached_tokens=sequence.cached_tokens or 0,
             error=error,
         )
 
@@ -195,6 +194,10 @@ class Roster:
         """Pages that so many tokens fill or begin."""
         return -(-tokens // self.config.page_size)
 
+    def pages_to_enter(self, sequence: Sequence) -> int:
+        """Pages that a waiting sequence needs, shared ones included."""
+        return self.pages_for(sequence.max_len if sequence.guaranteed else len(sequence.token_ids))
+
     def _known_prefix(self, sequence: Sequence) -> list[Entry]:
         # The last known token is always computed: its logits are what the next token is drawn from.
         all_states = sequence.wants_prompt_logprobs or sequence.request.params.pooling == "mean"
@@ -211,6 +214,7 @@ class Roster:
     def _leave_row(self, sequence: Sequence) -> None:
         self.rows.leave(row_of(sequence))
         self.running.remove(sequence)
+        self.shares.hold(sequence.request.client, -1)
         if sequence.computing:
             self._hold(self.in_flight[-1].plan.step, sequence.pages)
         else:
@@ -224,20 +228,6 @@ class Roster:
         used = self.pool.used
         self.pool.release(pages, keep=self.config.enable_prefix_caching)
         self.counts["pages_freed"] += used - self.pool.used
-
-    def check_invariants(self) -> None:
-        """Raise `InvariantError` if pages, rows and sequences do not agree."""
-        holders = [sequence.pages for sequence in self.running] + [pages for _, pages in self._held]
-        self.pool.check(Counter(page for pages in holders for page in pages))
-        self.rows.check({sequence.number: row_of(sequence) for sequence in self.running})
-        for sequence in self.waiting:
-            if sequence.row is not None or sequence.pages:
-                raise InvariantError(f"sequence {sequence.number} waits but holds a row or pages")
-        for sequence in self.running:
-            if not 0 <= sequence.computed < len(sequence.token_ids) <= sequence.max_len:
-                raise InvariantError(f"sequence {sequence.number} has computed {sequence.computed} tokens")
-            if self.pages_for(sequence.position) > len(sequence.pages):
-                raise InvariantError(f"sequence {sequence.number} has fewer pages than computed tokens")
 
 
 def _count(plan: StepPlan, sequences: list[Sequence], sign: int) -> None:

@@ -24,9 +24,6 @@ class RowLayout:
     entries: list[int]
 
 
-NO_CHANGE = RowLayout([], [])
-
-
 def dense_layout(alive: list[bool], entering: int) -> RowLayout:
     """Moves and rows after which the live rows are exactly 0..n-1, with the fewest moves."""
     size = sum(alive) + entering
@@ -100,9 +97,3 @@ class RowTable:
             self.window = (0, max(self.window[1], live[-1] + 1))
         else:
             self.window = (0 if self.reorder else live[0], live[-1] + 1)
-
-    def check(self, running: dict[int, int]) -> None:
-        """`running` maps sequence number to row: both views must agree."""
-        rows = {number: row for row, number in enumerate(self._numbers) if number is not None}
-        if rows != running:
-            raise InvariantError(f"row table {rows} disagrees with the sequences' rows {running}")

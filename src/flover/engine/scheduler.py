@@ -5,29 +5,30 @@ One iteration is planned so:
 1. every generating row gets room for its next token; when the pool is empty, the last in the order of service is
    preempted (its pages go, its tokens stay, and it waits at its old position to be computed again);
 2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
-3. waiting sequences enter in order (clients take turns: `fairness.py`), none past an earlier one, while there are
-   rows, pages and budget (with a strategy other than fusion, those of its batch: `strategy.py`). Backfill comes
-   last, runs while nothing else is here, and is preempted for what comes;
+3. waiting sequences enter in order, none past an earlier one, while there are rows, pages and budget (with a strategy
+   other than fusion, those of its batch: `strategy.py`). Clients take turns, with their prompts too, and a row of one
+   that has many is preempted for one that has few (`fairness.py`). Backfill comes last, runs while nothing else is
+   here, and is preempted for what comes;
 4. with speculation, generating rows get proposals, in what is left of tokens, time and pages (`speculation/`).
 
-An iteration that is planned while another is in flight builds on what that one computes: its tokens are there, and not
-known yet. A row may have ended with such a token, and is then computed in vain once; one that has all its max_tokens is
-not. What cannot be decided without these tokens waits for them: whom to preempt, and which request causes a fault.
+What cannot be decided without the tokens of an iteration in flight waits for them: whom to preempt, and which request
+causes a fault. Everything else builds on what it computes (docs/scheduling.md).
 
 Progress: a request that cannot fit the empty pool never gets here, the first in the order of service is never preempted
-for another, and none more than `MAX_PREEMPTIONS` times: from then on it enters only with all the pages it can need.
+for a page, and none more than `MAX_PREEMPTIONS` times: from then on it enters only with all the pages it can need.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterable
 from operator import attrgetter
 
 from flover.engine.budget import Allowance, CostModel
 from flover.engine.plan import Admission, Grant, StepPlan, Work
 from flover.engine.roster import Roster, row_of
-from flover.engine.rows import NO_CHANGE
+from flover.engine.rows import RowLayout
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy, choose_batch, opens_at
 from flover.speculation import Draft, Speculator
@@ -57,11 +58,10 @@ class Scheduler:
             return None
         if roster.suspects:
             return None if overlaps else self._plan_alone(roster.suspects[0])
-        if roster.running and roster.yields(roster.running[-1]):
+        while (victim := self._in_the_way()) is not None:
             if overlaps:
                 return None
-            for sequence in [one for one in roster.running if one.request.backfill]:
-                roster.preempt(sequence)
+            self._preempt(victim)
         generating = [sequence for sequence in roster.running if sequence.ready]
         size = roster.config.page_size
         opening = [one for one in generating if len(one.token_ids) + one.sampling > len(one.pages) * size]
@@ -71,9 +71,13 @@ class Scheduler:
         if preempted:
             generating = [sequence for sequence in generating if sequence.row is not None]
         allowance = self._allowance(generating)
-        chunks = {} if len(generating) == len(roster.running) else self._continue_prompts(allowance)
+        prompts = [] if len(generating) == len(roster.running) else [one for one in roster.running if not one.ready]
         # Pages that a preemption has just freed are for the running rows; an admission would take them right back.
-        admitted = [] if preempted else self._admit(self._candidates(), allowance, chunks)
+        queue = [*prompts, *([] if preempted else self._candidates())]
+        chunks, admitted = self._admit(roster.shares.in_turn(queue) if self._takes_turns else queue, allowance)
+        for sequence in prompts:
+            if sequence not in chunks:
+                _join(sequence, allowance, chunks)
         if overlaps and not (generating or chunks or admitted):
             return None
         guessed: Guessed = ({}, {})
@@ -89,18 +93,38 @@ class Scheduler:
             return -math.inf
         return opens_at(config.strategy, roster.waiting, config.max_num_seqs, config.batch_window)
 
-    def _candidates(self) -> Iterable[Sequence]:
-        """Waiting sequences that may enter now: with fusion all, else the rest of the batch, or a new batch."""
+    @property
+    def _takes_turns(self) -> bool:
+        """Whether clients take turns."""
+        config = self._roster.config
+        return config.strategy is Strategy.FUSION and config.policy == "fcfs" and self._roster.shares.counts
+
+    def _in_the_way(self) -> Sequence | None:
+        """What has to leave its row: backfill for a request that is not, or the last of the client that has most, if
+        there is no room for the client that is next."""
         roster = self._roster
-        strategy = roster.config.strategy
-        if strategy is Strategy.FUSION:
-            if roster.config.policy == "fcfs" and roster.shares.counts:
-                full = len(roster.running) >= roster.config.max_num_seqs
-                return () if full else roster.shares.in_turn(one for one in roster.waiting if not roster.yields(one))
-            return list(roster.waiting)
-        if not roster.running and not self._waiting_of_batch():
-            self._batch = set(choose_batch(strategy, roster.waiting, roster.config.max_num_seqs))
-        return self._waiting_of_batch()
+        if roster.running and roster.yields(roster.running[-1]):
+            return roster.running[-1]
+        if not roster.waiting or not self._takes_turns or (claim := roster.shares.claim()) is None:
+            return None
+        first = next(one for one in roster.waiting if one.request.client == claim[0])
+        full = len(roster.running) >= roster.config.max_num_seqs
+        if not (full or roster.pages_to_enter(first) > roster.pool.available) or self._awaits_sibling(first):
+            return None
+        rows = [one for one in roster.running if one.request.client == claim[1] and not one.guaranteed]
+        return rows[-1] if rows else None
+
+    def _candidates(self) -> list[Sequence]:
+        """Waiting sequences that may enter now: with fusion all, else the rest of the batch, or a new batch."""
+        roster, config = self._roster, self._roster.config
+        if config.strategy is not Strategy.FUSION:
+            if not roster.running and not self._waiting_of_batch():
+                self._batch = set(choose_batch(config.strategy, roster.waiting, config.max_num_seqs))
+            return self._waiting_of_batch()
+        if not roster.waiting or len(roster.running) >= config.max_num_seqs or roster.yields(roster.waiting[0]):
+            return []
+        live = bisect_left(roster.waiting, True, key=lambda one: one.request.backfill)
+        return roster.waiting[:live] or list(roster.waiting)
 
     def _waiting_of_batch(self) -> list[Sequence]:
         return [sequence for sequence in self._roster.waiting if sequence in self._batch]
@@ -111,9 +135,7 @@ class Scheduler:
             self._roster.preempt(other)
         # A suspect that was generating is ready again as soon as one of its known tokens is left to compute.
         generating = [suspect] if suspect.ready else []
-        allowance = self._allowance(generating)
-        chunks = self._continue_prompts(allowance)
-        admitted = self._admit([suspect], allowance, chunks) if suspect.row is None else []
+        chunks, admitted = self._admit([] if generating else [suspect], self._allowance(generating))
         return self._freeze(generating, chunks, admitted, {}, ({}, {}))
 
     def _allowance(self, generating: list[Sequence]) -> Allowance:
@@ -134,9 +156,7 @@ class Scheduler:
         for sequence in opening:
             while roster.pool.available == 0 and sequence.row is not None:
                 victim = next(other for other in reversed(roster.running) if not other.guaranteed)
-                victim.preemptions += 1
-                roster.counts["preemptions"] += 1
-                roster.preempt(victim)
+                self._preempt(victim)
                 grants.pop(victim, None)
                 preempted = True
             if sequence.row is not None:
@@ -144,25 +164,26 @@ class Scheduler:
                 sequence.pages.extend(grants[sequence])
         return grants, preempted
 
-    def _continue_prompts(self, allowance: Allowance) -> Chunks:
-        """The next chunk of every row that is pre-processing."""
-        chunks: Chunks = {}
-        for sequence in self._roster.running:
-            if not sequence.ready:
-                _join(sequence, allowance, chunks)
-        return chunks
+    def _preempt(self, victim: Sequence) -> None:
+        """For want of a row or of pages, which is counted, or since backfill makes way, as often as it has to."""
+        if not self._roster.yields(victim):
+            victim.preemptions += 1
+            self._roster.counts["preemptions"] += 1
+        self._roster.preempt(victim)
 
-    def _admit(self, queue: Iterable[Sequence], allowance: Allowance, chunks: Chunks) -> list[Sequence]:
-        """Sequences of the queue that enter now, each with its first chunk."""
+    def _admit(self, queue: Iterable[Sequence], allowance: Allowance) -> tuple[Chunks, list[Sequence]]:
+        """The next chunk of every sequence of the queue, as far as the iteration can afford, and those that enter with
+        it: none past one that cannot."""
+        roster, chunks = self._roster, Chunks()
         admitted: list[Sequence] = []
         for sequence in queue:
-            full = len(self._roster.running) >= self._roster.config.max_num_seqs
-            blocked = full or self._roster.yields(sequence) or self._awaits_sibling(sequence)
-            if blocked or not allowance.afford(0, 1) or not self._roster.admit(sequence):
+            enters = sequence.row is None
+            if enters and (self._awaits_sibling(sequence) or not allowance.afford(0, 1) or not roster.admit(sequence)):
                 break
             _join(sequence, allowance, chunks)
-            admitted.append(sequence)
-        return admitted
+            if enters:
+                admitted.append(sequence)
+        return chunks, admitted
 
     def _awaits_sibling(self, sequence: Sequence) -> bool:
         """Whether an earlier sequence of the same request is still computing the pages that both will share."""
@@ -178,7 +199,7 @@ class Scheduler:
         roster, (proposals, drafts) = self._roster, guessed
         evictions = roster.rows.take_left()
         numbers = [sequence.number for sequence in admitted]
-        layout = roster.rows.enter(numbers) if evictions or admitted else NO_CHANGE
+        layout = roster.rows.enter(numbers) if evictions or admitted else RowLayout([], [])
         if layout.moves:
             moved: dict[int | None, int] = {move.src: move.dst for move in layout.moves}
             for sequence in roster.running:

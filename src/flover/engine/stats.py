@@ -65,38 +65,30 @@ class Times:
         self.busy = 0.0
         self.kernels = 0.0
         self._since: float | None = None
-        self._ended = 0.0
 
     def begin(self, now: float) -> None:
         """An iteration is about to be planned."""
-        if self._since is not None:
-            self.busy += now - self._since
-        self._since = self._ended = now
+        self._since = now if self._since is None else self._since
 
     def ran(self, now: float, kernels: float) -> None:
         """The iteration has been carried out, `kernels` seconds of it in kernels."""
-        self._ended = now
+        self.busy += now - (now if self._since is None else self._since)
+        self._since = now
         self.kernels += kernels
 
     def rest(self) -> None:
         """The next iteration will not follow at once."""
-        if self._since is not None:
-            self.busy += self._ended - self._since
         self._since = None
 
 
-def iteration_stats(plan: StepPlan, milliseconds: float) -> EngineStats:
-    """What one iteration did and how long it took; the rest is left out."""
-    return EngineStats(
-        step=plan.step + 1, generating=len(plan.generating), chunk_tokens=plan.chunk_tokens, step_ms=milliseconds
-    )
-
-
-def snapshot(roster: Roster, last: EngineStats, times: Times) -> EngineStats:
-    """`last` with everything else read off the roster."""
+def snapshot(roster: Roster, last: StepPlan | None, milliseconds: float, times: Times) -> EngineStats:
+    """As it is after the iteration `last`, which took so long."""
     counts, pool = roster.counts, roster.pool
-    return msgspec.structs.replace(
-        last,
+    return EngineStats(
+        step=last.step + 1 if last else 0,
+        generating=len(last.generating) if last else 0,
+        chunk_tokens=last.chunk_tokens if last else 0,
+        step_ms=milliseconds,
         running=len(roster.running),
         waiting=len(roster.waiting),
         pages_used=pool.used,

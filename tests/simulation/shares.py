@@ -1,0 +1,51 @@
+"""How long a client waits that comes with nothing here: the law of fair shares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from typing import Protocol
+
+from flover.engine.roster import SchedulerConfig
+from flover.engine.sequence import MAX_PREEMPTIONS
+from flover.request import Request
+
+from .broken import require
+
+MOST_WAIT = 4
+"""Iterations: one in flight is finished before, and pages may run out for running rows."""
+
+
+class Watched(Protocol):
+    """A sequence, as seen from outside."""
+
+    request: Request
+
+    @property
+    def preempted(self) -> int: ...
+
+
+class Newcomers:
+    """Clients that came with nothing here and have had no row yet."""
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        # Dead rows count in an iteration's tokens, so without reordering there may be none left.
+        self._applies = config.policy == "fcfs" and config.reorder
+        self._since: dict[str, int] = {}
+
+    def submitted(self, client: str, others: Collection[Watched], step: int) -> None:
+        """A client sends a request; `others` are all open sequences."""
+        if self._applies and all(one.request.client != client for one in others):
+            self._since[client] = step
+
+    def check(self, step: int, everyone: Collection[Watched], running: Collection[Watched]) -> int:
+        """After an iteration. Returns how many newcomers have got their row."""
+        rows = Counter(one.request.client for one in running)
+        may_leave = any(rows[one.request.client] >= 2 and one.preempted < MAX_PREEMPTIONS for one in running)
+        live = {one.request.client for one in everyone if not one.request.backfill}
+        before, self._since = self._since, {}
+        for client, since in before.items():
+            if client in live and not rows[client]:
+                self._since[client] = since = since if may_leave else step
+                require("fair shares", step - since <= MOST_WAIT, "{} waits since {}: {}", client, since, rows)
+        return sum(rows[client] > 0 for client in before)
