@@ -23,6 +23,8 @@ from flover.engine.sequence import Sequence
 from flover.errors import InvariantError
 from flover.request import Delta, FinishReason, Request
 
+from . import laws
+
 Patch = pytest.MonkeyPatch
 
 
@@ -39,11 +41,11 @@ class Plant:
 PLANTS: list[Plant] = []
 
 
-def plant(name: str, *laws: str, flavour: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
+def plant(name: str, *broken: str, flavour: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     """Register a bug."""
 
     def register(apply: Callable[[Patch], None]) -> Callable[[Patch], None]:
-        PLANTS.append(Plant(name, laws, flavour, apply))
+        PLANTS.append(Plant(name, broken, flavour, apply))
         return apply
 
     return register
@@ -76,7 +78,7 @@ def _leak_unseen(patch: Patch) -> None:
         return original(self, request_id, index)
 
     patch.setattr(Roster, "cancel", cancel)
-    patch.setattr("tests.simulation.laws.check_roster", lambda roster: None)
+    patch.setattr(laws, "check_roster", lambda roster: None)
 
 
 @plant("a prefix page is published before it is computed", "L7", "L3", flavour="calm")

@@ -12,8 +12,9 @@ from flover.request import Request
 
 from .broken import require
 
-MOST_WAIT = 4
-"""Iterations: one in flight is finished before, and pages may run out for running rows."""
+MOST_WAIT = 8
+"""Iterations: one in flight is finished before, pages may run out for running rows, and the client may have had another
+small request just before."""
 
 
 class Watched(Protocol):

@@ -60,7 +60,7 @@ class Scenario:
     count: int = 0
 
     def next_request(self, client: str = "heavy") -> Request:
-        """Draw the next arrival. It may be one that must be refused. `client` says whose, if one sends few."""
+        """Draw the next arrival. It may be one that must be refused. `client`: whose, if one sends few, small ones."""
         rng, number = self.rng, self.count
         self.count += 1
         prompt = self._prompt()
@@ -74,6 +74,8 @@ class Scenario:
         salt = rng.choice(self.salts)
         backfill = self.backfill is not None and self.backfill.random() < 0.4
         client = client if self.light is not None else salt
+        if client == "light":
+            prompt, params = prompt[:4], params.replace(n=1, max_tokens=min(params.max_tokens or 1, 4), min_tokens=0)
         return Request(
             id=name,
             prompt_ids=prompt,
@@ -129,7 +131,8 @@ def draw_scenario(seed: int) -> Scenario:
     """The scenario of a seed."""
     rng = Random(f"flover simulation {seed}")
     flavour = FLAVOURS[seed % len(FLAVOURS)]
-    thrash, light = flavour == "thrash", seed // len(FLAVOURS) % 3 == 1
+    thrash = flavour == "thrash"
+    light = not thrash and seed // len(FLAVOURS) % 3 == 1
     rows = _log_uniform(rng, 3, 12) if thrash or light else _log_uniform(rng, 1, 64)
     facts = _draw_facts(rng, flavour, rows)
     speculation = _draw_speculation(seed)
@@ -142,7 +145,7 @@ def draw_scenario(seed: int) -> Scenario:
     scenario = Scenario(
         seed=seed,
         flavour=flavour,
-        config=_adapted(config, thrash, light),
+        config=replace(config, policy="priority") if thrash else config,
         facts=facts,
         rng=rng,
         cancel_p=0.4 if flavour in ("cancels", "all") else 0.0,
@@ -155,7 +158,8 @@ def draw_scenario(seed: int) -> Scenario:
         shared_p=rng.choice((0.0, 0.3, 0.6, 0.9)),
         salts=rng.choice((("",), ("", "tenant"))),
     )
-    scenario.light = Random(f"light {seed}") if light else None
+    if light:
+        scenario.light, scenario.config = Random(f"light {seed}"), replace(config, policy="fcfs", reorder=True)
     scenario.backfill = Random(f"backfill {seed}") if seed // len(FLAVOURS) % 3 == 2 else None
     for _ in range(rng.randrange(1, 5)):
         length = _log_uniform(rng, 1, scenario.longest_prompt)
@@ -217,12 +221,6 @@ def _draw_config(rng: Random, facts: ModelFacts, rows: int, step_ms: float, over
         target_itl_ms=rng.choice((0.0, step_ms * rng.uniform(0.5, 4))),
         async_scheduling=overlaps,
     )
-
-
-def _adapted(config: SchedulerConfig, thrash: bool, light: bool) -> SchedulerConfig:
-    if thrash:
-        return replace(config, policy="priority")
-    return replace(config, policy="fcfs", reorder=True) if light else config
 
 
 def _log_uniform(rng: Random, low: int, high: int) -> int:
