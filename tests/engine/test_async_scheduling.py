@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.invariants import check_roster
+from simulation.invariants import check_roster
 from support.toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine.loop import Engine

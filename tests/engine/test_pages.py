@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from support.invariants import check_pool
+from simulation.invariants import check_pool
 
 from flover.engine.pages import PagePool
 from flover.engine.prefix import Entry, PrefixIndex

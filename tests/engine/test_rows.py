@@ -2,7 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
-from support.invariants import check_rows
+from simulation.invariants import check_rows
 
 from flover.engine.plan import Move
 from flover.engine.rows import RowTable, dense_layout

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from support.invariants import check_roster
+from simulation.invariants import check_roster
 from support.toy import ToyExecutor, make_engine, request, run, tokens_of
 
 from flover.engine import scheduler

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.invariants import check_roster
+from simulation.invariants import check_roster
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine

@@ -20,8 +20,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from support.invariants import check_roster
-
 from flover.engine.commit import MAX_LONE_FAULTS
 from flover.engine.loop import Engine
 from flover.engine.plan import StepPlan
@@ -33,6 +31,7 @@ from .broken import LawBroken, require
 from .device import Witness, planned_rows
 from .hash_executor import HashRow
 from .hash_model import Alone, alone
+from .invariants import check_roster
 from .shares import Newcomers
 from .texts import Text
 from .workload import Scenario

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from simulation.invariants import check_roster
+
 from flover.engine.executor import BlockingExecutor
 from flover.engine.loop import Engine
 from flover.engine.plan import RowResult, StepPlan, StepResult
 from flover.engine.roster import SchedulerConfig
 from flover.request import Delta, ModelFacts, Request, SamplingParams
 from support.facts import model_facts
-from support.invariants import check_roster
 
 
 class ToyExecutor(BlockingExecutor):
