@@ -30,7 +30,10 @@ template <int RANKS>
   for (int i = 0; i < RANKS; i++) sums[i] = zero();
   auto step = [&](int64_t k, F16 inputs) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-    for (int i = 0; i < RANKS; i++) sums[i] = fma(inputs, load(down + i * depth + k), sums[i]);
+    for (int i = 0; i < RANKS; i++) {
+      prefetch(down + (RANKS + i) * depth + k);  // the next ranks: rows are too short for hardware to look ahead
+      sums[i] = fma(inputs, load(down + i * depth + k), sums[i]);
+    }
   };
   for (int64_t k = 0; k < whole; k += LANES) step(k, load(x + k));
   if (whole < in) step(whole, load_first(x + whole, (int)(in - whole)));
@@ -96,7 +99,9 @@ static void run(Pool& pool, const Lora& l) {
     const LoraBlock& block = blocks[(size_t)item];
     const int32_t* rows = order.data() + block.first;
     auto* z = static_cast<float*>(pool.own_scratch(worker, (size_t)(LORA_ROWS * most_ranks) * sizeof(float)));
-    for (int64_t r = 0; r < block.rows; r++) {
+    int64_t written = 0;  // parts do not overlap
+    for (int64_t p = 0; p < l.parts; p++) written += block.parts[p].rank > 0 ? block.parts[p].width : 0;
+    for (int64_t r = 0; r < block.rows && written < l.outputs; r++) {
       float* y = l.y + rows[r] * l.outputs;
       for (int64_t i = 0; i < l.outputs; i += LANES) store_first(y + i, zero(), (int)least(LANES, l.outputs - i));
     }

@@ -114,7 +114,7 @@ def _run_batch(engine: Engine, options: LoraOptions, adapters: Sequence[LoraAdap
     """Median seconds of an iteration of all rows, and of its kernels."""
     for row in range(options.rows):
         adapter = adapters[row % len(adapters)] if adapters else None
-        params = SamplingParams(**GREEDY, max_tokens=options.steps + options.rows, ignore_eos=True, lora=adapter)
+        params = SamplingParams(**GREEDY, max_tokens=options.steps + 2, ignore_eos=True, lora=adapter)
         prompt = [1 + (row + place) % 100 for place in range(PROMPT_LEN)]
         salt = cache_salt("", adapter)
         engine.submit(Request(id=f"{name}-{row}", prompt_ids=prompt, params=params, seed=row, salt=salt))
