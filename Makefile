@@ -51,10 +51,15 @@ NEED_IP = $(call need,command -v ip,iproute2,Several machines are not tested: th
   and iproute2.,true)
 NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,chromium,The dashboard is not tested: there is \
   no browser. To test it too: sudo apt-get install chromium,true)
+NEED_SIMDE = $(call need,test -e /usr/include/simde/x86/avx512.h,libsimde-dev,SIMDe is missing. Try again after: sudo \
+  apt-get install libsimde-dev,exit 1)
+NEED_AARCH64 = $(call need,command -v aarch64-linux-gnu-g++,g++-aarch64-linux-gnu,A compiler for AArch64 is missing. Try again \
+  after: sudo apt-get install g++-aarch64-linux-gnu,exit 1)
+NEED_QEMU = $(call need,command -v qemu-aarch64,qemu-user,QEMU is missing. Try again after: sudo apt-get install qemu-user,exit 1)
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test long soak fuzz chaos plants real sanitize cuda clean
+.PHONY: help demo serve quick check test long soak fuzz chaos plants real sanitize isa wheels cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -106,7 +111,7 @@ sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and Undefined
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 	$(BIN)/cmake --build build/sanitize
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p sanitized tests/ops tests/model/test_sampling.py \
+	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p built_kernels --kernels build/sanitize tests/ops tests/model/test_sampling.py \
 	  tests/text/test_gguf_tokenizer.py
 
 # Gemma's terms come with the packages that its file is cut into.
