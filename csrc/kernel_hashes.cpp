@@ -6,8 +6,13 @@
 #include <cinttypes>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <map>
+#include <set>
+#include <stdexcept>
 #include <string>
+#include <tuple>
+#include <typeindex>
 #include <vector>
 
 #include "halves.h"
@@ -92,6 +97,7 @@ class Cases {
   template <class Op, class... Results>
   void run(const std::string& name, const Op& op, const Results&... results) {
     runner_.run(op);
+    kinds.insert(typeid(Op));
     keep(name, results...);
   }
   template <class... Results>
@@ -102,6 +108,7 @@ class Cases {
   }
 
   std::map<std::string, uint64_t> hashes;
+  std::set<std::type_index> kinds;  // of operations that were run
 
  private:
   KernelRunner runner_;
@@ -234,8 +241,7 @@ void experts(Cases& cases) {
   for (const Format format :
        {Format::float32, Format::int8, Format::int4, Format::q4_k, Format::mxfp4, Format::fp8_e4m3}) {
     Numbers numbers((uint64_t)format + 500);
-    std::vector<Matrix> matrices;
-    matrices.reserve(EXPERTS);
+    std::deque<Matrix> matrices;
     std::vector<Weight> views;
     for (int64_t e = 0; e < EXPERTS; e++) {
       matrices.emplace_back(numbers, format, OUT, IN, true);
@@ -428,6 +434,8 @@ std::map<std::string, uint64_t> hashes_of(const std::string& isa) {
   Cases cases(isa);
   for (auto* run : {linears, halves_of_every_kind, activations, experts, rows_of_numbers, samples, layers, angles})
     run(cases);
+  if (cases.kinds.size() != std::tuple_size_v<ForAllOps<std::tuple>>)
+    throw std::logic_error("an operation has no case");
   return cases.hashes;
 }
 
