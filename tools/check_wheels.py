@@ -1,6 +1,6 @@
 """Checks that the compiled modules of each wheel are of the machine that its name says.
 
-    python tools/check_wheels.py dist/*.whl
+python tools/check_wheels.py dist/*.whl
 """
 
 from __future__ import annotations
