@@ -1,4 +1,4 @@
-"""A pytest plugin (`-p built_kernels --kernels DIR`) that puts the kernels built in DIR in the place of the installed ones.
+"""A pytest plugin (`-p built_kernels --kernels DIR`): the kernels built in DIR take the place of the installed ones.
 
 `make sanitize` builds them with AddressSanitizer and UndefinedBehaviorSanitizer, `make isa` with instruction sets that
 SIMDe computes; both run the tests of the operations.
