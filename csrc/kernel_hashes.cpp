@@ -289,8 +289,8 @@ void rows_of_numbers(Cases& cases) {
     cases.run("softcap" + name, SoftCap{capped.data(), {ROWS}, SIZE, 3.5f}, capped);
     for (const int64_t rotation : {1, 2, 4, 8, 16, 32, 128}) {
       reach.assign(ROWS, 0.0f);
-      cases.run("absmax/" + std::to_string(rotation) + name,
-                AbsMax{other.data(), {ROWS}, 1, 256, rotation, reach.data()}, reach);
+      cases.run("absmax/" + std::to_string(rotation) + name, AbsMax{x.data(), {ROWS}, 1, 256, rotation, reach.data()},
+                reach);
     }
     cases.run("argmax" + name, ArgMax{x.data(), {ROWS}, SIZE, best.data(), ids.data()}, best, ids);
   }
