@@ -138,14 +138,16 @@ isa: $(VENV)/.ready-dev ## kernels of other machines: AVX-512 and NEON by SIMDe,
 	  qemu-aarch64 -cpu $$cpu build/aarch64/kernel_hashes | diff build/isa/hashes - || exit 1; \
 	done
 
-wheels: $(VENV)/.ready-dev ## dist/: a wheel of this machine and one of AArch64, compiled across
+wheels: $(VENV)/.ready-dev ## dist/: wheels of this machine and, compiled across, of AArch64, which has to generate the same
 	@$(NEED_AARCH64)
+	@$(NEED_QEMU)
 	@rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	$(AARCH64) $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist --config-settings=build-dir=build/aarch64 \
 	  --config-settings=cmake.define.CMAKE_TOOLCHAIN_FILE=$(abspath tools/aarch64.cmake) \
 	  --config-settings=cmake.define.FLOVER_MODULE=ON .
 	$(BIN)/python tools/check_wheels.py dist/*.whl
+	tools/aarch64_tokens.sh $(BIN)/python dist/*-linux_aarch64.whl
 
 # Gemma's terms come with the packages that its file is cut into.
 $(MODEL): | $(VENV)/.made
