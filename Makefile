@@ -28,9 +28,8 @@ FUZZ_SEED ?= $(shell echo $$RANDOM)
 FUZZ := tests/fuzz tests/server/test_http_fuzz.py::test_mutated_requests
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
-# Instruction sets that `make isa` compares on this machine, and whether tests/ops run on them, too.
+# Instruction sets that `make isa` compares on this machine.
 ISA_SETS ?= avx2;avx512_simde;neon_dotprod_simde;neon_simde
-ISA_MODULE ?= OFF
 # What Python calls that machine.
 AARCH64 = _PYTHON_HOST_PLATFORM=linux-aarch64 \
   SETUPTOOLS_EXT_SUFFIX=$$($(BIN)/python -c 'import sys; print(f".{sys.implementation.cache_tag}-aarch64-linux-gnu.so")')
@@ -117,20 +116,19 @@ sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and Undefined
 	  -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 	$(BIN)/cmake --build build/sanitize
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p built_kernels --kernels build/sanitize tests/ops tests/model/test_sampling.py \
+	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p sanitized tests/ops tests/model/test_sampling.py \
 	  tests/text/test_gguf_tokenizer.py
 
-# What SIMDe computes is compared with this machine's own AVX2 (or better), and NEON compiled for ARM with both, under QEMU:
+# What SIMDe computes is compared with this machine's own AVX2, and NEON compiled for ARM with both, under QEMU:
 # on a processor with dot products, and on one without.
 isa: $(VENV)/.ready-dev ## kernels of other machines: AVX-512 and NEON by SIMDe, NEON under QEMU, the same bits
 	@$(NEED_SIMDE)
 	@$(NEED_AARCH64)
 	@$(NEED_QEMU)
 	$(BIN)/cmake -G Ninja -S . -B build/isa -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
-	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -DFLOVER_MODULE=$(ISA_MODULE) "-DFLOVER_INSTRUCTION_SETS=$(ISA_SETS)"
-	$(BIN)/cmake --build build/isa --target kernel_hashes $(if $(filter ON,$(ISA_MODULE)),_cpu)
+	  -DFLOVER_MODULE=OFF "-DFLOVER_INSTRUCTION_SETS=$(ISA_SETS)"
+	$(BIN)/cmake --build build/isa --target kernel_hashes
 	build/isa/kernel_hashes > build/isa/hashes
-	$(if $(filter ON,$(ISA_MODULE)),$(PYTEST) -p built_kernels --kernels build/isa tests/ops)
 	$(BIN)/cmake -G Ninja -S . -B build/aarch64 -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DFLOVER_MODULE=OFF \
 	  -DCMAKE_TOOLCHAIN_FILE=$(abspath tools/aarch64.cmake)
 	$(BIN)/cmake --build build/aarch64 --target kernel_hashes
