@@ -28,6 +28,11 @@ FUZZ_SEED ?= $(shell echo $$RANDOM)
 FUZZ := tests/fuzz tests/server/test_http_fuzz.py::test_mutated_requests
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
+# Instruction sets that `make isa` compares on this machine.
+ISA_SETS ?= avx2;avx512_simde;neon_dotprod_simde;neon_simde
+# What Python calls that machine.
+AARCH64 = _PYTHON_HOST_PLATFORM=linux-aarch64 \
+  SETUPTOOLS_EXT_SUFFIX=$$($(BIN)/python -c 'import sys; print(f".{sys.implementation.cache_tag}-aarch64-linux-gnu.so")')
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
   tests/ops/test_cpu_parts.py tests/simulation/test_simulation.py \
   tests/server/test_streams.py --ignore tests/text/test_template_attacks.py
@@ -51,10 +56,15 @@ NEED_IP = $(call need,command -v ip,iproute2,Several machines are not tested: th
   and iproute2.,true)
 NEED_BROWSER = $(call need,command -v chromium chromium-browser google-chrome,chromium,The dashboard is not tested: there is \
   no browser. To test it too: sudo apt-get install chromium,true)
+NEED_SIMDE = $(call need,test -e /usr/include/simde/x86/avx512.h,libsimde-dev,SIMDe is missing. Try again after: sudo \
+  apt-get install libsimde-dev,exit 1)
+NEED_AARCH64 = $(call need,command -v aarch64-linux-gnu-g++,g++-aarch64-linux-gnu,A compiler for AArch64 is missing. Try again \
+  after: sudo apt-get install g++-aarch64-linux-gnu,exit 1)
+NEED_QEMU = $(call need,command -v qemu-aarch64,qemu-user,QEMU is missing. Try again after: sudo apt-get install qemu-user,exit 1)
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test long soak fuzz chaos plants real sanitize cuda clean
+.PHONY: help demo serve quick check test long soak fuzz chaos plants real sanitize isa wheels cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -108,6 +118,34 @@ sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and Undefined
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 $(PYTEST) --capture=sys -p sanitized tests/ops tests/model/test_sampling.py \
 	  tests/text/test_gguf_tokenizer.py
+
+# What SIMDe computes is compared with this machine's own AVX2, and NEON compiled for ARM with both, under QEMU:
+# on a processor with dot products, and on one without.
+isa: $(VENV)/.ready-dev ## kernels of other machines: AVX-512 and NEON by SIMDe, NEON under QEMU, the same bits
+	@$(NEED_SIMDE)
+	@$(NEED_AARCH64)
+	@$(NEED_QEMU)
+	$(BIN)/cmake -G Ninja -S . -B build/isa -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
+	  -DFLOVER_MODULE=OFF "-DFLOVER_INSTRUCTION_SETS=$(ISA_SETS)"
+	$(BIN)/cmake --build build/isa --target kernel_hashes
+	build/isa/kernel_hashes > build/isa/hashes
+	$(BIN)/cmake -G Ninja -S . -B build/aarch64 -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DFLOVER_MODULE=OFF \
+	  -DCMAKE_TOOLCHAIN_FILE=$(abspath tools/aarch64.cmake)
+	$(BIN)/cmake --build build/aarch64 --target kernel_hashes
+	set -o pipefail; for cpu in max cortex-a53; do \
+	  qemu-aarch64 -cpu $$cpu build/aarch64/kernel_hashes | diff build/isa/hashes - || exit 1; \
+	done
+
+wheels: $(VENV)/.ready-dev ## dist/: wheels of this machine and, compiled across, of AArch64, which has to generate the same
+	@$(NEED_AARCH64)
+	@$(NEED_QEMU)
+	@rm -rf dist
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	$(AARCH64) $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist --config-settings=build-dir=build/aarch64 \
+	  --config-settings=cmake.define.CMAKE_TOOLCHAIN_FILE=$(abspath tools/aarch64.cmake) \
+	  --config-settings=cmake.define.FLOVER_MODULE=ON .
+	$(BIN)/python tools/check_wheels.py dist/*.whl
+	tools/aarch64_tokens.sh $(BIN)/python dist/*-linux_aarch64.whl
 
 # Gemma's terms come with the packages that its file is cut into.
 $(MODEL): | $(VENV)/.made

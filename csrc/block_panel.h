@@ -12,7 +12,7 @@ struct BlockTraits {
   static constexpr BlockFormat FORMAT = block_format(F);
   static constexpr int PARTS = (int)(BLOCK_INPUTS / FORMAT.shared);  // of 32 inputs
   static constexpr bool OFFSET = FORMAT.offset;
-#if defined(FLOVER_AVX2) && !defined(FLOVER_AVX512)
+#if (defined(FLOVER_AVX2) && !defined(FLOVER_AVX512)) || defined(FLOVER_NEON)
   static constexpr int BITS = FORMAT.values == Values::iq4 ? 8
                               : FORMAT.values == Values::fp4
                                   ? 5

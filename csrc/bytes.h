@@ -153,6 +153,8 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
   else
     dot_few_bits<STEP_COUNT, BITS, R>(step, x, starts, sums);
 }
+#elif defined(FLOVER_NEON)
+#include "bytes_neon.h"
 #else
 constexpr int32_t ACTIVATION_ZERO = 0;
 FLOVER_INLINE int32_t start_sum(WeightSums) { return 0; }

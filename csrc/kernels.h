@@ -330,9 +330,4 @@ struct Kernels {
   uint64_t (*read)(Pool&, const uint8_t* data, int64_t bytes);  // reads everything once: the bandwidth, likewise
 };
 
-// Defined for the instruction sets that are compiled (CMakeLists.txt).
-const Kernels& portable_kernels();
-const Kernels& avx2_kernels();
-const Kernels& avx512_kernels();
-
 }  // namespace flover

@@ -220,7 +220,7 @@ template <int R, int P, Format F>
     for (int p = 0; p < P; p++) store(sums + r * sum_stride + p * PANEL, acc[r][p]);
 }
 
-#if defined(FLOVER_AVX512)
+#if defined(FLOVER_AVX512) && !defined(FLOVER_EMULATED)
 constexpr int64_t FLOAT_TILE = 12;
 #else
 constexpr int64_t FLOAT_TILE = 6;

@@ -18,12 +18,14 @@
 
 namespace flover::FLOVER_ISA {
 
-#if defined(FLOVER_AVX512)
+#if defined(FLOVER_EMULATED)
+constexpr int64_t BLOCK_TILE = 2;  // no vector registers to fill, and less to compile
+#elif defined(FLOVER_AVX512)
 constexpr int64_t BLOCK_TILE = 8;
-#elif defined(FLOVER_AVX2)
+#elif defined(FLOVER_AVX2) || defined(FLOVER_NEON)
 constexpr int64_t BLOCK_TILE = 4;
 #else
-constexpr int64_t BLOCK_TILE = 2;  // no vector registers to fill, and less to compile
+constexpr int64_t BLOCK_TILE = 2;  // likewise
 #endif
 constexpr int64_t PIECE = 16;   // blocks of 32 inputs that are expanded at once: 8 KiB of numbers
 constexpr float TINY = 1e-30f;  // a block of activations that is nowhere larger counts as zero

@@ -9,7 +9,7 @@
 
 namespace flover::FLOVER_ISA {
 
-#if defined(FLOVER_AVX512)
+#if defined(FLOVER_AVX512) && !defined(FLOVER_EMULATED)
 constexpr int64_t INT_TILE = 8;
 #else
 constexpr int64_t INT_TILE = 4;
@@ -58,6 +58,20 @@ FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums
   const __m256i ones = _mm256_set1_epi16(1);
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) sums[r] = {_mm256_madd_epi16(lo[r], ones), _mm256_madd_epi16(hi[r], ones)};
+}
+#elif defined(FLOVER_NEON)
+template <int R>
+FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r] = all_int(0);
+  const uint8x16_t low = vdupq_n_u8(15);
+#pragma GCC unroll 8
+  for (int s = 0; s < 8; s++) {
+    const uint8x16_t first = vld1q_u8(nibbles + s * 32), second = vld1q_u8(nibbles + s * 32 + 16);
+    const Bytes w{vandq_u8(first, low), vandq_u8(second, low), vshrq_n_u8(first, 4), vshrq_n_u8(second, 4)};
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) sums[r] = dot(w, quad(x[s * R + r]), sums[r]);
+  }
 }
 #else
 template <int R>

@@ -4,6 +4,10 @@
 #include <string>
 #include <vector>
 
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+
 namespace flover {
 
 // The fastest first.
@@ -16,8 +20,14 @@ inline std::vector<std::string> machine_instruction_sets() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
     names.emplace_back("avx512");
   if (avx2) names.emplace_back("avx2");
+#elif defined(__aarch64__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) names.emplace_back("neon_dotprod");
+  names.emplace_back("neon");
 #endif
   names.emplace_back("portable");
+#if defined(__x86_64__)  // what SIMDe computes, for comparisons
+  if (avx2) names.insert(names.end(), {"avx512_simde", "neon_dotprod_simde", "neon_simde"});
+#endif
   return names;
 }
 

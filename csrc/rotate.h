@@ -38,6 +38,18 @@ FLOVER_INLINE F16 meet(F16 a) {
   else
     return {meet_half<S>(a.lo), meet_half<S>(a.hi)};
 }
+#elif defined(FLOVER_NEON)
+template <int S>
+FLOVER_INLINE float32x4_t meet_four(float32x4_t v) {
+  static const float SIGNS[4] = {1.0f, S == 1 ? -1.0f : 1.0f, S == 1 ? 1.0f : -1.0f, -1.0f};
+  return vfmaq_f32(S == 1 ? vrev64q_f32(v) : vextq_f32(v, v, 2), v, vld1q_f32(SIGNS));
+}
+template <int S>
+FLOVER_INLINE F16 meet(F16 x) {
+  if constexpr (S < 4) return FLOVER_FOUR(meet_four<S>, x);
+  if constexpr (S == 4) return {vaddq_f32(x.a, x.b), vsubq_f32(x.a, x.b), vaddq_f32(x.c, x.d), vsubq_f32(x.c, x.d)};
+  return {vaddq_f32(x.a, x.c), vaddq_f32(x.b, x.d), vsubq_f32(x.a, x.c), vsubq_f32(x.b, x.d)};
+}
 #else
 template <int S>
 FLOVER_INLINE F16 meet(F16 a) {

@@ -7,20 +7,19 @@
 
 namespace flover {
 
+// FLOVER_SETS is FLOVER_SET(isa) for each that is compiled (CMakeLists.txt).
+#define FLOVER_SET(isa) const Kernels& isa##_kernels();
+FLOVER_SETS
+#undef FLOVER_SET
+
 namespace {
 
 // What was compiled.
 const std::vector<const Kernels*>& compiled_kernels() {
   static const std::vector<const Kernels*> compiled{
-#ifdef FLOVER_HAS_avx512
-      &avx512_kernels(),
-#endif
-#ifdef FLOVER_HAS_avx2
-      &avx2_kernels(),
-#endif
-#ifdef FLOVER_HAS_portable
-      &portable_kernels(),
-#endif
+#define FLOVER_SET(isa) &isa##_kernels(),
+      FLOVER_SETS
+#undef FLOVER_SET
   };
   return compiled;
 }

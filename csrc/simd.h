@@ -1,8 +1,8 @@
-// Sixteen lanes, whatever the machine: one 512-bit register, two 256-bit ones, or a loop.
+// Sixteen lanes, whatever the machine: one 512-bit register, two 256-bit ones, four of 128 bits, or a loop.
 //
 // Every kernel is written against these types, and each lane of each function here is one IEEE operation (or one
-// exact integer operation). That is why portable, AVX2 and AVX-512 code give the same bits: the lanes are the same,
-// only the registers differ. Nothing here may contract, reassociate or approximate.
+// exact integer operation). That is why portable, NEON, AVX2 and AVX-512 code give the same bits: the lanes are the
+// same, only the registers differ. Nothing here may contract, reassociate or approximate.
 //
 // The file is compiled once per instruction set, in a namespace of its own; it uses no templates or inline functions
 // of the standard library, whose one shared copy could come from the wrong instruction set.
@@ -13,8 +13,14 @@
 
 #include "halves.h"
 
-#if defined(FLOVER_AVX512) || defined(FLOVER_AVX2)
+#if defined(FLOVER_AVX512) && defined(FLOVER_EMULATED)
+#include "emulated_avx512.h"
+#elif defined(FLOVER_AVX512) || defined(FLOVER_AVX2)
 #include <immintrin.h>
+#elif defined(FLOVER_NEON) && defined(FLOVER_EMULATED)
+#include "emulated_neon.h"
+#elif defined(FLOVER_NEON)
+#include <arm_neon.h>
 #else
 extern "C" float fmaf(float, float, float) noexcept;
 extern "C" float nearbyintf(float) noexcept;
@@ -230,6 +236,8 @@ FLOVER_INLINE float sum(F16 a) {
   return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
 }
 
+#elif defined(FLOVER_NEON)
+#include "simd_neon.h"
 #else
 
 struct F16 {
@@ -313,6 +321,7 @@ FLOVER_INLINE float sum(F16 a) {
 
 #endif
 
+#if !defined(FLOVER_NEON)
 // 1 in the lanes that hold no number, 0 in the others.
 FLOVER_INLINE F16 not_a_number(F16 a) {
 #if defined(FLOVER_AVX512)
@@ -378,11 +387,13 @@ FLOVER_INLINE uint32_t largest_bits(F16 a, F16 b) {
 #endif
 }
 
+#endif
+
 FLOVER_INLINE float fma_one(float a, float b, float c) {
-#if defined(FLOVER_AVX512) || defined(FLOVER_AVX2)
+#if defined(FLOVER_AVX512) || defined(FLOVER_AVX2) || defined(FLOVER_EMULATED)
   return _mm_cvtss_f32(_mm_fmadd_ss(_mm_set_ss(a), _mm_set_ss(b), _mm_set_ss(c)));
 #else
-  return fmaf(a, b, c);
+  return __builtin_fmaf(a, b, c);
 #endif
 }
 

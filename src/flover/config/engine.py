@@ -155,7 +155,7 @@ class EngineConfig:
         "auto",
         "instruction set of the kernels; auto is the fastest this machine has, the results are the same",
         group="cpu",
-        choices=("auto", "avx512", "avx2", "portable"),
+        choices=("auto", "avx512", "avx2", "neon_dotprod", "neon", "portable"),
     )
     num_threads: int | None = setting(None, "compute threads; the cores this process may use by default", group="cpu")
     tensor_parallel_size: int = setting(

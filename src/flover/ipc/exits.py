@@ -6,7 +6,7 @@ import signal
 
 _MEANINGS = {
     signal.SIGKILL: "by the kernel if the machine ran out of memory (its log says so), else by a kill command",
-    signal.SIGILL: "it ran an instruction that this processor does not have; --cpu-isa portable avoids it",
+    signal.SIGILL: "it ran an instruction that this processor does not have; --cpu-isa with a lesser one avoids it",
     signal.SIGBUS: "a file that it had mapped was cut short, or shared memory (/dev/shm) is full",
     signal.SIGSEGV: "a fault in compiled code",
     signal.SIGABRT: "a library gave up; its last words are on stderr",
