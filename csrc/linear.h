@@ -4,6 +4,10 @@
 // one integer sum per group of 32 and two fused multiply-adds for int4. Which rows are computed together, in which
 // tile, block or thread, never enters the chain: that is the invariance rule.
 //
+// Where ranks share the inputs of a weight, these are cut into `segments` of one length: each is a chain of its own,
+// and the chains are added as a binary tree, neighbours first. A rank of N has 1 / N of the segments, a subtree; the
+// ranks' sums are added as the rest of the tree. So one rank computes the same tree as several (arXiv:2511.17826).
+//
 // The rows come in groups of up to `tile` rows; a group's inputs are packed step by step, so that a tile reads
 // forward in memory, whatever the stride of x. Items of the pool are (block of rows, unit of panels).
 #pragma once
@@ -61,6 +65,62 @@ struct RowGroup {
 };
 
 FLOVER_INLINE int64_t num_groups(int64_t rows, int64_t tile) { return (rows + tile - 1) / tile; }
+
+// A piece of a segment: as many inputs as a tile takes at once.
+struct Piece {
+  int64_t first, size, segment;
+  bool begins;  // the chain of its segment
+  int merges;   // subtrees that are whole with this piece, and added; -1: the chain goes on
+};
+
+// Calls body(piece) for the inputs of every segment in pieces of at most `most`, in order.
+template <class Body>
+FLOVER_INLINE void each_piece(const Weight& w, int64_t depth, int64_t most, Body&& body) {
+  const int64_t length = depth / w.segments;
+  for (int64_t s = 0; s < w.segments; s++)
+    for (int64_t k = 0; k < length; k += most)
+      body(Piece{s * length + k, least(most, length - k), s, k == 0,
+                 k + most < length ? -1 : __builtin_ctzll(~(unsigned long long)s)});
+}
+
+// Where the sums of a tile are: [levels][rows][panels][16]. The first level has the chain that goes on and in the end
+// the root of the tree, the last one a leaf that waits for its neighbour, those between larger subtrees.
+struct Sums {
+  float* data;         // of the tile's first row and panel
+  int64_t row, level;  // strides
+  int levels;          // besides the first
+
+  FLOVER_INLINE_MEMBER Sums at(int64_t r, int64_t p) const { return {data + r * row + p * PANEL, row, level, levels}; }
+};
+
+FLOVER_INLINE Sums sums_of(const Weight& w, float* data, int64_t rows, int64_t panels) {
+  return {data, panels * PANEL, rows * panels * PANEL, __builtin_ctzll((unsigned long long)w.segments)};
+}
+constexpr int64_t SUMS = (MOST_LEVELS + 1) * ROW_BLOCK * UNIT * PANEL;  // of any unit
+
+// The sums that a tile of R rows by P panels goes on from.
+template <int R, int P>
+FLOVER_INLINE void begin_sums(F16 (&acc)[R][P], Sums sums, const Piece& piece) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) acc[r][p] = piece.begins ? zero() : load(sums.data + r * sums.row + p * PANEL);
+}
+
+// Puts them where they belong: with all subtrees that they complete.
+template <int R, int P>
+FLOVER_INLINE void end_sums(F16 (&acc)[R][P], Sums sums, const Piece& piece) {
+  float* at = sums.data + (piece.merges < 0 ? 0 : sums.levels * sums.level);
+  for (int i = 0; i < piece.merges; i++, at -= sums.level)
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) acc[r][p] = add(load(at + r * sums.row + p * PANEL), acc[r][p]);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) store(at + r * sums.row + p * PANEL, acc[r][p]);
+}
 
 // The rows are spread evenly: 32 rows are 5 5 5 5 6 6 and not 6 6 6 6 6 2.
 FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
@@ -189,21 +249,17 @@ FLOVER_INLINE int64_t over_steps(int64_t steps, Ahead ahead, Step& step) {
   return s;
 }
 
-// R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
-// Panels of fp8 begin with a record, and are one.
+// R rows by P panels over the steps of a piece. `x` is [inputs][R]. Panels of fp8 begin with a record, and are one.
 template <int R, int P, Format F>
-[[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, int64_t steps,
-                                         bool first, float* sums, int64_t sum_stride, Ahead ahead) {
+[[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, Piece piece,
+                                         Sums sums, Ahead ahead) {
   constexpr int64_t STEP = Panel<F>::STEP;
   F16 acc[R][P], scale[P];
   if constexpr (is_scaled(F)) {
     for (int p = 0; p < P; p++) scale[p] = load_scale(panels + p * panel_stride);
     panels += RECORD_HEAD;
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++) acc[r][p] = first ? zero() : load(sums + r * sum_stride + p * PANEL);
+  begin_sums(acc, sums, piece);
   auto step = [&](int64_t s) __attribute__((always_inline)) {
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++)
@@ -213,11 +269,8 @@ template <int R, int P, Format F>
         for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w, acc[r][p]);
       });
   };
-  over_steps<1>(steps, ahead, step);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++) store(sums + r * sum_stride + p * PANEL, acc[r][p]);
+  over_steps<1>(piece.size / STEP, ahead, step);
+  end_sums(acc, sums, piece);
 }
 
 #if defined(FLOVER_AVX512)
@@ -229,12 +282,11 @@ constexpr int64_t FLOAT_TILE = 6;
 // One group of rows by `panels` panels, of which there are as many as panels_at_once says, or fewer.
 template <Format F>
 static void float_group(int64_t size, const float* x, const uint8_t* data, int64_t stride, int64_t panels,
-                        int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead) {
+                        const Piece& piece, Sums sums, Ahead ahead) {
   dispatch<1, FLOAT_TILE>(size, [&](auto rows) {
     constexpr int R = rows.value, P = panels_at_once(R);
-    if (P > 1 && panels == P) return float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead);
-    for (int64_t p = 0; p < panels; p++)
-      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead);
+    if (P > 1 && panels == P) return float_tile<R, P, F>(x, data, stride, piece, sums, ahead);
+    for (int64_t p = 0; p < panels; p++) float_tile<R, 1, F>(x, data + p * stride, stride, piece, sums.at(0, p), ahead);
   });
 }
 
@@ -296,57 +348,54 @@ static void float_product(Pool& pool, const Product& l) {
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
-    const int64_t groups = num_groups(rows, FLOAT_TILE), sum_stride = count * PANEL;
-    auto* sums =
-        static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT + DEPTH) * PANEL * sizeof(float)));
-    float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
+    const int64_t groups = num_groups(rows, FLOAT_TILE);
+    auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)(SUMS + DEPTH * PANEL) * sizeof(float)));
+    const Sums sums = sums_of(w, scratch, rows, count);
+    float* expanded = scratch + SUMS;
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* x = packed + block.first * depth;
     const uint8_t* next_unit = data + count * stride;  // most likely
     if (groups <= (is_scaled(F) ? 1 : 2)) {  // expanding pays from three groups on, of scaled numbers from two on
-      const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size),
-                    ticks = depth / STEP / STEPS_PER_TICK;
+      const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size);
       for (int64_t p = 0; p < count; p += wide) {
         const uint8_t* next = data + (p + wide) * stride;  // or the next unit, most likely
         for (int64_t g = 0; g < groups; g++) {
           const RowGroup group = group_of(rows, groups, g);
           const float* rows_x = x + group.start * depth;
           const uint8_t* panel = data + p * stride;
-          float* out = sums + group.start * sum_stride + p * PANEL;
           const int64_t at_once = least(wide, count - p);
-          if constexpr (is_scaled(F)) {
-            for (int64_t k = 0; k < depth; k += SCALED)
-              float_group<F>(group.size, rows_x + k * group.size, panel + place_of<F>(k), stride, at_once,
-                             SCALED / STEP, k == 0, out, sum_stride, NOTHING);
-          } else {
-            float_group<F>(group.size, rows_x, panel, stride, at_once, depth / STEP, true, out, sum_stride,
-                           wide > 1 ? NOTHING : share_of(next, stride, ticks, groups, g));
-          }
+          each_piece(w, depth, is_scaled(F) ? SCALED : depth, [&](const Piece& piece) {
+            const int64_t ticks = piece.size / STEP / STEPS_PER_TICK, place = g * w.segments + piece.segment;
+            float_group<F>(
+                group.size, rows_x + piece.first * group.size, panel + place_of<F>(piece.first), stride, at_once, piece,
+                sums.at(group.start, p),
+                is_scaled(F) || wide > 1 ? NOTHING : share_of(next, stride, ticks, groups * w.segments, place));
+          });
         }
       }
     } else {
-      for (int64_t k = 0; k < depth; k += DEPTH) {
-        const int64_t inputs = least(DEPTH, depth - k), bytes = place_of<F>(inputs);
+      each_piece(w, depth, DEPTH, [&](const Piece& piece) {
+        const int64_t k = piece.first, inputs = piece.size, bytes = place_of<F>(inputs);
         for (int64_t p = 0; p < count; p++) {
           const uint8_t* panel = data + p * stride + place_of<F>(k);
           // The next block lies in the next panel, or further down in the first one.
-          const uint8_t* next = p + 1 < count       ? panel + stride
-                                : k + DEPTH < depth ? data + place_of<F>(k + DEPTH)
-                                                    : next_unit;
+          const uint8_t* next = p + 1 < count        ? panel + stride
+                                : k + inputs < depth ? data + place_of<F>(k + inputs)
+                                                     : next_unit;
           if (F != Format::float32) {
             expand<F>(panel, inputs, expanded);
             panel = reinterpret_cast<const uint8_t*>(expanded);
           }
           for (int64_t g = 0; g < groups; g++) {
             const RowGroup group = group_of(rows, groups, g);
-            float_group<Format::float32>(group.size, x + group.start * depth + k * group.size, panel, 0, 1, inputs,
-                                         k == 0, sums + group.start * sum_stride + p * PANEL, sum_stride,
+            float_group<Format::float32>(group.size, x + group.start * depth + k * group.size, panel, 0, 1, piece,
+                                         sums.at(group.start, p),
                                          share_of(next, bytes, inputs / STEPS_PER_TICK, groups, g));
           }
         }
-      }
+      });
     }
-    finish(l, block, sums, first_panel, count);
+    finish(l, block, sums.data, first_panel, count);
   };
   parallel(pool, l.num_blocks * units, body);
 }

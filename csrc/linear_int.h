@@ -139,9 +139,9 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
 }
 
 template <int R>
-[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, int64_t steps,
-                                        const float* weight_scales, const WeightSums* weight_sums,
-                                        const float* row_scales, float* sums, int64_t sum_stride, Ahead ahead) {
+[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, const float* weight_scales,
+                                        const WeightSums* weight_sums, const float* row_scales, Piece piece, Sums sums,
+                                        Ahead ahead) {
   I16 acc[R];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) acc[r] = start_sums(weight_sums);
@@ -150,22 +150,21 @@ template <int R>
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) acc[r] = dot_two(w, w_next, quad(x[s * R + r]), quad(x[(s + 1) * R + r]), acc[r]);
   };
-  const int64_t s = over_steps<2>(steps, ahead, two);
+  const int64_t steps = piece.size / 4, s = over_steps<2>(steps, ahead, two);
   if (s < steps)
     for (int r = 0; r < R; r++) acc[r] = dot(load_bytes(panel + s * 64), quad(x[s * R + r]), acc[r]);
-  for (int r = 0; r < R; r++) {
-    const F16 scale = mul(load(weight_scales), all(row_scales[r]));
-    store(sums + r * sum_stride, mul(to_float(acc[r]), scale));
-  }
+  F16 total[R][1];
+  for (int r = 0; r < R; r++) total[r][0] = mul(to_float(acc[r]), mul(load(weight_scales), all(row_scales[r])));
+  end_sums(total, sums, piece);
 }
 
 template <int R>
-[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks, const float* block_sums,
-                                        int64_t block_stride, const float* row_scales, float* sums, int64_t sum_stride,
+[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, const float* block_sums,
+                                        int64_t block_stride, const float* row_scales, Piece piece, Sums sums,
                                         Ahead ahead) {
-  F16 acc[R];
-  for (int r = 0; r < R; r++) acc[r] = zero();
-  for (int64_t b = 0; b < blocks; b++) {
+  F16 acc[R][1];
+  for (int r = 0; r < R; r++) acc[r][0] = zero();
+  for (int64_t b = 0; b < piece.size / GROUP; b++) {
     const uint8_t* block = panel + b * INT4_BLOCK;
     fetch(ahead, b);
     I16 dots[R];
@@ -174,11 +173,12 @@ template <int R>
     const F16 offset = load_f16(reinterpret_cast<const uint16_t*>(block) + PANEL);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
-      acc[r] = fma(to_float(dots[r]), scale, acc[r]);
-      acc[r] = fma(all(block_sums[r * block_stride + b]), offset, acc[r]);
+      acc[r][0] = fma(to_float(dots[r]), scale, acc[r][0]);
+      acc[r][0] = fma(all(block_sums[r * block_stride + b]), offset, acc[r][0]);
     }
   }
-  for (int r = 0; r < R; r++) store(sums + r * sum_stride, mul(acc[r], all(row_scales[r])));
+  for (int r = 0; r < R; r++) acc[r][0] = mul(acc[r][0], all(row_scales[r]));
+  end_sums(acc, sums, piece);
 }
 
 static void int_product(Pool& pool, const Product& l) {
@@ -191,12 +191,12 @@ static void int_product(Pool& pool, const Product& l) {
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
-    const int64_t groups = num_groups(rows, INT_TILE), sum_stride = count * PANEL;
-    auto* sums = static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT * PANEL) * sizeof(float)));
+    const int64_t groups = num_groups(rows, INT_TILE);
+    auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)SUMS * sizeof(float)));
+    const Sums sums = sums_of(w, scratch, rows, count);
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* scales = block.weight->scales + first_panel * PANEL;
     const WeightSums* weight_sums = block.weight->sums + first_panel * PANEL;
-    const int64_t ticks = four ? blocks : depth / 4 / STEPS_PER_TICK;
     for (int64_t p = 0; p < count; p++) {
       const uint8_t* panel = data + p * stride;
       for (int64_t g = 0; g < groups; g++) {
@@ -204,20 +204,27 @@ static void int_product(Pool& pool, const Product& l) {
         const int64_t row = block.first + group.start;
         const int32_t* x = q.x + row * (depth / 4);
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
-        float* out = sums + group.start * sum_stride + p * PANEL;
-        // One panel after another is read from front to back, and hardware looks ahead: asking costs few rows a
-        // quarter.
-        const Ahead ahead = rows <= (four ? 1 : FEW) ? NOTHING : share_of(panel + stride, stride, ticks, groups, g);
-        dispatch<1, INT_TILE>(group.size, [&](auto r) {
-          if (four)
-            int4_tile<r.value>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);
-          else
-            int8_tile<r.value>(x, panel, depth / 4, scales + p * PANEL, weight_sums + p * PANEL, q.scales + row, out,
-                               sum_stride, ahead);
+        const Sums out = sums.at(group.start, p);
+        each_piece(w, depth, depth, [&](const Piece& piece) {
+          const int64_t k = piece.first, ticks = four ? piece.size / GROUP : piece.size / 4 / STEPS_PER_TICK;
+          const uint8_t* steps = panel + (four ? k / GROUP * INT4_BLOCK : k / 4 * 64);
+          // One panel after another is read from front to back, and hardware looks ahead: asking costs few rows a
+          // quarter.
+          const Ahead ahead = rows <= (four ? 1 : FEW) ? NOTHING
+                                                       : share_of(panel + stride, stride, ticks, groups * w.segments,
+                                                                  g * w.segments + piece.segment);
+          dispatch<1, INT_TILE>(group.size, [&](auto r) {
+            const int32_t* rows_x = x + k / 4 * r.value;
+            if (four)
+              int4_tile<r.value>(rows_x, steps, block_sums + k / GROUP, blocks, q.scales + row, piece, out, ahead);
+            else
+              int8_tile<r.value>(rows_x, steps, scales + p * PANEL, weight_sums + (piece.segment * panels + p) * PANEL,
+                                 q.scales + row, piece, out, ahead);
+          });
         });
       }
     }
-    finish(l, block, sums, first_panel, count);
+    finish(l, block, sums.data, first_panel, count);
   };
   parallel(pool, l.num_blocks * units, body);
 }

@@ -28,7 +28,8 @@ DTYPE_BYTES: Mapping[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a weight's columns lie in a wider matrix that ranks share: from `start` on, of `whole` in all."""
+    """Where a weight's columns lie in a matrix whose columns ranks share: from `start` on, of `whole` in all. A single
+    rank has all of them, and computes the sum over them as several do (`weight_formats.segments_of`)."""
 
     start: int
     whole: int
@@ -56,7 +57,8 @@ class Weight(Protocol):
 
 class NewWeight(Protocol):
     """Memory for a matrix of shape [out, in]. A gated one has the gate in its first out / 2 rows. With a `part` it
-    keeps these columns of a wider matrix; quantized, they are the numbers that the whole would have there."""
+    keeps these columns of a matrix that ranks share; quantized, they are the numbers that the whole would have there.
+    """
 
     def __call__(
         self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
@@ -257,12 +259,12 @@ class Ops:
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
     gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2], or swiglu_oai:
     (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of
-    a wider weight, x is the same part of wider rows: all ranks join in, and what they get adds up to what the whole
+    a wider weight, x is the same part of wider rows and the kind None: all ranks join in, and each gets what the whole
     weight gives"""
     experts: Callable[[Array, Array, Experts, Routing, str], Array]
     """(x [T, H], the router's scores [T, E], experts, routing, kind) -> [T, H]: what a token's experts give it, with
-    weights, added in the order of their scores (Shazeer et al., arXiv:1701.06538). With parts of wider `down` weights,
-    what all ranks get adds up to what the whole gives"""
+    weights, added in the order of their scores (Shazeer et al., arXiv:1701.06538). With parts of wider `down` weights
+    all ranks join in, and each gets what the whole gives"""
     add_gated: Callable[[Array, Array, Array], Array]
     """(x [T, H], y [T, H], gate [T, 1]) -> x + sigmoid(gate) * y"""
     angles: Callable[[Array, Array, float], tuple[Array, Array]]
