@@ -25,6 +25,7 @@ BATCHES = (1, 2, 3, 7, 16, 33, 64)
 CHUNKS = (0, 64, 5, 1)
 PAGE_SIZES = (16, 32, 5)
 THREADS = (1, 2)
+RANKS = (1, 2, 4)
 
 SLOW = "portable"
 """The portable instruction set: some thirty times slower than the others."""
@@ -38,6 +39,7 @@ class Space:
     isa: tuple[str, ...]
     threads: tuple[int, ...] = THREADS
     page_size: tuple[int, ...] = PAGE_SIZES
+    ranks: tuple[int, ...] = RANKS
     warm: tuple[bool, ...] = (False, True)
     preempted: tuple[bool, ...] = (False, True)
     batch: tuple[int, ...] = BATCHES
@@ -46,25 +48,28 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One combination: `batch` sequences at once, prompts in chunks of `chunk` tokens (0: whole), the probes' prefix
-    cached (`warm`) or not, the probes preempted repeatedly (`preempted`) or not."""
+    """One combination: so many tensor-parallel `ranks` of `threads` threads each, `batch` sequences at once, prompts in
+    chunks of `chunk` tokens (0: whole), the probes' prefix cached (`warm`) or not, the probes preempted repeatedly
+    (`preempted`) or not."""
 
     isa: str
     threads: int
     page_size: int
+    ranks: int
     warm: bool
     preempted: bool
     batch: int
     chunk: int
 
     @property
-    def engine(self) -> tuple[str, int, int]:
+    def engine(self) -> tuple[str, int, int, int]:
         """The factors that an engine is built with; cells with equal ones share an engine."""
-        return self.isa, self.threads, self.page_size
+        return self.isa, self.threads, self.page_size, self.ranks
 
     def __str__(self) -> str:
         parts = [f"batch {self.batch}", f"chunks of {self.chunk}" if self.chunk else "whole prompts"]
         parts += [f"pages of {self.page_size}", f"{self.threads} thread{'s' if self.threads > 1 else ''}"]
+        parts += [f"{self.ranks} ranks"] if self.ranks > 1 else []
         parts += ["prefix warm" if self.warm else "prefix cold", *(["preempted"] if self.preempted else []), self.isa]
         return ", ".join(parts)
 
@@ -113,4 +118,4 @@ def _pairs(cell: Cell) -> Sequence[tuple[str, Any, str, Any]]:
 def _cost(cell: Cell) -> float:
     """Estimated relative time of a cell: iterations times (rows + a constant)."""
     iterations = (80 / cell.chunk if cell.chunk else 1) * (3 if cell.preempted else 1) + 8
-    return iterations * (10 + cell.batch * (_SLOWNESS if cell.isa == SLOW else 1))
+    return iterations * cell.ranks * (10 + cell.batch * (_SLOWNESS if cell.isa == SLOW else 1))
