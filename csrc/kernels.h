@@ -59,9 +59,9 @@ struct TableStride {
   operator int64_t() const { return value; }
 };
 
-// Sums over the inputs of an output in int8: of the numbers above 0, and of those below, without their sign.
+// Sums over the inputs of 16 outputs in int8: of the numbers above 0, and of those below, without their sign.
 struct WeightSums {
-  int32_t positive, negative;
+  int32_t positive[16], negative[16];
 };
 
 // A matrix [out, in] in panels of 16 outputs (weight.h says how they lie).
@@ -73,7 +73,7 @@ struct Weight {
   bool gated;        // rows 0..out/2 are the gate, the rest goes up: their panels alternate
   const uint8_t* data;
   const float* scales;     // int8: by output, in the order of the panels
-  const WeightSums* sums;  // int8: likewise, [segments]
+  const WeightSums* sums;  // int8: [segments][panels]
   const int32_t* order;    // [in]: the inputs in the order in which the panels have them; null: as they come
 };
 

@@ -148,13 +148,16 @@ FLOVER_INLINE void add_block(const Block& block, BlockGroup x, F16 (&acc)[R][1])
 // R rows by one panel over the blocks of a piece.
 template <int R, class Panel>
 [[gnu::noinline]] static void block_tile(Panel panel, BlockGroup x, Piece piece, Sums sums, Ahead ahead) {
-  F16 acc[R][1];
-  begin_sums(acc, sums, piece);
-  for (int64_t b = 0; b < piece.size / BLOCK_INPUTS; b++, x = x.from(1, R, Panel::PARTS)) {
-    fetch(ahead, b);
-    add_block<R>(panel.block(b), x, acc);
+  const int64_t blocks = piece.size / BLOCK_INPUTS;
+  for (int64_t i = 0, b = 0; i < piece.count; i++) {
+    F16 acc[R][1];
+    begin_sums(acc, sums, piece);
+    for (const int64_t end = b + blocks; b < end; b++, x = x.from(1, R, Panel::PARTS)) {
+      fetch(ahead, b);
+      add_block<R>(panel.block(b), x, acc);
+    }
+    end_sums(acc, sums, piece, piece.segment + i);
   }
-  end_sums(acc, sums, piece);
 }
 
 // Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
@@ -180,13 +183,14 @@ struct BlockRows {
   float* scales;
 
   void run() const {
+    const Piece all_inputs{0, weight.in / weight.segments, 0, weight.segments, true, true};
     for (int64_t p = 0; p < panels; p++) {
       const PackedPanel<F> panel(data + p * stride);
       const uint8_t* next = data + (p + 1) * stride;  // the panel after this, or most likely the next unit
       if constexpr (is_usual(F))
-        tiles(panel, p, next);
+        tiles(panel, all_inputs, p, next);
       else if (rows == 1)
-        tiles<1>(panel, p, next);
+        tiles<1>(panel, all_inputs, p, next);
       else
         expanded(panel, p, next);
     }
@@ -194,23 +198,15 @@ struct BlockRows {
 
   void expanded(PackedPanel<F> panel, int64_t p, const uint8_t* next) const {
     each_piece(weight, weight.in, PIECE * BLOCK_INPUTS, [&](const Piece& piece) {
-      const int64_t b = piece.first / BLOCK_INPUTS, count = piece.size / BLOCK_INPUTS;
+      const int64_t b = piece.first / BLOCK_INPUTS, count = piece.inputs() / BLOCK_INPUTS;
       expand_blocks<F>(panel.from(b), count, numbers, scales);
-      piece_tiles(Expanded{numbers, scales}, piece, p, b + count < blocks ? panel.from(b + count).data : next);
-    });
-  }
-
-  template <int64_t MOST = BLOCK_TILE>
-  void tiles(PackedPanel<F> panel, int64_t p, const uint8_t* next) const {
-    each_piece(weight, weight.in, weight.in, [&](const Piece& piece) {
-      const int64_t last = (piece.first + piece.size) / BLOCK_INPUTS;
-      piece_tiles<MOST>(panel.from(piece.first / BLOCK_INPUTS), piece, p, last < blocks ? panel.from(last).data : next);
+      tiles(Expanded{numbers, scales}, piece, p, b + count < blocks ? panel.from(b + count).data : next);
     });
   }
 
   template <int64_t MOST = BLOCK_TILE, class Panel>
-  void piece_tiles(Panel panel, const Piece& piece, int64_t p, const uint8_t* next) const {
-    const int64_t first = piece.first / BLOCK_INPUTS, count = piece.size / BLOCK_INPUTS;
+  void tiles(Panel panel, const Piece& piece, int64_t p, const uint8_t* next) const {
+    const int64_t first = piece.first / BLOCK_INPUTS, count = piece.inputs() / BLOCK_INPUTS;
     const int64_t groups = num_groups(rows, BLOCK_TILE);
     for (int64_t g = 0; g < groups; g++) {
       const RowGroup group = group_of(rows, groups, g);
@@ -237,7 +233,7 @@ static void block_product(Pool& pool, const Product& l) {
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel);
     auto* scratch =
         static_cast<uint8_t*>(pool.own_scratch(worker, SUM_BYTES + NUMBERS + PIECE * PARTS * 2 * PANEL * 4));
-    const Sums sums = sums_of(w, reinterpret_cast<float*>(scratch), block.rows, count);
+    const Sums sums = sums_of(w, reinterpret_cast<float*>(scratch), count);
     const uint8_t* data = block.weight->data + first_panel * stride;
     BlockRows<F>{
         .weight = w,
@@ -252,7 +248,7 @@ static void block_product(Pool& pool, const Product& l) {
         .scales = reinterpret_cast<float*>(scratch + SUM_BYTES + NUMBERS),
     }
         .run();
-    finish(l, block, sums.data, first_panel, count);
+    finish(l, block, sums, first_panel, count);
   };
   parallel(pool, l.num_blocks * units, body);
 }

@@ -49,7 +49,7 @@ def add(commands: Any) -> Parser:
     group.add_argument(
         "--full",
         action="store_true",
-        help="test every cell; by default every value alone and every pair of values, in about forty cells",
+        help="test every cell; by default every value alone and every pair of values, in about fifty cells",
     )
     group.add_argument(
         "--formats",
