@@ -148,8 +148,10 @@ template <int R>
     };
     const int64_t s = over_steps<2>(steps, ahead, two);
     if (s < steps)
+#pragma GCC unroll 8
       for (int r = 0; r < R; r++) acc[r] = dot(load_bytes(panel + s * 64), quad(x[s * R + r]), acc[r]);
     F16 total[R][1];
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) total[r][0] = mul(to_float(acc[r]), mul(load(weight_scales), all(row_scales[r])));
     end_sums(total, sums, piece, piece.segment + i);
     ahead = ahead.after(steps / STEPS_PER_TICK);
@@ -163,6 +165,7 @@ template <int R>
   const int64_t blocks = piece.size / GROUP;
   for (int64_t i = 0, b = 0; i < piece.count; i++) {
     F16 acc[R][1];
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) acc[r][0] = zero();
     for (const int64_t end = b + blocks; b < end; b++) {
       const uint8_t* block = panel + b * INT4_BLOCK;
@@ -177,6 +180,7 @@ template <int R>
         acc[r][0] = fma(all(block_sums[r * block_stride + b]), offset, acc[r][0]);
       }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++) acc[r][0] = mul(acc[r][0], all(row_scales[r]));
     end_sums(acc, sums, piece, piece.segment + i);
   }

@@ -144,20 +144,22 @@ def test_the_command_reports_a_planted_batch_dependent_sum(
     assert "log-probability of" in out
 
 
-def test_a_sum_that_is_cut_where_ranks_are_is_found(
-    monkeypatch: pytest.MonkeyPatch, llama: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With rank 1 in a process of its own; a model that cannot be shared by four is not tried on four."""
-    space = Space(
-        isa=ISAS[:1], threads=(1,), page_size=(16,), warm=(False,), preempted=(False,), batch=(1, 3), chunk=(0,)
-    )
-    config = EngineConfig(model=llama, quantization="int8")
-    space, reasons = without_ranks(space, config)
-    assert space.ranks == (1, 2) and "--tensor-parallel-size 4" in reasons[0]
-    assert differences(config, space, all_cells(space)) == {}
+def test_a_sum_that_is_cut_where_ranks_are_is_found(monkeypatch: pytest.MonkeyPatch, llama: str) -> None:
+    """With rank 1 in a process of its own."""
+    space = dataclasses.replace(SMALL, isa=ISAS[:1], threads=(1,), page_size=(16,), ranks=(1, 2), chunk=(0,))
+    plain, config = baseline(space), EngineConfig(model=llama)
+    shared = dataclasses.replace(plain, ranks=2)
+    assert differences(config, space, [plain, shared, dataclasses.replace(shared, batch=3)]) == {}
     monkeypatch.setattr(cpu_weight, "segments_of", lambda weight_format, whole, inputs: 1)
-    cells = [cell for cell in all_cells(space) if cell.batch == 1]
-    assert [cell.ranks for cell in differences(config, space, cells)] == [2]
+    assert differences(config, space, [plain, shared]).keys() == {shared}
+
+
+def test_ranks_that_cannot_share_a_model_are_named(llama: str) -> None:
+    assert without_ranks(Space(isa=ISAS), EngineConfig(model=llama))[0].ranks == (1, 2, 4)
+    space, reasons = without_ranks(Space(isa=ISAS), EngineConfig(model=llama, quantization="int8"))
+    assert space.ranks == (1,) and [reason[:26] for reason in reasons] == [
+        f"--tensor-parallel-size {n} c" for n in (2, 4)
+    ]
 
 
 def test_a_draw_that_depends_on_the_company_is_found(monkeypatch: pytest.MonkeyPatch, llama: str) -> None:

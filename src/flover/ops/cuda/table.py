@@ -75,7 +75,7 @@ def cuda_ops(
         rms_norm=rms_norm,
         layer_norm=layer_norm,
         head_norm=head_norm,
-        linear=partial(_linear, group, batch_invariant),  # type: ignore[arg-type]
+        linear=partial(_linear, group, batch_invariant),
         experts=ExpertOps(),
         add_gated=add_gated,
         angles=angles,
