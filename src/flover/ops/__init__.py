@@ -57,8 +57,7 @@ class Weight(Protocol):
 
 class NewWeight(Protocol):
     """Memory for a matrix of shape [out, in]. A gated one has the gate in its first out / 2 rows. With a `part` it
-    keeps these columns of a matrix that ranks share; quantized, they are the numbers that the whole would have there.
-    """
+    keeps these columns of a wider matrix; quantized, they are the numbers that the whole would have there."""
 
     def __call__(
         self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
@@ -258,9 +257,8 @@ class Ops:
     linear: Callable[[Array, Weight, Array | None, str | None], Array]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
     gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2], or swiglu_oai:
-    (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of
-    a wider weight, x is the same part of wider rows and the kind None: all ranks join in, and each gets what the whole
-    weight gives"""
+    (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of a wider weight, x is the same part of wider rows
+    and the kind None: all ranks join in, and each gets what the whole weight gives"""
     experts: Callable[[Array, Array, Experts, Routing, str], Array]
     """(x [T, H], the router's scores [T, E], experts, routing, kind) -> [T, H]: what a token's experts give it, with
     weights, added in the order of their scores (Shazeer et al., arXiv:1701.06538). With parts of wider `down` weights

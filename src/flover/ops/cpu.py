@@ -146,7 +146,7 @@ class CpuOps:
             )
         if shared:
             self._all_reduce("sum", y)
-            return y if bias is None else self._add(y, bias, 0)
+            return y if bias is None else self.add(y, bias)
         return y
 
     def _absmax_of_all(self, x: Array, parts: int, rotation: int) -> Array:
@@ -247,11 +247,8 @@ class CpuOps:
         return y
 
     def add(self, x: Array, y: Array) -> Array:
-        """x + y."""
-        return self._add(x, y, x.shape[1])
-
-    def _add(self, x: Array, y: Array, stride: int) -> Array:
-        rows, size = x.shape
+        """x + y, which may be one row for all."""
+        (rows, size), stride = x.shape, x.shape[1] if y.ndim == 2 else 0
         total = self._new(rows, size)
         self._run(_cpu.Add(a=floats(x), b=floats(y), rows=rows, size=size, b_stride=stride, y=floats(total)))
         return total
