@@ -257,7 +257,7 @@ class Ops:
     linear: Callable[[Array, Weight, Array | None, str | None], Array]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
     gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2], or swiglu_oai:
-    (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of a wider weight, x is the same part of wider rows
+    (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of a wider weight, x is that part of wider rows
     and the kind None: all ranks join in, and each gets what the whole weight gives"""
     experts: Callable[[Array, Array, Experts, Routing, str], Array]
     """(x [T, H], the router's scores [T, E], experts, routing, kind) -> [T, H]: what a token's experts give it, with
