@@ -50,8 +50,7 @@ def _linear(
         return linear(x, weight, bias, kind, batch_invariant)
     if kind is not None or weight.gated:
         raise InvariantError("what ranks give is added up before anything is done with it")
-    y = _all_reduce(group, linear(x, weight, None, None, batch_invariant))
-    return y if bias is None else y.add_(bias)
+    return _all_reduce(group, linear(x, weight, bias if group.rank == 0 else None, None, batch_invariant))
 
 
 def cuda_ops(
@@ -76,7 +75,7 @@ def cuda_ops(
         layer_norm=layer_norm,
         head_norm=head_norm,
         linear=partial(_linear, group, batch_invariant),
-        experts=ExpertOps(),
+        experts=ExpertOps(group),
         add_gated=add_gated,
         angles=angles,
         rotary_write=rotary_write,
