@@ -19,6 +19,7 @@ from flover.errors import ConfigError, InvariantError
 from flover.ops import ONE_SCALE, Alone, Array, Group, Ops, Pages, RaggedBatch, Reduction
 from flover.ops.cpu_adapters import CpuAdapters
 from flover.ops.cpu_experts import ExpertOps
+from flover.ops.cpu_isa import instruction_sets as instruction_sets
 from flover.ops.cpu_layout import (
     ACTIVATIONS,
     AttentionPlan,
@@ -32,14 +33,6 @@ from flover.ops.cpu_layout import (
 from flover.ops.cpu_program import ProgramRecorder
 from flover.ops.cpu_sampling import argmax, logsumexp, sample
 from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
-
-
-def instruction_sets() -> list[str]:
-    """What was compiled and this machine can run, the fastest first. Raises `ConfigError` if there is none."""
-    sets = _cpu.instruction_sets()
-    if not sets:
-        raise ConfigError("the kernels were compiled for another machine: install Flover again on this one")
-    return sets
 
 
 class CpuOps:
