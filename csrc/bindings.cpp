@@ -150,10 +150,10 @@ NB_MODULE(_cpu, m) {
   nb::class_<PackedWeight>(m, "PackedWeight")
       .def(
           "__init__",
-          [](PackedWeight* self, int format, int64_t out, int64_t in, bool gated, int64_t rotation) {
-            new (self) PackedWeight((Format)format, out, in, gated, rotation);
+          [](PackedWeight* self, int format, int64_t out, int64_t in, bool gated, int64_t rotation, int64_t segments) {
+            new (self) PackedWeight((Format)format, out, in, gated, rotation, segments);
           },
-          "format"_a, "out"_a, "in_"_a, "gated"_a, "rotation"_a)
+          "format"_a, "out"_a, "in_"_a, "gated"_a, "rotation"_a, "segments"_a)
       .def("store",
            [](PackedWeight& self, int64_t first, int64_t count, uintptr_t values, int64_t width, int64_t start) {
              nb::gil_scoped_release released;

@@ -12,7 +12,9 @@ namespace flover::FLOVER_ISA {
 // that adds too much or too little, and the result is exact.
 #if defined(FLOVER_AVX512)
 constexpr int32_t ACTIVATION_ZERO = 128;
-FLOVER_INLINE int32_t start_sum(WeightSums s) { return (s.positive - s.negative) * -ACTIVATION_ZERO; }
+FLOVER_INLINE I16 start_sums(const WeightSums& s) {
+  return {_mm512_slli_epi32(_mm512_sub_epi32(load_int(s.negative).v, load_int(s.positive).v), 7)};
+}
 struct Quad {
   __m512i x;
 };
@@ -51,7 +53,7 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
 }
 #elif defined(FLOVER_AVX2)
 constexpr int32_t ACTIVATION_ZERO = 0;
-FLOVER_INLINE int32_t start_sum(WeightSums s) { return s.negative; }
+FLOVER_INLINE I16 start_sums(const WeightSums& s) { return load_int(s.negative); }
 struct Quad {
   __m256i x;
 };
@@ -157,7 +159,7 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
 #include "bytes_neon.h"
 #else
 constexpr int32_t ACTIVATION_ZERO = 0;
-FLOVER_INLINE int32_t start_sum(WeightSums) { return 0; }
+FLOVER_INLINE I16 start_sums(const WeightSums&) { return all_int(0); }
 struct Bytes {
   uint8_t v[64];
 };

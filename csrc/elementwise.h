@@ -18,7 +18,8 @@ static void run(Pool&, const Angles& a) {
 }
 
 static void run(Pool&, const Add& a) {
-  for (int64_t i = 0; i < a.rows * a.size; i++) a.y[i] = a.a[i] + a.b[i];
+  for (int64_t row = 0; row < a.rows; row++)
+    for (int64_t i = 0; i < a.size; i++) a.y[row * a.size + i] = a.a[row * a.size + i] + a.b[row * a.b_stride + i];
 }
 
 static void run(Pool& pool, const SoftCap& a) {

@@ -89,11 +89,15 @@ static void run(Pool& pool, const ExpertSum& a) {
     for (int64_t row = first; row < last; row++) {
       const float* x = a.x + row * a.chosen * a.size;
       const float* weights = a.weights + row * a.chosen;
+      const int32_t* ids = a.ids + row * a.chosen;
       for (int64_t i = 0; i < a.size; i += LANES) {
         const int valid = (int)least(LANES, a.size - i);
-        F16 total = mul(load_first(x + i, valid), all(weights[0]));
-        for (int64_t c = 1; c < a.chosen; c++)
-          total = fma(load_first(x + c * a.size + i, valid), all(weights[c]), total);
+        auto given = [&](int64_t c) {
+          const F16 value = load_first(x + c * a.size + i, valid);
+          return a.bias ? add(value, load_first(a.bias + ids[c] * a.size + i, valid)) : value;
+        };
+        F16 total = mul(given(0), all(weights[0]));
+        for (int64_t c = 1; c < a.chosen; c++) total = fma(given(c), all(weights[c]), total);
         store_first(a.y + row * a.size + i, total, valid);
       }
     }

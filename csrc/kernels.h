@@ -59,9 +59,9 @@ struct TableStride {
   operator int64_t() const { return value; }
 };
 
-// Sums over the inputs of an output in int8: of the numbers above 0, and of those below, without their sign.
+// Sums over the inputs of 16 outputs in int8: of the numbers above 0, and of those below, without their sign.
 struct WeightSums {
-  int32_t positive, negative;
+  int32_t positive[16], negative[16];
 };
 
 // A matrix [out, in] in panels of 16 outputs (weight.h says how they lie).
@@ -69,10 +69,11 @@ struct Weight {
   Format format;
   int64_t out, in;
   int64_t rotation;  // inputs of a block that is rotated (weight.h): a power of two; 1: none
+  int64_t segments;  // runs of inputs that are summed apart (linear.h): a power of two
   bool gated;        // rows 0..out/2 are the gate, the rest goes up: their panels alternate
   const uint8_t* data;
   const float* scales;     // int8: by output, in the order of the panels
-  const WeightSums* sums;  // int8: likewise
+  const WeightSums* sums;  // int8: [segments][panels]
   const int32_t* order;    // [in]: the inputs in the order in which the panels have them; null: as they come
 };
 
@@ -117,11 +118,11 @@ struct Angles {
 
 struct Add {
   const float* a;  // [rows, size]
-  const float* b;
+  const float* b;  // [rows, size], or [size] where b_stride is 0
   Tokens rows;
-  int64_t size;
+  int64_t size, b_stride;
   float* y;
-  FLOVER_FIELDS(Add, a, b, rows, size, y)
+  FLOVER_FIELDS(Add, a, b, rows, size, b_stride, y)
 };
 
 struct Norm {
@@ -224,8 +225,10 @@ struct ExpertSum {
   const float* weights;  // [rows, chosen]
   Tokens rows;
   int64_t chosen, size;
-  float* y;  // [rows, size]: the sum of weight * x, in the order in which the experts were chosen
-  FLOVER_FIELDS(ExpertSum, x, weights, rows, chosen, size, y)
+  const int32_t* ids;  // [rows, chosen]
+  const float* bias;   // [experts, size], added to x before; or null
+  float* y;            // [rows, size]: the sum of weight * x, in the order in which the experts were chosen
+  FLOVER_FIELDS(ExpertSum, x, weights, rows, chosen, size, ids, bias, y)
 };
 
 struct AddGated {

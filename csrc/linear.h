@@ -4,6 +4,10 @@
 // one integer sum per group of 32 and two fused multiply-adds for int4. Which rows are computed together, in which
 // tile, block or thread, never enters the chain: that is the invariance rule.
 //
+// Where ranks share the inputs of a weight, these are cut into `segments` of one length: each is a chain of its own,
+// and the chains are added as a binary tree, neighbours first. A rank of N has 1 / N of the segments, a subtree; the
+// ranks' sums are added as the rest of the tree. So one rank computes the same tree as several (arXiv:2511.17826).
+//
 // The rows come in groups of up to `tile` rows; a group's inputs are packed step by step, so that a tile reads
 // forward in memory, whatever the stride of x. Items of the pool are (block of rows, unit of panels).
 #pragma once
@@ -62,15 +66,78 @@ struct RowGroup {
 
 FLOVER_INLINE int64_t num_groups(int64_t rows, int64_t tile) { return (rows + tile - 1) / tile; }
 
+// Inputs that a tile takes at once: some whole segments, or a part of one.
+struct Piece {
+  int64_t first, size;     // of the first segment, or of its part
+  int64_t segment, count;  // the first segment, and how many
+  bool begins, ends;       // with the segment's first input, with its last
+
+  FLOVER_INLINE_MEMBER int64_t inputs() const { return size * count; }
+};
+
+// Calls body(piece) for all inputs of a weight, `depth` of them, in pieces of at most `most`, in order.
+template <class Body>
+FLOVER_INLINE void each_piece(const Weight& w, int64_t depth, int64_t most, Body&& body) {
+  const int64_t length = depth / w.segments, at_once = most / length;
+  if (at_once > 0) {
+    for (int64_t s = 0; s < w.segments; s += at_once)
+      body(Piece{s * length, length, s, least(at_once, w.segments - s), true, true});
+    return;
+  }
+  for (int64_t s = 0; s < w.segments; s++)
+    for (int64_t k = 0; k < length; k += most)
+      body(Piece{s * length + k, least(most, length - k), s, 1, k == 0, k + most >= length});
+}
+
+// Where the sums of a tile are: [rows][panels][levels][16]. The first level has the chain that goes on and in the end
+// the root of the tree, the last one a leaf that waits for its neighbour, those between larger subtrees.
+struct Sums {
+  float* data;         // of the tile's first row and panel
+  int64_t row, panel;  // strides
+
+  FLOVER_INLINE_MEMBER Sums at(int64_t r, int64_t p) const { return {data + r * row + p * panel, row, panel}; }
+  FLOVER_INLINE_MEMBER float* place(int64_t r, int64_t p) const { return data + r * row + p * panel; }
+};
+
+FLOVER_INLINE Sums sums_of(const Weight& w, float* data, int64_t panels) {
+  const int64_t panel = (1 + __builtin_ctzll((unsigned long long)w.segments)) * PANEL;
+  return {data, panels * panel, panel};
+}
+constexpr int64_t SUMS = (MOST_LEVELS + 1) * ROW_BLOCK * UNIT * PANEL;  // of any unit
+
+// The sums that a tile of R rows by P panels goes on from.
+template <int R, int P>
+FLOVER_INLINE void begin_sums(F16 (&acc)[R][P], Sums sums, const Piece& piece) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) acc[r][p] = piece.begins ? zero() : load(sums.place(r, p));
+}
+
+// Puts those of a segment where they belong: with all subtrees that they complete.
+template <int R, int P>
+FLOVER_INLINE void end_sums(F16 (&acc)[R][P], Sums sums, const Piece& piece, int64_t segment) {
+  int64_t level = piece.ends ? sums.panel - PANEL : 0;
+  if (piece.ends)
+    for (int64_t s = segment; s & 1; s >>= 1, level -= PANEL)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++) acc[r][p] = add(load(sums.place(r, p) + level), acc[r][p]);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+    for (int p = 0; p < P; p++) store(sums.place(r, p) + level, acc[r][p]);
+}
+
 // The rows are spread evenly: 32 rows are 5 5 5 5 6 6 and not 6 6 6 6 6 2.
 FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
   const int64_t small = rows / groups, larger = rows % groups, first_larger = groups - larger;
   return {index * small + most(index - first_larger, 0), small + (index >= first_larger ? 1 : 0)};
 }
 
-// From the sums of a unit to y: bias, adapter, activation, gate. `sums` is [rows][panels][16].
-FLOVER_INLINE void finish(const Product& l, const RowBlock& block, const float* sums, int64_t first_panel,
-                          int64_t panels) {
+// From the sums of a unit to y: bias, adapter, activation, gate.
+FLOVER_INLINE void finish(const Product& l, const RowBlock& block, Sums sums, int64_t first_panel, int64_t panels) {
   const Weight& w = l.like;
   const int64_t width = w.gated ? w.out / 2 : w.out;
   const float* bias = block.bias;
@@ -78,15 +145,14 @@ FLOVER_INLINE void finish(const Product& l, const RowBlock& block, const float* 
     const int64_t place = l.place(block.first + r);
     const float* added = l.added_to(place);
     float* y = l.y + place * l.stride + l.column;
-    const float* row = sums + r * panels * PANEL;
     for (int64_t p = 0; p < panels; p += w.gated ? 2 : 1) {
       const int64_t column = (first_panel + p) / (w.gated ? 2 : 1) * PANEL;
       const int valid = (int)least(PANEL, width - column);
-      F16 value = load(row + p * PANEL);
+      F16 value = load(sums.place(r, p));
       if (bias) value = add(value, load_first(bias + column, valid));
       if (added) value = add(value, load_first(added + column, valid));
       if (w.gated) {
-        F16 up = load(row + (p + 1) * PANEL);
+        F16 up = load(sums.place(r, p + 1));
         if (bias) up = add(up, load_first(bias + width + column, valid));
         if (added) up = add(up, load_first(added + width + column, valid));
         value = l.activation == Activation::swiglu_oai ? swiglu_oai(value, up) : mul(activate(value, l.activation), up);
@@ -161,6 +227,8 @@ FLOVER_INLINE void each_input(const uint8_t* p, Body&& body) {
 struct Ahead {
   const uint8_t* data;
   int64_t lines;
+
+  FLOVER_INLINE_MEMBER Ahead after(int64_t ticks) const { return {data + ticks * lines * 64, lines}; }
 };
 
 FLOVER_INLINE void fetch(Ahead ahead, int64_t tick) {
@@ -189,35 +257,32 @@ FLOVER_INLINE int64_t over_steps(int64_t steps, Ahead ahead, Step& step) {
   return s;
 }
 
-// R rows by P panels over `steps` steps. `x` is [inputs][R]; the sums go on from `sums` unless this is the first block.
-// Panels of fp8 begin with a record, and are one.
+// R rows by P panels over the steps of a piece. `x` is [inputs][R]. Panels of fp8 begin with a record, and are one.
 template <int R, int P, Format F>
-[[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, int64_t steps,
-                                         bool first, float* sums, int64_t sum_stride, Ahead ahead) {
+[[gnu::noinline]] static void float_tile(const float* x, const uint8_t* panels, int64_t panel_stride, Piece piece,
+                                         Sums sums, Ahead ahead) {
   constexpr int64_t STEP = Panel<F>::STEP;
   F16 acc[R][P], scale[P];
   if constexpr (is_scaled(F)) {
     for (int p = 0; p < P; p++) scale[p] = load_scale(panels + p * panel_stride);
     panels += RECORD_HEAD;
   }
+  const int64_t steps = piece.size / STEP;
+  for (int64_t i = 0; i < piece.count; i++, x += piece.size * R, panels += steps * 64) {
+    begin_sums(acc, sums, piece);
+    auto step = [&](int64_t s) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int r = 0; r < R; r++)
+      for (int p = 0; p < P; p++)
+        each_input<F>(panels + p * panel_stride + s * 64, [&](int k, F16 w) __attribute__((always_inline)) {
+          if constexpr (is_scaled(F)) w = mul(w, scale[p]);
 #pragma GCC unroll 16
-    for (int p = 0; p < P; p++) acc[r][p] = first ? zero() : load(sums + r * sum_stride + p * PANEL);
-  auto step = [&](int64_t s) __attribute__((always_inline)) {
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++)
-      each_input<F>(panels + p * panel_stride + s * 64, [&](int k, F16 w) __attribute__((always_inline)) {
-        if constexpr (is_scaled(F)) w = mul(w, scale[p]);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w, acc[r][p]);
-      });
-  };
-  over_steps<1>(steps, ahead, step);
-#pragma GCC unroll 16
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 16
-    for (int p = 0; p < P; p++) store(sums + r * sum_stride + p * PANEL, acc[r][p]);
+          for (int r = 0; r < R; r++) acc[r][p] = fma(all(x[(s * STEP + k) * R + r]), w, acc[r][p]);
+        });
+    };
+    over_steps<1>(steps, ahead, step);
+    end_sums(acc, sums, piece, piece.segment + i);
+    ahead = ahead.after(steps / STEPS_PER_TICK);
+  }
 }
 
 #if defined(FLOVER_AVX512) && !defined(FLOVER_EMULATED)
@@ -229,12 +294,11 @@ constexpr int64_t FLOAT_TILE = 6;
 // One group of rows by `panels` panels, of which there are as many as panels_at_once says, or fewer.
 template <Format F>
 static void float_group(int64_t size, const float* x, const uint8_t* data, int64_t stride, int64_t panels,
-                        int64_t steps, bool first, float* sums, int64_t sum_stride, Ahead ahead) {
+                        const Piece& piece, Sums sums, Ahead ahead) {
   dispatch<1, FLOAT_TILE>(size, [&](auto rows) {
     constexpr int R = rows.value, P = panels_at_once(R);
-    if (P > 1 && panels == P) return float_tile<R, P, F>(x, data, stride, steps, first, sums, sum_stride, ahead);
-    for (int64_t p = 0; p < panels; p++)
-      float_tile<R, 1, F>(x, data + p * stride, stride, steps, first, sums + p * PANEL, sum_stride, ahead);
+    if (P > 1 && panels == P) return float_tile<R, P, F>(x, data, stride, piece, sums, ahead);
+    for (int64_t p = 0; p < panels; p++) float_tile<R, 1, F>(x, data + p * stride, stride, piece, sums.at(0, p), ahead);
   });
 }
 
@@ -296,55 +360,51 @@ static void float_product(Pool& pool, const Product& l) {
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
-    const int64_t groups = num_groups(rows, FLOAT_TILE), sum_stride = count * PANEL;
-    auto* sums =
-        static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT + DEPTH) * PANEL * sizeof(float)));
-    float* expanded = sums + ROW_BLOCK * UNIT * PANEL;
+    const int64_t groups = num_groups(rows, FLOAT_TILE);
+    auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)(SUMS + DEPTH * PANEL) * sizeof(float)));
+    const Sums sums = sums_of(w, scratch, count);
+    float* expanded = scratch + SUMS;
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* x = packed + block.first * depth;
     const uint8_t* next_unit = data + count * stride;  // most likely
     if (groups <= (is_scaled(F) ? 1 : 2)) {  // expanding pays from three groups on, of scaled numbers from two on
       const int64_t wide = panels_at_once(group_of(rows, groups, groups - 1).size),
-                    ticks = depth / STEP / STEPS_PER_TICK;
+                    ticks = w.segments * (depth / w.segments / STEP / STEPS_PER_TICK);
       for (int64_t p = 0; p < count; p += wide) {
         const uint8_t* next = data + (p + wide) * stride;  // or the next unit, most likely
         for (int64_t g = 0; g < groups; g++) {
           const RowGroup group = group_of(rows, groups, g);
           const float* rows_x = x + group.start * depth;
           const uint8_t* panel = data + p * stride;
-          float* out = sums + group.start * sum_stride + p * PANEL;
           const int64_t at_once = least(wide, count - p);
-          if constexpr (is_scaled(F)) {
-            for (int64_t k = 0; k < depth; k += SCALED)
-              float_group<F>(group.size, rows_x + k * group.size, panel + place_of<F>(k), stride, at_once,
-                             SCALED / STEP, k == 0, out, sum_stride, NOTHING);
-          } else {
-            float_group<F>(group.size, rows_x, panel, stride, at_once, depth / STEP, true, out, sum_stride,
-                           wide > 1 ? NOTHING : share_of(next, stride, ticks, groups, g));
-          }
+          each_piece(w, depth, is_scaled(F) ? SCALED : depth, [&](const Piece& piece) {
+            float_group<F>(group.size, rows_x + piece.first * group.size, panel + place_of<F>(piece.first), stride,
+                           at_once, piece, sums.at(group.start, p),
+                           is_scaled(F) || wide > 1 ? NOTHING : share_of(next, stride, ticks, groups, g));
+          });
         }
       }
     } else {
-      for (int64_t k = 0; k < depth; k += DEPTH) {
-        const int64_t inputs = least(DEPTH, depth - k), bytes = place_of<F>(inputs);
+      each_piece(w, depth, DEPTH, [&](const Piece& piece) {
+        const int64_t k = piece.first, inputs = piece.inputs(), bytes = place_of<F>(inputs);
         for (int64_t p = 0; p < count; p++) {
           const uint8_t* panel = data + p * stride + place_of<F>(k);
           // The next block lies in the next panel, or further down in the first one.
-          const uint8_t* next = p + 1 < count       ? panel + stride
-                                : k + DEPTH < depth ? data + place_of<F>(k + DEPTH)
-                                                    : next_unit;
+          const uint8_t* next = p + 1 < count        ? panel + stride
+                                : k + inputs < depth ? data + place_of<F>(k + inputs)
+                                                     : next_unit;
           if (F != Format::float32) {
             expand<F>(panel, inputs, expanded);
             panel = reinterpret_cast<const uint8_t*>(expanded);
           }
           for (int64_t g = 0; g < groups; g++) {
             const RowGroup group = group_of(rows, groups, g);
-            float_group<Format::float32>(group.size, x + group.start * depth + k * group.size, panel, 0, 1, inputs,
-                                         k == 0, sums + group.start * sum_stride + p * PANEL, sum_stride,
-                                         share_of(next, bytes, inputs / STEPS_PER_TICK, groups, g));
+            float_group<Format::float32>(group.size, x + group.start * depth + k * group.size, panel, 0, 1, piece,
+                                         sums.at(group.start, p),
+                                         share_of(next, bytes, piece.count * (piece.size / STEPS_PER_TICK), groups, g));
           }
         }
-      }
+      });
     }
     finish(l, block, sums, first_panel, count);
   };

@@ -125,7 +125,7 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
 
 // What one block of 32 inputs adds to R rows.
 template <int R, class Block>
-FLOVER_INLINE void add_block(const Block& block, BlockGroup x, F16* acc) {
+FLOVER_INLINE void add_block(const Block& block, BlockGroup x, F16 (&acc)[R][1]) {
   constexpr int PARTS = Block::PARTS;
   F16 scale[PARTS], offset[PARTS], total[R];
   block.factors(scale, offset);
@@ -141,25 +141,25 @@ FLOVER_INLINE void add_block(const Block& block, BlockGroup x, F16* acc) {
   });
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++) {
-    acc[r] = fma(total[r], all(x.scales[r]), acc[r]);
+    acc[r][0] = fma(total[r], all(x.scales[r]), acc[r][0]);
     if (Block::OFFSET)
-      for (int j = 0; j < PARTS; j++) acc[r] = fma(offset[j], all(x.shares[j * R + r]), acc[r]);
+      for (int j = 0; j < PARTS; j++) acc[r][0] = fma(offset[j], all(x.shares[j * R + r]), acc[r][0]);
   }
 }
 
-// R rows by one panel over `blocks` blocks; the sums go on from `sums` unless these are the first blocks.
+// R rows by one panel over the blocks of a piece.
 template <int R, class Panel>
-[[gnu::noinline]] static void block_tile(Panel panel, BlockGroup x, int64_t blocks, bool first, float* sums,
-                                         int64_t sum_stride, Ahead ahead) {
-  F16 acc[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) acc[r] = first ? zero() : load(sums + r * sum_stride);
-  for (int64_t b = 0; b < blocks; b++, x = x.from(1, R, Panel::PARTS)) {
-    fetch(ahead, b);
-    add_block<R>(panel.block(b), x, acc);
+[[gnu::noinline]] static void block_tile(Panel panel, BlockGroup x, Piece piece, Sums sums, Ahead ahead) {
+  const int64_t blocks = piece.size / BLOCK_INPUTS;
+  for (int64_t i = 0, b = 0; i < piece.count; i++) {
+    F16 acc[R][1];
+    begin_sums(acc, sums, piece);
+    for (const int64_t end = b + blocks; b < end; b++, x = x.from(1, R, Panel::PARTS)) {
+      fetch(ahead, b);
+      add_block<R>(panel.block(b), x, acc);
+    }
+    end_sums(acc, sums, piece, piece.segment + i);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) store(sums + r * sum_stride, acc[r]);
 }
 
 // Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
@@ -175,37 +175,40 @@ struct BlockRows {
   using Traits = BlockTraits<F>;
   using Expanded = ExpandedPanel<Traits::PARTS, Traits::OFFSET, Traits::BITS>;
 
+  const Weight& weight;
   BlockGroup x;  // of the first row
   int64_t rows, blocks;
   const uint8_t* data;
   int64_t stride, panels;
-  float* sums;       // [rows][panels][16]
+  Sums sums;
   uint8_t* numbers;  // scratch: PIECE blocks
   float* scales;
 
   void run() const {
+    const Piece all_inputs{0, weight.in / weight.segments, 0, weight.segments, true, true};
     for (int64_t p = 0; p < panels; p++) {
       const PackedPanel<F> panel(data + p * stride);
       const uint8_t* next = data + (p + 1) * stride;  // the panel after this, or most likely the next unit
       if constexpr (is_usual(F))
-        tiles(panel, 0, blocks, p, next);
+        tiles(panel, all_inputs, p, next);
       else if (rows == 1)
-        tiles<1>(panel, 0, blocks, p, next);
+        tiles<1>(panel, all_inputs, p, next);
       else
         expanded(panel, p, next);
     }
   }
 
   void expanded(PackedPanel<F> panel, int64_t p, const uint8_t* next) const {
-    for (int64_t b = 0; b < blocks; b += PIECE) {
-      const int64_t count = least(PIECE, blocks - b);
+    each_piece(weight, weight.in, PIECE * BLOCK_INPUTS, [&](const Piece& piece) {
+      const int64_t b = piece.first / BLOCK_INPUTS, count = piece.inputs() / BLOCK_INPUTS;
       expand_blocks<F>(panel.from(b), count, numbers, scales);
-      tiles(Expanded{numbers, scales}, b, count, p, b + PIECE < blocks ? panel.from(b + PIECE).data : next);
-    }
+      tiles(Expanded{numbers, scales}, piece, p, b + count < blocks ? panel.from(b + count).data : next);
+    });
   }
 
   template <int64_t MOST = BLOCK_TILE, class Panel>
-  void tiles(Panel panel, int64_t first, int64_t count, int64_t p, const uint8_t* next) const {
+  void tiles(Panel panel, const Piece& piece, int64_t p, const uint8_t* next) const {
+    const int64_t first = piece.first / BLOCK_INPUTS, count = piece.inputs() / BLOCK_INPUTS;
     const int64_t groups = num_groups(rows, BLOCK_TILE);
     for (int64_t g = 0; g < groups; g++) {
       const RowGroup group = group_of(rows, groups, g);
@@ -213,10 +216,8 @@ struct BlockRows {
       // Few rows read memory from front to back at the rate at which hardware looks ahead: asking costs them a quarter.
       const int64_t few = Traits::FORMAT.inputs == BLOCK_INPUTS ? 4 : 1;
       const Ahead ahead = rows <= few ? NOTHING : share_of(next, count * Traits::FORMAT.step_bytes(), count, groups, g);
-      dispatch<1, MOST>(group.size, [&](auto r) {
-        block_tile<r.value>(panel, mine, count, first == 0, sums + (group.start * panels + p) * PANEL, panels * PANEL,
-                            ahead);
-      });
+      dispatch<1, MOST>(group.size,
+                        [&](auto r) { block_tile<r.value>(panel, mine, piece, sums.at(group.start, p), ahead); });
     }
   }
 };
@@ -225,17 +226,19 @@ template <Format F>
 static void block_product(Pool& pool, const Product& l) {
   const Weight& w = l.like;
   constexpr int64_t PARTS = BlockTraits<F>::PARTS;
-  constexpr size_t SUMS = ROW_BLOCK * UNIT * PANEL * sizeof(float), NUMBERS = PIECE * STEPS * PLANE;
+  constexpr size_t SUM_BYTES = SUMS * sizeof(float), NUMBERS = PIECE * STEPS * PLANE;
   const int64_t blocks = w.in / BLOCK_INPUTS, stride = panel_bytes(F, w.in), panels = num_panels(w.out, w.gated);
   const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
   const BlockGroup x = quantize_to_blocks<F>(pool, l);
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel);
-    auto* scratch = static_cast<uint8_t*>(pool.own_scratch(worker, SUMS + NUMBERS + PIECE * PARTS * 2 * PANEL * 4));
-    auto* sums = reinterpret_cast<float*>(scratch);
+    auto* scratch =
+        static_cast<uint8_t*>(pool.own_scratch(worker, SUM_BYTES + NUMBERS + PIECE * PARTS * 2 * PANEL * 4));
+    const Sums sums = sums_of(w, reinterpret_cast<float*>(scratch), count);
     const uint8_t* data = block.weight->data + first_panel * stride;
     BlockRows<F>{
+        .weight = w,
         .x = x.from(block.first * blocks, 1, PARTS),
         .rows = block.rows,
         .blocks = blocks,
@@ -243,8 +246,8 @@ static void block_product(Pool& pool, const Product& l) {
         .stride = stride,
         .panels = count,
         .sums = sums,
-        .numbers = scratch + SUMS,
-        .scales = reinterpret_cast<float*>(scratch + SUMS + NUMBERS),
+        .numbers = scratch + SUM_BYTES,
+        .scales = reinterpret_cast<float*>(scratch + SUM_BYTES + NUMBERS),
     }
         .run();
     finish(l, block, sums, first_panel, count);

@@ -16,12 +16,6 @@ constexpr int64_t INT_TILE = 4;
 #endif
 constexpr int64_t FEW = 4;  // rows whose int8 products take less time than memory
 
-FLOVER_INLINE I16 start_sums(const WeightSums* weight_sums) {
-  int32_t lanes[LANES];
-  for (int i = 0; i < LANES; i++) lanes[i] = start_sum(weight_sums[i]);
-  return load_int(lanes);
-}
-
 // A block of int4: sums over its 32 inputs of q * x, exact, for R rows. Products of 4 bits with 8 bits leave room to
 // add eight pairs in 16 bits (8 * 2 * 15 * 127 = 30480).
 #if defined(FLOVER_AVX512)
@@ -153,46 +147,57 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
 }
 
 template <int R>
-[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, int64_t steps,
-                                        const float* weight_scales, const WeightSums* weight_sums,
-                                        const float* row_scales, float* sums, int64_t sum_stride, Ahead ahead) {
-  I16 acc[R];
+[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, const float* weight_scales,
+                                        const WeightSums* weight_sums, int64_t sums_stride, const float* row_scales,
+                                        Piece piece, Sums sums, Ahead ahead) {
+  const int64_t steps = piece.size / 4;
+  for (int64_t i = 0; i < piece.count; i++, x += steps * R, panel += steps * 64, weight_sums += sums_stride) {
+    I16 acc[R];
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) acc[r] = start_sums(weight_sums);
-  auto two = [&](int64_t s) __attribute__((always_inline)) {
-    const Bytes w = load_bytes(panel + s * 64), w_next = load_bytes(panel + (s + 1) * 64);
+    for (int r = 0; r < R; r++) acc[r] = start_sums(*weight_sums);
+    auto two = [&](int64_t s) __attribute__((always_inline)) {
+      const Bytes w = load_bytes(panel + s * 64), w_next = load_bytes(panel + (s + 1) * 64);
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) acc[r] = dot_two(w, w_next, quad(x[s * R + r]), quad(x[(s + 1) * R + r]), acc[r]);
-  };
-  const int64_t s = over_steps<2>(steps, ahead, two);
-  if (s < steps)
-    for (int r = 0; r < R; r++) acc[r] = dot(load_bytes(panel + s * 64), quad(x[s * R + r]), acc[r]);
-  for (int r = 0; r < R; r++) {
-    const F16 scale = mul(load(weight_scales), all(row_scales[r]));
-    store(sums + r * sum_stride, mul(to_float(acc[r]), scale));
+      for (int r = 0; r < R; r++) acc[r] = dot_two(w, w_next, quad(x[s * R + r]), quad(x[(s + 1) * R + r]), acc[r]);
+    };
+    const int64_t s = over_steps<2>(steps, ahead, two);
+    if (s < steps)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) acc[r] = dot(load_bytes(panel + s * 64), quad(x[s * R + r]), acc[r]);
+    F16 total[R][1];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) total[r][0] = mul(to_float(acc[r]), mul(load(weight_scales), all(row_scales[r])));
+    end_sums(total, sums, piece, piece.segment + i);
+    ahead = ahead.after(steps / STEPS_PER_TICK);
   }
 }
 
 template <int R>
-[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t blocks, const float* block_sums,
-                                        int64_t block_stride, const float* row_scales, float* sums, int64_t sum_stride,
+[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, const float* block_sums,
+                                        int64_t block_stride, const float* row_scales, Piece piece, Sums sums,
                                         Ahead ahead) {
-  F16 acc[R];
-  for (int r = 0; r < R; r++) acc[r] = zero();
-  for (int64_t b = 0; b < blocks; b++) {
-    const uint8_t* block = panel + b * INT4_BLOCK;
-    fetch(ahead, b);
-    I16 dots[R];
-    dot_block<R>(block + 4 * PANEL, x + b * (GROUP / 4) * R, dots);
-    const F16 scale = load_f16(reinterpret_cast<const uint16_t*>(block));
-    const F16 offset = load_f16(reinterpret_cast<const uint16_t*>(block) + PANEL);
+  const int64_t blocks = piece.size / GROUP;
+  for (int64_t i = 0, b = 0; i < piece.count; i++) {
+    F16 acc[R][1];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) {
-      acc[r] = fma(to_float(dots[r]), scale, acc[r]);
-      acc[r] = fma(all(block_sums[r * block_stride + b]), offset, acc[r]);
+    for (int r = 0; r < R; r++) acc[r][0] = zero();
+    for (const int64_t end = b + blocks; b < end; b++) {
+      const uint8_t* block = panel + b * INT4_BLOCK;
+      fetch(ahead, b);
+      I16 dots[R];
+      dot_block<R>(block + 4 * PANEL, x + b * (GROUP / 4) * R, dots);
+      const F16 scale = load_f16(reinterpret_cast<const uint16_t*>(block));
+      const F16 offset = load_f16(reinterpret_cast<const uint16_t*>(block) + PANEL);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; r++) {
+        acc[r][0] = fma(to_float(dots[r]), scale, acc[r][0]);
+        acc[r][0] = fma(all(block_sums[r * block_stride + b]), offset, acc[r][0]);
+      }
     }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) acc[r][0] = mul(acc[r][0], all(row_scales[r]));
+    end_sums(acc, sums, piece, piece.segment + i);
   }
-  for (int r = 0; r < R; r++) store(sums + r * sum_stride, mul(acc[r], all(row_scales[r])));
 }
 
 static void int_product(Pool& pool, const Product& l) {
@@ -201,16 +206,18 @@ static void int_product(Pool& pool, const Product& l) {
   const int64_t depth = padded_in(w.format, w.in), stride = panel_bytes(w.format, w.in);
   const int64_t panels = num_panels(w.out, w.gated), blocks = depth / GROUP;
   const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
+  const Piece all_inputs{0, depth / w.segments, 0, w.segments, true, true};
+  const int64_t ticks = four ? blocks : w.segments * (all_inputs.size / 4 / STEPS_PER_TICK);
   const Quantized q = quantize_rows(pool, l);
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
-    const int64_t groups = num_groups(rows, INT_TILE), sum_stride = count * PANEL;
-    auto* sums = static_cast<float*>(pool.own_scratch(worker, (size_t)(ROW_BLOCK * UNIT * PANEL) * sizeof(float)));
+    const int64_t groups = num_groups(rows, INT_TILE);
+    auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)SUMS * sizeof(float)));
+    const Sums sums = sums_of(w, scratch, count);
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* scales = block.weight->scales + first_panel * PANEL;
-    const WeightSums* weight_sums = block.weight->sums + first_panel * PANEL;
-    const int64_t ticks = four ? blocks : depth / 4 / STEPS_PER_TICK;
+    const WeightSums* weight_sums = block.weight->sums + first_panel;
     for (int64_t p = 0; p < count; p++) {
       const uint8_t* panel = data + p * stride;
       for (int64_t g = 0; g < groups; g++) {
@@ -218,16 +225,16 @@ static void int_product(Pool& pool, const Product& l) {
         const int64_t row = block.first + group.start;
         const int32_t* x = q.x + row * (depth / 4);
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
-        float* out = sums + group.start * sum_stride + p * PANEL;
         // One panel after another is read from front to back, and hardware looks ahead: asking costs few rows a
         // quarter.
         const Ahead ahead = rows <= (four ? 1 : FEW) ? NOTHING : share_of(panel + stride, stride, ticks, groups, g);
         dispatch<1, INT_TILE>(group.size, [&](auto r) {
+          const Sums out = sums.at(group.start, p);
           if (four)
-            int4_tile<r.value>(x, panel, blocks, block_sums, blocks, q.scales + row, out, sum_stride, ahead);
+            int4_tile<r.value>(x, panel, block_sums, blocks, q.scales + row, all_inputs, out, ahead);
           else
-            int8_tile<r.value>(x, panel, depth / 4, scales + p * PANEL, weight_sums + p * PANEL, q.scales + row, out,
-                               sum_stride, ahead);
+            int8_tile<r.value>(x, panel, scales + p * PANEL, weight_sums + p, panels, q.scales + row, all_inputs, out,
+                               ahead);
         });
       }
     }

@@ -148,7 +148,7 @@ FLOVER_CLONES float int8_scale(const float* values, int64_t in) {
   return std::max(*std::max_element(largest, largest + 8) / 127, std::max(four[0], four[1]) / 253.9f);
 }
 
-FLOVER_CLONES WeightSums quantize_int8(const float* values, int64_t in, float scale, int8_t* out) {
+FLOVER_CLONES Magnitudes quantize_int8(const float* values, int64_t in, float scale, int8_t* out) {
   if (!(scale > 0)) return {};
   int32_t sum = 0, magnitudes = 0;
   for (int64_t k = 0; k < in; k++) {

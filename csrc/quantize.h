@@ -23,8 +23,11 @@ void quantize_int4(const float* values, Affine a, uint8_t* out);
 // (rounding all four up still leaves 255 at most).
 float int8_scale(const float* values, int64_t in);
 
-// values / scale, nearest even; returns the sums.
-WeightSums quantize_int8(const float* values, int64_t in, float scale, int8_t* out);
+// values / scale, nearest even; adds up those above 0 and those below, without their sign.
+struct Magnitudes {
+  int32_t positive, negative;
+};
+Magnitudes quantize_int8(const float* values, int64_t in, float scale, int8_t* out);
 
 // Every block of so many numbers times the Hadamard matrix and `factor`, in place.
 void rotate(float* values, int64_t count, int64_t rotation, float factor);

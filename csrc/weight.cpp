@@ -35,8 +35,8 @@ const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_
 
 }  // namespace
 
-PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated, int64_t rotation)
-    : format_(format), out_(out), in_(in), gated_(gated), rotation_(rotation) {
+PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated, int64_t rotation, int64_t segments)
+    : format_(format), out_(out), in_(in), gated_(gated), rotation_(rotation), segments_(segments) {
   if (out < 1 || in < 1) throw std::invalid_argument("a weight needs at least one input and one output");
   if (gated && out % 2) throw std::invalid_argument("a gated weight needs an even number of outputs");
   if (is_block(format) && in % block_format(format).inputs)
@@ -46,9 +46,13 @@ PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated, i
         "the inputs of a weight must be whole blocks of its rotation, a power of two up to 128");
   if (rotation > 1 && format != Format::int8 && format != Format::int4)
     throw std::invalid_argument("only weights in int8 and int4 are rotated");
+  if (segments < 1 || segments > MOST_SEGMENTS || (segments & (segments - 1)) ||
+      (segments > 1 && in % (segments * (format == Format::int8 ? 8 : step_of(format)))))
+    throw std::invalid_argument("the segments of a weight must be a power of two, of whole steps of its format");
   const int64_t panels = num_panels(out, gated);
   data_bytes_ = (size_t)(panels * panel_bytes(format, in));
-  bytes_ = data_bytes_ + (format == Format::int8 ? (size_t)(panels * PANEL) * (sizeof(float) + sizeof(WeightSums)) : 0);
+  if (format == Format::int8) bytes_ = (size_t)panels * (PANEL * sizeof(float) + (size_t)segments * sizeof(WeightSums));
+  bytes_ += data_bytes_;
   // Fresh from the system: zeros, aligned, and in large pages where there are any.
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) throw std::bad_alloc();
@@ -68,6 +72,7 @@ Weight PackedWeight::view() const {
       .out = out_,
       .in = in_,
       .rotation = rotation_,
+      .segments = segments_,
       .gated = gated_,
       .data = memory_,
       .scales = scales,
@@ -153,11 +158,15 @@ void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int
     case Format::int8: {
       const float scale = int8_scale(whole, width);
       std::vector<int8_t> q((size_t)padded_in(format_, in_));
-      const WeightSums sums = quantize_int8(values, in_, scale, q.data());
-      for (size_t k = 0; k < q.size(); k += 4) std::memcpy(data + (k * PANEL) + lane * 4, q.data() + k, 4);
+      const int64_t panels = num_panels(out_, gated_), inputs = in_ / segments_;
       const Weight mine = view();
+      for (int64_t s = 0; s < segments_; s++) {
+        const Magnitudes found = quantize_int8(values + s * inputs, inputs, scale, q.data() + s * inputs);
+        auto& sums = const_cast<WeightSums&>(mine.sums[s * panels + panel]);
+        sums.positive[lane] = found.positive, sums.negative[lane] = found.negative;
+      }
+      for (size_t k = 0; k < q.size(); k += 4) std::memcpy(data + (k * PANEL) + lane * 4, q.data() + k, 4);
       const_cast<float*>(mine.scales)[panel * PANEL + lane] = scale;
-      const_cast<WeightSums*>(mine.sums)[panel * PANEL + lane] = sums;
       break;
     }
     case Format::int4:

@@ -31,6 +31,8 @@ namespace flover {
 constexpr int64_t GROUP = 32;  // inputs that share a scale in int4
 constexpr int64_t INT4_BLOCK = 2 * 2 * PANEL + GROUP * PANEL / 2;
 constexpr int MOST_ROUNDS = 7;  // blocks of at most 128 inputs are rotated
+constexpr int MOST_LEVELS = 3;  // of the tree over segments
+constexpr int64_t MOST_SEGMENTS = 1 << MOST_LEVELS;
 
 // The rounds of additions that rotate a block.
 inline int rounds_of(int64_t rotation) { return __builtin_ctzll((unsigned long long)rotation); }
@@ -74,9 +76,9 @@ inline int64_t num_panels(int64_t out, bool gated) {
 // Memory of a packed weight. Rows are stored one after another or in any order; each is written exactly once.
 class PackedWeight {
  public:
-  // Throws std::invalid_argument for sizes below one, an odd gated output, inputs that are not whole blocks, or a
-  // rotation that is not of whole blocks, std::bad_alloc.
-  PackedWeight(Format format, int64_t out, int64_t in, bool gated, int64_t rotation);
+  // Throws std::invalid_argument for sizes below one, an odd gated output, inputs that are not whole blocks, a
+  // rotation that is not of whole blocks, or segments that are not of whole steps; std::bad_alloc.
+  PackedWeight(Format format, int64_t out, int64_t in, bool gated, int64_t rotation, int64_t segments);
   ~PackedWeight();
   PackedWeight(const PackedWeight&) = delete;
   PackedWeight& operator=(const PackedWeight&) = delete;
@@ -105,7 +107,7 @@ class PackedWeight {
   Format format_;
   int64_t out_, in_;
   bool gated_;
-  int64_t rotation_;
+  int64_t rotation_, segments_;
   std::vector<int32_t> order_;  // empty: as they come
   size_t bytes_ = 0;
   size_t data_bytes_ = 0;

@@ -63,6 +63,8 @@ INPUTS_TOGETHER: Mapping[WeightFormat, int] = {
 }
 """The quantized formats, and how many inputs in a row are quantized together."""
 LARGEST_ROTATION = 128
+MOST_SEGMENTS = 8
+"""Of a sum over inputs that ranks share; up to so many ranks compute the bits of one."""
 
 
 def rotation_of(weight_format: WeightFormat, inputs: int) -> int:
@@ -72,5 +74,21 @@ def rotation_of(weight_format: WeightFormat, inputs: int) -> int:
 
 
 def inputs_together(weight_format: WeightFormat, inputs: int) -> int:
-    """How many neighbouring inputs depend on each other, of so many in a row: ranks are cut between these."""
-    return max(INPUTS_TOGETHER.get(weight_format, 1), rotation_of(weight_format, inputs))
+    """How many neighbouring inputs depend on each other or lie together, of so many in a row: ranks are cut between
+    these."""
+    return max(
+        2 if weight_format in ("bfloat16", "float16") else INPUTS_TOGETHER.get(weight_format, 1),
+        rotation_of(weight_format, inputs),
+    )
+
+
+def segments_of(weight_format: WeightFormat, whole: int, inputs: int) -> int:
+    """How many segments a rank sums by itself, whose weight has `inputs` of the `whole` inputs of a matrix.
+
+    All inputs are cut into the largest number of segments of one length, a power of two up to 8, that leaves together
+    what belongs together. A rank whose part is not a power of two of these has one of its own.
+    """
+    together = inputs_together(weight_format, whole)
+    of_all = 1 if whole % together else math.gcd(whole // together, MOST_SEGMENTS)
+    own, rest = divmod(of_all * inputs, whole)
+    return own if rest == 0 and own.bit_count() == 1 else 1

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from support.thread_ranks import on_ranks
 
 from flover.config import EngineConfig
 from flover.memory.kvcache import KVCache
 from flover.model.batch import Batch
 from flover.model.load import LoadedModel, load_model
-from flover.ops import DType, Reduction
+from flover.ops import DType, Group
 from flover.ops.cpu import cpu_ops
 
 
@@ -97,44 +95,11 @@ def whole_logits(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
     return Driver(loaded).step({0: token_ids})[0]
 
 
-class Threads:
-    """One of several ranks that are threads of this process."""
-
-    def __init__(self, rank: int, shared: list[np.ndarray | None], barrier: threading.Barrier) -> None:
-        self.rank, self.size, self.local_size = rank, len(shared), len(shared)
-        self._shared, self._barrier = shared, barrier
-
-    def all_reduce(self, reduction: Reduction, x: np.ndarray) -> None:
-        x[:] = (np.sum if reduction == "sum" else np.max)(self._everybody(x), axis=0)
-
-    def gather(self, x: np.ndarray, widths: Sequence[int]) -> np.ndarray | None:
-        parts = [part[:, :width] for part, width in zip(self._everybody(x), widths, strict=True)]
-        return np.concatenate(parts, axis=1) if self.rank == 0 else None
-
-    def least(self, value: int) -> int:
-        return min(int(part) for part in self._everybody(np.array(value)))
-
-    def formed(self) -> None:
-        self._barrier.wait(60)
-
-    def _everybody(self, x: np.ndarray) -> list[np.ndarray]:
-        self._shared[self.rank] = x.copy()
-        self._barrier.wait(60)
-        parts = [part for part in self._shared if part is not None]
-        self._barrier.wait(60)
-        return parts
-
-
 def logits_of_ranks(path: Path, token_ids: list[int], size: int = 2, **settings: Any) -> torch.Tensor:
     """The same as `whole_logits` by tensor parallel, with threads as ranks; `settings` are those of the engine."""
-    shared: list[np.ndarray | None] = [None] * size
-    barrier = threading.Barrier(size)
     config = EngineConfig(model=str(path), tensor_parallel_size=size, **settings)
 
-    def run(rank: int) -> dict[int, torch.Tensor]:
-        ops = cpu_ops("auto", 1, Threads(rank, shared, barrier))
-        return Driver(load_model(config, ops, lambda done, total: None)).step({0: token_ids})
+    def run(group: Group) -> dict[int, torch.Tensor]:
+        return Driver(load_model(config, cpu_ops("auto", 1, group), lambda done, total: None)).step({0: token_ids})
 
-    with ThreadPoolExecutor(size) as pool:
-        first, *_ = pool.map(run, range(size))
-    return first[0]
+    return on_ranks(size, run)[0][0]

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from flover_benchmarks.kernels.blocks import HALVES, random_blocks
+from support.thread_ranks import on_ranks
 
 from flover.errors import InvariantError, ModelError
-from flover.ops import BLOCKS, Alone, Ops, Part, WeightFormat
+from flover.ops import BLOCKS, Group, HostArray, Ops, Part, Reduction, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_sizes import BYTES_PER_WEIGHT
 from flover.ops.cpu_weight import JoinedWeight, PackedWeight
@@ -191,24 +192,26 @@ def test_what_is_not_a_number_stays_in_its_row(weight_format: WeightFormat, pois
         assert np.array_equal(np.delete(found, 7, 0), np.delete(clean, 7, 0))
 
 
-class Unasked(Alone):
-    """Another rank exists, and is never asked."""
+def test_parts_ask_for_no_scale_and_add_up() -> None:
+    blocks, x, cuts = raw("q4_0"), activations(9), (0, 256, 352, INPUTS)
 
-    size = 2
-
-    def all_reduce(self, reduction: str, x: object) -> None:
-        raise AssertionError
-
-
-def test_parts_need_no_other_rank_and_add_up() -> None:
-    blocks, x = raw("q4_0"), activations(9)
-    ops, total = cpu_ops(ISAS[0], 1, Unasked()), np.zeros((9, OUTPUTS), dtype=np.float32)
-    for first, last in ((0, 256), (256, 352), (352, INPUTS)):
+    def compute(group: Group) -> Floats:
+        first, last = cuts[group.rank : group.rank + 2]
         part = PackedWeight((OUTPUTS, last - first), "q4_0", False, Part(first, INPUTS))
         part.store_blocks(0, blocks)
-        total += ops.linear(np.ascontiguousarray(x[:, first:last]), part, None, None)
-    whole = ops.linear(x, packed("q4_0", blocks), None, None)
-    np.testing.assert_allclose(total, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
+        reduce = group.all_reduce
+
+        def only_sums(reduction: Reduction, mine: HostArray) -> None:
+            assert reduction == "sum"
+            reduce(reduction, mine)
+
+        group.all_reduce = only_sums  # type: ignore[method-assign]
+        found: Floats = cpu_ops(ISAS[0], 1, group).linear(np.ascontiguousarray(x[:, first:last]), part, None, None)
+        return found
+
+    whole = ops_of(ISAS[0], 1).linear(x, packed("q4_0", blocks), None, None)
+    for total in on_ranks(3, compute):
+        np.testing.assert_allclose(total, whole, rtol=0, atol=1e-5 * np.abs(whole).max())
 
 
 def test_joined_weights_give_the_outputs_of_their_members() -> None:

@@ -7,14 +7,13 @@ import functools
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 from flover_benchmarks.kernels.blocks import random_blocks
+from support.thread_ranks import on_ranks
 
 from flover.errors import InvariantError
-from flover.ops import BLOCKS, Alone, Experts, HostArray, Ops, Part, Reduction, Routing, WeightFormat
+from flover.ops import BLOCKS, Experts, Group, Ops, Part, Routing, WeightFormat
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import NUMBERS, PackedWeight
-from ops.rotation import rotated
 
 Floats = npt.NDArray[np.float32]
 ISAS = instruction_sets()
@@ -109,37 +108,30 @@ def test_no_other_expert_is_touched(isa: str) -> None:
     assert len(ops_of(isa, 2).experts(x[:0], scores[:0], Experts(up, down), ROUTING, "silu")) == 0
 
 
-class OneOf(Alone):
-    """A rank that is told the maximum over all ranks, of the rotated inner width of each expert."""
-
-    found: HostArray
-
-    def all_reduce(self, reduction: Reduction, x: HostArray) -> None:
-        assert reduction == "max" and x.shape == self.found.shape and (x <= self.found).all()
-        x[:] = self.found
-
-
 @pytest.mark.parametrize("kept", NUMBERS)
-def test_ranks_with_a_part_of_every_expert_add_up_to_the_whole(kept: WeightFormat) -> None:
-    x, scores, half = normal(11, 13, HIDDEN), scores_of(13), INNER // 2
-    plain_up = [normal(expert, 2 * INNER, HIDDEN) / 16 for expert in range(COUNT)]
-    plain_down = [normal(50 + expert, HIDDEN, INNER) / 16 for expert in range(COUNT)]
-    ops = ops_of(ISAS[0], 2)
-    whole = ops.experts(x, scores, Experts(*matrices(kept)), ROUTING, "silu")
-    chosen = (-scores).argsort(1, kind="stable")[:, : ROUTING.top_k]
-    group, total = OneOf(), np.zeros_like(whole)
-    inner = [ops.linear(x, weight, None, "silu") for weight in matrices(kept)[0]]
-    inputs = torch.from_numpy(np.array([[inner[e][row] for e in own] for row, own in enumerate(chosen)]))
-    group.found = rotated(inputs).abs().amax(-1).numpy()
-    for rank in range(2):
-        rows = np.r_[rank * half : (rank + 1) * half, INNER + rank * half : INNER + (rank + 1) * half]
-        up = [PackedWeight((INNER, HIDDEN), kept, True) for _ in range(COUNT)]
-        down = [PackedWeight((HIDDEN, half), kept, False, Part(rank * half, INNER)) for _ in range(COUNT)]
+def test_ranks_with_a_part_of_every_expert_give_the_bits_of_one(kept: WeightFormat) -> None:
+    """With biases, which are added once."""
+    hidden, inner = 32, 4 * 128
+    x, scores = normal(11, 13, hidden), scores_of(13)
+    plain_up = [normal(expert, 2 * inner, hidden) / 16 for expert in range(COUNT)]
+    plain_down = [normal(50 + expert, hidden, inner) / 16 for expert in range(COUNT)]
+    up_bias, down_bias = normal(90, COUNT, 2 * inner), normal(91, COUNT, hidden)
+
+    def compute(group: Group) -> Floats:
+        own, first = inner // group.size, inner // group.size * group.rank
+        rows = np.r_[first : first + own, inner + first : inner + first + own]
+        up = [PackedWeight((2 * own, hidden), kept, True) for _ in range(COUNT)]
+        down = [PackedWeight((hidden, own), kept, False, Part(first, inner)) for _ in range(COUNT)]
         for expert in range(COUNT):
             up[expert].store(0, plain_up[expert][rows])
             down[expert].store(0, plain_down[expert])
-        total += cpu_ops(ISAS[0], 2, group).experts(x, scores, Experts(up, down), ROUTING, "silu")
-    assert np.abs(total - whole).max() < 1e-5 * np.abs(whole).max()
+        experts = Experts(up, down, list(up_bias[:, rows]), list(down_bias))
+        found: Floats = cpu_ops(ISAS[0], 1, group).experts(x, scores, experts, ROUTING, "silu")
+        return found
+
+    (whole,) = on_ranks(1, compute)
+    for size in (2, 4):
+        assert all(np.array_equal(found, whole) for found in on_ranks(size, compute))
 
 
 def test_what_does_not_fit_is_refused() -> None:

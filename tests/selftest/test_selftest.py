@@ -20,17 +20,17 @@ from flover.engine.scheduler import Scheduler
 from flover.errors import InvariantError
 from flover.executor import cpu
 from flover.model.sampling import sampler
-from flover.ops import Ops
+from flover.ops import Ops, cpu_weight
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import PackedWeight
 from flover.request import TokenLogprobs
 from flover.selftest.arrange import open_engine, run_cell
-from flover.selftest.invariance import check_cells
+from flover.selftest.invariance import check_cells, without_ranks
 from flover.selftest.matrix import FORMATS, Cell, Space, all_cells, baseline, few_cells
 from flover.selftest.probes import Answer, difference, make_probes
 
 ISAS = tuple(instruction_sets())
-SMALL = Space(isa=ISAS, page_size=(16, 5), batch=(1, 3), chunk=(0, 5))
+SMALL = Space(isa=ISAS, page_size=(16, 5), ranks=(1,), batch=(1, 3), chunk=(0, 5))
 PLAIN = baseline(SMALL)
 HARD = [
     dataclasses.replace(PLAIN, threads=2, warm=True, batch=7, chunk=5),
@@ -71,6 +71,7 @@ def test_every_change_alone_and_every_two_together(llama: str, name: str) -> Non
 
 def test_the_command_says_that_all_is_equal(capsys: pytest.CaptureFixture[str]) -> None:
     narrow = ["--block-size", "16", "--num-threads", "1", "--max-num-seqs", "2", "--cpu-isa", ISAS[0]]
+    narrow += ["--tensor-parallel-size", "1"]
     assert main(["selftest", "invariance", "--formats", "bfloat16", "int8-cache", *narrow]) == 0
     out = capsys.readouterr().out
     facts = json.loads(out.splitlines()[-1])
@@ -120,7 +121,7 @@ PLANTS: dict[str, tuple[Callable[..., Ops], Callable[[Cell], bool]]] = {
 def test_a_planted_dependence_is_found_where_it_is(monkeypatch: pytest.MonkeyPatch, llama: str, name: str) -> None:
     broken, seen = PLANTS[name]
     monkeypatch.setattr(cpu, "cpu_ops", broken)
-    space = Space(isa=ISAS, page_size=(16,), warm=(False,), preempted=(False,), batch=(1, 7), chunk=(0, 5))
+    space = Space(isa=ISAS, page_size=(16,), ranks=(1,), warm=(False,), preempted=(False,), batch=(1, 7), chunk=(0, 5))
     cells = few_cells(space)
     found = differences(EngineConfig(model=llama), space, cells)
     assert found.keys() == {cell for cell in cells if seen(cell)}
@@ -132,6 +133,7 @@ def test_the_command_reports_a_planted_batch_dependent_sum(
 ) -> None:
     monkeypatch.setattr(cpu, "cpu_ops", PLANTS["number-of-rows"][0])
     narrow = ["--block-size", "16", "--num-threads", "1", "--max-num-seqs", "7", "--cpu-isa", ISAS[0]]
+    narrow += ["--tensor-parallel-size", "1"]
     assert main(["selftest", "invariance", llama, *narrow]) == 1
     out = capsys.readouterr().out
     facts = json.loads(out.splitlines()[-1])
@@ -140,6 +142,24 @@ def test_the_command_reports_a_planted_batch_dependent_sum(
     assert 0 < len(results["unequal"]) < results["cells"]
     assert "≠ batch 7" in out
     assert "log-probability of" in out
+
+
+def test_a_sum_that_is_cut_where_ranks_are_is_found(monkeypatch: pytest.MonkeyPatch, llama: str) -> None:
+    """With rank 1 in a process of its own."""
+    space = dataclasses.replace(SMALL, isa=ISAS[:1], threads=(1,), page_size=(16,), ranks=(1, 2), chunk=(0,))
+    plain, config = baseline(space), EngineConfig(model=llama)
+    shared = dataclasses.replace(plain, ranks=2)
+    assert differences(config, space, [plain, shared, dataclasses.replace(shared, batch=3)]) == {}
+    monkeypatch.setattr(cpu_weight, "segments_of", lambda weight_format, whole, inputs: 1)
+    assert differences(config, space, [plain, shared]).keys() == {shared}
+
+
+def test_ranks_that_cannot_share_a_model_are_named(llama: str) -> None:
+    assert without_ranks(Space(isa=ISAS), EngineConfig(model=llama))[0].ranks == (1, 2, 4)
+    space, reasons = without_ranks(Space(isa=ISAS), EngineConfig(model=llama, quantization="int8"))
+    assert space.ranks == (1,) and [reason[:26] for reason in reasons] == [
+        f"--tensor-parallel-size {n} c" for n in (2, 4)
+    ]
 
 
 def test_a_draw_that_depends_on_the_company_is_found(monkeypatch: pytest.MonkeyPatch, llama: str) -> None:
@@ -217,8 +237,8 @@ def test_few_cells_have_every_value_alone_and_every_pair() -> None:
 
 def test_all_cells_come_engine_by_engine() -> None:
     cells = all_cells(Space(isa=("fast", "slow")))
-    assert len(set(cells)) == len(cells) == 2 * 2 * 3 * 2 * 2 * 7 * 4
-    assert len(list(itertools.groupby(cells, key=lambda cell: cell.engine))) == 12
+    assert len(set(cells)) == len(cells) == 2 * 2 * 3 * 3 * 2 * 2 * 7 * 4
+    assert len(list(itertools.groupby(cells, key=lambda cell: cell.engine))) == 36
     assert len(list(itertools.groupby(few_cells(Space(isa=("fast", "slow"))), key=lambda cell: cell.engine))) <= 12
 
 

@@ -74,7 +74,8 @@ class ExpertBench:
             kept.append(np.empty(shape, dtype=np.float32))
             return kept[-1]
 
-        recorder = ExpertOps(kernels.append, new, lambda array: array, lambda x, parts, rotation: x)
+        alone = lambda x, parts, rotation: x, lambda reduction, x: None  # no other rank
+        recorder = ExpertOps(kernels.append, new, lambda array: array, *alone)
         x = np.random.default_rng(1).standard_normal((len(scores), self.config.hidden_size), dtype=np.float32)
         recorder.run(x, scores, Experts(self._up, self._down), self.experts.routing, self.config.activation)
         return keeping((x, scores, kept), lambda: _run_all(ops, kernels))

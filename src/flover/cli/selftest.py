@@ -39,17 +39,17 @@ def add(commands: Any) -> Parser:
     kinds = parser.with_commands("TEST", "tests")
     invariance = kinds.add_parser(
         "invariance",
-        help="the same bits alone and with any batch, chunks, pages, preemption, thread count, instruction set",
+        help="the same bits alone and with any batch, chunks, pages, preemption, threads, ranks, instruction set",
         description="Run requests alone and then under every combination of a matrix, and compare tokens and "
         "log-probabilities bit for bit. Exit code 0 if all are equal, 1 if not. --cpu-isa, --num-threads, "
-        "--block-size and --max-num-seqs narrow the matrix to that value.",
+        "--block-size, --tensor-parallel-size and --max-num-seqs narrow the matrix to that value.",
     )
     add_model(invariance)
     group = invariance.add_argument_group("matrix")
     group.add_argument(
         "--full",
         action="store_true",
-        help="test every cell; by default every value alone and every pair of values, in about forty cells",
+        help="test every cell; by default every value alone and every pair of values, in about fifty cells",
     )
     group.add_argument(
         "--formats",
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flover.ops.cpu import instruction_sets
-    from flover.selftest.invariance import restricted
+    from flover.selftest.invariance import restricted, without_ranks
     from flover.selftest.report import json_line, legend, matrix
 
     resolve_model(args)
@@ -81,8 +81,11 @@ def run(args: argparse.Namespace) -> int:
     console, started = Console(highlight=False), time.perf_counter()
     results: dict[str, list[Finding]] = {}
     for name, chosen in _formats(config, args.formats, asked).items():
-        results[name] = _check(chosen, space, args.full, name)
-        console.print(matrix(f"{config.model}, {name}", space, results[name]))
+        own, reasons = without_ranks(space, chosen)
+        results[name] = _check(chosen, own, args.full, name)
+        console.print(matrix(f"{config.model}, {name}", own, results[name]))
+        for reason in reasons:
+            console.print(f"not tried: {reason}", style="yellow", soft_wrap=True)
         _show_differences(console, results[name])
     console.print(legend(space))
     seconds = time.perf_counter() - started

@@ -192,24 +192,24 @@ class _Layer:
         attended = self._attention(normed, step, pages)
         match self.config.residual:
             case "sequential":
-                normed, hidden = self._norm("mlp_norm", ops.all_reduce(attended), hidden)
-                return ops.all_reduce(self._feed_forward(normed, step)), hidden
-            case "sandwich":
-                attended = self._post_norm("attention_post_norm", ops.all_reduce(attended))
                 normed, hidden = self._norm("mlp_norm", attended, hidden)
-                return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(normed, step))), hidden
+                return self._feed_forward(normed, step), hidden
+            case "sandwich":
+                attended = self._post_norm("attention_post_norm", attended)
+                normed, hidden = self._norm("mlp_norm", attended, hidden)
+                return self._post_norm("mlp_post_norm", self._feed_forward(normed, step)), hidden
             case "parallel":
                 normed, hidden = self._norm("mlp_norm", None, hidden)
-                return ops.all_reduce(ops.add(self._feed_forward(normed, step), attended)), hidden
+                return ops.add(self._feed_forward(normed, step), attended), hidden
             case _:  # parallel_shared_norm
-                return ops.all_reduce(ops.add(self._feed_forward(normed, step), attended)), hidden
+                return ops.add(self._feed_forward(normed, step), attended), hidden
 
     def _forward_post_norm(self, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
         """The same where the residual stream itself is read."""
         ops = self.ops
-        attended = ops.all_reduce(self._attention(hidden, step, pages))
+        attended = self._attention(hidden, step, pages)
         hidden = ops.add(hidden, self._post_norm("attention_post_norm", attended))
-        return self._post_norm("mlp_post_norm", ops.all_reduce(self._feed_forward(hidden, step))), hidden
+        return self._post_norm("mlp_post_norm", self._feed_forward(hidden, step)), hidden
 
     def _attention(self, x: Array, step: _ForwardInputs, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors

@@ -2,8 +2,8 @@
 
 Attention heads and the feed-forward block's inner width are dealt out evenly: the linears that make them are cut by
 rows, those that read them by columns, and what the latter give is summed over the ranks (Shoeybi et al., Megatron-LM,
-arXiv:1909.08053). With fewer key/value heads than ranks, ranks share a head. Embedding and output projection are cut by
-tokens of the vocabulary.
+arXiv:1909.08053), as a tree that is the same for one rank and for several (docs/distributed.md). With fewer key/value
+heads than ranks, ranks share a head. Embedding and output projection are cut by tokens of the vocabulary.
 """
 
 from __future__ import annotations
@@ -111,10 +111,13 @@ class Shard:
     def cut(self, name: str, shape: tuple[int, ...], whole: ModelConfig) -> Cut:
         """What this rank keeps of the weight `name` of this shape (`parameter_shapes`)."""
         everything = Span(0, shape[0], 0)
+        module, _, kind = name.rpartition(".")
+        last = module.split(".")[-1]
+        if last in ("out", "down") and kind == "weight":
+            return Cut((everything,), Part(self.rank * (shape[1] // self.size), shape[1]))
         if self.size == 1:
             return Cut((everything,))
-        module, _, kind = name.rpartition(".")
-        match module.split(".")[-1]:
+        match last:
             case "qkv":
                 return Cut(self._heads(whole))
             case "sinks":
@@ -122,11 +125,6 @@ class Shard:
                 return Cut((Span(heads.start, heads.stop, 0),))
             case "up":
                 return Cut(self._inner(shape[0], 2 if whole.gated else 1))
-            case "out" | "down":
-                if kind == "bias":  # added once
-                    return Cut((everything,) if self.rank == 0 else ())
-                width = shape[1]
-                return Cut((everything,), Part(self.rank * (width // self.size), width))
             case "embed" | "head":
                 return Cut((Span(*self.tokens(whole.vocab_size), 0),))
             case _:

@@ -28,7 +28,8 @@ DTYPE_BYTES: Mapping[DType, int] = {"float32": 4, "bfloat16": 2, "float16": 2, "
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a weight's columns lie in a wider matrix that ranks share: from `start` on, of `whole` in all."""
+    """Where a weight's columns lie in a matrix whose columns ranks share: from `start` on, of `whole` in all. A single
+    rank has all of them, and computes the sum over them as several do (`weight_formats.segments_of`)."""
 
     start: int
     whole: int
@@ -256,13 +257,12 @@ class Ops:
     linear: Callable[[Array, Weight, Array | None, str | None], Array]
     """(x [T, I], weight [O, I], bias [O] or None, kind) -> [T, O] after the activation of that kind (silu, gelu,
     gelu_tanh, relu, relu2, quick_gelu; None: as it is); a gated weight gives kind(gate) * up [T, O / 2], or swiglu_oai:
-    (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of
-    a wider weight, x is the same part of wider rows: all ranks join in, and what they get adds up to what the whole
-    weight gives"""
+    (min(max(up, -7), 7) + 1) * quick_gelu(min(gate, 7)). With a part of a wider weight, x is that part of wider rows
+    and the kind None: all ranks join in, and each gets what the whole weight gives"""
     experts: Callable[[Array, Array, Experts, Routing, str], Array]
     """(x [T, H], the router's scores [T, E], experts, routing, kind) -> [T, H]: what a token's experts give it, with
-    weights, added in the order of their scores (Shazeer et al., arXiv:1701.06538). With parts of wider `down` weights,
-    what all ranks get adds up to what the whole gives"""
+    weights, added in the order of their scores (Shazeer et al., arXiv:1701.06538). With parts of wider `down` weights
+    all ranks join in, and each gets what the whole gives"""
     add_gated: Callable[[Array, Array, Array], Array]
     """(x [T, H], y [T, H], gate [T, 1]) -> x + sigmoid(gate) * y"""
     angles: Callable[[Array, Array, float], tuple[Array, Array]]

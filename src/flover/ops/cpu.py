@@ -19,6 +19,7 @@ from flover.errors import ConfigError, InvariantError
 from flover.ops import ONE_SCALE, Alone, Array, Group, Ops, Pages, RaggedBatch, Reduction
 from flover.ops.cpu_adapters import CpuAdapters
 from flover.ops.cpu_experts import ExpertOps
+from flover.ops.cpu_isa import instruction_sets as instruction_sets
 from flover.ops.cpu_layout import (
     ACTIVATIONS,
     AttentionPlan,
@@ -34,14 +35,6 @@ from flover.ops.cpu_sampling import argmax, logsumexp, sample
 from flover.ops.cpu_weight import CpuWeight, JoinedWeight, PackedWeight, members_of
 
 
-def instruction_sets() -> list[str]:
-    """What was compiled and this machine can run, the fastest first. Raises `ConfigError` if there is none."""
-    sets = _cpu.instruction_sets()
-    if not sets:
-        raise ConfigError("the kernels were compiled for another machine: install Flover again on this one")
-    return sets
-
-
 class CpuOps:
     """The table's functions, for one instruction set and one pool of threads."""
 
@@ -53,7 +46,7 @@ class CpuOps:
         self.runner = _cpu.KernelRunner(known[0] if isa == "auto" else isa, num_threads)
         self.group = group or Alone()
         self._recorder: ProgramRecorder | None = None  # takes the operations instead of the runner
-        self.experts = ExpertOps(self._run, self._new, self._constant, self._absmax_of_all)
+        self.experts = ExpertOps(self._run, self._new, self._constant, self._absmax_of_all, self._all_reduce)
         self.adapters = CpuAdapters(self._run, self._new, self._constant, self.linear)
 
     def embed(self, ids: Array, table: PackedWeight, factor: float) -> Array:
@@ -121,17 +114,20 @@ class CpuOps:
         out_size, in_size = weight.shape
         if x.shape[1] != in_size:
             raise InvariantError(f"x has {x.shape[1]} columns, the weight {in_size} inputs")
-        gated = isinstance(weight, PackedWeight) and weight.gated
+        members, gated = members_of(weight), isinstance(weight, PackedWeight) and weight.gated
+        shared = members[0][0].shared
+        if shared and (gated or kind is not None or added[0]):
+            raise InvariantError("what ranks give is added up before anything is done with it")
         y = self._new(x.shape[0], out_size // 2 if gated else out_size)
-        for member, column in members_of(weight):
-            absmax = self._absmax_of_all(x, 1, member.rotation) if member.part and member.format in ONE_SCALE else None
+        for member, column in members:
+            absmax = self._absmax_of_all(x, 1, member.rotation) if shared and member.format in ONE_SCALE else None
             self._run(
                 _cpu.Linear(
                     weight=member.data,
                     x=floats(x),
                     rows=x.shape[0],
                     absmax=floats(absmax),
-                    bias=floats(bias),
+                    bias=floats(None if shared else bias),
                     added=added[0],
                     adds=added[1],
                     added_stride=out_size,
@@ -141,6 +137,9 @@ class CpuOps:
                     column=column,
                 )
             )
+        if shared:
+            self._all_reduce("sum", y)
+            return y if bias is None else self.add(y, bias)
         return y
 
     def _absmax_of_all(self, x: Array, parts: int, rotation: int) -> Array:
@@ -241,10 +240,10 @@ class CpuOps:
         return y
 
     def add(self, x: Array, y: Array) -> Array:
-        """x + y."""
-        rows, size = x.shape
+        """x + y, which may be one row for all."""
+        (rows, size), stride = x.shape, x.shape[1] if y.ndim == 2 else 0
         total = self._new(rows, size)
-        self._run(_cpu.Add(a=floats(x), b=floats(y), rows=rows, size=size, y=floats(total)))
+        self._run(_cpu.Add(a=floats(x), b=floats(y), rows=rows, size=size, b_stride=stride, y=floats(total)))
         return total
 
     def softcap(self, x: Array, cap: float) -> Array:

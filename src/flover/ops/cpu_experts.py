@@ -9,15 +9,15 @@ import numpy as np
 
 from flover import _cpu
 from flover.errors import InvariantError
-from flover.ops import ONE_SCALE, Array, Experts, Routing
+from flover.ops import ONE_SCALE, Array, Experts, Reduction, Routing
 from flover.ops.cpu_layout import ACTIVATIONS, address, floats
 from flover.ops.cpu_weight import PackedWeight
 
 
 class ExpertOps:
     """The operations of the table that layers with experts add. `run` computes an operation, `new` makes an array of
-    float32, `constant` keeps one for as long as the operations that read it, and `absmax_of_all` gives the largest
-    magnitudes of the parts of rows, rotated, over all ranks."""
+    float32, `constant` keeps one for as long as the operations that read it, `absmax_of_all` gives the largest
+    magnitudes of the parts of rows, rotated, over all ranks, and `all_reduce` reduces an array over them."""
 
     def __init__(
         self,
@@ -25,11 +25,13 @@ class ExpertOps:
         new: Callable[..., Array],
         constant: Callable[[Array], Array],
         absmax_of_all: Callable[[Array, int, int], Array],
+        all_reduce: Callable[[Reduction, Array], None],
     ) -> None:
         self._run = run
         self._new = new
         self._constant = constant
         self._absmax_of_all = absmax_of_all
+        self._all_reduce = all_reduce
 
     def run(
         self,
@@ -56,20 +58,35 @@ class ExpertOps:
                 weights=floats(weights),
             )
         )
-        inner = self._linear(x, up, experts.up_bias, ids, kind, input_each=False)
-        y = self._linear(inner, down, experts.down_bias, ids, None, input_each=True)
+        inner = self._linear(x, up, self._biases(experts.up_bias), ids, kind, input_each=False)
+        y = self._linear(inner, down, None, ids, None, input_each=True)
+        if down[0].shared:  # before the weights: sums of products are not products of sums to the last bit
+            self._all_reduce("sum", y)
         size = y.shape[1] // chosen
         total = self._new(rows, size)
         self._run(
-            _cpu.ExpertSum(x=floats(y), weights=floats(weights), rows=rows, chosen=chosen, size=size, y=floats(total))
+            _cpu.ExpertSum(
+                x=floats(y),
+                weights=floats(weights),
+                rows=rows,
+                chosen=chosen,
+                size=size,
+                ids=address(ids),
+                bias=floats(self._biases(experts.down_bias)),
+                y=floats(total),
+            )
         )
         return total
+
+    def _biases(self, each: Sequence[Array]) -> Array | None:
+        """Those of all experts in one array."""
+        return self._constant(np.stack(each)) if each else None
 
     def _linear(
         self,
         x: Array,
         weights: Sequence[PackedWeight],
-        biases: Sequence[Array],
+        bias: Array | None,
         ids: Array,
         kind: str | None,
         *,
@@ -81,8 +98,7 @@ class ExpertOps:
         alike = {(weight.shape, weight.format, weight.gated, weight.part) for weight in weights}
         if len(alike) > 1 or x.shape[1] != in_size * (chosen if input_each else 1):
             raise InvariantError(f"experts of shapes and formats {alike} do not take inputs of {x.shape[1]}")
-        absmax = self._absmax_of_all(x, chosen, first.rotation) if first.part and first.format in ONE_SCALE else None
-        bias = self._constant(np.stack(biases)) if biases else None
+        absmax = self._absmax_of_all(x, chosen, first.rotation) if first.shared and first.format in ONE_SCALE else None
         y = self._new(x.shape[0], chosen * (out_size // 2 if first.gated else out_size))
         self._run(
             _cpu.ExpertLinear(

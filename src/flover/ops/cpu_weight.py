@@ -11,7 +11,7 @@ from flover import _cpu
 from flover.errors import InvariantError, ModelError
 from flover.ops import BLOCKS, Part, WeightFormat, joined
 from flover.ops.cpu_layout import address, floats
-from flover.weight_formats import inputs_together, rotation_of
+from flover.weight_formats import inputs_together, rotation_of, segments_of
 
 NUMBERS: dict[WeightFormat, int] = {"float32": 0, "bfloat16": 1, "float16": 2, "int8": 3, "int4": 4}
 """Formats that float32 numbers are stored to."""
@@ -21,7 +21,7 @@ FORMATS: dict[WeightFormat, int] = {name: index for index, name in enumerate(get
 class PackedWeight:
     """A matrix in panels of 16 outputs (csrc/weight.h)."""
 
-    __slots__ = ("_order", "data", "format", "gated", "part", "rotation", "shape")
+    __slots__ = ("_order", "data", "format", "gated", "part", "rotation", "shape", "shared")
 
     def __init__(
         self, shape: tuple[int, int], weight_format: WeightFormat, gated: bool, part: Part | None = None
@@ -35,11 +35,13 @@ class PackedWeight:
             raise InvariantError(f"{weight_format} cannot be cut to {shape[1]} columns from {part.start} on")
         self.shape = shape
         self.part = part
+        self.shared = part is not None and part.whole > shape[1]
         self.format = weight_format
         self.gated = gated
         self.rotation = rotation_of(weight_format, part.whole if part else shape[1])
         self._order: tuple[npt.NDArray[np.int32] | None] | None = None
-        self.data = _cpu.PackedWeight(FORMATS[weight_format], *shape, gated, self.rotation)
+        segments = segments_of(weight_format, part.whole, shape[1]) if part else 1
+        self.data = _cpu.PackedWeight(FORMATS[weight_format], *shape, gated, self.rotation, segments)
 
     @property
     def num_bytes(self) -> int:
@@ -79,7 +81,7 @@ class PackedWeight:
         """The order of the inputs in all rows: that of the first ones that are stored."""
         if self._order is None:
             if order is not None:
-                if self.part or self.format == "fp8_e4m3":
+                if self.shared or self.format == "fp8_e4m3":
                     raise ModelError("its inputs are in another order (g_idx), so ranks cannot share its columns")
                 kept = np.ascontiguousarray(order, dtype=np.int32)
                 self.data.set_order(address(kept))

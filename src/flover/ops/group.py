@@ -26,7 +26,8 @@ class Group(Protocol):
         ...
 
     def all_reduce(self, reduction: Reduction, x: Array) -> None:
-        """Put the sum or the maximum over all ranks of each number into `x`; every rank gets the same bits."""
+        """Put the sum (`tree_sum`) or the maximum over all ranks of each number into `x`; every rank gets the same
+        bits."""
         ...
 
     def gather(self, x: Array, widths: Sequence[int]) -> Array | None:
@@ -42,6 +43,16 @@ class Group(Protocol):
         """Every rank has loaded and warmed up: from now on a rank that does not answer is treated as failed after the
         timeout of collectives, and not after that of forming the group."""
         ...
+
+
+def tree_sum(parts: Sequence[Array]) -> Array:
+    """The sum of one part or more as a binary tree over neighbours, ((0 + 1) + (2 + 3)) + …: where each part is such a
+    sum itself, over as many terms (a power of two) as the others, it is the tree over all terms."""
+    level = list(parts)
+    while len(level) > 1:
+        pairs = [one + other for one, other in zip(level[::2], level[1::2], strict=False)]
+        level = pairs + level[2 * len(pairs) :]
+    return level[0]
 
 
 class Alone:

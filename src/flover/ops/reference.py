@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from flover.errors import ConfigError, InvariantError
 from flover.ops import Experts, Ops, Pages, Part, Routing, WeightFormat
 from flover.ops.adapters import AdapterPart
+from flover.ops.group import tree_sum
 from flover.ops.order import argmax, logsumexp
 from flover.ops.paged_attention import attention, plan_attention, tensor_pages
 from flover.ops.sampling import sample
+from flover.weight_formats import segments_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,6 +31,7 @@ class PlainWeight:
     data: Tensor  # [out, in]
     gated: bool = False
     part: Part | None = None
+    segments: int = 1  # of equally many inputs, each summed by itself
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -54,7 +57,8 @@ def new_weight(
     """Room for a float matrix. Raises `ConfigError` for quantized formats, which plain torch has no meaning for."""
     if weight_format not in _DTYPES:
         raise ConfigError(f"the reference operations have no {weight_format} weights")
-    return PlainWeight(torch.zeros(shape, dtype=_DTYPES[weight_format]), gated, part)
+    segments = segments_of(weight_format, part.whole, shape[1]) if part else 1
+    return PlainWeight(torch.zeros(shape, dtype=_DTYPES[weight_format]), gated, part, segments)
 
 
 def page_shapes(
@@ -102,7 +106,7 @@ def _rms(x: Tensor, eps: float) -> Tensor:
 def linear(x: Tensor, weight: PlainWeight, bias: Tensor | None, kind: str | None) -> Tensor:
     """x times the weight's transpose, plus the bias, activated; gated: the first half, activated, times the second
     half (Shazeer, 2020)."""
-    return _activated(F.linear(x, weight.data, bias), weight, kind)
+    return _activated(_product(x, weight, bias), weight, kind)
 
 
 def _activated(y: Tensor, weight: PlainWeight, kind: str | None) -> Tensor:
@@ -136,12 +140,21 @@ class Adapters:
         self, x: Tensor, weight: PlainWeight, bias: Tensor | None, kind: str | None, table: PlainTable, slots: Tensor
     ) -> Tensor:
         """up · (down · x) is added before the activation."""
-        y = F.linear(x, weight.data, bias)
+        y = _product(x, weight, bias)
         for row, slot in enumerate(slots.tolist()):
             for part in table.slots[slot] if slot >= 0 else ():
                 down, up = torch.from_numpy(part.down), torch.from_numpy(part.up)
                 y[row, part.first : part.first + len(up)] += (up @ (down @ x[row].float())).to(y.dtype)
         return _activated(y, weight, kind)
+
+
+def _product(x: Tensor, weight: PlainWeight, bias: Tensor | None) -> Tensor:
+    """Of inputs that ranks share it is a tree over segments, as they compute it."""
+    if weight.segments == 1:
+        return F.linear(x, weight.data, bias)
+    pieces = zip(*(matrix.float().chunk(weight.segments, -1) for matrix in (x, weight.data)), strict=True)
+    y: Tensor = tree_sum([F.linear(*piece) for piece in pieces])
+    return (y if bias is None else y + bias).to(x.dtype)
 
 
 def experts(x: Tensor, scores: Tensor, mixture: Experts, routing: Routing, kind: str) -> Tensor:

@@ -26,13 +26,14 @@ _MOST_ITERATIONS = 10_000
 
 @contextmanager
 def open_engine(config: EngineConfig, cell: Cell, rows: int) -> Iterator[Engine]:
-    """An engine for all cells with this cell's instruction set, threads and page size."""
-    isa, threads, page_size = cell.engine
+    """An engine for all cells with this cell's instruction set, threads, page size and ranks."""
+    isa, threads, page_size, ranks = cell.engine
     chosen = dataclasses.replace(
         config,
         cpu_isa=isa,
         num_threads=threads,
         block_size=page_size,
+        tensor_parallel_size=ranks,
         max_num_seqs=rows,
         max_num_batched_tokens=max(2048, rows),
         target_itl_ms=0.0,

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from flover.config import EngineConfig
+from flover.errors import ConfigError
+from flover.model.describe import describe_model
+from flover.model.shard import Shard
 from flover.selftest.arrange import open_engine, run_cell
 from flover.selftest.matrix import SLOW, Cell, Space, baseline
 from flover.selftest.probes import NUM_OUTPUTS, Answer, difference, make_probes
+from flover.service.build import check_extras
 
 _NUM_SLOW_OUTPUTS = 3
 """First output tokens that are compared with the slow instruction set."""
@@ -49,6 +53,23 @@ def _first_difference(expected: dict[str, Answer], actual: dict[str, Answer], nu
     return None
 
 
+def without_ranks(space: Space, config: EngineConfig) -> tuple[Space, list[str]]:
+    """The space without numbers of ranks that this model, in the format of `config`, or this installation cannot do,
+    and why not. The first number stays."""
+    if config.device == "cuda":
+        return replace(space, ranks=space.ranks[:1]), ["--device cuda computes on one GPU"]
+    kept, reasons = [space.ranks[0]], []
+    for ranks in space.ranks[1:]:
+        chosen = replace(config, tensor_parallel_size=ranks)
+        try:
+            check_extras(chosen)
+            describe_model(chosen, Shard(0, ranks), weights=False)
+            kept.append(ranks)
+        except ConfigError as error:
+            reasons.append(str(error))
+    return replace(space, ranks=tuple(kept)), reasons
+
+
 def restricted(space: Space, config: EngineConfig, given: frozenset[str]) -> Space:
     """The space, with each factor that has a flag in `given` restricted to the flag's value."""
     chosen = space
@@ -58,6 +79,8 @@ def restricted(space: Space, config: EngineConfig, given: frozenset[str]) -> Spa
         chosen = replace(chosen, threads=(config.num_threads,))
     if "block_size" in given:
         chosen = replace(chosen, page_size=(config.block_size,))
+    if "tensor_parallel_size" in given:
+        chosen = replace(chosen, ranks=(config.tensor_parallel_size,))
     if "max_num_seqs" in given:
         chosen = replace(chosen, batch=tuple(batch for batch in space.batch if batch <= config.max_num_seqs))
     return chosen

@@ -25,6 +25,7 @@ BATCHES = (1, 2, 3, 7, 16, 33, 64)
 CHUNKS = (0, 64, 5, 1)
 PAGE_SIZES = (16, 32, 5)
 THREADS = (1, 2)
+RANKS = (1, 2, 4)
 
 SLOW = "portable"
 """The portable instruction set: some thirty times slower than the others."""
@@ -38,6 +39,7 @@ class Space:
     isa: tuple[str, ...]
     threads: tuple[int, ...] = THREADS
     page_size: tuple[int, ...] = PAGE_SIZES
+    ranks: tuple[int, ...] = RANKS
     warm: tuple[bool, ...] = (False, True)
     preempted: tuple[bool, ...] = (False, True)
     batch: tuple[int, ...] = BATCHES
@@ -46,25 +48,28 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One combination: `batch` sequences at once, prompts in chunks of `chunk` tokens (0: whole), the probes' prefix
-    cached (`warm`) or not, the probes preempted repeatedly (`preempted`) or not."""
+    """One combination: so many tensor-parallel `ranks` of `threads` threads each, `batch` sequences at once, prompts in
+    chunks of `chunk` tokens (0: whole), the probes' prefix cached (`warm`) or not, the probes preempted repeatedly
+    (`preempted`) or not."""
 
     isa: str
     threads: int
     page_size: int
+    ranks: int
     warm: bool
     preempted: bool
     batch: int
     chunk: int
 
     @property
-    def engine(self) -> tuple[str, int, int]:
+    def engine(self) -> tuple[str, int, int, int]:
         """The factors that an engine is built with; cells with equal ones share an engine."""
-        return self.isa, self.threads, self.page_size
+        return self.isa, self.threads, self.page_size, self.ranks
 
     def __str__(self) -> str:
         parts = [f"batch {self.batch}", f"chunks of {self.chunk}" if self.chunk else "whole prompts"]
         parts += [f"pages of {self.page_size}", f"{self.threads} thread{'s' if self.threads > 1 else ''}"]
+        parts += [f"{self.ranks} ranks"] if self.ranks > 1 else []
         parts += ["prefix warm" if self.warm else "prefix cold", *(["preempted"] if self.preempted else []), self.isa]
         return ", ".join(parts)
 
@@ -87,18 +92,23 @@ def few_cells(space: Space) -> list[Cell]:
     """Cells with every value of every factor alone, and every pair of values of two factors at least once.
 
     A change that depends on one or two factors shows in one of these cells. Pairs are covered greedily, weighted by the
-    cost of a cell (D. Cohen et al.: The AETG System, IEEE TSE 23(7), 1997).
+    cost of a cell; a set of pairs is a number with their bits (D. Cohen et al.: The AETG System, IEEE TSE 23(7), 1997).
     """
     plain = baseline(space)
     chosen = {plain: None}
     for name in _NAMES:
         chosen |= {_with(plain, name, value): None for value in getattr(space, name)}
-    candidates = {cell: frozenset(_pairs(cell)) for cell in all_cells(space)}
-    missing = set().union(*candidates.values()) - set().union(*(candidates[cell] for cell in chosen))
+    bits: dict[tuple[str, Any, str, Any], int] = {}
+    cells = all_cells(space)
+    masks = [sum(1 << bits.setdefault(pair, len(bits)) for pair in _pairs(cell)) for cell in cells]
+    costs = [_cost(cell) for cell in cells]
+    missing = (1 << len(bits)) - 1
+    for cell, mask in zip(cells, masks, strict=True):
+        missing &= ~mask if cell in chosen else missing
     while missing:
-        best = max(candidates, key=lambda cell: (len(candidates[cell] & missing) / _cost(cell) ** 0.5, -_cost(cell)))
-        chosen[best] = None
-        missing -= candidates[best]
+        best = max(range(len(cells)), key=lambda i: ((masks[i] & missing).bit_count() / costs[i] ** 0.5, -costs[i]))
+        chosen[cells[best]] = None
+        missing &= ~masks[best]
     return sorted(chosen, key=lambda cell: [getattr(space, name).index(getattr(cell, name)) for name in _NAMES])
 
 
@@ -113,4 +123,4 @@ def _pairs(cell: Cell) -> Sequence[tuple[str, Any, str, Any]]:
 def _cost(cell: Cell) -> float:
     """Estimated relative time of a cell: iterations times (rows + a constant)."""
     iterations = (80 / cell.chunk if cell.chunk else 1) * (3 if cell.preempted else 1) + 8
-    return iterations * (10 + cell.batch * (_SLOWNESS if cell.isa == SLOW else 1))
+    return iterations * cell.ranks * (10 + cell.batch * (_SLOWNESS if cell.isa == SLOW else 1))

@@ -18,7 +18,7 @@ EQUAL, UNEQUAL, UNTRIED = "=", "≠", "·"
 def matrix(title: str, space: Space, findings: Sequence[Finding]) -> Table:
     """A line for each engine, prefix and preemption; a column for each batch size with a sign for each chunk size."""
     table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
-    for name in ("kernels", "threads", "pages", "prefix", "preempt"):
+    for name in ("kernels", "threads", "pages", "ranks", "prefix", "preempt"):
         table.add_column(name, no_wrap=True)
     for batch in space.batch:
         table.add_column(str(batch), no_wrap=True)
@@ -28,13 +28,13 @@ def matrix(title: str, space: Space, findings: Sequence[Finding]) -> Table:
         (*cell.engine, cell.warm, cell.preempted, cell.batch, cell.chunk): sign for cell, sign in signs.items()
     }
     for way in ways:
-        isa, threads, page_size, warm, preempted = way
+        isa, threads, page_size, ranks, warm, preempted = way
         columns = [
             "".join(by_condition.get((*way, batch, chunk), UNTRIED) for chunk in sorted_chunks(space))
             for batch in space.batch
         ]
-        labels = [isa, str(threads), str(page_size), "warm" if warm else "cold", "yes" if preempted else "no"]
-        table.add_row(*labels, *columns)
+        labels = [isa, str(threads), str(page_size), str(ranks)]
+        table.add_row(*labels, "warm" if warm else "cold", "yes" if preempted else "no", *columns)
     return table
 
 

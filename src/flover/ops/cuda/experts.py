@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.errors import InvariantError
-from flover.ops import Experts, Routing, Weight
+from flover.ops import Experts, Group, Routing, Weight
 from flover.ops.cuda.attention_parts import row_of_tile
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
@@ -143,7 +143,8 @@ class _Matrices:
 class ExpertOps:
     """The experts of a model, whose addresses are copied to the device when they are first used."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: Group) -> None:
+        self._group = group
         self._known: dict[int, tuple[Experts, _Matrices, _Matrices]] = {}
 
     def __call__(self, x: Tensor, scores: Tensor, experts: Experts, routing: Routing, kind: str) -> Tensor:
@@ -169,12 +170,15 @@ class ExpertOps:
         outer = _grouped(inner, down, flat, order, starts, 1, None)
         grid = (rows, triton.cdiv(y.shape[1], 1024))
         weighted_sum_kernel[grid](outer, weights, y, y.shape[1], chosen, 1024, num_warps=4, **OPTIONS)
+        if down.like.part is not None:
+            self._group.all_reduce("sum", y)
         return y
 
     def _matrices_of(self, experts: Experts) -> tuple[_Matrices, _Matrices]:
         found = self._known.get(id(experts))
         if found is None:
-            both = _addresses(experts.up, experts.up_bias), _addresses(experts.down, experts.down_bias)
+            last_bias = experts.down_bias if self._group.rank == 0 else ()  # added once
+            both = _addresses(experts.up, experts.up_bias), _addresses(experts.down, last_bias)
             found = self._known[id(experts)] = (experts, *both)
         return found[1:]
 

@@ -33,6 +33,8 @@ def _make(
     gated: bool,
     part: Part | None = None,
 ) -> Matrix:
+    if part is not None and part.whole == shape[1]:
+        part = None
     if weight_format in QUANTIZED:
         return QuantizedWeight(device, activations, shape, weight_format, gated, part)
     if weight_format not in FORMATS:

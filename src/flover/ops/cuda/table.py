@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flover.errors import InvariantError
 from flover.ops import Alone, Group, HostArray, Ops
 from flover.ops.cuda.attention import attention, plan_attention
 from flover.ops.cuda.elementwise import add, add_gated, angles, scale_queries, softcap
@@ -15,11 +16,12 @@ from flover.ops.cuda.embed import embed
 from flover.ops.cuda.experts import ExpertOps
 from flover.ops.cuda.graphs import capture_on
 from flover.ops.cuda.linear import linear
-from flover.ops.cuda.matrices import join, weights_on
+from flover.ops.cuda.matrices import JoinedMatrix, Matrix, join, weights_on
 from flover.ops.cuda.norm import head_norm, layer_norm, rms_norm
 from flover.ops.cuda.order import argmax, logsumexp
 from flover.ops.cuda.rotary import rotary_write
 from flover.ops.cuda.sampling import sample
+from flover.ops.joined import JoinedWeight
 
 
 def page_shapes(
@@ -38,6 +40,17 @@ def _all_reduce(group: Group, x: Tensor) -> Tensor:
     if group.size > 1:
         group.all_reduce("sum", x)
     return x
+
+
+def _linear(
+    group: Group, batch_invariant: bool, x: Tensor, weight: Matrix | JoinedMatrix, bias: Tensor | None, kind: str | None
+) -> Tensor:
+    """Over all ranks where these share the columns of the weight."""
+    if isinstance(weight, JoinedWeight) or weight.part is None:
+        return linear(x, weight, bias, kind, batch_invariant)
+    if kind is not None or weight.gated:
+        raise InvariantError("what ranks give is added up before anything is done with it")
+    return _all_reduce(group, linear(x, weight, bias if group.rank == 0 else None, None, batch_invariant))
 
 
 def cuda_ops(
@@ -61,8 +74,8 @@ def cuda_ops(
         rms_norm=rms_norm,
         layer_norm=layer_norm,
         head_norm=head_norm,
-        linear=partial(linear, batch_invariant=batch_invariant),
-        experts=ExpertOps(),
+        linear=partial(_linear, group, batch_invariant),
+        experts=ExpertOps(group),
         add_gated=add_gated,
         angles=angles,
         rotary_write=rotary_write,

@@ -1,0 +1,14 @@
+"""The instruction sets of the C++ kernels."""
+
+from __future__ import annotations
+
+from flover import _cpu
+from flover.errors import ConfigError
+
+
+def instruction_sets() -> list[str]:
+    """What was compiled and this machine can run, the fastest first. Raises `ConfigError` if there is none."""
+    sets = _cpu.instruction_sets()
+    if not sets:
+        raise ConfigError("the kernels were compiled for another machine: install Flover again on this one")
+    return sets
