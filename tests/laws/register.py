@@ -60,6 +60,11 @@ LAWS: dict[str, Law] = {
         "A client that comes with nothing here gets a row within a few iterations while another client has several.",
         (SIMULATION, "engine/test_fairness.py::test_ten_times_the_load_of_another_does_not_delay_a_light_client"),
     ),
+    "deadlines": Law(
+        "At twice the load that the rows can serve, requests that are let in make their deadline; first come, first "
+        "served, nearly none would.",
+        ("server/test_deadlines_and_rates.py::test_under_twice_the_load_requests_that_are_let_in_make_their_deadline",),
+    ),
     "speculation": Law(
         "Tokens and log-probabilities are the same with and without speculation, to the last bit.",
         (

@@ -24,7 +24,7 @@ from flover.bench.server import ServerProcess
 
 pytestmark = [pytest.mark.alone, pytest.mark.long]
 
-LEAST_PAIRS, MOST_PAIRS = 5, 31
+LEAST_PAIRS, MOST_PAIRS = 9, 31
 STREAMS, STREAM_TOKENS = 3, 400
 MOST_GAP_CHANGE = 1.05
 ROWS, BLOCK_SECONDS = 4, 5.0
