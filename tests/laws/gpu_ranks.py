@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -84,17 +85,15 @@ class Ranks:
     """A group in this process. `nccl` and `platforms` are those of all ranks, on GPUs."""
 
     engine: Engine
-    groups: list[Any]
     nccl: list[FakeNccl]
     platforms: list[Any]
-    errors: list[BaseException] = field(default_factory=list)
 
 
 @contextmanager
 def engine_of_ranks(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, device: str, size: int = 2, **settings: Any
 ) -> Iterator[Ranks]:
-    """Rank 0 leads in this thread. Every rank has loaded and warmed up."""
+    """Rank 0 leads in this thread; the others' threads are given up where a test fails."""
     config = EngineConfig(
         model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device=device, tensor_parallel_size=size,
         num_threads=1, kv_cache_memory_bytes=2**21, **settings,
@@ -119,23 +118,27 @@ def engine_of_ranks(
             group = GlooGroup(store, rank, size, **common)
         return group, load_device(config, lambda *args: None, group, platforms[rank])
 
-    threads = ThreadPoolExecutor(size)
-    started = list(threads.map(start, range(size)))
-    (group, own), *others = started
-    following = [threads.submit(follow, one, channel) for channel, one in others]
+    with ThreadPoolExecutor(size) as threads:
+        (group, own), *others = threads.map(start, range(size))
+    ended: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+
+    def run(group: RankGroup, executor: Any) -> None:
+        try:
+            follow(executor, group)
+            executor.close()
+            group.close()
+            ended.put(None)
+        except BaseException as error:
+            ended.put(error)
+
+    for other in others:
+        threading.Thread(target=run, args=other, daemon=True).start()
     leader = Leader(own, group, lambda: None, lambda they_leave: None)
     seconds = itertools.count()
     around = overlapping(leader) if config.async_scheduling else leader
     engine = Engine(around, scheduler_config(config, own.facts), lambda: float(next(seconds)))
-    try:
-        yield Ranks(engine, [group for group, _ in started], [one for one in nccl if one is not None], platforms)
-    except BaseException:
-        del group, own, leader, around, engine, started  # ends the connections, and with them the other ranks
-        raise
+    yield Ranks(engine, [one for one in nccl if one is not None], platforms)
     engine.close()
-    for one in following:
-        one.result(30)
-    for channel, executor in others:
-        executor.close()
-        channel.close()
-    threads.shutdown()
+    for _ in others:
+        if (error := ended.get(timeout=30)) is not None:
+            raise error
