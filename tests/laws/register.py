@@ -105,6 +105,16 @@ LAWS: dict[str, Law] = {
             "parallel/test_ranks.py::test_a_rank_that_decides_for_itself_is_caught",
         ),
     ),
+    "ranks": Law(
+        "On the CPU, 1, 2, 4 and 8 ranks give the same tokens and log-probabilities, to the last bit.",
+        (
+            "parallel/test_tensor_parallel.py::test_two_ranks_give_what_one_gives",
+            "parallel/test_tensor_parallel.py::test_a_request_gets_the_same_bits_alone_and_in_a_crowd_of_four_ranks",
+            "ops/test_cpu_parts.py::test_any_number_of_ranks_gives_the_bits_of_one",
+            "parallel/test_tensor_parallel.py::test_segments_that_follow_the_ranks_show",
+            "selftest/test_selftest.py::test_a_sum_that_is_cut_where_ranks_are_is_found",
+        ),
+    ),
     "L13": Law(
         "Health truth: 503 within 2 s of a death and within the limit of a stall; never while idle, in a long "
         "iteration or with a full queue.",
