@@ -128,6 +128,11 @@ def _message(item: InputItem, where: str) -> Message:
         case "reasoning":
             text = "".join(part.text for part in _parts(item.content or [], where))
             return Message(role="assistant", content="", reasoning_content=text or None)
+        case "item_reference":
+            refuse(
+                "input",
+                f"{where} refers to a stored item, and none are: send the item itself (clients do with store: false)",
+            )
     what = "only messages, calls and reasoning are supported"
     raise RequestError(f"{where} is of type {named(item.type)}: {what}", param="input")
 
