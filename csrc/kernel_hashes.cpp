@@ -118,8 +118,8 @@ class Cases {
 // sensible size.
 class Matrix {
  public:
-  Matrix(Numbers& numbers, Format format, int64_t out, int64_t in, bool gated, bool rotated = true)
-      : packed_(format, out, in, gated, rotated && (format == Format::int8 || format == Format::int4) ? 128 : 1) {
+  Matrix(Numbers& numbers, Format format, int64_t out, int64_t in, bool gated, int64_t segments = 1)
+      : packed_(format, out, in, gated, format == Format::int8 || format == Format::int4 ? 128 : 1, segments) {
     if (is_block(format)) {
       fill(numbers);
     } else {
@@ -176,7 +176,7 @@ void linears(Cases& cases) {
     for (const int64_t rows : {1, 2, 3, 7, 20}) {
       Numbers numbers((uint64_t)(format * 100 + rows));
       const bool gated = rows % 2 == 0;
-      const Matrix matrix(numbers, (Format)format, OUT, IN, gated);
+      const Matrix matrix(numbers, (Format)format, OUT, IN, gated, gated ? 2 : 1);
       Floats x = numbers.floats(rows * IN), bias = numbers.floats(OUT), y((size_t)(rows * OUT));
       if (rows > 3) {
         for (int64_t k = 0; k < IN / 2; k++) x[(size_t)(2 * IN + k)] = 0.0f;
@@ -209,7 +209,7 @@ void halves_of_every_kind(Cases& cases) {
       values[i] = value - value == 0.0f ? value : 0.0f;
     }
     for (size_t i = 0; i < SIZE; i++) x[i * SIZE + i] = 1.0f;
-    PackedWeight weight(format, SIZE, SIZE, false, 1);
+    PackedWeight weight(format, SIZE, SIZE, false, 1, 1);
     weight.store(0, SIZE, values.data(), SIZE, 0);
     cases.run(std::string("halves/") + FORMATS[(int)format],
               Linear{.weight = weight.view(), .x = x.data(), .rows = {SIZE}, .y = y.data(), .stride = SIZE}, y);
@@ -224,7 +224,7 @@ void activations(Cases& cases) {
     for (const bool wide : {false, true}) {
       Numbers numbers((uint64_t)(kind + 50));
       const bool gated = kind == (int)Activation::swiglu_oai;
-      PackedWeight weight(Format::float32, 32, 1, gated, 1);
+      PackedWeight weight(Format::float32, 32, 1, gated, 1, 1);
       weight.store(0, 32, ones.data(), 1, 0);
       const Floats x = wide ? numbers.any(ROWS) : numbers.floats(ROWS);
       Floats y(ROWS * 32);
@@ -269,7 +269,8 @@ void experts(Cases& cases) {
                            Activation::silu,
                            y.data()},
               y);
-    cases.run("expert_sum/" + name, ExpertSum{y.data(), weights.data(), {ROWS}, CHOSEN, OUT / 2, sums.data()}, sums);
+    cases.run("expert_sum/" + name,
+              ExpertSum{y.data(), weights.data(), {ROWS}, CHOSEN, OUT / 2, ids.data(), nullptr, sums.data()}, sums);
   }
 }
 
@@ -321,7 +322,7 @@ void rows_of_numbers(Cases& cases) {
               y);
     cases.run("layer_norm" + name,
               Norm{x.data(), nullptr, weight.data(), bias.data(), {ROWS}, SIZE, 1e-5f, nullptr, y.data()}, y);
-    cases.run("add" + name, Add{x.data(), other.data(), {ROWS}, SIZE, y.data()}, y);
+    cases.run("add" + name, Add{x.data(), other.data(), {ROWS}, SIZE, SIZE, y.data()}, y);
     cases.run("add_gated" + name, AddGated{x.data(), other.data(), gate.data(), {ROWS}, SIZE, y.data()}, y);
     cases.run("softcap" + name, SoftCap{capped.data(), {ROWS}, SIZE, 3.5f}, capped);
     for (const int64_t rotation : {1, 2, 4, 8, 16, 32, 128}) {
