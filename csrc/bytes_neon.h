@@ -3,7 +3,7 @@
 #pragma once
 
 constexpr int32_t ACTIVATION_ZERO = 0;
-FLOVER_INLINE int32_t start_sum(WeightSums) { return 0; }
+FLOVER_INLINE I16 start_sums(const WeightSums&) { return all_int(0); }
 struct Quad {
   int8x16_t x;
 };

@@ -118,8 +118,8 @@ class Cases {
 // sensible size.
 class Matrix {
  public:
-  Matrix(Numbers& numbers, Format format, int64_t out, int64_t in, bool gated, bool rotated = true)
-      : packed_(format, out, in, gated, rotated && (format == Format::int8 || format == Format::int4) ? 128 : 1) {
+  Matrix(Numbers& numbers, Format format, int64_t out, int64_t in, bool gated, int64_t segments = 1)
+      : packed_(format, out, in, gated, format == Format::int8 || format == Format::int4 ? 128 : 1, segments) {
     if (is_block(format)) {
       fill(numbers);
     } else {
@@ -176,7 +176,7 @@ void linears(Cases& cases) {
     for (const int64_t rows : {1, 2, 3, 7, 20}) {
       Numbers numbers((uint64_t)(format * 100 + rows));
       const bool gated = rows % 2 == 0;
-      const Matrix matrix(numbers, (Format)format, OUT, IN, gated);
+      const Matrix matrix(numbers, (Format)format, OUT, IN, gated, gated ? 2 : 1);
       Floats x = numbers.floats(rows * IN), bias = numbers.floats(OUT), y((size_t)(rows * OUT));
       if (rows > 3) {
         for (int64_t k = 0; k < IN / 2; k++) x[(size_t)(2 * IN + k)] = 0.0f;
@@ -184,15 +184,13 @@ void linears(Cases& cases) {
       }
       const std::string name = std::string(FORMATS[format]) + "/" + std::to_string(rows);
       cases.run("linear/" + name,
-                Linear{matrix.view(),
-                       x.data(),
-                       {rows},
-                       nullptr,
-                       bias.data(),
-                       gated ? Activation::silu : Activation::none,
-                       y.data(),
-                       gated ? OUT / 2 : OUT,
-                       0},
+                Linear{.weight = matrix.view(),
+                       .x = x.data(),
+                       .rows = {rows},
+                       .bias = bias.data(),
+                       .activation = gated ? Activation::silu : Activation::none,
+                       .y = y.data(),
+                       .stride = gated ? OUT / 2 : OUT},
                 y);
       std::vector<int64_t> ids{3, OUT - 1, 17};
       Floats looked_up(3 * IN);
@@ -211,10 +209,10 @@ void halves_of_every_kind(Cases& cases) {
       values[i] = value - value == 0.0f ? value : 0.0f;
     }
     for (size_t i = 0; i < SIZE; i++) x[i * SIZE + i] = 1.0f;
-    PackedWeight weight(format, SIZE, SIZE, false, 1);
+    PackedWeight weight(format, SIZE, SIZE, false, 1, 1);
     weight.store(0, SIZE, values.data(), SIZE, 0);
     cases.run(std::string("halves/") + FORMATS[(int)format],
-              Linear{weight.view(), x.data(), {SIZE}, nullptr, nullptr, Activation::none, y.data(), SIZE, 0}, y);
+              Linear{.weight = weight.view(), .x = x.data(), .rows = {SIZE}, .y = y.data(), .stride = SIZE}, y);
   }
 }
 
@@ -226,13 +224,18 @@ void activations(Cases& cases) {
     for (const bool wide : {false, true}) {
       Numbers numbers((uint64_t)(kind + 50));
       const bool gated = kind == (int)Activation::swiglu_oai;
-      PackedWeight weight(Format::float32, 32, 1, gated, 1);
+      PackedWeight weight(Format::float32, 32, 1, gated, 1, 1);
       weight.store(0, 32, ones.data(), 1, 0);
       const Floats x = wide ? numbers.any(ROWS) : numbers.floats(ROWS);
       Floats y(ROWS * 32);
-      cases.run(
-          "activation/" + std::to_string(kind) + (wide ? "/any" : "/usual"),
-          Linear{weight.view(), x.data(), {ROWS}, nullptr, nullptr, (Activation)kind, y.data(), gated ? 16 : 32, 0}, y);
+      cases.run("activation/" + std::to_string(kind) + (wide ? "/any" : "/usual"),
+                Linear{.weight = weight.view(),
+                       .x = x.data(),
+                       .rows = {ROWS},
+                       .activation = (Activation)kind,
+                       .y = y.data(),
+                       .stride = gated ? 16 : 32},
+                y);
     }
 }
 
@@ -266,8 +269,43 @@ void experts(Cases& cases) {
                            Activation::silu,
                            y.data()},
               y);
-    cases.run("expert_sum/" + name, ExpertSum{y.data(), weights.data(), {ROWS}, CHOSEN, OUT / 2, sums.data()}, sums);
+    cases.run("expert_sum/" + name,
+              ExpertSum{y.data(), weights.data(), {ROWS}, CHOSEN, OUT / 2, ids.data(), nullptr, sums.data()}, sums);
   }
+}
+
+// Rows of two adapters and of none beside each other, and a linear that their outputs are added to.
+void adapters(Cases& cases) {
+  constexpr int64_t IN = 41, OUT = 40, ROWS = 12, PARTS = 2, PADDED = 48, PANELS = 2;
+  Numbers numbers(800);
+  const int64_t ranks[] = {5, 16, 1, 3};  // [slot][part]
+  std::vector<Floats> downs, ups;
+  std::vector<LoraPart> parts;
+  for (int64_t i = 0; i < 4; i++) {
+    downs.push_back(numbers.floats(ranks[i] * PADDED)), ups.push_back(numbers.floats(PANELS * ranks[i] * PANEL));
+    for (int64_t k = 0; k < ranks[i] * PADDED; k++)
+      if (k % PADDED >= IN) downs.back()[(size_t)k] = 0.0f;
+    parts.push_back({downs.back().data(), ups.back().data(), ranks[i], i % 2 ? 20 : 0, 20});
+  }
+  const std::vector<int32_t> slots{0, 1, -1, 0, 0, 1, -1, 0, 1, 1, 0, -1};
+  const Floats x = numbers.floats(ROWS * IN);
+  Floats added(ROWS * OUT), y(ROWS * OUT);
+  std::vector<int32_t> adds(ROWS);
+  cases.run("adapters",
+            Lora{parts.data(), 2, PARTS, IN, OUT, slots.data(), x.data(), {ROWS}, added.data(), adds.data()}, added,
+            adds);
+  const Matrix matrix(numbers, Format::bfloat16, OUT, IN, false);
+  cases.run("adapters/linear",
+            Linear{.weight = matrix.view(),
+                   .x = x.data(),
+                   .rows = {ROWS},
+                   .added = added.data(),
+                   .adds = adds.data(),
+                   .added_stride = OUT,
+                   .activation = Activation::silu,
+                   .y = y.data(),
+                   .stride = OUT},
+            y);
 }
 
 void rows_of_numbers(Cases& cases) {
@@ -284,7 +322,7 @@ void rows_of_numbers(Cases& cases) {
               y);
     cases.run("layer_norm" + name,
               Norm{x.data(), nullptr, weight.data(), bias.data(), {ROWS}, SIZE, 1e-5f, nullptr, y.data()}, y);
-    cases.run("add" + name, Add{x.data(), other.data(), {ROWS}, SIZE, y.data()}, y);
+    cases.run("add" + name, Add{x.data(), other.data(), {ROWS}, SIZE, SIZE, y.data()}, y);
     cases.run("add_gated" + name, AddGated{x.data(), other.data(), gate.data(), {ROWS}, SIZE, y.data()}, y);
     cases.run("softcap" + name, SoftCap{capped.data(), {ROWS}, SIZE, 3.5f}, capped);
     for (const int64_t rotation : {1, 2, 4, 8, 16, 32, 128}) {
@@ -432,7 +470,8 @@ void angles(Cases& cases) {
 
 std::map<std::string, uint64_t> hashes_of(const std::string& isa) {
   Cases cases(isa);
-  for (auto* run : {linears, halves_of_every_kind, activations, experts, rows_of_numbers, samples, layers, angles})
+  for (auto* run :
+       {linears, halves_of_every_kind, activations, experts, adapters, rows_of_numbers, samples, layers, angles})
     run(cases);
   if (cases.kinds.size() != std::tuple_size_v<ForAllOps<std::tuple>>)
     throw std::logic_error("an operation has no case");
