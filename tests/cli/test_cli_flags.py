@@ -29,6 +29,7 @@ OTHER: dict[str, tuple[list[str], Any]] = {
     "target_itl_ms": (["50.5"], 50.5),
     "port": (["0"], 0),
     "speculative_config": ([NGRAM], NGRAM),
+    "lora_modules": (["a=b"], ("a=b",)),
     "nnodes": (["2", "--tensor-parallel-size", "2"], 2),
     "gpu_memory_utilization": (["0.5"], 0.5),
     "async_scheduling": ([], True),

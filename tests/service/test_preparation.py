@@ -59,6 +59,6 @@ def test_a_failure_is_that_requests_own() -> None:
     engine.preparation.put(make_request("broken"), break_down)
     engine.preparation.put(make_request("good"), lambda: None)
     engine.wait(3)
-    broken = "structured_outputs cannot be prepared: ValueError"
+    broken = "the request cannot be prepared: ValueError"
     assert engine.got == [("refused", "it cannot be compiled"), ("broken", broken), ("good", None)]
     engine.preparation.close()

@@ -15,7 +15,6 @@ from flover.lora import LoraAdapter, cache_salt
 from flover.request import GREEDY, Request, SamplingParams
 from flover.server.errors import HttpError
 from flover.service.supervisor import Supervisor
-from flover.source.peft import find_adapter
 
 OFF = "loading adapters at run time is off: --allowed-lora-path names the directories that they may be in"
 
@@ -55,6 +54,8 @@ class ServedAdapters:
 
     def find_modules(self) -> list[LoraAdapter]:
         """Those of `--lora-modules`, as they are now. Raises `ModelError`."""
+        from flover.source.peft import find_adapter  # numpy is imported where there are adapters
+
         return [find_adapter(name, path) for name, path in self._modules.items()]
 
     async def open(self, supervisor: Supervisor, modules: Sequence[LoraAdapter]) -> None:
@@ -79,6 +80,8 @@ class ServedAdapters:
             if len(self._by_name) >= self._most:
                 raise RequestError(f"{self._most} adapters are loaded, the most (--max-loras)", param="lora_name")
             try:
+                from flover.source.peft import find_adapter
+
                 adapter = await asyncio.to_thread(find_adapter, name, str(folder), next(self._generations))
             except ModelError as error:
                 raise RequestError(f"lora_path: {error}", param="lora_path") from error
