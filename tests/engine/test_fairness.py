@@ -12,7 +12,7 @@ from support.toy import ToyExecutor, make_engine, request, run
 
 from flover.engine.fairness import FairShares
 from flover.engine.loop import Engine
-from flover.request import Request
+from flover.request import Request, SamplingParams
 
 
 def of(client: str, name: str, prompt_len: int = 4, max_tokens: int = 4, first: int = 100) -> Request:
@@ -173,3 +173,16 @@ def test_ten_times_the_load_of_another_does_not_delay_a_light_client(monkeypatch
     assert p95(10) <= 1.5 * p95(1)
     monkeypatch.setattr(FairShares, "claim", lambda self: None)
     assert p95(10) > 2 * p95(1)
+
+
+def test_who_was_served_more_takes_no_row() -> None:
+    """It would not be next, so the row would go back in the same iteration."""
+    shares = FairShares()
+    for client in ("few", "many"):
+        shares.arrive(msgspec.structs.replace(of(client, client), params=SamplingParams(n=4)))
+    shares.charge("few", 30, 0)
+    shares.charge("many", 20, 0)
+    shares.hold("many", 4)
+    assert shares.claim() is None
+    shares.charge("many", 10, 0)
+    assert shares.claim() == ("few", "many")

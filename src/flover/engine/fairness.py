@@ -1,9 +1,8 @@
 """Fair shares of the device among clients, whatever each of them sends: the virtual token counter of Sheng et al.,
 "Fairness in Serving Large Language Models" (OSDI 2024, arXiv:2401.00588).
 
-Of the clients that wait, the one that was served least is served next, and where there is no room, a row is taken for
-it from the client that has most. A client is not paid for the time that it did not ask: when it begins to wait, its
-counter is at least that of the others that wait.
+Of the clients that wait, the one that was served least is next, if need be with a row of the client that has most.
+When a client begins to wait, its counter is at least that of others that wait: it is not paid for the time before.
 """
 
 from __future__ import annotations
@@ -84,14 +83,15 @@ class FairShares:
 
     def claim(self) -> tuple[str, str] | None:
         """The client that is next, and the one that has most rows for its weight, if the first has no more of them even
-        with one of the second's: so no row goes back and forth."""
+        with one of the second's, and was served no more: so no row goes back and forth."""
         clients = self._clients
         waiting = [(one.served, one.rows, name) for name, one in clients.items() if one.waits and not one.backfill]
         if not waiting:
             return None
         few, many = min(waiting)[2], max(clients, key=lambda name: (clients[name].rows - 1) / clients[name].weight)
-        left = (clients[many].rows - 1) / clients[many].weight
-        return (few, many) if (clients[few].rows + 1) / clients[few].weight <= left else None
+        mine, its = clients[few], clients[many]
+        fair = mine.served <= its.served and (mine.rows + 1) / mine.weight <= (its.rows - 1) / its.weight
+        return (few, many) if fair else None
 
     def in_turn(self, pending: Iterable[Sequence]) -> Iterator[Sequence]:
         """Sequences in the order in which their tokens are to be computed; those of one client keep theirs. What comes

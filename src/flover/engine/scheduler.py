@@ -6,9 +6,8 @@ One iteration is planned so:
    preempted (its pages go, its tokens stay, and it waits at its old position to be computed again);
 2. rows that are pre-processing get chunks, as far as the token cap and the step budget allow;
 3. waiting sequences enter in order, none past an earlier one, while there are rows, pages and budget (with a strategy
-   other than fusion, those of its batch: `strategy.py`). Clients take turns, with their prompts too, and a row of one
-   that has many is preempted for one that has few (`fairness.py`). Backfill comes last, runs while nothing else is
-   here, and is preempted for what comes;
+   other than fusion, those of its batch: `strategy.py`). Clients take turns, and one with many rows gives one up for
+   one with few (`fairness.py`). Backfill comes last, runs while nothing else is here, and makes way for what comes;
 4. with speculation, generating rows get proposals, in what is left of tokens, time and pages (`speculation/`).
 
 What cannot be decided without the tokens of an iteration in flight waits for them: whom to preempt, and which request
@@ -53,7 +52,7 @@ class Scheduler:
     def plan(self, now: float) -> StepPlan | None:
         """The iteration that begins at `now` (seconds). None if no sequence is here or may enter yet, or the iteration
         in flight has to be finished first."""
-        roster, overlaps = self._roster, bool(self._roster.in_flight)
+        roster, overlaps, gave = self._roster, bool(self._roster.in_flight), set[str]()
         if not roster or now < self.opens_at:
             return None
         if roster.suspects:
@@ -62,6 +61,7 @@ class Scheduler:
             if overlaps:
                 return None
             self._preempt(victim)
+            gave.add(victim.request.client)
         generating = [sequence for sequence in roster.running if sequence.ready]
         size = roster.config.page_size
         opening = [one for one in generating if len(one.token_ids) + one.sampling > len(one.pages) * size]
@@ -73,7 +73,9 @@ class Scheduler:
         allowance = self._allowance(generating)
         prompts = [] if len(generating) == len(roster.running) else [one for one in roster.running if not one.ready]
         # Pages that a preemption has just freed are for the running rows; an admission would take them right back.
-        queue = [*prompts, *([] if preempted else self._candidates())]
+        queue = prompts if preempted else [*prompts, *self._candidates()]
+        if gave:  # what has just left does not come back at once
+            queue = [one for one in queue if one.row is not None or one.request.client not in gave]
         chunks, admitted = self._admit(roster.shares.in_turn(queue) if self._takes_turns else queue, allowance)
         for sequence in prompts:
             if sequence not in chunks:
@@ -172,8 +174,7 @@ class Scheduler:
         self._roster.preempt(victim)
 
     def _admit(self, queue: Iterable[Sequence], allowance: Allowance) -> tuple[Chunks, list[Sequence]]:
-        """The next chunk of every sequence of the queue, as far as the iteration can afford, and those that enter with
-        it: none past one that cannot."""
+        """Chunks of the queue, as far as the iteration can afford, and what enters: none past one that waits."""
         roster, chunks = self._roster, Chunks()
         admitted: list[Sequence] = []
         for sequence in queue:

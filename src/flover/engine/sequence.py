@@ -40,8 +40,7 @@ class Sequence:
     pages: list[int] = field(default_factory=list)
     chain: list[Entry] = field(default_factory=list)
     """Prefix entries that describe the first full pages."""
-    cached_tokens: int | None = None
-    """Of the prompt, found in the prefix cache when it was admitted for the first time."""
+    cached_tokens: int | None = None  # of the prompt, when it was admitted for the first time
     preemptions: int = 0
     faults: int = 0
     """Iterations that raised while this sequence was alone in them."""

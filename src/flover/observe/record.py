@@ -68,7 +68,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_def
     fault: str | None = None  # what the executor raised
 
 
-_ADDED = ("structured_outputs", "pooling", "thinking")
+_ADDED = ("structured_outputs", "pooling", "thinking", "lora")
 """Parameters that records did not always have: left out where they are not used."""
 
 
