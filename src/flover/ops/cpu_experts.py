@@ -58,7 +58,8 @@ class ExpertOps:
                 weights=floats(weights),
             )
         )
-        inner = self._linear(x, up, self._biases(experts.up_bias), ids, kind, input_each=False)
+        up_bias, down_bias = self._biases(experts.up_bias), self._biases(experts.down_bias)
+        inner = self._linear(x, up, up_bias, ids, kind, input_each=False)
         y = self._linear(inner, down, None, ids, None, input_each=True)
         if down[0].shared:  # before the weights: sums of products are not products of sums to the last bit
             self._all_reduce("sum", y)
@@ -72,7 +73,7 @@ class ExpertOps:
                 chosen=chosen,
                 size=size,
                 ids=address(ids),
-                bias=floats(self._biases(experts.down_bias)),
+                bias=floats(down_bias),
                 y=floats(total),
             )
         )
