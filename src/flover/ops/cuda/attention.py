@@ -22,6 +22,7 @@ from flover.ops.cuda import SPLIT
 from flover.ops.cuda.attention_parts import (
     attend_part,
     finish,
+    keep_heads,
     load_part,
     merge,
     nothing,
@@ -29,6 +30,8 @@ from flover.ops.cuda.attention_parts import (
     store_part,
 )
 from flover.ops.cuda.launch import OPTIONS, power_of_two
+from flover.ops.cuda.quantize import FLOATS, MOST_ROTATED, Activations, Rows, is_whole, new_activations, recipe_of
+from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
 
 _BLOCK_KEYS = 64
 _TILE_ROWS = 16
@@ -36,16 +39,18 @@ _TILE_ROWS = 16
 _NO_WINDOW = 2**30
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_parts"])  # they change from forward to forward
+@triton.jit(do_not_specialize=["num_tokens", "num_rows", "num_parts"])  # they change from forward to forward
 def attention_kernel(
     queries, keys, values, key_scales, value_scales, page_table, query_starts, context_lens, slopes, sinks,
-    sums, tops, weights, arrivals, output, scale, softcap, window, num_rows, table_stride, query_stride, num_parts,
+    sums, tops, weights, arrivals, output, output_scales, shares, scale, softcap, window, num_tokens, num_rows,
+    table_stride, query_stride, num_parts,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, TILE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     SPLIT: tl.constexpr, ONE_TOKEN_ROWS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, HAS_PARTS: tl.constexpr,
+    HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, HAS_PARTS: tl.constexpr, THEN: tl.constexpr,
 ):  # fmt: skip
-    """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts."""
+    """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts. THEN:
+    how the output keeps them."""
     tile, kv_head, place = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     row, first_tile = tile, tile
     if not ONE_TOKEN_ROWS:
@@ -96,7 +101,14 @@ def attention_kernel(
             for part in range(parts):
                 part_top, part_weight, part_total = load_part(sums, tops, weights, cell + part, dim, real, inside, DIM)
                 top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
-    finish(output, (where * HEADS + head) * DIM, dim, inside, top, weight, total, sink, HAS_SINKS)
+    y = finish(top, weight, total, sink, HAS_SINKS)
+    if THEN.way == "floats":
+        tl.store(output + ((where * HEADS + head) * DIM)[:, None] + dim[None, :], y, inside)
+    else:
+        keep_heads(
+            y.to(queries.dtype.element_ty).to(tl.float32), start, first, count, kv_head, num_tokens, output,
+            output_scales, shares, HEADS, KV_HEADS, GROUP, GROUP_PAD, DIM, DIM_PAD, TILE_TOKENS, THEN,
+        )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -141,6 +153,20 @@ def plan_attention(
     return AttentionPlan(page_table, query_starts, context_lens, one_token, max(context_lens_host, default=1))
 
 
+def _room(queries: Tensor, kv_heads: int, then: QuantizedWeight | None) -> Rows:
+    """For the output: as a product with `then` takes it, where a program has what is quantized or rotated together."""
+    tokens, heads, dim = queries.shape
+    group, shape = heads // kv_heads, (tokens, heads * dim)
+    if tokens and then is not None and then.order is None and is_whole(then, heads * dim):
+        recipe = recipe_of(then)
+        together = BLOCK if recipe.way == "blocks" else max(BLOCK, then.rotation)
+        unpadded = power_of_two(dim) == dim and power_of_two(group) == group
+        alone = dim % together == 0 or (unpadded and group * dim % together == 0)
+        if alone and (recipe.way == "blocks" or (recipe.way == "row" and tokens <= MOST_ROTATED)):
+            return new_activations(None, queries, shape, then, kv_heads if recipe.way == "row" else None)
+    return torch.empty(shape, dtype=queries.dtype, device=queries.device)
+
+
 def attention(
     queries: Tensor,
     pages: Pages,
@@ -150,11 +176,12 @@ def attention(
     softcap: float = 0.0,
     slopes: Tensor | None = None,
     sinks: Tensor | None = None,
-) -> Tensor:
-    """Attention of every token over its row's pages."""
+    then: QuantizedWeight | None = None,
+) -> Rows:
+    """Attention of every token over its row's pages; for a product with `then`, if there is one."""
     tokens, heads, dim = queries.shape
-    output = torch.empty((tokens, heads * dim), dtype=queries.dtype, device=queries.device)
     rows, kv_heads = len(plan.context_lens), pages.keys.shape[1]
+    output = _room(queries, kv_heads, then)
     if not tokens:
         return output
     group_pad = power_of_two(heads // kv_heads)
@@ -176,12 +203,13 @@ def attention(
         "BLOCK_KEYS": _BLOCK_KEYS if dim <= 128 else _BLOCK_KEYS // (4 if in_8_bits else 2),
         "SPLIT": SPLIT,
     }
+    into = (output.q, output.scales, output.shares) if isinstance(output, Activations) else (output, None, None)
     attention_kernel[(tiles, kv_heads, parts)](
         *(queries, pages.keys, pages.values, pages.key_scales, pages.value_scales),
         *(plan.page_table, plan.query_starts, plan.context_lens, slopes, sinks),
-        *(*plan.workspace(parts, heads, kv_heads, dim), output),
+        *(*plan.workspace(parts, heads, kv_heads, dim), *into),
         *(float(scale), float(softcap), _NO_WINDOW if window is None else window),
-        *(rows, plan.page_table.stride(0), queries.stride(0), parts),
+        *(tokens, rows, plan.page_table.stride(0), queries.stride(0), parts),
         **sizes,
         ONE_TOKEN_ROWS=plan.one_token_rows,
         HAS_SOFTCAP=softcap != 0,
@@ -189,6 +217,7 @@ def attention(
         HAS_SINKS=sinks is not None,
         HAS_SCALES=in_8_bits,
         HAS_PARTS=parts > 1,
+        THEN=output.recipe if isinstance(output, Activations) else FLOATS,
         num_warps=8,
         num_stages=2,
         # Without the limit, int8 spills on sm_100, and on other GPUs takes a second program's registers.

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias, cast
 
 import torch
 
 from flover.errors import ConfigError
-from flover.ops import NewWeight, Part, Weight, WeightFormat
+from flover.ops import NewWeight, Ops, Part, Weight, WeightFormat
+from flover.ops.cuda.quantize import FLOATS, recipe_of
 from flover.ops.cuda.quantized import QUANTIZED, QuantizedWeight
 from flover.ops.cuda.weight import FORMATS, CudaWeight, zeros
 from flover.ops.joined import JoinedWeight
@@ -23,6 +25,22 @@ JoinedMatrix: TypeAlias = JoinedWeight[Matrix]
 def join(weights: Sequence[Weight]) -> JoinedMatrix:
     """One matrix that has the outputs of these one after another."""
     return JoinedWeight(cast(Sequence[Matrix], weights))
+
+
+def prepare(table: Ops, weight: Weight) -> Ops:
+    """The slot of the op table. Of joined matrices, what most has to be known for: the sums that offsets need."""
+    members = weight.members if isinstance(weight, JoinedWeight) else (weight,)
+    quantized = [one for one in members if isinstance(one, QuantizedWeight) and recipe_of(one) != FLOATS]
+    if not quantized:
+        return table
+    then = max(quantized, key=lambda one: recipe_of(one).parts)
+    return replace(
+        table,
+        rms_norm=partial(table.rms_norm, then=then),
+        layer_norm=partial(table.layer_norm, then=then),
+        attention=partial(table.attention, then=then),
+        linear=partial(table.linear, then=then),
+    )
 
 
 def _make(

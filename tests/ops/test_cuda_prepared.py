@@ -1,0 +1,117 @@
+"""Activations that are quantized by the operation before a product: the bits of a launch of its own for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.gpu import DEVICE, on_device
+from torch import Tensor
+
+from flover.errors import InvariantError
+from flover.ops import Ops, WeightFormat
+from flover.ops.cuda.quantize import Activations
+from flover.ops.cuda.table import cuda_ops
+from ops.spec import pages_of
+from ops.test_cuda_quantized import activations, filled, rows_of
+
+pytestmark = pytest.mark.gpu
+FORMATS: tuple[WeightFormat, ...] = "int8", "int4", "q8_0", "q4_k", "q2_k", "int4_g32"
+ROWS = 1, 20, 66
+"""Tiles of few rows and of many; with more than 64, what is rotated is made integers by a launch of its own."""
+
+
+def matrix(ops: Ops, weight_format: WeightFormat, outputs: int, inputs: int, gated: bool = False, **order: Any) -> Any:
+    return filled(ops.new_weight((outputs, inputs), weight_format, gated), rows_of(weight_format, outputs, inputs),
+                  **order)  # fmt: skip
+
+
+def table(dtype: torch.dtype, weight: Any) -> tuple[Ops, Ops]:
+    """The operations, and those that prepare what they give for that weight."""
+    ops = cuda_ops(DEVICE, activations=dtype)
+    assert ops.prepare is not None
+    return ops, ops.prepare(ops, weight)
+
+
+def check(plain: Tensor, prepared: Any, multiply: Callable[[Any], Tensor], way: str) -> None:
+    """Products of both have the same bits; the second has no numbers but integers or what becomes them."""
+    assert isinstance(plain, Tensor)
+    assert (prepared.recipe.way if isinstance(prepared, Activations) else "tensor") == way
+    assert torch.equal(multiply(plain), multiply(prepared))
+
+
+@pytest.mark.parametrize("weight_format", FORMATS)
+def test_norms_and_products_quantize_for_the_next_product(weight_format: WeightFormat) -> None:
+    one_scale = weight_format in ("int8", "int4")
+    dtype = torch.float32 if weight_format in ("int8", "q4_k") else torch.bfloat16
+    ops = cuda_ops(DEVICE, activations=dtype)
+    weight = matrix(ops, weight_format, 512, 256, gated=True)
+    down = matrix(ops, weight_format, 20, 256)
+    ops, before_up = table(dtype, weight)
+    _, before_down = table(dtype, down)
+    scale, bias = (torch.randn(256, generator=torch.Generator().manual_seed(seed)).to(DEVICE) for seed in (1, 2))
+    for rows in ROWS:
+        x, residual = on_device((activations(rows, 256).to(dtype), activations(rows, 256).to(dtype)))
+        if rows > 1:
+            x[rows // 3, 7] = torch.inf
+        normed, total = ops.rms_norm(x, residual, scale, 1e-5)
+        prepared, same_total = before_up.rms_norm(x, residual, scale, 1e-5)
+        assert torch.equal(total, same_total, ) and torch.equal(normed.nan_to_num(), prepared.x.nan_to_num())
+        way = "row" if one_scale else "blocks"
+        multiply = lambda each: ops.linear(each, weight, None, "silu").nan_to_num(7.0)  # noqa: E731
+        check(normed, prepared, multiply, way)
+        check(ops.layer_norm(x, None, scale, bias, 1e-5)[0], before_up.layer_norm(x, None, scale, bias, 1e-5)[0],
+              multiply, way)  # fmt: skip
+        inner = ops.linear(normed, weight, None, "silu")
+        way = "blocks" if not one_scale else "rotated" if rows <= 64 else "tensor"
+        check(inner, before_down.linear(prepared, weight, None, "silu"),
+              lambda each: ops.linear(each, down, None, None).nan_to_num(7.0), way)  # fmt: skip
+
+
+@pytest.mark.parametrize("weight_format", ["int8", "int4", "q4_0"])
+def test_attention_quantizes_for_the_product_behind_it(weight_format: WeightFormat) -> None:
+    """Heads of which several are rotated together, and one of several blocks; single tokens, with contexts of several
+    parts, and chunks."""
+    for heads, kv_heads, dim in ((8, 2, 32), (2, 2, 128), (12, 4, 64)):
+        out = matrix(cuda_ops(DEVICE), weight_format, 24, heads * dim)
+        ops, before = table(torch.float32, out)
+        generator = torch.Generator().manual_seed(dim)
+        stored = torch.randn((40, 16, kv_heads, dim), generator=generator)
+        pages = pages_of(ops, *on_device((stored, stored.flip(0))))
+        page_table = torch.arange(1, 39).view(2, 19).int()
+        for lens, contexts in (([1, 1], [300, 20]), ([9, 1], [70, 20])):
+            starts = torch.tensor(np.cumsum([0, *lens])).int()
+            plan = ops.plan_attention(*on_device((page_table, starts, torch.tensor(contexts).int())), lens, contexts,
+                                      pages, frozenset({None}))  # fmt: skip
+            queries = torch.randn((sum(lens), heads, dim), generator=generator).to(DEVICE)
+            both = [one.attention(queries, pages, plan, 0.2, None) for one in (ops, before)]
+            whole = weight_format == "q4_0" or dim > 64 or heads // kv_heads == 4
+            way = "tensor" if not whole else "blocks" if weight_format == "q4_0" else "rotated"
+            check(both[0], both[1], lambda each: ops.linear(each, out, None, None), way)
+
+
+def test_what_is_not_quantized_on_the_way() -> None:
+    """Rows with blocks that are not there; inputs in another order, unless a norm has the whole row; matrices that are
+    not quantized, or whose activations are not."""
+    x, scale = on_device((activations(3, 96), torch.ones(96)))
+    ops, before = table(torch.float32, matrix(cuda_ops(DEVICE), "q4_0", 20, 96))
+    assert isinstance(before.rms_norm(x, None, scale, 1e-5)[0], Tensor)
+    order = np.random.default_rng(4).permutation(128).astype(np.int32)
+    ordered = matrix(ops, "int4_g32", 20, 128, order=order)
+    ops, before = table(torch.float32, ordered)
+    x, scale = on_device((activations(3, 128), torch.linspace(0.5, 2, 128)))
+    prepared = before.rms_norm(x, x.flip(0), scale, 1e-5)[0]
+    check(ops.rms_norm(x, x.flip(0), scale, 1e-5)[0], prepared, lambda each: ops.linear(each, ordered, None, None),
+          "blocks")  # fmt: skip
+    wide = matrix(ops, "q8_0", 128, 128)
+    assert isinstance(before.linear(x, wide, None, None), Tensor)
+    for one in (ops.new_weight((20, 128), "float32", False), matrix(ops, "fp8_e4m3", 20, 128)):
+        assert isinstance(table(torch.float32, one)[1].rms_norm(x, None, scale, 1e-5)[0], Tensor)
+        found = [ops.linear(each, one, None, None) for each in (prepared, prepared.x)]
+        assert torch.equal(found[0], found[1])
+    behind = table(torch.float32, wide)[1].linear(x, wide, None, None)
+    with pytest.raises(InvariantError, match="quantized for one weight are multiplied with another"):
+        ops.linear(behind, ordered, None, None)
