@@ -99,7 +99,7 @@ def quantized_chain(
     width = inputs if as_stored else units * (32 * together)
     x_place = x_row[:, None] * width
     place = tl.arange(0, 32)[None, :]
-    share, second_share, x_scale = x_row, x_row, x_row
+    x_scale = x_row
     if RECIPE.way == "rotated":
         top = largest_of(scales, x_row, NUM_PIECES, PIECES)
         x_scale, inverse = row_scale(top, RECIPE.rounds)
@@ -116,8 +116,9 @@ def quantized_chain(
                     a = tl.load(x + x_place + column, column < width, other=0.0)
                 else:
                     a = tl.load(x + x_place + column)
+                block_scale, share, second_share = x_scale, x_row, x_row
                 if RECIPE.way == "blocks":
-                    x_scale = tl.load(scales + block.to(tl.int64) * rows + x_row)
+                    block_scale = tl.load(scales + block.to(tl.int64) * rows + x_row)
                 elif RECIPE.way == "rotated":
                     integer = row_integers(a, top[:, None], inverse[:, None])
                     if RECIPE.parts > 0:
@@ -129,11 +130,12 @@ def quantized_chain(
                     if FORMAT.parts == 2:
                         second_share = tl.load(mine + rows)
                 total = add_block(
-                    total, a, x_scale, share, second_share, weight, at, record, unit, half, out, outputs, stride, FORMAT
-                )
+                    total, a, block_scale, share, second_share, weight, at, record, unit, half, out, outputs, stride,
+                    FORMAT,
+                )  # fmt: skip
                 if GATED:
                     up_total = add_block(
-                        up_total, a, x_scale, share, second_share, weight, at, record, unit, half, out + outputs,
+                        up_total, a, block_scale, share, second_share, weight, at, record, unit, half, out + outputs,
                         2 * outputs, stride, FORMAT,
                     )  # fmt: skip
     if FORMAT.scale == "row":
