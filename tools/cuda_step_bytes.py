@@ -87,7 +87,7 @@ class OnePool:
 
 
 def step(config: ModelConfig, weight_format: WeightFormat, rows: int, counted: Counted) -> tuple[int, int, int]:
-    """Bytes and launches of a step's forward, keys, values and embeddings left out; and bytes of the layers' matrices."""
+    """Bytes and launches of a step's forward, keys, values and embeddings left out; bytes of the layers' matrices."""
     decoder = decoder_of(config, batch_invariant=False, weight_format=weight_format)
     pool, matrices = OnePool(config, counted), decoder.weights.matrices
     table: Any = matrices["embed.weight"]
@@ -117,9 +117,7 @@ def main() -> int:
     counted.count_launches()
     print("| model | format | rows | bytes of a layer / least | launches of a layer |\n|---|---|---|---|---|")
     wrong = 0
-    for model, weight_format, rows in product(
-        args.model or MODELS, args.format or ("bfloat16", *QUANTIZED), args.rows
-    ):
+    for model, weight_format, rows in product(args.model or MODELS, args.format or ("bfloat16", *QUANTIZED), args.rows):
         ratio, launches = count(model, weight_format, rows, counted)
         print(f"| {model} | {weight_format} | {rows} | {ratio:.4f} | {launches} |")
         wrong += ratio > MOST or launches > MOST_LAUNCHES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,13 @@ from support.gpu import DEVICE, on_device
 from torch import Tensor
 
 from flover.errors import InvariantError
-from flover.ops import Ops, WeightFormat
+from flover.ops import ONE_SCALE, Ops, WeightFormat
 from flover.ops.cuda.quantize import Activations
 from flover.ops.cuda.table import cuda_ops
 from ops.spec import pages_of
 from ops.test_cuda_quantized import activations, filled, rows_of
 
 pytestmark = pytest.mark.gpu
-FORMATS: tuple[WeightFormat, ...] = "int8", "int4", "q8_0", "q4_k", "q2_k", "int4_g32"
 
 
 def matrix(ops: Ops, weight_format: WeightFormat, outputs: int, inputs: int, gated: bool = False, **order: Any) -> Any:
@@ -34,40 +32,37 @@ def table(dtype: torch.dtype, weight: Any) -> tuple[Ops, Ops]:
     return ops, ops.prepare(ops, weight)
 
 
-def check(plain: Tensor, prepared: Any, multiply: Callable[[Any], Tensor], way: str) -> None:
+def check(weight: Any, plain: Any, prepared: Any, way: str, kind: str | None = None) -> Any:
     """Products of both have the same bits; the second has no numbers but integers or what becomes them."""
     assert isinstance(plain, Tensor)
     assert (prepared.recipe.way if isinstance(prepared, Activations) else "tensor") == way
-    assert torch.equal(multiply(plain), multiply(prepared))
+    found = [cuda_ops(DEVICE).linear(each, weight, None, kind) for each in (plain, prepared)]
+    assert torch.equal(*(each.nan_to_num(7.0) for each in found))
+    return found[0]
 
 
-@pytest.mark.parametrize("weight_format", FORMATS)
+@pytest.mark.parametrize("weight_format", ["int8", "int4", "q8_0", "q2_k", "int4_g32"])
 def test_norms_and_products_quantize_for_the_next_product(weight_format: WeightFormat) -> None:
-    one_scale = weight_format in ("int8", "int4")
-    dtype = torch.float32 if weight_format in ("int8", "q4_k") else torch.bfloat16
+    one_scale, size = weight_format in ONE_SCALE, 256 if weight_format == "q2_k" else 128
+    dtype = torch.float32 if weight_format in ("int8", "q8_0") else torch.bfloat16
+    gated = weight_format != "q2_k"
     ops = cuda_ops(DEVICE, activations=dtype)
-    size = 256 if weight_format.endswith("k") else 128
-    weight, down = matrix(ops, weight_format, 2 * size, size, gated=True), matrix(ops, weight_format, 20, size)
-    ops, before_up = table(dtype, weight)
-    _, before_down = table(dtype, down)
+    up = matrix(ops, weight_format, size * (1 + gated), size, gated=gated)
+    down = matrix(ops, weight_format, 20, size)
+    (_, before_up), (_, before_down) = table(dtype, up), table(dtype, down)
     scale, bias = (torch.randn(size, generator=torch.Generator().manual_seed(seed)).to(DEVICE) for seed in (1, 2))
     # Tiles of few rows and of many; of more than 64 rows, what is rotated becomes integers by a launch of its own.
     for rows in (1, 66) if weight_format == "int8" else (20,):
-        x, residual = on_device([activations(rows, size).to(dtype)] * 2)
+        x, residual = (each.to(DEVICE, dtype) for each in (activations(rows, size), activations(rows, size)))
         if rows > 1:
             x[rows // 3, 7] = torch.inf
-        normed, total = ops.rms_norm(x, residual, scale, 1e-5)
-        prepared, same_total = before_up.rms_norm(x, residual, scale, 1e-5)
-        assert torch.equal(total, same_total) and torch.equal(normed.nan_to_num(), prepared.x.nan_to_num())
-        way = "row" if one_scale else "blocks"
-        multiply = lambda each: ops.linear(each, weight, None, "silu").nan_to_num(7.0)  # noqa: E731
-        check(normed, prepared, multiply, way)
-        check(ops.layer_norm(x, None, scale, bias, 1e-5)[0], before_up.layer_norm(x, None, scale, bias, 1e-5)[0],
-              multiply, way)  # fmt: skip
-        inner = ops.linear(normed, weight, None, "silu")
+        (normed, total), (prepared, same) = (one.rms_norm(x, residual, scale, 1e-5) for one in (ops, before_up))
+        assert torch.equal(total, same) and torch.equal(normed.nan_to_num(), prepared.x.nan_to_num())
+        inner = check(up, normed, prepared, "row" if one_scale else "blocks", "silu")
         way = "blocks" if not one_scale else "rotated" if rows <= 64 else "tensor"
-        check(inner, before_down.linear(prepared, weight, None, "silu"),
-              lambda each: ops.linear(each, down, None, None).nan_to_num(7.0), way)  # fmt: skip
+        check(down, inner, before_down.linear(prepared, up, None, "silu"), way)
+    both = [one.layer_norm(x[:2], None, scale, bias, 1e-5)[0] for one in (ops, before_down)]
+    check(down, *both, "row" if one_scale else "blocks")
 
 
 @pytest.mark.parametrize("weight_format", ["int8", "int4", "q4_0"])
@@ -83,13 +78,11 @@ def test_attention_quantizes_for_the_product_behind_it(weight_format: WeightForm
         page_table = torch.arange(1, 39).view(2, 19).int()
         for lens, contexts in (([1, 1], [300, 20]), ([9, 1], [70, 20])):
             starts = torch.tensor(np.cumsum([0, *lens])).int()
-            plan = ops.plan_attention(*on_device((page_table, starts, torch.tensor(contexts).int())), lens, contexts,
-                                      pages, frozenset({None}))  # fmt: skip
+            on_gpu = on_device((page_table, starts, torch.tensor(contexts).int()))
+            plan = ops.plan_attention(*on_gpu, lens, contexts, pages, frozenset({None}))
             queries = torch.randn((sum(lens), heads, dim), generator=generator).to(DEVICE)
-            both = [one.attention(queries, pages, plan, 0.2, None) for one in (ops, before)]
-            whole = weight_format == "q4_0" or dim > 64 or heads // kv_heads == 4
-            way = "tensor" if not whole else "blocks" if weight_format == "q4_0" else "rotated"
-            check(both[0], both[1], lambda each: ops.linear(each, out, None, None), way)
+            way = "blocks" if weight_format == "q4_0" else "rotated" if heads != 6 else "tensor"
+            check(out, *(one.attention(queries, pages, plan, 0.2, None) for one in (ops, before)), way)
 
 
 def test_what_is_not_quantized_on_the_way() -> None:
@@ -103,8 +96,7 @@ def test_what_is_not_quantized_on_the_way() -> None:
     ops, before = table(torch.float32, ordered)
     x, scale = on_device((activations(3, 128), torch.linspace(0.5, 2, 128)))
     prepared = before.rms_norm(x, x.flip(0), scale, 1e-5)[0]
-    check(ops.rms_norm(x, x.flip(0), scale, 1e-5)[0], prepared, lambda each: ops.linear(each, ordered, None, None),
-          "blocks")  # fmt: skip
+    check(ordered, ops.rms_norm(x, x.flip(0), scale, 1e-5)[0], prepared, "blocks")
     wide = matrix(ops, "q8_0", 128, 128)
     assert isinstance(before.linear(x, wide, None, None), Tensor)
     for one in (ops.new_weight((20, 128), "float32", False), matrix(ops, "fp8_e4m3", 20, 128)):

@@ -186,19 +186,19 @@ class Tile(NamedTuple):
     warps: int
 
 
-def tile_of(weight: QuantizedWeight, rows: int, then: Recipe = FLOATS) -> Tile:
-    """For a product of so many rows, whose results are kept like that: those that are rotated together, by one program.
-    fp8 has one tile: tensor cores of floats add in an order of their own."""
+def tile_of(weight: QuantizedWeight, rows: int, taken: Recipe = FLOATS, then: Recipe = FLOATS) -> Tile:
+    """For a product of so many rows, which it takes and keeps like that: those that are rotated together, by one
+    program. fp8 has one tile: tensor cores of floats add in an order of their own."""
     kind, count = weight.kind, weight.blocks // weight.kind.together
     if kind.code == "fp8":
         return Tile(16, 32, math.gcd(count, 4), 2)
     crowded = (kind.parts == 2 or kind.factors == "both") + weight.gated
     few = rows <= 16
     if then.way == "rotated":
-        return Tile(16, _TOGETHER, math.gcd(count, 4 >> crowded), 8) if few else Tile(64, _TOGETHER, 1, 8)
+        return Tile(16, _TOGETHER, math.gcd(count, 4 >> crowded), 8) if few else Tile(32, _TOGETHER, 1, 8)
     if few:
         return Tile(16, 32, math.gcd(count, 4 >> crowded), 2)
-    return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 4)
+    return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 8 if taken.way == "rotated" else 4)
 
 
 def pieces_of(x: Activations) -> dict[str, int]:
@@ -242,7 +242,7 @@ def _launch(
     y_stride: int,
 ) -> None:
     rows, outputs, form = x.shape[0], weight.shape[0] // (2 if weight.gated else 1), weight.kind
-    tile = tile_of(weight, rows, then)
+    tile = tile_of(weight, rows, x.recipe, then)
     quantized_kernel[(triton.cdiv(outputs, tile.outputs), triton.cdiv(rows, tile.rows))](
         x.q, x.scales, x.shares, weight.data, tuple(weight.sections), bias, *into, rows, outputs,
         weight.stride, weight.blocks // form.together, weight.shape[1], y_stride,
