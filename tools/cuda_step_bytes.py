@@ -44,7 +44,7 @@ class Counted:
             self.launches.append(kernel.__name__)
             self.note(flat((args, tuple(options.values()))))
 
-        JITFunction.run = launch  # type: ignore[method-assign]
+        JITFunction.run = launch
 
     def note(self, found: Iterable[Any]) -> None:
         """A launch with these arguments."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 
@@ -27,6 +27,9 @@ def join(weights: Sequence[Weight]) -> JoinedMatrix:
     return JoinedWeight(cast(Sequence[Matrix], weights))
 
 
+_PREPARING = "rms_norm", "layer_norm", "attention", "linear"
+
+
 def prepare(table: Ops, weight: Weight) -> Ops:
     """The slot of the op table. Of joined matrices, what most has to be known for: the sums that offsets need."""
     members = weight.members if isinstance(weight, JoinedWeight) else (weight,)
@@ -34,13 +37,8 @@ def prepare(table: Ops, weight: Weight) -> Ops:
     if not quantized:
         return table
     then = max(quantized, key=lambda one: recipe_of(one).parts)
-    return replace(
-        table,
-        rms_norm=partial(table.rms_norm, then=then),
-        layer_norm=partial(table.layer_norm, then=then),
-        attention=partial(table.attention, then=then),
-        linear=partial(table.linear, then=then),
-    )
+    changed: dict[str, Any] = {name: partial(getattr(table, name), then=then) for name in _PREPARING}
+    return replace(table, **changed)
 
 
 def _make(

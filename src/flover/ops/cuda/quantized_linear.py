@@ -192,12 +192,10 @@ def tile_of(weight: QuantizedWeight, rows: int, taken: Recipe = FLOATS, then: Re
     kind, count = weight.kind, weight.blocks // weight.kind.together
     if kind.code == "fp8":
         return Tile(16, 32, math.gcd(count, 4), 2)
-    crowded = (kind.parts == 2 or kind.factors == "both") + weight.gated
-    few = rows <= 16
-    if then.way == "rotated":
-        return Tile(16, _TOGETHER, math.gcd(count, 4 >> crowded), 8) if few else Tile(32, _TOGETHER, 1, 8)
-    if few:
-        return Tile(16, 32, math.gcd(count, 4 >> crowded), 2)
+    crowded = (kind.parts == 2 or kind.factors == "both" or kind.scale == "word") + (kind.planes > 1) + weight.gated
+    if rows <= 16 or then.way == "rotated":
+        units = math.gcd(count, max(1, 4 >> crowded))
+        return Tile(16, _TOGETHER, units, 8) if then.way == "rotated" else Tile(16, 32, units, 2)
     return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 8 if taken.way == "rotated" else 4)
 
 
