@@ -58,7 +58,7 @@ def launch(weight_format: WeightFormat) -> None:
     """Everything that a format has kernels for."""
     config = config_of("llama-3-8b")
     decoder = decoder_of(config, batch_invariant=False, weight_format=weight_format)
-    pages: Any = MetaPages(config)
+    pages: Any = MetaPages(config, "bfloat16")
     for query_lens in ([1], *([[1] * 32] if weight_format in ONE_SCALE else []), [510]):
         decoder.forward(batch_of(query_lens, CONTEXT), pages)
     ops = cuda_ops(META, activations=torch.bfloat16)

@@ -38,7 +38,7 @@ def main() -> int:
         for weight_format in FORMATS:
             config = config_of(model)
             decoder = decoder_of(config, batch_invariant=False, weight_format=weight_format)  # type: ignore[arg-type]
-            pages: Any = MetaPages(config)
+            pages: Any = MetaPages(config, "bfloat16")
 
             def forward(lens: tuple[int, ...], longest: int) -> None:
                 batch = batch_of(lens, longest)
