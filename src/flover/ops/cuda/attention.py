@@ -23,8 +23,8 @@ from flover.ops.cuda.attention_parts import (
     attend_part,
     finish,
     keep_heads,
-    load_part,
     merge,
+    merge_all,
     nothing,
     row_of_tile,
     store_part,
@@ -41,25 +41,23 @@ _NO_WINDOW = 2**30
 
 @triton.jit(do_not_specialize=["num_tokens", "num_rows", "num_parts"])  # they change from forward to forward
 def attention_kernel(
-    queries, keys, values, key_scales, value_scales, page_table, query_starts, context_lens, slopes, sinks,
-    sums, tops, weights, arrivals, output, output_scales, shares, scale, softcap, window, num_tokens, num_rows,
-    table_stride, query_stride, num_parts,
+    queries, keys, values, key_scales, value_scales, page_table, query_starts, context_lens, slopes, sinks, sums, tops,
+    weights, arrivals, y, y_scales, y_shares, scale, softcap, window, num_tokens, num_rows, table_stride, query_stride,
+    num_parts,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, TILE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     SPLIT: tl.constexpr, ONE_TOKEN_ROWS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
     HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, HAS_PARTS: tl.constexpr, THEN: tl.constexpr,
 ):  # fmt: skip
-    """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts. THEN:
-    how the output keeps them."""
+    """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts."""
     tile, kv_head, place = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     row, first_tile = tile, tile
     if not ONE_TOKEN_ROWS:
         row = row_of_tile(query_starts, tile, num_rows, TILE_TOKENS)
         first_tile = tl.load(query_starts + row) // TILE_TOKENS + row
-    start = tl.load(query_starts + row)
+    start, first = tl.load(query_starts + row), (tile - first_tile) * TILE_TOKENS
     count = tl.load(query_starts + row + 1) - start
     behind = tl.load(context_lens + row) - count
-    first = (tile - first_tile) * TILE_TOKENS
     if first >= count:
         return
     # The keys that any token of the tile sees, and the parts that they lie in.
@@ -71,12 +69,11 @@ def attention_kernel(
     if place >= tl.where(shared, parts, 1):
         return
     member, dim = tl.arange(0, TILE_TOKENS * GROUP_PAD), tl.arange(0, DIM_PAD)
-    token = first + member // GROUP_PAD
-    head = kv_head * GROUP + member % GROUP_PAD
+    token, head = first + member // GROUP_PAD, kv_head * GROUP + member % GROUP_PAD
     real = (token < count) & (member % GROUP_PAD < GROUP)
     inside = real[:, None] & (dim < DIM)[None, :]
-    where = (start + token).to(tl.int64)
-    q = tl.load(queries + (where * query_stride + head * DIM)[:, None] + dim[None, :], inside, other=0.0)
+    first_dim = (start + token).to(tl.int64) * query_stride + head * DIM
+    q = tl.load(queries + first_dim[:, None] + dim[None, :], inside, other=0.0)
     slope = tl.load(slopes + head, real, other=0.0) if HAS_SLOPES else tl.zeros_like(head).to(tl.float32)
     sink = tl.load(sinks + head, real, other=0.0) if HAS_SINKS else slope
     top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
@@ -97,18 +94,12 @@ def attention_kernel(
             # This program is the last of the row's to come: it merges the parts, and leaves the counter as it was.
             tl.debug_barrier()
             tl.store(counter, 0)
-            top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
-            for part in range(parts):
-                part_top, part_weight, part_total = load_part(sums, tops, weights, cell + part, dim, real, inside, DIM)
-                top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
-    y = finish(top, weight, total, sink, HAS_SINKS)
-    if THEN.way == "floats":
-        tl.store(output + ((where * HEADS + head) * DIM)[:, None] + dim[None, :], y, inside)
-    else:
-        keep_heads(
-            y.to(queries.dtype.element_ty).to(tl.float32), start, first, count, kv_head, num_tokens, output,
-            output_scales, shares, HEADS, KV_HEADS, GROUP, GROUP_PAD, DIM, DIM_PAD, TILE_TOKENS, THEN,
-        )  # fmt: skip
+            top, weight, total = merge_all(sums, tops, weights, cell, parts, dim, real, inside, DIM, DIM_PAD)
+    seen = finish(top, weight, total, sink, HAS_SINKS).to(queries.dtype.element_ty)
+    keep_heads(
+        seen, start, first, count, kv_head, num_tokens, y, y_scales, y_shares, HEADS, KV_HEADS, GROUP, GROUP_PAD, DIM,
+        DIM_PAD, TILE_TOKENS, THEN,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)

@@ -84,6 +84,33 @@ def largest_of(pieces, x_row, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr):
 
 
 @triton.jit
+def activations_at(
+    x, scales, shares, x_row, rows, width, block, x_scale, top, inverse, FORMAT: tl.constexpr, RECIPE: tl.constexpr
+):
+    """One block of the rows x_row, [rows, 32]; its scales, and its shares in what offsets of weights add."""
+    column = block * 32 + tl.arange(0, 32)[None, :]
+    share, second_share = x_row, x_row
+    if RECIPE.way == "floats":
+        a = tl.load(x + x_row[:, None] * width + column, column < width, other=0.0)
+    elif RECIPE.way == "rotated":
+        stored = tl.load(x + x_row[:, None] * width + column, column < width, other=0.0)
+        integer = row_integers(stored, top[:, None], inverse[:, None])
+        if RECIPE.parts > 0:
+            share = x_scale * tl.sum(integer, 1)
+        a = integer.to(tl.int8)
+    else:
+        a = tl.load(x + x_row[:, None] * width + column)
+        if RECIPE.way == "blocks":
+            x_scale = tl.load(scales + block.to(tl.int64) * rows + x_row)
+        if FORMAT.offset or FORMAT.scale == "word":
+            mine = shares + block.to(tl.int64) * FORMAT.parts * rows + x_row
+            share = tl.load(mine)
+            if FORMAT.parts == 2:
+                second_share = tl.load(mine + rows)
+    return a, x_scale, share, second_share
+
+
+@triton.jit
 def quantized_chain(
     x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT: tl.constexpr,
     RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, GATED: tl.constexpr, UNITS: tl.constexpr,
@@ -95,11 +122,8 @@ def quantized_chain(
     total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     together: tl.constexpr = 1 if FORMAT.low == 8 else 2
-    as_stored: tl.constexpr = RECIPE.way == "floats" or RECIPE.way == "rotated"
-    width = inputs if as_stored else units * (32 * together)
-    x_place = x_row[:, None] * width
-    place = tl.arange(0, 32)[None, :]
-    x_scale = x_row
+    width = inputs if RECIPE.way == "floats" or RECIPE.way == "rotated" else units * (32 * together)
+    x_scale, top, inverse = x_row, x_row, x_row
     if RECIPE.way == "rotated":
         top = largest_of(scales, x_row, NUM_PIECES, PIECES)
         x_scale, inverse = row_scale(top, RECIPE.rounds)
@@ -111,24 +135,9 @@ def quantized_chain(
                 unit = first + i
                 block = unit * together + half
                 record = first * together // FORMAT.record + (i * together + half) // FORMAT.record
-                column = block * 32 + place
-                if as_stored:
-                    a = tl.load(x + x_place + column, column < width, other=0.0)
-                else:
-                    a = tl.load(x + x_place + column)
-                block_scale, share, second_share = x_scale, x_row, x_row
-                if RECIPE.way == "blocks":
-                    block_scale = tl.load(scales + block.to(tl.int64) * rows + x_row)
-                elif RECIPE.way == "rotated":
-                    integer = row_integers(a, top[:, None], inverse[:, None])
-                    if RECIPE.parts > 0:
-                        share = x_scale * tl.sum(integer, 1)
-                    a = integer.to(tl.int8)
-                if (FORMAT.offset or FORMAT.scale == "word") and RECIPE.way != "rotated":
-                    mine = shares + block.to(tl.int64) * FORMAT.parts * rows + x_row
-                    share = tl.load(mine)
-                    if FORMAT.parts == 2:
-                        second_share = tl.load(mine + rows)
+                a, block_scale, share, second_share = activations_at(
+                    x, scales, shares, x_row, rows, width, block, x_scale, top, inverse, FORMAT, RECIPE
+                )
                 total = add_block(
                     total, a, block_scale, share, second_share, weight, at, record, unit, half, out, outputs, stride,
                     FORMAT,
