@@ -35,7 +35,7 @@ from flover.model.batch import Batch
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.decoder import Decoder, Weights
 from flover.model.hf_config import read_config
-from flover.ops import DType
+from flover.ops import DType, WeightFormat
 from flover.ops.choices import Choices, Draws, Edits
 from flover.ops.cuda.choose import choose, logprobs
 from flover.ops.cuda.device import new_pages
@@ -191,13 +191,14 @@ def empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(tuple(shape), dtype=dtype, device=META)
 
 
-def decoder_of(config: ModelConfig, *, batch_invariant: bool) -> Decoder:
-    """In bfloat16, without memory."""
-    ops, matrices, vectors = cuda_ops(META, batch_invariant=batch_invariant), {}, {}
+def decoder_of(config: ModelConfig, *, batch_invariant: bool, weight_format: WeightFormat = "bfloat16") -> Decoder:
+    """With activations in bfloat16, without memory."""
+    ops = cuda_ops(META, activations=torch.bfloat16, batch_invariant=batch_invariant)
+    matrices, vectors = {}, {}
     for name, shape in parameter_shapes(config).items():
         if len(shape) == 2:
             gated = config.gated and name.endswith("up.weight")
-            matrices[name] = ops.new_weight((shape[0], shape[1]), "bfloat16", gated)
+            matrices[name] = ops.new_weight((shape[0], shape[1]), weight_format, gated)
         else:
             vectors[name] = empty(shape, torch.float32)
     return Decoder(config, Weights(matrices, vectors), ops, config.default_max_len)

@@ -2,11 +2,12 @@
 
     python tools/cuda_quantized.py [--arch 90] [--format q4_k]
 
-As tools/cuda_kernels.py does: few rows and many, with and without a gate, at the shapes of Llama 3 8B and GPT-J 6B,
-whose sizes are all multiples of 16, so what is compiled is the same; experts; rows that are looked up. A row of the
-table has one format, and for each GPU the most registers of a thread, KiB of shared memory, and the least share of a
-multiprocessor's warps that fit. Ends with status 1 where a kernel keeps registers in local memory, where a product has
-no tensor-core instruction or no load of 16 bytes a thread.
+As tools/cuda_kernels.py does: a layer of Llama 3 8B at one row, at 32 where that launches other kernels, and at a
+chunk; up of GPT-J 6B, which has a bias and no gate; experts. A row of the table has one format, and for each GPU the
+most registers of a thread, KiB of shared memory, and the least share of a multiprocessor's warps that fit. What has
+been compiled is kept by Triton (TRITON_CACHE_DIR), so a run that was cut off goes on where it was. Ends with status 1
+where a kernel keeps registers in local memory, where a product has no tensor-core instruction or no load of 16 bytes a
+thread.
 """
 
 from __future__ import annotations
@@ -14,18 +15,31 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from cuda_kernels import GPUS, META, Compiled, CompilingDriver, empty, inspect
+from cuda_kernels import (
+    GPUS,
+    META,
+    Compiled,
+    CompilingDriver,
+    MetaPages,
+    batch_of,
+    config_of,
+    decoder_of,
+    empty,
+    inspect,
+)
 from triton.runtime.driver import driver
 
-from flover.ops import Experts, Ops, Routing, WeightFormat
+from flover.ops import ONE_SCALE, Experts, Routing, WeightFormat
 from flover.ops.cuda.quantized import QUANTIZED
 from flover.ops.cuda.table import cuda_ops
 
-SHAPES = ((28672, 4096), True, "silu"), ((4096, 14336), False, None), ((16384, 4096), False, "gelu_tanh")
-"""Up with its gate and down of Llama 3 8B; up of GPT-J 6B."""
-ROWS = 1, 510
+PRODUCTS = "quantized_kernel", "quantized_grouped_kernel"
+UNQUANTIZED = "angles_kernel", "rotary_write_kernel", "gather_kernel", "route_kernel", "weighted_sum_kernel"
+"""Kernels that the formats have no part in."""
+CONTEXT = 4096
 
 
 class Recorder(CompilingDriver):
@@ -40,25 +54,30 @@ class Recorder(CompilingDriver):
         return super().load_binary(name, binary, shared, device)
 
 
-def launch(ops: Ops, weight_format: WeightFormat) -> None:
+def launch(weight_format: WeightFormat) -> None:
     """Everything that a format has kernels for."""
-    for shape, gated, kind in SHAPES:
-        weight = ops.new_weight(shape, weight_format, gated)
-        for rows in ROWS:
-            ops.linear(empty((rows, shape[1]), torch.bfloat16), weight, None, kind)
-    up, down = ops.new_weight((28672, 4096), weight_format, True), ops.new_weight((4096, 14336), weight_format, False)
+    config = config_of("llama-3-8b")
+    decoder = decoder_of(config, batch_invariant=False, weight_format=weight_format)
+    pages: Any = MetaPages(config, "bfloat16")
+    for query_lens in ([1], *([[1] * 32] if weight_format in ONE_SCALE else []), [510]):
+        decoder.forward(batch_of(query_lens, CONTEXT), pages)
+    ops = cuda_ops(META, activations=torch.bfloat16)
+    assert ops.prepare is not None
+    up, down = (ops.new_weight(shape, weight_format, False) for shape in ((16384, 4096), (4096, 16384)))
+    ops.prepare(ops, down).linear(empty((1, 4096), torch.bfloat16), up, empty((16384,), torch.float32), "gelu_tanh")
+    gated = ops.new_weight((28672, 4096), weight_format, True)
+    down = ops.new_weight((4096, 14336), weight_format, False)
     x, scores = empty((8, 4096), torch.bfloat16), empty((8, 2), torch.bfloat16)
-    ops.experts(x, scores, Experts([up, up], [down, down]), Routing(2, True), "silu")
-    ops.embed(empty((8,), torch.int64), down, 1.0)
+    ops.experts(x, scores, Experts([gated] * 2, [down] * 2), Routing(2, True), "silu")
 
 
 def compiled(arch: int, weight_format: WeightFormat) -> list[Compiled]:
     """The kernels of a format."""
     recorder = Recorder(arch)
     driver.set_active(recorder)
-    launch(cuda_ops(META, activations=torch.bfloat16), weight_format)
-    kernels = [inspect(name, binary, arch, *rest) for binary, (name, *rest) in recorder.found.items()]
-    return [one for one in kernels if "quanti" in one.name or one.name in ("rotate_kernel", "unpack_kernel")]
+    launch(weight_format)
+    found = [(name, binary, rest) for binary, (name, *rest) in recorder.found.items() if name not in UNQUANTIZED]
+    return [inspect(name, binary, arch, *rest) for name, binary, rest in found]
 
 
 def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str]:
@@ -66,7 +85,7 @@ def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str
     found = []
     for one in kernels:
         where = f"{one.name} of {weight_format} on sm_{one.arch}"
-        product = one.name in ("quantized_kernel", "quantized_grouped_kernel")
+        product = one.name in PRODUCTS
         if one.local:
             found.append(f"{where}: {one.local} bytes or accesses of local memory")
         if product and not one.tensor_cores:
@@ -78,7 +97,7 @@ def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str
 
 def cell(kernels: Sequence[Compiled]) -> str:
     """Of the products."""
-    own = [one for one in kernels if one.name in ("quantized_kernel", "quantized_grouped_kernel")]
+    own = [one for one in kernels if one.name in PRODUCTS]
     cores = "/".join(sorted({core for one in own for core in one.tensor_cores}))
     shared = max(one.shared for one in own) / 1024
     return f"{max(one.registers for one in own)}, {shared:.0f} KiB, {min(one.occupancy for one in own):.0%}, {cores}"

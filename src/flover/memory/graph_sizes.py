@@ -40,8 +40,8 @@ def warm_up_batches(max_len: int) -> list[tuple[tuple[int, ...], int]]:
     """Tokens of each row, and the longest context that the host counts on, of forwards that launch all kernels.
 
     Triton compiles one for sizes that are multiples of 16 and one for others. What is launched depends on the number of
-    tokens (`linear.FEW_ROWS`), and on whether a context has several parts (`SPLIT`)."""
-    lens = [(tokens,) for tokens in (1, 2, 3, 16, 65, 80) if tokens <= max_len]
+    tokens (`linear.FEW_ROWS`; for quantized matrices `tile_of`), and whether a context has several parts (`SPLIT`)."""
+    lens = [(tokens,) for tokens in (1, 2, 3, 16, 33, 65, 80) if tokens <= max_len]
     return [(own, longest) for own in lens for longest in ((SPLIT, SPLIT + 1) if own[0] < 3 else (SPLIT,))]
 
 

@@ -182,6 +182,10 @@ class _Layer:
         self.layer = config.layers[layer]
         self.weights = own = weights.under(prefix)
         self._experts = _experts_of(own, self.layer.experts.count) if self.layer.experts else None
+        up = self._experts.up[0] if self._experts else own.matrices["up.weight"]
+        readers = {"attention_norm": "qkv", "attention": "out", "shared.up": "shared.down", "up": "down"}
+        self._before = {name: _before(ops, own.matrices.get(f"{reader}.weight")) for name, reader in readers.items()}
+        self._before["mlp_norm"] = _before(ops, up)
 
     def forward(self, update: Array | None, hidden: Array, step: _ForwardInputs, pages: Pages) -> tuple[Array, Array]:
         """From the residual stream `hidden`, and the update that is still to be added to it, to the next two."""
@@ -213,7 +217,8 @@ class _Layer:
 
     def _attention(self, x: Array, step: _ForwardInputs, pages: Pages) -> Array:
         config, ops, vectors = self.config, self.ops, self.weights.vectors
-        qkv = self._linear("qkv", x, step).reshape(x.shape[0], -1, config.head_dim)
+        qkv = self._linear("qkv", x, step)
+        qkv = qkv.reshape(qkv.shape[0], -1, config.head_dim)
         layer, norms = self.layer, (vectors.get("query_norm.weight"), vectors.get("key_norm.weight"))
         if config.qk_norm in ("head", "all_heads"):
             qkv = ops.head_norm(qkv, config.num_heads, config.num_kv_heads, *norms, config.norm_eps)
@@ -227,7 +232,8 @@ class _Layer:
         if gate is not None:
             queries = ops.scale_queries(queries, gate)
         scores = config.attn_logit_softcap, step.slopes, vectors.get("sinks.weight")
-        seen = ops.attention(queries, pages, step.attention, layer.attention_scale, layer.window, *scores)
+        attention = self._before["attention"].attention
+        seen = attention(queries, pages, step.attention, layer.attention_scale, layer.window, *scores)
         return self._linear("out", seen, step)
 
     def _feed_forward(self, x: Array, step: _ForwardInputs) -> Array:
@@ -244,17 +250,22 @@ class _Layer:
 
     def _linear(self, name: str, x: Array, step: _ForwardInputs, activation: str | None = None) -> Array:
         weight, bias = self.weights.matrices[f"{name}.weight"], self.weights.vectors.get(f"{name}.bias")
-        table = self._adapters.get(f"{name}.weight")
-        if table is None or self.ops.adapters is None:
-            return self.ops.linear(x, weight, bias, activation)
-        return self.ops.adapters.linear(x, weight, bias, activation, table, step.adapters)
+        table, ops = self._adapters.get(f"{name}.weight"), self._before.get(name, self.ops)
+        if table is None or ops.adapters is None:
+            return ops.linear(x, weight, bias, activation)
+        return ops.adapters.linear(x, weight, bias, activation, table, step.adapters)
 
     def _norm(self, name: str, update: Array | None, hidden: Array) -> tuple[Array, Array]:
-        return _norm(self.ops, self.config, self.weights.vectors, name, update, hidden)
+        return _norm(self._before[name], self.config, self.weights.vectors, name, update, hidden)
 
     def _post_norm(self, name: str, x: Array) -> Array:
         """Norm of what is going to be added to the residual stream."""
         return self.ops.rms_norm(x, None, self.weights.vectors[f"{name}.weight"], self.config.norm_eps)[0]
+
+
+def _before(ops: Ops, weight: Weight | None) -> Ops:
+    """The operations whose results are multiplied with that weight next."""
+    return ops if ops.prepare is None or weight is None else ops.prepare(ops, weight)
 
 
 def _norm(

@@ -290,9 +290,9 @@ class Ops:
     """(x [T, H]) -> the sum over all ranks, in the place of x"""
     join: Callable[[Sequence[Weight]], Weight] | None = None
     """(weights of the same inputs) -> one with all their outputs, each in its own format; with `BLOCKS` only"""
+    prepare: Callable[[Ops, Weight], Ops] | None = None  # a table that gives what products with that weight take
     adapters: AdapterOps | None = None  # for implementations that compute them
-    capture: Capture | None = None
-    """for implementations that can run a whole forward at once"""
+    capture: Capture | None = None  # for implementations that can run a whole forward at once
     captures_one_shape: bool = False  # on the arrays of its example alone, and not on any batch
 
 

@@ -22,13 +22,16 @@ from flover.ops.cuda import SPLIT
 from flover.ops.cuda.attention_parts import (
     attend_part,
     finish,
-    load_part,
+    keep_heads,
     merge,
+    merge_all,
     nothing,
     row_of_tile,
     store_part,
 )
 from flover.ops.cuda.launch import OPTIONS, power_of_two
+from flover.ops.cuda.quantize import FLOATS, MOST_ROTATED, Activations, Rows, is_whole, new_activations, recipe_of
+from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
 
 _BLOCK_KEYS = 64
 _TILE_ROWS = 16
@@ -36,14 +39,15 @@ _TILE_ROWS = 16
 _NO_WINDOW = 2**30
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_parts"])  # they change from forward to forward
+@triton.jit(do_not_specialize=["num_tokens", "num_rows", "num_parts"])  # they change from forward to forward
 def attention_kernel(
-    queries, keys, values, key_scales, value_scales, page_table, query_starts, context_lens, slopes, sinks,
-    sums, tops, weights, arrivals, output, scale, softcap, window, num_rows, table_stride, query_stride, num_parts,
+    queries, keys, values, key_scales, value_scales, page_table, query_starts, context_lens, slopes, sinks, sums, tops,
+    weights, arrivals, y, y_scales, y_shares, scale, softcap, window, num_tokens, num_rows, table_stride, query_stride,
+    num_parts,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr,
     DIM_PAD: tl.constexpr, PAGE_SIZE: tl.constexpr, TILE_TOKENS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
     SPLIT: tl.constexpr, ONE_TOKEN_ROWS: tl.constexpr, HAS_SOFTCAP: tl.constexpr, HAS_SLOPES: tl.constexpr,
-    HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, HAS_PARTS: tl.constexpr,
+    HAS_SINKS: tl.constexpr, HAS_SCALES: tl.constexpr, HAS_PARTS: tl.constexpr, THEN: tl.constexpr,
 ):  # fmt: skip
     """TILE_TOKENS tokens of one row by the GROUP_PAD query heads of one key head; the third index counts parts."""
     tile, kv_head, place = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -51,10 +55,9 @@ def attention_kernel(
     if not ONE_TOKEN_ROWS:
         row = row_of_tile(query_starts, tile, num_rows, TILE_TOKENS)
         first_tile = tl.load(query_starts + row) // TILE_TOKENS + row
-    start = tl.load(query_starts + row)
+    start, first = tl.load(query_starts + row), (tile - first_tile) * TILE_TOKENS
     count = tl.load(query_starts + row + 1) - start
     behind = tl.load(context_lens + row) - count
-    first = (tile - first_tile) * TILE_TOKENS
     if first >= count:
         return
     # The keys that any token of the tile sees, and the parts that they lie in.
@@ -66,12 +69,11 @@ def attention_kernel(
     if place >= tl.where(shared, parts, 1):
         return
     member, dim = tl.arange(0, TILE_TOKENS * GROUP_PAD), tl.arange(0, DIM_PAD)
-    token = first + member // GROUP_PAD
-    head = kv_head * GROUP + member % GROUP_PAD
+    token, head = first + member // GROUP_PAD, kv_head * GROUP + member % GROUP_PAD
     real = (token < count) & (member % GROUP_PAD < GROUP)
     inside = real[:, None] & (dim < DIM)[None, :]
-    where = (start + token).to(tl.int64)
-    q = tl.load(queries + (where * query_stride + head * DIM)[:, None] + dim[None, :], inside, other=0.0)
+    first_dim = (start + token).to(tl.int64) * query_stride + head * DIM
+    q = tl.load(queries + first_dim[:, None] + dim[None, :], inside, other=0.0)
     slope = tl.load(slopes + head, real, other=0.0) if HAS_SLOPES else tl.zeros_like(head).to(tl.float32)
     sink = tl.load(sinks + head, real, other=0.0) if HAS_SINKS else slope
     top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
@@ -92,11 +94,12 @@ def attention_kernel(
             # This program is the last of the row's to come: it merges the parts, and leaves the counter as it was.
             tl.debug_barrier()
             tl.store(counter, 0)
-            top, weight, total = nothing(TILE_TOKENS * GROUP_PAD, DIM_PAD)
-            for part in range(parts):
-                part_top, part_weight, part_total = load_part(sums, tops, weights, cell + part, dim, real, inside, DIM)
-                top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
-    finish(output, (where * HEADS + head) * DIM, dim, inside, top, weight, total, sink, HAS_SINKS)
+            top, weight, total = merge_all(sums, tops, weights, cell, parts, dim, real, inside, DIM, DIM_PAD)
+    seen = finish(top, weight, total, sink, HAS_SINKS).to(queries.dtype.element_ty)
+    keep_heads(
+        seen, start, first, count, kv_head, num_tokens, y, y_scales, y_shares, HEADS, KV_HEADS, GROUP, GROUP_PAD, DIM,
+        DIM_PAD, TILE_TOKENS, THEN,
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -141,6 +144,20 @@ def plan_attention(
     return AttentionPlan(page_table, query_starts, context_lens, one_token, max(context_lens_host, default=1))
 
 
+def _room(queries: Tensor, kv_heads: int, then: QuantizedWeight | None) -> Rows:
+    """For the output: as a product with `then` takes it, where a program has what is quantized or rotated together."""
+    tokens, heads, dim = queries.shape
+    group, shape = heads // kv_heads, (tokens, heads * dim)
+    if tokens and then is not None and then.order is None and is_whole(then, heads * dim):
+        recipe = recipe_of(then)
+        together = BLOCK if recipe.way == "blocks" else max(BLOCK, then.rotation)
+        unpadded = power_of_two(dim) == dim and power_of_two(group) == group
+        alone = dim % together == 0 or (unpadded and group * dim % together == 0)
+        if alone and (recipe.way == "blocks" or (recipe.way == "row" and tokens <= MOST_ROTATED)):
+            return new_activations(None, queries, shape, then, kv_heads if recipe.way == "row" else None)
+    return torch.empty(shape, dtype=queries.dtype, device=queries.device)
+
+
 def attention(
     queries: Tensor,
     pages: Pages,
@@ -150,11 +167,12 @@ def attention(
     softcap: float = 0.0,
     slopes: Tensor | None = None,
     sinks: Tensor | None = None,
-) -> Tensor:
-    """Attention of every token over its row's pages."""
+    then: QuantizedWeight | None = None,
+) -> Rows:
+    """Attention of every token over its row's pages; for a product with `then`, if there is one."""
     tokens, heads, dim = queries.shape
-    output = torch.empty((tokens, heads * dim), dtype=queries.dtype, device=queries.device)
     rows, kv_heads = len(plan.context_lens), pages.keys.shape[1]
+    output = _room(queries, kv_heads, then)
     if not tokens:
         return output
     group_pad = power_of_two(heads // kv_heads)
@@ -176,12 +194,13 @@ def attention(
         "BLOCK_KEYS": _BLOCK_KEYS if dim <= 128 else _BLOCK_KEYS // (4 if in_8_bits else 2),
         "SPLIT": SPLIT,
     }
+    into = (output.q, output.scales, output.shares) if isinstance(output, Activations) else (output, None, None)
     attention_kernel[(tiles, kv_heads, parts)](
         *(queries, pages.keys, pages.values, pages.key_scales, pages.value_scales),
         *(plan.page_table, plan.query_starts, plan.context_lens, slopes, sinks),
-        *(*plan.workspace(parts, heads, kv_heads, dim), output),
+        *(*plan.workspace(parts, heads, kv_heads, dim), *into),
         *(float(scale), float(softcap), _NO_WINDOW if window is None else window),
-        *(rows, plan.page_table.stride(0), queries.stride(0), parts),
+        *(tokens, rows, plan.page_table.stride(0), queries.stride(0), parts),
         **sizes,
         ONE_TOKEN_ROWS=plan.one_token_rows,
         HAS_SOFTCAP=softcap != 0,
@@ -189,6 +208,7 @@ def attention(
         HAS_SINKS=sinks is not None,
         HAS_SCALES=in_8_bits,
         HAS_PARTS=parts > 1,
+        THEN=output.recipe if isinstance(output, Activations) else FLOATS,
         num_warps=8,
         num_stages=2,
         # Without the limit, int8 spills on sm_100, and on other GPUs takes a second program's registers.

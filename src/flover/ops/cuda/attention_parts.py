@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from flover.ops.cuda.activation import tanh
+from flover.ops.cuda.quantize import keep_blocks, magnitude_bits, rotated
 
 
 @triton.jit
@@ -119,13 +120,54 @@ def load_part(sums, tops, weights, place, dim, real, inside, DIM: tl.constexpr):
 
 
 @triton.jit
-def finish(output, place, dim, inside, top, weight, total, sink, HAS_SINKS: tl.constexpr):
-    """Divide by the weight, to which a sink adds its own, and store."""
+def merge_all(sums, tops, weights, cell, parts, dim, real, inside, DIM: tl.constexpr, DIM_PAD: tl.constexpr):
+    """What all parts gave, the first one first."""
+    top, weight, total = nothing(cell.shape[0], DIM_PAD)
+    for part in range(parts):
+        part_top, part_weight, part_total = load_part(sums, tops, weights, cell + part, dim, real, inside, DIM)
+        top, weight, total = merge(top, weight, total, part_top, part_weight, part_total)
+    return top, weight, total
+
+
+@triton.jit
+def finish(top, weight, total, sink, HAS_SINKS: tl.constexpr):
+    """Divide by the weight, to which a sink adds its own."""
     LOG2E: tl.constexpr = 1.4426950408889634
     if HAS_SINKS:
         last = tl.maximum(top, sink * LOG2E)
         before = tl.exp2(top - last)
         weight = tl.fma(weight, before, tl.exp2(sink * LOG2E - last))
         total = total * before[:, None]
-    y = tl.div_rn(total, tl.broadcast_to(weight[:, None], total.shape))
-    tl.store(output + place[:, None] + dim[None, :], y, inside)
+    return tl.div_rn(total, tl.broadcast_to(weight[:, None], total.shape))
+
+
+@triton.jit
+def keep_heads(
+    y, start, first, count, kv_head, tokens, q, scales, shares, HEADS: tl.constexpr, KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr, GROUP_PAD: tl.constexpr, DIM: tl.constexpr, DIM_PAD: tl.constexpr, TILE_TOKENS: tl.constexpr,
+    THEN: tl.constexpr,
+):  # fmt: skip
+    """Store the heads [TILE_TOKENS * GROUP_PAD, DIM_PAD] of a row's tokens from `first` on as the next product
+    takes them: as they are, in blocks of 32, or rotated, of which every key head is a piece."""
+    size: tl.constexpr = TILE_TOKENS * GROUP_PAD * DIM_PAD
+    member, dim = tl.arange(0, TILE_TOKENS * GROUP_PAD), tl.arange(0, DIM_PAD)
+    token, head = first + member // GROUP_PAD, member % GROUP_PAD
+    if THEN.way == "blocks":
+        place = tl.arange(0, size // 32) * 32
+        token, place = first + place // (GROUP_PAD * DIM_PAD), place % (GROUP_PAD * DIM_PAD)
+        head, dim = place // DIM_PAD, place % DIM_PAD
+        block = ((kv_head * GROUP + head) * DIM + dim) // 32
+        real = (token < count) & (head < GROUP) & (dim < DIM)
+        value = tl.reshape(y.to(tl.float32), [size // 32, 32])
+        keep_blocks(value, start + token, block, real, tokens, HEADS * DIM, q, scales, shares, THEN)
+    else:
+        inside = ((token < count) & (head < GROUP))[:, None] & (dim < DIM)[None, :]
+        if THEN.way == "rotated":
+            y = tl.reshape(tl.where(inside, y.to(tl.float32), 0.0), [size])
+            y = tl.reshape(rotated(y, size, THEN.rounds), [TILE_TOKENS * GROUP_PAD, DIM_PAD])
+        place = (start + token).to(tl.int64) * (HEADS * DIM) + (kv_head * GROUP + head) * DIM
+        tl.store(q + place[:, None] + dim[None, :], y, inside)
+        if THEN.way == "rotated":
+            top = tl.max(tl.max(tl.reshape(magnitude_bits(y), [TILE_TOKENS, GROUP_PAD, DIM_PAD]), 2), 1)
+            token = first + tl.arange(0, TILE_TOKENS)
+            tl.store(scales + (start + token) * KV_HEADS + kv_head, top, token < count)

@@ -23,8 +23,9 @@ from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.linear import chain
 from flover.ops.cuda.matrices import Matrix
+from flover.ops.cuda.quantize import Rows, activations_of, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.quantized_linear import as_integers, quantized_chain, tile_of
+from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain, tile_of
 
 _BLOCK_ROWS = 16
 
@@ -84,8 +85,9 @@ def grouped_kernel(
 @triton.jit
 def quantized_grouped_kernel(
     x, scales, shares, matrices, at, biases, order, starts, y, rows, experts, outputs, stride, units, inputs,
-    FORMAT: tl.constexpr, SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr,
-    UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, SHARING: tl.constexpr,
+    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """The same with quantized matrices; x has so many rows, in integers."""
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
@@ -96,8 +98,8 @@ def quantized_grouped_kernel(
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     total, up_total = quantized_chain(
-        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, GATED, UNITS,
-        BLOCK_ROWS, BLOCK_OUT,
+        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, RECIPE,
+        NUM_PIECES, PIECES, GATED, UNITS, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
@@ -147,24 +149,24 @@ class ExpertOps:
         self._group = group
         self._known: dict[int, tuple[Experts, _Matrices, _Matrices]] = {}
 
-    def __call__(self, x: Tensor, scores: Tensor, experts: Experts, routing: Routing, kind: str) -> Tensor:
+    def __call__(self, x: Rows, scores: Tensor, experts: Experts, routing: Routing, kind: str) -> Tensor:
         """Choose, multiply by the matrices of the chosen experts, and add up what they give."""
         (rows, count), chosen = scores.shape, routing.top_k
         if not 1 <= chosen <= count == len(experts.up) == len(experts.down):
             raise InvariantError(
                 f"{chosen} of {count} experts, with {len(experts.up)} and {len(experts.down)} matrices"
             )
-        y = torch.empty_like(x)
+        y = torch.empty_like(floats_of(x))
         if not rows:
             return y
         up, down = self._matrices_of(experts)
-        ids = torch.empty((rows, chosen), dtype=torch.int32, device=x.device)
-        weights = torch.empty((rows, chosen), dtype=torch.float32, device=x.device)
+        ids = torch.empty((rows, chosen), dtype=torch.int32, device=y.device)
+        weights = torch.empty((rows, chosen), dtype=torch.float32, device=y.device)
         block = power_of_two(count, 2)
         route_kernel[(rows,)](scores, ids, weights, count, chosen, routing.normalized, block, num_warps=1, **OPTIONS)
         flat = ids.flatten()
         order = torch.argsort(flat, stable=True)
-        edges = torch.arange(count + 1, dtype=torch.int32, device=x.device)
+        edges = torch.arange(count + 1, dtype=torch.int32, device=y.device)
         starts = torch.searchsorted(flat[order], edges, out_int32=True)
         inner = _grouped(x, up, flat, order, starts, chosen, kind)
         outer = _grouped(inner, down, flat, order, starts, 1, None)
@@ -219,17 +221,18 @@ def _in_order(x: Tensor, orders: Tensor, ids: Tensor, sharing: int) -> Tensor:
 
 
 def _grouped(
-    x: Tensor, experts: _Matrices, ids: Tensor, order: Tensor, starts: Tensor, sharing: int, kind: str | None
+    x: Rows, experts: _Matrices, ids: Tensor, order: Tensor, starts: Tensor, sharing: int, kind: str | None
 ) -> Tensor:
     """[pairs, outputs] of every pair of token and expert, in the order of tokens."""
     if experts.orders is not None:
-        x, sharing = _in_order(x, experts.orders, ids, sharing), 1
+        x, sharing = _in_order(floats_of(x), experts.orders, ids, sharing), 1
     pairs, count, like = len(order), len(starts) - 1, experts.like
     outputs = like.shape[0] // (2 if like.gated else 1)
-    y = torch.empty((pairs, outputs), dtype=x.dtype, device=x.device)
+    y = torch.empty((pairs, outputs), dtype=x.dtype, device=order.device)
     if isinstance(like, QuantizedWeight):
         _grouped_quantized(x, experts, like, order, starts, sharing, kind, y)
         return y
+    x = floats_of(x)
     block_out = 64 if like.gated else 128
     grouped_kernel[(triton.cdiv(outputs, block_out), pairs // _BLOCK_ROWS + count)](
         x,
@@ -256,7 +259,7 @@ def _grouped(
 
 
 def _grouped_quantized(
-    x: Tensor,
+    x: Rows,
     experts: _Matrices,
     like: QuantizedWeight,
     order: Tensor,
@@ -265,12 +268,14 @@ def _grouped_quantized(
     kind: str | None,
     y: Tensor,
 ) -> None:
-    integers, tile, form = as_integers(x, like), tile_of(like, _BLOCK_ROWS), like.kind
+    own, tile, form = activations_of(x, like), tile_of(like, _BLOCK_ROWS), like.kind
     (pairs, outputs), count = y.shape, len(starts) - 1
     quantized_grouped_kernel[(triton.cdiv(outputs, tile.outputs), pairs // _BLOCK_ROWS + count)](
-        integers.q, integers.scales, integers.shares, experts.matrices, tuple(like.sections), experts.biases, order,
-        starts, y, len(x), count, outputs, like.stride, like.blocks // form.together, like.shape[1],
+        own.q, own.scales, own.shares, experts.matrices, tuple(like.sections), experts.biases, order,
+        starts, y, x.shape[0], count, outputs, like.stride, like.blocks // form.together, like.shape[1],
         FORMAT=form,
+        RECIPE=own.recipe,
+        **pieces_of(own),
         SHARING=sharing,
         KIND=kind or "none",
         GATED=like.gated,

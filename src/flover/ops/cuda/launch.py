@@ -6,10 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import triton
+import triton.language as tl
 
 OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": False}
 """The compiler contracts no product and sum on its own: two kernels that compute the same number give the same bits."""
+
+
+TYPES: Mapping[torch.dtype, tl.dtype] = {
+    torch.float32: tl.float32,
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+}
 
 
 @dataclass(slots=True)

@@ -19,8 +19,9 @@ from flover.ops.cuda.activation import activate, gate_by
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.matrices import JoinedMatrix, Matrix
+from flover.ops.cuda.quantize import Rows, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.quantized_linear import quantized_linear
+from flover.ops.cuda.quantized_linear import linear_then, quantized_linear
 from flover.ops.cuda.weight import CudaWeight
 from flover.ops.joined import JoinedWeight
 
@@ -128,30 +129,38 @@ def epilogue_kernel(
 
 
 def linear(
-    x: Tensor, weight: Matrix | JoinedMatrix, bias: Tensor | None, kind: str | None, batch_invariant: bool
-) -> Tensor:
-    """x times the weight's transpose, plus the bias, activated and gated."""
+    x: Rows,
+    weight: Matrix | JoinedMatrix,
+    bias: Tensor | None,
+    kind: str | None,
+    batch_invariant: bool,
+    then: QuantizedWeight | None = None,
+) -> Rows:
+    """x times the weight's transpose, plus the bias, activated and gated; for a product with `then` if there is one."""
     if x.shape[1] != weight.shape[1]:
         raise InvariantError(f"x has {x.shape[1]} columns, the weight {weight.shape[1]} inputs")
     if isinstance(weight, JoinedWeight):
         return _joined(x, weight, bias, kind, batch_invariant)
     if isinstance(weight, QuantizedWeight):
+        if then is not None and (made := linear_then(x, weight, bias, kind, then)) is not None:
+            return made
         outputs = weight.shape[0] // (2 if weight.gated else 1)
-        y = torch.empty((len(x), outputs), dtype=x.dtype, device=x.device)
+        y = torch.empty((x.shape[0], outputs), dtype=x.dtype, device=weight.data.device)
         quantized_linear(x, weight, bias, kind, y)
         return y
-    return _plain(x, weight, bias, kind, batch_invariant)
+    return _plain(floats_of(x), weight, bias, kind, batch_invariant)
 
 
-def _joined(x: Tensor, weight: JoinedMatrix, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
-    y = torch.empty((len(x), weight.shape[0]), dtype=x.dtype, device=x.device)
+def _joined(x: Rows, weight: JoinedMatrix, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
+    floats = floats_of(x)
+    y = torch.empty((x.shape[0], weight.shape[0]), dtype=x.dtype, device=floats.device)
     for member, start in zip(weight.members, weight.starts, strict=True):
         end = start + member.shape[0]
         own = None if bias is None else bias[start:end]
         if isinstance(member, QuantizedWeight):
             quantized_linear(x, member, own, kind, y[:, start:end])
         else:
-            y[:, start:end] = _plain(x, member, own, kind, batch_invariant)
+            y[:, start:end] = _plain(floats, member, own, kind, batch_invariant)
     return y
 
 

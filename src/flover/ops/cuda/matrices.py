@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 
 from flover.errors import ConfigError
-from flover.ops import NewWeight, Part, Weight, WeightFormat
+from flover.ops import NewWeight, Ops, Part, Weight, WeightFormat
+from flover.ops.cuda.quantize import FLOATS, recipe_of
 from flover.ops.cuda.quantized import QUANTIZED, QuantizedWeight
 from flover.ops.cuda.weight import FORMATS, CudaWeight, zeros
 from flover.ops.joined import JoinedWeight
@@ -23,6 +25,20 @@ JoinedMatrix: TypeAlias = JoinedWeight[Matrix]
 def join(weights: Sequence[Weight]) -> JoinedMatrix:
     """One matrix that has the outputs of these one after another."""
     return JoinedWeight(cast(Sequence[Matrix], weights))
+
+
+_PREPARING = "rms_norm", "layer_norm", "attention", "linear"
+
+
+def prepare(table: Ops, weight: Weight) -> Ops:
+    """The slot of the op table. Of joined matrices, what most has to be known for: the sums that offsets need."""
+    members = weight.members if isinstance(weight, JoinedWeight) else (weight,)
+    quantized = [one for one in members if isinstance(one, QuantizedWeight) and recipe_of(one) != FLOATS]
+    if not quantized:
+        return table
+    then = max(quantized, key=lambda one: recipe_of(one).parts)
+    changed: dict[str, Any] = {name: partial(getattr(table, name), then=then) for name in _PREPARING}
+    return replace(table, **changed)
 
 
 def _make(

@@ -10,22 +10,39 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from flover.ops.cuda.blocks import numbers_of, scale_of
 from flover.ops.cuda.epilogue import finish
-from flover.ops.cuda.launch import OPTIONS
-from flover.ops.cuda.quantize import Integers, integers_of
+from flover.ops.cuda.launch import OPTIONS, TYPES, power_of_two
+from flover.ops.cuda.quantize import (
+    FLOATS,
+    MOST_ROTATED,
+    Activations,
+    Recipe,
+    Rows,
+    activations_of,
+    is_whole,
+    keep_tile,
+    new_activations,
+    recipe_of,
+    row_integers,
+    row_scale,
+)
 from flover.ops.cuda.quantized import QuantizedWeight
+
+_TOGETHER = 128
+"""Outputs of a program that rotates what it computed: the largest rotation."""
 
 
 @triton.jit
 def add_block(
-    total, a, x_scale, shares, x_row, rows, weight, at, record, unit, half, out, outputs, stride, FORMAT: tl.constexpr
+    total, a, x_scale, share, second_share, weight, at, record, unit, half, out, outputs, stride, FORMAT: tl.constexpr
 ):
-    """What the block `half` of a unit adds to sums [rows, outputs], of activations `a` [rows, 32]."""
+    """What the block `half` of a unit adds to sums [rows, outputs], of activations `a` [rows, 32] and their shares."""
     place = tl.arange(0, 32)
     real = out < outputs
     w = tl.trans(numbers_of(weight, at, unit, half, out[:, None], place[None, :], real[:, None], stride, FORMAT))
@@ -47,10 +64,9 @@ def add_block(
             sums = tl.dot(a, w, out_dtype=tl.int32).to(tl.float32) * scale[None, :]
         total = tl.fma(sums, tl.broadcast_to(x_scale[:, None], total.shape), total)
         if FORMAT.offset or FORMAT.scale == "word":
-            mine = shares + (unit * (1 if FORMAT.low == 8 else 2) + half).to(tl.int64) * FORMAT.parts * rows + x_row
-            total = add_offset(total, tl.load(mine), offset)
+            total = add_offset(total, share, offset)
             if FORMAT.parts == 2:
-                total = add_offset(total, tl.load(mine + rows), second_offset)
+                total = add_offset(total, second_share, second_offset)
     return total
 
 
@@ -61,69 +77,112 @@ def add_offset(total, share, offset):
 
 
 @triton.jit
+def largest_of(pieces, x_row, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr):
+    """The largest number [rows] of each row of an array [rows, NUM_PIECES]."""
+    piece = tl.arange(0, PIECES)[None, :]
+    return tl.max(tl.load(pieces + x_row[:, None] * NUM_PIECES + piece, piece < NUM_PIECES, other=0), 1)
+
+
+@triton.jit
+def activations_at(
+    x, scales, shares, x_row, rows, width, block, x_scale, top, inverse, FORMAT: tl.constexpr, RECIPE: tl.constexpr
+):
+    """One block of the rows x_row, [rows, 32]; its scales, and its shares in what offsets of weights add."""
+    column = block * 32 + tl.arange(0, 32)[None, :]
+    share, second_share = x_row, x_row
+    if RECIPE.way == "floats":
+        a = tl.load(x + x_row[:, None] * width + column, column < width, other=0.0)
+    elif RECIPE.way == "rotated":
+        stored = tl.load(x + x_row[:, None] * width + column, column < width, other=0.0)
+        integer = row_integers(stored, top[:, None], inverse[:, None])
+        if RECIPE.parts > 0:
+            share = x_scale * tl.sum(integer, 1)
+        a = integer.to(tl.int8)
+    else:
+        a = tl.load(x + x_row[:, None] * width + column)
+        if RECIPE.way == "blocks":
+            x_scale = tl.load(scales + block.to(tl.int64) * rows + x_row)
+        if FORMAT.offset or FORMAT.scale == "word":
+            mine = shares + block.to(tl.int64) * FORMAT.parts * rows + x_row
+            share = tl.load(mine)
+            if FORMAT.parts == 2:
+                second_share = tl.load(mine + rows)
+    return a, x_scale, share, second_share
+
+
+@triton.jit
 def quantized_chain(
     x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT: tl.constexpr,
-    GATED: tl.constexpr, UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, GATED: tl.constexpr, UNITS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """Sums over the inputs, in order, of the rows x_row of x times the outputs `out` of a weight; gated: and those as
-    far behind its first half. x: int8 [rows, 32 * blocks], fp8: [rows, inputs] as it is."""
+    far behind its first half. x is as `quantize.Activations` have it."""
     kind: tl.constexpr = tl.int32 if FORMAT.scale == "row" else tl.float32
     total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     together: tl.constexpr = 1 if FORMAT.low == 8 else 2
-    width = inputs if FORMAT.code == "fp8" else units * (32 * together)
-    x_place = x_row[:, None] * width
-    place = tl.arange(0, 32)[None, :]
+    width = inputs if RECIPE.way == "floats" or RECIPE.way == "rotated" else units * (32 * together)
+    x_scale, top, inverse = x_row, x_row, x_row
+    if RECIPE.way == "rotated":
+        top = largest_of(scales, x_row, NUM_PIECES, PIECES)
+        x_scale, inverse = row_scale(top, RECIPE.rounds)
+    elif RECIPE.way == "row":
+        x_scale = tl.load(scales + x_row)
     for first in range(0, units, UNITS):
         for i in tl.static_range(UNITS):
             for half in tl.static_range(together):
                 unit = first + i
                 block = unit * together + half
                 record = first * together // FORMAT.record + (i * together + half) // FORMAT.record
-                column = block * 32 + place
-                if FORMAT.code == "fp8":
-                    a = tl.load(x + x_place + column, column < width, other=0.0)
-                else:
-                    a = tl.load(x + x_place + column)
-                x_scale = x_row
-                if FORMAT.scale != "row" and FORMAT.code != "fp8":
-                    x_scale = tl.load(scales + block.to(tl.int64) * rows + x_row)
-                total = add_block(
-                    total, a, x_scale, shares, x_row, rows, weight, at, record, unit, half, out, outputs, stride, FORMAT
+                a, block_scale, share, second_share = activations_at(
+                    x, scales, shares, x_row, rows, width, block, x_scale, top, inverse, FORMAT, RECIPE
                 )
+                total = add_block(
+                    total, a, block_scale, share, second_share, weight, at, record, unit, half, out, outputs, stride,
+                    FORMAT,
+                )  # fmt: skip
                 if GATED:
                     up_total = add_block(
-                        up_total, a, x_scale, shares, x_row, rows, weight, at, record, unit, half, out + outputs,
+                        up_total, a, block_scale, share, second_share, weight, at, record, unit, half, out + outputs,
                         2 * outputs, stride, FORMAT,
                     )  # fmt: skip
     if FORMAT.scale == "row":
-        x_scale = tl.load(scales + x_row)[:, None]
         none = units * 0
         scale, _ = scale_of(weight, at, none, none, 0, 0, out, out < outputs, stride, FORMAT)
-        total = total.to(tl.float32) * (scale[None, :] * x_scale)
+        total = total.to(tl.float32) * (scale[None, :] * x_scale[:, None])
         if GATED:
             scale, _ = scale_of(weight, at, none, none, 0, 0, out + outputs, out < outputs, stride, FORMAT)
-            up_total = up_total.to(tl.float32) * (scale[None, :] * x_scale)
+            up_total = up_total.to(tl.float32) * (scale[None, :] * x_scale[:, None])
     return total, up_total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def quantized_kernel(
-    x, scales, shares, weight, at, bias, y, rows, outputs, stride, units, inputs, y_stride, FORMAT: tl.constexpr,
-    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
+    x, scales, shares, weight, at, bias, y, y_scales, y_shares, rows, outputs, stride, units, inputs, y_stride,
+    FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, THEN: tl.constexpr,
+    TYPE: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y."""
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y. THEN: how y keeps
+    them, rounded to TYPE before."""
+    first_row, first_out = tl.program_id(1) * BLOCK_ROWS, tl.program_id(0) * BLOCK_OUT
+    row = first_row + tl.arange(0, BLOCK_ROWS)
+    out = first_out + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
     total, up_total = quantized_chain(
-        x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, GATED, UNITS,
-        BLOCK_ROWS, BLOCK_OUT,
+        x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, RECIPE, NUM_PIECES,
+        PIECES, GATED, UNITS, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
-    inside = (row < rows)[:, None] & (out < outputs)[None, :]
-    tl.store(y + row.to(tl.int64)[:, None] * y_stride + out[None, :], total, inside)
+    if THEN.way == "floats":
+        inside = (row < rows)[:, None] & (out < outputs)[None, :]
+        tl.store(y + row.to(tl.int64)[:, None] * y_stride + out[None, :], total, inside)
+    else:
+        keep_tile(
+            total.to(TYPE).to(tl.float32), row, first_row, first_out, rows, outputs, tl.program_id(0),
+            tl.num_programs(0), y, y_scales, y_shares, BLOCK_ROWS, BLOCK_OUT, THEN,
+        )  # fmt: skip
 
 
 class Tile(NamedTuple):
@@ -136,34 +195,69 @@ class Tile(NamedTuple):
     warps: int
 
 
-def tile_of(weight: QuantizedWeight, rows: int) -> Tile:
-    """For a product of so many rows. fp8 has one tile: tensor cores of floats add in an order of their own."""
+def tile_of(weight: QuantizedWeight, rows: int, taken: Recipe = FLOATS, then: Recipe = FLOATS) -> Tile:
+    """For a product of so many rows, which it takes and keeps like that: those that are rotated together, by one
+    program. fp8 has one tile: tensor cores of floats add in an order of their own."""
     kind, count = weight.kind, weight.blocks // weight.kind.together
     if kind.code == "fp8":
         return Tile(16, 32, math.gcd(count, 4), 2)
-    if rows <= 16:
-        crowded = (kind.parts == 2 or kind.factors == "both") + weight.gated
-        return Tile(16, 32, math.gcd(count, 4 >> crowded), 2)
-    return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 4)
+    crowded = (kind.parts == 2 or kind.factors == "both" or kind.scale == "word") + (kind.planes > 1) + weight.gated
+    if rows <= 16 or then.way == "rotated":
+        units = math.gcd(count, max(1, 4 >> crowded))
+        return Tile(16, _TOGETHER, units, 8) if then.way == "rotated" else Tile(16, 32, units, 2)
+    return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 8 if taken.way == "rotated" else 4)
 
 
-def as_integers(x: Tensor, weight: QuantizedWeight) -> Integers:
-    """Activations as the weight takes them."""
-    return Integers(x, x, x) if weight.kind.code == "fp8" else integers_of(x, weight)
+def pieces_of(x: Activations) -> dict[str, int]:
+    """Of rotated rows: the largest magnitudes of each."""
+    count = x.scales.shape[1] if x.recipe.way == "rotated" else 1
+    return {"NUM_PIECES": count, "PIECES": power_of_two(count)}
 
 
-def quantized_linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor) -> None:
+def quantized_linear(x: Rows, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor) -> None:
     """x times the weight's transpose, plus the bias, activated and gated, to y [rows, outputs], whose rows may lie
     apart."""
-    rows, outputs, form = len(x), y.shape[1], weight.kind
-    if not rows:
-        return
-    integers = as_integers(x, weight)
-    tile = tile_of(weight, rows)
+    if len(y):
+        _launch(activations_of(x, weight), weight, bias, kind, (y, None, None), FLOATS, y.stride(0))
+
+
+def linear_then(
+    x: Rows, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, then: QuantizedWeight
+) -> Activations | None:
+    """The same as a product with the weight `then` takes it; None for what this cannot prepare on the way."""
+    (rows, _), recipe, outputs = x.shape, recipe_of(then), weight.shape[0] // (2 if weight.gated else 1)
+    if not rows or not is_whole(then, outputs) or then.order is not None or recipe.way == "floats":
+        return None
+    pieces = None
+    if recipe.way == "row":
+        if rows > MOST_ROTATED or weight.kind.code == "fp8":
+            return None
+        pieces = triton.cdiv(outputs, _TOGETHER)
+    own = activations_of(x, weight)
+    made = new_activations(None, torch.empty(0, dtype=x.dtype, device=own.q.device), (rows, outputs), then, pieces)
+    _launch(own, weight, bias, kind, (made.q, made.scales, made.shares), made.recipe, outputs)
+    return made
+
+
+def _launch(
+    x: Activations,
+    weight: QuantizedWeight,
+    bias: Tensor | None,
+    kind: str | None,
+    into: tuple[Tensor, Tensor | None, Tensor | None],
+    then: Recipe,
+    y_stride: int,
+) -> None:
+    rows, outputs, form = x.shape[0], weight.shape[0] // (2 if weight.gated else 1), weight.kind
+    tile = tile_of(weight, rows, x.recipe, then)
     quantized_kernel[(triton.cdiv(outputs, tile.outputs), triton.cdiv(rows, tile.rows))](
-        integers.q, integers.scales, integers.shares, weight.data, tuple(weight.sections), bias, y, rows, outputs,
-        weight.stride, weight.blocks // form.together, weight.shape[1], y.stride(0),
+        x.q, x.scales, x.shares, weight.data, tuple(weight.sections), bias, *into, rows, outputs,
+        weight.stride, weight.blocks // form.together, weight.shape[1], y_stride,
         FORMAT=form,
+        RECIPE=x.recipe,
+        **pieces_of(x),
+        THEN=then,
+        TYPE=TYPES[x.dtype],
         KIND=kind or "none",
         GATED=weight.gated,
         HAS_BIAS=bias is not None,

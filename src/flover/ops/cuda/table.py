@@ -16,9 +16,11 @@ from flover.ops.cuda.embed import embed
 from flover.ops.cuda.experts import ExpertOps
 from flover.ops.cuda.graphs import capture_on
 from flover.ops.cuda.linear import linear
-from flover.ops.cuda.matrices import JoinedMatrix, Matrix, join, weights_on
+from flover.ops.cuda.matrices import JoinedMatrix, Matrix, join, prepare, weights_on
 from flover.ops.cuda.norm import head_norm, layer_norm, rms_norm
 from flover.ops.cuda.order import argmax, logsumexp
+from flover.ops.cuda.quantize import Rows, floats_of
+from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.rotary import rotary_write
 from flover.ops.cuda.sampling import sample
 from flover.ops.joined import JoinedWeight
@@ -43,14 +45,20 @@ def _all_reduce(group: Group, x: Tensor) -> Tensor:
 
 
 def _linear(
-    group: Group, batch_invariant: bool, x: Tensor, weight: Matrix | JoinedMatrix, bias: Tensor | None, kind: str | None
-) -> Tensor:
+    group: Group,
+    batch_invariant: bool,
+    x: Rows,
+    weight: Matrix | JoinedMatrix,
+    bias: Tensor | None,
+    kind: str | None,
+    then: QuantizedWeight | None = None,
+) -> Rows:
     """Over all ranks where these share the columns of the weight."""
     if isinstance(weight, JoinedWeight) or weight.part is None:
-        return linear(x, weight, bias, kind, batch_invariant)
+        return linear(x, weight, bias, kind, batch_invariant, then)
     if kind is not None or weight.gated:
         raise InvariantError("what ranks give is added up before anything is done with it")
-    return _all_reduce(group, linear(x, weight, bias if group.rank == 0 else None, None, batch_invariant))
+    return _all_reduce(group, floats_of(linear(x, weight, bias if group.rank == 0 else None, None, batch_invariant)))
 
 
 def cuda_ops(
@@ -92,4 +100,5 @@ def cuda_ops(
         capture=capture_on(device),
         captures_one_shape=True,
         join=join,
+        prepare=prepare,
     )
