@@ -26,6 +26,7 @@ from flover.ops.cuda.table import cuda_ops
 SHAPES = ((28672, 4096), True, "silu"), ((4096, 14336), False, None), ((16384, 4096), False, "gelu_tanh")
 """Up with its gate and down of Llama 3 8B; up of GPT-J 6B."""
 ROWS = 1, 510
+PRODUCTS = "quantized_kernel", "quantized_grouped_kernel", "fp8_kernel"
 
 
 class Recorder(CompilingDriver):
@@ -57,8 +58,11 @@ def compiled(arch: int, weight_format: WeightFormat) -> list[Compiled]:
     recorder = Recorder(arch)
     driver.set_active(recorder)
     launch(cuda_ops(META, activations=torch.bfloat16), weight_format)
+    if weight_format == "fp8_e4m3" and arch >= 89:
+        launch(cuda_ops(META, activations=torch.bfloat16, fp8_activations=True), weight_format)
     kernels = [inspect(name, binary, arch, *rest) for binary, (name, *rest) in recorder.found.items()]
-    return [one for one in kernels if "quanti" in one.name or one.name in ("rotate_kernel", "unpack_kernel")]
+    others = "rotate_kernel", "unpack_kernel", "fp8_kernel", "fp8_rows_kernel"
+    return [one for one in kernels if "quanti" in one.name or one.name in others]
 
 
 def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str]:
@@ -66,7 +70,7 @@ def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str
     found = []
     for one in kernels:
         where = f"{one.name} of {weight_format} on sm_{one.arch}"
-        product = one.name in ("quantized_kernel", "quantized_grouped_kernel")
+        product = one.name in PRODUCTS
         if one.local:
             found.append(f"{where}: {one.local} bytes or accesses of local memory")
         if product and not one.tensor_cores:
@@ -78,7 +82,7 @@ def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str
 
 def cell(kernels: Sequence[Compiled]) -> str:
     """Of the products."""
-    own = [one for one in kernels if one.name in ("quantized_kernel", "quantized_grouped_kernel")]
+    own = [one for one in kernels if one.name in PRODUCTS]
     cores = "/".join(sorted({core for one in own for core in one.tensor_cores}))
     shared = max(one.shared for one in own) / 1024
     return f"{max(one.registers for one in own)}, {shared:.0f} KiB, {min(one.occupancy for one in own):.0%}, {cores}"

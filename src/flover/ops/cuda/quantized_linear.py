@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flover.ops.cuda.blocks import numbers_of, scale_of
 from flover.ops.cuda.epilogue import finish
+from flover.ops.cuda.fp8 import fp8_linear
 from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.quantize import Integers, integers_of
 from flover.ops.cuda.quantized import QuantizedWeight
@@ -157,6 +158,9 @@ def quantized_linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, ki
     apart."""
     rows, outputs, form = len(x), y.shape[1], weight.kind
     if not rows:
+        return
+    if weight.fp8_activations:
+        fp8_linear(x, weight, bias, kind, y)
         return
     integers = as_integers(x, weight)
     tile = tile_of(weight, rows)
