@@ -48,7 +48,7 @@ META = torch.device("meta")
 MODELS = ("llama-3-8b", "gpt-j-6b")
 PAGE_SIZE = 16
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-TENSOR_CORES = re.compile(r"\b(HMMA|HGMMA|IMMA|IGMMA|UTC\w*MMA)\b")
+TENSOR_CORES = re.compile(r"\b(HMMA|HGMMA|IMMA|IGMMA|QMMA|QGMMA|UTC\w*MMA)\b")
 
 
 @dataclass(frozen=True, slots=True)

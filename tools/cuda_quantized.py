@@ -36,7 +36,7 @@ from flover.ops import ONE_SCALE, Experts, Routing, WeightFormat
 from flover.ops.cuda.quantized import QUANTIZED
 from flover.ops.cuda.table import cuda_ops
 
-PRODUCTS = "quantized_kernel", "quantized_grouped_kernel"
+PRODUCTS = "quantized_kernel", "quantized_grouped_kernel", "fp8_kernel"
 UNQUANTIZED = "angles_kernel", "rotary_write_kernel", "gather_kernel", "route_kernel", "weighted_sum_kernel"
 """Kernels that the formats have no part in."""
 CONTEXT = 4096
@@ -71,11 +71,21 @@ def launch(weight_format: WeightFormat) -> None:
     ops.experts(x, scores, Experts([gated] * 2, [down] * 2), Routing(2, True), "silu")
 
 
+def launch_fp8() -> None:
+    """Products with activations in FP8."""
+    ops = cuda_ops(META, activations=torch.bfloat16, fp8_activations=True)
+    for shape, gated, kind in (((28672, 4096), True, "silu"), ((4096, 14336), False, None)):
+        for rows in (1, 510):
+            ops.linear(empty((rows, shape[1]), torch.bfloat16), ops.new_weight(shape, "fp8_e4m3", gated), None, kind)
+
+
 def compiled(arch: int, weight_format: WeightFormat) -> list[Compiled]:
     """The kernels of a format."""
     recorder = Recorder(arch)
     driver.set_active(recorder)
     launch(weight_format)
+    if weight_format == "fp8_e4m3" and arch >= 89:
+        launch_fp8()
     found = [(name, binary, rest) for binary, (name, *rest) in recorder.found.items() if name not in UNQUANTIZED]
     return [inspect(name, binary, arch, *rest) for name, binary, rest in found]
 

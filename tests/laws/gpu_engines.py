@@ -20,7 +20,8 @@ from flover.executor.background import overlapping
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
 from flover.executor.load import load_device
-from flover.ops import DType, Group, Ops
+from flover.model.describe import Description
+from flover.ops import Group, Ops
 from flover.service.build import scheduler_config
 
 
@@ -54,10 +55,10 @@ class Capturing(CudaPlatform):
     launches: Launches
     graphs: FakeGraphs
 
-    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
+    def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
         self.__class__.launches = Launches(self.compilations)
         self.__class__.graphs = FakeGraphs(self.launches)
-        return dataclasses.replace(super().new_ops(num_threads, group, dtype), capture=self.graphs)
+        return dataclasses.replace(super().new_ops(num_threads, group, described), capture=self.graphs)
 
     def new_executor(self, *args: Any) -> CudaExecutor:
         self.patch.setattr(

@@ -23,7 +23,8 @@ from flover.engine.loop import Engine
 from flover.executor.background import overlapping
 from flover.executor.cuda import CudaPlatform
 from flover.executor.load import load_device
-from flover.ops import DType, Group, Ops
+from flover.model.describe import Description
+from flover.ops import Group, Ops
 from flover.ops.cuda.launch import Compilations
 from flover.parallel.device_group import DeviceGroup
 from flover.parallel.gloo import connect, dist
@@ -75,9 +76,9 @@ class RankOnGpu(CudaPlatform):
 
     launches: Launches
 
-    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
+    def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
         self.graphs = FakeGraphs(self.launches)
-        return replace(super().new_ops(num_threads, group, dtype), capture=self.graphs)
+        return replace(super().new_ops(num_threads, group, described), capture=self.graphs)
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,12 @@ from flover.executor import cuda_executor, cuda_rows
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
 from flover.memory.graph_sizes import warm_up_batches
-from flover.model.describe import describe_model
+from flover.model.describe import Description, describe_model
 from flover.model.shard import Shard
-from flover.ops import DType, Group, Ops
+from flover.ops import Group, Ops
 from flover.ops.cuda import choose
-from flover.ops.cuda.device import Fetched, to_device
+from flover.ops.cuda.device import Fetched, Gpu, to_device
+from flover.ops.cuda.quantized import QuantizedWeight
 from flover.request import Delta, TokenLogprobs
 from flover.structured_outputs import StructuredOutputsParams
 
@@ -147,6 +149,41 @@ def test_quantized_models_have_the_tokens_of_the_cpu(
             assert one.logprobs == pytest.approx(other.logprobs, abs=2e-2)
 
 
+class Older(CudaPlatform):
+    """On a GPU whose tensor cores have no FP8."""
+
+    def __init__(self, config: EngineConfig, gpu: Gpu) -> None:
+        super().__init__(config, dataclasses.replace(gpu, capability=(8, 6)))
+
+
+@pytest.mark.parametrize("stored", ["fp8 blocks", "float-quantized channel"])
+def test_fp8_checkpoints_have_fp8_activations_where_tensor_cores_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: str
+) -> None:
+    """On older GPUs, and where the checkpoint has float activations, logits are the CPU's; else they differ."""
+    plain = make_checkpoint(tmp_path / "model", **ONE_LAYER)
+    checkpoint, _ = write_quantized(plain, tmp_path, WAYS[stored])
+    asked = [(0, make("a", random_prompt(1, 3), max_tokens=1))]
+    how: dict[str, Any] = {"max_num_seqs": 2, "dtype": "float32"}
+    cases: list[tuple[type[CudaPlatform], bool]] = [(Older, False), (CudaPlatform, True)]
+    if stored != "fp8 blocks":  # compressed-tensors says what activations are
+        config = json.loads((checkpoint / "config.json").read_text())
+        next(iter(config["quantization_config"]["config_groups"].values()))["input_activations"] = None
+        (checkpoint / "config.json").write_text(json.dumps(config))
+        cases = [(CudaPlatform, False)]
+    engine = load(checkpoint, kv_cache_dtype="float32", **how)
+    (expected,) = logprobs(answer(engine, asked)["a"])
+    engine.close()
+    for platform, in_fp8 in cases:
+        engine = on_gpu(checkpoint, monkeypatch, platform, **how)
+        matrices = engine._executor._decoder.weights.matrices.values()  # type: ignore[attr-defined]
+        assert {one.fp8_activations for one in matrices if isinstance(one, QuantizedWeight)} == {in_fp8}
+        (found,) = logprobs(answer(engine, asked)["a"])
+        engine.close()
+        lost = max(abs(one - other) for one, other in zip(found.logprobs, expected.logprobs, strict=True))
+        assert 1e-5 < lost < 0.2 if in_fp8 else lost < 1e-4
+
+
 def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,8 +191,8 @@ def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
     read: list[int] = []
 
     class Counting(CudaPlatform):
-        def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
-            ops = super().new_ops(num_threads, group, dtype)
+        def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
+            ops = super().new_ops(num_threads, group, described)
             return dataclasses.replace(
                 ops, linear=lambda x, weight, *rest: (read.append(weight.num_bytes), ops.linear(x, weight, *rest))[1]
             )

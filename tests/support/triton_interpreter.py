@@ -1,8 +1,9 @@
 """Triton's interpreter with bfloat16 as a GPU has it.
 
-Triton 3.9's own cuts float32 off instead of rounding it to the nearest bfloat16, and multiplies matrices of bfloat16 as
-if their bits were integers. It also replaces the language's functions anew at every call of a part of a kernel, which
-takes most of the time; once is enough. Importing this file replaces all of that, unless a GPU runs the kernels.
+Triton 3.9's own cuts float32 off instead of rounding it to the nearest bfloat16, loses the carry of a number that is
+rounded up to the next power of two in FP8, and multiplies matrices of bfloat16 as if their bits were integers. It also
+replaces the language's functions anew at every call of a part of a kernel, which takes most of the time; once is
+enough. Importing this file replaces all of that, unless a GPU runs the kernels.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 import triton.language as tl
 from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -31,6 +33,7 @@ def widened(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
 
 def _use() -> None:
     own_cast, own_dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
+    own_fp_to_fp = InterpreterBuilder.create_fp_to_fp
 
     def cast(self: Any, source: Any, kind: Any) -> Any:
         before, after = source.dtype.scalar, kind.scalar
@@ -45,7 +48,14 @@ def _use() -> None:
             a, b = (TensorHandle(widened(one.data), tl.float32) for one in (a, b))
         return own_dot(self, a, b, c, *options)
 
+    def fp_to_fp(self: Any, source: Any, kind: Any, rounding: Any) -> Any:
+        if (source.dtype.scalar, kind.scalar) == (tl.float32, tl.float8e4nv):
+            wide = torch.from_numpy(np.ascontiguousarray(source.data))
+            return TensorHandle(wide.to(torch.float8_e4m3fn).view(torch.uint8).numpy(), tl.float8e4nv)
+        return own_fp_to_fp(self, source, kind, rounding)
+
     InterpreterBuilder.cast_impl = cast
+    InterpreterBuilder.create_fp_to_fp = fp_to_fp
     InterpreterBuilder.create_dot = dot
     for function in (_of_language, tl.sum.fn):  # they see `tl` and `tl.core`
         interpreter._patch_lang(function)

@@ -30,7 +30,7 @@ class CpuPlatform:
     def check(self, described: Description) -> None:
         """Every format that is described has its kernels."""
 
-    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
+    def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
         """The kernels for the instruction set that is asked for; their activations are float32."""
         return cpu_ops(self._config.cpu_isa, num_threads, group)
 

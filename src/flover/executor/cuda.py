@@ -22,6 +22,7 @@ from flover.request import ModelFacts
 
 LEAST_CAPABILITY = 8, 0
 """Of GPUs since Ampere, which multiply bfloat16."""
+LEAST_CAPABILITY_FOR_FP8 = 8, 9
 _BATCH = ("token_ids", "positions", "slots", "query_starts", "context_lens", "page_table")
 
 
@@ -101,9 +102,10 @@ class CudaPlatform:
                 f"--device cuda: --tensor-parallel-size {size} cannot share matrices in {', '.join(kept)}"
             )
 
-    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
-        """Triton's kernels and torch's products."""
-        return cuda_ops(self.gpu.device, activations=FORMATS[dtype], group=group)
+    def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
+        """Triton's kernels and torch's products; those of FP8 checkpoints in FP8 where tensor cores have it."""
+        fp8 = described.fp8_activations and self.gpu.capability >= LEAST_CAPABILITY_FOR_FP8
+        return cuda_ops(self.gpu.device, activations=FORMATS[described.dtype], fp8_activations=fp8, group=group)
 
     def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> CudaCache:
         """Tensors of the GPU."""

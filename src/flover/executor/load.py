@@ -45,7 +45,7 @@ def load_device(
     plan = described.plan(platform.machine(), group.local_size * config.data_parallel_size)
     return_freed_memory()  # the weights take all that there is
     platform.check(described)
-    ops = platform.new_ops(plan.num_threads, group, described.dtype)
+    ops = platform.new_ops(plan.num_threads, group, described)
     loaded = load(described, ops, progress)
     return_freed_memory()
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))

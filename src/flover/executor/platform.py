@@ -43,9 +43,9 @@ class Platform(Protocol):
         """Before weights are read. Raises `ConfigError` for a model that this device cannot compute."""
         ...
 
-    def new_ops(self, num_threads: int, group: Group, dtype: DType) -> Ops:
-        """The operations that the decoder is written against, for a rank of `group`; `dtype` is the type of activations
-        between quantized weights where it is free. Raises `ConfigError`."""
+    def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
+        """The operations that the decoder of this model is written against, for a rank of `group`; its `dtype` is the
+        type of activations between quantized weights where it is free. Raises `ConfigError`."""
         ...
 
     def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> PageCache:

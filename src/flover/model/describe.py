@@ -52,8 +52,9 @@ class ProcessPlan:
 class Description:
     """A model as `settings` load it: `config` is the whole model, `own` what one rank computes of it. `dtype` is the
     type that was asked for or the checkpoint's own, `formats` how the weights are kept and `format` how most of them
-    are, `max_len` the longest context that is served. `reads` are None where the weights are not at hand. `draft` is a
-    draft model that is loaded beside it (`draft.py`)."""
+    are, `max_len` the longest context that is served. `reads` are None where the weights are not at hand. With
+    `fp8_activations` the checkpoint means products in FP8 (W8A8). `draft` is a draft model that is loaded beside it
+    (`draft.py`)."""
 
     settings: EngineConfig
     source: ModelSource
@@ -66,6 +67,7 @@ class Description:
     formats: Formats
     max_len: int
     reads: list[Read] | None
+    fp8_activations: bool
     draft: Description | None = None
 
     @property
@@ -190,6 +192,7 @@ def describe_model(
         max_len=_max_len(settings, config),
         formats=formats,
         reads=reads,
+        fp8_activations=scheme is not None and scheme.fp8_activations,
     )
 
 

@@ -33,6 +33,8 @@ class Scheme:
     block: tuple[int, int] | None = None
     """Outputs and inputs that share a scale, where these are blocks."""
     plus_one: bool = False
+    fp8_activations: bool = False
+    """Whether products are meant to have activations in FP8 too (W8A8)."""
 
     def __str__(self) -> str:
         if self.packing == "float-quantized":
@@ -125,7 +127,7 @@ def _fp8(section: Section) -> Scheme:
     section.one_of("activation_scheme", ("dynamic", "static"), "dynamic")
     section.neutral("kv_cache_scheme")
     section.neutral("expert_dtype", "fp8")
-    return Scheme("fp8", "float-quantized", 8, block=_block(section, "weight_block_size"))
+    return Scheme("fp8", "float-quantized", 8, block=_block(section, "weight_block_size"), fp8_activations=True)
 
 
 def _mxfp4(section: Section) -> Scheme:
@@ -177,6 +179,7 @@ def _compressed_tensors(section: Section) -> Scheme:
         bits,
         weights.group_size("group_size") if strategy == "group" else None,
         _block(weights, "block_structure") if strategy == "block" else None,
+        fp8_activations=packing == "float-quantized" and activations is not None,
     )
 
 

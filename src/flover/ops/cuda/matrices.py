@@ -44,6 +44,7 @@ def prepare(table: Ops, weight: Weight) -> Ops:
 def _make(
     device: torch.device,
     activations: torch.dtype,
+    fp8_activations: bool,
     shape: tuple[int, int],
     weight_format: WeightFormat,
     gated: bool,
@@ -52,12 +53,12 @@ def _make(
     if part is not None and part.whole == shape[1]:
         part = None
     if weight_format in QUANTIZED:
-        return QuantizedWeight(device, activations, shape, weight_format, gated, part)
+        return QuantizedWeight(device, activations, shape, weight_format, gated, part, fp8_activations)
     if weight_format not in FORMATS:
         raise ConfigError(f"a GPU keeps no weights in {weight_format}")
     return CudaWeight(zeros(shape, FORMATS[weight_format], device), gated, part)
 
 
-def weights_on(device: torch.device, activations: torch.dtype) -> NewWeight:
-    """Memory for matrices on that device, for activations of that type."""
-    return partial(_make, device, activations)
+def weights_on(device: torch.device, activations: torch.dtype, fp8_activations: bool) -> NewWeight:
+    """Memory for matrices on that device, for activations of that type, or in FP8 where the weights are."""
+    return partial(_make, device, activations, fp8_activations)

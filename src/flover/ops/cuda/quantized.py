@@ -113,10 +113,11 @@ def sections_of(kind: Quantized, stride: int, blocks: int) -> Sections:
 
 
 class QuantizedWeight:
-    """A matrix [out, in] in a quantized format. What it gives where its rows are looked up is of type `activations`."""
+    """A matrix [out, in] in a quantized format. What it gives where its rows are looked up is of type `activations`;
+    with `fp8_activations` its products take activations in FP8, if it is."""
 
-    __slots__ = ("_order", "activations", "blocks", "data", "format", "gated", "order", "part", "rotation", "shape",
-                 "stride")  # fmt: skip
+    __slots__ = ("_order", "activations", "blocks", "data", "format", "fp8_activations", "gated", "order", "part",
+                 "rotation", "shape", "stride")  # fmt: skip
 
     def __init__(
         self,
@@ -126,12 +127,13 @@ class QuantizedWeight:
         weight_format: WeightFormat,
         gated: bool,
         part: Part | None,
+        fp8_activations: bool = False,
     ) -> None:
         """Room for a matrix. Raises `MemoryError`, `ConfigError` for what ranks cannot share."""
         if part and weight_format in ONE_SCALE:
             raise ConfigError(f"ranks on GPUs cannot share the columns of a matrix in {weight_format}")
         self.shape, self.format, self.gated, self.part = shape, weight_format, gated, part
-        self.activations = activations
+        self.activations, self.fp8_activations = activations, fp8_activations and weight_format == "fp8_e4m3"
         self.rotation = rotation_of(weight_format, shape[1])
         kind = self.kind
         self.blocks = -(-shape[1] // (BLOCK * kind.together)) * kind.together

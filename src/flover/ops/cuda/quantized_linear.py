@@ -17,6 +17,7 @@ from torch import Tensor
 
 from flover.ops.cuda.blocks import numbers_of, scale_of
 from flover.ops.cuda.epilogue import finish
+from flover.ops.cuda.fp8 import fp8_linear
 from flover.ops.cuda.launch import OPTIONS, TYPES, power_of_two
 from flover.ops.cuda.quantize import (
     FLOATS,
@@ -25,6 +26,7 @@ from flover.ops.cuda.quantize import (
     Recipe,
     Rows,
     activations_of,
+    floats_of,
     is_whole,
     keep_tile,
     new_activations,
@@ -217,7 +219,9 @@ def pieces_of(x: Activations) -> dict[str, int]:
 def quantized_linear(x: Rows, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor) -> None:
     """x times the weight's transpose, plus the bias, activated and gated, to y [rows, outputs], whose rows may lie
     apart."""
-    if len(y):
+    if len(y) and weight.fp8_activations:
+        fp8_linear(floats_of(x), weight, bias, kind, y)
+    elif len(y):
         _launch(activations_of(x, weight), weight, bias, kind, (y, None, None), FLOATS, y.stride(0))
 
 
@@ -227,6 +231,8 @@ def linear_then(
     """The same as a product with the weight `then` takes it; None for what this cannot prepare on the way."""
     (rows, _), recipe, outputs = x.shape, recipe_of(then), weight.shape[0] // (2 if weight.gated else 1)
     if not rows or not is_whole(then, outputs) or then.order is not None or recipe.way == "floats":
+        return None
+    if weight.fp8_activations:
         return None
     pieces = None
     if recipe.way == "row":

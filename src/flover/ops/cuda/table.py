@@ -65,11 +65,13 @@ def cuda_ops(
     device: torch.device,
     *,
     activations: torch.dtype = torch.float32,
+    fp8_activations: bool = False,
     batch_invariant: bool = False,
     group: Group | None = None,
 ) -> Ops:
     """The table on tensors of `device`, for a rank of `group`. All tensors are contiguous; activations have the type of
-    the model's matrices, `activations` if these are quantized; norms and biases any float type. With `batch_invariant`
+    the model's matrices, `activations` if these are quantized; norms and biases any float type. With `fp8_activations`
+    products with FP8 weights quantize theirs. With `batch_invariant`
     products with matrices of floats have one order of summation too: a token's result depends on its own context alone.
     """
     group = group or Alone()
@@ -77,7 +79,7 @@ def cuda_ops(
         name="cuda",
         array=partial(_array, device),
         page_shapes=page_shapes,
-        new_weight=weights_on(device, activations),
+        new_weight=weights_on(device, activations, fp8_activations),
         embed=embed,  # type: ignore[arg-type]  # weights are this package's own
         rms_norm=rms_norm,
         layer_norm=layer_norm,

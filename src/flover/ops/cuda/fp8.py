@@ -1,0 +1,115 @@
+"""Products of weights in FP8 with activations in FP8 (e4m3), for GPUs whose tensor cores have it: sm_89 and later.
+
+What vLLM calls W8A8 with dynamic activations. A scale has GROUP inputs of a token, as checkpoints in blocks of 128 want
+it; those with a scale for an output get the same, which is finer than their one for a token. An output is one chain
+over the inputs in order, in one tile for any number of rows, so that a row's bits do not depend on the others.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from flover.ops.cuda.epilogue import finish
+from flover.ops.cuda.launch import OPTIONS
+from flover.ops.cuda.quantize import magnitude_bits
+from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
+
+GROUP = 128
+"""Inputs of a token that share a scale."""
+STEP = 64
+"""Inputs of an output that share a scale, and that one product takes."""
+_ROWS = 64
+_GROUPS_AT_ONCE = 8
+
+
+@triton.jit(do_not_specialize=["rows"])
+def fp8_rows_kernel(x, q, scales, rows, inputs, width, groups, GROUP: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT groups of one row as x = scale * q: q e4m3 in bytes [rows, width], scales [groups, rows]. What is not
+    finite makes the scale not a number."""
+    row = tl.program_id(0).to(tl.int64)
+    group = tl.program_id(1) * COUNT + tl.arange(0, COUNT)
+    column = group[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
+    value = tl.load(x + row * inputs + column, column < inputs, other=0.0).to(tl.float32)
+    top = tl.max(magnitude_bits(value), 1)
+    finite = top < 0x7F800000
+    reach = tl.where(finite, top, 0).to(tl.float32, bitcast=True)
+    scale = tl.where(reach > 1e-30, tl.div_rn(reach, 448.0), 0.0)
+    inverse = tl.where(reach > 1e-30, tl.div_rn(448.0, reach), 0.0)
+    number = tl.where(finite[:, None], value, 0.0) * inverse[:, None]
+    number = tl.minimum(tl.maximum(number, -448.0), 448.0).to(tl.float8e4nv)
+    tl.store(q + row * width + column, number.to(tl.uint8, bitcast=True), column < width)
+    tl.store(scales + group.to(tl.int64) * rows + row, tl.where(finite, scale, float("nan")), group < groups)
+
+
+@triton.jit
+def fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP: tl.constexpr):
+    """What STEP inputs give: activations `a` [rows, STEP] times the outputs `out` of a weight, and the scales."""
+    place = tl.arange(0, STEP)
+    unit = (step * (STEP // 32) + place // 32).to(tl.int64)
+    numbers = weight + (unit * (stride * 32) + place % 32)[None, :] + (out * 32)[:, None]
+    w = tl.load(numbers, (out < outputs)[:, None], other=0).to(tl.float8e4nv, bitcast=True)
+    w_scale = tl.load(w_scales + step * stride + out, out < outputs, other=0.0)
+    return tl.dot(a, tl.trans(w)), x_scale[:, None] * w_scale[None, :]
+
+
+@triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
+def fp8_kernel(
+    x, scales, weight, scales_at, bias, y, rows, outputs, stride, steps, width, y_stride, KIND: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y."""
+    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    x_row = tl.minimum(row, rows - 1).to(tl.int64)
+    w_scales = (weight + scales_at).to(tl.pointer_type(tl.float32))
+    place = tl.arange(0, STEP)
+    total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+    up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+    for step in range(steps):
+        a = tl.load(x + x_row[:, None] * width + (step * STEP + place)[None, :]).to(tl.float8e4nv, bitcast=True)
+        x_scale = tl.load(scales + step // (GROUP // STEP) * rows + x_row)
+        sums, scale = fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP)
+        total = tl.fma(sums, scale, total)
+        if GATED:
+            sums, scale = fp8_sums(a, x_scale, weight, w_scales, step, out + outputs, 2 * outputs, stride, STEP)
+            up_total = tl.fma(sums, scale, up_total)
+    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
+    inside = (row < rows)[:, None] & (out < outputs)[None, :]
+    tl.store(y + row.to(tl.int64)[:, None] * y_stride + out[None, :], total, inside)
+
+
+def fp8_rows(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Bytes of rows in e4m3 [rows, width] and their scales [groups, rows]."""
+    (rows, inputs), groups = x.shape, triton.cdiv(width, GROUP)
+    q = torch.empty((rows, width), dtype=torch.uint8, device=x.device)
+    scales = torch.empty((groups, rows), dtype=torch.float32, device=x.device)
+    fp8_rows_kernel[(rows, triton.cdiv(groups, _GROUPS_AT_ONCE))](
+        x, q, scales, rows, inputs, width, groups, GROUP, _GROUPS_AT_ONCE, num_warps=4, **OPTIONS
+    )
+    return q, scales
+
+
+def fp8_linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor) -> None:
+    """x times the weight's transpose, plus the bias, activated and gated, to y [rows, outputs], whose rows may lie
+    apart."""
+    rows, outputs, width = len(x), y.shape[1], BLOCK * weight.blocks
+    q, scales = fp8_rows(x, width)
+    block_out = 32 if weight.gated else 64
+    fp8_kernel[(triton.cdiv(outputs, block_out), triton.cdiv(rows, _ROWS))](
+        q, scales, weight.data, weight.sections.scales, bias, y, rows, outputs, weight.stride, width // STEP, width,
+        y.stride(0),
+        KIND=kind or "none",
+        GATED=weight.gated,
+        HAS_BIAS=bias is not None,
+        GROUP=GROUP,
+        STEP=STEP,
+        BLOCK_ROWS=_ROWS,
+        BLOCK_OUT=block_out,
+        num_warps=4,
+        num_stages=3,
+        **OPTIONS,
+    )  # fmt: skip
