@@ -19,7 +19,7 @@ from flover.bench.timing import Named, best_mean, best_means, keeping
 from flover.errors import ConfigError
 from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.load import SLICE_NUMBERS
-from flover.ops import BLOCKS, WeightFormat
+from flover.ops import BLOCKS, Part, WeightFormat
 from flover.ops.cpu import CpuOps
 from flover.ops.cpu_layout import ACTIVATIONS
 from flover.ops.cpu_sizes import BYTES_PER_WEIGHT
@@ -39,6 +39,10 @@ HEAD_ROWS = 64
 
 TORCH_DTYPES: dict[WeightFormat, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _LAYER = "layers.0."
+
+
+SHARED = ("out", "down", "shared.down")
+"""Their inputs can be shared among ranks: the sums over them are a tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,9 @@ class LinearBench:
                 rows=rows,
                 absmax=0,
                 bias=0,
+                added=0,
+                adds=0,
+                added_stride=0,
                 activation=ACTIVATIONS[shape.kind],
                 y=y.data_ptr(),
                 stride=shape.out_size // 2 if shape.gated else shape.out_size,
@@ -171,7 +178,8 @@ class LinearBench:
 def _packed(shape: Shape, weight_format: WeightFormat, values: Tensor, copy: int) -> PackedWeight:
     """Packed weights; copies after the first have one value per output, which is fast to quantize, and blocks are
     random bits. Kernel time does not depend on values."""
-    weight = PackedWeight((shape.out_size, shape.in_size), weight_format, shape.gated)
+    shared = Part(0, shape.in_size) if shape.name in SHARED else None
+    weight = PackedWeight((shape.out_size, shape.in_size), weight_format, shape.gated, shared)
     if weight_format in BLOCKS:
         weight.store_blocks(0, random_blocks(weight_format, *weight.shape, np.random.default_rng(copy)))
         return weight
