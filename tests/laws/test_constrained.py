@@ -25,7 +25,7 @@ from flover.observe.record_reader import read_record
 from flover.observe.replay import replay
 from flover.observe.trace import replay_path
 from flover.request import FinishReason, Request
-from flover.speculation import Drafter
+from flover.speculation.drafter import NgramDrafter
 from flover.structured_outputs import StructuredOutputsParams
 from flover.thinking import ThinkingBudget
 
@@ -127,11 +127,11 @@ def test_with_speculation(expected: Answers, monkeypatch: pytest.MonkeyPatch) ->
     speculate_always(monkeypatch)
     known = [[*one.prompt_ids, *tokens(expected[one.id])] for one in requests()]
 
-    def draft(self: Drafter, token_ids: list[int], most: int) -> list[int]:
+    def draft(self: NgramDrafter, token_ids: list[int], most: int) -> list[int]:
         coming = next(one for one in known if one[: len(token_ids)] == token_ids)[len(token_ids) :][:most]
         return coming if len(token_ids) % 5 else [(token + 1) % 100 for token in coming]
 
-    monkeypatch.setattr(Drafter, "draft", draft)
+    monkeypatch.setattr(NgramDrafter, "draft", draft)
     engine = opened(max_num_seqs=6, speculative_config='{"method": "ngram", "num_speculative_tokens": 4}')
     assert_same(expected, answer(engine, staggered(4)))
     stats = engine.stats()

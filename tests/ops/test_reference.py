@@ -229,6 +229,7 @@ def test_every_operation_has_a_spec() -> None:
     are held to plain Python by `tests/model/test_sampling.py`."""
     others = {"name", "array", "page_shapes", "new_weight", "join", "plan_attention", "capture", "captures_one_shape"}
     others |= {"argmax", "logsumexp", "sample"}
+    others |= {"adapters", "prepare"}  # `test_cpu_adapters.py`, `test_cuda_prepared.py`
     others |= {"kernel_seconds", "group", "all_reduce"}  # the last two: `tests/parallel`
     operations = {field.name for field in fields(Ops)} - others
     assert operations == set(SPECS)

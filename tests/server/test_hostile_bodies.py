@@ -175,7 +175,7 @@ def test_what_changes_nothing_never_refuses_a_request(
     if kind is ChatBody:
         told = {name: raw for name, (_, raw) in of_message.items()}
         members["messages"] = f"[{_object({'role': json.dumps('user'), 'content': json.dumps('hi'), **told})}]"
-    means = {name for name in INFORMATION if name in kind.__struct_fields__}  # information in the other kind alone
+    means = {name for name in (*INFORMATION, *NEUTRAL) if name in kind.__struct_fields__}  # it does so elsewhere alone
     sent = {
         name: raw
         for name, raw in more

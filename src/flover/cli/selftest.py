@@ -14,7 +14,7 @@ from flover.cli.terminal import command_line
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 from flover.progress import counting_bar
-from flover.selftest.matrix import FORMATS, Space, all_cells, few_cells
+from flover.selftest.matrix import FORMATS, ON_GPU, Space, all_cells, few_cells
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,7 +42,8 @@ def add(commands: Any) -> Parser:
         help="the same bits alone and with any batch, chunks, pages, preemption, threads, ranks, instruction set",
         description="Run requests alone and then under every combination of a matrix, and compare tokens and "
         "log-probabilities bit for bit. Exit code 0 if all are equal, 1 if not. --cpu-isa, --num-threads, "
-        "--block-size, --tensor-parallel-size and --max-num-seqs narrow the matrix to that value.",
+        "--block-size, --tensor-parallel-size and --max-num-seqs narrow the matrix to that value. On a GPU it runs "
+        "without --batch-invariant and with it, and only what holds with it counts.",
     )
     add_model(invariance)
     group = invariance.add_argument_group("matrix")
@@ -68,18 +69,20 @@ def run(args: argparse.Namespace) -> int:
     """Run the matrix, print it and one JSON line; 0 if all cells are equal, 1 if not."""
     from rich.console import Console
 
+    from flover.executor.detect import resolve_device
     from flover.ops.cpu import instruction_sets
     from flover.selftest.invariance import restricted, without_ranks
     from flover.selftest.report import json_line, legend, matrix
 
     resolve_model(args)
     config, asked = from_args(args, EngineConfig), frozenset(given(args, EngineConfig))
-    known = instruction_sets()
+    config, known = resolve_device(config), instruction_sets()
     if config.cpu_isa not in ("auto", *known):
         raise ConfigError(f"--cpu-isa {config.cpu_isa}: this machine runs {', '.join(known)}")
-    space = restricted(Space(isa=tuple(known)), config, asked)
+    space = restricted(ON_GPU if config.device == "cuda" else Space(isa=tuple(known)), config, asked)
     console, started = Console(highlight=False), time.perf_counter()
     results: dict[str, list[Finding]] = {}
+    promised: list[Finding] = []
     for name, chosen in _formats(config, args.formats, asked).items():
         own, reasons = without_ranks(space, chosen)
         results[name] = _check(chosen, own, args.full, name)
@@ -87,18 +90,27 @@ def run(args: argparse.Namespace) -> int:
         for reason in reasons:
             console.print(f"not tried: {reason}", style="yellow", soft_wrap=True)
         _show_differences(console, results[name])
+        if config.device == "cpu" or chosen.batch_invariant:
+            promised += results[name]
     console.print(legend(space))
     seconds = time.perf_counter() - started
-    cells = [finding for findings in results.values() for finding in findings]
-    unequal = sum(finding.difference is not None for finding in cells)
+    unequal = sum(finding.difference is not None for finding in promised)
     verdict = f"{unequal} differ" if unequal else "all of them bit-equal"
-    console.print(f"{len(cells)} cells in {seconds:.1f} s: {verdict}", style="red" if unequal else "green")
+    console.print(f"{len(promised)} cells in {seconds:.1f} s: {verdict}", style="red" if unequal else "green")
     print(json_line(command_line(), config.model, results, seconds))
     return 1 if unequal else 0
 
 
 def _formats(config: EngineConfig, names: list[str] | None, asked: frozenset[str]) -> dict[str, EngineConfig]:
-    """The configuration of each requested format, by name."""
+    """The configuration of each requested format, by name; on a GPU without --batch-invariant and with it."""
+    if config.device == "cuda" and not config.batch_invariant:
+        given_with = _formats(dataclasses.replace(config, batch_invariant=True), names, asked)
+        pairs = [
+            (name, dataclasses.replace(chosen, batch_invariant=invariant))
+            for name, chosen in given_with.items()
+            for invariant in (False, True)
+        ]
+        return {f"{name}{' with --batch-invariant' * chosen.batch_invariant}": chosen for name, chosen in pairs}
     if names is None:
         own = {name: getattr(config, name) for name in ("dtype", "quantization", "kv_cache_dtype")}
         parts = [str(value) for value in own.values() if value not in (None, "auto")]

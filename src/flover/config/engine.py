@@ -151,6 +151,12 @@ class EngineConfig:
         "launch every kernel by itself: no forward is captured as a CUDA graph at start",
         group="device",
     )
+    batch_invariant: bool = setting(
+        False,
+        "on a GPU: multiply in one order whatever the number of rows, so that a request gets the same tokens alone and "
+        "in any batch (slower); a CPU always does",
+        group="device",
+    )
     cpu_isa: str = setting(
         "auto",
         "instruction set of the kernels; auto is the fastest this machine has, the results are the same",

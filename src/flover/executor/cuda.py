@@ -53,7 +53,6 @@ class CudaCache:
 class CudaPlatform:
     """One GPU, as `config` uses it: the one that torch finds for a rank of this node, or `gpu`."""
 
-    deterministic = False  # the number of rows chooses cuBLAS's kernels
     device = "cuda"
 
     def __init__(self, config: EngineConfig, gpu: Gpu | None = None, local_rank: int = 0) -> None:
@@ -77,6 +76,12 @@ class CudaPlatform:
             )
         self.gpu = found
         self.compilations = Compilations()
+
+    @property
+    def deterministic(self) -> bool:
+        """With --batch-invariant: else the number of rows chooses cuBLAS's kernels, and with three ranks or more NCCL's
+        order of a sum."""
+        return self._config.batch_invariant and self._config.tensor_parallel_size <= 2
 
     @property
     def description(self) -> str:
@@ -105,7 +110,13 @@ class CudaPlatform:
     def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
         """Triton's kernels and torch's products; those of FP8 checkpoints in FP8 where tensor cores have it."""
         fp8 = described.fp8_activations and self.gpu.capability >= LEAST_CAPABILITY_FOR_FP8
-        return cuda_ops(self.gpu.device, activations=FORMATS[described.dtype], fp8_activations=fp8, group=group)
+        return cuda_ops(
+            self.gpu.device,
+            batch_invariant=self._config.batch_invariant,
+            activations=FORMATS[described.dtype],
+            fp8_activations=fp8,
+            group=group,
+        )
 
     def new_cache(self, shape: KVShape, num_pages: int, page_size: int, dtype: DType, ops: Ops) -> CudaCache:
         """Tensors of the GPU."""

@@ -38,6 +38,7 @@ def open_engine(config: EngineConfig, cell: Cell, rows: int) -> Iterator[Engine]
         max_num_batched_tokens=max(2048, rows),
         target_itl_ms=0.0,
         skip_tokenizer_init=True,
+        async_scheduling=False,  # a row that is in flight cannot be preempted
     )
     engine = build_engine(chosen, lambda *progress: None)
     try:

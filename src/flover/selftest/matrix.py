@@ -46,6 +46,10 @@ class Space:
     chunk: tuple[int, ...] = CHUNKS
 
 
+ON_GPU = Space(isa=("auto",), threads=(1,), ranks=(1,))
+"""Neither has a meaning there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
     """One combination: so many tensor-parallel `ranks` of `threads` threads each, `batch` sequences at once, prompts in
