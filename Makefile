@@ -64,7 +64,7 @@ NEED_QEMU = $(call need,command -v qemu-aarch64,qemu-user,QEMU is missing. Try a
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve quick check test long soak fuzz chaos plants real sanitize isa wheels cuda clean
+.PHONY: isa-packages help demo serve quick check test long soak fuzz chaos plants real sanitize isa wheels cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -121,10 +121,12 @@ sanitize: $(VENV)/.ready-dev ## the kernels under AddressSanitizer and Undefined
 
 # What SIMDe computes is compared with this machine's own AVX2, and NEON compiled for ARM with both, under QEMU:
 # on a processor with dot products, and on one without.
-isa: $(VENV)/.ready-dev ## kernels of other machines: AVX-512 and NEON by SIMDe, NEON under QEMU, the same bits
+isa-packages: $(VENV)/.made
 	@$(NEED_SIMDE)
 	@$(NEED_AARCH64)
 	@$(NEED_QEMU)
+
+isa: $(VENV)/.ready-dev isa-packages ## kernels of other machines: AVX-512 and NEON by SIMDe, NEON under QEMU, the same bits
 	$(BIN)/cmake -G Ninja -S . -B build/isa -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja \
 	  -DFLOVER_MODULE=OFF "-DFLOVER_INSTRUCTION_SETS=$(ISA_SETS)"
 	$(BIN)/cmake --build build/isa --target kernel_hashes
@@ -136,9 +138,7 @@ isa: $(VENV)/.ready-dev ## kernels of other machines: AVX-512 and NEON by SIMDe,
 	  qemu-aarch64 -cpu $$cpu build/aarch64/kernel_hashes | diff build/isa/hashes - || exit 1; \
 	done
 
-wheels: $(VENV)/.ready-dev ## dist/: wheels of this machine and, compiled across, of AArch64, which has to generate the same
-	@$(NEED_AARCH64)
-	@$(NEED_QEMU)
+wheels: $(VENV)/.ready-dev isa-packages ## dist/: wheels of this machine and, compiled across, of AArch64, which has to generate the same
 	@rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	$(AARCH64) $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist --config-settings=build-dir=build/aarch64 \

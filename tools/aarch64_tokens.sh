@@ -3,24 +3,33 @@
 # QEMU: tokens and log-probabilities have to be the same.
 #
 #     tools/aarch64_tokens.sh PYTHON WHEEL     PYTHON: with Flover installed
+#     tools/aarch64_tokens.sh PYTHON           only fetches what that needs
 set -euo pipefail
-python=$1 wheel=$2
+python=$1 wheel=${2-}
 root=build/aarch64-python
-rm -rf "$root"
-mkdir -p "$root"/{apt/state/lists/partial,apt/cache/archives/partial,packages,wheels}
-
-# Debian's packages of the other machine, unpacked beside this one's.
 version=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
-apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State="$PWD/$root/apt/state"
-  -o Dir::State::status=/dev/null -o Dir::Cache="$PWD/$root/apt/cache" -o APT::Sandbox::User=root)
-"${apt[@]}" update
-(cd "$root/packages" && "${apt[@]}" download "$version-minimal" "lib$version-minimal" "lib$version-stdlib" libc6 libgcc-s1 \
-  libstdc++6 zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libuuid1)
-for package in "$root"/packages/*.deb; do dpkg-deb -x "$package" "$root"; done
 
-# What is compiled comes from wheels for that machine, the rest from this machine's.
-"$python" -m pip --quiet install --progress-bar off --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 \
-  --platform manylinux_2_17_aarch64 --platform linux_aarch64 --target "$root/wheels" numpy safetensors tokenizers msgspec "$wheel"
+fetch() {
+  rm -rf "$root"
+  mkdir -p "$root"/{apt/state/lists/partial,apt/cache/archives/partial,packages,wheels}
+
+  # Debian's packages of the other machine, unpacked beside this one's.
+  apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State="$PWD/$root/apt/state"
+    -o Dir::State::status=/dev/null -o Dir::Cache="$PWD/$root/apt/cache" -o APT::Sandbox::User=root)
+  "${apt[@]}" update
+  (cd "$root/packages" && "${apt[@]}" download "$version-minimal" "lib$version-minimal" "lib$version-stdlib" libc6 libgcc-s1 \
+    libstdc++6 zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libuuid1)
+  for package in "$root"/packages/*.deb; do dpkg-deb -x "$package" "$root"; done
+
+  # What is compiled comes from wheels for that machine, the rest from this machine's.
+  "$python" -m pip --quiet install --progress-bar off -c constraints.txt --no-deps --only-binary=:all: --platform manylinux_2_28_aarch64 \
+    --platform manylinux_2_17_aarch64 --platform linux_aarch64 --target "$root/wheels" numpy safetensors tokenizers msgspec
+  touch "$root/fetched"
+}
+[ -n "$wheel" ] && [ -e "$root/fetched" ] || fetch
+[ -n "$wheel" ] || exit 0
+"$python" -m pip --quiet install --progress-bar off --no-deps --only-binary=:all: --upgrade --platform linux_aarch64 \
+  --target "$root/wheels" "$wheel"
 pure=$("$python" -c 'import jinja2, pathlib; print(pathlib.Path(jinja2.__file__).parents[1])')
 
 cat > "$root/generate.py" <<'END'
