@@ -17,6 +17,7 @@ from flover.server.batches.routes import MAX_PAGE
 from flover.server.ollama import schemas as ollama
 from flover.server.openai_responses import schemas as openai_responses
 from flover.server.openapi_bodies import ServedModel, body_schemas
+from flover.server.openapi_shapes import NULL
 from flover.server.responses import ChatChunk, ChatCompletion, Completion
 
 JSON = "application/json"
@@ -95,6 +96,7 @@ _ADAPTER_BODIES = {
         "type": "object",
         "required": names,
         "properties": {name: {"type": "string", "minLength": 1} for name in names},
+        "additionalProperties": NULL,
     }
     for verb, names in (("Load", ["lora_name", "lora_path"]), ("Unload", ["lora_name"]))
 }
