@@ -64,7 +64,7 @@ NEED_QEMU = $(call need,command -v qemu-aarch64,qemu-user,QEMU is missing. Try a
 COMMA := ,
 
 .DEFAULT_GOAL := help
-.PHONY: isa-packages help demo serve quick check test long soak fuzz chaos plants real sanitize isa wheels cuda clean
+.PHONY: isa-packages wheel-aarch64 help demo serve quick check test long soak fuzz chaos plants real sanitize isa wheels cuda clean
 
 help: ## what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -138,9 +138,12 @@ isa: $(VENV)/.ready-dev isa-packages ## kernels of other machines: AVX-512 and N
 	  qemu-aarch64 -cpu $$cpu build/aarch64/kernel_hashes | diff build/isa/hashes - || exit 1; \
 	done
 
-wheels: $(VENV)/.ready-dev isa-packages ## dist/: wheels of this machine and, compiled across, of AArch64, which has to generate the same
+wheels: $(VENV)/.ready-dev ## dist/: wheels of this machine and, compiled across, of AArch64, which has to generate the same
 	@rm -rf dist
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(MAKE) --no-print-directory wheel-aarch64
+
+wheel-aarch64: $(VENV)/.ready-dev isa-packages
 	$(AARCH64) $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist --config-settings=build-dir=build/aarch64 \
 	  --config-settings=cmake.define.CMAKE_TOOLCHAIN_FILE=$(abspath tools/aarch64.cmake) \
 	  --config-settings=cmake.define.FLOVER_MODULE=ON .
