@@ -298,7 +298,7 @@ def test_vllm_settings_that_cannot_be_honoured_are_refused(setting: dict[str, An
 def test_unknown_settings_are_refused_with_near_names() -> None:
     with pytest.raises(TypeError, match=r"no setting 'max_num_seq'; did you mean max_num_seqs"):
         LLM(max_num_seq=3)
-    with pytest.raises(TypeError, match="known are async_scheduling, batch_window_ms"):
+    with pytest.raises(TypeError, match="known are async_scheduling, batch_invariant"):
         LLM(zzz=1)
 
 

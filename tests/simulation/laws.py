@@ -280,7 +280,10 @@ class Laws(Witness):
         self._trying_alone = bool(engine.roster.suspects)
         self._check_counters(engine)
         running = () if self._trying_alone else self._by_row.values()
-        self.counts["newcomers that got a row"] += self._newcomers.check(self.step, self.open.values(), running)
+        clients = engine.roster.shares._clients
+        self.counts["newcomers that got a row"] += self._newcomers.check(
+            self.step, self.open.values(), running, lambda name: clients[name].served if name in clients else 0.0
+        )
         if self.step % self._pool_check == 0:
             self._check_pool(engine)
         waited = self.step - self._progress_at

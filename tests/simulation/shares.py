@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Protocol
 
 from flover.engine.roster import SchedulerConfig
@@ -39,14 +39,19 @@ class Newcomers:
         if self._applies and all(one.request.client != client for one in others):
             self._since[client] = step
 
-    def check(self, step: int, everyone: Collection[Watched], running: Collection[Watched]) -> int:
-        """After an iteration. Returns how many newcomers have got their row."""
+    def check(
+        self, step: int, everyone: Collection[Watched], running: Collection[Watched], served: Callable[[str], float]
+    ) -> int:
+        """After an iteration. One that was `served` more when it was here before waits until those with rows were
+        served as much. Returns how many newcomers have got their row."""
         rows = Counter(one.request.client for one in running)
-        may_leave = any(rows[one.request.client] >= 2 and one.preempted < MAX_PREEMPTIONS for one in running)
+        preemptible = [one.request.client for one in running if one.preempted < MAX_PREEMPTIONS]
+        many = {client for client in preemptible if rows[client] >= 2}
         live = {one.request.client for one in everyone if not one.request.backfill}
         before, self._since = self._since, {}
         for client, since in before.items():
             if client in live and not rows[client]:
-                self._since[client] = since = since if may_leave else step
+                may_get = any(served(client) <= served(other) for other in many)
+                self._since[client] = since = since if may_get else step
                 require("fair shares", step - since <= MOST_WAIT, "{} waits since {}: {}", client, since, rows)
         return sum(rows[client] > 0 for client in before)

@@ -10,13 +10,3 @@ from .plants import Patch, plant
 @plant("a client with many rows keeps them all", "fair shares", flavour="calm")
 def _no_row_for_a_newcomer(patch: Patch) -> None:
     patch.setattr(FairShares, "claim", lambda self: None)
-
-
-@plant("a client that was served much is next", "fair shares", flavour="calm")
-def _paid_for_much(patch: Patch) -> None:
-    original = FairShares.charge
-
-    def charge(self: FairShares, name: str, prompt_tokens: int, output_tokens: int) -> None:
-        original(self, name, -prompt_tokens, -output_tokens)
-
-    patch.setattr(FairShares, "charge", charge)
