@@ -131,7 +131,7 @@ class Row:
 
 def test_a_draft_model_computes_long_prompts_in_parts_before_it_proposes() -> None:
     planner, row = DraftPlanner(4, 100_000), Row(list(range(MOST_PROMPT_TOKENS + 20)))
-    planned = [planner.plan([row], {}, 10.0, 0.1, 1.15) for _ in range(4)]
+    planned = [planner.plan([row], 10.0, 0.1, 1.15) for _ in range(4)]
     assert planned[0] == {}, "iterations without drafts tell what those cost"
     assert planned[1][row] == (0, row.token_ids[:MOST_PROMPT_TOKENS], 0)
     assert planned[2][row] == (MOST_PROMPT_TOKENS, row.token_ids[MOST_PROMPT_TOKENS:], 4)
@@ -141,16 +141,16 @@ def test_a_draft_model_computes_long_prompts_in_parts_before_it_proposes() -> No
     row.token_ids.extend([1, 2, 9])
     assert row.drafter.draft(row.token_ids, 3) == ()
     assert row.drafter.acceptance.chance > 0.5
-    assert planner.plan([row], {}, 10.0, 0.1, 1.15)[row] == (MOST_PROMPT_TOKENS + 21, [1, 2, 9], 4)
+    assert planner.plan([row], 10.0, 0.1, 1.15)[row] == (MOST_PROMPT_TOKENS + 21, [1, 2, 9], 4)
     row.max_len = len(row.token_ids) + 3
-    assert planner.plan([row], {}, 10.0, 0.1, 1.15)[row][2] == 1
+    assert planner.plan([row], 10.0, 0.1, 1.15)[row][2] == 1
 
 
 def test_a_draft_model_that_costs_too_much_is_left_out() -> None:
     planner, rows = DraftPlanner(4, 1000), [Row([1, 2, 3]) for _ in range(8)]
     found = []
     for _ in range(CYCLE):
-        drafts = planner.plan(rows, {}, 10.0, 0.1, 1.15)
+        drafts = planner.plan(rows, 10.0, 0.1, 1.15)
         found.append(max([count for _, _, count in drafts.values()], default=0))
         if drafts:
             planner.observe([Draft(0, *told) for told in drafts.values()], found[-1] * 9.0)

@@ -93,8 +93,7 @@ def make_batch(layout: Layout, buffers: RowBuffers, page_size: int, *, with_adap
         token_rows = np.repeat(rows, lens)
         positions = np.arange(starts[-1]) + np.repeat(first_positions - starts[:-1], lens)
     page_table = buffers["page_table"][:, : -(-layout.longest // page_size)]
-    pages = positions // page_size
-    slots = page_table[token_rows, pages] * np.int64(page_size) + (positions - pages * page_size)
+    slots = slots_of(page_table, token_rows, positions, page_size)
     return Batch(
         token_ids=layout.inputs(buffers["last_id"][token_rows]),
         positions=positions + buffers["rotary_start"][token_rows],
@@ -106,6 +105,13 @@ def make_batch(layout: Layout, buffers: RowBuffers, page_size: int, *, with_adap
         context_lens_host=tuple(layout.context_lens.tolist()),
         adapters=buffers["adapter"][token_rows] if with_adapters else None,
     )
+
+
+def slots_of(page_table: Array, rows: Array, positions: Array, page_size: int) -> Array:
+    """[T] int64: where the token at positions[t] of row rows[t] of the page table [R, P] has its key and value."""
+    pages = positions // page_size
+    slots: Array = page_table[rows, pages] * np.int64(page_size) + (positions - pages * page_size)
+    return slots
 
 
 def digest_of(layout: Layout, batch: Batch) -> int:

@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from flover.engine.plan import RowResult
-from flover.executor.device_batch import dummy_batch
+from flover.executor.device_batch import dummy_batch, slots_of
 from flover.memory.buffers import RowBuffers
 from flover.memory.kvcache import PageCache
 from flover.model.batch import Batch
@@ -112,12 +112,11 @@ class DraftModel:
         positions = np.arange(starts[-1]) + np.repeat(np.array([run.start for run in runs]) - starts[:-1], lens)
         context_lens = np.array([run.end for run in runs])
         page_table = rows["page_table"][numbers, : -(-int(context_lens.max()) // self._page_size)]
-        pages = positions // self._page_size
         own = np.repeat(np.arange(len(runs)), lens)
         return Batch(
             token_ids=np.concatenate([np.array(run.token_ids, dtype=np.int64) for run in runs]),
             positions=positions,
-            slots=page_table[own, pages] * np.int64(self._page_size) + (positions - pages * self._page_size),
+            slots=slots_of(page_table, own, positions, self._page_size),
             query_starts=starts.astype(np.int32),
             context_lens=context_lens.astype(np.int32),
             page_table=page_table,

@@ -6,7 +6,7 @@ known, two iterations of 64 have none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from flover.speculation.cost import GenerationCost
@@ -52,14 +52,7 @@ class DraftPlanner:
         if forwards and all(one.count and len(one.token_ids) <= self._num_tokens for one in drafts):
             self._cost.observe(len(drafts), max(milliseconds, 0.0) / forwards)
 
-    def plan(
-        self,
-        generating: Sequence[AnyRow],
-        proposals: Mapping[AnyRow, Sequence[int]],
-        base_ms: float,
-        token_ms: float,
-        worth: float,
-    ) -> dict[AnyRow, Told]:
+    def plan(self, generating: Sequence[AnyRow], base_ms: float, token_ms: float, worth: float) -> dict[AnyRow, Told]:
         """For the rows that proposals are worth making for. The iteration takes `base_ms` without proposals, and
         `token_ms` longer with one more token; `worth` is how much more they have to bring than they cost."""
         self._iterations += 1

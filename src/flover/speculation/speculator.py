@@ -122,7 +122,7 @@ class Speculator:
             return proposals, {}
         token_ms = self._cost.token_ms
         base_ms = self._cost.expect(planned.tokens, token_ms)
-        drafts = self._planner.plan(generating, proposals, base_ms, token_ms, WORTH)
+        drafts = self._planner.plan(generating, base_ms, token_ms, WORTH)
         for row, (_, _, count) in drafts.items():
             if count:  # the last proposal is not computed, the sampled tokens before the first are
                 self._grant(row, len(row.token_ids) + len(proposals.get(row, ())) + count, pool, grants)
