@@ -32,6 +32,7 @@ MODEL := .real/gemma-3-270m-q4_k_m.gguf
 ISA_SETS ?= avx2;avx512_simde;neon_dotprod_simde;neon_simde
 # What Python calls that machine.
 AARCH64 = _PYTHON_HOST_PLATFORM=linux-aarch64 \
+  CPLUS_INCLUDE_PATH=$(abspath build/aarch64-python/usr/include) \
   SETUPTOOLS_EXT_SUFFIX=$$($(BIN)/python -c 'import sys; print(f".{sys.implementation.cache_tag}-aarch64-linux-gnu.so")')
 QUICK := tests/house tests/engine tests/observe tests/service tests/ipc tests/test_request.py tests/text tests/memory \
   tests/ops/test_cpu_parts.py tests/simulation/test_simulation.py \
@@ -143,10 +144,13 @@ wheels: $(VENV)/.ready-dev ## dist/: wheels of this machine and, compiled across
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(MAKE) --no-print-directory wheel-aarch64
 
+# Python's headers there are of the interpreter that runs the wheel, not of this machine's.
 wheel-aarch64: $(VENV)/.ready-dev isa-packages
+	@[ -e build/aarch64-python/fetched ] || tools/aarch64_tokens.sh $(BIN)/python
 	$(AARCH64) $(BIN)/pip wheel --quiet --no-deps --wheel-dir dist --config-settings=build-dir=build/aarch64 \
 	  --config-settings=cmake.define.CMAKE_TOOLCHAIN_FILE=$(abspath tools/aarch64.cmake) \
-	  --config-settings=cmake.define.FLOVER_MODULE=ON .
+	  --config-settings=cmake.define.FLOVER_MODULE=ON \
+	  --config-settings=cmake.define.Python_INCLUDE_DIR="$$(ls -d $(abspath build/aarch64-python/usr/include/python3.*))" .
 	$(BIN)/python tools/check_wheels.py dist/*.whl
 	tools/aarch64_tokens.sh $(BIN)/python dist/*-linux_aarch64.whl
 

@@ -3,7 +3,7 @@
 # QEMU: tokens and log-probabilities have to be the same.
 #
 #     tools/aarch64_tokens.sh PYTHON WHEEL     PYTHON: with Flover installed
-#     tools/aarch64_tokens.sh PYTHON           only fetches what that needs
+#     tools/aarch64_tokens.sh PYTHON           only fetches what that needs, and Python's headers
 set -euo pipefail
 python=$1 wheel=${2-}
 root=build/aarch64-python
@@ -17,7 +17,7 @@ fetch() {
   apt=(apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State="$PWD/$root/apt/state"
     -o Dir::State::status=/dev/null -o Dir::Cache="$PWD/$root/apt/cache" -o APT::Sandbox::User=root)
   "${apt[@]}" update
-  (cd "$root/packages" && "${apt[@]}" download "$version-minimal" "lib$version-minimal" "lib$version-stdlib" libc6 libgcc-s1 \
+  (cd "$root/packages" && "${apt[@]}" download "$version-minimal" "lib$version-minimal" "lib$version-stdlib" "lib$version-dev" libc6 libgcc-s1 \
     libstdc++6 zlib1g libexpat1 libssl3 libffi8 libbz2-1.0 liblzma5 libuuid1)
   for package in "$root"/packages/*.deb; do dpkg-deb -x "$package" "$root"; done
 
