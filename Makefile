@@ -89,7 +89,7 @@ long: $(VENV)/.ready-dev ## long runs: leaks, faults in each phase, the API agai
 	$(PYTEST) -m long $(LONG)
 
 soak: $(VENV)/.ready-dev ## requests of every kind for SOAK_SECONDS=300: memory, descriptors, threads, metrics stay flat
-	$(PYTEST) tests/server/test_leaks.py --soak-seconds $(SOAK_SECONDS)
+	$(PYTEST) --timeout 0 tests/server/test_leaks.py --soak-seconds $(SOAK_SECONDS)
 
 fuzz: $(VENV)/.ready-dev ## model files, tokenizers, templates, raw HTTP, frames: FUZZ_SECONDS=60 of random inputs of each
 	$(PYTEST) -s --timeout 0 $(FUZZ) --fuzz-seconds $(FUZZ_SECONDS) --fuzz-seed $(FUZZ_SEED)
