@@ -42,6 +42,9 @@ template <Format F>
 struct PackedBlock : BlockTraits<F> {
   using Traits = BlockTraits<F>;
   static constexpr BlockFormat FORMAT = Traits::FORMAT;
+  static constexpr int64_t STEP_BYTES = FORMAT.step_bytes();
+  // So many rows ask for what they read next, see fetch_two_pages_on.
+  static constexpr int FEW = FORMAT.low == 8 ? 0 : FORMAT.inputs == BLOCK_INPUTS ? 2 : 1;
 
   const uint8_t* head;
   const uint8_t* own;
@@ -113,6 +116,7 @@ template <int PARTS_, bool OFFSET_, int BITS_>
 struct ExpandedPanel {
   static constexpr int PARTS = PARTS_, BITS = BITS_;
   static constexpr bool OFFSET = OFFSET_;
+  static constexpr int FEW = 0;  // it is in the cache
 
   const uint8_t* numbers;
   const float* scales;

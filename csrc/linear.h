@@ -243,6 +243,15 @@ FLOVER_INLINE Ahead share_of(const uint8_t* next, int64_t bytes, int64_t ticks, 
 
 constexpr Ahead NOTHING{nullptr, 0};
 
+// One or two rows read panel after panel from front to back. Hardware looks ahead to the end of a page, which is enough
+// where a number is a byte; of smaller ones, which take longer to unpack, what comes two pages later is asked for.
+// Measured on Zen 5, one row: of 4 bits with superblocks 1.4 to 1.7 times as fast, of others 1.1 to 1.2; of bytes 0.8.
+template <int64_t BYTES>
+FLOVER_INLINE void fetch_two_pages_on(const uint8_t* p) {
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < BYTES; i += 64) prefetch(p + 8192 + i);
+}
+
 // Calls step(0), step(AT_ONCE), … as long as so many steps are left, and looks ahead now and then. Returns how far it
 // came.
 template <int AT_ONCE, class Step>

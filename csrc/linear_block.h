@@ -147,6 +147,15 @@ FLOVER_INLINE void add_block(const Block& block, BlockGroup x, F16 (&acc)[R][1])
   }
 }
 
+// Asks for what the next tiles read.
+template <int R, class Block>
+FLOVER_INLINE void look_ahead(const Block& block, Ahead ahead, int64_t b) {
+  if constexpr (R <= Block::FEW)
+    fetch_two_pages_on<Block::STEP_BYTES>(block.own);
+  else
+    fetch(ahead, b);
+}
+
 // R rows by one panel over the blocks of a piece.
 template <int R, class Panel>
 [[gnu::noinline]] static void block_tile(Panel panel, BlockGroup x, Piece piece, Sums sums, Ahead ahead) {
@@ -155,8 +164,9 @@ template <int R, class Panel>
     F16 acc[R][1];
     begin_sums(acc, sums, piece);
     for (const int64_t end = b + blocks; b < end; b++, x = x.from(1, R, Panel::PARTS)) {
-      fetch(ahead, b);
-      add_block<R>(panel.block(b), x, acc);
+      const auto block = panel.block(b);
+      look_ahead<R>(block, ahead, b);
+      add_block<R>(block, x, acc);
     }
     end_sums(acc, sums, piece, piece.segment + i);
   }
@@ -213,7 +223,7 @@ struct BlockRows {
     for (int64_t g = 0; g < groups; g++) {
       const RowGroup group = group_of(rows, groups, g);
       const BlockGroup mine = x.from(group.start * blocks, 1, Traits::PARTS).from(first, group.size, Traits::PARTS);
-      // Few rows read memory from front to back at the rate at which hardware looks ahead: asking costs them a quarter.
+      // The next panel is asked for where hardware's own looking ahead is not enough (look_ahead has the rest).
       const int64_t few = Traits::FORMAT.inputs == BLOCK_INPUTS ? 4 : 1;
       const Ahead ahead = rows <= few ? NOTHING : share_of(next, count * Traits::FORMAT.step_bytes(), count, groups, g);
       dispatch<1, MOST>(group.size,

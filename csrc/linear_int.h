@@ -183,7 +183,10 @@ template <int R>
     for (int r = 0; r < R; r++) acc[r][0] = zero();
     for (const int64_t end = b + blocks; b < end; b++) {
       const uint8_t* block = panel + b * INT4_BLOCK;
-      fetch(ahead, b);
+      if constexpr (R == 1)
+        fetch_two_pages_on<INT4_BLOCK>(block);
+      else
+        fetch(ahead, b);
       I16 dots[R];
       dot_block<R>(block + 4 * PANEL, x + b * (GROUP / 4) * R, dots);
       const F16 scale = load_f16(reinterpret_cast<const uint16_t*>(block));
@@ -225,9 +228,9 @@ static void int_product(Pool& pool, const Product& l) {
         const int64_t row = block.first + group.start;
         const int32_t* x = q.x + row * (depth / 4);
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
-        // One panel after another is read from front to back, and hardware looks ahead: asking costs few rows a
-        // quarter.
-        const Ahead ahead = rows <= (four ? 1 : FEW) ? NOTHING : share_of(panel + stride, stride, ticks, groups, g);
+        // One panel after another is read from front to back, and hardware looks ahead: asking costs few rows of int8
+        // a quarter.
+        const Ahead ahead = !four && rows <= FEW ? NOTHING : share_of(panel + stride, stride, ticks, groups, g);
         dispatch<1, INT_TILE>(group.size, [&](auto r) {
           const Sums out = sums.at(group.start, p);
           if (four)
