@@ -144,6 +144,31 @@ def test_a_body_is_read_or_refused_in_words_that_name_the_field(kind: type[Any],
         assert peak_bytes(kind, data) < 3 * len(data) + CONSTANT_BYTES
 
 
+@pytest.mark.parametrize(
+    ("body", "names"),
+    [
+        ('{"prompt": "a", "prompt": "b"}', "the body has prompt twice"),
+        ('{"prompt": "a", "\\u0070rompt": "b"}', "the body has prompt twice"),
+        ('{"a,b": null, "prompt": "x, y", "a,b": null}', 'the body has the string "a,b" twice'),
+        (f'{{"prompt": "{9000 * ","}", "seed": 1, "seed": 2}}', "the body has a field twice"),
+        ('{"prompt": "a", "logit_bias": {"5": 1, "5": -1}}', 'logit_bias has the string "5" twice'),
+        (f'{{"prompt": "a", "seed": {5000 * "1"}, "seed": 2}}', "the body has seed twice"),
+        ('{"a,b": null, ",": null, "prompt": "x, y", "stop": ["a", "a"]}', ""),
+        ('{"prompt": [[5, 5], [5, 5]], "logit_bias": {"5": 1, "6": 1}}', ""),
+        (f'{{",": null, "prompt": "{9000 * ","}"}}', ""),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_a_field_that_comes_twice_is_refused(body: str, names: str) -> None:
+    """Of two values, a proxy before the server may have judged the other one."""
+    try:
+        read_body(body.encode(), CompletionBody, Limits(), facts=FACTS)
+    except RequestError as error:
+        assert error.message == names
+    else:
+        assert not names
+
+
 def peak_bytes(kind: type[Any], data: bytes) -> int:
     """Memory that refusing a body takes at most."""
     tracemalloc.start()

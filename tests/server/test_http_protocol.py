@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from http_wire import HEAD, error_of, run, statuses, wire
+from http_wire import HEAD, echo, error_of, run, statuses, wire
 
+from flover.server.errors import ClientGone
 from flover.server.http_connections import Connections, allow_descriptors
 from flover.server.http_protocol import MAX_PIPELINED
+from flover.server.sse import until_disconnect
 
 GET = b"GET /v1/x HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LAST = b"GET /v1/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -156,6 +158,68 @@ def test_silence_is_ended_without_an_answer() -> None:
             assert await server.say(b"\r\n") == b""
             assert statuses(await server.say(GET, b"\r\n", pause=0.05)) == [200]
             assert not server.state.connections
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_a_client_that_has_ended_its_side_gets_its_response_and_one_that_has_left_ends_the_work(stays: bool) -> None:
+    left, told, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        told.set()
+        try:
+            await until_disconnect(receive, go_on.wait())
+        except ClientGone:
+            left.set()
+            return
+
+        async def again() -> Any:
+            return message
+
+        await echo(scope, again, send)
+
+    async def scenario() -> None:
+        async with wire(app) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(HEAD + b"Content-Length: 3\r\n\r\nabc")
+            if not stays:
+                writer.close()
+                async with asyncio.timeout(5):
+                    await left.wait()
+                return
+            writer.write_eof()
+            async with asyncio.timeout(5):
+                await told.wait()
+                await asyncio.sleep(0.3)
+                assert not left.is_set()
+                go_on.set()
+                answer = await reader.read()
+            assert statuses(answer) == [100, 200]
+            await until(lambda: not server.state.connections)
+            writer.close()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (5, 0), (5, 300, 7), (70_000, 0)])
+def test_a_stream_has_no_chunks_for_a_client_of_http_1_0(sizes: tuple[int, ...]) -> None:
+    async def stream(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]})
+        for number, size in enumerate(sizes, 1):
+            more = number < len(sizes)
+            await send({"type": "http.response.body", "body": b"x" * size, "more_body": more})
+
+    async def scenario() -> None:
+        async with wire(stream) as server:
+            head = HEAD.replace(b"1.1", b"1.0") + b"Expect: 100-continue\r\n"
+            answer = await server.say(head + b"Content-Length: 3\r\n\r\nabc")
+            assert statuses(answer) == [200]
+            told, _, body = answer.partition(b"\r\n\r\n")
+            assert b"transfer-encoding" not in told.lower()
+            assert body == b"x" * sum(sizes)
 
     run(scenario)
 

@@ -240,6 +240,7 @@ def test_the_new_name_of_max_tokens_comes_before_the_old_one(server: ServerProce
         b'"prompt"',
         b"\xff\xfe",
         b'{"prompt": "a"} x',
+        b'{"prompt": "a", "prompt": "b"}',
         b'{"prompt": "a", "temperature": NaN}',
         b'{"prompt": "a", "temperature": Infinity}',
         b'{"prompt": "a", "temperature": 1e999}',

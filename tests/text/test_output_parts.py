@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,15 @@ from flover.text.output_parts import OutputParser, ParsedOutput, parse_output
 
 TOOLS: dict[str, dict[str, Any]] = {
     "f": {"type": "object", "properties": {"x": {"type": "integer"}, "s": {"type": "string"}}},
+    "code": {
+        "type": "object",
+        "properties": {
+            "zip": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "note": {"type": ["string", "null"]},
+            "size": {"enum": ["1", "2"]},
+            "many": {"type": ["integer", "string"]},
+        },
+    },
     "g.h": {"type": "object", "properties": {}},
 }
 F, G = ("f", {"x": 1, "s": "a}é"}), ("g.h", {})
@@ -73,6 +83,15 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
         "",
         "",
         [F],
+    ),
+    (
+        {"tools": "qwen3_coder"},
+        "",
+        "<tool_call><function=code><parameter=zip>12345</parameter><parameter=note>null</parameter><parameter=size>1"
+        "</parameter><parameter=many>2</parameter></function></tool_call>",
+        "",
+        "",
+        [("code", {"zip": "12345", "note": None, "size": "1", "many": 2})],
     ),
     ({"tools": "mistral"}, "", '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1, "s": "a}é"}}]', "", "", [F]),
     (
@@ -190,6 +209,30 @@ def test_one_call_at_most_if_they_are_not_parallel() -> None:
     for form, prompt, text, _, _, calls in CASES:
         found = parse_output(OutputFormat(**form).parser(prompt, tools=TOOLS, several=False), text)
         assert summary(found)[2] == calls[:1]
+
+
+@pytest.mark.parametrize(
+    ("form", "begin"),
+    [
+        ("hermes", "<tool_call>"),
+        ("qwen3_coder", "<tool_call>"),
+        ("qwen3_coder", "<tool_call><function=f><parameter=x>"),
+        ("mistral", "[TOOL_CALLS]f"),
+        ("mistral", "[TOOL_CALLS]f[ARGS]"),
+        ("functiongemma", "<start_function_call>call:f"),
+        ("functiongemma", "<start_function_call>call:f{x:"),
+        ("llama3_json", '{"name": "f",'),
+        ("pythonic", "[f(x="),
+    ],
+)
+def test_a_call_that_never_goes_on_costs_little_per_piece(form: str, begin: str) -> None:
+    """A client can make a model write it, and it is read on the event loop."""
+    parser = OutputFormat(tools=form).parser("", tools=TOOLS)
+    parser.feed(begin + 5000 * " ")
+    began = time.thread_time()
+    for _ in range(200):
+        parser.feed(" ")
+    assert time.thread_time() - began < 0.2
 
 
 def test_calls_that_nest_deeper_than_a_parser_can_are_content() -> None:

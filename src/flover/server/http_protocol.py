@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from flover.server.errors import HttpError, error_response
 from flover.server.http_config import HttpConfig
+from flover.server.http_output import HalfClosed, Output, UnframedOutput
 from flover.server.http_paths import LIVENESS_PATHS, UPLOAD_PATH
 from flover.server.http_refusals import Refusal, answer_bytes, reason_of
 
@@ -69,17 +70,37 @@ class HttpProtocol(HttpToolsProtocol):
         seconds = self._limits.header_timeout
         if self._over_limit:
             seconds = min(seconds, OVER_LIMIT_HEADER_SECONDS)
-        self._output = _Output(self)
+        self._half_closed: HalfClosed | None = None
         self._input_timer = self.loop.call_later(seconds, self._input_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._places.remove(self)
         self._unset_keepalive_if_required()
-        for timer in (self._input_timer, self._end_timer, self._send_timer):
+        for timer in (self._input_timer, self._end_timer, self._send_timer, self._half_closed):
             if timer is not None:
                 timer.cancel()
         self._discarding = True
         super().connection_lost(exc)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # as asyncio's
+        """Stay open for the response to a client that has ended its side after a whole request, as `nc -N` does. One
+        that has closed the connection has sent the same; `HalfClosed` tells the two apart, which needs HTTP/1.1. Once a
+        response has started, the end of the client's side counts as its leaving: nothing would show it before the next
+        token."""
+        cycle = self.cycle
+        if (
+            self._discarding
+            or cycle is None
+            or self._in_body
+            or self.pipeline
+            or cycle.response_started
+            or cycle.scope["http_version"] != "1.1"
+            or not self.transport.can_write_eof()
+        ):
+            return False
+        self._discarding, cycle.keep_alive = True, False
+        self._half_closed = HalfClosed(self.loop, self.transport)
+        return True
 
     def evict(self) -> None:
         """Close the connection at once."""
@@ -184,8 +205,10 @@ class HttpProtocol(HttpToolsProtocol):
         if self._over_limit and not self._has_place():
             message = f"all {self._places.most} connections are in use (--max-connections)"
             raise Refusal(HttpError(503, message))
+        self.expect_100_continue = self.expect_100_continue and self.parser.get_http_version() == "1.1"
         super().on_headers_complete()
-        self.cycle.transport = self._output  # type: ignore[assignment]  # the methods of a transport that it uses
+        output = Output if self.scope["http_version"] == "1.1" else UnframedOutput
+        self.cycle.transport = output(self.transport, self.close_after_response)  # type: ignore[assignment]  # what it uses
         self._num_heads += 1
         if self._input_timer is not None:
             self._cancel_input_timer()
@@ -224,7 +247,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def close_after_response(self) -> None:
         """Close the connection after the written data has been sent."""
-        if self._discarding or (self._in_body and self.cycle.response_complete):
+        if self._half_closed is None and (self._discarding or (self._in_body and self.cycle.response_complete)):
             self._linger()
         else:
             self._end()
@@ -290,14 +313,3 @@ class HttpProtocol(HttpToolsProtocol):
         if self._input_timer is not None:
             self._input_timer.cancel()
             self._input_timer = None
-
-
-class _Output:
-    """The transport for responses: writes directly, and closes through the connection."""
-
-    __slots__ = ("close", "is_closing", "write")
-
-    def __init__(self, connection: HttpProtocol) -> None:
-        self.write = connection.transport.write
-        self.is_closing = connection.transport.is_closing
-        self.close = connection.close_after_response

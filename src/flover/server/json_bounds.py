@@ -6,8 +6,9 @@ Works on bytes; the decoder checks the syntax later.
 from __future__ import annotations
 
 import codecs
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import accumulate, compress
 from operator import countOf
 
@@ -79,6 +80,11 @@ def has_more_members(raw: bytes, most: int) -> bool:
         return False
     if len(raw) <= SMALL_BYTES:  # cheaper than to look at each mark
         return len(_small.decode(raw)) > most
+    return _has_more_members(raw, most)
+
+
+def _has_more_members(raw: bytes, most: int) -> bool:
+    """The same, and a name that comes twice counts as two."""
     depth = count = 0
     for marks in _outside_strings(_without_text(raw)):
         depths = list(accumulate(_steps(marks), initial=depth))
@@ -87,6 +93,25 @@ def has_more_members(raw: bytes, most: int) -> bool:
             return True
         depth = depths[-1]
     return False
+
+
+def has_name_twice(raw: bytes, members: Mapping[str, msgspec.Raw]) -> bool:
+    """Whether an object has a name twice, of which a decoder kept one of the `members`."""
+    commas = raw.count(b",") - sum(bytes(value).count(b",") for value in members.values())
+    if commas < max(len(members), 1):  # between members; more are in names or in what was not kept
+        return False
+    return _has_more_members(raw, len(members))
+
+
+def name_that_comes_twice(raw: bytes) -> str:
+    """Such a name; empty in an object that is too large to look for it."""
+    if len(raw) > SMALL_BYTES:
+        return ""
+    pairs: list[tuple[str, object]] = json.loads(
+        raw, object_pairs_hook=lambda found: found, parse_int=str, parse_float=str
+    )
+    names = [name for name, _ in pairs]
+    return next(name for name in names if names.count(name) > 1)
 
 
 def mark_lone_surrogate(data: bytes, mark: bytes) -> bytes | None:

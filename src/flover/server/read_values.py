@@ -13,10 +13,10 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 import msgspec
 from msgspec import Raw
 
-from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, shown, too_many, wrong_value
+from flover.errors import MAX_SHOWN_BYTES, RequestError, first_name, named, shown, too_many, wrong_value
 from flover.request import MAX_HIDDEN_SIZE
 from flover.sampling_checks import PRIORITY
-from flover.server.json_bounds import has_more_members
+from flover.server.json_bounds import has_more_members, has_name_twice, name_that_comes_twice
 from flover.server.protocol import (
     Deadline,
     Dimensions,
@@ -99,9 +99,13 @@ def read_value(raw: Raw, kind: Any, where: str, wanted: str | None = None) -> An
 def read_members(raw: Raw, where: str, wanted: str, most: int = MAX_MEMBERS) -> dict[str, Raw]:
     """The fields of an object, not decoded. Raises `RequestError`."""
     check_kind(raw, "{", where, wanted)
-    if has_more_members(bytes(raw), most):
+    data = bytes(raw)
+    if has_more_members(data, most):
         raise too_many(where, most, "fields")
     members: dict[str, Raw] = _decoder(dict[str, Raw]).decode(raw)
+    if has_name_twice(data, members):
+        name = name_that_comes_twice(data)
+        raise RequestError(f"{where} has {named(name) if name else 'a field'} twice", param=first_name(where))
     return members
 
 

@@ -205,10 +205,10 @@ MAX_HEAD_CHARS = 4096
 """A call whose function is named later is given out when it is complete."""
 _STRING = r'"(?:[^"\\\x00-\x1f]|\\.)*"'
 _JSON_HEAD = re.compile(
-    rf'\s*\[?\s*\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?(?:"id"\s*:\s*{_STRING}\s*,\s*)?(?P<inner>"function"\s*:\s*\{{\s*)?'
+    rf'\s*(?:\[\s*)?\{{\s*(?:"type"\s*:\s*"function"\s*,\s*)?(?:"id"\s*:\s*{_STRING}\s*,\s*)?(?P<inner>"function"\s*:\s*\{{\s*)?'
     rf'"name"\s*:\s*(?P<name>{_STRING})\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{{)'
 )
-_MISTRAL_HEAD = re.compile(r"\s*(?P<name>[^\s\[{][^\[{]*)(?:\[CALL_ID\][^\[{]*)?(?:\[ARGS\])?\s*(?=\{)")
+_MISTRAL_HEAD = re.compile(r"\s*+(?P<name>[^\s\[{][^\[{]*+)(?:\[CALL_ID\][^\[{]*+)?(?:\[ARGS\]\s*)?(?=\{)")
 _GEMMA_HEAD = re.compile(r"\s*call:(?P<name>[^{]+)(?=\{)")
 _XML_HEAD = re.compile(r"\s*<function=(?P<name>[^>]+)>")
 

@@ -78,13 +78,40 @@ def is_text(text: str) -> bool:
 
 
 def typed(value: str, schema: Mapping[str, Any]) -> Any:
-    """A value as its schema says: a string, or else JSON if it is that."""
-    if schema.get("type") == "string":
+    """A value as its schema says: JSON if it is that and the schema has its type, or a string if it may be one."""
+    kinds = _kinds(schema)
+    if kinds == {"string"}:
         return value
     try:
-        return _DECODER.decode(value)
+        read = _DECODER.decode(value)
     except _BAD:
         return value
+    return value if "string" in kinds and not kinds & _KINDS_OF[type(read)] else read
+
+
+_KINDS_OF: Mapping[type, frozenset[str]] = {
+    str: frozenset({"string"}),
+    bool: frozenset({"boolean"}),
+    int: frozenset({"integer", "number"}),
+    float: frozenset({"number"}),
+    list: frozenset({"array"}),
+    dict: frozenset({"object"}),
+    type(None): frozenset({"null"}),
+}
+
+
+def _kinds(schema: Any) -> set[str]:
+    """The types that a schema names; empty if it does not say."""
+    if not isinstance(schema, dict):
+        return set()
+    kind = schema.get("type")
+    if isinstance(kind, str | list):
+        return {one for one in ([kind] if isinstance(kind, str) else kind) if isinstance(one, str)}
+    if isinstance(schema.get("enum"), list):
+        return set().union(*(_KINDS_OF[type(one)] for one in schema["enum"]))
+    either = schema.get("anyOf", schema.get("oneOf"))
+    found = [_kinds(one) for one in either] if isinstance(either, list) else []
+    return set().union(*found) if all(found) else set()
 
 
 def decode_python(text: str, tools: Tools) -> list[ToolCall] | None:
