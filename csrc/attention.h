@@ -18,6 +18,16 @@ constexpr int64_t QUERY_TILE = 6;  // queries in registers at once
 constexpr int64_t QUERIES = 48;    // queries (tokens times heads that share a key head) of one item, about
 constexpr float NEVER = -__builtin_inff();
 
+// How many panels of 16 keys, or chunks of 16 dimensions, so many queries take at once: what leaves room in the
+// registers. A number that is widened, and one that is broadcast, then serves several multiply-adds.
+FLOVER_INLINE constexpr int64_t keys_at_once(int64_t queries) {
+#if defined(FLOVER_AVX512)
+  return queries <= QUERY_TILE ? 4 : 1;
+#else
+  return panels_at_once(queries);
+#endif
+}
+
 // ---- the three types of keys and values ----
 
 template <Cache C>
@@ -357,7 +367,7 @@ class Attender {
       const float* x = queries_ + first * pages_.dim;
       dispatch<1, QUERY_TILE>(size, [&](auto rows) {
         constexpr int R = rows.value;
-        score_rows<R, panels_at_once(R), S>(x, block + first_panel, panels, pages_.dim, scores + first_panel * LANES);
+        score_rows<R, keys_at_once(R), S>(x, block + first_panel, panels, pages_.dim, scores + first_panel * LANES);
       });
       int64_t ranges[QUERY_TILE][2];
       for (int64_t r = 0; r < size; r++) {
@@ -520,7 +530,7 @@ class Attender {
     const float* weights = scores_ + first * BLOCK;
     dispatch<1, QUERY_TILE>(size, [&](auto rows) {
       constexpr int R = rows.value;
-      value_rows<R, panels_at_once(R), S>(weights, block, next, from, to, pages_.dim, out, stride_);
+      value_rows<R, keys_at_once(R), S>(weights, block, next, from, to, pages_.dim, out, stride_);
     });
     for (int64_t r = 0; r < size; r++) add_alone(first + r, most(to, ranges[r][0]), ranges[r][1], block, next);
   }
