@@ -274,26 +274,57 @@ void experts(Cases& cases) {
   }
 }
 
+// Numbers in the type that the file of an adapter has.
+std::vector<uint8_t> narrowed(const Floats& values, Format format) {
+  std::vector<uint8_t> bytes(values.size() * (format == Format::float32 ? 4 : 2));
+  for (size_t i = 0; i < values.size(); i++) {
+    const uint16_t half = format == Format::bfloat16 ? narrow_bf16(values[i]) : narrow_f16(values[i]);
+    if (format == Format::float32)
+      memcpy(&bytes[4 * i], &values[i], 4);
+    else
+      memcpy(&bytes[2 * i], &half, 2);
+  }
+  return bytes;
+}
+
+// Rows [rank, in] as LoraPart has them: four ranks beside each other.
+Floats interleaved(const Floats& down, int64_t rank, int64_t in) {
+  Floats laid((size_t)((rank + 3) / 4 * 4 * in));
+  for (int64_t i = 0; i < rank; i++)
+    for (int64_t k = 0; k < in; k++)
+      laid[(size_t)(i / 4 * 4 * in + (k / PANEL * 4 + i % 4) * PANEL + k % PANEL)] = down[(size_t)(i * in + k)];
+  return laid;
+}
+
 // Rows of two adapters and of none beside each other, and a linear that their outputs are added to.
 void adapters(Cases& cases) {
   constexpr int64_t IN = 41, OUT = 40, ROWS = 12, PARTS = 2, PADDED = 48, PANELS = 2;
   Numbers numbers(800);
   const int64_t ranks[] = {5, 16, 1, 3};  // [slot][part]
   std::vector<Floats> downs, ups;
-  std::vector<LoraPart> parts;
-  for (int64_t i = 0; i < 4; i++) {
-    downs.push_back(numbers.floats(ranks[i] * PADDED)), ups.push_back(numbers.floats(PANELS * ranks[i] * PANEL));
-    for (int64_t k = 0; k < ranks[i] * PADDED; k++)
-      if (k % PADDED >= IN) downs.back()[(size_t)k] = 0.0f;
-    parts.push_back({downs.back().data(), ups.back().data(), ranks[i], i % 2 ? 20 : 0, 20});
+  for (int64_t rank : ranks) {
+    Floats down = numbers.floats(rank * PADDED);
+    for (int64_t k = 0; k < rank * PADDED; k++)
+      if (k % PADDED >= IN) down[(size_t)k] = 0.0f;
+    downs.push_back(interleaved(down, rank, PADDED)), ups.push_back(numbers.floats(PANELS * rank * PANEL));
   }
   const std::vector<int32_t> slots{0, 1, -1, 0, 0, 1, -1, 0, 1, 1, 0, -1};
   const Floats x = numbers.floats(ROWS * IN);
   Floats added(ROWS * OUT), y(ROWS * OUT);
   std::vector<int32_t> adds(ROWS);
-  cases.run("adapters",
-            Lora{parts.data(), 2, PARTS, IN, OUT, slots.data(), x.data(), {ROWS}, added.data(), adds.data()}, added,
-            adds);
+  for (const Format format : {Format::bfloat16, Format::float16, Format::float32}) {
+    const bool whole = format == Format::float32;
+    std::deque<std::vector<uint8_t>> kept;
+    std::vector<LoraPart> parts;
+    for (size_t i = 0; i < 4; i++) {
+      const auto& down = kept.emplace_back(narrowed(downs[i], format));
+      const auto& up = kept.emplace_back(narrowed(ups[i], format));
+      parts.push_back({{down.data(), format}, {up.data(), format}, ranks[i], i % 2 ? 20 : 0, 20, whole ? 1.0f : 0.3f});
+    }
+    cases.run(whole ? "adapters" : "adapters/" + std::string(FORMATS[(int)format]),
+              Lora{parts.data(), 2, PARTS, IN, OUT, slots.data(), x.data(), {ROWS}, added.data(), adds.data()}, added,
+              adds);
+  }
   const Matrix matrix(numbers, Format::bfloat16, OUT, IN, false);
   cases.run("adapters/linear",
             Linear{.weight = matrix.view(),

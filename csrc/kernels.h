@@ -165,12 +165,20 @@ struct Linear {
   FLOVER_FIELDS(Linear, weight, x, rows, absmax, bias, added, adds, added_stride, activation, y, stride, column)
 };
 
+// A matrix of an adapter in the type that its file has: float32, bfloat16 or float16.
+struct LoraMatrix {
+  const void* data;
+  Format format;
+};
+
 // Two small matrices of one adapter, for `width` outputs of a linear from `first` on (Hu et al., arXiv:2106.09685).
+// They lie in the order in which they are read (lora.h), padded with zeros.
 struct LoraPart {
-  const float* down;  // [rank, in padded with zeros to whole registers]
-  const float* up;    // [width / 16 rounded up, rank, 16]: panels of 16 outputs, scaled by alpha / rank
-  int64_t rank;       // 0: the adapter has nothing for these outputs
+  LoraMatrix down;  // [rank / 4][in / 16][4][16]
+  LoraMatrix up;    // [width / 16][rank][16], still to be scaled
+  int64_t rank;     // 0: the adapter has nothing for these outputs
   int64_t first, width;
+  float scale;  // alpha / rank
 };
 
 // What adapters add to the outputs of a linear: up * (down * x) for every row, by the matrices of its own adapter.

@@ -2,7 +2,7 @@
 //
 // Rows are grouped by adapter, so that a step reads each adapter in use once per block of rows. A row's chains are its
 // own: a sum over the inputs goes lane by lane and then through a fixed tree, an output is one chain over the ranks.
-// Neither other rows nor their adapters enter it.
+// Neither other rows nor their adapters enter it, nor the type in which a file has the matrices: they are widened.
 #pragma once
 
 #include <vector>
@@ -13,8 +13,16 @@
 namespace flover::FLOVER_ISA {
 
 constexpr int64_t LORA_ROWS = 8;    // rows of a block
-constexpr int64_t LORA_RANKS = 4;   // sums at once: as many as keep multiply-adds busy and fit into registers
-constexpr int64_t LORA_PANELS = 4;  // likewise
+constexpr int64_t LORA_RANKS = 4;   // that lie beside each other
+constexpr int64_t LORA_AHEAD = 32;  // registers between what is read and what memory is asked for
+#if defined(FLOVER_AVX512) && !defined(FLOVER_EMULATED)
+constexpr int64_t LORA_TILE = 4;  // rows that a number is widened for once
+#else
+constexpr int64_t LORA_TILE = 2;
+#endif
+
+// Sums at once of so many rows: as many as keep multiply-adds busy and fit into registers.
+FLOVER_INLINE constexpr int sums_at_once(int rows) { return rows == 1 ? 4 : LORA_TILE; }
 
 // Rows order[first] .. order[first + rows - 1], all of one adapter.
 struct LoraBlock {
@@ -22,49 +30,119 @@ struct LoraBlock {
   int64_t first, rows;
 };
 
-// z[i] = the product of row i of `down` with x.
-template <int RANKS>
-[[gnu::noinline]] static void lora_down(const float* x, const float* down, int64_t in, float* z) {
-  const int64_t depth = round_up(in, LANES), whole = in / LANES * LANES;
-  F16 sums[RANKS];
-  for (int i = 0; i < RANKS; i++) sums[i] = zero();
-  auto step = [&](int64_t k, F16 inputs) __attribute__((always_inline)) {
+template <Format F>
+struct LoraNumbers {
+  using Type = uint16_t;
+  FLOVER_INLINE F16 widen(const uint16_t* p) { return F == Format::bfloat16 ? load_bf16(p) : load_f16(p); }
+};
+template <>
+struct LoraNumbers<Format::float32> {
+  using Type = float;
+  FLOVER_INLINE F16 widen(const float* p) { return load(p); }
+};
+
+// The numbers of a matrix from `start` on, in registers, read in the order in which they lie.
+template <Format F>
+struct LoraStream {
+  const typename LoraNumbers<F>::Type* data;
+
+  LoraStream(const LoraMatrix& m, int64_t start)
+      : data(static_cast<const typename LoraNumbers<F>::Type*>(m.data) + start) {}
+  FLOVER_INLINE_MEMBER F16 get(int64_t index) const { return LoraNumbers<F>::widen(data + index * LANES); }
+  FLOVER_INLINE_MEMBER void fetch(int64_t index) const { prefetch(data + (index + LORA_AHEAD) * LANES); }
+};
+
+// z[r][i] = the product of row first + i of `down` with x[r], for R rows and so many ranks that one tile has.
+template <int R, Format F>
+[[gnu::noinline]] static void lora_down(const float* const* x, const LoraMatrix& down, int64_t in, int64_t first,
+                                        float* z, int64_t stride) {
+  constexpr int K = sums_at_once(R);
+  const int64_t whole = in / LANES, lie = first / LORA_RANKS * LORA_RANKS;
+  const LoraStream<F> stream(down, lie * round_up(in, LANES) + first % LORA_RANKS * LANES);
+  F16 sums[R][K];
 #pragma GCC unroll 4
-    for (int i = 0; i < RANKS; i++) {
-      prefetch(down + (RANKS + i) * depth + k);  // the next ranks: rows are too short for hardware to look ahead
-      sums[i] = fma(inputs, load(down + i * depth + k), sums[i]);
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int i = 0; i < K; i++) sums[r][i] = zero();
+  auto step = [&](int64_t k, auto&& inputs) __attribute__((always_inline)) {
+    F16 w[K];
+#pragma GCC unroll 4
+    for (int i = 0; i < K; i++) w[i] = stream.get(k * LORA_RANKS + i);
+#pragma GCC unroll 4
+    for (int i = 0; i < K; i += 2) stream.fetch(k * LORA_RANKS + i);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+      const F16 one = inputs(x[r] + k * LANES);
+#pragma GCC unroll 4
+      for (int i = 0; i < K; i++) sums[r][i] = fma(one, w[i], sums[r][i]);
     }
   };
-  for (int64_t k = 0; k < whole; k += LANES) step(k, load(x + k));
-  if (whole < in) step(whole, load_first(x + whole, (int)(in - whole)));
-  for (int i = 0; i < RANKS; i++) z[i] = sum(sums[i]);
-}
-
-// y = `PANELS` panels of `up` times z; `valid` of the last panel's outputs are there.
-template <int PANELS>
-[[gnu::noinline]] static void lora_up(const float* z, const float* up, int64_t rank, float* y, int64_t valid) {
-  F16 sums[PANELS];
-  for (int p = 0; p < PANELS; p++) sums[p] = zero();
-  for (int64_t i = 0; i < rank; i++)
+  for (int64_t k = 0; k < whole; k++) step(k, [](const float* p) __attribute__((always_inline)) { return load(p); });
+  if (const int left = (int)(in % LANES))
+    step(whole, [&](const float* p) __attribute__((always_inline)) { return load_first(p, left); });
 #pragma GCC unroll 4
-    for (int p = 0; p < PANELS; p++) sums[p] = fma(all(z[i]), load(up + (p * rank + i) * LANES), sums[p]);
-  for (int p = 0; p < PANELS; p++) store_first(y + p * LANES, sums[p], (int)(p + 1 < PANELS ? LANES : valid));
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int i = 0; i < K; i++) z[r * stride + i] = sum(sums[r][i]);
 }
 
-static void lora_part(const LoraPart& part, const Lora& l, const int32_t* rows, int64_t num_rows, float* z) {
-  const int64_t depth = round_up(l.inputs, LANES), panels = (part.width + LANES - 1) / LANES;
-  for (int64_t i = 0; i < part.rank; i += LORA_RANKS)
-    for (int64_t r = 0; r < num_rows; r++)
-      dispatch<1, LORA_RANKS>(least(LORA_RANKS, part.rank - i), [&](auto ranks) {
-        lora_down<ranks.value>(l.x + rows[r] * l.inputs, part.down + i * depth, l.inputs, z + r * part.rank + i);
-      });
-  for (int64_t p = 0; p < panels; p += LORA_PANELS)
-    for (int64_t r = 0; r < num_rows; r++)
-      dispatch<1, LORA_PANELS>(least(LORA_PANELS, panels - p), [&](auto count) {
-        const int64_t last = p + count.value - 1, valid = least(LANES, part.width - last * LANES);
-        lora_up<count.value>(z + r * part.rank, part.up + p * part.rank * LANES, part.rank,
-                             l.y + rows[r] * l.outputs + part.first + p * LANES, valid);
-      });
+// y[r] = the outputs of `up` from `first` on that one tile has times z[r], for R rows.
+template <int R, Format F>
+[[gnu::noinline]] static void lora_up(const float* z, int64_t stride, const LoraPart& part, int64_t first,
+                                      float* const* y) {
+  constexpr int P = sums_at_once(R);
+  const int64_t rank = part.rank, valid = part.width - first;
+  const LoraStream<F> stream(part.up, first * rank);
+  const F16 scale = all(part.scale);
+  const int64_t count = least(P, (valid + LANES - 1) / LANES);
+  F16 sums[R][P];
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) sums[r][p] = zero();
+  for (int64_t i = 0; i < rank; i++) {
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) {
+      const int64_t index = least(p, count - 1) * rank + i;
+      const F16 w = mul(stream.get(index), scale);
+      stream.fetch(index);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; r++) sums[r][p] = fma(all(z[r * stride + i]), w, sums[r][p]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++)
+      if (p < count) store_first(y[r] + p * LANES, sums[r][p], (int)least(LANES, valid - p * LANES));
+}
+
+// Calls f(Number<format>{}) for the format of a matrix.
+template <class Function>
+FLOVER_INLINE void lora_format(const LoraMatrix& m, Function&& f) {
+  if (m.format == Format::bfloat16) return f(Number<(int)Format::bfloat16>{});
+  if (m.format == Format::float16) return f(Number<(int)Format::float16>{});
+  f(Number<(int)Format::float32>{});
+}
+
+// One part for a tile of R rows, row after row of `rows`.
+template <int R>
+static void lora_tile(const LoraPart& part, const Lora& l, const int32_t* rows, float* z) {
+  constexpr int64_t AT_ONCE = sums_at_once(R);
+  const int64_t stride = round_up(part.rank, LORA_RANKS);
+  const float* x[R];
+  for (int r = 0; r < R; r++) x[r] = l.x + rows[r] * l.inputs;
+  lora_format(part.down, [&](auto format) {
+    for (int64_t i = 0; i < part.rank; i += AT_ONCE)
+      lora_down<R, (Format)format.value>(x, part.down, l.inputs, i, z + i, stride);
+  });
+  lora_format(part.up, [&](auto format) {
+    for (int64_t first = 0; first < part.width; first += AT_ONCE * LANES) {
+      float* y[R];
+      for (int r = 0; r < R; r++) y[r] = l.y + rows[r] * l.outputs + part.first + first;
+      lora_up<R, (Format)format.value>(z, stride, part, first, y);
+    }
+  });
 }
 
 static void run(Pool& pool, const Lora& l) {
@@ -98,7 +176,8 @@ static void run(Pool& pool, const Lora& l) {
   auto items = [&](int64_t item, int worker) {
     const LoraBlock& block = blocks[(size_t)item];
     const int32_t* rows = order.data() + block.first;
-    auto* z = static_cast<float*>(pool.own_scratch(worker, (size_t)(LORA_ROWS * most_ranks) * sizeof(float)));
+    auto* z = static_cast<float*>(
+        pool.own_scratch(worker, (size_t)(LORA_TILE * round_up(most_ranks, LORA_RANKS)) * sizeof(float)));
     int64_t written = 0;  // parts do not overlap
     for (int64_t p = 0; p < l.parts; p++) written += block.parts[p].rank > 0 ? block.parts[p].width : 0;
     for (int64_t r = 0; r < block.rows && written < l.outputs; r++) {
@@ -106,7 +185,9 @@ static void run(Pool& pool, const Lora& l) {
       for (int64_t i = 0; i < l.outputs; i += LANES) store_first(y + i, zero(), (int)least(LANES, l.outputs - i));
     }
     for (int64_t p = 0; p < l.parts; p++)
-      if (block.parts[p].rank > 0) lora_part(block.parts[p], l, rows, block.rows, z);
+      for (int64_t r = 0; r < block.rows && block.parts[p].rank > 0; r += LORA_TILE)
+        dispatch<1, LORA_TILE>(least(LORA_TILE, block.rows - r),
+                               [&](auto count) { lora_tile<count.value>(block.parts[p], l, rows + r, z); });
   };
   parallel(pool, (int64_t)blocks.size(), items);
 }

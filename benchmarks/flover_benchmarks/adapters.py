@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import numpy.typing as npt
 from rich.table import Table
-from safetensors.numpy import save_file
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
@@ -29,17 +29,21 @@ from flover.request import GREEDY, Request, SamplingParams
 from flover.source.peft import find_adapter
 
 PROMPT_LEN = 8
+ADAPTER_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+"""Types of files, and safetensors' names of them."""
 SPREAD = 0.01
 """Of the numbers of random adapters, so that none makes activations large."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraOptions:
-    """Rows of a batch, numbers of different adapters among them, ranks of these, rounds, and iterations of a batch."""
+    """Rows of a batch, numbers of different adapters among them, ranks and type of these, rounds, and iterations of a
+    batch."""
 
     rows: int = 32
     adapters: tuple[int, ...] = (0, 1, 8, 32)
     rank: int = 8
+    adapter_dtype: str = "bfloat16"
     rounds: int = 5
     steps: int = 24
 
@@ -54,10 +58,11 @@ class LoraResult:
     ratio: float
 
 
-def write_adapter(folder: Path, family: Family, config: ModelConfig, rank: int, seed: int) -> Path:
-    """A random adapter of every linear that can have one."""
+def write_adapter(folder: Path, family: Family, config: ModelConfig, rank: int, dtype: str, seed: int) -> Path:
+    """A random adapter of every linear that can have one, in a file of this type."""
     folder.mkdir()
-    rng, linears, tensors = np.random.default_rng(seed), adapted_weights(config), {}
+    rng, linears = np.random.default_rng(seed), adapted_weights(config)
+    tensors: dict[str, npt.NDArray[np.float32]] = {}
     for name, placements in expected_tensors(family, config).items():
         place = placements[0]
         if len(placements) > 1 or place.parameter not in linears:
@@ -66,10 +71,23 @@ def write_adapter(folder: Path, family: Family, config: ModelConfig, rank: int, 
         for end, shape in (("lora_A", (rank, place.columns[0])), ("lora_B", (place.stop - place.start, rank))):
             drawn = rng.standard_normal(shape, dtype=np.float32) * np.float32(SPREAD)
             tensors[f"{module}.{end}.weight"] = drawn
-    save_file(tensors, folder / "adapter_model.safetensors")
+    _write_tensors(folder / "adapter_model.safetensors", tensors, dtype)
     settings = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": "all-linear"}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     return folder
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, npt.NDArray[np.float32]], dtype: str) -> None:
+    """A file of safetensors. numpy, and so the format's own library for it, has no bfloat16: its bits are the upper
+    half of float32's."""
+    header, stored, size = {}, [], 0
+    for name, numbers in tensors.items():
+        kept = numbers.view(np.uint16)[:, 1::2] if dtype == "bfloat16" else numbers.astype(dtype)
+        stored.append(kept.tobytes())
+        place = [size, size := size + len(stored[-1])]
+        header[name] = {"dtype": ADAPTER_DTYPES[dtype], "shape": list(numbers.shape), "data_offsets": place}
+    text = json.dumps(header).encode()
+    path.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, *stored]))
 
 
 def measure_adapters(
@@ -84,7 +102,9 @@ def measure_adapters(
     into `folder`."""
     family, model = describe(config)
     made = [
-        find_adapter(str(seed), str(write_adapter(folder / str(seed), family, model, options.rank, seed)))
+        find_adapter(
+            str(seed), str(write_adapter(folder / str(seed), family, model, options.rank, options.adapter_dtype, seed))
+        )
         for seed in range(max(options.adapters))
     ]
     engine = build(config)

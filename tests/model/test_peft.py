@@ -130,6 +130,18 @@ def test_tensors_that_are_refused(
         reader.read(find_adapter("a", str(folder)))
 
 
+def test_matrices_keep_their_type(base: Path, reader: AdapterReader, tmp_path: Path) -> None:
+    folder = make_adapter(tmp_path / "a", base)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({name: one.astype(np.float16) for name, one in tensors.items()}, folder / "adapter_model.safetensors")
+    (part,) = reader.read(find_adapter("a", str(folder)))["layers.0.out.weight"]
+    for end, found in (("A", part.down), ("B", part.up)):
+        assert found.dtype == np.float16
+        wanted = tensors[f"{QUERY.replace('q_proj', 'o_proj')}.lora_{end}.weight"]
+        np.testing.assert_array_equal(found, wanted.astype(np.float16))
+    assert part.scale == 2.0
+
+
 def test_files_that_are_refused(base: Path, reader: AdapterReader, tmp_path: Path) -> None:
     folder = make_adapter(tmp_path / "a", base, rank=9)
     with pytest.raises(ModelError, match="has rank 9, more than --max-lora-rank 8"):

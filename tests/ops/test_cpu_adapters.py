@@ -12,6 +12,7 @@ from flover.ops import Ops, WeightFormat, reference
 from flover.ops.adapters import AdapterPart, AdapterTable
 from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import JoinedWeight
+from flover.source.numbers import StoredFloats, widen
 
 ISAS = instruction_sets()
 IN, OUT = 41, 88  # no whole registers
@@ -91,6 +92,31 @@ def test_a_row_has_its_own_bits(weight_format: WeightFormat) -> None:
             bare = ops.linear(X, weight, bias, kind)
             same = (whole.view(np.int32) == bare.view(np.int32)).all(axis=1)
             assert same.tolist() == [slot in (-1, 2) for slot in SLOTS]
+
+
+def halves(numbers: Floats, stored: str) -> StoredFloats:
+    if stored == "bfloat16":
+        return (numbers.view(np.uint32) >> 16).astype(np.uint16)
+    return numbers.astype(np.float16)
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "float16"])
+@pytest.mark.parametrize("isa", ISAS)
+def test_types_of_files(isa: str, stored: str) -> None:
+    """Matrices of 16 bits: the bits of the same numbers in float32 that are scaled before, in any company."""
+    ops = cpu_ops(isa, 2)
+    assert ops.adapters is not None
+    weight = ops.new_weight((OUT, IN), "float32", False)
+    weight.store(0, drawn(13, OUT, IN))
+    kept, widened = (ops.adapters.new_table(len(PARTS), 3, (OUT, IN)) for _ in range(2))
+    for slot, parts in enumerate(PARTS):
+        own = [AdapterPart(one.first, halves(one.down, stored), halves(one.up, stored), 0.3) for one in parts]
+        kept.put(slot, own)
+        scaled = [AdapterPart(one.first, widen(one.down), np.float32(0.3) * widen(one.up)) for one in own]
+        widened.put(slot, scaled)
+    for rows in ([0], [0, 4, 5], [3, 28, 0], list(range(len(SLOTS)))):
+        found, wanted = (ops.adapters.linear(X[rows], weight, None, None, one, SLOTS[rows]) for one in (kept, widened))
+        assert np.array_equal(found, wanted)
 
 
 def test_what_does_not_fit_is_refused() -> None:

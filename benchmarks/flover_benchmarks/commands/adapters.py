@@ -37,6 +37,12 @@ def add_lora(kinds: Any) -> None:
     group.add_argument("--rows", type=count, metavar="N", help="requests at once (default: 32)")
     group.add_argument("--adapters", nargs="+", type=count, metavar="N", help="numbers of adapters (default: 0 1 8 32)")
     group.add_argument("--rank", type=count, metavar="N", help="of every adapter (default: 8)")
+    group.add_argument(
+        "--adapter-dtype",
+        choices=("bfloat16", "float16", "float32"),
+        default="bfloat16",
+        help="type of the files of adapters (default: %(default)s)",
+    )
     group.add_argument("--rounds", type=count, metavar="N", help="batches of each number (default: 5)")
     group.add_argument("--steps", type=count, metavar="N", help="iterations of a batch (default: 24)")
     add_settings(lora, EngineConfig, skip=frozenset({"model"}))
@@ -54,7 +60,7 @@ def _run_lora(args: argparse.Namespace) -> int:
     given = {name: getattr(args, name) for name in _NUMBERS if getattr(args, name) is not None}
     if args.adapters:
         given["adapters"] = tuple(dict.fromkeys((0, *args.adapters)))
-    options = LoraOptions(**given)
+    options = LoraOptions(adapter_dtype=args.adapter_dtype, **given)
     if not all(getattr(options, name) for name in _NUMBERS):
         raise ConfigError("flover bench lora needs --rows, --rank, --rounds and --steps above 0")
     with tempfile.TemporaryDirectory() as name:

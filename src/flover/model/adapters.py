@@ -18,6 +18,7 @@ from flover.model.config import ModelConfig, parameter_shapes
 from flover.model.families import Family
 from flover.model.placement import Placement, TensorNames, expected_tensors, untransposed
 from flover.ops.adapters import AdapterOps, AdapterPart, AdapterTable
+from flover.source.numbers import widen
 from flover.source.peft import LoraPair, PeftAdapter
 
 MOST_PARTS = 3
@@ -79,11 +80,13 @@ class AdapterReader:
         for info, shape in ((pair.down, (rank, num_inputs)), (pair.up, (num_outputs, rank))):
             if info.shape != shape:
                 raise ModelError(f"{files.path}: {info.name} has the shape {list(info.shape)}, not {list(shape)}")
-        stored = files.numbers(pair.up) * np.float32(scale)
-        if not np.isfinite(stored).all():
+        stored = files.numbers(pair.up)
+        with np.errstate(over="ignore"):
+            fits = np.isfinite(widen(stored) * np.float32(scale)).all()
+        if not fits:
             raise ModelError(f"{files.path}: {pair.up.name} times its scale {scale:g} is more than float32 holds")
         own = replace(placement, start=0, stop=num_outputs, layout=untransposed(placement.layout), skipped=0)
         up = np.empty_like(stored)
         for first, rows in own.pieces(stored):
             up[first : first + len(rows)] = rows
-        return AdapterPart(placement.start, files.numbers(pair.down), up)
+        return AdapterPart(placement.start, files.numbers(pair.down), up, scale)

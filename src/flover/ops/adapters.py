@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
+from flover.source.numbers import StoredFloats
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterPart:
-    """What one adapter has for the outputs of a linear from `first` on: they get up · (down · x)."""
+    """What one adapter has for the outputs of a linear from `first` on: they get (scale · up) · (down · x), where the
+    numbers of `up` are scaled in float32."""
 
     first: int
-    down: npt.NDArray[np.float32]  # [rank, in]
-    up: npt.NDArray[np.float32]  # [outputs, rank], scaled
+    down: StoredFloats  # [rank, in]
+    up: StoredFloats  # [outputs, rank]
+    scale: float = 1.0
 
 
 class AdapterTable(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,17 +11,28 @@ from flover.errors import InvariantError
 from flover.ops import Array
 from flover.ops.adapters import AdapterPart
 from flover.ops.cpu_layout import address, floats, slots_of
-from flover.ops.cpu_weight import CpuWeight
+from flover.ops.cpu_weight import NUMBERS, CpuWeight
 
 LANES = 16
+RANKS = 4
+"""Rows of `down` that lie beside each other."""
+FORMATS: Mapping[str, int] = {
+    "float32": NUMBERS["float32"],
+    "uint16": NUMBERS["bfloat16"],
+    "float16": NUMBERS["float16"],
+}
+MATRIX = [("data", np.int64), ("format", np.int64)]
+SIZES = [("rank", np.int64), ("first", np.int64), ("width", np.int64)]
+ENTRY = np.dtype([("down", MATRIX), ("up", MATRIX), *SIZES, ("scale", np.float32), ("padding", np.int32)])
+"""`LoraPart` of csrc/kernels.h."""
 
 
 class CpuAdapterTable:
-    """An array of `LoraPart` (csrc/kernels.h), [slots, parts], and the matrices that it points to."""
+    """An array of `LoraPart`, [slots, parts], and the matrices that it points to."""
 
     def __init__(self, num_slots: int, num_parts: int, shape: tuple[int, int]) -> None:
         self.out, self.in_ = shape
-        self.entries = np.zeros((num_slots, num_parts, 5), dtype=np.int64)
+        self.entries = np.zeros((num_slots, num_parts), dtype=ENTRY)
         self._kept: list[list[Array]] = [[] for _ in range(num_slots)]
 
     def put(self, slot: int, parts: Sequence[AdapterPart]) -> None:
@@ -37,14 +48,24 @@ class CpuAdapterTable:
                     f"matrices {list(part.down.shape)} and {list(part.up.shape)} from output {part.first} on do not "
                     f"fit a weight of {[self.out, self.in_]}"
                 )
-            down = np.zeros((rank, -(-self.in_ // LANES) * LANES), dtype=np.float32)
-            down[:, : self.in_] = part.down
-            padded = np.zeros((-(-width // LANES) * LANES, rank), dtype=np.float32)
-            padded[:width] = part.up
-            up = np.ascontiguousarray(padded.reshape(-1, LANES, rank).transpose(0, 2, 1))
+            down, up = _padded(part.down, RANKS, LANES), _padded(part.up, LANES, 1)
+            down = np.ascontiguousarray(down.reshape(-1, RANKS, down.shape[1] // LANES, LANES).transpose(0, 2, 1, 3))
+            up = np.ascontiguousarray(up.reshape(-1, LANES, rank).transpose(0, 2, 1))
             kept += [down, up]
-            self.entries[slot, place] = address(down), address(up), rank, part.first, width
+            self.entries[slot, place] = _entry(down), _entry(up), rank, part.first, width, part.scale, 0
         self._kept[slot] = kept
+
+
+def _padded(matrix: Array, rows: int, columns: int) -> Array:
+    """With zeros, to whole numbers of so many."""
+    height, width = matrix.shape
+    padded = np.zeros((-(-height // rows) * rows, -(-width // columns) * columns), dtype=matrix.dtype)
+    padded[:height, :width] = matrix
+    return padded
+
+
+def _entry(matrix: Array) -> tuple[int, int]:
+    return address(matrix), FORMATS[str(matrix.dtype)]
 
 
 class CpuAdapters:
@@ -71,7 +92,7 @@ class CpuAdapters:
         self, x: Array, weight: CpuWeight, bias: Array | None, kind: str | None, table: CpuAdapterTable, slots: Array
     ) -> Array:
         """The linear, with what the adapters give added before the activation."""
-        rows, (num_slots, num_parts, _) = x.shape[0], table.entries.shape
+        rows, (num_slots, num_parts) = x.shape[0], table.entries.shape
         if weight.shape != (table.out, table.in_) or x.shape[1] != table.in_ or slots.shape != (rows,):
             raise InvariantError(
                 f"x {list(x.shape)} with {list(slots.shape)} slots, a weight of {list(weight.shape)} and adapters for "

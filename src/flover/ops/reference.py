@@ -19,6 +19,7 @@ from flover.ops.group import tree_sum
 from flover.ops.order import argmax, logsumexp
 from flover.ops.paged_attention import attention, plan_attention, tensor_pages
 from flover.ops.sampling import sample
+from flover.source.numbers import widen
 from flover.weight_formats import segments_of
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -143,7 +144,7 @@ class Adapters:
         y = _product(x, weight, bias)
         for row, slot in enumerate(slots.tolist()):
             for part in table.slots[slot] if slot >= 0 else ():
-                down, up = torch.from_numpy(part.down), torch.from_numpy(part.up)
+                down, up = torch.from_numpy(widen(part.down)), part.scale * torch.from_numpy(widen(part.up))
                 y[row, part.first : part.first + len(up)] += (up @ (down @ x[row].float())).to(y.dtype)
         return _activated(y, weight, kind)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ STORED: Mapping[str, npt.DTypeLike] = {
     "I8": np.int8,
 }
 """Types that are read, and numpy's of the same bytes; numpy has no bfloat16 and no floats of 8 bits."""
+StoredFloats: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16]
+"""Numbers in the type that a file has: float32, float16, or bfloat16 as its bits."""
 _libc = ctypes.CDLL(None)
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from flover.errors import ModelError
 from flover.files import is_there, open_regular, read_object, shown
 from flover.lora import LoraAdapter
 from flover.source import FLOAT_TYPES, GGUF_SUFFIX, TensorInfo
-from flover.source.numbers import widen
+from flover.source.numbers import StoredFloats, widen
 from flover.source.peft_config import LoraSettings, read_lora_settings
 from flover.source.safetensors import MappedFile, list_tensors
 
@@ -83,14 +82,15 @@ class PeftAdapter:
             if end == _ENDS[0]:
                 yield LoraPair(stem.removeprefix(_PREFIX), down, up)
 
-    def numbers(self, info: TensorInfo) -> npt.NDArray[np.float32]:
-        """A tensor. Raises `ModelError` for numbers that are not finite."""
+    def numbers(self, info: TensorInfo) -> StoredFloats:
+        """A tensor in the type that it has, float64 as float32. Raises `ModelError` for numbers that are not finite."""
         if info.dtype not in FLOAT_TYPES:
             raise ModelError(f"{info.file}: {info.name} has the type {info.dtype}; {', '.join(FLOAT_TYPES)} are read")
-        found = widen(self._mapped.tensor(info.name))
+        stored = np.array(self._mapped.tensor(info.name))
+        found = widen(stored)
         if not np.isfinite(found).all():
             raise ModelError(f"{info.file}: {info.name} holds a number that is not finite: the file is damaged")
-        return found
+        return found if info.dtype == "F64" else stored
 
 
 def _check_form(folder: Path) -> None:
