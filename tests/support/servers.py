@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,18 @@ class ServerProcess:
         self.errors: list[str] = []
         for pipe, take in ((self.process.stdout, self._lines.put), (self.process.stderr, self.errors.append)):
             threading.Thread(target=self._pump, args=(pipe, take), daemon=True).start()
-        found = re.search(r"https?://\S+:\d+", self.expect("listening on"))
-        assert found is not None
-        self.url = found.group()
-        self.http = httpx.Client(base_url=self.url, timeout=10)
-        if wait:
-            self.expect("ready:")
+        try:
+            found = re.search(r"https?://\S+:\d+", self.expect("listening on"))
+            assert found is not None
+            self.url = found.group()
+            self.http = httpx.Client(base_url=self.url, timeout=10)
+            if wait:
+                self.expect("ready:")
+        except BaseException:  # no test gets it to stop it
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._end()
+            raise
 
     @staticmethod
     def _pump(pipe: Any, take: Callable[[str], object]) -> None:
@@ -62,7 +69,10 @@ class ServerProcess:
         """The next line of output that holds `text`."""
         deadline = time.monotonic() + 20
         while True:
-            line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
+            try:
+                line = self._lines.get(timeout=max(0.01, deadline - time.monotonic()))
+            except queue.Empty:
+                raise AssertionError(f"no line with {text!r} came: {self.output} {''.join(self.errors)}") from None
             assert line, f"the server ended: {''.join(self.errors)}"
             self.output.append(line)
             if text in line:
@@ -103,10 +113,17 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
+            return self._end()
+        finally:
+            self.http.close()
+
+    def _end(self) -> int:
+        """The exit code, after ten seconds at most; its engine ends with it."""
+        try:
             return self.process.wait(10)
         finally:
             self.process.kill()
-            self.http.close()
+            self.process.wait()
 
 
 class Background:
