@@ -7,10 +7,10 @@ Names are imported when they are first used, so that `import flover` costs nothi
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # `typing` takes longer than the rest of this file
 if TYPE_CHECKING:
+    from typing import Any
+
     from flover.config import EngineConfig
     from flover.errors import ConfigError, EngineDeadError, EngineError, FloverError, ModelError, RequestError
     from flover.llm.llm import LLM
@@ -62,6 +62,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'flover' has no attribute {name!r}")
+    import importlib
+
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value

@@ -234,26 +234,46 @@ def test_output_that_is_read_no_more_ends_the_command_quietly(words: list[str]) 
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.mark.parametrize("seconds", [0.4, 1.5])
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["generate", "-p", "Once", "--ignore-eos", "--max-tokens=900", "--n=64", "--temperature=1"],
-        ["bench", "fusion", "--num-requests=500"],
-    ],
-    ids=["generate", "bench fusion"],
-)
+LONG_COMMANDS = [
+    ["generate", "-p", "Once", "--ignore-eos", "--max-tokens=900", "--n=64", "--temperature=1"],
+    ["bench", "fusion", "--num-requests=500"],
+]
+INTERRUPTED = """
+import os, signal, sys
+at, count = int(sys.argv.pop(1)), 0
+def imports(event, arguments):
+    global count
+    if event == "import" and (count or arguments[0] == "flover.cli"):
+        count += 1
+        if count == 1:
+            print("begins", flush=True)
+        if count == at:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.addaudithook(imports)
+from flover.__main__ import main
+sys.exit(main())
+"""
+"""The command, interrupted at the `at`th import of its own, if not 0; says when it has reached the first."""
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.4, 1.5])
+@pytest.mark.parametrize("words", LONG_COMMANDS, ids=["generate", "bench fusion"])
 def test_ctrl_c_ends_a_command_without_a_traceback(words: list[str], seconds: float) -> None:
     """While it imports, loads or computes, which none of them is done with so soon."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "flover", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    command = [sys.executable, "-c", INTERRUPTED, "0", *words]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begins\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
-    assert "Traceback" not in err
-    assert process.returncode == 130
+    assert (process.returncode, err) == (130, b"")
+
+
+@pytest.mark.parametrize("number", [1, 2, 20, 100, 450])
+def test_ctrl_c_at_an_import_ends_the_command_without_a_traceback(number: int) -> None:
+    """As early as it can come: inside the first imports of the command, and between later ones."""
+    command = [sys.executable, "-c", INTERRUPTED, str(number), *LONG_COMMANDS[0]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

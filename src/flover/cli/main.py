@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from typing import IO
 
+from flover.cli.interrupt import INTERRUPTED, raise_from_here
 from flover.cli.parser import Parser
 from flover.cli.version import VersionAction
 from flover.errors import ConfigError, FloverError, RequestError
@@ -41,8 +42,8 @@ COMMANDS = {
     "version": ("version", "print the version"),
 }
 """By command: its module, in `flover.cli` unless it has a package, and its help text."""
-INTERRUPTED, READER_GONE = 130, 141
-"""128 + SIGINT and 128 + SIGPIPE, as shells report programs ended by these signals."""
+READER_GONE = 141
+"""128 + SIGPIPE, as shells report programs ended by it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -65,6 +66,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         args = make_parser(arguments[0] if arguments else None).parse_args(arguments)
         prog = args.prog
+        raise_from_here()
         from flover.config import spin_briefly
 
         spin_briefly()
