@@ -57,20 +57,40 @@ def test_both_get_the_same_while_both_wait() -> None:
 
 
 def test_who_comes_back_is_not_paid_for_its_absence() -> None:
-    """Nor for the time that it was here and asked for no more than it got."""
-    shares, busy, new = FairShares(), of("busy", "b"), of("new", "n")
-    shares.arrive(busy)
-    shares.charge("busy", 1000, 0)
+    """Nor for the time that it was here and asked for no more than it got: it begins at the least that wait."""
+    shares, new = FairShares(), of("new", "n")
+    for client, tokens in (("less", 1000), ("more", 500), ("backfill", 0)):
+        shares.arrive(msgspec.structs.replace(of(client, client), backfill=not tokens))
+        shares.charge(client, tokens, 0)
     shares.arrive(new)
-    assert [client.served for client in shares._clients.values()] == [1000, 1000]
-    shares.leave("new")
-    shares.charge("busy", 500, 100)
+    assert shares._clients["new"].served == 1000
+    shares.change("new", -1, 0)
+    shares.charge("less", 500, 100)
     shares.arrive(new)
-    assert shares._clients["new"].served == shares._clients["busy"].served == 1700
-    shares.hold("new", 1)
-    shares.charge("busy", 500, 100)
+    assert shares._clients["new"].served == shares._clients["more"].served == 1500
+    shares.change("new", 0, 1)
+    shares.charge("more", 500, 100)
     shares.arrive(new)
-    assert shares._clients["new"].served == shares._clients["busy"].served == 2400
+    assert shares._clients["new"].served == shares._clients["less"].served == 1700
+
+
+def test_where_none_waits_who_comes_begins_at_the_last_that_did() -> None:
+    """Not at the most that any was served: it would wait for a row until those with rows were served as much."""
+    shares = FairShares()
+    for client in ("long ago", "first", "last"):
+        shares.arrive(of(client, client))
+    for client, tokens in (("long ago", 9000), ("first", 2000), ("last", 500)):
+        shares.charge(client, tokens, 0)
+    shares.change("long ago", -1, 0)
+    shares.change("first", 0, 1)
+    shares.change("last", 0, 1)
+    shares.charge("last", 0, 50)
+    shares.arrive(of("new", "n"))
+    assert shares._clients["new"].served == shares._clients["last"].served == 600
+    shares.charge("new", 10, 0)
+    shares.change("new", -1, 0)
+    shares.arrive(of("newer", "n"))
+    assert shares._clients["newer"].served == 610, "a cancelled request leaves the queue too"
 
 
 @pytest.mark.parametrize("num_clients", [5000])
@@ -79,7 +99,7 @@ def test_the_table_stays_small(num_clients: int) -> None:
     for number in range(num_clients):
         shares.arrive(of(f"c{number}", "r"))
         shares.charge(f"c{number}", number, 0)
-        shares.leave(f"c{number}")
+        shares.change(f"c{number}", -1, 0)
     assert len(shares._idle) < 2000
 
 
@@ -182,7 +202,7 @@ def test_who_was_served_more_takes_no_row() -> None:
         shares.arrive(msgspec.structs.replace(of(client, client), params=SamplingParams(n=4)))
     shares.charge("few", 30, 0)
     shares.charge("many", 20, 0)
-    shares.hold("many", 4)
+    shares.change("many", 0, 4)
     assert shares.claim() is None
     shares.charge("many", 10, 0)
     assert shares.claim() == ("few", "many")

@@ -57,7 +57,8 @@ LAWS: dict[str, Law] = {
         ),
     ),
     "fair shares": Law(
-        "A client that comes with nothing here gets a row within a few iterations while another client has several.",
+        "A client that comes with nothing here gets a row within a few iterations while another client has several; "
+        "how much each was served is what arrivals, cancellations and plans come to.",
         (SIMULATION, "engine/test_fairness.py::test_ten_times_the_load_of_another_does_not_delay_a_light_client"),
     ),
     "deadlines": Law(

@@ -12,7 +12,8 @@ L8  the text of a sequence does not depend on how its deltas are cut: it is that
     string (`texts.py`)
 L9  budgets: tokens and rows per iteration, lengths, usage
 L11 while any other sequence is here, none of backfill is computed, but for a fault that is being tracked down
-fair shares: a client that has no row gets one soon while another has several (`shares.py`)
+fair shares: a client that has no row gets one soon while another has several; the engine's counters are those that
+    arrivals, cancellations and plans come to (`shares.py`)
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from .device import Witness, planned_rows
 from .hash_executor import HashRow
 from .hash_model import Alone, alone
 from .invariants import check_roster
-from .shares import Newcomers
+from .shares import Counters, Newcomers
 from .texts import Text
 from .workload import Scenario
 
@@ -89,6 +90,9 @@ class Laws(Witness):
         self._committed = (0, 0)
         self._trying_alone = False
         self._newcomers = Newcomers(scenario.config)
+        self._counters = Counters()
+        self._sent: list[tuple[bool, Tracked]] = []
+        """What the engine has not taken yet: arrivals (True) and cancellations."""
         config, facts = scenario.config, scenario.facts
         rate = config.max_num_batched_tokens if config.target_itl_ms == 0 else min(16, config.max_num_batched_tokens)
         most = min(facts.pool_tokens, config.max_num_seqs * facts.max_model_len)
@@ -111,15 +115,23 @@ class Laws(Witness):
             self.open[request.id, index] = one
             self._by_seed[request.seed + index] = one
             tracked.append(one)
+            self._sent.append((True, one))
         self.counts["submitted"] += len(tracked)
         return tracked
 
     def cancelled(self, chosen: list[Tracked], by: int) -> None:
         """These sequences were cancelled and have to end in iteration `by` at the latest."""
         for one in chosen:
+            self._sent.append((False, one))
             if one.ended is None and one.end_by is None:
                 one.end_by = by
                 self.counts["cancelled"] += 1
+
+    def before_step(self) -> None:
+        """The engine is about to take what was sent."""
+        for arrives, one in self._sent:
+            (self._counters.came if arrives else self._counters.left)(one)
+        self._sent.clear()
 
     # What the device sees.
 
@@ -133,6 +145,7 @@ class Laws(Witness):
                 self.counts["backfill that made way"] += left.request.backfill
         for move in plan.moves:
             self._by_row[move.dst] = self._by_row.pop(move.src)
+        kept = list(self._by_row.values())
         for admission in plan.admissions:
             one = self._by_seed[admission.seed]
             one.admissions += 1
@@ -147,13 +160,15 @@ class Laws(Witness):
             self._check_pages(one, admission.pages, admission.computed // config.page_size)
         for grant in plan.grants:
             self._check_pages(self._by_row[grant.row], grant.pages, 0)
-        if plan.admissions:
-            self._check_order([self._by_seed[admission.seed] for admission in plan.admissions])
+        admitted = [self._by_seed[admission.seed] for admission in plan.admissions]
+        if admitted:
+            self._check_order(admitted)
         self.counts["dead rows"] += len(plan.dead)
         self.counts["moves"] += len(plan.moves)
         self.counts["proposed"] += sum(len(work.token_ids) for work in plan.work if work.generates)
         self._planned[plan.step] = [self._by_row[row] for row in planned_rows(plan)]
         self._planned.pop(plan.step - 3, None)
+        self._counters.planned(plan, kept, admitted, self._planned[plan.step])
         for one in self._planned[plan.step]:
             require("L11", not (live and one.request.backfill) or self._trying_alone, "{} is computed", one)
         tokens, most = plan.num_tokens, config.max_num_batched_tokens
@@ -191,6 +206,7 @@ class Laws(Witness):
         for one in self._by_row.values():
             one.resets += 1
         self._by_row.clear()
+        self._counters.was_reset()
 
     def _check_pages(self, one: Tracked, pages: list[int], shared: int) -> None:
         """Shared pages were written under the same salt, and without prefix caching by the same request."""
@@ -253,6 +269,7 @@ class Laws(Witness):
 
     def _check_end(self, one: Tracked, delta: Delta, reason: FinishReason) -> None:
         one.ended = reason
+        self._counters.left(one)
         del self.open[one.request.id, one.index]
         self.counts[f"ended {reason}"] += 1
         self._progress_at = self.step
@@ -280,10 +297,11 @@ class Laws(Witness):
         self._trying_alone = bool(engine.roster.suspects)
         self._check_counters(engine)
         running = () if self._trying_alone else self._by_row.values()
-        clients = engine.roster.shares._clients
-        self.counts["newcomers that got a row"] += self._newcomers.check(
-            self.step, self.open.values(), running, lambda name: clients[name].served if name in clients else 0.0
-        )
+        served = self._counters.served
+        counted = {name: client.served for name, client in engine.roster.shares._clients.items()}
+        same = counted == {name: served[name] for name in counted}
+        require("fair shares", same, "the engine counts {}, the plans come to {}", counted, served)
+        self.counts["newcomers that got a row"] += self._newcomers.check(self.step, self.open.values(), running, served)
         if self.step % self._pool_check == 0:
             self._check_pool(engine)
         waited = self.step - self._progress_at

@@ -81,6 +81,7 @@ class Simulation:
 
     def _iterate(self) -> None:
         self.history.step = self.laws.step
+        self.laws.before_step()
         try:
             deltas = self.engine.step()
         except EngineDeadError as error:

@@ -2,7 +2,7 @@
 "Fairness in Serving Large Language Models" (OSDI 2024, arXiv:2401.00588).
 
 Of the clients that wait, the one that was served least is next, if need be with a row of the client that has most.
-When a client begins to wait, its counter is at least that of others that wait: it is not paid for the time before.
+A client that begins to wait is lifted to the least of those that wait, or to the last that did: absence is not paid.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class FairShares:
         self._clients: dict[str, Client] = {}
         self._idle: dict[str, float] = {}
         """How much those were served that have no sequence here; the longest absent is the first to be forgotten."""
-        self._most = 0.0
-        """The most that any client was served."""
+        self._last = [Client(0.0), Client(0.0)]
+        """The last client that stopped waiting, and the last one of backfill."""
 
     @property
     def counts(self) -> bool:
@@ -56,30 +56,29 @@ class FairShares:
         """A request joins."""
         client = self._clients.get(request.client) or Client(self._idle.pop(request.client, 0))
         if not client.waits:
-            waiting = [one.served for one in self._clients.values() if one.waits]
-            client.served = max(client.served, min(waiting, default=self._most))
+            waiting = [one.served for one in self._clients.values() if one.waits and one.backfill == request.backfill]
+            client.served = max(client.served, min(waiting, default=self._last[request.backfill].served))
         client.weight, client.backfill = request.weight, request.backfill
         client.sequences += request.params.n
         self._clients[request.client] = client
 
-    def leave(self, name: str) -> None:
-        """A sequence of this client has ended."""
+    def change(self, name: str, sequences: int, rows: int) -> None:
+        """The client has so many sequences and rows more, or fewer."""
         client = self._clients[name]
-        client.sequences -= 1
+        waited = client.waits
+        client.sequences += sequences
+        client.rows += rows
+        if waited and not client.waits:
+            self._last[client.backfill] = client
         if not client.sequences:
             self._idle[name] = self._clients.pop(name).served
             if len(self._idle) > MAX_IDLE:
                 del self._idle[next(iter(self._idle))]
 
-    def hold(self, name: str, rows: int) -> None:
-        """The client has got so many rows more, or fewer."""
-        self._clients[name].rows += rows
-
     def charge(self, name: str, prompt_tokens: int, output_tokens: int) -> None:
         """So many tokens are about to be computed for it; they count less for a client of more weight."""
         client = self._clients[name]
         client.served += (PROMPT_TOKEN * prompt_tokens + OUTPUT_TOKEN * output_tokens) / client.weight
-        self._most = max(self._most, client.served)
 
     def claim(self) -> tuple[str, str] | None:
         """The client that is next, and the one that has most rows for its weight, if the first has no more of them even

@@ -113,7 +113,7 @@ class Roster:
             self.counts["cached_tokens"] += sequence.cached_tokens
             self.counts["queried_tokens"] += sequence.prompt_len
         insort(self.running, sequence, key=self._order)
-        self.shares.hold(sequence.request.client, 1)
+        self.shares.change(sequence.request.client, 0, 1)
         return True
 
     def launch(self, plan: StepPlan, now: float) -> None:
@@ -122,8 +122,8 @@ class Roster:
         sequences = [in_row[work.row] for work in plan.work]
         if self.shares.counts:
             for work, sequence in zip(plan.work, sequences, strict=True):
-                prompt_tokens = 0 if sequence.ready else work.num_tokens
-                self.shares.charge(sequence.request.client, prompt_tokens, work.num_samples)
+                known = 0 if work.generates else work.num_tokens
+                self.shares.charge(sequence.request.client, known, work.num_samples)
         if self.config.async_scheduling:
             _count(plan, sequences, 1)
         self.in_flight.append(InFlight(plan, sequences, now))
@@ -148,6 +148,7 @@ class Roster:
         if sequence.computing:
             raise InvariantError(f"sequence {sequence.number} is preempted while it is computed")
         self._leave_row(sequence)
+        self.shares.change(sequence.request.client, 0, -1)
         sequence.computed = 0
         sequence.prompt_logprobs = []
         self._enqueue(sequence)
@@ -173,13 +174,13 @@ class Roster:
 
     def leave(self, sequence: Sequence, reason: FinishReason) -> None:
         """The one way out: frees row and pages."""
-        if sequence.row is not None:
+        if held := sequence.row is not None:
             self._leave_row(sequence)
         else:
             self.waiting.remove(sequence)
         if sequence in self.suspects:
             self.suspects.remove(sequence)
-        self.shares.leave(sequence.request.client)
+        self.shares.change(sequence.request.client, -1, -held)
         self.counts[f"finished:{reason}"] += 1
 
     def root(self, request: Request) -> Entry:
@@ -214,7 +215,6 @@ class Roster:
     def _leave_row(self, sequence: Sequence) -> None:
         self.rows.leave(row_of(sequence))
         self.running.remove(sequence)
-        self.shares.hold(sequence.request.client, -1)
         if sequence.computing:
             self._hold(self.in_flight[-1].plan.step, sequence.pages)
         else:
