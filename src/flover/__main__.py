@@ -1,4 +1,4 @@
-"""The command `flover`, also as `python -m flover`. Ctrl-C ends it quietly from the first line on: imports take long."""
+"""The command `flover`, also as `python -m flover`. Ctrl-C ends it quietly from here on: imports take long."""
 
 import os
 
