@@ -59,7 +59,12 @@ LAWS: dict[str, Law] = {
     "fair shares": Law(
         "A client that comes with nothing here gets a row within a few iterations while another client has several; "
         "how much each was served is what arrivals, cancellations and plans come to.",
-        (SIMULATION, "engine/test_fairness.py::test_ten_times_the_load_of_another_does_not_delay_a_light_client"),
+        (
+            SIMULATION,
+            "engine/test_fairness.py::test_ten_times_the_load_of_another_does_not_delay_a_light_client",
+            "engine/test_fairness.py::test_a_light_client_waits_for_the_running_iteration_and_its_own",
+            "engine/test_fairness.py::test_a_first_token_does_not_wait_for_a_long_prompt_of_another",
+        ),
     ),
     "deadlines": Law(
         "At twice the load that the rows can serve, requests that are let in make their deadline; first come, first "

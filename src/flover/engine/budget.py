@@ -33,7 +33,7 @@ SPREAD_QUANTILE = 0.95
 MOST_MARGIN = 3.0
 """One stall of the machine shall not starve prompts for a whole window."""
 IDLE_FACTOR = 4.0
-"""Without a generating row an iteration may last this many targets: arrivals and cancellations wait for its end."""
+"""Without a generating row an iteration may last this many targets, where one client alone waits for its end."""
 
 _Vector = tuple[float, float, float]
 """Of the three terms."""
@@ -114,30 +114,34 @@ class Allowance:
 
     model: CostModel
     target_ms: float
-    tokens_left: int
-    """Tokens left under the hard cap."""
-    tokens: int
-    """Tokens planned so far: the generating rows, then the chunks."""
+    tokens_left: int  # under the hard cap
+    tokens: int  # planned so far: the generating rows, then the chunks
     attention: int
+    turns: bool = False  # whether clients take turns
     limit_ms: float = 0.0
-    joined: int = 0
-    """Prompt tokens planned so far."""
+    joined: int = 0  # prompt tokens planned so far
+    ends: tuple[str, int] | None = None
+    """The first prompt that ends in this iteration: its client, and the tokens that were left of it."""
 
     def __post_init__(self) -> None:
         alone = self.model.predict(self.tokens, self.attention)
-        self.limit_ms = max(AIM * self.target_ms, STRETCH * alone) if self.tokens else IDLE_FACTOR * self.target_ms
+        limit = max(AIM * self.target_ms, STRETCH * alone)
+        self.limit_ms = limit if self.tokens or self.turns else IDLE_FACTOR * self.target_ms
 
-    def afford(self, start: int, pending: int) -> int:
-        """How many of `pending` tokens from position `start` on may join."""
+    def afford(self, start: int, pending: int, client: str | None = None) -> int:
+        """How many of `pending` tokens from position `start` on may join. A prompt of another client that is longer
+        than the one that ends may only stretch the iteration: a first token does not wait for it."""
         most = min(pending, self.tokens_left)
         if most <= 0 or self.target_ms == 0:
             return max(most, 0)
         least = 0 if self.joined else min(LEAST_CHUNK, most)
         most = min(most, max(least, 2 * self.model.largest - self.tokens))
-        low, high = least, most
+        low, high, limit = least, most, self.limit_ms
+        if self.ends is not None and client not in (None, self.ends[0]) and pending > self.ends[1]:
+            limit = min(limit, STRETCH * self._cost(start, 0))
         while low < high:
             middle = (low + high + 1) // 2
-            if self._cost(start, middle) <= self.limit_ms:
+            if self._cost(start, middle) <= limit:
                 low = middle
             else:
                 high = middle - 1

@@ -26,23 +26,18 @@ class SchedulerConfig:
     max_num_seqs: int
     max_num_batched_tokens: int
     page_size: int
-    num_pages: int
-    """Pages of the pool, the null page included."""
+    num_pages: int  # of the pool, the null page included
     max_model_len: int
     eos_ids: tuple[int, ...] = ()
-    switch_len: int | None = None
-    """`ModelFacts.switch_len`."""
+    switch_len: int | None = None  # `ModelFacts.switch_len`
     enable_prefix_caching: bool = True
     policy: str = "fcfs"
     strategy: Strategy = Strategy.FUSION
-    batch_window: float = 0.0
-    """Seconds that a batch waits for company; dynamic batching only."""
+    batch_window: float = 0.0  # seconds that a batch waits for company; dynamic batching only
     reorder: bool = True
     target_itl_ms: float = 0.0
-    async_scheduling: bool = False
-    """Plan and start an iteration while the one before runs."""
-    speculation: Speculation | None = None
-    """Not with `async_scheduling`: proposals follow a newest token that is known."""
+    async_scheduling: bool = False  # plan and start an iteration while the one before runs
+    speculation: Speculation | None = None  # not with `async_scheduling`: the newest token has to be known
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,7 @@ class Scheduler:
         return Allowance(
             model=self._cost,
             target_ms=config.target_itl_ms,
+            turns=self._takes_turns,
             tokens_left=config.max_num_batched_tokens - len(generating) - dead,
             tokens=len(generating) + dead if generating else 0,
             attention=sum([len(sequence.token_ids) + sequence.sampling for sequence in generating]),
@@ -226,10 +227,12 @@ class Scheduler:
 
 def _join(sequence: Sequence, allowance: Allowance, chunks: Chunks) -> None:
     """As much of a prompt as the iteration can afford."""
-    count = allowance.afford(sequence.position, sequence.pending)
-    if count:
+    client, pending = sequence.request.client, sequence.pending
+    if count := allowance.afford(sequence.position, pending, client):
         allowance.spend(sequence.position, count)
         chunks[sequence] = count
+        if allowance.turns and count == pending:
+            allowance.ends = allowance.ends or (client, pending)
 
 
 def _admission(sequence: Sequence) -> Admission:

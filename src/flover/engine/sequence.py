@@ -28,8 +28,7 @@ class Sequence:
     index: int
     token_ids: list[int]
     """Prompt and output together."""
-    arrived: float = 0.0
-    """When it came, in seconds on the engine's clock."""
+    arrived: float = 0.0  # in seconds on the engine's clock
     row: int | None = None
     computed: int = 0
     """How many of `token_ids` have their keys and values in `pages`."""
