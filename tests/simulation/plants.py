@@ -264,7 +264,7 @@ def _backfill_stays(patch: Patch) -> None:
 
 @plant("a prompt takes more than the iteration's budget", "L9", flavour="calm")
 def _over_budget(patch: Patch) -> None:
-    patch.setattr(Allowance, "afford", lambda self, start, pending: pending)
+    patch.setattr(Allowance, "afford", lambda self, start, pending, *rest: pending)
 
 
 @plant("preemptions are not bounded", "L5", flavour="thrash")
