@@ -37,6 +37,18 @@ def test_probes_ask_routes_that_answer_without_a_key() -> None:
         assert container[probe]["httpGet"]["path"] in LIVENESS_PATHS
 
 
+def test_a_pod_asks_for_no_rights_and_for_no_scrape_without_the_key() -> None:
+    """What the profile "restricted" of Kubernetes' Pod Security Standards wants."""
+    template = documents("kubernetes.yaml")[1]["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    assert template["spec"]["securityContext"].items() >= {"runAsNonRoot": True, "runAsUser": 1000}.items()
+    assert template["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    rights = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+    assert container["securityContext"] == rights
+    assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert "annotations" not in template["metadata"]
+
+
 def test_panels_draw_metrics_that_there_are() -> None:
     known = set(re.findall(r"^(flover:\w+)", Metrics("m").exposition().decode(), re.MULTILINE))
     drawn = set(re.findall(r"flover:\w+", (DEPLOY / "grafana.json").read_text()))

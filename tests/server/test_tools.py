@@ -15,6 +15,7 @@ TOOLS: Any = [
     {"type": "function", "function": {"name": "g"}},
 ]
 CALL = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
+HIDDEN = {"include_reasoning": False}
 SECOND = '<tool_call>{"name": "g", "arguments": {}}</tool_call>'
 
 
@@ -66,6 +67,21 @@ def test_calls_reasoning_and_content(echo: ServerProcess) -> None:
     assert (message.content, message.tool_calls, reason) == (CALL[:20], None, "length")
     message, reason = ask(echo, CALL, tools=TOOLS, max_tokens=45)
     assert (message.content, called(message), reason) == (None, [("f", '{"x": 1')], "length")
+
+
+def test_tokens_of_reasoning_are_told(echo: ServerProcess) -> None:
+    client = echo.client()
+    for text, more, tokens in [
+        ("<think>hm</think>yes", {}, 2),
+        ("<think>hm</think>yes", HIDDEN | {"n": 2}, 4),
+        ("yes", {}, None),
+    ]:
+        asked: dict[str, Any] = {"model": "toy", "messages": [{"role": "user", "content": text}], "extra_body": more}
+        whole = client.chat.completions.create(**asked).usage
+        *_, last = client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **asked)
+        assert last.usage == whole and whole is not None
+        details = whole.completion_tokens_details
+        assert (details and details.reasoning_tokens) == tokens
 
 
 def test_what_asks_for_no_call_or_no_reasoning(echo: ServerProcess) -> None:

@@ -126,6 +126,27 @@ def test_what_nobody_waits_for_is_not_compiled() -> None:
     run(scenario)
 
 
+def test_many_constraints_of_one_client_cost_another_one_turn() -> None:
+    async def scenario(check: GrammarCheck) -> None:
+        ends: list[str] = []
+
+        async def ask(client: str, number: int) -> None:
+            params = StructuredOutputsParams(choice=[f"{client}{number}"])
+            await check.check(params, FACTS, lambda: VOCABULARY, client)
+            ends.append(f"{client}{number}")
+
+        asked = [asyncio.create_task(ask("flood", number)) for number in range(6)]
+        await asyncio.sleep(0)
+        others = [asyncio.create_task(ask(client, number)) for number in (0, 1) for client in ("a", "b")]
+        await asyncio.sleep(0)
+        asked.pop(2).cancel()
+        await asyncio.gather(*asked, *others)
+        assert ends == ["flood0", "flood1", "a0", "b0", "flood3", "a1", "b1", "flood4", "flood5"]
+        assert not check._turns._held and not check._turns._waiting
+
+    run(scenario)
+
+
 DIES = f"import sys; from {PROCESS} import *; import flover.service.grammar_process as p; "
 
 

@@ -72,7 +72,8 @@ class AppState:
         self.batches: Batches | None = None
         """Set once the model is loaded."""
         self.draining = False
-        self._is_backfill = False
+        self._backfill = ""
+        """What the names of clients end with, if it is for their backfill."""
         self._generations: set[Generation] = set()
         self._round_lock = asyncio.Lock()
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
@@ -109,7 +110,7 @@ class AppState:
         """The state for requests that are computed only while no others are: they use up no limit, rate or pace of the
         others, and are not in their metrics. To be made once the model is loaded."""
         state = copy.copy(self)
-        state._is_backfill = True
+        state._backfill = "/backfill"
         state.metrics = Metrics(self.model_names[0])
         state.admission = AdmissionControl(self.config, lambda: None)
         state._pace = Pace(self.max_num_seqs)
@@ -215,7 +216,7 @@ class AppState:
                 add_special_tokens=add_special_tokens,
                 priority=body.priority or 0,
                 salt=salt,
-                client=key_salt,
+                client=key_salt + self._backfill,
                 weight=account.weight,
                 banned=banned,
             )
@@ -230,7 +231,7 @@ class AppState:
         size = RequestSize(count, count * params.n)
         with self.admission.enter(size) as keep:
             self._check_now(body, params, size, account, arrival)
-            await self._check_constraint(params)
+            await self._check_constraint(params, key_salt + self._backfill)
             # Drawn here in order of arrival: threads can overtake each other.
             seeds = [] if params.seed is not None else [self._seeds.getrandbits(SEED_BITS) for _ in range(count)]
             requests = await self.threads.run(prepare_all, num_chars)
@@ -244,9 +245,7 @@ class AppState:
         if self.config.strict:
             check_fits(request, body.wanted_tokens, self.facts)
         check_logprobs(request, self.facts, self.config.limits)
-        if not self._is_backfill:
-            return request
-        return msgspec.structs.replace(request, client=f"{request.client}/backfill", backfill=True)
+        return msgspec.structs.replace(request, backfill=True) if self._backfill else request
 
     def _check_now(
         self, body: GenerationBody, params: SamplingParams, size: RequestSize, account: Account, now: float
@@ -271,11 +270,11 @@ class AppState:
         now, num_open = time.monotonic(), self.admission.num_open
         self._pace.end(now, tokens=tokens, seconds_generating=seconds_generating, num_open=num_open)
 
-    async def _check_constraint(self, params: SamplingParams) -> None:
+    async def _check_constraint(self, params: SamplingParams, client: str) -> None:
         """Refuse a constraint that cannot be compiled."""
         if params.structured_outputs is not None:
             tokenizer = self.need_tokenizer("structured_outputs")
-            await self._grammars.check(params.structured_outputs, self.facts, lambda: tokenizer.vocabulary)
+            await self._grammars.check(params.structured_outputs, self.facts, lambda: tokenizer.vocabulary, client)
 
     def _forget(
         self, generation: Generation, size: RequestSize, account: Account, timer: asyncio.TimerHandle | None

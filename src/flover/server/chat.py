@@ -25,6 +25,8 @@ from flover.server.responses import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    OutputDetails,
+    Usage,
 )
 from flover.server.shaping import chat_logprobs, prompt_logprobs, usage_of
 from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, ToolCall
@@ -51,7 +53,7 @@ class ChatBuilder(ConversationBuilder[ChatChoice]):
             created=self._created,
             model=self._model,
             choices=choices,
-            usage=usage_of(generation),
+            usage=self._usage(generation),
         )
         if self._body.return_token_ids:
             answer.prompt_token_ids = prompt.request.prompt_ids
@@ -106,9 +108,16 @@ class ChatBuilder(ConversationBuilder[ChatChoice]):
                 )
                 yield self._chunk(generation, shaped)
         if self._options.include_usage:
+            await self._conversation.count_reasoning()
             last = self._chunk(generation)
-            last.usage = usage_of(generation)
+            last.usage = self._usage(generation)
             yield last
+
+    def _usage(self, generation: Generation) -> Usage:
+        usage, reasoning = usage_of(generation), self._conversation.reasoning_tokens
+        if reasoning:
+            usage.completion_tokens_details = OutputDetails(reasoning_tokens=reasoning)
+        return usage
 
     @property
     def _options(self) -> StreamOptions:

@@ -60,6 +60,10 @@ class Conversation:
         """If calls are left to the model, and a text has a format."""
         self._constrained = False
         self._prompt_end = ""
+        self._thoughts: dict[int, str] = {}
+        self.reasoning_tokens = 0
+        """Tokens of the reasoning of sequences that were `parsed`, or of the `parts` once `count_reasoning` was called:
+        of its text, without the markers around it."""
 
     @property
     def names_function(self) -> bool:
@@ -92,6 +96,7 @@ class Conversation:
     def parsed(self, choice: Choice) -> ParsedOutput:
         """The parts of a complete sequence."""
         found = parse_output(self.parser(), choice.text.text)
+        self._count(found.reasoning)
         if self.body.include_reasoning is False:
             found.reasoning = ""
         return found
@@ -104,9 +109,22 @@ class Conversation:
             parts = parser.feed(piece.text)
             if piece.finish_reason is not None:
                 parts += parser.finish()
+            for part in parts:
+                if isinstance(part, Reasoning):
+                    self._thoughts[choice.index] = self._thoughts.get(choice.index, "") + part.text
             if self.body.include_reasoning is False:
                 parts = [part for part in parts if not isinstance(part, Reasoning)]
             yield choice, piece, join_parts(parts)
+
+    async def count_reasoning(self) -> None:
+        """Count the reasoning of the parts, at their end."""
+        if self._thoughts:
+            num_chars = sum(map(len, self._thoughts.values()))
+            await self._state.in_thread(lambda: self._count(*self._thoughts.values()), num_chars)
+
+    def _count(self, *texts: str) -> None:
+        tokenizer = self._state.need_tokenizer("messages")
+        self.reasoning_tokens += sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts if text)
 
     def _format_of(self, form: OutputFormat) -> OutputFormat:
         if self.body.separate_reasoning is False:

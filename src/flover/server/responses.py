@@ -17,13 +17,20 @@ class CachedTokens(msgspec.Struct, kw_only=True):
     cached_tokens: int
 
 
+class OutputDetails(msgspec.Struct, kw_only=True):
+    """What the generated tokens were."""
+
+    reasoning_tokens: int
+
+
 class Usage(msgspec.Struct, kw_only=True):
-    """Tokens of the prompts, each counted once, and of all sequences."""
+    """Tokens of the prompts, each counted once, and of all sequences. Details of these only if there was reasoning."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: CachedTokens
+    completion_tokens_details: OutputDetails | UnsetType = UNSET
 
 
 class TopLogprob(msgspec.Struct, kw_only=True):

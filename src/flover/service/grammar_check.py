@@ -21,6 +21,7 @@ from flover.ipc import wire
 from flover.ipc.spawn import Spawned, spawn
 from flover.request import ModelFacts
 from flover.service.grammar_limits import CPU_SECONDS, MEMORY_BYTES, Setup, Verdict
+from flover.service.turns import Turns
 from flover.structured_outputs import FIELD, StructuredOutputsParams, Vocabulary
 
 COMMAND = (executable, "-m", "flover.service.grammar_process")
@@ -41,15 +42,19 @@ class GrammarCheck:
         self._command = command
         self._known: OrderedDict[bytes, str | None] = OrderedDict()
         self._asking: dict[bytes, _Question] = {}
-        self._lock = asyncio.Lock()
+        self._turns = Turns()
         self._process: _Process | None = None
 
     async def check(
-        self, params: StructuredOutputsParams, facts: ModelFacts, vocabulary: Callable[[], Vocabulary]
+        self,
+        params: StructuredOutputsParams,
+        facts: ModelFacts,
+        vocabulary: Callable[[], Vocabulary],
+        client: str = "",
     ) -> None:
         """Raises `RequestError` if the constraint cannot be compiled, `OutOfResourcesError` if there is no process to
         find out. Requests with the same constraint wait for one verdict; if all of them are cancelled, nothing is
-        compiled for them any more. `vocabulary` is called in a thread."""
+        compiled for them any more. `vocabulary` is called in a thread. Clients take turns."""
         if not facts.eos_ids:
             return  # `check_request` refuses it
         key = blake2b(params.key, digest_size=16).digest()
@@ -57,7 +62,7 @@ class GrammarCheck:
             self._known.move_to_end(key)
             error = self._known[key]
         else:
-            error = await self._wait(key, lambda: self._ask(key, params, facts, vocabulary))
+            error = await self._wait(key, lambda: self._ask(key, params, facts, vocabulary, client))
         if error is not None:
             raise RequestError(error, param=FIELD)
 
@@ -87,8 +92,9 @@ class GrammarCheck:
         params: StructuredOutputsParams,
         facts: ModelFacts,
         vocabulary: Callable[[], Vocabulary],
+        client: str,
     ) -> str | None:
-        async with self._lock:
+        async with self._turns.turn(client):
             error: str | None = None
             for _ in range(MAX_TRIES):
                 if self._process is None:

@@ -89,6 +89,7 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
             for part in parts:
                 for one in numbered(items.add(part)):
                     yield one
+        await self._conversation.count_reasoning()
         status = _status(generation)
         for one in numbered(items.close(status)):
             yield one
@@ -122,22 +123,16 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
             "tools": asked.tools or [],
             "truncation": "disabled",
             "metadata": asked.metadata or {},
-            "usage": self._usage(generation, output) if done else None,
+            "usage": self._usage(generation) if done else None,
         }
 
-    def _usage(self, generation: Generation, output: Any) -> dict[str, Any]:
-        """Tokens of the response. Those of its reasoning are counted in its text, without the markers around it."""
+    def _usage(self, generation: Generation) -> dict[str, Any]:
         prompt, completion = generation.prompt_tokens, generation.completion_tokens
-        items: list[Any] = msgspec.json.decode(output) if isinstance(output, msgspec.Raw) else output
-        thoughts = [item["content"][0]["text"] for item in items if item["type"] == "reasoning"]
-        reasoning = 0
-        if self._tokenizer is not None:
-            reasoning = sum(len(self._tokenizer.encode(text, add_special_tokens=False)) for text in thoughts)
         return {
             "input_tokens": prompt,
             "input_tokens_details": {"cached_tokens": generation.cached_tokens},
             "output_tokens": completion,
-            "output_tokens_details": {"reasoning_tokens": reasoning},
+            "output_tokens_details": {"reasoning_tokens": self._conversation.reasoning_tokens},
             "total_tokens": prompt + completion,
         }
 
