@@ -70,6 +70,20 @@ def test_tools_and_thinking(claude: anthropic.Anthropic) -> None:
     assert counted.input_tokens == len("and?") + 1 + len("userassistanttooluser")
 
 
+def test_the_instructions_of_claude_code(claude: anthropic.Anthropic) -> None:
+    """Some come after the user's message; a line for Anthropic's accounts is not among them."""
+    accounts = "x-anthropic-billing-header: cc_version=2.1.197.1c0;"
+    system: Any = [{"type": "text", "text": accounts}, {"type": "text", "text": "Be brief."}]
+    messages: Any = [{"role": "user", "content": "hi"}, {"role": "system", "content": "Agents"}]
+    asked: Any = {"model": "toy", "messages": messages, "system": system}
+    (text,) = claude.messages.create(max_tokens=50, **asked).content
+    said = "hi\n\nAgents"  # the template writes the last message alone, so they become its text
+    assert text.type == "text" and text.text == said
+    assert claude.messages.count_tokens(**asked).input_tokens == len(said) + 1 + len("systemuser")
+    asked["system"] = system[:1]
+    assert claude.messages.count_tokens(**asked).input_tokens == len(said) + 1 + len("user")
+
+
 def test_thinking_has_a_budget(claude: anthropic.Anthropic) -> None:
     budget = {"type": "enabled", "budget_tokens": 2}
     thinking, text = ask(claude, "<think>abcd</think>yes", thinking=budget).content
@@ -88,6 +102,7 @@ def test_errors_have_the_clients_form(claude: anthropic.Anthropic, echo: ServerP
         ({"messages": [{"role": "user", "content": image}]}, "messages[0].content[0]: only text is supported"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "below max_tokens, got 1024"),
         ({"thinking": {"type": "enabled"}}, "thinking.budget_tokens is required"),
+        ({"thinking_token_budget": 1}, "thinking_token_budget is not supported"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "only custom ones are supported"),
         ({"tool_choice": {"type": "any"}}, "there are no tools"),
         ({"mcp_servers": [{}]}, "mcp_servers is not supported"),

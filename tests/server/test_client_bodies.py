@@ -117,14 +117,23 @@ CODEX: dict[str, Any] = {
     "instructions": "You are Codex.",
     "input": [
         {"type": "message", "role": "developer", "content": [{"type": "input_text", "text": "sandbox"}]},
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"type": "message", "id": "msg_1", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": "a"},
         {"type": "function_call", "name": "shell", "arguments": '{"command": ["ls"]}', "call_id": "c1"},
         {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "a<eos>"}]},
     ],
-    "tools": [{"type": "function", "name": "shell", "description": "", "strict": False, "parameters": OBJECT}],
+    "tools": [
+        {"type": "function", "name": "shell", "description": "", "strict": False, "parameters": OBJECT},
+        {
+            "type": "namespace",
+            "name": "multi_agent_v1",
+            "description": "Tools for sub-agents.",
+            "tools": [{"type": "function", "name": "close_agent", "strict": False, "parameters": OBJECT}],
+        },
+        {"type": "web_search", "external_web_access": False},
+    ],
     "tool_choice": "auto",
-    "parallel_tool_calls": False,
+    "parallel_tool_calls": True,
     "reasoning": {"effort": "medium", "summary": "auto"},
     "store": False,
     "stream": True,
@@ -138,7 +147,7 @@ _ASKED: list[Any] = [
 ]
 CLAUDE_CODE: list[dict[str, Any]] = [
     {
-        "messages": _ASKED,
+        "messages": [*_ASKED, {"role": "system", "content": "Available agents<eos>"}],
         "system": [
             {"type": "text", "text": "You are Claude Code.", "cache_control": {"type": "ephemeral", "ttl": "1h"}}
         ],
@@ -205,6 +214,7 @@ def test_bodies_of_clients_of_other_apis(server: ServerProcess) -> None:
         {"text": text, "tool_choice": tool, "tools": [tool]},
         CODEX,
         {"top_logprobs": 0, "background": False, "truncation": "disabled", "prompt": None},
+        {"ignore_eos": True, "stream": True},  # guidellm
     ):
         answer = server.post("/v1/responses", {**asked, **fields})
         assert answer.status_code == 200, (fields, answer.text)

@@ -134,7 +134,7 @@ ONLY_CHAT: list[tuple[str, Any]] = [
     ("tools", [{"type": "function", "function": {"name": ""}}]),
     ("tools", [{"type": "function"}]),
     ("tools", [{"type": "function", "function": {"name": "f", "parameters": []}}]),
-    ("tools", [{"type": "function", "function": {"name": "f"}}] * 65),
+    ("tools", [{"type": "function", "function": {"name": "f"}}] * 129),
     ("tool_choice", "required"),
     ("tool_choice", "any"),
     ("tool_choice", {"type": "function"}),
@@ -299,6 +299,8 @@ def test_tokenize_and_detokenize(server: ServerProcess) -> None:
     assert (answer["count"], answer["max_model_len"]) == (4, 2048)
     assert answer["token_strs"] == ["a", "Ã", "©", "<eos>"]
     assert server.post("/detokenize", {"tokens": answer["tokens"]}).json() == {"prompt": "aé<eos>"}
+    info = server.http.get("/tokenizer_info").json()
+    assert info["eos_token"] == "<eos>" and "add_generation_prompt" in info["chat_template"]
 
 
 def test_tokenize_writes_a_conversation_as_the_template_does(server: ServerProcess) -> None:

@@ -60,6 +60,25 @@ def test_calls_and_reasoning(echo: ServerProcess) -> None:
     assert show.output_text == "seen"
 
 
+def test_the_tools_of_codex(echo: ServerProcess) -> None:
+    """Those of a namespace are called under their own names; those that OpenAI's servers run are left out."""
+    member = {"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": False}
+    space = {"type": "namespace", "name": "mcp__den", "description": "Dens", "tools": [member]}
+    tools: Any = [*TOOLS, space, {"type": "web_search", "external_web_access": False}]
+    flat = CALL.replace('"f"', '"mcp__den__f"')
+    own, call = ask(echo, CALL + flat, tools=tools).output
+    assert (own.name, own.namespace, call.name, call.namespace) == ("f", None, "f", "mcp__den")
+    assert call.arguments == '{"x": 1}'
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "seen"}
+    history: Any = [{"role": "user", "content": "look"}, call.to_dict(), result]
+    shown = echo.client().responses.create(model="toy", input=history, tools=tools)
+    assert shown.output_text == "seen" and [tool.type for tool in shown.tools] == ["function", "namespace"]
+    written = echo.post("/v1/responses", {"input": f"{flat[:-12]}<eos>", "tools": tools, "stream": True}).text
+    assert '"response.function_call_arguments.done"' in written and "mcp__den__f" not in written
+    for wrong in ({"type": "namespace", "tools": []}, {**space, "tools": [{"type": "custom"}]}):
+        assert "namespace" in refused(echo.post("/v1/responses", {"input": "hi", "tools": [wrong]}))["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [

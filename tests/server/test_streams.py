@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
 from support.servers import ServerProcess, read_events
+
+from flover.server.anthropic.errors import EVENTS as ANTHROPIC_EVENTS
+from flover.server.ollama.answers import LINES
+from flover.server.sse import OPENAI_EVENTS, EventStream, Framing
 
 COMPLETION: dict[str, Any] = {"prompt": "abc", "max_tokens": 4}
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -43,6 +48,36 @@ def test_the_form_of_a_stream(server: ServerProcess, path: str, body: dict[str, 
             assert choices[0]["delta"] == {"role": "assistant", "content": ""}
             assert all(choice["delta"].keys() == {"content"} for choice in choices[1:-1])
             assert choices[-1]["delta"] == {}
+
+
+@pytest.mark.parametrize("framing", [OPENAI_EVENTS, ANTHROPIC_EVENTS, LINES])
+def test_a_stream_without_events_is_kept_alive(framing: Framing) -> None:
+    """While a long prompt is computed, something comes that clients do not take for an event of the answer."""
+    sent: list[Any] = []
+    kept = asyncio.Event()
+
+    async def events() -> AsyncIterator[Any]:
+        yield {"type": "first"}
+        if framing.keep_alive:
+            await kept.wait()
+        yield {"type": "last"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message.get("body") == framing.keep_alive != b"":
+            kept.set()
+
+    async def run() -> None:
+        stream = EventStream(events(), lambda: None, framing, keep_alive=0.001)
+        await asyncio.wait_for(stream({"type": "http"}, asyncio.Event().wait, send), 10)  # type: ignore[arg-type]
+        assert all(task is asyncio.current_task() for task in asyncio.all_tasks())
+
+    asyncio.run(run())
+    *bodies, last = [message["body"] for message in sent[1:]]
+    assert last == b"" and not sent[-1]["more_body"]
+    own = [body for body in bodies if body != framing.keep_alive]
+    assert own == [framing.encode({"type": kind}) for kind in ("first", "last")] + [framing.end] * bool(framing.end)
+    assert (len(bodies) > len(own)) == bool(framing.keep_alive)
 
 
 def test_token_ids_come_with_the_chunks(server: ServerProcess) -> None:

@@ -45,12 +45,13 @@ def _call(arguments: Any) -> dict[str, Any]:
 
 ARGUMENTS = {"zone": "süd", "among": [3, 1, 2], "any": None, "deep": {"b": [{"a": 1.5}], "a": True}}
 RESULT = {"role": "tool", "content": '{"den": 7}', "tool_call_id": "call00001", "name": "find_den"}
+LATER = "system in the middle"
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
     "one": [USER],
     "turns": [USER, ANSWER, USER],
     "system": [SYSTEM, USER, ANSWER, USER],
     "ends with the assistant": [USER, ANSWER],
-    "system in the middle": [USER, ANSWER, SYSTEM, USER],
+    LATER: [USER, ANSWER, SYSTEM, USER],
     "two users": [USER, USER],
     "only system": [SYSTEM],
     "empty content": [SYSTEM, {"role": "user", "content": ""}, {"role": "assistant", "content": ""}],
@@ -107,7 +108,7 @@ def test_prompts_are_those_of_transformers(name: str) -> None:
         for tools in (None, TOOLS):
             for prompt in (True, False):
                 expected = _expected(source, messages, tools=tools, add_generation_prompt=prompt)
-                if expected is None:
+                if expected is None or (kind == LATER and SYSTEM["content"] not in expected):
                     continue
                 found = template.render(messages, tools=tools, add_generation_prompt=prompt)
                 assert found == expected, (kind, tools is not None, prompt)
@@ -130,7 +131,7 @@ def test_switches_and_documents_reach_the_template(name: str, kwargs: dict[str, 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_transformers_refuses_is_refused_in_the_templates_words(name: str) -> None:
     """Where there is more than that, the template takes less than the API: a role, a list, an absent content."""
-    for kind in ("two users", "system in the middle", "only system"):
+    for kind in ("two users", "only system"):
         messages = CONVERSATIONS[kind]
         if _expected(FAMILIES[name], messages, add_generation_prompt=True) is None:
             with pytest.raises(RequestError, match="the chat template failed"):
@@ -196,6 +197,19 @@ def test_instructions_of_system_and_developer_at_the_start_are_both_in_the_promp
         assert found is not None
         wanted = second["content"] if isinstance(second["content"], str) else "I see."
         assert first["content"] in found and wanted in found and USER["content"] in found
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_instructions_after_a_users_message_are_in_the_prompt(name: str) -> None:
+    """As in the prompt of transformers, or else as text of the user, where Claude Code and others write them."""
+    first = [] if name in ("gemma1", "mistral_v1") else [DEVELOPER]
+    for role in ("system", "developer"):
+        later = {"role": role, "content": PARTS}
+        for before, after in (([USER], []), ([USER], [ANSWER, USER]), ([USER, ANSWER], [USER])):
+            found = _found(FAMILIES[name], [*first, *before, later, *after])
+            assert found is not None
+            said = [*(one["content"] for one in [*first, *before]), "I see.", *(one["content"] for one in after)]
+            assert all(text in found for text in said)
 
 
 def test_a_template_without_a_system_role_says_so() -> None:

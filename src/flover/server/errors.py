@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from flover.errors import DeadlineError, EngineError, RequestError
+from flover.sampling_checks import THINKING
 
 ANTHROPIC_PATH = "/v1/messages"
 """The path, and the beginning of paths, whose errors have Anthropic's format."""
@@ -98,10 +99,13 @@ def envelope(error: HttpError) -> dict[str, Any]:
 
 
 def anthropic_envelope(error: HttpError) -> dict[str, Any]:
-    """The same in Anthropic's format, whose errors have no field of their own for a parameter."""
+    """The same in Anthropic's format: without a parameter, and with its name for the budget of reasoning."""
     own = {413: "request_too_large", 503: "overloaded_error"}
     kind = own.get(error.status, _TYPES.get(error.status, "invalid_request_error"))
-    return {"type": "error", "error": {"type": "api_error" if error.status == 500 else kind, "message": error.message}}
+    message = error.message
+    if message.startswith(f"{THINKING}:"):
+        message = "thinking.budget_tokens" + message.removeprefix(THINKING)
+    return {"type": "error", "error": {"type": "api_error" if error.status == 500 else kind, "message": message}}
 
 
 def ollama_envelope(error: HttpError) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def openapi(config: ServerConfig, served: ServedModel) -> dict[str, Any]:
         **_batch_paths(),
         "/tokenize": _post("The token ids of a prompt or a conversation", "TokenizeBody", {JSON: _TOKENS}),
         "/detokenize": _post("The text of token ids", "DetokenizeBody", {JSON: _TEXT}),
+        "/tokenizer_info": _get("The special tokens, and the chat template", {JSON: OBJECT}),
         "/v1/models": _get("The models that are served", {JSON: _MODELS}),
         "/v1/models/{name}": _get("One model", {JSON: _MODEL}, [_path_parameter("name")]),
         "/v1/requests/{id}/timeline": _get(

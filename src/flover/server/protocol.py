@@ -14,8 +14,8 @@ from flover.request import MAX_HIDDEN_SIZE
 from flover.structured_outputs import StructuredOutputsParams
 
 MAX_TEMPLATE_ARGUMENTS = 32
-MAX_TOOLS = 64
-MAX_TOOLS_BYTES = 128 * 2**10
+MAX_TOOLS = 128
+MAX_TOOLS_BYTES = 256 * 2**10
 
 Prompts = list[str] | list[list[int]]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]

@@ -176,6 +176,13 @@ def _decode(tokenizer: Tokenizer, ids: list[int]) -> str:
     return tokenizer.decode(ids, skip_special_tokens=False)
 
 
+async def show_tokenizer(request: Request) -> Response:
+    """The special tokens and the chat template, under the names of tokenizer_config.json, as in vLLM."""
+    state = state_of(request)
+    found: dict[str, Any] = {"eos_token": None, **state.need_tokenizer("tokenizer_info").special_tokens}
+    return json_response(found | ({} if state.template is None else {"chat_template": state.template.source}))
+
+
 async def show_timeline(request: Request) -> Response:
     """Where the time of an ended request of the same client went; `id` is that of its X-Request-Id header."""
     found = state_of(request).usage.timeline(salt_of(request.scope), request.path_params["id"])
@@ -257,6 +264,7 @@ ROUTES = [
     *batches.ROUTES,
     Route("/tokenize", tokenize, methods=["POST"]),
     Route("/detokenize", detokenize, methods=["POST"]),
+    Route("/tokenizer_info", show_tokenizer),
     Route("/health", health),
     Route("/version", show_version),
     Route("/live", show_live),

@@ -42,18 +42,21 @@ class TemplateSupport:
     """Roles whose content must be a list of text parts, even if a client sent a string."""
     one_system: bool
     """Whether it drops or refuses a second message with instructions: those at the start are then joined in one."""
+    later_system: bool
+    """Whether it takes instructions after messages of the user; else they become text of the user's message there."""
     missing_content: bool
     """Whether an assistant message with tool calls may have no content; else it gets an empty one."""
 
     def apply(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages converted to supported forms."""
-        return [self._apply(message) for message in self._joined(messages)]
+        joined = self._joined(messages)
+        return [self._apply(message) for message in (joined if self.later_system else _folded(joined))]
 
     def _joined(self, messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """System and developer messages at the start, joined where the template takes only one."""
         count = next((i for i, one in enumerate(messages) if one["role"] not in _INSTRUCTING), len(messages))
         first = messages[:count]
-        if not self.one_system or count < 2 or all(one["role"] == "system" for one in first):
+        if not self.one_system or count < 2:
             return messages
         return [dict(first[0]) | {"content": "\n\n".join(map(_text_of, first))}, *messages[count:]]
 
@@ -93,12 +96,19 @@ def probe_template(render: Render) -> TemplateSupport:
     user = {"role": "user", "content": "Hi"}
     both = [{"role": "system", "content": content} for content in (_FIRST, _SECOND)]
     one_system = not _renders(render, [*both, user])
+    later_system = _renders(render, [user, both[0] | {"content": _TEXT}, {"role": "assistant", "content": "Yes"}, user])
     called = _conversation("tool", _TEXT)
     without = [message | {} for message in called]
     del without[1]["content"]
     missing_content = _renders(render, without) or not _renders(render, called)
     return TemplateSupport(
-        frozenset(roles), developer, frozenset(taken), frozenset(needed), one_system, missing_content
+        frozenset(roles),
+        developer,
+        frozenset(taken),
+        frozenset(needed),
+        one_system,
+        later_system,
+        missing_content,
     )
 
 
@@ -108,6 +118,21 @@ def writes_tools(render: Callable[[list[dict[str, Any]], list[dict[str, Any]]], 
         return "flover_probe_tool" in render([{"role": "user", "content": "Hi"}], [_TOOL])
     except RequestError:
         return False
+
+
+def _folded(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Instructions after the first message as text of the user's message beside them, or as one of the user."""
+    folded: list[dict[str, Any]] = []
+    was_folded = False
+    for i, message in enumerate(messages):
+        fold = i > 0 and message["role"] in _INSTRUCTING
+        one = dict(message) | {"role": "user"} if fold else message
+        if folded and (fold or was_folded) and one["role"] == folded[-1]["role"] == "user":
+            folded[-1] = dict(folded[-1]) | {"content": f"{_text_of(folded[-1])}\n\n{_text_of(one)}"}
+        else:
+            folded.append(dict(one))
+        was_folded = fold
+    return folded
 
 
 def _text_of(message: dict[str, Any]) -> str:

@@ -54,7 +54,8 @@ Block = TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock | ToolResultBlo
 class InputMessage(msgspec.Struct, kw_only=True):
     """One message of the conversation."""
 
-    role: Literal["user", "assistant"]
+    role: Literal["user", "assistant", "system"]
+    """System: instructions from here on, which Claude Code sends after the user's message."""
     content: str | list[Block]
 
 

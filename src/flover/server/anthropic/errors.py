@@ -15,4 +15,9 @@ def _event(content: dict[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (content["type"].encode(), msgspec.json.encode(content))
 
 
-EVENTS = Framing(encode=_event, error=lambda error: _event(anthropic_envelope(error)), end=b"")
+EVENTS = Framing(
+    encode=_event,
+    error=lambda error: _event(anthropic_envelope(error)),
+    end=b"",
+    keep_alive=_event({"type": "ping"}),
+)

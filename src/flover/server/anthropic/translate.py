@@ -34,6 +34,7 @@ _SAME = tuple(
     if name in ChatBody.__struct_fields__ and name not in CountBody.__struct_fields__
 )
 """Fields of how to generate that chat completions have under the same name."""
+_ACCOUNTS = "x-anthropic-billing-header:"
 _CHOICES: dict[str, Any] = {"auto": "auto", "none": "none", "any": "required", "tool": "function"}
 
 
@@ -43,7 +44,8 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
         raise too_many("messages", limits.max_messages, "messages", flag=flag_name("max_messages"))
     if not body.messages:
         refuse("messages", "messages is an empty list: at least one message is needed")
-    messages = [Message(role="system", content=_text(body.system))] if body.system else []
+    system = _system(body.system)
+    messages = [Message(role="system", content=system)] if system else []
     names: dict[str, str] = {}
     for number, message in enumerate(body.messages):
         messages += _messages(message, f"messages[{number}]", names)
@@ -72,6 +74,14 @@ def to_chat(body: CountBody, limits: Limits) -> ChatBody:
         chat.stop = list(body.stop_sequences) if body.stop_sequences else None
     check_tools(chat)
     return chat
+
+
+def _system(system: str | list[TextBlock] | None) -> str:
+    """The instructions. Claude Code writes a line for Anthropic's accounts before them, with a digest of the first
+    message: in a prompt it would keep conversations from sharing their beginning."""
+    if isinstance(system, list):
+        system = [block for block in system if not block.text.startswith(_ACCOUNTS)]
+    return _text(system or "")
 
 
 def _budget(body: MessagesBody) -> int | None:

@@ -38,7 +38,9 @@ def _line(content: Any) -> bytes:
     return msgspec.json.encode(content) + b"\n"
 
 
-LINES = Framing(_line, lambda error: _line(ollama_envelope(error)), b"", "application/x-ndjson")
+LINES = Framing(
+    _line, lambda error: _line(ollama_envelope(error)), end=b"", keep_alive=b"", media_type="application/x-ndjson"
+)
 
 
 Asked = tuple[OllamaChatBody | OllamaGenerateBody, ChatBody | None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -11,18 +11,22 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.config import Limits
+from flover.errors import named
 from flover.request import FinishReason
 from flover.server.app_state import AppState
 from flover.server.conversation import Conversation, ConversationBuilder
 from flover.server.errors import envelope
 from flover.server.generation import Choice, Generation
+from flover.server.openai_responses.tools import names_by_function, split_tools
 from flover.server.openai_responses.translate import ResponsesBody, to_chat
 from flover.server.protocol import ChatBody, SamplingBody
+from flover.server.read_values import refuse
 from flover.server.sse import Framing
 from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, ToolCall, WholePart
 
 Item = dict[str, Any]
 Event = dict[str, Any]
+Names = Mapping[str, Mapping[str, str]]
 
 
 def _event(content: Event) -> bytes:
@@ -45,6 +49,8 @@ async def create_response(state: AppState, asked: Asked, receive: Receive, key_s
     """Respond to one request, as a stream or whole."""
     body, chat = asked
     model = state.check_model(body.model)
+    if state.config.strict and (left_out := split_tools(body.tools or [])[1]):
+        refuse("tools", f"tools: {named(left_out[0]['type'])} is not supported: leave it out")
     state.ready_supervisor()
     conversation = Conversation(state, chat)
     name = f"resp_{uuid.uuid4().hex}"
@@ -60,11 +66,13 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
     def __init__(self, conversation: Conversation, asked: ResponsesBody, **names: Any) -> None:
         super().__init__(conversation, **names)
         self._asked = asked
+        self._tools, _ = split_tools(asked.tools or [])
+        self._names = names_by_function(self._tools)
 
     def choice(self, generation: Generation, choice: Choice) -> list[Item]:
         """The items of the answer."""
         status = _status(generation)
-        return [_item(part, _new_id(part), status) for part in self._conversation.parsed(choice).parts]
+        return [_item(part, _new_id(part), status, self._names) for part in self._conversation.parsed(choice).parts]
 
     def whole(self, generation: Generation, choices: list[list[Item]]) -> Any:
         """The complete response."""
@@ -84,7 +92,7 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
         first = ({"type": f"response.{kind}", "response": begun} for kind in ("created", "in_progress"))
         for one in numbered(first):
             yield one
-        items = _Items()
+        items = _Items(self._names)
         async for _, _, parts in self._conversation.parts(generation):
             for part in parts:
                 for one in numbered(items.add(part)):
@@ -120,7 +128,7 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
             **{name: getattr(params, name) for name in SamplingBody.__struct_fields__},
             "text": {"format": (asked.text and asked.text.format) or {"type": "text"}},
             "tool_choice": asked.tool_choice or "auto",
-            "tools": asked.tools or [],
+            "tools": self._tools,
             "truncation": "disabled",
             "metadata": asked.metadata or {},
             "usage": self._usage(generation) if done else None,
@@ -140,8 +148,9 @@ class ObjectBuilder(ConversationBuilder[list[Item]]):
 class _Items:
     """The items of a streamed response. Each method gives the events that it causes."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names) -> None:
         self.done: list[Item] = []
+        self._names = names
         self._part: WholePart | None = None
         """The part that the open item has so far."""
         self._id = ""
@@ -156,7 +165,7 @@ class _Items:
         if type(part) is not type(self._part) or isinstance(part, ToolCall):
             yield from self.close("completed")
             self._part, self._id = _empty(part), _new_id(part)
-            item = _item(self._part, self._id, "in_progress")
+            item = _item(self._part, self._id, "in_progress", self._names)
             item["content" if isinstance(part, Content | Reasoning) else "arguments"] = (
                 [] if isinstance(part, Content | Reasoning) else ""
             )
@@ -187,8 +196,9 @@ class _Items:
             case Reasoning():
                 yield self._event("reasoning_text.done", content_index=0, text=part.text)
             case ToolCall():
-                yield self._event("function_call_arguments.done", name=part.name, arguments=part.arguments)
-        item = _item(part, self._id, status)
+                called = self._names.get(part.name, {}).get("name", part.name)
+                yield self._event("function_call_arguments.done", name=called, arguments=part.arguments)
+        item = _item(part, self._id, status, self._names)
         yield self._event("output_item.done", item=item)
         self.done.append(item)
         self._part = None
@@ -216,8 +226,8 @@ def _text_part(text: str) -> Item:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _item(part: WholePart, name: str, status: str) -> Item:
-    """A part as an item of the output."""
+def _item(part: WholePart, name: str, status: str, names: Names) -> Item:
+    """A part as an item of the output. `names` are those of the functions of namespaces."""
     match part:
         case Content():
             content = [_text_part(part.text)]
@@ -227,4 +237,4 @@ def _item(part: WholePart, name: str, status: str) -> Item:
             return {"type": "reasoning", "id": name, "status": status, "summary": [], "content": text}
         case ToolCall():
             called = {"call_id": f"call_{name[3:]}", "name": part.name, "arguments": part.arguments}
-            return {"type": "function_call", "id": name, "status": status, **called}
+            return {"type": "function_call", "id": name, "status": status, **called, **names.get(part.name, {})}

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flover.sampling_checks import MAX_ID
+from flover.server.openai_responses.translate import MoreSamplingBody
 from flover.server.openapi_shapes import FLAG, OBJECT, TEXT, Schema, body, numbers, text_or_parts, user_message
-from flover.server.protocol import SamplingBody
 
 _MESSAGE = user_message(
     text_or_parts({"enum": ["input_text", "output_text"]}),
@@ -38,6 +38,7 @@ def body_schema(names: Sequence[str]) -> Schema:
         "parallel_tool_calls": FLAG,
         "truncation": {"enum": ["disabled", None]},
         "metadata": OBJECT,
-        **numbers(SamplingBody.__struct_fields__),
+        **numbers(MoreSamplingBody.__struct_fields__),
+        "ignore_eos": FLAG,
     }
     return body(properties, ["input"])

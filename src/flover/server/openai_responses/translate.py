@@ -11,6 +11,7 @@ from msgspec import Raw
 
 from flover.config import Limits, flag_name
 from flover.errors import RequestError, named, too_many
+from flover.server.openai_responses.tools import as_functions, flat_name, split_tools
 from flover.server.protocol import ChatBody, Effort, Message, SamplingBody, TextPart
 from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tool_choice, read_tools
@@ -36,6 +37,7 @@ class InputItem(msgspec.Struct, kw_only=True):
     content: str | list[InputPart] | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
     output: str | list[InputPart] | None = None
 
@@ -55,7 +57,19 @@ class ReasoningOptions(msgspec.Struct, kw_only=True):
     generate_summary: str | None = None
 
 
-class ResponsesBody(SamplingBody, kw_only=True):
+class MoreSamplingBody(SamplingBody, kw_only=True):
+    """Sampling fields that OpenAI's API does not have here, and vLLM's has."""
+
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    ignore_eos: bool | None = None
+
+
+class ResponsesBody(MoreSamplingBody, kw_only=True):
     """`POST /v1/responses`."""
 
     input: str | list[InputItem]
@@ -103,7 +117,7 @@ def to_chat(body: ResponsesBody, limits: Limits) -> ChatBody:
         tools=_tools(body.tools),
         parallel_tool_calls=body.parallel_tool_calls,
         reasoning_effort=None if body.reasoning is None else body.reasoning.effort,
-        **{name: getattr(body, name) for name in SamplingBody.__struct_fields__},
+        **{name: getattr(body, name) for name in MoreSamplingBody.__struct_fields__},
     )
     if body.tool_choice is not None:
         chat.tool_choice = read_tool_choice(as_raw(body.tool_choice))
@@ -138,7 +152,7 @@ def _message(item: InputItem, where: str) -> Message:
 
 
 def _call(item: InputItem) -> dict[str, Any]:
-    function = {"name": item.name or "", "arguments": item.arguments or "{}"}
+    function = {"name": flat_name(item.namespace, item.name or ""), "arguments": item.arguments or "{}"}
     return {"id": item.call_id, "type": "function", "function": function}
 
 
@@ -166,15 +180,7 @@ def _parts(content: str | list[InputPart], where: str) -> list[TextPart]:
 
 
 def _tools(tools: list[dict[str, Any]] | None) -> Raw | None:
-    """Functions as chat completions have them: under a name of their own."""
-    if not tools:
-        return None
-    written = []
-    for tool in tools:
-        kind = tool.get("type", "function")
-        function = {name: value for name, value in tool.items() if name != "type" and value is not None}
-        written.append({"type": kind, "function": function})
-    return read_tools(as_raw(written))
+    return read_tools(as_raw(as_functions(split_tools(tools)[0]))) if tools else None
 
 
 def _format(wanted: dict[str, Any]) -> dict[str, Any]:
