@@ -3,9 +3,11 @@
 // The keys of a row are seen in blocks of 64 positions that start at multiples of 64, whatever the page size, the
 // chunk or the window. A token goes through the blocks it sees in order, with a running maximum (M. Milakov,
 // N. Gimelshein: Online normalizer calculation for softmax, arXiv:1805.02867): a score is one chain over the
-// dimensions of the head, an output one chain over the keys. Which tokens, heads or rows share a tile never enters.
+// dimensions of the head (of exact integers where keys are int8), an output one chain over the keys. Which tokens,
+// heads or rows share a tile never enters.
 #pragma once
 
+#include "attention_int.h"
 #include "dispatch.h"
 #include "norm.h"
 #include "vmath.h"
@@ -78,21 +80,7 @@ FLOVER_INLINE void write_head(const float* x, int64_t dim, typename Stored<C>::T
   } else if constexpr (C == Cache::bfloat16) {
     for (int64_t i = 0; i < dim; i++) out[i * step] = narrow_bf16(x[i]);
   } else {
-    float reach = 0.0f, check = 0.0f;
-    for (int64_t i = 0; i < dim; i++) {
-      const float magnitude = x[i] < 0 ? -x[i] : x[i];
-      reach = magnitude > reach ? magnitude : reach;
-      check += x[i] * 0.0f;
-    }
-    *scale = check == 0.0f ? reach / 127.0f : float_of(0x7fc00000);
-    const float inverse = check == 0.0f && reach > 0.0f ? 127.0f / reach : 0.0f;
-    for (int64_t start = 0; start < dim; start += LANES) {
-      const int n = (int)least(LANES, dim - start);
-      int32_t lanes[LANES];
-      const F16 values = check == 0.0f ? load_first(x + start, n) : zero();
-      store_int(lanes, to_int(min(all(127.0f), max(all(-127.0f), mul(values, all(inverse))))));
-      for (int i = 0; i < n; i++) out[(start + i) * step] = (int8_t)lanes[i];
-    }
+    *scale = quantize_head(x, dim, [&](int64_t i, int8_t number) { out[i * step] = number; });
   }
 }
 
@@ -137,8 +125,8 @@ struct TokenPanel {
   const float* value_scales;
 };
 
-// Both tiles fetch, 16 numbers for each key and dimension, what the other one reads next: scores the values of their
-// panels, outputs the keys of the next head or block. They lie in other pages, where hardware does not look by itself.
+// Both tiles fetch, 16 numbers for each key and dimension, what they read in the next head or block: two tiles ahead,
+// since memory takes longer than one. It lies in other pages, where hardware does not look by itself.
 template <class S>
 constexpr int64_t IN_LINE = 4 / (int64_t)sizeof(typename S::Type);  // how often 16 numbers go into a cache line
 
@@ -152,9 +140,10 @@ FLOVER_INLINE void fetch(const typename S::Type* p) {
     prefetch(p);
 }
 
-// R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R].
+// R queries by P panels of 16 keys: scores before the scale. `x` is [dim][R]. `next`: keys of the panels to come.
 template <int R, int P, class S>
-FLOVER_INLINE void score_tile(const float* x, const TokenPanel<S>* panels, int64_t dim, float* scores) {
+FLOVER_INLINE void score_tile(const float* x, const TokenPanel<S>* panels, const typename S::Type* const* next,
+                              int64_t dim, float* scores) {
   F16 acc[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; r++)
@@ -177,7 +166,7 @@ FLOVER_INLINE void score_tile(const float* x, const TokenPanel<S>* panels, int64
 #pragma GCC unroll 4
     for (int64_t line = 0; line < 4; line += IN_LINE<S>)
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) fetch<S>(panels[p].values + (d + line) * LANES);
+      for (int p = 0; p < P; p++) fetch<S>(next[p] + (d + line) * LANES);
 #pragma GCC unroll 4
     for (int64_t i = 0; i < 4; i++) step(d + i);
   }
@@ -189,15 +178,16 @@ FLOVER_INLINE void score_tile(const float* x, const TokenPanel<S>* panels, int64
 }
 
 template <int R, int P, class S>
-[[gnu::noinline]] static void score_rows(const float* x, const TokenPanel<S>* panels, int64_t count, int64_t dim,
+[[gnu::noinline]] static void score_rows(const float* x, const TokenPanel<S>* panels,
+                                         const typename S::Type* const* next, int64_t count, int64_t dim,
                                          float* scores) {
   int64_t p = 0;
-  for (; p + P <= count; p += P) score_tile<R, P, S>(x, panels + p, dim, scores + p * LANES);
+  for (; p + P <= count; p += P) score_tile<R, P, S>(x, panels + p, next + p, dim, scores + p * LANES);
   if constexpr (P > 1)
-    for (; p < count; p++) score_tile<R, 1, S>(x, panels + p, dim, scores + p * LANES);
+    for (; p < count; p++) score_tile<R, 1, S>(x, panels + p, next + p, dim, scores + p * LANES);
 }
 
-// R queries, C chunks of 16 dimensions: outputs go on over keys first..last of the block. `next`: keys of the four
+// R queries, C chunks of 16 dimensions: outputs go on over keys first..last of the block. `next`: values of the four
 // panels to come.
 template <int R, int C, class S>
 FLOVER_INLINE void value_tile(const float* weights, const TokenPanel<S>* panels, const typename S::Type* const* next,
@@ -324,7 +314,7 @@ class Attender {
 
  private:
   // What is kept of one key head from block to block.
-  static int64_t state_floats(int64_t count, int64_t dim) { return count * (dim + round_up(dim, LANES) + 2); }
+  static int64_t state_floats(int64_t count, int64_t dim) { return count * (dim + round_up(dim, LANES) + 4); }
 
   void enter(int64_t h) {
     head_ = first_head_ + h;
@@ -332,6 +322,8 @@ class Attender {
     outputs_ = queries_ + count_ * pages_.dim;
     maxima_ = outputs_ + count_ * stride_;
     sums_ = maxima_ + count_;
+    scales_ = sums_ + count_;
+    starts_ = reinterpret_cast<int32_t*>(scales_ + count_);
   }
 
   int64_t query_head(int64_t m) const { return head_ * sharing_ + m % sharing_; }
@@ -340,6 +332,7 @@ class Attender {
 
   // [dim][rows of the group], group after group.
   void pack_queries() {
+    if constexpr (C == Cache::int8) return pack_bytes();
     const int64_t groups = (count_ + QUERY_TILE - 1) / QUERY_TILE;
     for (int64_t g = 0; g < groups; g++) {
       const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
@@ -352,32 +345,60 @@ class Attender {
     }
   }
 
+  // [dim / 4][rows of the group][4] in int8.
+  void pack_bytes() {
+    const int64_t quads = (pages_.dim + 3) / 4;
+    memset(queries_, 0, (size_t)(count_ * quads * 4));
+    for (int64_t m = 0; m < count_; m++) {
+      const int64_t first = m / QUERY_TILE * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
+      auto* out = reinterpret_cast<int8_t*>(queries_) + (first * quads + m - first) * 4;
+      const float* q = a_.queries + (token_ + m / sharing_) * a_.query_stride + query_head(m) * pages_.dim;
+      int32_t total = 0;
+      scales_[m] = quantize_head(q, pages_.dim, [&](int64_t d, int8_t number) {
+        out[d / 4 * size * 4 + d % 4] = number;
+        total += number;
+      });
+      starts_[m] = -128 * total;
+    }
+  }
+
+  // Scores of `size` queries from `first` on and so many panels.
+  void score(int64_t first, int64_t size, const TokenPanel<S>* panels, const Type* const* next, int64_t count,
+             float* scores) const {
+    dispatch<1, QUERY_TILE>(size, [&](auto rows) {
+      constexpr int R = rows.value;
+      if constexpr (C == Cache::int8) {
+        const auto* x = reinterpret_cast<const int32_t*>(queries_) + first * ((pages_.dim + 3) / 4);
+        const ByteQueries queries{x, starts_ + first, scales_ + first};
+        for (int64_t p = 0; p < count; p++)
+          score_bytes<R>(queries, panels[p].keys, panels[p].step, next[p], pages_.dim, scores + p * LANES, BLOCK);
+      } else {
+        score_rows<R, keys_at_once(R), S>(queries_ + first * pages_.dim, panels, next, count, pages_.dim, scores);
+      }
+    });
+  }
+
   void see(int64_t start, int64_t end) {
     // What the tokens of this item see of the block, all together.
     const int64_t from = most(start, first_seen(position_)) - start, to = least(BLOCK, end - start);
     const int64_t first_panel = from / LANES, panels = (to + LANES - 1) / LANES - first_panel;
     TokenPanel<S> block[BLOCK_PANELS];
-    const Type* next[BLOCK_PANELS];
+    const Type *next_keys[BLOCK_PANELS], *next_values[BLOCK_PANELS];
     locate(start, from, to, block);
-    look_ahead(start, end, next);
+    look_ahead(start, end, next_keys, next_values);
     const int64_t groups = (count_ + QUERY_TILE - 1) / QUERY_TILE;
     for (int64_t g = 0; g < groups; g++) {
       const int64_t first = g * QUERY_TILE, size = least(QUERY_TILE, count_ - first);
-      float* scores = scores_ + first * BLOCK;
-      const float* x = queries_ + first * pages_.dim;
-      dispatch<1, QUERY_TILE>(size, [&](auto rows) {
-        constexpr int R = rows.value;
-        score_rows<R, keys_at_once(R), S>(x, block + first_panel, panels, pages_.dim, scores + first_panel * LANES);
-      });
+      score(first, size, block + first_panel, next_keys + first_panel, panels,
+            scores_ + first * BLOCK + first_panel * LANES);
       int64_t ranges[QUERY_TILE][2];
       for (int64_t r = 0; r < size; r++) {
         const int64_t position = position_ + (first + r) / sharing_;
         ranges[r][0] = least(BLOCK, most(0, first_seen(position) - start));
         ranges[r][1] = most(ranges[r][0], least(BLOCK, position + 1 - start));
-        if (ranges[r][0] >= ranges[r][1]) continue;
-        weigh(first + r, ranges[r][0], ranges[r][1], start - position, block);
       }
-      add_values(first, size, ranges, block, next);
+      weigh(first, size, ranges, start, block);
+      add_values(first, size, ranges, block, next_values);
     }
   }
 
@@ -426,53 +447,71 @@ class Attender {
     return (token_place(position, head) - offset) * pages_.dim + offset;
   }
 
-  // Keys of the four panels that come after this block of this head. In a page that holds several panels the keys of
-  // one lie scattered: quarters of the page stand for them, all together the same bytes.
-  void look_ahead(int64_t start, int64_t end, const Type** next) const {
+  // Keys and values of the four panels that come after this block of this head. In a page that holds several panels the
+  // keys of one lie scattered: quarters of the page stand for them, all together the same bytes. Fetches their scales.
+  void look_ahead(int64_t start, int64_t end, const Type** keys, const Type** values) const {
     const bool last = head_ + 1 == first_head_ + heads_;
     const int64_t position = last ? start + BLOCK : start, head = last ? first_head_ : head_ + 1;
-    for (int64_t p = 0; p < BLOCK_PANELS; p++)
-      next[p] =
-          static_cast<const Type*>(pages_.keys) + token_place(least(position + p * LANES, end - 1), head) * pages_.dim;
+    for (int64_t p = 0; p < BLOCK_PANELS; p++) {
+      const int64_t place = token_place(least(position + p * LANES, end - 1), head);
+      keys[p] = static_cast<const Type*>(pages_.keys) + place * pages_.dim;
+      values[p] = static_cast<const Type*>(pages_.values) + place * pages_.dim;
+      if (C != Cache::int8) continue;
+      prefetch_near(pages_.key_scales + place);
+      prefetch_near(pages_.value_scales + place);
+    }
   }
 
-  // From the scores of keys from..to of query m, whose block begins `distance` from its position, to weights; what was
-  // summed before shrinks if there is a new maximum.
-  void weigh(int64_t m, int64_t from, int64_t to, int64_t distance, const TokenPanel<S>* block) {
-    float* scores = scores_ + m * BLOCK;
-    F16 parts[BLOCK_PANELS], top;
-    const bool whole = from == 0 && to == BLOCK;
+  // From the scores of a group of queries, each with its range of the keys from `start` on, to weights; what was summed
+  // before shrinks if there is a new maximum. One step after another for all of them: a single query would wait for
+  // each.
+  void weigh(int64_t first, int64_t size, const int64_t (*ranges)[2], int64_t start, const TokenPanel<S>* block) {
+    F16 found[QUERY_TILE], totals[QUERY_TILE];
+    float now[QUERY_TILE];
+    for (int64_t r = 0; r < size; r++) {
+      const auto [from, to] = ranges[r];
+      const int64_t distance = start - position_ - (first + r) / sharing_;
+      found[r] = from == 0 && to == BLOCK ? scale_scores<true>(first + r, from, to, distance, block)
+                                          : scale_scores<false>(first + r, from, to, distance, block);
+    }
+    for (int64_t r = 0; r < size; r++) {
+      const float top = largest(found[r]);
+      now[r] = top > maxima_[first + r] ? top : maxima_[first + r];
+    }
+    for (int64_t r = 0; r < size; r++) {
+      const auto [from, to] = ranges[r];
+      totals[r] = from == 0 && to == BLOCK ? exponentials<true>(first + r, from, to, now[r], block)
+                                           : exponentials<false>(first + r, from, to, now[r], block);
+    }
+    for (int64_t r = 0; r < size; r++)
+      if (ranges[r][0] < ranges[r][1]) add_weights(first + r, now[r], sum(totals[r]));
+  }
+
+  void add_weights(int64_t m, float now, float total) {
     const float before = maxima_[m];
-    if (whole)
-      top = scale_scores<true>(m, scores, from, to, distance, block, parts);
-    else
-      top = scale_scores<false>(m, scores, from, to, distance, block, parts);
-    const float found = largest(top), now = found > before ? found : before;
-    const F16 total = whole ? exponentials<true>(scores, from, to, now, block, parts)
-                            : exponentials<false>(scores, from, to, now, block, parts);
     maxima_[m] = now;
     if (before == now) {
-      sums_[m] += sum(total);
+      sums_[m] += total;
       return;
     }
     float lanes[LANES];
     store(lanes, exponential(all(before - now)));
     const float shrink = lanes[0];
-    sums_[m] = fma_one(sums_[m], shrink, sum(total));
+    sums_[m] = fma_one(sums_[m], shrink, total);
     float* out = outputs_ + m * stride_;
     for (int64_t d = 0; d < stride_; d++) out[d] *= shrink;
   }
 
   // Scores times the scale, those outside from..to never the largest. Returns the largest of each lane.
   template <bool WHOLE>
-  FLOVER_INLINE_MEMBER F16 scale_scores(int64_t m, const float* scores, int64_t from, int64_t to, int64_t distance,
-                                        const TokenPanel<S>* block, F16* parts) const {
+  FLOVER_INLINE_MEMBER F16 scale_scores(int64_t m, int64_t from, int64_t to, int64_t distance,
+                                        const TokenPanel<S>* block) {
+    float* scores = scores_ + m * BLOCK;
     const F16 scale = all(a_.scale);
     F16 top = all(NEVER);
 #pragma GCC unroll 4
     for (int64_t p = 0; p < BLOCK_PANELS; p++) {
       const int64_t start = p * LANES;
-      parts[p] = all(NEVER);
       if (!WHOLE && (start >= to || start + LANES <= from)) continue;
       F16 s = mul(load(scores + start), scale);
       if (C == Cache::int8) s = mul(s, load(block[p].key_scales));
@@ -481,7 +520,7 @@ class Attender {
         if (to < start + LANES) s = keep_first(s, (int)(to - start), NEVER);
         if (from > start) s = skip_first(s, (int)(from - start), NEVER);
       }
-      parts[p] = s;
+      store(scores + start, s);
       top = max(s, top);
     }
     return top;
@@ -498,14 +537,15 @@ class Attender {
 
   // e^(score - largest), 0 outside from..to, in place of the scores. Returns their sum for each lane.
   template <bool WHOLE>
-  FLOVER_INLINE_MEMBER F16 exponentials(float* scores, int64_t from, int64_t to, float largest_score,
-                                        const TokenPanel<S>* block, const F16* parts) const {
+  FLOVER_INLINE_MEMBER F16 exponentials(int64_t m, int64_t from, int64_t to, float largest_score,
+                                        const TokenPanel<S>* block) {
+    float* scores = scores_ + m * BLOCK;
     F16 total = zero();
 #pragma GCC unroll 4
     for (int64_t p = 0; p < BLOCK_PANELS; p++) {
       const int64_t start = p * LANES;
       if (!WHOLE && (start >= to || start + LANES <= from)) continue;
-      F16 weight = exponential(sub(parts[p], all(largest_score)));
+      F16 weight = exponential(sub(load(scores + start), all(largest_score)));
       if (!WHOLE) {
         if (to < start + LANES) weight = keep_first(weight, (int)(to - start), 0.0f);
         if (from > start) weight = skip_first(weight, (int)(from - start), 0.0f);
@@ -558,6 +598,8 @@ class Attender {
   float* outputs_;          // [count][stride]
   float* maxima_;           // [count]
   float* sums_;             // [count]
+  float* scales_;           // [count]: int8 queries'
+  int32_t* starts_;         // [count]: likewise, see ByteQueries
   float* gathered_scales_;  // of keys, of values: [BLOCK] each
   Type* gathered_;          // keys [BLOCK / 16][dim][16], values [BLOCK][dim]
 };

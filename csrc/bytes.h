@@ -216,4 +216,36 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
 }
 #endif
 
+// Four rows of 16 numbers with sign, `step` apart: in each lane those of one column, 128 added.
+FLOVER_INLINE Bytes four_rows(const int8_t* p, int64_t step) {
+#if defined(FLOVER_AVX512)
+  auto row = [&](int i) __attribute__((always_inline)) { return _mm_loadu_si128((const __m128i*)(p + i * step)); };
+  __m512i rows;
+  if (step == LANES) {
+    rows = _mm512_loadu_si512(p);
+  } else {
+    const __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(row(0)), row(1), 1);
+    const __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(row(2)), row(3), 1);
+    rows = _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+  }
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const __m128i columns = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  rows = _mm512_shuffle_epi8(_mm512_permutexvar_epi32(order, rows), _mm512_broadcast_i32x4(columns));
+  return {_mm512_xor_si512(rows, _mm512_set1_epi8((char)128))};
+#elif defined(FLOVER_AVX2)
+  auto row = [&](int i) __attribute__((always_inline)) { return _mm_loadu_si128((const __m128i*)(p + i * step)); };
+  const __m128i a = row(0), b = row(1), c = row(2), d = row(3);
+  const __m128i ab = _mm_unpacklo_epi8(a, b), cd = _mm_unpacklo_epi8(c, d);
+  const __m128i ab_high = _mm_unpackhi_epi8(a, b), cd_high = _mm_unpackhi_epi8(c, d);
+  const __m256i flip = _mm256_set1_epi8((char)128);
+  const __m256i lo = _mm256_set_m128i(_mm_unpackhi_epi16(ab, cd), _mm_unpacklo_epi16(ab, cd));
+  const __m256i hi = _mm256_set_m128i(_mm_unpackhi_epi16(ab_high, cd_high), _mm_unpacklo_epi16(ab_high, cd_high));
+  return {_mm256_xor_si256(lo, flip), _mm256_xor_si256(hi, flip)};
+#else
+  uint8_t bytes[4 * LANES];
+  for (int i = 0; i < 4 * LANES; i++) bytes[i] = (uint8_t)(p[i % 4 * step + i / 4] ^ 128);
+  return load_bytes(bytes);
+#endif
+}
+
 }  // namespace flover::FLOVER_ISA
