@@ -21,7 +21,8 @@
 namespace flover::FLOVER_ISA {
 
 constexpr int64_t ROW_BLOCK = 96;      // rows that pass a unit of panels before the next unit
-constexpr int64_t DEPTH = 256;         // inputs of a panel that are expanded to float32 at once: 16 KiB
+constexpr int64_t DEPTH = 256;         // inputs of a panel that are expanded to float32 at once: 16 KiB,
+constexpr int64_t MOST_DEPTH = 384;    // or up to so many that are one segment, which is not cut for a rest
 constexpr int64_t STEPS_PER_TICK = 8;  // steps of a tile between two looks ahead
 constexpr int64_t UNIT = 4;            // panels per item, at most
 
@@ -129,6 +130,27 @@ FLOVER_INLINE void end_sums(F16 (&acc)[R][P], Sums sums, const Piece& piece, int
 #pragma GCC unroll 16
     for (int p = 0; p < P; p++) store(sums.place(r, p) + level, acc[r][p]);
 }
+
+// The subtrees that wait for their neighbours while a tile of R rows by P panels takes all segments at once: few and
+// beside each other, where those of `Sums` would be spread over as much memory as the sums of all rows.
+template <int R, int P>
+struct Subtrees {
+  F16 waiting[MOST_LEVELS + 1][R][P];
+
+  // Adds to a segment's sums the subtrees that it completes: after the last segment they are the root.
+  FLOVER_INLINE_MEMBER void add_to(F16 (&acc)[R][P], int64_t segment) {
+    int level = 0;
+    for (int64_t s = segment; s & 1; s >>= 1, level++)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int p = 0; p < P; p++) acc[r][p] = add(waiting[level][r][p], acc[r][p]);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+      for (int p = 0; p < P; p++) waiting[level][r][p] = acc[r][p];
+  }
+};
 
 // The rows are spread evenly: 32 rows are 5 5 5 5 6 6 and not 6 6 6 6 6 2.
 FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
@@ -370,7 +392,7 @@ static void float_product(Pool& pool, const Product& l) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
     const int64_t groups = num_groups(rows, FLOAT_TILE);
-    auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)(SUMS + DEPTH * PANEL) * sizeof(float)));
+    auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)(SUMS + MOST_DEPTH * PANEL) * sizeof(float)));
     const Sums sums = sums_of(w, scratch, count);
     float* expanded = scratch + SUMS;
     const uint8_t* data = block.weight->data + first_panel * stride;
@@ -394,7 +416,8 @@ static void float_product(Pool& pool, const Product& l) {
         }
       }
     } else {
-      each_piece(w, depth, DEPTH, [&](const Piece& piece) {
+      const int64_t length = depth / w.segments;
+      each_piece(w, depth, length > DEPTH && length <= MOST_DEPTH ? length : DEPTH, [&](const Piece& piece) {
         const int64_t k = piece.first, inputs = piece.inputs(), bytes = place_of<F>(inputs);
         for (int64_t p = 0; p < count; p++) {
           const uint8_t* panel = data + p * stride + place_of<F>(k);

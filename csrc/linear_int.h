@@ -151,6 +151,8 @@ template <int R>
                                         const WeightSums* weight_sums, int64_t sums_stride, const float* row_scales,
                                         Piece piece, Sums sums, Ahead ahead) {
   const int64_t steps = piece.size / 4;
+  F16 total[R][1];
+  Subtrees<R, 1> subtrees;
   for (int64_t i = 0; i < piece.count; i++, x += steps * R, panel += steps * 64, weight_sums += sums_stride) {
     I16 acc[R];
 #pragma GCC unroll 8
@@ -164,12 +166,13 @@ template <int R>
     if (s < steps)
 #pragma GCC unroll 8
       for (int r = 0; r < R; r++) acc[r] = dot(load_bytes(panel + s * 64), quad(x[s * R + r]), acc[r]);
-    F16 total[R][1];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) total[r][0] = mul(to_float(acc[r]), mul(load(weight_scales), all(row_scales[r])));
-    end_sums(total, sums, piece, piece.segment + i);
+    subtrees.add_to(total, i);
     ahead = ahead.after(steps / STEPS_PER_TICK);
   }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) store(sums.place(r, 0), total[r][0]);
 }
 
 template <int R>
@@ -177,8 +180,9 @@ template <int R>
                                         int64_t block_stride, const float* row_scales, Piece piece, Sums sums,
                                         Ahead ahead) {
   const int64_t blocks = piece.size / GROUP;
+  F16 acc[R][1];
+  Subtrees<R, 1> subtrees;
   for (int64_t i = 0, b = 0; i < piece.count; i++) {
-    F16 acc[R][1];
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) acc[r][0] = zero();
     for (const int64_t end = b + blocks; b < end; b++) {
@@ -199,8 +203,10 @@ template <int R>
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++) acc[r][0] = mul(acc[r][0], all(row_scales[r]));
-    end_sums(acc, sums, piece, piece.segment + i);
+    subtrees.add_to(acc, i);
   }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) store(sums.place(r, 0), acc[r][0]);
 }
 
 static void int_product(Pool& pool, const Product& l) {
@@ -217,7 +223,7 @@ static void int_product(Pool& pool, const Product& l) {
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
     const int64_t groups = num_groups(rows, INT_TILE);
     auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)SUMS * sizeof(float)));
-    const Sums sums = sums_of(w, scratch, count);
+    const Sums sums{scratch, count * PANEL, PANEL};  // a tile takes all segments at once
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* scales = block.weight->scales + first_panel * PANEL;
     const WeightSums* weight_sums = block.weight->sums + first_panel;

@@ -12,9 +12,9 @@
 
 namespace flover::FLOVER_ISA {
 
-constexpr int64_t LORA_ROWS = 8;    // rows of a block
-constexpr int64_t LORA_RANKS = 4;   // that lie beside each other
-constexpr int64_t LORA_AHEAD = 32;  // registers between what is read and what memory is asked for
+constexpr int64_t LORA_ROWS = 8;      // rows of a block
+constexpr int64_t LORA_RANKS = 4;     // that lie beside each other
+constexpr int64_t LORA_AHEAD = 4096;  // bytes between what is read and what memory is asked for
 #if defined(FLOVER_AVX512) && !defined(FLOVER_EMULATED)
 constexpr int64_t LORA_TILE = 4;  // rows that a number is widened for once
 #else
@@ -49,7 +49,7 @@ struct LoraStream {
   LoraStream(const LoraMatrix& m, int64_t start)
       : data(static_cast<const typename LoraNumbers<F>::Type*>(m.data) + start) {}
   FLOVER_INLINE_MEMBER F16 get(int64_t index) const { return LoraNumbers<F>::widen(data + index * LANES); }
-  FLOVER_INLINE_MEMBER void fetch(int64_t index) const { prefetch(data + (index + LORA_AHEAD) * LANES); }
+  FLOVER_INLINE_MEMBER void fetch(int64_t index) const { prefetch((const char*)(data + index * LANES) + LORA_AHEAD); }
 };
 
 // z[r][i] = the product of row first + i of `down` with x[r], for R rows and so many ranks that one tile has.
@@ -145,6 +145,13 @@ static void lora_tile(const LoraPart& part, const Lora& l, const int32_t* rows, 
   });
 }
 
+// Where the matrices of a block of rows begin.
+static const char* lora_start(const LoraBlock& block, int64_t parts) {
+  int64_t first = 0;
+  while (first + 1 < parts && block.parts[first].rank == 0) first++;
+  return static_cast<const char*>(block.parts[first].down.data);
+}
+
 static void run(Pool& pool, const Lora& l) {
   std::vector<int32_t> ends((size_t)l.slots, 0);
   std::vector<int64_t> ranks((size_t)l.slots, 0);  // the largest of an adapter
@@ -175,6 +182,10 @@ static void run(Pool& pool, const Lora& l) {
     if (l.adds[row]) order[(size_t)ends[(size_t)l.adapters[row]]++] = (int32_t)row;
   auto items = [&](int64_t item, int worker) {
     const LoraBlock& block = blocks[(size_t)item];
+    if (item + 1 < (int64_t)blocks.size()) {
+      const char* next = lora_start(blocks[(size_t)item + 1], l.parts);
+      for (int64_t i = 0; i < LORA_AHEAD; i += 64) prefetch(next + i);
+    }
     const int32_t* rows = order.data() + block.first;
     auto* z = static_cast<float*>(
         pool.own_scratch(worker, (size_t)(LORA_TILE * round_up(most_ranks, LORA_RANKS)) * sizeof(float)));

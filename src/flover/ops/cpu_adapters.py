@@ -33,14 +33,14 @@ class CpuAdapterTable:
     def __init__(self, num_slots: int, num_parts: int, shape: tuple[int, int]) -> None:
         self.out, self.in_ = shape
         self.entries = np.zeros((num_slots, num_parts), dtype=ENTRY)
-        self._kept: list[list[Array]] = [[] for _ in range(num_slots)]
+        self._kept = [np.empty(0, dtype=np.uint8)] * num_slots
 
     def put(self, slot: int, parts: Sequence[AdapterPart]) -> None:
         """Lay the matrices out as the kernel reads them."""
         if len(parts) > self.entries.shape[1]:
             raise InvariantError(f"{len(parts)} parts of an adapter for a table of {self.entries.shape[1]}")
         self.entries[slot] = 0
-        kept: list[Array] = []
+        laid: list[Array] = []
         for place, part in enumerate(parts):
             width, rank = part.up.shape
             if part.down.shape != (rank, self.in_) or not 0 <= part.first <= part.first + width <= self.out:
@@ -51,9 +51,19 @@ class CpuAdapterTable:
             down, up = _padded(part.down, RANKS, LANES), _padded(part.up, LANES, 1)
             down = np.ascontiguousarray(down.reshape(-1, RANKS, down.shape[1] // LANES, LANES).transpose(0, 2, 1, 3))
             up = np.ascontiguousarray(up.reshape(-1, LANES, rank).transpose(0, 2, 1))
-            kept += [down, up]
-            self.entries[slot, place] = _entry(down), _entry(up), rank, part.first, width, part.scale, 0
-        self._kept[slot] = kept
+            laid += [down, up]
+            formats = (FORMATS[str(one.dtype)] for one in (down, up))
+            self.entries[slot, place] = *((0, one) for one in formats), rank, part.first, width, part.scale, 0
+        self._keep(slot, laid)
+
+    def _keep(self, slot: int, laid: Sequence[Array]) -> None:
+        """Matrices one after another, as they are read: memory is asked for what comes next across their ends."""
+        self._kept[slot] = kept = np.empty(sum(one.nbytes for one in laid), dtype=np.uint8)
+        first = 0
+        for index, one in enumerate(laid):
+            kept[first : first + one.nbytes] = one.reshape(-1).view(np.uint8)
+            self.entries[slot, index // 2]["up" if index % 2 else "down"]["data"] = address(kept) + first
+            first += one.nbytes
 
 
 def _padded(matrix: Array, rows: int, columns: int) -> Array:
@@ -62,10 +72,6 @@ def _padded(matrix: Array, rows: int, columns: int) -> Array:
     padded = np.zeros((-(-height // rows) * rows, -(-width // columns) * columns), dtype=matrix.dtype)
     padded[:height, :width] = matrix
     return padded
-
-
-def _entry(matrix: Array) -> tuple[int, int]:
-    return address(matrix), FORMATS[str(matrix.dtype)]
 
 
 class CpuAdapters:
