@@ -6,24 +6,28 @@ The decoder runs on tensors without memory (torch's device "meta") under a Trito
 for one GPU after another, and launches nothing. So what is compiled is what a forward launches, argument by argument.
 Registers, local memory and instructions are read with `cuobjdump`, which comes with Triton. Ends with status 1 where a
 kernel keeps registers in local memory, where one that streams has narrow loads, where a product has no tensor-core
-instruction, and where a layer of a generate step takes more than eight launches.
+instruction or does not load ahead what its source says, and where a layer of a generate step takes more than eight
+launches.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import triton
+from cuda_ahead import bytes_ahead, constants_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
@@ -56,16 +60,29 @@ class Gpu:
     """One multiprocessor of a GPU (CUDA C++ Programming Guide, compute capabilities)."""
 
     name: str
+    count: int  # of a GPU
     threads: int
     shared: int  # bytes of a multiprocessor; a block may have 1 KiB less
 
 
 GPUS = {
-    80: Gpu("A100", 2048, 164 * 1024),
-    90: Gpu("H100, H200", 2048, 228 * 1024),
-    100: Gpu("B200", 2048, 228 * 1024),
-    120: Gpu("RTX 5090", 1536, 100 * 1024),
+    80: Gpu("A100", 108, 2048, 164 * 1024),
+    90: Gpu("H100, H200", 132, 2048, 228 * 1024),
+    100: Gpu("B200", 148, 2048, 228 * 1024),
+    120: Gpu("RTX 5090", 170, 1536, 100 * 1024),
 }
+
+
+@dataclass(slots=True)
+class Binary:
+    """What Triton made of a kernel, and how it was launched."""
+
+    name: str
+    warps: int
+    shared: int
+    rows: int  # of a product's tile
+    ahead: int  # bytes that a program has on the way
+    programs: int = sys.maxsize  # of the launch with the fewest
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +98,32 @@ class Compiled:
     loads: Counter[int]  # loads from global memory by bytes of a thread
     stores: Counter[int]
     tensor_cores: frozenset[str]
+    asynchronous: int  # bytes that a thread's loads to shared memory have together
+    rows: int
+    ahead: int
+    programs: int
+
+    @property
+    def resident(self) -> int:
+        """Programs that a multiprocessor can have at once."""
+        gpu = GPUS[self.arch]
+        by_registers = 65536 // (-(-self.registers * 32 // 256) * 256 * self.warps)
+        return min(by_registers, gpu.shared // (self.shared + 1024), gpu.threads // (32 * self.warps))
 
     @property
     def occupancy(self) -> float:
         """Share of a multiprocessor's warps that can be there at once."""
-        gpu, threads = GPUS[self.arch], 32 * self.warps
-        by_registers = 65536 // (-(-self.registers * 32 // 256) * 256 * self.warps)
-        by_shared = gpu.shared // (self.shared + 1024)
-        return min(by_registers, by_shared, gpu.threads // threads) * threads / gpu.threads
+        return self.resident * 32 * self.warps / GPUS[self.arch].threads
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes that a multiprocessor has on the way in the smallest launch, which may have less programs than fit."""
+        return int(min(self.resident, self.programs / GPUS[self.arch].count) * self.ahead)
+
+    @property
+    def loads_ahead(self) -> bool:
+        """Whether the machine code has as many asynchronous loads as it says."""
+        return 32 * self.warps * self.asynchronous >= self.ahead
 
     @property
     def streams(self) -> bool:
@@ -100,11 +135,15 @@ class Compiled:
         """A row of the table of COLUMNS."""
         widest = max(self.loads, default=0), max(self.stores, default=0)
         cores = ", ".join(sorted(self.tensor_cores)) or "–"
+        flight = f"{self.in_flight / 1024:.0f} KiB" if self.ahead else "–"
         columns = self.name, self.arch, self.warps, self.registers, self.local, self.shared, f"{self.occupancy:.0%}"
-        return f"| {' | '.join(map(str, (*columns, *widest, cores)))} |"
+        return f"| {' | '.join(map(str, (*columns, flight, *widest, cores)))} |"
 
 
-COLUMNS = "kernel", "sm", "warps", "registers", "local", "shared", "occupancy", "load", "store", "tensor cores"
+COLUMNS = (
+    *("kernel", "sm", "warps", "registers", "local", "shared", "occupancy", "in flight", "load", "store"),
+    "tensor cores",
+)
 
 
 class CompilingDriver:
@@ -113,8 +152,8 @@ class CompilingDriver:
     def __init__(self, arch: int) -> None:
         self.arch = arch
         self.launches: list[str] = []
-        self.binaries: dict[bytes, tuple[str, int]] = {}  # name and bytes of shared memory
-        self.warps: dict[str, int] = {}
+        self.binaries: dict[bytes, Binary] = {}
+        self.newest = Binary("", 0, 0, 0, 0)
         self.utils = self
 
     def get_current_target(self) -> GPUTarget:
@@ -130,15 +169,24 @@ class CompilingDriver:
         return {"max_shared_mem": GPUS[self.arch].shared - 1024}
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
-        self.binaries[binary] = name, shared
+        self.binaries[binary] = self.newest
         return 1, 1, 0, 0, 1024
 
     def unload_module(self, module: int) -> None:
         """There is none."""
 
     def launcher_cls(self, source: Any, metadata: Any) -> Callable[..., None]:
-        self.warps[metadata.name] = metadata.num_warps
-        return lambda *args: self.launches.append(metadata.name)
+        """Comes before the binary."""
+        values = constants_of(source)
+        ahead = bytes_ahead(source, values, metadata.num_stages)
+        made = Binary(metadata.name, metadata.num_warps, metadata.shared, values.get("BLOCK_ROWS", 0), ahead)
+        self.newest = made
+
+        def launch(*args: Any) -> None:
+            self.launches.append(made.name)
+            made.programs = min(made.programs, math.prod(args[:3]))
+
+        return launch
 
 
 class TorchLaunches(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -159,8 +207,9 @@ def run(command: Sequence[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def inspect(name: str, binary: bytes, arch: int, warps: int, shared: int) -> Compiled:
-    """What is in the machine code."""
+@cache
+def machine_code(binary: bytes) -> Mapping[str, Any]:
+    """What is in it, by the names of `Compiled`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(binary)
@@ -168,16 +217,27 @@ def inspect(name: str, binary: bytes, arch: int, warps: int, shared: int) -> Com
         code = run([str(CUOBJDUMP), "-sass", str(path)])
     numbers = {key: int(value) for key, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
     spilled = len(re.findall(r"\b(?:LDL|STL)\b", code))
+    return {
+        "registers": numbers["REG"],
+        "local": numbers["LOCAL"] + numbers["STACK"] + spilled,
+        "loads": widths(re.findall(r"\b(?:LDG|LDGSTS)\.[\w.]+", code)),
+        "stores": widths(re.findall(r"\bSTG\.[\w.]+", code)),
+        "tensor_cores": frozenset(TENSOR_CORES.findall(code)),
+        "asynchronous": sum(size * n for size, n in widths(re.findall(r"\bLDGSTS\.[\w.]+", code)).items()),
+    }
+
+
+def inspect(binary: bytes, made: Binary, arch: int) -> Compiled:
+    """A kernel that was compiled and launched."""
     return Compiled(
-        name=name,
+        name=made.name,
         arch=arch,
-        warps=warps,
-        registers=numbers["REG"],
-        local=numbers["LOCAL"] + numbers["STACK"] + spilled,
-        shared=shared,
-        loads=widths(re.findall(r"\b(?:LDG|LDGSTS)\.[\w.]+", code)),
-        stores=widths(re.findall(r"\bSTG\.[\w.]+", code)),
-        tensor_cores=frozenset(TENSOR_CORES.findall(code)),
+        warps=made.warps,
+        shared=made.shared,
+        rows=made.rows,
+        ahead=made.ahead,
+        programs=made.programs,
+        **machine_code(binary),
     )
 
 
@@ -306,10 +366,7 @@ def compile_all(arch: int, models: Sequence[str], sample: bool) -> tuple[list[Co
             for query_lens in ([1, 1, 510, 1], [1] * 32):
                 forward(config, query_lens, 4096, kv_dtype="int8")
             sample_rows(config.vocab_size, 32)
-    kernels = [
-        inspect(name, binary, arch, recorder.warps[name], shared)
-        for binary, (name, shared) in recorder.binaries.items()
-    ]
+    kernels = [inspect(binary, made, arch) for binary, made in recorder.binaries.items()]
     return kernels, problems + faults(kernels)
 
 
@@ -318,6 +375,7 @@ def faults(kernels: Iterable[Compiled]) -> list[str]:
     found = [f"{k.name} on sm_{k.arch}: {k.local} bytes or accesses of local memory" for k in kernels if k.local]
     products = ("product_kernel", "attention_kernel")
     found += [f"{k.name} on sm_{k.arch}: no tensor cores" for k in kernels if k.name in products and not k.tensor_cores]
+    found += [f"{k.name} on sm_{k.arch}: does not load {k.ahead} bytes ahead" for k in kernels if not k.loads_ahead]
     narrow = [k for k in kernels if k.streams and not k.loads[16]]
     return found + [f"{k.name} on sm_{k.arch}: no load of 16 bytes a thread" for k in narrow]
 

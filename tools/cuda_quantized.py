@@ -4,10 +4,11 @@
 
 As tools/cuda_kernels.py does: a layer of Llama 3 8B at one row, at 32 where that launches other kernels, and at a
 chunk; up of GPT-J 6B, which has a bias and no gate; experts. A row of the table has one format, and for each GPU the
-most registers of a thread, KiB of shared memory, and the least share of a multiprocessor's warps that fit. What has
-been compiled is kept by Triton (TRITON_CACHE_DIR), so a run that was cut off goes on where it was. Ends with status 1
-where a kernel keeps registers in local memory, where a product has no tensor-core instruction or no load of 16 bytes a
-thread.
+most registers of a thread and KiB of shared memory, the least share of a multiprocessor's warps that fit, the least
+KiB of weights that it has in flight in a product of a single row, and the tensor cores used. What has been compiled is
+kept by Triton (TRITON_CACHE_DIR), so a run that was cut off goes on where it was. Ends with status 1 where a kernel
+keeps registers in local memory, where a product has no tensor-core instruction, no load of 16 bytes a thread, or does
+not load ahead what its source says.
 """
 
 from __future__ import annotations
@@ -35,23 +36,12 @@ from triton.runtime.driver import driver
 from flover.ops import ONE_SCALE, Experts, Routing, WeightFormat
 from flover.ops.cuda.quantized import QUANTIZED
 from flover.ops.cuda.table import cuda_ops
+from flover.ops.cuda.tiles import FEW_ROWS
 
 PRODUCTS = "quantized_kernel", "quantized_grouped_kernel", "fp8_kernel"
 UNQUANTIZED = "angles_kernel", "rotary_write_kernel", "gather_kernel", "route_kernel", "weighted_sum_kernel"
 """Kernels that the formats have no part in."""
 CONTEXT = 4096
-
-
-class Recorder(CompilingDriver):
-    """Knows the warps of each binary."""
-
-    def __init__(self, arch: int) -> None:
-        super().__init__(arch)
-        self.found: dict[bytes, tuple[str, int, int]] = {}
-
-    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
-        self.found[binary] = name, self.warps[name], shared
-        return super().load_binary(name, binary, shared, device)
 
 
 def launch(weight_format: WeightFormat) -> None:
@@ -81,13 +71,13 @@ def launch_fp8() -> None:
 
 def compiled(arch: int, weight_format: WeightFormat) -> list[Compiled]:
     """The kernels of a format."""
-    recorder = Recorder(arch)
+    recorder = CompilingDriver(arch)
     driver.set_active(recorder)
     launch(weight_format)
     if weight_format == "fp8_e4m3" and arch >= 89:
         launch_fp8()
-    found = [(name, binary, rest) for binary, (name, *rest) in recorder.found.items() if name not in UNQUANTIZED]
-    return [inspect(name, binary, arch, *rest) for name, binary, rest in found]
+    found = recorder.binaries.items()
+    return [inspect(binary, made, arch) for binary, made in found if made.name not in UNQUANTIZED]
 
 
 def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str]:
@@ -98,6 +88,8 @@ def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str
         product = one.name in PRODUCTS
         if one.local:
             found.append(f"{where}: {one.local} bytes or accesses of local memory")
+        if not one.loads_ahead:
+            found.append(f"{where}: does not load {one.ahead} bytes ahead")
         if product and not one.tensor_cores:
             found.append(f"{where}: no tensor cores")
         if product and not one.loads[16] and QUANTIZED[weight_format].low:
@@ -110,7 +102,9 @@ def cell(kernels: Sequence[Compiled]) -> str:
     own = [one for one in kernels if one.name in PRODUCTS]
     cores = "/".join(sorted({core for one in own for core in one.tensor_cores}))
     shared = max(one.shared for one in own) / 1024
-    return f"{max(one.registers for one in own)}, {shared:.0f} KiB, {min(one.occupancy for one in own):.0%}, {cores}"
+    flight = min(one.in_flight for one in own if one.rows <= FEW_ROWS) / 1024
+    least = f"{min(one.occupancy for one in own):.0%}, {flight:.0f} KiB"
+    return f"{max(one.registers for one in own)}, {shared:.0f} KiB, {least}, {cores}"
 
 
 def main() -> int:

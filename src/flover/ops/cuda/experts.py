@@ -25,7 +25,8 @@ from flover.ops.cuda.linear import chain
 from flover.ops.cuda.matrices import Matrix
 from flover.ops.cuda.quantize import Rows, activations_of, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain, tile_of
+from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
+from flover.ops.cuda.tiles import tile_of
 
 _BLOCK_ROWS = 16
 
@@ -75,19 +76,19 @@ def grouped_kernel(
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     kind: tl.constexpr = tl.pointer_type(x.dtype.element_ty)
     weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
-    total, up_total = chain(x, pair // SHARING, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    own, real = pair // SHARING, place < count
+    total, up_total = chain(x, own, real, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else x
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
-    inside = (place < count)[:, None] & (out < outputs)[None, :]
-    tl.store(y + pair[:, None] * outputs + out[None, :], total, inside)
+    tl.store(y + pair[:, None] * outputs + out[None, :], total, real[:, None] & (out < outputs)[None, :])
 
 
 @triton.jit
 def quantized_grouped_kernel(
     x, scales, shares, matrices, at, biases, order, starts, y, rows, experts, outputs, stride, units, inputs,
     FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, SHARING: tl.constexpr,
-    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
+    KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """The same with quantized matrices; x has so many rows, in integers."""
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
@@ -99,7 +100,7 @@ def quantized_grouped_kernel(
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     total, up_total = quantized_chain(
         x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, RECIPE,
-        NUM_PIECES, PIECES, GATED, UNITS, BLOCK_ROWS, BLOCK_OUT,
+        NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
@@ -281,9 +282,10 @@ def _grouped_quantized(
         GATED=like.gated,
         HAS_BIAS=experts.biases is not None,
         UNITS=tile.units,
+        STAGES=tile.stages,
         BLOCK_ROWS=_BLOCK_ROWS,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,
-        num_stages=3,
+        num_stages=tile.stages,
         **OPTIONS,
     )  # fmt: skip

@@ -27,16 +27,20 @@ from flover.ops.joined import JoinedWeight
 
 FEW_ROWS = 64
 """Rows up to which reading the weights takes longer than multiplying: one tile of the kernel."""
+_BLOCK_OUT = 32
+"""Outputs of a program: few, so that matrices of 4096 outputs are read by all multiprocessors. Gated, a program has two
+of each, and a matrix more programs; else it loads more turns of its loop ahead."""
 _EPILOGUE_BLOCK = 1024
 
 
 @triton.jit
 def chain(
-    x, x_row, weight, out, outputs, inputs, GATED: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
-    BLOCK_IN: tl.constexpr,
+    x, x_row, real, weight, out, outputs, inputs, GATED: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
 ):  # fmt: skip
     """Sums over the inputs, in order, of the rows x_row of x times the rows `out` of a weight; gated: and those as far
-    behind its first half. Outputs that are not there are computed from the last one."""
+    behind its first half. Rows that are not `real` are not read. Outputs that are not there are computed from the last
+    one."""
     column = tl.arange(0, BLOCK_IN)
     x_place = x_row[:, None] * inputs
     w_place = tl.minimum(out, outputs - 1)[:, None] * inputs
@@ -45,7 +49,7 @@ def chain(
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
     for first in range(0, inputs, BLOCK_IN):
         place = (first + column)[None, :]
-        a = tl.load(x + x_place + place, place < inputs, other=0.0)
+        a = tl.load(x + x_place + place, real[:, None] & (place < inputs), other=0.0)
         w = tl.load(weight + w_place + place, place < inputs, other=0.0)
         total = tl.dot(a, tl.trans(w), total, input_precision="ieee")
         if GATED:
@@ -74,7 +78,7 @@ def product_kernel(
     row = tl.program_id(1).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1)
-    total, up_total = chain(x, x_row, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    total, up_total = chain(x, x_row, row < rows, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
     tl.store(y + row[:, None] * outputs + out[None, :], total, inside)
@@ -84,8 +88,7 @@ def product(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None
     """The linear of the op table in one launch and one order."""
     (rows, inputs), outputs = x.shape, weight.shape[0] // (2 if weight.gated else 1)
     y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
-    block_out = 32 if weight.gated else 64
-    product_kernel[(triton.cdiv(outputs, block_out), triton.cdiv(rows, FEW_ROWS))](
+    product_kernel[(triton.cdiv(outputs, _BLOCK_OUT), triton.cdiv(rows, FEW_ROWS))](
         x,
         weight.data,
         bias,
@@ -97,10 +100,10 @@ def product(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None
         GATED=weight.gated,
         HAS_BIAS=bias is not None,
         BLOCK_ROWS=FEW_ROWS,
-        BLOCK_OUT=block_out,
+        BLOCK_OUT=_BLOCK_OUT,
         BLOCK_IN=64 if x.element_size() == 2 else 32,
         num_warps=4,
-        num_stages=3,
+        num_stages=3 if weight.gated else 6,
         **OPTIONS,
     )
     return y

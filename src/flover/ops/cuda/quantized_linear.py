@@ -7,9 +7,6 @@ as they are, and one tile for any number of rows.
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
@@ -35,9 +32,7 @@ from flover.ops.cuda.quantize import (
     row_scale,
 )
 from flover.ops.cuda.quantized import QuantizedWeight
-
-_TOGETHER = 128
-"""Outputs of a program that rotates what it computed: the largest rotation."""
+from flover.ops.cuda.tiles import TOGETHER, tile_of
 
 
 @triton.jit
@@ -116,7 +111,7 @@ def activations_at(
 def quantized_chain(
     x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT: tl.constexpr,
     RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, GATED: tl.constexpr, UNITS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """Sums over the inputs, in order, of the rows x_row of x times the outputs `out` of a weight; gated: and those as
     far behind its first half. x is as `quantize.Activations` have it."""
@@ -131,7 +126,8 @@ def quantized_chain(
         x_scale, inverse = row_scale(top, RECIPE.rounds)
     elif RECIPE.way == "row":
         x_scale = tl.load(scales + x_row)
-    for first in range(0, units, UNITS):
+    # With stages said here, scales are loaded ahead too; else only what tensor cores multiply.
+    for first in tl.range(0, units, UNITS, num_stages=STAGES):
         for i in tl.static_range(UNITS):
             for half in tl.static_range(together):
                 unit = first + i
@@ -164,7 +160,7 @@ def quantized_kernel(
     x, scales, shares, weight, at, bias, y, y_scales, y_shares, rows, outputs, stride, units, inputs, y_stride,
     FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, THEN: tl.constexpr,
     TYPE: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y. THEN: how y keeps
     them, rounded to TYPE before."""
@@ -174,7 +170,7 @@ def quantized_kernel(
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
     total, up_total = quantized_chain(
         x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, RECIPE, NUM_PIECES,
-        PIECES, GATED, UNITS, BLOCK_ROWS, BLOCK_OUT,
+        PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     if THEN.way == "floats":
@@ -185,29 +181,6 @@ def quantized_kernel(
             total.to(TYPE).to(tl.float32), row, first_row, first_out, rows, outputs, tl.program_id(0),
             tl.num_programs(0), y, y_scales, y_shares, BLOCK_ROWS, BLOCK_OUT, THEN,
         )  # fmt: skip
-
-
-class Tile(NamedTuple):
-    """How a product is cut: so many rows and outputs for a program of so many warps, which takes so many units of the
-    inputs in one turn of its loop. Formats with two scales for a block, and gated weights, fill more registers."""
-
-    rows: int
-    outputs: int
-    units: int
-    warps: int
-
-
-def tile_of(weight: QuantizedWeight, rows: int, taken: Recipe = FLOATS, then: Recipe = FLOATS) -> Tile:
-    """For a product of so many rows, which it takes and keeps like that: those that are rotated together, by one
-    program. fp8 has one tile: tensor cores of floats add in an order of their own."""
-    kind, count = weight.kind, weight.blocks // weight.kind.together
-    if kind.code == "fp8":
-        return Tile(16, 32, math.gcd(count, 4), 2)
-    crowded = (kind.parts == 2 or kind.factors == "both" or kind.scale == "word") + (kind.planes > 1) + weight.gated
-    if rows <= 16 or then.way == "rotated":
-        units = math.gcd(count, max(1, 4 >> crowded))
-        return Tile(16, _TOGETHER, units, 8) if then.way == "rotated" else Tile(16, 32, units, 2)
-    return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 8 if taken.way == "rotated" else 4)
 
 
 def pieces_of(x: Activations) -> dict[str, int]:
@@ -238,7 +211,7 @@ def linear_then(
     if recipe.way == "row":
         if rows > MOST_ROTATED or weight.kind.code == "fp8":
             return None
-        pieces = triton.cdiv(outputs, _TOGETHER)
+        pieces = triton.cdiv(outputs, TOGETHER)
     own = activations_of(x, weight)
     made = new_activations(None, torch.empty(0, dtype=x.dtype, device=own.q.device), (rows, outputs), then, pieces)
     _launch(own, weight, bias, kind, (made.q, made.scales, made.shares), made.recipe, outputs)
@@ -268,9 +241,10 @@ def _launch(
         GATED=weight.gated,
         HAS_BIAS=bias is not None,
         UNITS=tile.units,
+        STAGES=tile.stages,
         BLOCK_ROWS=tile.rows,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,
-        num_stages=3,
+        num_stages=tile.stages,
         **OPTIONS,
     )  # fmt: skip

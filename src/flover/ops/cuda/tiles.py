@@ -1,0 +1,47 @@
+"""How products with quantized weights are cut into programs, on any GPU.
+
+Few rows are read by memory's latency: what a multiprocessor has asked for and not got yet decides how fast weights come
+(Little's law), so their programs load several turns of the loop ahead. Many rows fill registers with sums.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from flover.ops.cuda.quantize import FLOATS, Recipe
+from flover.ops.cuda.quantized import QuantizedWeight
+
+TOGETHER = 128
+"""Outputs of a program that rotates what it computed: the largest rotation."""
+FEW_ROWS = 16
+_AHEAD, _AHEAD_GATED = 12, 4
+"""Units of inputs that a program for few rows has asked for and not got yet; gated, of twice as many outputs, in a
+launch of more programs."""
+
+
+class Tile(NamedTuple):
+    """So many rows and outputs for a program of so many warps, which takes so many units of the inputs in one turn of
+    its loop, and has those of so many turns in shared memory or on the way."""
+
+    rows: int
+    outputs: int
+    units: int
+    warps: int
+    stages: int = 3
+
+
+def tile_of(weight: QuantizedWeight, rows: int, taken: Recipe = FLOATS, then: Recipe = FLOATS) -> Tile:
+    """For a product of so many rows, which it takes and keeps like that: those that are rotated together, by one
+    program. fp8 has one tile: tensor cores of floats add in an order of their own."""
+    kind, count = weight.kind, weight.blocks // weight.kind.together
+    if kind.code == "fp8":
+        return Tile(16, 32, math.gcd(count, 4), 2)
+    heavy = kind.parts == 2 or kind.factors == "both" or kind.scale == "word" or kind.planes > 1
+    if rows <= FEW_ROWS or then.way == "rotated":
+        units = math.gcd(count, 4 >> (heavy + weight.gated))
+        if then.way == "rotated":
+            return Tile(16, TOGETHER, units, 8)
+        return Tile(16, 32, units, 2, 1 + (_AHEAD_GATED if weight.gated else _AHEAD) // units)
+    narrow, wide = weight.gated or kind.parts == 2, taken.way == "rotated" or (weight.gated and kind.parts == 2)
+    return Tile(64, 32 if narrow else 64, 1, 8 if wide else 4)
