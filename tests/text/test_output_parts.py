@@ -145,6 +145,14 @@ CASES: list[tuple[dict[str, Any], str, str, str, str, list[Any]]] = [
     ),
     (
         {"tools": "openai"},
+        "",
+        "<|channel|>commentary to=functions.f<|message|>the code: print(1)\n<|call|>",
+        "",
+        "the code: print(1)",
+        [("f", "")],
+    ),
+    (
+        {"tools": "openai"},
         "<|start|>assistant",
         "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f "
         '<|constrain|>json<|message|>{"x": 1, "s": "a}é"}<|call|>',
@@ -268,6 +276,8 @@ def test_forced_calls() -> None:
     named = Forced(TOOLS, "g.h")
     assert named.schema(several=True) == TOOLS["g.h"]
     assert summary(parse_output(OutputFormat().parser("", forced=named), "{}")) == ("", "", [G])
+    for pieces in (["{} a \n b\n"], ["{}", " a", " \n", " b", "\n"]):
+        assert summary(in_pieces(OutputFormat().parser("", forced=named), pieces)) == ("", "a \n b", [G])
     assert summary(parse_output(OutputFormat().parser("", forced=forced), '[{"na')) == ("", '[{"na', [])
 
 

@@ -19,11 +19,11 @@ FLAG = "--config"
 MAX_FILE_BYTES = 2**20
 
 
-def expand(arguments: Sequence[str], known: Collection[str]) -> list[str]:
+def expand(arguments: Sequence[str], known: Collection[str], several: Collection[str]) -> list[str]:
     """The arguments with the flags of the file before all others, in place of `--config FILE`. `known` are the flags of
-    the command. Raises `ConfigError`."""
+    the command, `several` those that take more than one value. Raises `ConfigError`."""
     rest, path = _without_flag(arguments)
-    return rest if path is None else [*_flags_of(_read(path), path, known), *rest]
+    return rest if path is None else [*_flags_of(_read(path), path, known, several), *rest]
 
 
 def _without_flag(arguments: Sequence[str]) -> tuple[list[str], str | None]:
@@ -64,7 +64,7 @@ def _read(path: str) -> dict[str, Any]:
     return read
 
 
-def _flags_of(settings: dict[str, Any], path: str, known: Collection[str]) -> list[str]:
+def _flags_of(settings: dict[str, Any], path: str, known: Collection[str], several: Collection[str]) -> list[str]:
     found: list[str] = []
     for name, value in settings.items():
         flag = "--" + name.replace("_", "-")
@@ -76,6 +76,8 @@ def _flags_of(settings: dict[str, Any], path: str, known: Collection[str]) -> li
             off = "--no-" + flag.removeprefix("--")
             if off in known:
                 found.append(off)
+        elif isinstance(value, list) and flag not in several:
+            raise ConfigError(f"{FLAG} {path}: {name} takes one value, not a list")
         elif isinstance(value, list) and not any(isinstance(item, list | dict) or item is None for item in value):
             found += [flag, *(_text(item) for item in value)]
         elif isinstance(value, list) or value is None:

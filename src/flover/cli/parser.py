@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(f"{self.prog} {self.unavailable}")
         if args is not None and self.reads_config:
             try:
-                args = config_file.expand(args, self.flags)
+                args = config_file.expand(args, self.flags, self._flags_of_lists)
             except ConfigError as error:
                 self.error(str(error))
         if args is not None:
@@ -64,6 +64,11 @@ class Parser(argparse.ArgumentParser):
     def flags(self) -> set[str]:
         """Every flag that the parser knows."""
         return set(self._option_string_actions)
+
+    @property
+    def _flags_of_lists(self) -> set[str]:
+        """Those that take more than one value."""
+        return {flag for flag, action in self._option_string_actions.items() if action.nargs in ("+", "*")}
 
     def _show_help(self, args: argparse.Namespace) -> int:
         self.print_help()

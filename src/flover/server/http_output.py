@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CHUNKED = b"transfer-encoding: chunked\r\n"
-FIRST_LOOK_SECONDS = 0.05
+FIRST_LOOK_SECONDS = 0.01
 LAST_LOOK_SECONDS = 2.0
 
 

@@ -10,7 +10,16 @@ from __future__ import annotations
 
 import re
 
-from flover.text.output_parts import Arguments, Content, OutputPart, Reasoning, ToolCall, find_first, open_len
+from flover.text.output_parts import (
+    Arguments,
+    Content,
+    OutputPart,
+    Reasoning,
+    ToolCall,
+    TrimmedText,
+    find_first,
+    open_len,
+)
 from flover.text.tool_arguments import JsonArguments
 
 MESSAGE = "<|message|>"
@@ -34,8 +43,9 @@ class HarmonyParser:
         self._header: str | None = None
         self._reader: JsonArguments | None = None
         """Of the arguments of the call that is being read."""
-        self._wrote_text = False
-        """Whether that call has text that is no arguments."""
+        self._stray = TrimmedText(start=False)
+        """Text of that call that is no arguments."""
+        self._strayed = False
         self._called = False
 
     def feed(self, text: str) -> list[OutputPart]:
@@ -91,9 +101,10 @@ class HarmonyParser:
         if not text:
             return
         if self._reader is not None:
-            if self._reader.broken and text.strip():
-                self._wrote_text = True
-                parts.append(Content(text))
+            shown = self._stray.feed(text) if self._reader.broken else ""
+            if shown:
+                self._strayed = True
+                parts.append(Content(shown))
             return
         if self._recipient() is not None:
             return  # of one call too many
@@ -101,6 +112,7 @@ class HarmonyParser:
         parts.append(Reasoning(text) if channel and channel.group(1) == "analysis" else Content(text))
 
     def _end(self, parts: list[OutputPart]) -> None:
-        if self._reader is not None and not self._reader.begun and not self._wrote_text:
+        if self._reader is not None and not self._reader.begun and not self._strayed:
             parts.append(Arguments("{}"))
-        self._header, self._reader, self._wrote_text = None, None, False
+        self._header, self._reader, self._strayed = None, None, False
+        self._stray = TrimmedText(start=False)

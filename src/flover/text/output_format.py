@@ -9,7 +9,7 @@ from typing import Any
 from flover.text import harmony
 from flover.text.call_schemas import any_call
 from flover.text.calls_or_text import LIST_OF_CALLS
-from flover.text.output_parts import Arguments, Content, OutputParser, OutputPart, PlainParser, ToolCall
+from flover.text.output_parts import Arguments, Content, OutputParser, OutputPart, PlainParser, ToolCall, TrimmedText
 from flover.text.reasoning import MARKERS, ReasoningParser, is_open, reasoning_markers
 from flover.text.tool_arguments import JsonArguments
 from flover.text.tool_calls import ToolCallParser
@@ -104,6 +104,7 @@ class NamedCallParser:
         self._name = name
         self._reader = JsonArguments()
         self._begun = False
+        self._rest = TrimmedText()
 
     def feed(self, text: str) -> list[OutputPart]:
         """Take more text; what follows the arguments is content."""
@@ -112,8 +113,9 @@ class NamedCallParser:
             self._begun = True
             parts.append(ToolCall(self._name))
         found, rest = ("", text) if self._reader.ended or self._reader.broken else self._reader.feed(text)
-        return [*parts, *([Arguments(found)] if found else []), *([Content(rest)] if rest.strip() else [])]
+        shown = self._rest.feed(rest)
+        return [*parts, *([Arguments(found)] if found else []), *([Content(shown)] if shown else [])]
 
     def finish(self) -> list[OutputPart]:
-        """Nothing is held back."""
+        """Whitespace that is held back is dropped."""
         return []

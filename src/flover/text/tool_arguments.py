@@ -44,6 +44,9 @@ class JsonArguments:
         found = ""
         if not self.begun:
             text = text.lstrip(" \t\r\n")
+            if text and not text.startswith("{"):
+                self.broken = True
+                return "", text
         if not self._closed:
             split = self._scanner.feed(text, self._depth)
             found, text = text[:split], text[split:]
