@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from support.toy import make_engine, request
 
 from flover.config import KeyLimits, read_keys
 from flover.errors import ConfigError
-from flover.server.deadlines import Pace
+from flover.server.deadlines import Pace, Turns
 from flover.server.errors import HttpError
 from flover.server.rates import Account
 
@@ -80,6 +81,26 @@ def test_nothing_is_refused_before_the_pace_is_known() -> None:
     with pytest.raises(HttpError, match=r"deadline_ms 3400 .* 3 sequences open, about 3500 ms .* 3000 of them"):
         pace.check(3400, sequences=1, max_tokens=5, num_open=3)
     pace.check(3600, sequences=1, max_tokens=5, num_open=3)
+
+
+def test_a_light_key_is_not_refused_for_the_queue_of_a_heavy_one() -> None:
+    """It takes turns with it: what waits before it is its own, at its share of the rows."""
+    pace = Pace(rows=4)
+    for number in range(8):
+        pace.end(float(number), tokens=11, seconds_generating=1.0, num_open=20)
+    request: Any = {"sequences": 1, "max_tokens": 5, "num_open": 103}
+    for turns, wait in ((None, 100), (Turns(0, 0.5), 0), (Turns(1, 0.5), 0), (Turns(4, 0.5), 6), (Turns(103, 1), 100)):
+        estimate = pace.estimate(turns=turns, **request)
+        assert estimate is not None and estimate.wait == pytest.approx(wait)
+    light, heavy, absent = (
+        Account(KeyLimits(key=key, weight=weight)) for key, weight in (("l", 1), ("h", 3), ("a", 9))
+    )
+    heavy.opened(100, 5000)
+    light.opened(2, 10)
+    light.opened(-2, 10)
+    assert light.turns_among([light, heavy, absent]) == Turns(0, 0.25)
+    assert heavy.turns_among([light, heavy, absent]) == Turns(100, 1.0)
+    pace.check(1000, **request, turns=light.turns_among([light, heavy, absent]))
 
 
 def test_a_key_gets_its_rates_and_is_told_when_there_is_more() -> None:

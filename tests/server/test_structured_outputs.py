@@ -172,6 +172,46 @@ def test_a_call_that_is_asked_for_follows_the_schema(url: str) -> None:
             jsonschema.validate(json.loads(call.function.arguments), PERSON)
 
 
+def test_of_all_tools_only_those_that_are_allowed_are_called(url: str) -> None:
+    """In both APIs, streamed and not; the template has all tools, whatever is allowed."""
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+    functions: list[Any] = [{"type": "function", "name": name, "parameters": an_object(x=COUNT)} for name in "abc"]
+    tools: Any = [
+        {"type": "function", "function": {key: one[key] for key in one if key != "type"}} for one in functions
+    ]
+    brace = httpx.post(f"{url}/tokenize", json={"prompt": "{", "add_special_tokens": False}).json()["tokens"]
+    asked: Any = {"model": "flover-tiny", "tools": tools, "messages": [{"role": "user", "content": "Who?"}], "n": 2}
+    asked |= {"max_tokens": 80, "seed": 3, "temperature": 1.5, "parallel_tool_calls": False}
+    size = client.chat.completions.create(**asked).usage.prompt_tokens
+    for mode in ("auto", "required"):
+        allowed = [{"type": "function", "function": {"name": "b"}}]
+        # In mode auto a text is as good; a call, which begins with a brace, is what this asks for.
+        asked["logit_bias"] = {str(brace[0]): 30} if mode == "auto" else None
+        asked["tool_choice"] = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": allowed}}
+        answer = client.chat.completions.create(**asked)
+        assert answer.usage.prompt_tokens == size
+        calls = [(choice.message.tool_calls or [None])[0] for choice in answer.choices]
+        assert all(call and call.type == "function" and call.function.name == "b" for call in calls)
+        found = [call.function.arguments for call in calls if call and call.type == "function"]
+        streamed = [""] * 2
+        for chunk in client.chat.completions.create(stream=True, **asked):
+            for one in chunk.choices:
+                for call in one.delta.tool_calls or []:
+                    streamed[one.index] += call.function.arguments
+        assert streamed == found
+        choice: Any = {"type": "allowed_tools", "mode": mode, "tools": [{"type": "function", "name": "c"}]}
+        fields: Any = {
+            "input": "Who?",
+            "tools": functions,
+            "tool_choice": choice,
+            "max_output_tokens": 200,
+            "temperature": 0,
+        }
+        response = client.responses.create(model="flover-tiny", **fields)
+        assert {getattr(item, "name", "c") for item in response.output} <= {"c"}
+        assert mode == "auto" or [item.type for item in response.output] == ["function_call"]
+
+
 def test_a_call_that_may_be_or_a_text_of_the_format(url: str) -> None:
     """Either has its schema, the model decides, and a stream brings the same."""
     schema = {"$ref": "#/$defs/n", "$defs": {"n": an_object(no=COUNT)}}
@@ -200,6 +240,7 @@ def test_a_call_that_may_be_or_a_text_of_the_format(url: str) -> None:
     for more, words in (
         ({"response_format": form}, "tools and response_format cannot be compiled: "),
         ({"tool_choice": "required"}, "tools cannot be compiled: "),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [bad]}}, "tools cannot be compiled: "),
     ):
-        error = ask(url, tools=[bad], **more).json()["error"]
+        error = ask(url, tools=[bad, tools[0]], **more).json()["error"]
         assert error["param"] == "tools" and error["message"].startswith(words)

@@ -142,6 +142,11 @@ def test_calls_and_results_reach_the_template_as_objects(echo: ServerProcess) ->
     assert answer.choices[0].message.content == "1seen"
 
 
+def allowed(*names: str, mode: str = "auto") -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}}
+
+
 def test_a_choice_that_cannot_be_followed_is_refused(echo: ServerProcess) -> None:
     chat = {"messages": [{"role": "user", "content": "hi"}], "tools": TOOLS}
     for fields, param, words in (
@@ -151,6 +156,12 @@ def test_a_choice_that_cannot_be_followed_is_refused(echo: ServerProcess) -> Non
             '"h" is not one of the tools',
         ),
         ({"tool_choice": "required", "structured_outputs": {"regex": "a"}}, "tool_choice", "send one of them"),
+        (allowed("f", "h"), "tool_choice", '"h" is not one of the tools'),
+        (allowed(), "tool_choice", "allowed_tools.tools must name at least one tool"),
+        (allowed("f", mode="none"), "tool_choice", "allowed_tools.mode must be auto or required"),
+        ({**allowed("f"), "tools": None}, "tool_choice", "there are no tools"),
+        ({**allowed("f"), "thinking_token_budget": 5}, "thinking_token_budget", "send one of them"),
+        ({"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}}, "tool_choice", "mcp"),
     ):
         error = refused(echo.post("/v1/chat/completions", {**chat, **fields}))
         assert error["param"] == param and words in error["message"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from flover.grammar.compiler import Compiler
 from flover.structured_outputs import StructuredOutputsParams, Vocabulary
 from flover.text.calls_or_text import CallsOrText
-from flover.text.output_format import TOOL_PARSERS
+from flover.text.output_format import TOOL_PARSERS, OutputFormat
 from flover.text.output_parts import parse_output
 
 TOOLS: dict[str, dict[str, Any]] = {
@@ -42,16 +44,16 @@ SEVERAL: dict[str, str] = {
 }
 
 
-def accepts(constraint: StructuredOutputsParams, text: str) -> bool:
+def accepts(constraint: StructuredOutputsParams, text: str, tokens: Mapping[str, int] = SPECIAL) -> bool:
     """Whether the masks lead through the text, special tokens as such, and allow the end after it."""
     state = COMPILER.state(constraint, ())
     while True:
         allowed = np.unpackbits(state.words().view(np.uint8), bitorder="little")
         if not text:
             return bool(allowed[EOS])
-        special = next((name for name in SPECIAL if text.startswith(name)), None)
+        special = next((name for name in tokens if text.startswith(name)), None)
         head = special or text[0]
-        for token in [SPECIAL[special]] if special else head.encode():
+        for token in [tokens[special]] if special else head.encode():
             if not np.unpackbits(state.words().view(np.uint8), bitorder="little")[token]:
                 return False
             state.add(token)
@@ -133,3 +135,30 @@ def test_any_object_is_one_that_does_not_look_like_a_call() -> None:
     assert accepts(constraint, '{"a": {"name": "f"}}') and accepts(constraint, '{"name": {"name": "f"}}')
     for bad in ('{"name": "f", "parameters": {}}', '{"name": "fi^-]é"}', '{"name": "f"}'):
         assert not accepts(constraint, bad), bad
+
+
+@pytest.mark.parametrize(("form", "special"), [*((form, SPECIAL) for form in TOOL_PARSERS), ("mistral", {})])
+def test_any_text_and_calls_of_some_tools(form: str, special: dict[str, int]) -> None:
+    """The marker of Mistral's calls and those of gpt-oss are tokens, but in the last case."""
+    alone = {"f": TOOLS["f"]}
+    constraint = CallsOrText(form, alone).grammar(None, special, ("<think>", "</think>"))
+    parser = partial(OutputFormat(tools=form, reasoning=("<think>", "</think>")).parser, "", tools=alone, as_json=True)
+    begin = "<|channel|>final<|message|>" if form == "openai" else ""
+    for text in ("", "1 < 2 {} [x]\n", "No <tool call [TOOL"):
+        assert accepts(constraint, begin + text, special)
+        assert (parse_output(parser(), begin + text).content, parse_output(parser(), begin + text).calls) == (text, [])
+    written = one_call(form, '{"x": 1}')
+    other = written.replace('"f"', '"g"').replace("functions.f", "functions.g")
+    assert other != written
+    leads = [""] if form in ("pythonic", "llama3_json", "openai") else ["", "<think>hm</think>", "Let me see. "]
+    for lead in leads:
+        assert accepts(constraint, lead + written, special)
+        found = parse_output(parser(), lead + written)
+        assert [(one.name, json.loads(one.arguments)) for one in found.calls] == [("f", {"x": 1})]
+        assert lead in ("", f"<think>{found.reasoning}</think>", f"{found.content} ")
+        for bad in (other, one_call(form, '{"x": "1"}'), one_call(form, "{}")):
+            assert not accepts(constraint, lead + bad, special), lead + bad
+    if form in SEVERAL:
+        twice = SEVERAL[form].replace("{}", call(form, '{"x": 1}'))
+        assert accepts(constraint, twice, special) and len(parse_output(parser(), twice).calls) == 2
+        assert not accepts(CallsOrText(form, alone, several=False).grammar(None, special), twice, special)

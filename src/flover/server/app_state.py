@@ -69,8 +69,7 @@ class AppState:
         self.pooling: str | None = None
         self.sampling_defaults: SamplingDefaults = {}
         self.live = Live(engine_config.max_num_seqs)
-        self.batches: Batches | None = None
-        """Set once the model is loaded."""
+        self.batches: Batches | None = None  # set once the model is loaded
         self.draining = False
         self._backfill = ""
         """What the names of clients end with, if it is for their backfill."""
@@ -81,6 +80,7 @@ class AppState:
         self.max_num_seqs = engine_config.max_num_seqs * engine_config.data_parallel_size
         """Rows of all engines."""
         self._pace = Pace(self.max_num_seqs)
+        self._takes_turns = engine_config.scheduling_policy == "fcfs" and engine_config.strategy == "fusion"
         self.usage = Usage(config.usage_log)
         endpoint = config.otlp_traces_endpoint
         self._traces = None if endpoint is None else Traces(endpoint, self.model_names[0])
@@ -252,13 +252,15 @@ class AppState:
     ) -> None:
         """Refuse an admitted request that cannot make its deadline, or whose key has used up its rates."""
         check_text_limits(params, self.config.limits)
-        self._pace.check(body.deadline_ms, size.sequences, params.max_tokens, self.admission.num_open - size.sequences)
+        turns = account.turns_among(self._accounts.values()) if self._takes_turns and body.deadline_ms else None
+        num_open = self.admission.num_open - size.sequences
+        self._pace.check(body.deadline_ms, size.sequences, params.max_tokens, num_open, turns)
         account.request(now)
 
     def _keep(self, generation: Generation, size: RequestSize, account: Account, deadline_ms: int | None) -> None:
         """Count an open generation until it is closed; it is ended at its deadline."""
         self._generations.add(generation)
-        account.tokens(generation.prompt_tokens)
+        account.opened(size.sequences, generation.prompt_tokens)
         timer = None
         if deadline_ms is not None:
             left = generation.arrival + deadline_ms / 1000 - time.monotonic()
@@ -281,7 +283,7 @@ class AppState:
     ) -> None:
         if timer is not None:
             timer.cancel()
-        account.tokens(generation.completion_tokens)
+        account.opened(-size.sequences, generation.completion_tokens)
         self._generations.discard(generation)
         self.admission.leave(size)
 

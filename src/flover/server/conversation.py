@@ -52,12 +52,14 @@ class Conversation:
         self._state = state
         self._template = state.need_template()
         self._choice = body.choice_of_tools
-        self._tools = None if self._choice.mode == "none" else body.functions
+        self._tools = None if self._choice.mode == "none" else body.callable_functions
         self._format = self._format_of(state.output_format)
         self._forced = Forced(self._tools or {}, self._choice.name) if self._choice.forces else None
         self._several = body.parallel_tool_calls is not False
         self._either: CallsOrText | None = None
         """If calls are left to the model, and a text has a format."""
+        self._some = self._choice.mode == "auto" and self._tools != body.functions
+        """Whether calls are left to the model, but only of some tools."""
         self._constrained = False
         self._prompt_end = ""
         self._thoughts: dict[int, str] = {}
@@ -89,9 +91,12 @@ class Conversation:
         """A parser for one sequence, once the conversation has been submitted."""
         if self._either is not None:
             return self._either.parser()
-        if self._constrained and self._forced is None:
+        if self._constrained and self._forced is None and not self._some:
             return PlainParser()
-        return self._format.parser(self._prompt_end, tools=self._tools, several=self._several, forced=self._forced)
+        several, forced = self._several, self._forced
+        return self._format.parser(
+            self._prompt_end, tools=self._tools, several=several, forced=forced, as_json=self._some
+        )
 
     def parsed(self, choice: Choice) -> ParsedOutput:
         """The parts of a complete sequence."""
@@ -149,14 +154,21 @@ class Conversation:
             params = msgspec.structs.replace(params, structured_outputs=_constraint(schema))
         tokenizer = state.need_tokenizer("messages")
         constraint = None if body.response_format is None else body.response_format.constraint
-        if self._tools and self._forced is None and constraint is not None and self._format.tools is not None:
-            self._either = CallsOrText(
-                self._format.tools, self._tools, self._several, reasons=body.thinking_token_budget in (None, -1)
-            )
-            either = self._either.grammar(constraint, tokenizer.special_texts)
-            params = msgspec.structs.replace(params, structured_outputs=either)
+        self._some = self._some and params.structured_outputs is None and constraint is None
+        limited = self._some or constraint is not None
+        if self._tools and self._forced is None and limited and self._format.tools is not None:
+            budgeted = body.thinking_token_budget not in (None, -1)
+            if self._some and budgeted:
+                raise RequestError(
+                    "thinking_token_budget and tool_choice allowed_tools cannot both be enforced: send one of them",
+                    param="thinking_token_budget",
+                )
+            either = CallsOrText(self._format.tools, self._tools, self._several, reasons=not budgeted)
+            self._either = None if self._some else either
+            rules = either.grammar(constraint, tokenizer.special_texts, self._format.reasoning)
+            params = msgspec.structs.replace(params, structured_outputs=rules)
         self._constrained = params.structured_outputs is not None
-        if body.skip_special_tokens is None and (not self._constrained or self._either is not None):
+        if body.skip_special_tokens is None and (not self._constrained or self._either is not None or self._some):
             markers = self._format.markers(calls=self._tools is not None)
             if any(map(tokenizer.holds_special, markers)):
                 params = msgspec.structs.replace(params, skip_special_tokens=False)

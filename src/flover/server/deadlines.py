@@ -32,6 +32,14 @@ class Estimate:
         return self.wait + self.service
 
 
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """Where clients take turns: the sequences that one has open, and its share of the rows, 0 to 1."""
+
+    num_open: int
+    share: float
+
+
 class Pace:
     """How fast sequences are served. `rows` is how many the engines run at once; seconds are those of one clock."""
 
@@ -57,22 +65,34 @@ class Pace:
         self._last_end = now if num_open > self._rows else None
         self._ended += 1
 
-    def estimate(self, *, sequences: int, max_tokens: int | None, num_open: int) -> Estimate | None:
-        """What a request of so many sequences would take behind `num_open` others; None before enough have ended."""
+    def estimate(
+        self, *, sequences: int, max_tokens: int | None, num_open: int, turns: Turns | None = None
+    ) -> Estimate | None:
+        """What a request of so many sequences would take behind `num_open` others; None before enough have ended. With
+        `turns` it waits for no more than its client's own, as fast as the client's share of the rows moves."""
         if self._ended < MIN_ENDED:
             return None
-        waiting = max(0, num_open + sequences - self._rows)
+        waiting: float = max(0, num_open + sequences - self._rows)
         # A queue that never was full has no measured speed: a row is then free after one sequence's time at most.
         between = self._between_ends or self._tokens * self._token_seconds / self._rows
         length = self._tokens if max_tokens is None else min(max_tokens, self._tokens)
+        if turns is not None:
+            waiting = min(waiting, max(0, turns.num_open + sequences - self._rows * turns.share) / turns.share)
         return Estimate(waiting * between, length * self._token_seconds)
 
-    def check(self, deadline_ms: int | None, sequences: int, max_tokens: int | None, num_open: int) -> None:
+    def check(
+        self,
+        deadline_ms: int | None,
+        sequences: int,
+        max_tokens: int | None,
+        num_open: int,
+        turns: Turns | None = None,
+    ) -> None:
         """Refuse a request that is expected to miss its deadline (as `estimate`), with a 429 that says when to try
         again."""
         if deadline_ms is None:
             return
-        estimate = self.estimate(sequences=sequences, max_tokens=max_tokens, num_open=num_open)
+        estimate = self.estimate(sequences=sequences, max_tokens=max_tokens, num_open=num_open, turns=turns)
         if estimate is None or 1000 * estimate.seconds <= deadline_ms:
             return
         raise HttpError(

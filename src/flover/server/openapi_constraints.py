@@ -67,6 +67,7 @@ TOOL: Schema = {
     },
 }
 TOOL_CHOICE: Schema = {
-    "description": "With tools also required or the object that names a function; arguments then follow its schema.",
+    "description": "With tools also required, or an object that names a function or the allowed tools; arguments then "
+    "follow the schema.",
     "enum": ["none", "auto", None],
 }

@@ -31,10 +31,12 @@ Role = Literal["system", "developer", "user", "assistant", "tool"]
 
 
 class ToolChoice(msgspec.Struct, kw_only=True, frozen=True):
-    """Which tools may or must be called; `name` is that of the one function that must be."""
+    """Which tools may or must be called; `name` is that of the one function that must be, `allowed` are those of the
+    only ones that may be, if not all may."""
 
     mode: Literal["none", "auto", "required", "function"]
     name: str | None = None
+    allowed: tuple[str, ...] | None = None
 
     @property
     def forces(self) -> bool:
@@ -219,6 +221,12 @@ class ChatBody(GenerationBody, kw_only=True):
         if self.tools is None:
             return ToolChoice(mode="none")
         return self.tool_choice or ToolChoice(mode="auto")
+
+    @property
+    def callable_functions(self) -> dict[str, dict[str, Any]]:
+        """The functions that `tool_choice` lets the model call."""
+        allowed = self.choice_of_tools.allowed
+        return {name: schema for name, schema in self.functions.items() if allowed is None or name in allowed}
 
     @property
     def functions(self) -> dict[str, dict[str, Any]]:

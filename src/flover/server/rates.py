@@ -7,9 +7,10 @@ generated ones when it has ended. The bucket of tokens may so fall below zero, a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from flover.config import KeyLimits
+from flover.server.deadlines import Turns
 from flover.server.errors import HttpError
 from flover.server.http_keys import key_salts
 
@@ -40,6 +41,8 @@ class Account:
 
     def __init__(self, limits: KeyLimits) -> None:
         self.weight = limits.weight
+        self.num_open = 0
+        """Sequences of its requests that are open."""
         self._limits = limits
         self._requests = Bucket(limits.requests_per_minute) if limits.requests_per_minute else None
         self._tokens = Bucket(limits.tokens_per_minute) if limits.tokens_per_minute else None
@@ -52,6 +55,16 @@ class Account:
             raise _refused("tokens", self._limits.tokens_per_minute, wait)
         if self._requests is not None:
             self._requests.take(1)
+
+    def turns_among(self, others: Iterable[Account]) -> Turns:
+        """How it takes turns with those that have open requests."""
+        active = sum(one.weight for one in others if one.num_open and one is not self)
+        return Turns(self.num_open, self.weight / (self.weight + active))
+
+    def opened(self, sequences: int, tokens: int) -> None:
+        """So many sequences more are open, or fewer; count tokens of their request, which was let in."""
+        self.num_open += sequences
+        self.tokens(tokens)
 
     def tokens(self, count: int) -> None:
         """Count tokens of a request that was let in."""

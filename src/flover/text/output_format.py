@@ -8,7 +8,7 @@ from typing import Any
 
 from flover.text import harmony
 from flover.text.call_schemas import any_call
-from flover.text.calls_or_text import LIST_OF_CALLS
+from flover.text.calls_or_text import JSON_FORMATS, LIST_OF_CALLS
 from flover.text.output_parts import Arguments, Content, OutputParser, OutputPart, PlainParser, ToolCall, TrimmedText
 from flover.text.reasoning import MARKERS, ReasoningParser, is_open, reasoning_markers
 from flover.text.tool_arguments import JsonArguments
@@ -65,9 +65,16 @@ class OutputFormat:
         return found
 
     def parser(
-        self, prompt_end: str, *, tools: Tools | None = None, several: bool = True, forced: Forced | None = None
+        self,
+        prompt_end: str,
+        *,
+        tools: Tools | None = None,
+        several: bool = True,
+        forced: Forced | None = None,
+        as_json: bool = False,
     ) -> OutputParser:
-        """A parser for one sequence after a prompt that ends with `prompt_end`. Without `tools` nothing is a call."""
+        """A parser for one sequence after a prompt that ends with `prompt_end`. Without `tools` nothing is a call;
+        `as_json` where a grammar of `CallsOrText` writes the calls."""
         if forced is not None:
             if forced.name is not None:
                 return NamedCallParser(forced.name)
@@ -76,7 +83,8 @@ class OutputFormat:
             return harmony.HarmonyParser(calls=tools is not None, several=several)
         rest: OutputParser = PlainParser()
         if tools is not None and self.tools is not None:
-            rest = ToolCallParser(TOOL_FORMATS[self.tools], tools, several=several)
+            forms = JSON_FORMATS if as_json else TOOL_FORMATS
+            rest = ToolCallParser(forms[self.tools], tools, several=several)
         if self.reasoning is None:
             return rest
         return ReasoningParser(self.reasoning, inside=is_open(prompt_end, self.reasoning), rest=rest)
