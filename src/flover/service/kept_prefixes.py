@@ -72,10 +72,11 @@ def fingerprint(config: EngineConfig, facts: ModelFacts) -> bytes:
         digest.update(b"unknown")
     digest.update(kernels_digest())
     settings = [getattr(config, name) for name in _NUMBERS]
-    digest.update(msgspec.msgpack.encode([settings, facts]))
+    sizeless = msgspec.structs.replace(facts, pool_tokens=0, num_slots=0)
+    digest.update(msgspec.msgpack.encode([settings, sizeless]))
     path = locate_model(config.model, config.revision, config.download_dir)
-    folder = path if path.is_dir() else path.parent
-    for file in sorted(one for one in folder.iterdir() if one.is_file()):
+    folder, begins = (path, "") if path.is_dir() else (path.parent, path.name.split("-0000")[0])  # or its parts
+    for file in sorted(one for one in folder.iterdir() if one.name.startswith(begins) and one.is_file()):
         status = file.stat()
         digest.update(msgspec.msgpack.encode([file.name, status.st_size, status.st_mtime_ns]))
         with file.open("rb") as opened:
