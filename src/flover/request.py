@@ -188,6 +188,10 @@ class ModelFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Most adapters at once; 0: none are computed."""
     deterministic: bool = True
     """Whether a request that is computed again gets the same tokens."""
+    num_slots: int = 0
+    """Pages of the host tier."""
+    page_bytes: int = 0
+    """Of one rank."""
 
 
 def is_long(num_prompt: int, params: SamplingParams, switch_len: int | None) -> bool:

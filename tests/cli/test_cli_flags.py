@@ -34,6 +34,8 @@ OTHER: dict[str, tuple[list[str], Any]] = {
     "gpu_memory_utilization": (["0.5"], 0.5),
     "async_scheduling": ([], True),
     "ssl_keyfile": (["key.pem", "--ssl-certfile", "cert.pem"], "key.pem"),
+    "kv_offload_path": (["dir", "--kv-offload-bytes", "1GiB"], "dir"),
+    "kv_offload_persistent": (["--kv-offload-bytes", "1GiB", "--kv-offload-path", "dir"], True),
     "node_rank": (["1", "--nnodes", "2", "--tensor-parallel-size", "2"], 1),
 }
 """What to write for a field, and the value it must come out as, where its type alone does not say."""
@@ -62,7 +64,7 @@ def test_every_field_is_reached_by_its_flag(config: type[Any], item: dataclasses
     flag = flag_name(item.name)
     if item.type == "bool":
         for value in (True, False):
-            args = parse(flag if value else "--no-" + flag.removeprefix("--"))
+            args = parse(flag if value else "--no-" + flag.removeprefix("--"), *OTHER.get(item.name, ([],))[0])
             assert getattr(from_args(args, config), item.name) is value
         return
     words, value = example(item)

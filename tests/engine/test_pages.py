@@ -9,8 +9,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from simulation.invariants import check_pool
 
 from flover.engine.pages import PagePool
-from flover.engine.prefix import Entry, PrefixIndex
 from flover.errors import InvariantError
+from flover.prefix.entry import Entry
+from flover.prefix.index import PrefixIndex
 
 SIZE = 2
 

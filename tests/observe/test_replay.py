@@ -57,12 +57,13 @@ def converse(engine: Engine, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The trace of a session with preemptions, prefix hits and cancellations."""
+    """The trace of a session with preemptions, prefix hits, also in the host tier, and cancellations."""
     path = tmp_path_factory.mktemp("session") / "trace.json"
     config = EngineConfig(
         skip_tokenizer_init=True,
         max_num_seqs=8,
         kv_cache_memory_bytes=2**20,
+        kv_offload_bytes=2**22,
         num_threads=2,
         target_itl_ms=0.0,
         trace=str(path),
@@ -73,6 +74,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     engine.close()
     assert stats.preemptions > 0
     assert stats.cached_tokens > 0
+    assert stats.offload_loaded_bytes > 0
     assert stats.finished["abort"] > 0
     assert stats.row_moves > 0
     yield path
@@ -106,6 +108,7 @@ def test_a_session_with_asynchronous_scheduling_comes_out_the_same(tmp_path: Pat
         skip_tokenizer_init=True,
         max_num_seqs=8,
         kv_cache_memory_bytes=2**20,
+        kv_offload_bytes=2**22,
         num_threads=1,
         target_itl_ms=5.0,
         async_scheduling=True,

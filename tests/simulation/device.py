@@ -76,7 +76,9 @@ class SimDevice:
     ) -> None:
         config = scenario.config
         self.facts: ModelFacts = scenario.facts
-        self.model = HashExecutor(scenario.facts, max_num_seqs=config.max_num_seqs, reorder=config.reorder)
+        self.model = HashExecutor(
+            scenario.facts, max_num_seqs=config.max_num_seqs, reorder=config.reorder, num_slots=config.num_slots
+        )
         self.poisoned: dict[int, int] = {}
         """Seed of a sequence: number of output tokens from which on every plan with it raises."""
         self._scenario = scenario

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -64,7 +65,7 @@ class HashExecutor(BlockingExecutor):
     Raises `LawBroken` where a real device would compute nonsense.
     """
 
-    def __init__(self, facts: ModelFacts, *, max_num_seqs: int, reorder: bool) -> None:
+    def __init__(self, facts: ModelFacts, *, max_num_seqs: int, reorder: bool, num_slots: int = 0) -> None:
         require("setup", facts.max_model_len < LONGEST, "max_model_len must be below {}", LONGEST)
         self.facts = facts
         self.rows: dict[int, HashRow] = {}
@@ -82,6 +83,9 @@ class HashExecutor(BlockingExecutor):
         """token * LONGEST + position: what a slot was written for; only read to explain a wrong value."""
         self._drafted = np.full(size, -1, dtype=np.int64)
         """The same of a draft model, which writes to pages of the same numbers."""
+        self._tier = np.zeros((3, num_slots, facts.page_size), dtype=np.uint64)
+        """What the three hold of a page, for each slot of the host tier."""
+        self._void_tier()
         self._in_flight: deque[list[tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]]]] = deque()
         """Slots and values that each plan in flight writes."""
 
@@ -90,6 +94,7 @@ class HashExecutor(BlockingExecutor):
     def run(self, plan: StepPlan) -> StepResult:
         self._number(plan)
         self._leave_and_move(plan)
+        self._copy(plan)
         self._enter_and_grant(plan)
         self._check_window(plan)
         rows = self._forward(plan)
@@ -103,6 +108,7 @@ class HashExecutor(BlockingExecutor):
         self._in_flight.clear()
         self._holders = [0] * self.num_pages
         self._poison(self._slots)
+        self._void_tier()
         self._void = False
 
     def trim(self, free_pages: list[int]) -> None:
@@ -156,6 +162,24 @@ class HashExecutor(BlockingExecutor):
         for move in plan.moves:
             require("rows", move.dst not in self.rows, "row {} is the target of {} but alive", move.dst, move)
             self.rows[move.dst] = self.rows.pop(move.src)
+
+    def _copy(self, plan: StepPlan) -> None:
+        """Pages to the host tier and back. None that a plan in flight writes, and none that a row has is written."""
+        for page, slot, loads in map(msgspec.structs.astuple, plan.copies):
+            require("L3", NULL_PAGE < page < self.num_pages, "page {} is copied", page)
+            require("L3", 0 <= slot < self._tier.shape[1], "slot {} is copied", slot)
+            require("L3", page not in self._unfinished(), "page {} is copied, still being written", page)
+            require("L3", self._holders[page] == 0, "page {} is copied, and a row has it", page)
+            at = self._slots_of([page])
+            arrays = self._values, self._written.view(np.uint64), self._drafted.view(np.uint64)
+            for array, held in zip(arrays, self._tier, strict=True):
+                if loads:
+                    array[at] = held[slot]
+                else:
+                    held[slot] = array[at]
+
+    def _void_tier(self) -> None:
+        self._tier[0], self._tier[1:] = POISON, np.uint64(2**64 - 1)
 
     def _enter_and_grant(self, plan: StepPlan) -> None:
         for admission in plan.admissions:

@@ -84,6 +84,7 @@ class Laws(Witness):
         self._planned: dict[int, list[Tracked]] = {}
         """By step, the sequences that a plan computes."""
         self._page_owner: dict[int, tuple[str, str]] = {}
+        self._slot_owner: dict[int, tuple[str, str]] = {}
         self._arrivals = 0
         self._clean_since = 0
         self._progress_at = 0
@@ -146,6 +147,12 @@ class Laws(Witness):
         for move in plan.moves:
             self._by_row[move.dst] = self._by_row.pop(move.src)
         kept = list(self._by_row.values())
+        for copy in plan.copies:
+            self.counts["loaded" if copy.loads else "stored"] += 1
+            if copy.loads:
+                self._page_owner[copy.page] = self._slot_owner[copy.slot]
+            else:
+                self._slot_owner[copy.slot] = self._page_owner[copy.page]
         for admission in plan.admissions:
             one = self._by_seed[admission.seed]
             one.admissions += 1

@@ -15,12 +15,12 @@ from flover.engine.budget import Allowance
 from flover.engine.loop import Engine
 from flover.engine.pages import PagePool
 from flover.engine.plan import RowResult, StepPlan, StepResult
-from flover.engine.prefix import PrefixIndex
 from flover.engine.queue import Cancel, RequestQueue
 from flover.engine.roster import Roster
 from flover.engine.scheduler import Scheduler
 from flover.engine.sequence import Sequence
 from flover.errors import InvariantError
+from flover.prefix.index import PrefixIndex
 from flover.request import Delta, FinishReason, Request
 
 from . import laws

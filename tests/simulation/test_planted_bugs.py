@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from . import async_plants as async_plants
+from . import offload_plants as offload_plants
 from . import shares_plants as shares_plants
 from . import speculation_plants as speculation_plants
 from .plants import PLANTS, Plant

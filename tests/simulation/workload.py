@@ -142,6 +142,7 @@ def draw_scenario(seed: int) -> Scenario:
     config = _draw_config(rng, facts, rows, step_ms[0], seed // len(FLAVOURS) % 2 == 0)
     if speculation is not None:
         config = replace(config, speculation=speculation, eos_ids=tuple(facts.eos_ids))
+    config = replace(config, num_slots=_draw_slots(seed, config))
     scenario = Scenario(
         seed=seed,
         flavour=flavour,
@@ -179,6 +180,15 @@ def _draw_speculation(seed: int) -> Speculation | None:
     least = rng.choice((1, 1, 2))
     found = Speculation(num_tokens=rng.randint(1, 6), lookup_min=least, lookup_max=least + rng.randrange(3))
     return msgspec.structs.replace(found, model="hash") if rng.random() < 0.5 else found
+
+
+def _draw_slots(seed: int, config: SchedulerConfig) -> int:
+    """Pages of the host tier, for half of the seeds: fewer than the pool has, or some more."""
+    rng = Random(f"offload {seed}")
+    drafts = config.speculation is not None and config.speculation.model is not None
+    if drafts or not config.enable_prefix_caching or rng.random() < 0.5:
+        return 0
+    return _log_uniform(rng, 1, 2 * config.num_pages)
 
 
 def _draw_facts(rng: Random, flavour: str, rows: int) -> ModelFacts:

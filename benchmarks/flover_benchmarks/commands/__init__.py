@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flover_benchmarks.commands import adapters, gpu, measures, paper, rivals
+from flover_benchmarks.commands import adapters, gpu, measures, offload, paper, rivals
 
 
 def add(kinds: Any) -> None:
@@ -13,6 +13,7 @@ def add(kinds: Any) -> None:
     measures.add_accuracy(kinds)
     measures.add_ranks(kinds)
     adapters.add_lora(kinds)
+    offload.add_offload(kinds)
     rivals.add_rivals(kinds)
     gpu.add_gpu(kinds)
     paper.add(kinds)

@@ -119,8 +119,12 @@ def _model_facts(model: Description) -> dict[str, str]:
 
 def _pool_facts(pool: PoolSize, model: Description) -> dict[str, str]:
     full, most = pool.pool_tokens // model.max_len, model.settings.max_num_seqs
+    offload = model.settings.kv_offload_bytes or 0
+    tier = offload // pool.page_bytes * pool.page_size
+    where = model.settings.kv_offload_path or "memory"
     return {
         "pool": f"{gib(pool.total_bytes)}, {pool.pool_tokens:,} tokens in pages of {pool.page_size}",
+        **({"host tier": f"{gib(offload)} in {where}, {tier:,} tokens"} if offload else {}),
         "requests": f"{min(full, most)} of full context at once, {most} at most",
     }
 

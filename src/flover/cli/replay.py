@@ -78,7 +78,7 @@ def _config(args: argparse.Namespace, head: Head) -> EngineConfig:
     model = overrides.pop("model")
     if args.schedule_only and (model is not None or overrides):
         raise ConfigError("--schedule-only loads no model: leave the flags of the model out")
-    config = dataclasses.replace(head.engine, trace=None, **overrides)
+    config = dataclasses.replace(head.engine, trace=None, kv_offload_path=None, **overrides)
     return config if model is None else dataclasses.replace(config, model=model)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flover.config.offload import check_offload
 from flover.config.setting import at_least, at_most, check_choices, check_types, setting
 from flover.config.speculative import read_speculation
 from flover.errors import ConfigError
@@ -134,6 +135,18 @@ class EngineConfig:
         choices=("auto", "float32", "bfloat16", "int8"),
     )
     enable_prefix_caching: bool = setting(True, "reuse the pages of equal prompt prefixes", group="cache")
+    kv_offload_bytes: int | None = setting(
+        None,
+        "size of a host tier behind the key/value pool in bytes (accepts 20GiB): cached pages that the pool has no "
+        "room for are stored there and loaded when a prompt begins with them (CPU; see docs/kv-offload.md)",
+        group="cache",
+    )
+    kv_offload_path: str | None = setting(
+        None, "directory of the host tier's files; by default it is in memory", group="cache"
+    )
+    kv_offload_persistent: bool = setting(
+        False, "keep the host tier when the server stops, and find it again at the next start", group="cache"
+    )
     device: str = setting(
         "auto",
         "where the model is computed; auto is a GPU if there is one that torch can use (no GPU has been at hand to try "
@@ -209,7 +222,7 @@ class EngineConfig:
             at_least(self, name, 1)
         for name in ("tensor_parallel_size", "data_parallel_size", "nnodes"):
             at_least(self, name, 1)
-        for name in ("max_model_len", "kv_cache_memory_bytes", "num_threads"):
+        for name in ("max_model_len", "kv_cache_memory_bytes", "kv_offload_bytes", "num_threads"):
             if getattr(self, name) is not None:
                 at_least(self, name, 1)
         for name in ("target_itl_ms", "batch_window_ms", "distributed_timeout_seconds"):
@@ -236,6 +249,7 @@ class EngineConfig:
             )
         if self.data_parallel_size > 1:
             _only_one(self)
+        check_offload(self)
         if self.distributed_executor_backend == "ray" and self.nnodes > 1:
             raise ConfigError(
                 f"--distributed-executor-backend ray chooses the nodes itself: leave --nnodes ({self.nnodes}) out"

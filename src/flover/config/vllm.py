@@ -111,6 +111,8 @@ VLLM_SETTINGS: dict[str, VllmSetting] = {
     "structured_outputs_config": _no(_GUIDANCE, '{"backend": "auto"}', '{"backend": "guidance"}'),
     "logits_processors": _no("code is not loaded by name"),
     "middleware": _no("code is not loaded by name"),
+    "kv_offloading_size": _no("--kv-offload-bytes is the size of the host tier"),
+    "kv_offloading_backend": _no("--kv-offload-path says where the host tier is"),
     "kv_transfer_config": _no("keys and values stay in their engine"),
     "enable_expert_parallel": _no_switch("experts are shared as every weight is, by --tensor-parallel-size"),
     "enable_sleep_mode": _no_switch("a server does not give its memory back while it runs"),

@@ -103,11 +103,16 @@ class Engine:
         self._times.ran(self._ended, result.kernel_seconds)
         self.roster.counts["compilations"] += result.compilations
         for observer in self._observers:
-            observer.ran(ExecutedPlan(landed.plan, landed.started, milliseconds, rows))
+            observer.ran(
+                ExecutedPlan(landed.plan, landed.started, milliseconds, rows, offload_error=result.offload_error)
+            )
         self._cost.observe(landed.plan.num_tokens, attention_of(landed.plan), milliseconds)
         if self.scheduler.speculator is not None:
             self.scheduler.speculator.observe(landed.plan, milliseconds)
         self._faults_in_a_row, self._trimmed = 0, False
+        if result.offload_error is not None and self.roster.prefix.tier.num_slots:
+            self.roster.counts["offload_errors"] += 1
+            self.roster.prefix.stop_offload()
         return commit(self.roster, landed, rows)
 
     def _end(self) -> float:

@@ -26,6 +26,7 @@ class ExecutedPlan(msgspec.Struct, frozen=True):
     rows: Mapping[int, RowResult]
     fault: str | None = None
     """What was raised."""
+    offload_error: str | None = None
 
 
 class Observer:

@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from flover.engine.plan import NULL_PAGE
-from flover.engine.prefix import PrefixIndex
 from flover.errors import InvariantError
+from flover.prefix.entry import Entry
+from flover.prefix.index import PrefixIndex
 
 
 class PagePool:
@@ -53,12 +54,26 @@ class PagePool:
             raise InvariantError(f"{count} pages wanted, {self.available} available")
         while len(self._free) < count:
             page, _ = self._cached.popitem(last=False)
-            self._prefix.forget(page)
+            self._prefix.evict(page)
             self._free.append(page)
         pages = [self._free.pop() for _ in range(count)]
         for page in pages:
             self._owners[page] = 1
         return pages
+
+    def take_after(self, chain: list[Entry], count: int) -> list[int]:
+        """The pages of a known prefix, of which the caller has shared those that are in the pool, and new ones: `count`
+        are taken in all, the first of them for the entries that come from the host tier."""
+        missing = [entry for entry in chain if entry.page is None]
+        self._prefix.tier.pin(missing)
+        taken = self.take(count)
+        self._prefix.load(missing, taken[: len(missing)])
+        return [entry.page for entry in chain if entry.page is not None] + taken[len(missing) :]
+
+    def store_cached(self) -> None:
+        """Keep cached pages in the host tier too, as far as it has slots: those unused for longest go first there."""
+        for page in self._cached:
+            self._prefix.store(page)
 
     def share(self, pages: Iterable[int]) -> None:
         """One more owner for pages that hold a known prefix."""

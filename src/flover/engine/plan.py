@@ -5,17 +5,19 @@ hold the same state. An executor applies a plan in this order:
 
 1. `evictions`: these rows are dead, clear their columns;
 2. `moves`: copy the columns of row `src` to row `dst` (buffer reordering; keys and values stay in their pages);
-3. `admissions`: fill the columns of a new row;
-4. `grants`: append page numbers to a row's page table;
-5. one ragged forward over the tokens of all `work`, keys and values written to the rows' pages;
-6. sampling, after the last `num_samples` tokens of each row's work;
-7. `drafts`: what a draft model computes and proposes then.
+3. `copies`: store pages in the host tier or load them from it, one after another;
+4. `admissions`: fill the columns of a new row;
+5. `grants`: append page numbers to a row's page table;
+6. one ragged forward over the tokens of all `work`, keys and values written to the rows' pages;
+7. sampling, after the last `num_samples` tokens of each row's work;
+8. `drafts`: what a draft model computes and proposes then.
 """
 
 from __future__ import annotations
 
 import msgspec
 
+from flover.prefix.tier import PageCopy
 from flover.request import SamplingParams, TokenLogprobs
 from flover.speculation import Draft
 
@@ -33,8 +35,8 @@ class Move(msgspec.Struct, frozen=True, array_like=True):
 class Admission(msgspec.Struct, frozen=True, kw_only=True):
     """A sequence takes a row. `output_ids` is not empty when it comes back after preemption.
 
-    The first `computed` tokens are already in the pages (prefix reuse). Page i of `pages` holds the keys and
-    values of tokens i*page_size to (i+1)*page_size - 1.
+    The first `computed` tokens are in the pages already (prefix reuse; `copies` may have brought them). Page i of
+    `pages` holds the keys and values of tokens i*page_size to (i+1)*page_size - 1.
     """
 
     row: int
@@ -98,6 +100,7 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True):
     window: tuple[int, int]
     dead: list[int] = []
     drafts: list[Draft] = []
+    copies: list[PageCopy] = []
 
     @property
     def chunks(self) -> list[Work]:
@@ -144,3 +147,4 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True):
     kernel_seconds: float = 0.0
     """Of the time that the iteration took, the part spent in kernels, as far as the executor knows."""
     compilations: int = 0  # of kernels, meanwhile: there should be none
+    offload_error: str | None = None  # a page could not be stored, so the host tier is given up

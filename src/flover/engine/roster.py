@@ -11,11 +11,12 @@ from flover.config.speculative import Speculation
 from flover.engine.fairness import FairShares
 from flover.engine.pages import PagePool
 from flover.engine.plan import StepPlan
-from flover.engine.prefix import Entry, PrefixIndex
 from flover.engine.rows import RowTable
 from flover.engine.sequence import Sequence
 from flover.engine.strategy import Strategy
 from flover.errors import InvariantError
+from flover.prefix.entry import Entry
+from flover.prefix.index import PrefixIndex
 from flover.request import Delta, FinishReason, Request, is_long
 
 
@@ -27,6 +28,8 @@ class SchedulerConfig:
     max_num_batched_tokens: int
     page_size: int
     num_pages: int  # of the pool, the null page included
+    num_slots: int = 0  # pages of the host tier behind it
+    page_bytes: int = 0
     max_model_len: int
     eos_ids: tuple[int, ...] = ()
     switch_len: int | None = None  # `ModelFacts.switch_len`
@@ -54,7 +57,7 @@ class Roster:
 
     def __init__(self, config: SchedulerConfig) -> None:
         self.config = config
-        self.prefix = PrefixIndex(config.page_size)
+        self.prefix = PrefixIndex(config.page_size, num_slots=config.num_slots)
         self.pool = PagePool(config.num_pages, self.prefix)
         self.rows = RowTable(config.max_num_seqs, reorder=config.reorder, hold=config.strategy.holds_rows)
         self.waiting: list[Sequence] = []
@@ -93,16 +96,16 @@ class Roster:
         if len(self.running) >= self.config.max_num_seqs:
             return False
         chain = self._known_prefix(sequence)
-        shared = [entry.page for entry in chain]
+        shared = [entry.page for entry in chain if entry.page is not None]
         wanted = self.pages_to_enter(sequence) - len(shared)
         self.pool.share(shared)
         if wanted > self.pool.available:
             self.pool.release(shared, keep=True)
             return False
         self.waiting.remove(sequence)
-        sequence.pages = shared + self.pool.take(wanted)
+        sequence.pages = self.pool.take_after(chain, wanted)
         sequence.chain = chain
-        sequence.computed = len(shared) * self.config.page_size
+        sequence.computed = len(chain) * self.config.page_size
         if sequence.cached_tokens is None:
             sequence.cached_tokens = min(sequence.computed, sequence.prompt_len)
             self.counts["cached_tokens"] += sequence.cached_tokens

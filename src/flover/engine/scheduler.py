@@ -220,6 +220,7 @@ class Scheduler:
             window=roster.rows.window,
             dead=roster.rows.dead,
             drafts=[Draft(row_of(sequence), *told) for sequence, told in drafts.items()],
+            copies=roster.prefix.tier.take_copies(),
         )
         self._step += 1
         return plan

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from flover.engine.prefix import Entry
+from flover.prefix.entry import Entry
 from flover.request import FinishReason, Request, TokenLogprobs
 from flover.speculation import Drafter
 

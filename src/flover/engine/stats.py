@@ -25,6 +25,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
     generation_tokens: int = 0
     cached_tokens: int = 0  # prompt tokens taken from the prefix cache
     queried_tokens: int = 0  # prompt tokens looked up in the prefix cache
+    offload_slots: int = 0  # of the host tier
+    offload_slots_used: int = 0
+    offload_tokens: int = 0  # tokens whose pages were loaded from the host tier
+    offload_stored_bytes: int = 0
+    offload_loaded_bytes: int = 0
+    offload_errors: int = 0  # times that the host tier was given up
     drafts: int = 0  # rows for which tokens were proposed, summed over iterations
     draft_tokens: int = 0  # tokens proposed
     accepted_tokens: int = 0  # of these, those that were sampled
@@ -54,8 +60,12 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True):
 _COUNTED = (  # under the names that the roster has for them
     *("prompt_tokens", "generation_tokens", "cached_tokens", "queried_tokens", "preemptions", "row_moves"),
     *("iterations", "iteration_rows", "faults", "compilations", "drafts", "draft_tokens", "accepted_tokens"),
+    "offload_errors",
 )
-_GAUGES = ("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total")
+_GAUGES = (
+    *("running", "waiting", "generating", "chunk_tokens", "step_ms", "pages_used", "pages_cached", "pages_total"),
+    *("offload_slots", "offload_slots_used"),
+)
 
 
 class Times:
@@ -83,7 +93,7 @@ class Times:
 
 def snapshot(roster: Roster, last: StepPlan | None, milliseconds: float, times: Times) -> EngineStats:
     """As it is after the iteration `last`, which took so long."""
-    counts, pool = roster.counts, roster.pool
+    counts, pool, tier, config = roster.counts, roster.pool, roster.prefix.tier, roster.config
     return EngineStats(
         step=last.step + 1 if last else 0,
         generating=len(last.generating) if last else 0,
@@ -94,6 +104,11 @@ def snapshot(roster: Roster, last: StepPlan | None, milliseconds: float, times: 
         pages_used=pool.used,
         pages_cached=pool.cached,
         pages_total=pool.total,
+        offload_slots=tier.num_slots,
+        offload_slots_used=tier.used,
+        offload_tokens=tier.loaded * config.page_size,
+        offload_stored_bytes=tier.stored * config.page_bytes,
+        offload_loaded_bytes=tier.loaded * config.page_bytes,
         finished={str(reason): counts[f"finished:{reason}"] for reason in FinishReason},
         busy_seconds=times.busy,
         kernel_seconds=times.kernels,

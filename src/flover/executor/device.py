@@ -21,11 +21,13 @@ from flover.executor.device_batch import Layout, digest_of, dummy_batch, lay_out
 from flover.executor.device_grammars import DeviceGrammars
 from flover.executor.device_rows import PromptTail, change_rows
 from flover.executor.draft_model import DraftModel
+from flover.executor.offload import copy_pages, error_of
 from flover.executor.pooling import pool_prompt
 from flover.executor.reports import add_tokens, with_proposals, with_reports
 from flover.memory.buffers import RowBuffers, RowView
 from flover.memory.columns import row_columns
 from flover.memory.kvcache import PageCache
+from flover.memory.offload import PageStore
 from flover.memory.sizing import num_pages_for
 from flover.model.batch import Batch
 from flover.model.sampling import Sampled, advance, prompt_logprobs, sample
@@ -95,6 +97,8 @@ class DeviceExecutor:
         self._digest = 0
         self._started: Started | None = None
         self._draft_model: DraftModel | None = None
+        self.store: PageStore | None = None
+        """The host tier, which is closed with the executor."""
 
     def draft_with(self, draft_model: DraftModel) -> None:
         """Carry out the drafts of plans with this model, which is closed with the executor."""
@@ -131,6 +135,7 @@ class DeviceExecutor:
         if self._started is not None:
             raise InvariantError(f"step {plan.step} is started before step {self._started.step} is finished")
         before = self._ops.kernel_seconds()
+        copy_pages(plan, self.store)
         change_rows(self._buffers, plan, self.facts, self._grammars if self._leads else None, self._adapters)
         layout = lay_out(plan, self._buffers, self.facts.page_size)
         self._digest = 0
@@ -148,14 +153,14 @@ class DeviceExecutor:
             raise InvariantError("no plan was started")
         layout, hidden = started.layout, started.hidden
         if layout is None:
-            return StepResult(step=started.step, rows=[])
+            return StepResult(step=started.step, rows=[], offload_error=error_of(self.store))
         self._grammars.finish()
         results = self._sample(layout, hidden)
         rows = with_reports(results, self._report_prompts(layout, hidden))
         if self._draft_model is not None and started.drafts:
             rows = with_proposals(rows, self._draft_model.propose(started.drafts, results, self._buffers))
         seconds = self._ops.kernel_seconds() - started.kernel_seconds
-        return StepResult(step=started.step, rows=rows, kernel_seconds=seconds)
+        return StepResult(step=started.step, rows=rows, kernel_seconds=seconds, offload_error=error_of(self.store))
 
     @property
     def digest(self) -> int:
@@ -192,6 +197,8 @@ class DeviceExecutor:
             self._grammars.close()
             if self._adapters is not None:
                 self._adapters.close()
+            if self.store is not None:
+                self.store.close()
             self._kv.close()
             if self._draft_model is not None:
                 self._draft_model.close()

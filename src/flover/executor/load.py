@@ -10,8 +10,10 @@ from flover.executor.adapters import DeviceAdapters
 from flover.executor.detect import new_platform, resolve_device
 from flover.executor.device import DeviceExecutor
 from flover.executor.draft_model import DraftModel
+from flover.executor.offload import open_store
 from flover.executor.platform import Platform
 from flover.heap import return_freed_memory
+from flover.memory.offload import PageStore
 from flover.memory.sizing import PoolSize
 from flover.model.adapters import AdapterReader
 from flover.model.describe import Description, describe_model
@@ -50,8 +52,10 @@ def load_device(
     return_freed_memory()
     size = dataclasses.replace(plan.pool, num_pages=group.least(plan.pool.num_pages))
     cache = platform.new_cache(loaded.own, size.num_pages, config.block_size, described.kv_dtype, ops)
-    facts = _facts(loaded, size, config, platform)
+    store = open_store(config, cache, group)
+    facts = _facts(loaded, size, config, platform, store)
     executor = platform.new_executor(loaded.decoder, cache, facts, config.max_num_seqs, _adapters(loaded, config))
+    executor.store = store
     if described.draft is not None:
         executor.draft_with(_load_draft(described.draft, loaded, size, platform, ops))
     executor.warm_up(lambda done, total: progress(done, total, "CUDA graphs"))
@@ -76,7 +80,9 @@ def _load_draft(
     return DraftModel(loaded.decoder, cache, size.page_size, verifying.config.vocab_size)
 
 
-def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: Platform) -> ModelFacts:
+def _facts(
+    loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: Platform, store: PageStore | None
+) -> ModelFacts:
     model = loaded.config
     return ModelFacts(
         model=loaded.name,
@@ -93,4 +99,6 @@ def _facts(loaded: LoadedModel, size: PoolSize, config: EngineConfig, platform: 
         switch_len=model.switch_len(loaded.max_len),
         max_loras=config.max_loras if config.enable_lora else 0,
         deterministic=platform.deterministic,
+        num_slots=0 if store is None else store.num_slots,
+        page_bytes=size.page_bytes,
     )

@@ -100,6 +100,17 @@ class KVCache:
         """Bytes of all pages of all layers, committed or not."""
         return sum(self.num_pages * region.page_bytes for region in self._regions)
 
+    @property
+    def page_bytes(self) -> int:
+        """Bytes of one page of all layers."""
+        return sum(region.page_bytes for region in self._regions)
+
+    def page_parts(self, page: int) -> list[memoryview]:
+        """The bytes of a page, layer by layer, to be read and written, and released before the pool is closed."""
+        whole = memoryview(self._mapping)
+        starts = [(region.offset + page * region.page_bytes, region.page_bytes) for region in self._regions]
+        return [whole[start : start + size] for start, size in starts]
+
     def trim(self, free_pages: list[int]) -> None:
         """Return the memory of these pages to the system; they read as zeros afterwards."""
         runs = list(_runs(page for page in free_pages if page != 0))

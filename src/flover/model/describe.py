@@ -81,6 +81,11 @@ class Description:
         return self.own.kv_bytes_per_token(self.kv_dtype) * self.settings.block_size
 
     @property
+    def _offload_bytes(self) -> int:
+        """Memory of a host tier that has no file."""
+        return 0 if self.settings.kv_offload_path is not None else self.settings.kv_offload_bytes or 0
+
+    @property
     def kv_dtype(self) -> DType:
         """Type of keys and values: on a GPU by default that of the activations, which is that of the weights."""
         on_gpu = self.settings.device == "cuda" and self.settings.kv_cache_dtype == "auto"
@@ -121,7 +126,7 @@ class Description:
         part = machine.available_bytes // sharing - self.graph_bytes
         beside = f" beside {self.graph_bytes / 2**20:,.0f} MiB of CUDA graphs (--enforce-eager: none)"
         self.check_weights(part, machine.memory + (beside if self.graph_bytes else ""))
-        left = part - self.weight_bytes
+        left = part - self.weight_bytes - self._offload_bytes
         if self.draft is not None:
             self.draft.check_weights(left, f"{machine.memory} beside those of the model that it drafts for")
             left -= self.draft.weight_bytes

@@ -20,6 +20,7 @@ from flover.engine.plan import Grant, Move, StepPlan
 from flover.engine.queue import Cancel, Submit
 from flover.engine.roster import Roster, SchedulerConfig
 from flover.observe.background_writer import Backlog
+from flover.prefix.tier import PageCopy
 from flover.request import Delta, ModelFacts, Request
 
 VERSION = 2
@@ -49,6 +50,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     chunks: list[tuple[int, int, int, bool]] = []  # row, first position, tokens, whether it samples
     generating: list[int] = []
     proposals: list[tuple[int, list[int]]] = []  # row, tokens proposed after its newest
+    copies: list[PageCopy] = []
 
 
 class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_defaults=True):
@@ -66,6 +68,7 @@ class StepRecord(msgspec.Struct, frozen=True, kw_only=True, tag="step", omit_def
     errors: list[tuple[int, str]] = []  # row, what was wrong with its numbers
     proposed: list[tuple[int, list[int]]] = []  # row, what a draft model proposed for it
     fault: str | None = None  # what the executor raised
+    offload_error: str | None = None  # why the host tier was given up
 
 
 _ADDED = ("structured_outputs", "pooling", "thinking", "lora")
@@ -75,8 +78,9 @@ _ADDED = ("structured_outputs", "pooling", "thinking", "lora")
 def digest_of(plan: StepPlan) -> str:
     """A checksum of everything that a plan says."""
     fields = {**msgspec.structs.asdict(plan), "admissions": admissions_of(plan)}
-    if not plan.drafts:  # as in records from before there were any
-        del fields["drafts"]
+    for name in ("drafts", "copies"):
+        if not fields[name]:  # as in records from before there were any
+            del fields[name]
     return blake2b(msgspec.msgpack.encode(fields), digest_size=8).hexdigest()
 
 
@@ -103,6 +107,7 @@ def outline_of(plan: StepPlan) -> Outline:
         chunks=[(one.row, one.start, one.num_tokens, bool(one.num_samples)) for one in plan.chunks],
         generating=plan.generating,
         proposals=[(one.row, one.token_ids) for one in plan.work if one.generates and one.token_ids],
+        copies=plan.copies,
     )
 
 
@@ -202,4 +207,5 @@ def _record(step: _RecordedStep) -> StepRecord:
         errors=[(row.row, row.error) for row in rows if row.error is not None],
         proposed=[(row.row, row.proposals) for row in rows if row.proposals],
         fault=None if run is None else run.fault,
+        offload_error=None if run is None else run.offload_error,
     )

@@ -146,7 +146,7 @@ class _Player:
 
     def _step(self, step: StepRecord) -> None:
         self._clock.script(step.clock)
-        self._executor.fault = step.fault
+        self._executor.fault, self._executor.offload_error = step.fault, step.offload_error
         if self._recorded is not None:
             self._recorded.recorded = step
         if step.forgot:
@@ -223,9 +223,10 @@ class _Witness(Observer):
 
 
 class _Faulty(WrappedExecutor):
-    """An executor that raises where the recorded one did."""
+    """An executor that raises, and gives the host tier up, where the recorded one did."""
 
     fault: str | None = None
+    offload_error: str | None = None
 
     def start(self, plan: StepPlan) -> None:
         if self.fault is not None:
@@ -235,7 +236,7 @@ class _Faulty(WrappedExecutor):
     def finish(self) -> StepResult:
         if self.fault is not None:
             raise RecordedFaultError(self.fault)
-        return super().finish()
+        return msgspec.structs.replace(super().finish(), offload_error=self.offload_error)
 
 
 def _as_raised(fault: str | None) -> str | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from pathlib import Path
+
 from flover import _cpu
 from flover.errors import ConfigError
 
@@ -12,3 +15,9 @@ def instruction_sets() -> list[str]:
     if not sets:
         raise ConfigError("the kernels were compiled for another machine: install Flover again on this one")
     return sets
+
+
+def kernels_digest() -> bytes:
+    """A hash of the compiled kernels."""
+    assert _cpu.__file__ is not None, "they are a file"
+    return blake2b(Path(_cpu.__file__).read_bytes(), digest_size=16).digest()

@@ -122,6 +122,8 @@ _GAUGES: dict[str, Reading] = {
     "kv_pages_used": ("Pages owned by sequences", lambda stats: stats.pages_used),
     "kv_pages_cached": ("Unused pages that hold a reusable prefix", lambda stats: stats.pages_cached),
     "kv_pages": ("Pages of the pool", lambda stats: stats.pages_total),
+    "kv_offload_pages_used": ("Slots of the host tier that hold a page", lambda stats: stats.offload_slots_used),
+    "kv_offload_pages": ("Slots of the host tier; 0 when it was given up", lambda stats: stats.offload_slots),
     "iteration_seconds": ("Duration of the last iteration", lambda stats: stats.step_ms / 1e3),
 }
 _COUNTERS: dict[str, Reading] = {
@@ -130,6 +132,13 @@ _COUNTERS: dict[str, Reading] = {
     "num_preemptions": ("Sequences preempted", lambda stats: stats.preemptions),
     "prefix_cache_queries": ("Prompt tokens looked up in the prefix cache", lambda stats: stats.queried_tokens),
     "prefix_cache_hits": ("Prompt tokens found in the prefix cache", lambda stats: stats.cached_tokens),
+    "external_prefix_cache_hits": (
+        "Tokens whose keys and values were loaded from the host tier",
+        lambda stats: stats.offload_tokens,
+    ),
+    "kv_offload_stored_bytes": ("Bytes stored in the host tier", lambda stats: stats.offload_stored_bytes),
+    "kv_offload_loaded_bytes": ("Bytes loaded from the host tier", lambda stats: stats.offload_loaded_bytes),
+    "kv_offload_errors": ("Times that the host tier was given up", lambda stats: stats.offload_errors),
     "spec_decode_num_drafts": ("Rows for which tokens were proposed", lambda stats: stats.drafts),
     "spec_decode_num_draft_tokens": ("Tokens proposed", lambda stats: stats.draft_tokens),
     "spec_decode_num_accepted_tokens": ("Proposed tokens that were sampled", lambda stats: stats.accepted_tokens),

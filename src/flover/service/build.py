@@ -15,10 +15,12 @@ from flover.engine.strategy import Strategy
 from flover.errors import ConfigError
 from flover.executor.background import overlapping
 from flover.executor.detect import resolve_device
+from flover.executor.device import DeviceExecutor
 from flover.executor.load import load_device
 from flover.extras import need
 from flover.observe.trace import Trace
 from flover.request import ModelFacts
+from flover.service.kept_prefixes import KeptPrefixes, fingerprint
 
 
 def build_engine(
@@ -30,8 +32,11 @@ def build_engine(
     trace = None if config.trace is None else Trace(Path(config.trace))
     if trace is not None:
         clock = trace.clock(clock)
-    executor = load_executor(config, progress)
+    device = _load(config, progress)
+    executor = overlapping(device) if config.async_scheduling else device
     engine = Engine(executor, scheduler_config(config, executor.facts), clock)
+    if config.kv_offload_persistent and isinstance(device, DeviceExecutor) and device.store is not None:
+        engine.observe(KeptPrefixes(device.store, fingerprint(config, device.facts), device.facts.vocab_size))
     if trace is not None:
         trace.attach(engine, config)
     return engine
@@ -45,13 +50,13 @@ def check_extras(config: EngineConfig) -> None:
 
 def load_executor(config: EngineConfig, progress: Callable[[int, int], None]) -> Executor:
     """The model on one device, or shared by as many ranks as `config` says. Raises `ConfigError`, `ModelError`."""
-    if config.distributed_executor_backend == "ray":
-        raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
     executor = _load(config, progress)
     return overlapping(executor) if config.async_scheduling else executor
 
 
 def _load(config: EngineConfig, progress: Callable[[int, int], None]) -> Executor:
+    if config.distributed_executor_backend == "ray":
+        raise ConfigError("--distributed-executor-backend ray is for flover serve: Ray has to start the engine")
     if config.tensor_parallel_size == 1:
         return load_device(config, progress)
     check_extras(config)
@@ -67,6 +72,8 @@ def scheduler_config(config: EngineConfig, facts: ModelFacts) -> SchedulerConfig
         max_num_batched_tokens=config.max_num_batched_tokens,
         page_size=facts.page_size,
         num_pages=facts.pool_tokens // facts.page_size + 1,
+        num_slots=facts.num_slots,
+        page_bytes=facts.page_bytes,
         max_model_len=facts.max_model_len,
         eos_ids=tuple(facts.eos_ids),
         switch_len=facts.switch_len,
