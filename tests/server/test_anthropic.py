@@ -105,6 +105,7 @@ def test_errors_have_the_clients_form(claude: anthropic.Anthropic, echo: ServerP
         ({"thinking_token_budget": 1}, "thinking_token_budget is not supported"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "only custom ones are supported"),
         ({"tool_choice": {"type": "any"}}, "there are no tools"),
+        ({"messages": [{"role": "user", "content": "x" * 5000}]}, "prompt is too long: This model's maximum context"),
         ({"mcp_servers": [{}]}, "mcp_servers is not supported"),
     ):
         answer = echo.post("/v1/messages", {**chat, **fields})

@@ -6,7 +6,11 @@ from typing import Any
 
 import openai
 import pytest
+from msgspec import convert
 from support.servers import ServerProcess, refused
+
+from flover.config import Limits
+from flover.server.openai_responses.translate import InputItem, ResponsesBody, to_chat
 
 CALL = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
 TOOLS: Any = [{"type": "function", "name": "f", "parameters": {"type": "object"}, "strict": True}]
@@ -73,6 +77,8 @@ def test_the_tools_of_codex(echo: ServerProcess) -> None:
     history: Any = [{"role": "user", "content": "look"}, call.to_dict(), result]
     shown = echo.client().responses.create(model="toy", input=history, tools=tools)
     assert shown.output_text == "seen" and [tool.type for tool in shown.tools] == ["function", "namespace"]
+    (message,) = to_chat(ResponsesBody(input=[convert(call.to_dict(), InputItem)], tools=tools), Limits()).messages
+    assert message.tool_calls is not None and b'"mcp__den__f"' in bytes(message.tool_calls)
     written = echo.post("/v1/responses", {"input": f"{flat[:-12]}<eos>", "tools": tools, "stream": True}).text
     assert '"response.function_call_arguments.done"' in written and "mcp__den__f" not in written
     for wrong in ({"type": "namespace", "tools": []}, {**space, "tools": [{"type": "custom"}]}):
@@ -84,6 +90,8 @@ def test_the_tools_of_codex(echo: ServerProcess) -> None:
     [
         ({"input": None}, "input"),
         ({"input": []}, "input"),
+        ({"input": "x" * 5000}, "input"),
+        ({"input": "x" * 5000, "stream": True}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]}, "input"),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),

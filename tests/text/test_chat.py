@@ -85,7 +85,7 @@ def test_prompts_are_those_of_transformers(
 
 def test_a_template_may_refuse_a_conversation() -> None:
     with pytest.raises(RequestError, match="roles must alternate"):
-        ChatTemplate(FAMILIES["llama2"], special_tokens=TOKENS).render([CHAT[1], CHAT[1]])
+        ChatTemplate(FAMILIES["llama2"], special_tokens=TOKENS).render([CHAT[1], CHAT[2], CHAT[2]])
 
 
 def test_the_last_message_can_be_continued() -> None:

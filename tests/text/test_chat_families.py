@@ -131,11 +131,18 @@ def test_switches_and_documents_reach_the_template(name: str, kwargs: dict[str, 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_what_transformers_refuses_is_refused_in_the_templates_words(name: str) -> None:
     """Where there is more than that, the template takes less than the API: a role, a list, an absent content."""
-    for kind in ("two users", "only system"):
-        messages = CONVERSATIONS[kind]
-        if _expected(FAMILIES[name], messages, add_generation_prompt=True) is None:
-            with pytest.raises(RequestError, match="the chat template failed"):
-                _template(FAMILIES[name]).render(messages)
+    messages = CONVERSATIONS["only system"]
+    if _expected(FAMILIES[name], messages, add_generation_prompt=True) is None:
+        with pytest.raises(RequestError, match="the chat template failed"):
+            _template(FAMILIES[name]).render(messages)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_messages_of_the_user_in_a_row_are_in_the_prompt(name: str) -> None:
+    """As in the prompt of transformers, or else as one."""
+    second = {"role": "user", "content": PARTS}
+    found = _found(FAMILIES[name], [USER, second])
+    assert found is not None and USER["content"] in found and "I see." in found
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -105,6 +105,9 @@ def anthropic_envelope(error: HttpError) -> dict[str, Any]:
     message = error.message
     if message.startswith(f"{THINKING}:"):
         message = "thinking.budget_tokens" + message.removeprefix(THINKING)
+    # Claude Code knows it by these words, and shortens the conversation.
+    if error.code == "context_length_exceeded" and error.param != "max_tokens":
+        message = f"prompt is too long: {message}"
     return {"type": "error", "error": {"type": "api_error" if error.status == 500 else kind, "message": message}}
 
 

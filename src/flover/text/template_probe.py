@@ -44,13 +44,17 @@ class TemplateSupport:
     """Whether it drops or refuses a second message with instructions: those at the start are then joined in one."""
     later_system: bool
     """Whether it takes instructions after messages of the user; else they become text of the user's message there."""
+    two_users: bool
+    """Whether it takes two messages of the user in a row, which Codex sends; else they are joined."""
     missing_content: bool
     """Whether an assistant message with tool calls may have no content; else it gets an empty one."""
 
     def apply(self, messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The messages converted to supported forms."""
         joined = self._joined(messages)
-        return [self._apply(message) for message in (joined if self.later_system else _folded(joined))]
+        if not (self.later_system and self.two_users):
+            joined = _folded(joined, instructions=not self.later_system, users=not self.two_users)
+        return [self._apply(message) for message in joined]
 
     def _joined(self, messages: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
         """System and developer messages at the start, joined where the template takes only one."""
@@ -97,6 +101,7 @@ def probe_template(render: Render) -> TemplateSupport:
     both = [{"role": "system", "content": content} for content in (_FIRST, _SECOND)]
     one_system = not _renders(render, [*both, user])
     later_system = _renders(render, [user, both[0] | {"content": _TEXT}, {"role": "assistant", "content": "Yes"}, user])
+    two_users = _renders(render, [user | {"content": content} for content in (_FIRST, _SECOND)])
     called = _conversation("tool", _TEXT)
     without = [message | {} for message in called]
     del without[1]["content"]
@@ -108,6 +113,7 @@ def probe_template(render: Render) -> TemplateSupport:
         frozenset(needed),
         one_system,
         later_system,
+        two_users,
         missing_content,
     )
 
@@ -120,14 +126,16 @@ def writes_tools(render: Callable[[list[dict[str, Any]], list[dict[str, Any]]], 
         return False
 
 
-def _folded(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Instructions after the first message as text of the user's message beside them, or as one of the user."""
+def _folded(messages: Sequence[dict[str, Any]], *, instructions: bool, users: bool) -> list[dict[str, Any]]:
+    """With `instructions`, those after the first message as text of the user's message beside them, or as one of the
+    user; with `users`, messages of the user in a row as one."""
     folded: list[dict[str, Any]] = []
     was_folded = False
     for i, message in enumerate(messages):
-        fold = i > 0 and message["role"] in _INSTRUCTING
+        fold = instructions and i > 0 and message["role"] in _INSTRUCTING
         one = dict(message) | {"role": "user"} if fold else message
-        if folded and (fold or was_folded) and one["role"] == folded[-1]["role"] == "user":
+        join = users or fold or was_folded
+        if folded and join and one["role"] == folded[-1]["role"] == "user":
             folded[-1] = dict(folded[-1]) | {"content": f"{_text_of(folded[-1])}\n\n{_text_of(one)}"}
         else:
             folded.append(dict(one))

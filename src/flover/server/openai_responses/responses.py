@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.config import Limits
-from flover.errors import named
+from flover.errors import RequestError, named
 from flover.request import FinishReason
 from flover.server.app_state import AppState
 from flover.server.conversation import Conversation, ConversationBuilder
@@ -37,6 +37,8 @@ def _event(content: Event) -> bytes:
 EVENTS = Framing(_event, lambda error: _event({"type": "error", **envelope(error)["error"]}), b"")
 
 
+_FIELDS = {"messages": "input", "response_format": "text", "max_tokens": "max_output_tokens"}
+"""What fields of chat completions are called here."""
 Asked = tuple[ResponsesBody, ChatBody]
 
 
@@ -55,7 +57,11 @@ async def create_response(state: AppState, asked: Asked, receive: Receive, key_s
     conversation = Conversation(state, chat)
     name = f"resp_{uuid.uuid4().hex}"
     builder = ObjectBuilder(conversation, body, id=name, model=model, tokenizer=state.tokenizer)
-    return await builder.respond(state, key_salt, "resp", stream=bool(body.stream), receive=receive)
+    try:
+        return await builder.respond(state, key_salt, "resp", stream=bool(body.stream), receive=receive)
+    except RequestError as error:
+        own = _FIELDS.get(error.param or "", error.param)
+        raise RequestError(error.message, param=own, code=error.code) from None
 
 
 class ObjectBuilder(ConversationBuilder[list[Item]]):
