@@ -23,7 +23,7 @@ from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.linear import chain
 from flover.ops.cuda.matrices import Matrix
-from flover.ops.cuda.quantize import Rows, activations_of, floats_of
+from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain, tile_of
 
@@ -75,7 +75,9 @@ def grouped_kernel(
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     kind: tl.constexpr = tl.pointer_type(x.dtype.element_ty)
     weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
-    total, up_total = chain(x, pair // SHARING, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    total, up_total = chain(
+        x, pair // SHARING, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
+    )
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else x
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (place < count)[:, None] & (out < outputs)[None, :]
@@ -98,8 +100,8 @@ def quantized_grouped_kernel(
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     total, up_total = quantized_chain(
-        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, RECIPE,
-        NUM_PIECES, PIECES, GATED, UNITS, BLOCK_ROWS, BLOCK_OUT,
+        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, 0, units, FORMAT,
+        RECIPE, NUM_PIECES, PIECES, GATED, UNITS, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
@@ -168,7 +170,9 @@ class ExpertOps:
         order = torch.argsort(flat, stable=True)
         edges = torch.arange(count + 1, dtype=torch.int32, device=y.device)
         starts = torch.searchsorted(flat[order], edges, out_int32=True)
-        inner = _grouped(x, up, flat, order, starts, chosen, kind)
+        inner: Rows = _grouped(x, up, flat, order, starts, chosen, kind)
+        if down.like.part is not None and isinstance(down.like, QuantizedWeight):
+            inner = activations_of_all(inner, down.like, self._group)
         outer = _grouped(inner, down, flat, order, starts, 1, None)
         grid = (rows, triton.cdiv(y.shape[1], 1024))
         weighted_sum_kernel[grid](outer, weights, y, y.shape[1], chosen, 1024, num_warps=4, **OPTIONS)
