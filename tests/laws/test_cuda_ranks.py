@@ -87,13 +87,22 @@ def test_several_gpus_have_the_bits_of_one(
 ) -> None:
     """With --batch-invariant sums over inputs are one tree, and in int8 a scale is that of a whole row: so tokens and
     log-probabilities are the same, with captured forwards and without."""
-    wide = {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 256}
+    # Every rank's outputs fill tiles of 64: numpy, which multiplies here, has other bits for another place in a tile.
+    wide = {
+        "vocab_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "intermediate_size": 256,
+    }
     checkpoint = make_checkpoint(tmp_path, "llama", num_hidden_layers=LAYERS, **wide)
-    arrivals = [(0, make("a", random_prompt(1, 5), max_tokens=3)), (1, make("b", random_prompt(2, 3), max_tokens=3))]
+    prompts = random_prompt(1, 5, 256), random_prompt(2, 3, 256)
+    arrivals = [(place, make(str(place), prompt, max_tokens=3)) for place, prompt in enumerate(prompts)]
     settings = SMALL | {"quantization": quantization, "batch_invariant": True}
-    engine = on_gpu(checkpoint, monkeypatch, enforce_eager=True, **settings)
-    expected = answer(engine, arrivals)
-    engine.close()
+    with monkeypatch.context() as patch:  # without a warm-up
+        engine = on_gpu(checkpoint, patch, enforce_eager=True, **settings)
+        expected = answer(engine, arrivals)
+        engine.close()
     monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
     for size in sizes:
         with engine_of_ranks(checkpoint, monkeypatch, "cuda", size, **settings) as ranks:

@@ -53,7 +53,7 @@ class DeviceGroup(RankGroup):
             "sum": with_values(dist.AllreduceOptions(), reduceOp=dist.ReduceOp.SUM, **options),
             "max": with_values(dist.AllreduceOptions(), reduceOp=dist.ReduceOp.MAX, **options),
         }
-        self._to_all = with_values(dist.AllgatherOptions(), **options)
+        self._to_all = with_values(dist.distributed_c10d.AllgatherOptions(), **options)
         self._to_rank_0 = with_values(dist.GatherOptions(), rootRank=0, **options)
         self._watchdog = Watchdog(self._model.abort, lambda: self.patience.total_seconds())
 

@@ -57,16 +57,15 @@ def chain(
 
 @triton.jit
 def chains(
-    x, x_row, weight, out, outputs, inputs, SEGMENTS: tl.constexpr, GATED: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
+    x, x_row, weight, out, outputs, inputs, length, SEGMENTS: tl.constexpr, GATED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
 ):  # fmt: skip
-    """The same over all inputs: as one chain, or as a tree over so many segments, each of which is one."""
+    """The same over all inputs: as one chain, or as a tree over segments of so many inputs, each of which is one."""
     if SEGMENTS == 1:
         total, up_total = chain(
             x, x_row, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
         )  # fmt: skip
     else:
-        length = inputs // SEGMENTS
         total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
         ones, twos, fours = total, total, total
         for segment in range(SEGMENTS):
@@ -88,6 +87,7 @@ def product_kernel(
     rows,
     outputs,
     inputs,
+    length,
     KIND: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -100,7 +100,9 @@ def product_kernel(
     row = tl.program_id(1).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1)
-    total, up_total = chains(x, x_row, weight, out, outputs, inputs, SEGMENTS, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    total, up_total = chains(
+        x, x_row, weight, out, outputs, inputs, length, SEGMENTS, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
+    )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
     tl.store(y + row[:, None] * outputs + out[None, :], total, inside)
@@ -126,6 +128,7 @@ def product(
         rows,
         outputs,
         inputs,
+        inputs // segments,
         KIND=kind or "none",
         GATED=weight.gated,
         HAS_BIAS=bias is not None,
