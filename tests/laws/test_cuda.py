@@ -323,26 +323,15 @@ def test_enforce_eager_makes_no_graph(tmp_path: Path, monkeypatch: pytest.Monkey
     engine.close()
 
 
-@pytest.mark.parametrize(
-    ("quantization", "overlaps"),
-    [
-        pytest.param(None, True, id="floats"),
-        pytest.param("int8", True, id="quantized_models-overlapping"),
-        pytest.param("int8", False, id="quantized_models"),
-    ],
-)
-def test_preempted_cancelled_and_pooled_requests(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str | None, overlaps: bool
-) -> None:
-    """A mixture of experts with a pool too small for all that run: rows leave and come back, iterations overlap or
-    do not, one is cancelled, two ask for embeddings. Captured forwards."""
+def test_preempted_cancelled_and_pooled_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixture of experts with a pool too small for all that run: rows leave and come back while iterations overlap,
+    one is cancelled, two ask for embeddings. Captured forwards."""
     checkpoint = make_checkpoint(tmp_path, "qwen2_moe")
     asked = [make(str(number), random_prompt(number, 5 + number), seed=number, max_tokens=22) for number in range(4)]
-    draws = {"temperature": 1.0, "top_p": 0.9} if quantization is None else {}
-    asked[1] = make("1", random_prompt(1, 6), seed=1, max_tokens=22, repetition_penalty=1.2, **draws)
+    asked[1] = make("1", random_prompt(1, 6), seed=1, max_tokens=22, temperature=1.0, top_p=0.9, repetition_penalty=1.2)
     pooled = [make(f"pooled {kind}", random_prompt(9, 13), max_tokens=1, pooling=kind) for kind in ("last", "mean")]
     arrivals = [*((2 * number, one) for number, one in enumerate(asked)), (4, pooled[0]), (9, pooled[1])]
-    engine = load(checkpoint, quantization=quantization, kv_cache_dtype="float32")
+    engine = load(checkpoint)
     expected = answer(engine, arrivals)
     engine.close()
 
@@ -351,10 +340,11 @@ def test_preempted_cancelled_and_pooled_requests(
             engine.cancel("gone")
 
     monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
-    settings: dict[str, Any] = {"max_num_seqs": 4, "max_num_batched_tokens": 8, "max_model_len": 40, "block_size": 4}
-    settings |= {"quantization": quantization, "async_scheduling": overlaps}
+    settings = {"max_num_seqs": 4, "max_num_batched_tokens": 8, "max_model_len": 40, "block_size": 4}
     size = 13 * 4 * 2 * 2 * 2 * 12 * 4  # pages of 4 tokens: keys and values, two layers of two heads
-    engine = on_gpu(checkpoint, monkeypatch, Capturing, warm=True, kv_cache_memory_bytes=size, **settings)
+    engine = on_gpu(
+        checkpoint, monkeypatch, Capturing, warm=True, async_scheduling=True, kv_cache_memory_bytes=size, **settings
+    )
     found = answer(engine, [*arrivals, (3, make("gone", random_prompt(5, 4), max_tokens=30))], cancel)
     assert engine.roster.counts["preemptions"] > 1
     engine.close()
@@ -363,7 +353,7 @@ def test_preempted_cancelled_and_pooled_requests(
         assert tokens(found[name]) == tokens(deltas), name
         if name.startswith("pooled"):
             own, other = (np.frombuffer(one[-1].embedding or b"", dtype="<f4") for one in (found[name], deltas))
-            np.testing.assert_allclose(own, other, atol=1e-4 if quantization is None else 2e-2)
+            np.testing.assert_allclose(own, other, atol=1e-4)
             assert len(own)
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gpu_engines import on_gpu
 from gpu_ranks import engine_of_ranks
-from harness import answer, assert_same, load, make, speculate_always, tokens
+from harness import answer, load, make, speculate_always, tokens
 from support.checkpoints import VOCAB_SIZE, make_checkpoint, random_prompt
 
 from flover.engine.loop import Engine
@@ -79,35 +78,3 @@ def test_two_gpus_verify_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert tokens(answer(ranks.engine, [(0, asked)])["a"]) == expected
         assert ranks.engine.roster.counts["iterations"] < 9
     assert ranks.nccl[0].seen == ranks.nccl[1].seen
-
-
-@pytest.mark.parametrize(("quantization", "sizes"), [(None, (2, 4)), ("int8", (2,))])
-def test_several_gpus_have_the_bits_of_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantization: str | None, sizes: tuple[int, ...]
-) -> None:
-    """With --batch-invariant sums over inputs are one tree, and in int8 a scale is that of a whole row: so tokens and
-    log-probabilities are the same, with captured forwards and without."""
-    # Every rank's outputs fill tiles of 64: numpy, which multiplies here, has other bits for another place in a tile.
-    wide = {
-        "vocab_size": 256,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "intermediate_size": 256,
-    }
-    checkpoint = make_checkpoint(tmp_path, "llama", num_hidden_layers=LAYERS, **wide)
-    prompts = random_prompt(1, 5, 256), random_prompt(2, 3, 256)
-    arrivals = [(place, make(str(place), prompt, max_tokens=3)) for place, prompt in enumerate(prompts)]
-    settings = SMALL | {"quantization": quantization, "batch_invariant": True}
-    with monkeypatch.context() as patch:  # without a warm-up
-        engine = on_gpu(checkpoint, patch, enforce_eager=True, **settings)
-        expected = answer(engine, arrivals)
-        engine.close()
-    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
-    for size in sizes:
-        with engine_of_ranks(checkpoint, monkeypatch, "cuda", size, **settings) as ranks:
-            assert_same(expected, answer(ranks.engine, arrivals))
-            assert ranks.platforms[0].graphs.runs
-        seen = {(kind, dtype) for kind, dtype, _ in ranks.nccl[0].seen}
-        assert (("max", "torch.int32") in seen) == (quantization is not None)
-        assert (("all_gather", "torch.float32") in seen) != (("sum", "torch.float32") in seen) == (size == 2)
