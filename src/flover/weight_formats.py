@@ -82,13 +82,14 @@ def inputs_together(weight_format: WeightFormat, inputs: int) -> int:
     )
 
 
-def segments_of(weight_format: WeightFormat, whole: int, inputs: int) -> int:
+def segments_of(weight_format: WeightFormat, whole: int, inputs: int, together: int = 1) -> int:
     """How many segments a rank sums by itself, whose weight has `inputs` of the `whole` inputs of a matrix.
 
     All inputs are cut into the largest number of segments of one length, a power of two up to 8, that leaves together
-    what belongs together. A rank whose part is not a power of two of these has one of its own.
+    what belongs together (to a device `together` inputs, too). A rank whose part is not a power of two of these has one
+    of its own.
     """
-    together = inputs_together(weight_format, whole)
+    together = max(together, inputs_together(weight_format, whole))
     of_all = 1 if whole % together else math.gcd(whole // together, MOST_SEGMENTS)
     own, rest = divmod(of_all * inputs, whole)
     return own if rest == 0 and own.bit_count() == 1 else 1

@@ -40,11 +40,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {"tensor_parallel_size": 8, "nnodes": 2},
             "--tensor-parallel-size 8 needs 4 GPUs on each of --nnodes 2 nodes, and torch finds 3 here",
         ),
-        (
-            {"count": 2},
-            {"tensor_parallel_size": 2, "quantization": "int8"},
-            "--tensor-parallel-size 2 cannot share matrices in int8",
-        ),
         ({}, {"data_parallel_size": 2}, "--data-parallel-size is 2, not 1"),
         (
             {"free_bytes": 6_720_000},

@@ -51,6 +51,9 @@ class FakeNccl:
             "sum" if options.reduceOp == dist.ReduceOp.SUM else "max",
         )
 
+    def _allgather_base(self, output: Any, x: Any, options: Any) -> FakeNccl:
+        return self._do(x, lambda: self._gloo._allgather_base(output, x, options), "all_gather")
+
     def gather(self, outputs: list[Any], inputs: list[Any], options: Any) -> FakeNccl:
         return self._do(inputs[0], lambda: self._gloo.gather(outputs, inputs, options), "gather")
 
@@ -113,7 +116,8 @@ def engine_of_ranks(
     def start(rank: int) -> tuple[RankGroup, Any]:
         common: dict[str, Any] = {"local_size": size, "address": "127.0.0.1", "timeout": 60.0}
         if device == "cuda":
-            group: RankGroup = DeviceGroup(store, rank, size, connect_model, **common)
+            in_order = config.batch_invariant
+            group: RankGroup = DeviceGroup(store, rank, size, connect_model, in_order=in_order, **common)
             platforms[rank] = RankOnGpu(config, replace(FAKE, count=size), rank)
         else:
             group = GlooGroup(store, rank, size, **common)

@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
+from flover.grammar.state import GrammarState
 from flover.memory.graph_sizes import warm_up_batches
 from flover.model.describe import Description, describe_model
 from flover.model.shard import Shard
@@ -385,7 +387,15 @@ def test_a_row_without_usable_numbers_ends_alone(tmp_path: Path, monkeypatch: py
 
 
 def test_structured_outputs_while_iterations_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask is made of every token before, beside the forward that takes the newest."""
+    """A mask is made of every token before, beside the forward that takes the newest; one that takes longer is waited
+    for."""
+    follow = GrammarState._follow
+
+    def slowly(state: GrammarState, tokens: list[int]) -> str:
+        time.sleep(0.1)
+        return follow(state, tokens)
+
+    monkeypatch.setattr(GrammarState, "_follow", slowly)
     constraints = {"choice": ["a red kite", "a grey goose"]}, {"regex": "[a-c]{2,6}!"}
     asked = [
         make(

@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import itertools
 import sys
+from typing import Any
 
 import torch
 from cuda_kernels import META, CompilingDriver, sample_rows
 from support.gpu import on_device
 from triton.runtime.driver import driver
 
-from flover.ops import Ops
+from flover.ops import Ops, Part, Reduction, WeightFormat
 from flover.ops.cuda.device import new_pages
 from flover.ops.cuda.table import cuda_ops
+from flover.ops.cuda.tree import add_parts
 from ops import spec
 
 HEADS = (80, 3, 1), (256, 2, 1)
@@ -34,6 +36,26 @@ def attend(ops: Ops, dim: int, heads: int, kv_heads: int, longest: int) -> None:
         ops.attention(queries, pages, plan, 0.2, None, 0.0, None, None)
 
 
+class Pair:
+    """Rank 0 of two, of which nothing is computed."""
+
+    rank, size, local_size = 0, 2, 2
+
+    def all_reduce(self, reduction: Reduction, x: torch.Tensor) -> None:
+        """Nothing."""
+
+
+def share() -> None:
+    """Products whose inputs ranks share, in one order: floats, and rows of int8 whose scale is that of all ranks."""
+    group: Any = Pair()
+    ops = cuda_ops(META, activations=torch.bfloat16, batch_invariant=True, group=group)
+    kinds: tuple[WeightFormat, ...] = ("bfloat16", "int8")
+    for kind in kinds:
+        x = torch.empty((1, 2048), dtype=torch.bfloat16, device=META)
+        ops.linear(x, ops.new_weight((4096, 2048), kind, False, Part(0, 4096)), None, None)
+    add_parts(*(torch.empty(shape, dtype=torch.float32, device=META) for shape in ((4, 1, 4096), (1, 4096))))
+
+
 def main() -> int:
     counted = CompilingDriver(90)
     driver.set_active(counted)  # type: ignore[no-untyped-call]
@@ -46,6 +68,7 @@ def main() -> int:
         for longest in (200, 300):
             attend(plain, *sizes, longest)
     sample_rows(320, 4)
+    share()
     sys.stdout.write(f"{len(counted.binaries)} kernels compiled\n")
     return 0
 

@@ -13,7 +13,7 @@ from flover.executor.device import Captures
 from flover.memory.kvcache import KVShape, PageCache
 from flover.memory.machine import Machine, usable_cores
 from flover.model.describe import Description
-from flover.ops import ONE_SCALE, DType, Group, Ops, Pages
+from flover.ops import DType, Group, Ops, Pages
 from flover.ops.cuda.device import Gpu, find_gpu, new_pages
 from flover.ops.cuda.launch import Compilations
 from flover.ops.cuda.table import cuda_ops
@@ -81,7 +81,7 @@ class CudaPlatform:
     def deterministic(self) -> bool:
         """With --batch-invariant: else the number of rows chooses cuBLAS's kernels, and with three ranks or more NCCL's
         order of a sum."""
-        return self._config.batch_invariant and self._config.tensor_parallel_size <= 2
+        return self._config.batch_invariant
 
     @property
     def description(self) -> str:
@@ -98,14 +98,9 @@ class CudaPlatform:
         return Machine(usable_cores(), available, pool_share=1.0, memory=where, own_memory=True)
 
     def check(self, described: Description) -> None:
-        """Formats that ranks cannot share, and adapters."""
+        """Adapters."""
         if described.settings.enable_lora:
             raise ConfigError("--enable-lora needs --device cpu: adapters have no kernels for a GPU yet")
-        kept = sorted({rows.format for matrix in described.formats.values() for rows in matrix} & ONE_SCALE)
-        if kept and (size := self._config.tensor_parallel_size) > 1:
-            raise ConfigError(
-                f"--device cuda: --tensor-parallel-size {size} cannot share matrices in {', '.join(kept)}"
-            )
 
     def new_ops(self, num_threads: int, group: Group, described: Description) -> Ops:
         """Triton's kernels and torch's products; those of FP8 checkpoints in FP8 where tensor cores have it."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from flover.errors import RankLostError
 from flover.ops import Reduction
+from flover.ops.cuda.tree import add_parts
 from flover.parallel.gloo import dist
 from flover.parallel.rank_group import INIT_TIMEOUT, RankGroup, with_values
 from flover.parallel.watchdog import Watchdog
@@ -38,18 +39,21 @@ class DeviceGroup(RankGroup):
         address: str,
         timeout: float,
         init_timeout: timedelta = INIT_TIMEOUT,
+        in_order: bool = False,
     ) -> None:
-        """As a `RankGroup`."""
+        """As a `RankGroup`. `in_order`: a sum is one tree over the ranks."""
         super().__init__(
             store, rank, size, local_size=local_size, address=address, timeout=timeout, init_timeout=init_timeout
         )
         self._model = connect_model(store, rank, size)
+        self._in_order = in_order
         # Not on a stream of the backend's own: the stream that computes is the one that is captured.
         options = {"asyncOp": False, "timeout": init_timeout}
         self._reductions = {
             "sum": with_values(dist.AllreduceOptions(), reduceOp=dist.ReduceOp.SUM, **options),
             "max": with_values(dist.AllreduceOptions(), reduceOp=dist.ReduceOp.MAX, **options),
         }
+        self._to_all = with_values(dist.distributed_c10d.AllgatherOptions(), **options)
         self._to_rank_0 = with_values(dist.GatherOptions(), rootRank=0, **options)
         self._watchdog = Watchdog(self._model.abort, lambda: self.patience.total_seconds())
 
@@ -69,9 +73,15 @@ class DeviceGroup(RankGroup):
 
     def all_reduce(self, reduction: Reduction, x: Tensor) -> None:
         """Put each number's sum or maximum over all ranks into `x`, contiguous; every rank gets the same bits. Of more
-        than two ranks it is NCCL's order of adding, which may depend on where a number stands in `x`."""
+        than two ranks sums are NCCL's, whose order may depend on where a number stands in `x`; `in_order`, every rank
+        takes what all have, N times the bytes of `x`, and adds it as a tree."""
         self._count(x)
-        self._launch(lambda: self._model.allreduce([x], self._reductions[reduction]))
+        if self._in_order and self.size > 2 and reduction == "sum" and x.is_floating_point():
+            parts = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
+            self._launch(lambda: self._model._allgather_base(parts, x, self._to_all))
+            add_parts(parts, x)
+        else:
+            self._launch(lambda: self._model.allreduce([x], self._reductions[reduction]))
 
     def gather(self, x: Tensor, widths: Sequence[int]) -> Tensor | None:
         """On rank 0 the first widths[r] columns of every rank's `x` [S, n], in the order of ranks, side by side."""

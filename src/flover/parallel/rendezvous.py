@@ -58,7 +58,10 @@ def _new_group(config: EngineConfig, store: Any, rank: int, local_size: int, add
 
     connect_model = partial(connect_nccl, index=config.local_rank(rank), timeout=INIT_TIMEOUT)
 
-    return DeviceGroup(store, rank, size, connect_model, local_size=local_size, address=address, timeout=timeout)
+    return DeviceGroup(
+        store, rank, size, connect_model, local_size=local_size, address=address, timeout=timeout,
+        in_order=config.batch_invariant,
+    )  # fmt: skip
 
 
 def this_machine() -> str:

@@ -23,7 +23,7 @@ from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.linear import chain
 from flover.ops.cuda.matrices import Matrix
-from flover.ops.cuda.quantize import Rows, activations_of, floats_of
+from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
 from flover.ops.cuda.tiles import tile_of
@@ -77,7 +77,9 @@ def grouped_kernel(
     kind: tl.constexpr = tl.pointer_type(x.dtype.element_ty)
     weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
     own, real = pair // SHARING, place < count
-    total, up_total = chain(x, own, real, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    total, up_total = chain(
+        x, own, real, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
+    )  # fmt: skip
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else x
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     tl.store(y + pair[:, None] * outputs + out[None, :], total, real[:, None] & (out < outputs)[None, :])
@@ -99,8 +101,8 @@ def quantized_grouped_kernel(
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     total, up_total = quantized_chain(
-        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, RECIPE,
-        NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
+        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, 0, units, FORMAT,
+        RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
@@ -169,7 +171,9 @@ class ExpertOps:
         order = torch.argsort(flat, stable=True)
         edges = torch.arange(count + 1, dtype=torch.int32, device=y.device)
         starts = torch.searchsorted(flat[order], edges, out_int32=True)
-        inner = _grouped(x, up, flat, order, starts, chosen, kind)
+        inner: Rows = _grouped(x, up, flat, order, starts, chosen, kind)
+        if down.like.part is not None and isinstance(down.like, QuantizedWeight):
+            inner = activations_of_all(inner, down.like, self._group)
         outer = _grouped(inner, down, flat, order, starts, 1, None)
         grid = (rows, triton.cdiv(y.shape[1], 1024))
         weighted_sum_kernel[grid](outer, weights, y, y.shape[1], chosen, 1024, num_warps=4, **OPTIONS)

@@ -22,6 +22,7 @@ from flover.ops.cuda.matrices import JoinedMatrix, Matrix
 from flover.ops.cuda.quantize import Rows, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import linear_then, quantized_linear
+from flover.ops.cuda.tree import fold
 from flover.ops.cuda.weight import CudaWeight
 from flover.ops.joined import JoinedWeight
 
@@ -35,26 +36,50 @@ _EPILOGUE_BLOCK = 1024
 
 @triton.jit
 def chain(
-    x, x_row, real, weight, out, outputs, inputs, GATED: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    x, x_row, real, weight, out, outputs, inputs, begin, end, GATED: tl.constexpr, BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the inputs, in order, of the rows x_row of x times the rows `out` of a weight; gated: and those as far
-    behind its first half. Rows that are not `real` are not read. Outputs that are not there are computed from the last
-    one."""
+    """Sums over the inputs from `begin` to `end`, in order, of the rows x_row of x times the rows `out` of a weight;
+    gated: and those as far behind its first half. Rows that are not `real` are not read. Outputs that are not there are
+    computed from the last one."""
     column = tl.arange(0, BLOCK_IN)
     x_place = x_row[:, None] * inputs
     w_place = tl.minimum(out, outputs - 1)[:, None] * inputs
     half = outputs.to(tl.int64) * inputs
     total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
-    for first in range(0, inputs, BLOCK_IN):
+    for first in range(begin, end, BLOCK_IN):
         place = (first + column)[None, :]
-        a = tl.load(x + x_place + place, real[:, None] & (place < inputs), other=0.0)
-        w = tl.load(weight + w_place + place, place < inputs, other=0.0)
+        a = tl.load(x + x_place + place, real[:, None] & (place < end), other=0.0)
+        w = tl.load(weight + w_place + place, place < end, other=0.0)
         total = tl.dot(a, tl.trans(w), total, input_precision="ieee")
         if GATED:
-            w = tl.load(weight + half + w_place + place, place < inputs, other=0.0)
+            w = tl.load(weight + half + w_place + place, place < end, other=0.0)
             up_total = tl.dot(a, tl.trans(w), up_total, input_precision="ieee")
+    return total, up_total
+
+
+@triton.jit
+def chains(
+    x, x_row, real, weight, out, outputs, inputs, length, SEGMENTS: tl.constexpr, GATED: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
+):  # fmt: skip
+    """The same over all inputs: as one chain, or as a tree over segments of so many inputs, each of which is one."""
+    if SEGMENTS == 1:
+        total, up_total = chain(
+            x, x_row, real, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
+        )  # fmt: skip
+    else:
+        total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+        ones, twos, fours = total, total, total
+        for segment in range(SEGMENTS):
+            first = segment * length
+            total, _ = chain(
+                x, x_row, real, weight, out, outputs, inputs, first, first + length, False, BLOCK_ROWS, BLOCK_OUT,
+                BLOCK_IN,
+            )  # fmt: skip
+            total, ones, twos, fours = fold(total, segment, ones, twos, fours)
+        up_total = total
     return total, up_total
 
 
@@ -67,9 +92,11 @@ def product_kernel(
     rows,
     outputs,
     inputs,
+    length,
     KIND: tl.constexpr,
     GATED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    SEGMENTS: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK_OUT: tl.constexpr,
     BLOCK_IN: tl.constexpr,
@@ -78,16 +105,25 @@ def product_kernel(
     row = tl.program_id(1).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1)
-    total, up_total = chain(x, x_row, row < rows, weight, out, outputs, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN)
+    total, up_total = chains(
+        x, x_row, row < rows, weight, out, outputs, inputs, length, SEGMENTS, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
+    )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
     tl.store(y + row[:, None] * outputs + out[None, :], total, inside)
 
 
-def product(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None) -> Tensor:
-    """The linear of the op table in one launch and one order."""
+def product(
+    x: Tensor,
+    weight: CudaWeight,
+    bias: Tensor | None,
+    kind: str | None,
+    segments: int = 1,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The linear of the op table in one launch and one order, as x or of type `dtype`."""
     (rows, inputs), outputs = x.shape, weight.shape[0] // (2 if weight.gated else 1)
-    y = torch.empty((rows, outputs), dtype=x.dtype, device=x.device)
+    y = torch.empty((rows, outputs), dtype=dtype or x.dtype, device=x.device)
     product_kernel[(triton.cdiv(outputs, _BLOCK_OUT), triton.cdiv(rows, FEW_ROWS))](
         x,
         weight.data,
@@ -96,9 +132,11 @@ def product(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None
         rows,
         outputs,
         inputs,
+        inputs // segments,
         KIND=kind or "none",
         GATED=weight.gated,
         HAS_BIAS=bias is not None,
+        SEGMENTS=segments,
         BLOCK_ROWS=FEW_ROWS,
         BLOCK_OUT=_BLOCK_OUT,
         BLOCK_IN=64 if x.element_size() == 2 else 32,
@@ -149,9 +187,18 @@ def linear(
             return made
         outputs = weight.shape[0] // (2 if weight.gated else 1)
         y = torch.empty((x.shape[0], outputs), dtype=x.dtype, device=weight.data.device)
-        quantized_linear(x, weight, bias, kind, y)
+        quantized_linear(x, weight, bias, kind, y, weight.segments if batch_invariant else 1)
         return y
     return _plain(floats_of(x), weight, bias, kind, batch_invariant)
+
+
+def share_of_rank(x: Rows, weight: Matrix) -> Tensor:
+    """x times the columns of a weight that this rank has, float32: a subtree of the sum over all inputs."""
+    if isinstance(weight, CudaWeight):
+        return product(floats_of(x).to(weight.data.dtype), weight, None, None, weight.segments, torch.float32)
+    y = torch.empty((x.shape[0], weight.shape[0]), dtype=torch.float32, device=weight.data.device)
+    quantized_linear(x, weight, None, None, y, weight.segments)
+    return y
 
 
 def _joined(x: Rows, weight: JoinedMatrix, bias: Tensor | None, kind: str | None, batch_invariant: bool) -> Tensor:
@@ -172,7 +219,7 @@ def _plain(x: Tensor, weight: CudaWeight, bias: Tensor | None, kind: str | None,
         x = x.to(weight.data.dtype)
     behind = bias is not None or kind is not None or weight.gated
     if len(x) and (batch_invariant or (behind and len(x) <= FEW_ROWS)):
-        return product(x, weight, bias, kind)
+        return product(x, weight, bias, kind, weight.segments if batch_invariant else 1)
     raw = F.linear(x, weight.data)
     if not behind or not len(x):
         return raw if not weight.gated else raw[:, : raw.shape[1] // 2]

@@ -12,9 +12,10 @@ import torch
 from flover.errors import ConfigError
 from flover.ops import NewWeight, Ops, Part, Weight, WeightFormat
 from flover.ops.cuda.quantize import FLOATS, recipe_of
-from flover.ops.cuda.quantized import QUANTIZED, QuantizedWeight
+from flover.ops.cuda.quantized import BLOCK, QUANTIZED, QuantizedWeight
 from flover.ops.cuda.weight import FORMATS, CudaWeight, zeros
 from flover.ops.joined import JoinedWeight
+from flover.weight_formats import segments_of
 
 Matrix: TypeAlias = CudaWeight | QuantizedWeight
 
@@ -50,13 +51,15 @@ def _make(
     gated: bool,
     part: Part | None = None,
 ) -> Matrix:
+    together = BLOCK * QUANTIZED[weight_format].together if weight_format in QUANTIZED else 1
+    segments = segments_of(weight_format, part.whole, shape[1], together) if part else 1
     if part is not None and part.whole == shape[1]:
         part = None
     if weight_format in QUANTIZED:
-        return QuantizedWeight(device, activations, shape, weight_format, gated, part, fp8_activations)
+        return QuantizedWeight(device, activations, shape, weight_format, gated, part, fp8_activations, segments)
     if weight_format not in FORMATS:
         raise ConfigError(f"a GPU keeps no weights in {weight_format}")
-    return CudaWeight(zeros(shape, FORMATS[weight_format], device), gated, part)
+    return CudaWeight(zeros(shape, FORMATS[weight_format], device), gated, part, segments)
 
 
 def weights_on(device: torch.device, activations: torch.dtype, fp8_activations: bool) -> NewWeight:

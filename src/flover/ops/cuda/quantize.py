@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.errors import InvariantError
-from flover.ops import ONE_SCALE
+from flover.ops import ONE_SCALE, Group
 from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
 
@@ -202,16 +202,32 @@ def keep_row(value, top, row, first, rows, width, q, scales, shares, SIZE: tl.co
         tl.store(shares + block.to(tl.int64) * rows + row, scale * sums, block * 32 < width)
 
 
-@triton.jit(do_not_specialize=["rows"])
-def rotate_kernel(x, q, scales, shares, rows, inputs, blocks, RECIPE: tl.constexpr, SIZE: tl.constexpr):
-    """One row, SIZE inputs at a time: once for its largest magnitude, once for its integers."""
-    row = tl.program_id(0).to(tl.int64)
+@triton.jit
+def largest_rotated(x, row, inputs, RECIPE: tl.constexpr, SIZE: tl.constexpr):
+    """Bits of the largest magnitude of one row, rotated."""
     place = tl.arange(0, SIZE)
     top = 0
     for first in range(0, inputs, SIZE):
         inside = first + place < inputs
         value = tl.load(x + row * inputs + first + place, inside, other=0.0).to(tl.float32)
         top = tl.maximum(top, tl.max(magnitude_bits(rotated(value, SIZE, RECIPE.rounds))))
+    return top
+
+
+@triton.jit
+def largest_kernel(x, tops, inputs, RECIPE: tl.constexpr, SIZE: tl.constexpr):
+    """That of one row, for `rotate_kernel`."""
+    row = tl.program_id(0).to(tl.int64)
+    tl.store(tops + row, largest_rotated(x, row, inputs, RECIPE, SIZE))
+
+
+@triton.jit(do_not_specialize=["rows"])
+def rotate_kernel(x, tops, q, scales, shares, rows, inputs, blocks, RECIPE: tl.constexpr, SIZE: tl.constexpr):
+    """One row, SIZE inputs at a time: once for its largest magnitude if `tops` does not have it, once for its
+    integers."""
+    row = tl.program_id(0).to(tl.int64)
+    place = tl.arange(0, SIZE)
+    top = largest_rotated(x, row, inputs, RECIPE, SIZE) if tops is None else tl.load(tops + row)
     for first in range(0, blocks * 32, SIZE):
         inside = first + place < inputs
         value = tl.load(x + row * inputs + first + place, inside, other=0.0).to(tl.float32)
@@ -253,13 +269,37 @@ def activations_of(x: Rows, weight: QuantizedWeight) -> Activations:
     (rows, inputs), recipe, blocks = x.shape, recipe_of(weight), weight.blocks
     if recipe.way == "floats":
         return Activations(x, x.dtype, (rows, inputs), recipe, None, x, x, x)
-    made = new_activations(x, x, (rows, inputs), weight)
-    into = made.q, made.scales, made.shares
     if recipe.way == "row":
-        rotate_kernel[(rows,)](x, *into, rows, inputs, blocks, recipe, _INPUTS_AT_ONCE, num_warps=8, **OPTIONS)
-    else:
-        grid, order = (rows, triton.cdiv(blocks, _BLOCKS_AT_ONCE)), weight.order
-        quantize_kernel[grid](
-            x, order, *into, rows, inputs, blocks, recipe, order is not None, _BLOCKS_AT_ONCE, num_warps=4, **OPTIONS
-        )
+        return _in_integers(x, weight, None)
+    made = new_activations(x, x, (rows, inputs), weight)
+    grid, order = (rows, triton.cdiv(blocks, _BLOCKS_AT_ONCE)), weight.order
+    quantize_kernel[grid](
+        x, order, made.q, made.scales, made.shares, rows, inputs, blocks, recipe, order is not None, _BLOCKS_AT_ONCE,
+        num_warps=4, **OPTIONS,
+    )  # fmt: skip
+    return made
+
+
+def activations_of_all(x: Rows, weight: QuantizedWeight, group: Group) -> Activations:
+    """Rows of x as products with that weight take them, whose inputs ranks share: a scale of a row is that of all its
+    inputs, for which ranks take the largest of their largest magnitudes."""
+    if weight.format not in ONE_SCALE:
+        return activations_of(x, weight)
+    if isinstance(x, Activations) and x.recipe.way == "rotated" and x.serves(weight):
+        group.all_reduce("max", x.scales)  # of every piece: no launch is spent on finding the largest of these before
+        return x
+    x = floats_of(x)
+    rows, inputs = x.shape
+    tops = torch.empty(rows, dtype=torch.int32, device=x.device)
+    largest_kernel[(rows,)](x, tops, inputs, recipe_of(weight), _INPUTS_AT_ONCE, num_warps=8, **OPTIONS)
+    group.all_reduce("max", tops)
+    return _in_integers(x, weight, tops)
+
+
+def _in_integers(x: Tensor, weight: QuantizedWeight, tops: Tensor | None) -> Activations:
+    (rows, inputs), made = x.shape, new_activations(x, x, (x.shape[0], x.shape[1]), weight)
+    rotate_kernel[(rows,)](
+        x, tops, made.q, made.scales, made.shares, rows, inputs, weight.blocks, made.recipe, _INPUTS_AT_ONCE,
+        num_warps=8, **OPTIONS,
+    )  # fmt: skip
     return made

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flover.errors import ConfigError, ModelError
-from flover.ops import ONE_SCALE, Part, WeightFormat
+from flover.errors import ModelError
+from flover.ops import Part, WeightFormat
 from flover.ops.cuda.panels import Pieces, take_apart
 from flover.ops.cuda.weight import zeros
 from flover.weight_formats import rotation_of
@@ -117,7 +117,7 @@ class QuantizedWeight:
     with `fp8_activations` its products take activations in FP8, if it is."""
 
     __slots__ = ("_order", "activations", "blocks", "data", "format", "fp8_activations", "gated", "order", "part",
-                 "rotation", "shape", "stride")  # fmt: skip
+                 "rotation", "segments", "shape", "stride")  # fmt: skip
 
     def __init__(
         self,
@@ -128,13 +128,13 @@ class QuantizedWeight:
         gated: bool,
         part: Part | None,
         fp8_activations: bool = False,
+        segments: int = 1,
     ) -> None:
-        """Room for a matrix. Raises `MemoryError`, `ConfigError` for what ranks cannot share."""
-        if part and weight_format in ONE_SCALE:
-            raise ConfigError(f"ranks on GPUs cannot share the columns of a matrix in {weight_format}")
+        """Room for a matrix. Raises `MemoryError`."""
         self.shape, self.format, self.gated, self.part = shape, weight_format, gated, part
         self.activations, self.fp8_activations = activations, fp8_activations and weight_format == "fp8_e4m3"
-        self.rotation = rotation_of(weight_format, shape[1])
+        self.segments = segments
+        self.rotation = rotation_of(weight_format, part.whole if part else shape[1])
         kind = self.kind
         self.blocks = -(-shape[1] // (BLOCK * kind.together)) * kind.together
         self.stride = -(-shape[0] // _ALIGNMENT) * _ALIGNMENT

@@ -33,6 +33,7 @@ from flover.ops.cuda.quantize import (
 )
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.tiles import TOGETHER, tile_of
+from flover.ops.cuda.tree import fold
 
 
 @triton.jit
@@ -109,12 +110,12 @@ def activations_at(
 
 @triton.jit
 def quantized_chain(
-    x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT: tl.constexpr,
+    x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, begin, end, FORMAT: tl.constexpr,
     RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, GATED: tl.constexpr, UNITS: tl.constexpr,
     STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """Sums over the inputs, in order, of the rows x_row of x times the outputs `out` of a weight; gated: and those as
-    far behind its first half. x is as `quantize.Activations` have it."""
+    """Sums over the units from `begin` to `end`, in order, of the rows x_row of x times the outputs `out` of a weight;
+    gated: and those as far behind its first half. x is as `quantize.Activations` have it."""
     kind: tl.constexpr = tl.int32 if FORMAT.scale == "row" else tl.float32
     total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
@@ -127,7 +128,7 @@ def quantized_chain(
     elif RECIPE.way == "row":
         x_scale = tl.load(scales + x_row)
     # With stages said here, scales are loaded ahead too; else only what tensor cores multiply.
-    for first in tl.range(0, units, UNITS, num_stages=STAGES):
+    for first in tl.range(begin, end, UNITS, num_stages=STAGES):
         for i in tl.static_range(UNITS):
             for half in tl.static_range(together):
                 unit = first + i
@@ -155,12 +156,39 @@ def quantized_chain(
     return total, up_total
 
 
+@triton.jit
+def quantized_chains(
+    x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, SEGMENTS: tl.constexpr,
+    FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, GATED: tl.constexpr,
+    UNITS: tl.constexpr, STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """The same over all units: as one chain, or as a tree over so many segments, each of which is one."""
+    if SEGMENTS == 1:
+        total, up_total = quantized_chain(
+            x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, 0, units, FORMAT, RECIPE,
+            NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
+        )  # fmt: skip
+    else:
+        length = units // SEGMENTS
+        total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+        ones, twos, fours = total, total, total
+        for segment in range(SEGMENTS):
+            first = segment * length
+            total, _ = quantized_chain(
+                x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, first, first + length,
+                FORMAT, RECIPE, NUM_PIECES, PIECES, False, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
+            )  # fmt: skip
+            total, ones, twos, fours = fold(total, segment, ones, twos, fours)
+        up_total = total
+    return total, up_total
+
+
 @triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def quantized_kernel(
     x, scales, shares, weight, at, bias, y, y_scales, y_shares, rows, outputs, stride, units, inputs, y_stride,
     FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, THEN: tl.constexpr,
     TYPE: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr,
-    STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    STAGES: tl.constexpr, SEGMENTS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y. THEN: how y keeps
     them, rounded to TYPE before."""
@@ -168,9 +196,9 @@ def quantized_kernel(
     row = first_row + tl.arange(0, BLOCK_ROWS)
     out = first_out + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
-    total, up_total = quantized_chain(
-        x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, FORMAT, RECIPE, NUM_PIECES,
-        PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
+    total, up_total = quantized_chains(
+        x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, SEGMENTS, FORMAT, RECIPE,
+        NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     if THEN.way == "floats":
@@ -189,13 +217,16 @@ def pieces_of(x: Activations) -> dict[str, int]:
     return {"NUM_PIECES": count, "PIECES": power_of_two(count)}
 
 
-def quantized_linear(x: Rows, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor) -> None:
+def quantized_linear(
+    x: Rows, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor, segments: int = 1
+) -> None:
     """x times the weight's transpose, plus the bias, activated and gated, to y [rows, outputs], whose rows may lie
-    apart."""
+    apart. FP8 activations have no segments."""
     if len(y) and weight.fp8_activations:
         fp8_linear(floats_of(x), weight, bias, kind, y)
     elif len(y):
-        _launch(activations_of(x, weight), weight, bias, kind, (y, None, None), FLOATS, y.stride(0))
+        own = activations_of(x, weight)
+        _launch(own, weight, bias, kind, (y, None, None), FLOATS, y.stride(0), segments)
 
 
 def linear_then(
@@ -226,9 +257,10 @@ def _launch(
     into: tuple[Tensor, Tensor | None, Tensor | None],
     then: Recipe,
     y_stride: int,
+    segments: int = 1,
 ) -> None:
     rows, outputs, form = x.shape[0], weight.shape[0] // (2 if weight.gated else 1), weight.kind
-    tile = tile_of(weight, rows, x.recipe, then)
+    tile = tile_of(weight, rows, x.recipe, then, segments)
     quantized_kernel[(triton.cdiv(outputs, tile.outputs), triton.cdiv(rows, tile.rows))](
         x.q, x.scales, x.shares, weight.data, tuple(weight.sections), bias, *into, rows, outputs,
         weight.stride, weight.blocks // form.together, weight.shape[1], y_stride,
@@ -242,6 +274,7 @@ def _launch(
         HAS_BIAS=bias is not None,
         UNITS=tile.units,
         STAGES=tile.stages,
+        SEGMENTS=segments,
         BLOCK_ROWS=tile.rows,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,

@@ -15,14 +15,15 @@ from flover.ops.cuda.elementwise import add, add_gated, angles, scale_queries, s
 from flover.ops.cuda.embed import embed
 from flover.ops.cuda.experts import ExpertOps
 from flover.ops.cuda.graphs import capture_on
-from flover.ops.cuda.linear import linear
+from flover.ops.cuda.linear import linear, share_of_rank
 from flover.ops.cuda.matrices import JoinedMatrix, Matrix, join, prepare, weights_on
 from flover.ops.cuda.norm import head_norm, layer_norm, rms_norm
 from flover.ops.cuda.order import argmax, logsumexp
-from flover.ops.cuda.quantize import Rows, floats_of
+from flover.ops.cuda.quantize import Rows, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.rotary import rotary_write
 from flover.ops.cuda.sampling import sample
+from flover.ops.cuda.tree import rounded
 from flover.ops.joined import JoinedWeight
 
 
@@ -53,11 +54,16 @@ def _linear(
     kind: str | None,
     then: QuantizedWeight | None = None,
 ) -> Rows:
-    """Over all ranks where these share the columns of the weight."""
+    """Over all ranks where these share the columns of the weight. `batch_invariant`: in one order, whether 1, 2, 4 or 8
+    ranks share them."""
     if isinstance(weight, JoinedWeight) or weight.part is None:
         return linear(x, weight, bias, kind, batch_invariant, then)
     if kind is not None or weight.gated:
         raise InvariantError("what ranks give is added up before anything is done with it")
+    if isinstance(weight, QuantizedWeight) and x.shape[0]:
+        x = activations_of_all(x, weight, group)
+    if batch_invariant and x.shape[0]:
+        return rounded(_all_reduce(group, share_of_rank(x, weight)), bias, x.dtype)
     return _all_reduce(group, floats_of(linear(x, weight, bias if group.rank == 0 else None, None, batch_invariant)))
 
 

@@ -31,10 +31,13 @@ class Tile(NamedTuple):
     stages: int = 3
 
 
-def tile_of(weight: QuantizedWeight, rows: int, taken: Recipe = FLOATS, then: Recipe = FLOATS) -> Tile:
+def tile_of(
+    weight: QuantizedWeight, rows: int, taken: Recipe = FLOATS, then: Recipe = FLOATS, segments: int = 1
+) -> Tile:
     """For a product of so many rows, which it takes and keeps like that: those that are rotated together, by one
-    program. fp8 has one tile: tensor cores of floats add in an order of their own."""
-    kind, count = weight.kind, weight.blocks // weight.kind.together
+    program. fp8 has one tile: tensor cores of floats add in an order of their own. A turn of the loop stays within one
+    of the segments of the inputs."""
+    kind, count = weight.kind, weight.blocks // weight.kind.together // segments
     if kind.code == "fp8":
         return Tile(16, 32, math.gcd(count, 4), 2)
     heavy = kind.parts == 2 or kind.factors == "both" or kind.scale == "word" or kind.planes > 1

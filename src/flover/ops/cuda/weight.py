@@ -27,6 +27,7 @@ class CudaWeight:
     data: Tensor
     gated: bool
     part: Part | None
+    segments: int = 1  # of equally many inputs, each summed by itself where the order of sums is that of any ranks
 
     @property
     def shape(self) -> tuple[int, int]:
