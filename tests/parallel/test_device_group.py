@@ -14,6 +14,8 @@ import torch
 
 from flover.config import EngineConfig
 from flover.errors import ConfigError, RankLostError
+from flover.ops.group import tree_sum
+from flover.parallel import device_group
 from flover.parallel.device_group import DeviceGroup
 from flover.parallel.gloo import connect, dist
 from flover.parallel.launch import load_group
@@ -47,6 +49,10 @@ class Backend:
         self.async_ops.add(options.asyncOp)
         return self._gloo.gather(outputs, inputs, options)
 
+    def _allgather_base(self, output: Any, x: Any, options: Any) -> Any:
+        self.async_ops.add(options.asyncOp)
+        return self._gloo._allgather_base(output, x, options)
+
     def abort(self) -> None:
         self.num_aborts += 1
 
@@ -79,6 +85,27 @@ def test_a_rank_joins_with_the_gpu_of_its_number(tmp_path: Path, monkeypatch: py
     for group in groups:
         group.close()
     assert [one.num_aborts for one in Backend.made] == [1, 1]
+
+
+def test_a_sum_in_order_is_one_tree_over_the_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --batch-invariant: 1 and 2^-24 three times are 1 in order, and more as a tree; the largest stays NCCL's."""
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(dist, "ProcessGroupNCCL", Backend, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", contextlib.nullcontext)
+    monkeypatch.setattr(device_group, "add_parts", lambda parts, y: y.copy_(tree_sum(list(parts))))
+    config = EngineConfig(device="cuda", tensor_parallel_size=4, batch_invariant=True)
+    small = 2.0**-24
+    with ThreadPoolExecutor(4) as threads:
+        joined = threads.map(lambda rank: join(config, rank, str(tmp_path / "store"))[0], range(4))
+        groups: list[Any] = sorted(joined, key=lambda group: group.rank)
+        sums = [torch.tensor([[1.0, small][rank > 0], float(rank)]) for rank in range(4)]
+        tops = [torch.tensor([float(rank)]) for rank in range(4)]
+        for reduction, tensors in (("sum", sums), ("max", tops)):
+            list(threads.map(lambda group, x, kind=reduction: group.all_reduce(kind, x), groups, tensors))
+    for group in groups:
+        group.close()
+    assert [x.tolist() for x in sums] == [[1 + 2 * small, 6.0]] * 4
+    assert [x.tolist() for x in tops] == [[3.0]] * 4
 
 
 def test_a_torch_without_nccl_is_refused_before_a_rank_starts() -> None:

@@ -78,7 +78,7 @@ class DeviceGroup(RankGroup):
         self._count(x)
         if self._in_order and self.size > 2 and reduction == "sum" and x.is_floating_point():
             parts = torch.empty((self.size, *x.shape), dtype=x.dtype, device=x.device)
-            self._launch(lambda: self._model._allgather_base(parts, x, self._to_all))
+            self._launch(lambda: self._model._allgather_base(parts.view(-1), x.view(-1), self._to_all))
             add_parts(parts, x)
         else:
             self._launch(lambda: self._model.allreduce([x], self._reductions[reduction]))
