@@ -9,7 +9,7 @@ ONE_ROW_FLOOR = 0.85  # of the read bandwidth
 BFLOAT16_FLOOR = 0.80  # of the FMA peak, at FLOOR_ROWS rows
 INT8_FLOOR = 1.40  # likewise
 FLOOR_ROWS = 32
-ATTENTION_FLOOR = 0.70  # of the read bandwidth
+ATTENTION_FLOORS = {"float32": 0.75, "bfloat16": 0.75, "int8": 0.60}  # of the read bandwidth, by the type of the pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,5 +129,5 @@ def floors(cells: Iterable[Measurement], limits: Mapping[int, MachineLimits]) ->
         for cell in mine:
             if cell.op == "attention" and cell.reads:
                 what = f"attention, {cell.kind} cache, {cell.name}: of the read bandwidth"
-                found.append(Floor(what, threads, cell.fraction(limit), ATTENTION_FLOOR))
+                found.append(Floor(what, threads, cell.fraction(limit), ATTENTION_FLOORS[cell.kind]))
     return found
