@@ -72,8 +72,9 @@ class HashRank(BlockingExecutor):
     def sample_started(self) -> None: ...
 
     def __init__(self, scenario: Scenario, decide: Callable[[StepPlan], StepPlan] = lambda plan: plan) -> None:
+        config = scenario.config
         self.model = HashExecutor(
-            scenario.facts, max_num_seqs=scenario.config.max_num_seqs, reorder=scenario.config.reorder
+            scenario.facts, max_num_seqs=config.max_num_seqs, reorder=config.reorder, num_slots=config.num_slots
         )
         self.facts = scenario.facts
         self.decide = decide
