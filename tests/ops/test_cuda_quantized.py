@@ -170,7 +170,6 @@ def test_experts_are_those_of_the_cpu(weight_format: WeightFormat, ordered: bool
 
 
 WRONG: dict[str, Callable[[], object]] = {
-    "a part": lambda: OPS.new_weight((16, 128), "int8", False, Part(0, 256)),
     "numbers for blocks": lambda: OPS.new_weight((16, 256), "q4_k", False).store(0, np.zeros((1, 256), np.float32)),
     "no number": lambda: OPS.new_weight((16, 32), "int4", False).store(0, np.full((1, 32), np.nan, np.float32)),
 }

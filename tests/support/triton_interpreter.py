@@ -1,7 +1,8 @@
 """Triton's interpreter with bfloat16 as a GPU has it.
 
 Triton 3.9's own cuts float32 off instead of rounding it to the nearest bfloat16, loses the carry of a number that is
-rounded up to the next power of two in FP8, and multiplies matrices of bfloat16 as if their bits were integers. It also
+rounded up to the next power of two in FP8, multiplies matrices of bfloat16 as if their bits were integers, and those of
+float32 by BLAS, whose order of adding is not always that of the row alone. It also
 replaces the language's functions anew at every call of a part of a kernel, which takes most of the time; once is
 enough. Importing this file replaces all of that, unless a GPU runs the kernels.
 """
@@ -31,6 +32,13 @@ def widened(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
+def _in_64_bits(one: TensorHandle) -> npt.NDArray[np.float64]:
+    """Numbers of a product: BLAS adds those of 32 bits in an order that hangs on a row's place, on some processors."""
+    if one.dtype.primitive_bitwidth == 8:
+        return torch.from_numpy(one.data).view(torch.float8_e4m3fn).to(torch.float64).numpy()
+    return np.asarray(one.data, dtype=np.float64)
+
+
 def _use() -> None:
     own_cast, own_dot = InterpreterBuilder.cast_impl, InterpreterBuilder.create_dot
     own_fp_to_fp = InterpreterBuilder.create_fp_to_fp
@@ -46,7 +54,11 @@ def _use() -> None:
     def dot(self: Any, a: Any, b: Any, c: Any, *options: Any) -> Any:
         if a.dtype == tl.bfloat16:
             a, b = (TensorHandle(widened(one.data), tl.float32) for one in (a, b))
-        return own_dot(self, a, b, c, *options)
+        if c.dtype.scalar != tl.float32:
+            return own_dot(self, a, b, c, *options)
+        wide = [TensorHandle(one, tl.float64) for one in (_in_64_bits(a), _in_64_bits(b))]
+        none = TensorHandle(np.zeros(1), tl.float64)
+        return TensorHandle(own_dot(self, *wide, none, *options).data.astype(np.float32) + c.data, tl.float32)
 
     def fp_to_fp(self: Any, source: Any, kind: Any, rounding: Any) -> Any:
         if (source.dtype.scalar, kind.scalar) == (tl.float32, tl.float8e4nv):

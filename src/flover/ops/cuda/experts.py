@@ -26,7 +26,7 @@ from flover.ops.cuda.matrices import Matrix
 from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
-from flover.ops.cuda.tiles import tile_of
+from flover.ops.cuda.tiles import MOST_REGISTERS, tile_of
 
 _BLOCK_ROWS = 16
 
@@ -290,6 +290,7 @@ def _grouped_quantized(
         BLOCK_ROWS=_BLOCK_ROWS,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,
+        maxnreg=MOST_REGISTERS,
         num_stages=tile.stages,
         **OPTIONS,
     )  # fmt: skip

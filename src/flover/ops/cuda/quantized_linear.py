@@ -32,7 +32,7 @@ from flover.ops.cuda.quantize import (
     row_scale,
 )
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.tiles import TOGETHER, tile_of
+from flover.ops.cuda.tiles import MOST_REGISTERS, TOGETHER, tile_of
 from flover.ops.cuda.tree import fold
 
 
@@ -278,6 +278,7 @@ def _launch(
         BLOCK_ROWS=tile.rows,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,
+        maxnreg=MOST_REGISTERS,
         num_stages=tile.stages,
         **OPTIONS,
     )  # fmt: skip

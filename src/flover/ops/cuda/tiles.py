@@ -15,6 +15,8 @@ from flover.ops.cuda.quantized import QuantizedWeight
 TOGETHER = 128
 """Outputs of a program that rotates what it computed: the largest rotation."""
 FEW_ROWS = 16
+MOST_REGISTERS = 255
+"""Of a thread, said so: else the assembler saves some for more programs at once, and keeps what is left in memory."""
 _AHEAD, _AHEAD_GATED = 12, 4
 """Units of inputs that a program for few rows has asked for and not got yet; gated, of twice as many outputs, in a
 launch of more programs."""
