@@ -98,6 +98,7 @@ def test_the_tools_of_codex(echo: ServerProcess) -> None:
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
         ({"tools": [{"type": "web_search"}]}, "tools"),
+        ({"tools": [{"type": [], "name": "f"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, "text"),
         ({"include": ["message.output_text.logprobs"]}, "include"),

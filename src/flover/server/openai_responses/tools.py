@@ -15,8 +15,13 @@ LEFT_OUT = frozenset(["web_search", "web_search_preview", "image_generation"])
 def split_tools(tools: list[Tool]) -> tuple[list[Tool], list[Tool]]:
     """The tools that can be called, and those that are left out. Where nothing else could be called, none are: they are
     what the request is about, and are refused with all others that are not known."""
-    kept = [tool for tool in tools if tool.get("type") not in LEFT_OUT]
-    return (kept, [tool for tool in tools if tool not in kept]) if kept else (tools, [])
+    kept = [tool for tool in tools if not _is_left_out(tool)]
+    return (kept, [tool for tool in tools if _is_left_out(tool)]) if kept else (tools, [])
+
+
+def _is_left_out(tool: Tool) -> bool:
+    kind = tool.get("type")
+    return isinstance(kind, str) and kind in LEFT_OUT  # a client may send anything
 
 
 def as_functions(tools: list[Tool]) -> list[Tool]:
