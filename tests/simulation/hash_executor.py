@@ -103,7 +103,6 @@ class HashExecutor(BlockingExecutor):
 
     def reset(self) -> None:
         super().reset()
-        super().reset()
         self.rows.clear()
         self._in_flight.clear()
         self._holders = [0] * self.num_pages

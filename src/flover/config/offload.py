@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from flover.config.engine import EngineConfig
 
 FLAG = "--kv-offload-bytes"
+NEEDS_CPU = f"{FLAG} needs --device cpu: pages of a GPU are not copied to the host yet"
 
 
 def check_offload(config: EngineConfig) -> None:
@@ -23,7 +24,7 @@ def check_offload(config: EngineConfig) -> None:
     if not config.enable_prefix_caching:
         raise ConfigError(f"{FLAG} needs prefix caching: it keeps the pages of prefixes")
     if config.device == "cuda":
-        raise ConfigError(f"{FLAG} needs --device cpu: pages of a GPU are not copied to the host yet")
+        raise ConfigError(NEEDS_CPU)
     if draft_model_of(config.speculative_config) is not None:
         raise ConfigError(f"{FLAG} excludes a draft model: what that has computed of a page is not stored")
     if not config.kv_offload_persistent:

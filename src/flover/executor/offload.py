@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from flover.config import EngineConfig
+from flover.config.offload import FLAG, NEEDS_CPU
 from flover.engine.plan import StepPlan
 from flover.errors import ConfigError, InvariantError
 from flover.memory.kvcache import KVCache, PageCache
@@ -17,11 +18,11 @@ def open_store(config: EngineConfig, cache: PageCache, group: Group) -> PageStor
     if config.kv_offload_bytes is None:
         return None
     if not isinstance(cache, KVCache):
-        raise ConfigError("--kv-offload-bytes needs --device cpu: pages of a GPU are not copied to the host yet")
+        raise ConfigError(NEEDS_CPU)
     num_slots = group.least(config.kv_offload_bytes // cache.page_bytes)
     if num_slots < 1:
         raise ConfigError(
-            f"--kv-offload-bytes {config.kv_offload_bytes} has no room for a page of {cache.page_bytes} bytes "
+            f"{FLAG} {config.kv_offload_bytes} has no room for a page of {cache.page_bytes} bytes "
             f"(--block-size {config.block_size})"
         )
     file = open_offload_file(
