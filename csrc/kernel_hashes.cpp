@@ -361,14 +361,14 @@ void rows_of_numbers(Cases& cases) {
       cases.run("absmax/" + std::to_string(rotation) + name, AbsMax{x.data(), {ROWS}, 1, 256, rotation, reach.data()},
                 reach);
     }
-    cases.run("argmax" + name, ArgMax{x.data(), {ROWS}, SIZE, best.data(), ids.data()}, best, ids);
+    cases.run("argmax" + name, ArgMax{x.data(), {ROWS}, SIZE, nullptr, best.data(), ids.data()}, best, ids);
   }
 }
 
 void samples(Cases& cases) {
   constexpr int64_t ROWS = 6, SIZE = 1003;
   Numbers numbers(1000);
-  const Floats logits = numbers.floats(ROWS * SIZE);
+  Floats logits = numbers.floats(ROWS * SIZE);
   Floats best(ROWS), temperature(ROWS);
   std::vector<double> sums(ROWS), min_p(ROWS), top_p(ROWS), uniform(ROWS);
   std::vector<int64_t> top_k(ROWS), ids(ROWS);
@@ -376,7 +376,7 @@ void samples(Cases& cases) {
     temperature[i] = 0.5f + 0.25f * (float)i, uniform[i] = (double)numbers.bits() * 0x1p-32;
     min_p[i] = i % 2 ? 0.01 : 0.0, top_p[i] = i % 3 ? 0.75 : 1.0, top_k[i] = i % 4 ? 0 : 40;
   }
-  cases.run("argmax/logits", ArgMax{logits.data(), {ROWS}, SIZE, best.data(), ids.data()}, best, ids);
+  cases.run("argmax/logits", ArgMax{logits.data(), {ROWS}, SIZE, nullptr, best.data(), ids.data()}, best, ids);
   cases.run("logsumexp", LogSumExp{logits.data(), {ROWS}, SIZE, sums.data()}, sums);
   cases.run("sample",
             Sample{logits.data(),
@@ -389,6 +389,10 @@ void samples(Cases& cases) {
                    top_p.data(),
                    uniform.data(),
                    ids.data()},
+            ids);
+  std::vector<uint32_t> masks(ROWS * ((SIZE + 31) / 32));
+  for (auto& word : masks) word = numbers.bits() | numbers.bits();
+  cases.run("argmax/masks", ArgMax{logits.data(), {ROWS}, SIZE, masks.data(), best.data(), ids.data()}, logits, best,
             ids);
 }
 

@@ -295,12 +295,14 @@ struct SoftCap {
 };
 
 struct ArgMax {
-  const float* logits;  // [rows, size]
+  float* logits;  // [rows, size]
   Tokens rows;
   int64_t size;
-  float* values;  // [rows]: not a number if any of a row is none
-  int64_t* ids;   // [rows]: the first that has the value
-  FLOVER_FIELDS(ArgMax, logits, rows, size, values, ids)
+  const uint32_t* masks;  // [rows, size / 32, rounded up] or null; what bit i % 32 of word i / 32 does not allow
+                          // becomes -inf in logits
+  float* values;          // [rows]: not a number if any of a row is none, infinite if any is, allowed or not
+  int64_t* ids;           // [rows]: the first that has the value; with masks -1 where it is not finite
+  FLOVER_FIELDS(ArgMax, logits, rows, size, masks, values, ids)
 };
 
 struct LogSumExp {

@@ -12,15 +12,25 @@ namespace flover::FLOVER_ISA {
 // A token less than e^-70 times as likely as the likeliest counts as impossible.
 constexpr float LEAST_EXPONENT = -70.0f;
 
-static void argmax_row(const float* x, int64_t size, float* value, int64_t* id) {
-  F16 top = all(-__builtin_inff()), check = zero();
+static void argmax_row(float* x, const uint32_t* mask, int64_t size, float* value, int64_t* id) {
+  const float never = -__builtin_inff();
+  F16 top = all(never), allowed = top, check = zero();
   for (int64_t i = 0; i < size; i += LANES) {
     const int n = (int)least(LANES, size - i);
-    const F16 part = keep_first(load_first(x + i, n), n, -__builtin_inff());
+    F16 part = keep_first(load_first(x + i, n), n, never);
     top = max(part, top);
     check = add(check, not_a_number(part));
+    if (!mask) continue;
+    const uint32_t bits = mask[i / 32] >> i % 32 & 0xffff;
+    if (bits != 0xffff) store_first(x + i, part = keep_bits(part, bits, never), n);
+    allowed = max(part, allowed);
   }
   *value = largest(top);
+  if (mask) {
+    if (sum(check) != 0.0f) *value = __builtin_nanf("");
+    if (*value - *value == 0.0f) *value = largest(allowed);
+    if (*value - *value != 0.0f) return void(*id = -1);
+  }
   if (sum(check) != 0.0f) {
     for (int64_t i = 0; i < size; i++)
       if (x[i] != x[i]) return void((*value = x[i], *id = i));
@@ -32,7 +42,8 @@ static void argmax_row(const float* x, int64_t size, float* value, int64_t* id) 
 static void run(Pool& pool, const ArgMax& a) {
   over_rows(pool, a.rows, a.size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; row++)
-      argmax_row(a.logits + row * a.size, a.size, a.values + row, a.ids + row);
+      argmax_row(a.logits + row * a.size, a.masks ? a.masks + row * ((a.size + 31) / 32) : nullptr, a.size,
+                 a.values + row, a.ids + row);
   });
 }
 

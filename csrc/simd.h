@@ -82,6 +82,9 @@ FLOVER_INLINE F16 keep_first(F16 a, int n, float other) {
 FLOVER_INLINE F16 skip_first(F16 a, int n, float other) {
   return {_mm512_mask_blend_ps((__mmask16)((1u << n) - 1), a.v, _mm512_set1_ps(other))};
 }
+FLOVER_INLINE F16 keep_bits(F16 a, uint32_t bits, float other) {
+  return {_mm512_mask_blend_ps((__mmask16)bits, _mm512_set1_ps(other), a.v)};
+}
 FLOVER_INLINE F16 load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};
 }
@@ -187,6 +190,13 @@ FLOVER_INLINE F16 skip_first(F16 a, int n, float other) {
   const __m256 fill = _mm256_set1_ps(other);
   return {_mm256_blendv_ps(a.lo, fill, _mm256_castsi256_ps(first_mask(n))),
           _mm256_blendv_ps(a.hi, fill, _mm256_castsi256_ps(first_mask(n - 8)))};
+}
+FLOVER_INLINE F16 keep_bits(F16 a, uint32_t bits, float other) {
+  const __m256 fill = _mm256_set1_ps(other);
+  const __m256i all_bits = _mm256_set1_epi32((int)bits), lo = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128),
+                hi = _mm256_slli_epi32(lo, 8);
+  return {_mm256_blendv_ps(fill, a.lo, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(all_bits, lo), lo))),
+          _mm256_blendv_ps(fill, a.hi, _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(all_bits, hi), hi)))};
 }
 FLOVER_INLINE __m256 widen_eight(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
@@ -294,6 +304,7 @@ FLOVER_INLINE void store_i8(int8_t* p, I16 a) {
 }
 FLOVER_INLINE F16 keep_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? a.v[i] : other); }
 FLOVER_INLINE F16 skip_first(F16 a, int n, float other) { FLOVER_LANES(F16, i < n ? other : a.v[i]); }
+FLOVER_INLINE F16 keep_bits(F16 a, uint32_t bits, float other) { FLOVER_LANES(F16, bits >> i & 1 ? a.v[i] : other); }
 FLOVER_INLINE F16 load_bf16(const uint16_t* p) { FLOVER_LANES(F16, widen_bf16(p[i])); }
 FLOVER_INLINE F16 load_f16(const uint16_t* p) { FLOVER_LANES(F16, widen_f16(p[i])); }
 FLOVER_INLINE F16 load_i8(const int8_t* p) { FLOVER_LANES(F16, (float)p[i]); }

@@ -94,6 +94,12 @@ FLOVER_INLINE U16 first_lanes(int n) {
 }
 FLOVER_INLINE F16 keep_first(F16 x, int n, float other) { return pick(first_lanes(n), x, all(other)); }
 FLOVER_INLINE F16 skip_first(F16 x, int n, float other) { return pick(first_lanes(n), all(other), x); }
+FLOVER_INLINE F16 keep_bits(F16 x, uint32_t bits, float other) {
+  static const int32_t lanes[LANES] = {1,      2,      4,       8,       16,      32,      64,      128,
+                                       1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+  const I16 own = load_int(lanes), given = all_int((int32_t)bits);
+  return pick(FLOVER_FOUR_OF_TWO(vtstq_s32, given, own), x, all(other));
+}
 FLOVER_INLINE float32x4_t widen_four(const uint16_t* p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
 FLOVER_INLINE F16 load_bf16(const uint16_t* p) {
   return {widen_four(p), widen_four(p + 4), widen_four(p + 8), widen_four(p + 12)};

@@ -7,14 +7,13 @@ import random
 import threading
 from typing import Any
 
-import numpy as np
 import pytest
 from support.constraints import VOCABULARY, allowed, compiler, walk
 
 from flover.errors import EngineError, RequestError
 from flover.grammar.compiler import MAX_KEPT, Compiler
 from flover.grammar.masks import MaskThread
-from flover.grammar.state import NARROW, GrammarState, restrict
+from flover.grammar.state import GrammarState
 from flover.request import SamplingParams
 from flover.structured_outputs import (
     MAX_CHOICES,
@@ -178,26 +177,6 @@ def test_what_is_compiled_is_kept_up_to_a_number() -> None:
     own.state(params(choice=["0"]), ())  # compiled again
     assert own.has(params(choice=["0"]))
     assert not own.has(params(choice=["1"]))
-
-
-@pytest.mark.parametrize("width", [1, 31, 32, 33, 2048, NARROW, NARROW + 1, 40_003])
-@pytest.mark.parametrize("others", [0, 3])
-def test_a_mask_restricts_exactly_its_row(width: int, others: int) -> None:
-    rng = np.random.default_rng(width)
-    shares = (0.0, 0.0001, 0.05, 0.5, 0.95, 0.9999, 1.0)
-    rows = np.sort(rng.permutation(len(shares) + others)[: len(shares)])
-    logits = rng.normal(size=(len(shares) + others, width)).astype(np.float32)
-    wanted = logits.copy()
-    masks = []
-    for row, share in zip(rows.tolist(), shares, strict=True):
-        chosen = rng.random(width) < share
-        bits = np.ones(-(-width // 32) * 32, dtype=bool)  # what is behind the vocabulary says nothing
-        bits[:width] = chosen
-        masks.append(np.packbits(bits, bitorder="little").view(np.uint32))
-        wanted[row, ~chosen] = -np.inf
-    restrict(logits, rows, masks)
-    assert (logits == wanted).all()
-    assert logits.dtype == np.float32
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flover.memory.columns import Feature
 from flover.model.sampling import sample
 from flover.model.sampling.philox import philox4x32, uniforms
 from flover.ops import Ops
 from flover.request import SamplingParams
-from model.sampling_reference import VOCAB, Asker, choose, distribution, pick, seat
+from model.sampling_reference import VOCAB, Asker, SomeTokens, choose, distribution, pick, seat
 
 tokens = st.integers(0, VOCAB - 1)
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
@@ -156,3 +157,42 @@ def test_successive_positions_of_one_seed_are_independent_enough() -> None:
     drawn = (uniforms(np.full(8001, 7), np.arange(8001)) * 4).astype(int)
     pairs = np.bincount(drawn[:-1] * 4 + drawn[1:], minlength=16)
     assert ((pairs - 500.0) ** 2 / 500.0).sum() < 45
+
+
+def test_masks_beside_all_else_that_a_row_asks_for(ops: Ops) -> None:
+    """A mask alone changes the logits where they are; with a bias, or log-probabilities, a copy of them."""
+    free = [
+        Asker(seed=1, temperature=1.0),
+        Asker(seed=1, temperature=1.0, top_k=4, top_p=0.9),
+        Asker(temperature=0.0),
+        Asker(seed=1, temperature=1.0, logprobs=20),
+        Asker(temperature=0.0, logprobs=2, logit_bias={1: 100.0, 3: 100.0}),
+    ]
+    raw = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(4)) * 3
+    logits = raw.repeat(2 * len(free), 1)
+    buffers = seat([*free, *free])
+    for place in range(len(free)):
+        buffers["grammar"][place] = SomeTokens()
+        buffers["features"][place] |= Feature.GRAMMAR
+    sampled = sample(logits.numpy(), buffers.view(np.arange(2 * len(free))), ops)
+    some = {token: -1000.0 for token in range(VOCAB) if token % 3}
+    wanted = []
+    for asker in free:
+        bias = {**some, 3: 100.0} if asker.params.logit_bias else some
+        params = {name: getattr(asker.params, name) for name in ("temperature", "top_k", "top_p")}
+        wanted.append(pick(distribution((raw[0] + bias_of(bias)).tolist(), Asker(**params)), draw_of(asker))[0])
+    assert sampled.token_ids[: len(free)].tolist() == wanted
+    unmasked = sample(raw.repeat(len(free), 1).numpy(), seat(free).view(np.arange(len(free))), ops)
+    assert sampled.token_ids[len(free) :].tolist() == unmasked.token_ids.tolist()
+    masked, plain = sampled.logprobs[3], sampled.logprobs[8]
+    assert masked.token_ids[1:] == plain.token_ids[1:]
+    assert masked.logprobs[1:] == plain.logprobs[1:]
+    assert not sampled.errors
+
+
+def bias_of(bias: dict[int, float]) -> torch.Tensor:
+    return torch.tensor([bias.get(token, 0.0) for token in range(VOCAB)])
+
+
+def draw_of(asker: Asker) -> float:
+    return float(uniforms(np.array([asker.seed]), np.array([0]))[0])

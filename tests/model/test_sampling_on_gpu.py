@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from support.gpu import DEVICE
 
 from flover.memory.columns import Feature
 from flover.model.sampling import sample
-from flover.model.sampling.edit import edit_logits
+from flover.model.sampling.edit import edit_logits, masks_of
 from flover.model.sampling.logprobs import token_logprobs
 from flover.model.sampling.packed import pack
 from flover.model.sampling.philox import uniforms
@@ -19,20 +17,10 @@ from flover.ops import reference
 from flover.ops.cuda.choose import choose, logprobs, to_device
 from flover.ops.cuda.edit import edited
 from flover.ops.cuda.philox import uniforms as device_uniforms
-from model.sampling_reference import VOCAB, Asker, seat
+from flover.ops.order import argmax
+from model.sampling_reference import VOCAB, Asker, SomeTokens, seat
 
 pytestmark = pytest.mark.gpu
-
-
-class SomeTokens:
-    """In the place of a grammar's state: allows every third token."""
-
-    error = None
-
-    def words(self) -> np.ndarray[Any, Any]:
-        bits = np.zeros(32 * -(-VOCAB // 32), dtype=np.uint8)
-        bits[::3] = 1
-        return np.packbits(bits, bitorder="little").view(np.uint32)
 
 
 CROWD = [
@@ -70,6 +58,7 @@ def test_all_rows_get_what_the_host_gives_them(members: tuple[int, ...], seed: i
         places = choices.edits.rows.cpu().numpy()
         copy = logits.numpy()[places]
         edit_logits(copy, rows.select(places), rows["features"][places])
+        argmax(copy, masks_of(rows.select(places), rows["features"][places], VOCAB))
         assert np.array_equal(edited(there, choices.edits).cpu().numpy(), copy, equal_nan=True)
     ids, best = choose(there, choices)
     assert torch.equal(there.cpu().nan_to_num(), logits.nan_to_num())

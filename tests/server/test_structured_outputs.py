@@ -21,13 +21,12 @@ import pytest
 from support.json_schemas import COUNT, SCHEMAS, an_object
 
 SERVE = [sys.executable, "-m", "flover", "serve", "--port=0", "--num-threads=1", "--kv-cache-memory-bytes=32MiB"]
-PREPARED = "--prepare-structured-outputs"
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Of a server with the bundled model, whose engine has the vocabulary before any request."""
-    process = subprocess.Popen([*SERVE, PREPARED], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(SERVE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         found = re.search(r"http://\S+:\d+", process.stdout.readline())

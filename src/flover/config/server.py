@@ -63,9 +63,9 @@ class ServerConfig:
         choices=REASONING_PARSERS,
     )
     prepare_structured_outputs: bool = setting(
-        False,
+        True,
         "read the vocabulary for structured outputs at the start, not for the first request that has them, which holds "
-        "others up: for 262,144 tokens 1 s, and 150 MB",
+        "others up: for 262,144 tokens 0.7 s, and 100 MB",
         group="server",
     )
     pooling_type: str | None = setting(

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     import llguidance
 
 Words = npt.NDArray[np.uint32]
-NARROW = 2**13
-"""Tokens of a vocabulary up to which a few passes over all rows take less time than a few calls for each."""
 
 
 class GrammarState:
@@ -86,45 +84,5 @@ class GrammarState:
 
 def ids_of(words: Words, vocab_size: int) -> npt.NDArray[np.int64]:
     """The ids that a mask allows."""
-    return _ids(words, np.ones(len(words), dtype=bool), vocab_size)
-
-
-def restrict(logits: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], words: Sequence[Words]) -> None:
-    """Set what the masks of these rows of `logits` [R, V], in ascending order, leave out to minus infinity."""
-    width = logits.shape[1]
-    if width > NARROW:
-        for row, own in zip(rows.tolist(), words, strict=True):
-            _restrict_row(logits[row], own)
-        return
-    together = np.concatenate(words).reshape(len(words), -1).view(np.uint8)
-    banned = np.unpackbits(together, axis=1, bitorder="little", count=width) == 0
-    if len(rows) == len(logits):
-        np.putmask(logits, banned, -np.inf)
-    else:
-        logits[rows] = np.where(banned, -np.inf, logits[rows])
-
-
-def _restrict_row(logits: npt.NDArray[np.float32], words: Words) -> None:
-    """Most masks allow next to nothing or next to everything: then only the words that differ are looked at."""
-    none, every = np.uint32(0), np.uint32(0xFFFFFFFF)
-    some = words != none
-    if 8 * np.count_nonzero(some) <= len(words):
-        ids = _ids(words, some, len(logits))
-        kept = logits[ids]
-        logits.fill(-np.inf)
-        logits[ids] = kept
-        return
-    lacking = words != every
-    if 8 * np.count_nonzero(lacking) <= len(words):
-        logits[_ids(~words, lacking, len(logits))] = -np.inf
-    else:
-        allowed = np.unpackbits(words.view(np.uint8), bitorder="little", count=len(logits))
-        np.putmask(logits, allowed == 0, -np.inf)
-
-
-def _ids(words: Words, chosen: npt.NDArray[np.bool_], vocab_size: int) -> npt.NDArray[np.int64]:
-    """The ids below `vocab_size` whose bits are set in the chosen words; the others have none."""
-    at = np.flatnonzero(chosen)
-    bits = np.unpackbits(words[at].view(np.uint8), bitorder="little").view(bool)
-    ids: npt.NDArray[np.int64] = (at[:, None] * 32 + np.arange(32)).ravel()[bits]
-    return ids[ids < vocab_size]
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little", count=vocab_size)
+    return np.flatnonzero(bits)

@@ -92,6 +92,11 @@ def slots_of(x: Array) -> int:
     return _checked(x, np.int32)
 
 
+def words_of(x: Array | None) -> int:
+    """The address of uint32 words; 0 for None."""
+    return 0 if x is None else _checked(x, np.uint32)
+
+
 def _checked(x: Array, dtype: type[np.generic]) -> int:
     if x.dtype != dtype or not x.flags.c_contiguous:
         raise InvariantError(f"a kernel needs contiguous {np.dtype(dtype)}, not {x.dtype} with strides {x.strides}")

@@ -6,14 +6,23 @@ import numpy as np
 
 from flover import _cpu
 from flover.ops import SAMPLE_DTYPES, HostArray, SampleParams
-from flover.ops.cpu_layout import address, floats, ids_of
+from flover.ops.cpu_layout import address, floats, ids_of, words_of
 
 
-def argmax(runner: _cpu.KernelRunner, logits: HostArray) -> tuple[HostArray, HostArray]:
+def argmax(runner: _cpu.KernelRunner, logits: HostArray, masks: HostArray | None = None) -> tuple[HostArray, HostArray]:
     """The largest of each row and the first id that has it."""
     rows, size = logits.shape
     values, ids = np.empty(rows, dtype=np.float32), np.empty(rows, dtype=np.int64)
-    runner.run(_cpu.ArgMax(logits=floats(logits), rows=rows, size=size, values=floats(values), ids=ids_of(ids)))
+    runner.run(
+        _cpu.ArgMax(
+            logits=floats(logits),
+            rows=rows,
+            size=size,
+            masks=words_of(masks),
+            values=floats(values),
+            ids=ids_of(ids),
+        )
+    )
     return values, ids
 
 

@@ -14,10 +14,20 @@ CACHED_LOGITS = 2**18
 """Logits to work on at once: 1 MiB of float32, so that the passes over them find them in a core's cache."""
 
 
-def argmax(logits: HostArray) -> tuple[HostArray, HostArray]:
-    """The largest of each row of `logits` [R, V] and the first id that has it; a NaN counts as the largest."""
+def argmax(logits: HostArray, masks: HostArray | None = None) -> tuple[HostArray, HostArray]:
+    """The largest of each row of `logits` [R, V] and the first id that has it; a NaN counts as the largest.
+
+    With `masks` uint32 [R, ceil(V / 32)] the largest of what bit i % 32 of word i // 32 allows; the rest of `logits`
+    becomes -inf. Where it is not finite, or the largest of all, that one has no id: -1."""
     ids = logits.argmax(-1)
-    return np.take_along_axis(logits, ids[:, None], -1)[:, 0], ids
+    best = np.take_along_axis(logits, ids[:, None], -1)[:, 0]
+    if masks is None:
+        return best, ids
+    allowed = np.unpackbits(masks.view(np.uint8), axis=-1, bitorder="little", count=logits.shape[-1])
+    logits[allowed == 0] = -np.inf
+    allowed_best, ids = argmax(logits)
+    best = np.where(np.isfinite(best), allowed_best, best)
+    return best, np.where(np.isfinite(best), ids, -1)
 
 
 def logsumexp(logits: HostArray) -> HostArray:

@@ -34,15 +34,17 @@ async def load(
         if text is None:
             text = await asyncio.to_thread(fetch_and_load_text, config, state.config)
         modules = await asyncio.to_thread(state.adapters.find_modules)
+        known, vocabulary = text.tokenizer, None
+        if state.config.prepare_structured_outputs and known is not None:
+            vocabulary = await asyncio.to_thread(lambda: known.vocabulary)
         supervisor = await starting
         await state.adapters.open(supervisor, modules)
     except BaseException:
         await _abandon(starting)
         raise
     state.pooling = state.config.pooling_type or await asyncio.to_thread(_read_pooling, config)
-    known = text.tokenizer
-    if state.config.prepare_structured_outputs and known is not None:
-        supervisor.prepare(await asyncio.to_thread(lambda: known.vocabulary))
+    if vocabulary is not None and supervisor.facts.eos_ids:  # without them no answer to a constraint ends
+        supervisor.prepare(vocabulary)
     state.open(supervisor, known, text.template, text.defaults)
     return supervisor
 

@@ -1,4 +1,4 @@
-"""Changes to the logits that also bind a greedy row: grammars, allowed and banned tokens, bias, penalties.
+"""What also binds a greedy row: masks of grammars, allowed and banned tokens, bias, penalties.
 
 Each function writes in place, only to the rows that ask for it, and one after another in vLLM's order; `logits`
 must be a contiguous copy that the caller may change. A row is a position in `logits` and in `rows`.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from flover.grammar.state import restrict
 from flover.memory.buffers import RowView
 from flover.memory.columns import Array, Feature
 
@@ -16,9 +15,6 @@ from flover.memory.columns import Array, Feature
 def edit_logits(logits: Array, rows: RowView, features: Array) -> None:
     """All edits on `logits` [R, V] float32; `features` [R] is the rows' column of that name."""
     used = int(np.bitwise_or.reduce(features))
-    if used & Feature.GRAMMAR:
-        asking = np.flatnonzero(features & Feature.GRAMMAR)
-        restrict(logits, asking, [state.words() for state in rows.select(asking)["grammar"]])
     if used & Feature.ALLOWED:
         _allow(logits, rows, np.flatnonzero(features & Feature.ALLOWED))
     if used & Feature.BAD_WORDS:
@@ -33,6 +29,19 @@ def edit_logits(logits: Array, rows: RowView, features: Array) -> None:
         _add_bias(logits, rows, np.flatnonzero(features & Feature.BIAS))
     if used & Feature.PENALTIES:
         _penalize(logits, rows, np.flatnonzero(features & Feature.PENALTIES))
+
+
+def masks_of(rows: RowView, features: Array, vocab_size: int) -> Array | None:
+    """The masks uint32 [R, ceil(V / 32)] of the rows' grammars, all ones where a row has none; None if none has."""
+    asking = np.flatnonzero(features & Feature.GRAMMAR)
+    if not len(asking):
+        return None
+    masks = np.empty((len(features), -(-vocab_size // 32)), dtype=np.uint32)
+    if len(asking) < len(features):
+        masks.fill(0xFFFFFFFF)
+    for place, state in zip(asking.tolist(), rows.select(asking)["grammar"], strict=True):
+        masks[place] = state.words()
+    return masks
 
 
 def _allow(logits: Array, rows: RowView, asking: Array) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from flover.memory.buffers import RowView
 from flover.memory.columns import Array, Feature
-from flover.model.sampling.edit import edit_logits
+from flover.model.sampling.edit import edit_logits, masks_of
 from flover.model.sampling.logprobs import token_logprobs
 from flover.model.sampling.philox import uniforms
 from flover.ops import HostArray, Ops, SampleParams
@@ -29,7 +29,10 @@ NO_TOKEN = -1
 
 _NOT_A_NUMBER = "the model's logits are not finite numbers"
 _NONE_ALLOWED = "no token is left to choose: the request's masks, bans and biases exclude all of them"
-EDITS = Feature.GRAMMAR | Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
+_CHANGES = Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
+EDITS = Feature.GRAMMAR | _CHANGES
+_ROWS_AT_ONCE = 8
+"""At least so many rows are changed together: threads share them."""
 
 
 @dataclass(slots=True)
@@ -42,22 +45,22 @@ class Sampled:
 
 
 def sample(logits: HostArray, rows: RowView, ops: Ops) -> Sampled:
-    """Choose a token for each row of `logits` [S, V] float32, which are left as they are; rows[s] has logits[s]."""
+    """Choose a token for each row of `logits` [S, V] float32, of which masks may change their rows; rows[s] has
+    logits[s]."""
     features = rows["features"]
-    best, ids = ops.argmax(logits)
+    # A mask's row is changed where it is, unless its log-probabilities or other changes need it as it was.
+    in_place = (features & Feature.GRAMMAR != 0) & (features & (_CHANGES | Feature.LOGPROBS) == 0)
+    best, ids = ops.argmax(logits, masks_of(rows, np.where(in_place, features, 0), logits.shape[1]))
     sampled = Sampled(ids)
-    finite = np.isfinite(best)
-    if not finite.all():
-        for place in np.flatnonzero(~finite).tolist():
-            _fail(sampled, place, float(best[place]))
+    tell_errors(sampled, best, rows)
     if not features.any():
         return sampled
     usable = ids != NO_TOKEN
-    edited = features & EDITS != 0
+    edited = (features & EDITS != 0) & ~in_place
     random = (features & Feature.RANDOM != 0) & usable
     if edited.any():
         changed = np.flatnonzero(edited & usable)
-        rows_per_slice = max(1, CACHED_LOGITS // logits.shape[1])
+        rows_per_slice = max(_ROWS_AT_ONCE, CACHED_LOGITS // logits.shape[1])
         for first in range(0, len(changed), rows_per_slice):
             places = changed[first : first + rows_per_slice]
             _choose_edited(logits[places], rows.select(places), places, sampled, ops)
@@ -77,7 +80,7 @@ def _choose_edited(logits: HostArray, rows: RowView, places: Array, sampled: Sam
     `sampled`."""
     features = rows["features"]
     edit_logits(logits, rows, features)
-    best, ids = ops.argmax(logits)
+    best, ids = ops.argmax(logits, masks_of(rows, features, logits.shape[1]))
     sampled.token_ids[places] = ids
     tell_errors(sampled, best, rows, places)
     random = np.flatnonzero(np.isfinite(best) & (features & Feature.RANDOM != 0))
