@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flover_benchmarks.commands import adapters, gpu, measures, offload, paper, rivals
+from flover_benchmarks.commands import adapters, gpu, measures, offload, paper, rivals, structured_outputs
 
 
 def add(kinds: Any) -> None:
@@ -14,6 +14,7 @@ def add(kinds: Any) -> None:
     measures.add_ranks(kinds)
     adapters.add_lora(kinds)
     offload.add_offload(kinds)
+    structured_outputs.add_structured_outputs(kinds)
     rivals.add_rivals(kinds)
     gpu.add_gpu(kinds)
     paper.add(kinds)
