@@ -14,6 +14,7 @@ import pytest
 import triton
 from support.fake_gpu import FakeGraphs, Launches
 from support.gpu import GPU, INTERPRETED
+from support.triton_interpreter import skip_overflow_checks
 from torch import Tensor
 from triton.runtime.interpreter import InterpretedFunction
 
@@ -41,6 +42,7 @@ def on_gpu(
     if not warm:
         monkeypatch.setattr(CudaExecutor, "warm_up", lambda self, progress: None)
     Capturing.patch = monkeypatch
+    skip_overflow_checks(monkeypatch)
     if not INTERPRETED:
         settings = {"kv_cache_memory_bytes": 2**26} | settings  # not all that the machine has
     config = EngineConfig(model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device="cuda", **settings)

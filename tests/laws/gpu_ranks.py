@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from support.fake_gpu import FakeGraphs, Launches
 from support.gpu import FAKE
+from support.triton_interpreter import skip_overflow_checks
 from triton.runtime.interpreter import InterpretedFunction
 
 from flover.config import EngineConfig
@@ -102,6 +103,7 @@ def engine_of_ranks(
         model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device=device, tensor_parallel_size=size,
         num_threads=1, kv_cache_memory_bytes=2**21, **settings,
     )  # fmt: skip
+    skip_overflow_checks(monkeypatch)
     store, launches = dist.HashStore(), Launches(Compilations())
     nccl: list[FakeNccl | None] = [None] * size
     platforms: list[Any] = [None] * size

@@ -53,6 +53,7 @@ LAWS: dict[str, Law] = {
             "laws/test_laws.py::test_forced_preemption",
             "laws/test_laws.py::test_asynchronous_scheduling_gives_the_same_tokens",
             "laws/test_cuda.py::test_tokens_are_those_of_the_cpu",
+            "laws/test_cuda_quantized_crowds.py::test_a_crowd_changes_no_bit",
             "laws/test_parity.py::test_in_a_crowd",
         ),
     ),

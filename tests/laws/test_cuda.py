@@ -145,10 +145,12 @@ def test_quantized_models_have_the_tokens_of_the_cpu(
         engine.close()
     assert stored != "int8 pages" or Capturing.launches.late == []
     expected, found = answers
+    # Beside keys in int8 the CPU has queries in 8 bits too.
+    off = 5e-2 if stored == "int8 pages" else 2e-2
     for name in expected:
         assert tokens(found[name]) == tokens(expected[name])
         for one, other in zip(logprobs(found[name]), logprobs(expected[name]), strict=True):
-            assert one.logprobs == pytest.approx(other.logprobs, abs=2e-2)
+            assert one.logprobs == pytest.approx(other.logprobs, abs=off)
 
 
 class Older(CudaPlatform):

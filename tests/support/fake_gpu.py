@@ -22,7 +22,6 @@ from triton.runtime.interpreter import InterpretedFunction
 import support.triton_interpreter  # noqa: F401  # before any kernel runs
 from flover.ops.cuda.launch import Compilations
 
-_NO_NUMBER = 2**30
 _ONE_AT_A_TIME = threading.Lock()
 """The interpreter has its state in globals."""
 _HOST = ("_local_scalar_dense", "lift_fresh", "nonzero")
@@ -137,6 +136,13 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, Tensor)
 
 
+def _no_number(dtype: torch.dtype) -> float:
+    """What no computation gives: not a number, or far out of the way."""
+    if dtype.is_floating_point:
+        return math.nan
+    return True if dtype == torch.bool else min(2**30, torch.iinfo(dtype).max)
+
+
 class FakeGraphs:
     """The slot `capture`."""
 
@@ -154,7 +160,7 @@ class FakeGraphs:
         def run(batch: Any) -> Tensor:
             assert batch.num_rows == example.num_rows
             for tensor in self._memory:
-                tensor.fill_(math.nan if tensor.is_floating_point() else _NO_NUMBER)
+                tensor.fill_(_no_number(tensor.dtype))
             for step in recorder.steps:
                 step()
             self.runs.append(example.num_rows)

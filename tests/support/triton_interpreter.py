@@ -9,11 +9,13 @@ enough. Importing this file replaces all of that, unless a GPU runs the kernels.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 import torch
 import triton.language as tl
 from triton.runtime import interpreter
@@ -72,6 +74,13 @@ def _use() -> None:
     for function in (_of_language, tl.sum.fn):  # they see `tl` and `tl.core`
         interpreter._patch_lang(function)
     interpreter._patch_lang = lambda function: interpreter._LangPatchScope()
+
+
+def skip_overflow_checks(patch: pytest.MonkeyPatch) -> None:
+    """Engines do without the interpreter's check of every sum and product of integers, which takes a third of its
+    time. The tests of the operations have it."""
+    builder = interpreter.interpreter_builder
+    patch.setattr(builder, "options", dataclasses.replace(builder.options, sanitize_overflow=False))
 
 
 def _of_language() -> None:
