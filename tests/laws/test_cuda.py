@@ -7,7 +7,9 @@ import dataclasses
 import itertools
 import json
 import math
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from flover.engine.loop import Engine
 from flover.executor import cuda_executor, cuda_rows
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
+from flover.grammar.masks import MaskThread
 from flover.grammar.state import GrammarState
 from flover.memory.graph_sizes import warm_up_batches
 from flover.model.describe import Description, describe_model
@@ -390,14 +393,22 @@ def test_a_row_without_usable_numbers_ends_alone(tmp_path: Path, monkeypatch: py
 
 def test_structured_outputs_while_iterations_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask is made of every token before, beside the forward that takes the newest; one that takes longer is waited
-    for."""
-    follow = GrammarState._follow
+    for. Each is under way before its forward goes on, and is there later."""
+    follow, start, begun = GrammarState._follow, MaskThread.start, threading.Event()
 
     def slowly(state: GrammarState, tokens: list[int]) -> str:
-        time.sleep(0.1)
+        begun.set()
+        if threading.current_thread().name == "masks":
+            time.sleep(0.1)
         return follow(state, tokens)
 
+    def start_and_wait(masks: MaskThread, states: Sequence[GrammarState]) -> None:
+        begun.clear()
+        start(masks, states)
+        begun.wait(5.0 if states and not states[0]._built else 0.0)
+
     monkeypatch.setattr(GrammarState, "_follow", slowly)
+    monkeypatch.setattr(MaskThread, "start", start_and_wait)
     constraints = {"choice": ["a red kite", "a grey goose"]}, {"regex": "[a-c]{2,6}!"}
     asked = [
         make(

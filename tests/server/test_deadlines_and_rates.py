@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 from support.servers import ServerProcess, read_events
 from support.toy import make_engine, request
 
 from flover.config import KeyLimits, read_keys
 from flover.errors import ConfigError
 from flover.server.deadlines import Pace, Turns
-from flover.server.errors import HttpError
+from flover.server.errors import HttpError, error_response
+from flover.server.http_keys import KEY_SALT
+from flover.server.rate_headers import NAMES, RateHeaders, duration
 from flover.server.rates import Account
 
 ROWS, TOKENS, STEP, DEADLINE_MS = 4, 20, 0.001, 60
@@ -118,6 +123,45 @@ def test_a_key_gets_its_rates_and_is_told_when_there_is_more() -> None:
     account.request(90.1)
 
 
+def test_headers_say_what_a_key_may_still_use() -> None:
+    """On a simulated clock: 60 requests a minute come back one a second, and 1,000 tokens one in 60 ms."""
+    now, limits = 0.0, KeyLimits(key="k", requests_per_minute=60, tokens_per_minute=1000)
+    known = {"k": Account(limits), "free": Account(KeyLimits(key="free", weight=2))}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        tokens = int(scope["path"].strip("/"))
+        try:
+            known["k"].request(now)
+            known["k"].tokens(tokens)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        except HttpError as error:
+            await error_response(error)(scope, receive, send)
+
+    def rates(tokens: int, salt: str | None = "k") -> tuple[int, list[str]]:
+        heads = []
+
+        async def note(message: Any) -> None:
+            heads.append(message)
+
+        scope = {"type": "http", "path": f"/{tokens}"} | ({} if salt is None else {KEY_SALT: salt})
+        asyncio.run(RateHeaders(app, known, lambda: now)(scope, AsyncMock(), note))
+        found = Headers(raw=heads[0]["headers"])
+        return heads[0]["status"], [found[name] for name in NAMES if name in found]
+
+    assert rates(0) == (200, ["60", "59", "1s", "1000", "1000", "0s"])
+    now = 0.02
+    assert rates(100) == (200, ["60", "58", "1.98s", "1000", "900", "6s"])
+    now = 3.0
+    assert rates(7000) == (200, ["60", "59", "1s", "1000", "0", "7m3.02s"])
+    assert rates(0) == (429, ["60", "59", "1s", "1000", "0", "7m3.02s"])
+    now = 360.0
+    assert rates(0) == (429, ["60", "60", "0s", "1000", "0", "1m6.02s"])
+    now = 400.0
+    assert rates(500) == (200, ["60", "59", "1s", "1000", "66", "56.02s"])
+    assert rates(0, "free") == rates(0, None) == (200, [])
+    assert [duration(seconds) for seconds in (0.0171, 3661.5)] == ["18ms", "1h1m1.5s"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -145,18 +189,27 @@ def test_a_server_keeps_deadlines_and_rates(start: Callable[..., ServerProcess],
     keys.write_text(
         "- {key: slow, requests_per_minute: 1}\n- {key: thin, tokens_per_minute: 12}\n- {key: wide, weight: 3}"
     )
-    server = start("--delay", "0.01", server={"api_key_file": str(keys)})
+    page = "https://page.example"
+    server = start("--delay", "0.01", server={"api_key_file": str(keys), "allowed_origins": [page]})
 
     def post(key: str, **body: object) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {key}"}
+        headers = {"Authorization": f"Bearer {key}", "Origin": page}
         return server.http.post("/v1/completions", json={"prompt": "abc", "max_tokens": 8, **body}, headers=headers)
 
     assert post("none").status_code == 401
-    assert [post("slow").status_code for _ in range(2)] == [200, 429]
+    slow = [post("slow", stream=True) for _ in range(2)]
+    assert [one.status_code for one in slow] == [200, 429]
+    for one in slow:
+        limit, remaining, reset = (one.headers[name] for name in NAMES[:3])
+        assert (limit, remaining) == ("1", "0") and 50 < float(reset.removesuffix("s").replace("1m0", "60")) <= 60
+        assert NAMES[3] not in one.headers and set(NAMES) <= set(
+            one.headers["Access-Control-Expose-Headers"].split(", ")
+        )
     answer = [post("thin") for _ in range(3)][-1]
     assert answer.status_code == 429 and "tokens_per_minute" in answer.json()["error"]["message"]
-    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60 and answer.headers["X-RateLimit-Remaining-Tokens"] == "0"
     late = post("wide", max_tokens=2000, deadline_ms=200)
+    assert not set(late.headers) & {name.lower() for name in NAMES}
     assert late.status_code == 429 and late.json()["error"]["code"] == "deadline_exceeded"
     assert late.json()["error"]["param"] == "deadline_ms"
     streamed = read_events(post("wide", max_tokens=2000, deadline_ms=200, stream=True).text)

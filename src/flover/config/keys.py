@@ -24,6 +24,11 @@ class KeyLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     requests_per_minute: Annotated[int, Meta(ge=1, le=MAX_RATE)] | None = None
     tokens_per_minute: Annotated[int, Meta(ge=1, le=MAX_RATE)] | None = None
 
+    @property
+    def has_rates(self) -> bool:
+        """Whether it has a limit in a minute."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
     def without_rates(self) -> KeyLimits:
         """The same, with no limit in a minute."""
         return msgspec.structs.replace(self, requests_per_minute=None, tokens_per_minute=None)

@@ -23,18 +23,20 @@ from flover.server.http_keys import ApiKey
 from flover.server.http_paths import Aliases
 from flover.server.liveness import LoadingGate
 from flover.server.middleware import HeadRequests, RequestId
+from flover.server.rate_headers import NAMES, RateHeaders
 from flover.server.request_log import RequestLog
 from flover.server.routes import ROUTES
 
 
 def create_app(state: AppState) -> ASGIApp:
     """All that answers HTTP. The order of an exchange: log, request id, CORS, path, HEAD, host, key, body limits,
-    whether the model is loaded, route.
+    limits in a minute, whether the model is loaded, route.
 
     These stand around the routes' application, not in it: its outermost layer answers to bugs, and that answer needs
     an id too.
     """
-    app = RequestId(add_access_checks(LoadingGate(create_api(state), state), state.config))
+    routes = RateHeaders(LoadingGate(create_api(state), state), state.accounts)
+    app = RequestId(add_access_checks(routes, state.config))
     return RequestLog(app, state.metrics.answered, on_generated=state.record, lines=state.config.log_requests)
 
 
@@ -52,7 +54,7 @@ def add_access_checks(app: ASGIApp, config: ServerConfig) -> ASGIApp:
         allow_methods=("*",),
         allow_headers=("*",),
         allow_private_network=True,
-        expose_headers=("X-Request-Id", "Retry-After"),
+        expose_headers=("X-Request-Id", "Retry-After", *NAMES),
     )
 
 

@@ -76,7 +76,7 @@ class AppState:
         self._generations: set[Generation] = set()
         self._round_lock = asyncio.Lock()
         self.admission = AdmissionControl(config, self.metrics.rejected.inc)
-        self._accounts = accounts(config.api_key, config.key_limits)
+        self.accounts = accounts(config.api_key, config.key_limits)
         self.max_num_seqs = engine_config.max_num_seqs * engine_config.data_parallel_size
         """Rows of all engines."""
         self._pace = Pace(self.max_num_seqs)
@@ -114,7 +114,7 @@ class AppState:
         state.metrics = Metrics(self.model_names[0])
         state.admission = AdmissionControl(self.config, lambda: None)
         state._pace = Pace(self.max_num_seqs)
-        state._accounts = accounts(self.config.api_key, [limits.without_rates() for limits in self.config.key_limits])
+        state.accounts = accounts(self.config.api_key, [limits.without_rates() for limits in self.config.key_limits])
         return state
 
     @property
@@ -200,7 +200,7 @@ class AppState:
         arrival = time.monotonic()
         params = self.adapters.join(body.model, params)
         self.ready_supervisor()
-        facts, tokenizer, account = self.facts, self.tokenizer, self._accounts[key_salt]
+        facts, tokenizer, account = self.facts, self.tokenizer, self.accounts[key_salt]
         salt = combine_salts("" if self.config.share_prefixes else key_salt, body.cache_salt or "")
 
         def prepare(
@@ -252,7 +252,7 @@ class AppState:
     ) -> None:
         """Refuse an admitted request that cannot make its deadline, or whose key has used up its rates."""
         check_text_limits(params, self.config.limits)
-        turns = account.turns_among(self._accounts.values()) if self._takes_turns and body.deadline_ms else None
+        turns = account.turns_among(self.accounts.values()) if self._takes_turns and body.deadline_ms else None
         num_open = self.admission.num_open - size.sequences
         self._pace.check(body.deadline_ms, size.sequences, params.max_tokens, num_open, turns)
         account.request(now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from flover.config import KeyLimits
 from flover.server.deadlines import Turns
@@ -15,6 +16,15 @@ from flover.server.errors import HttpError
 from flover.server.http_keys import key_salts
 
 MINUTE = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A limit in a minute, what is left of it, and the seconds until all of it is."""
+
+    limit: int
+    remaining: int
+    reset: float
 
 
 class Bucket:
@@ -31,6 +41,11 @@ class Bucket:
         self._at = now
         return max(0.0, amount - self._level) / self._per_minute * MINUTE
 
+    def rate(self, now: float) -> Rate:
+        """What is in it."""
+        reset = self.wait(now, self._per_minute)
+        return Rate(self._per_minute, max(0, math.floor(self._level)), reset)
+
     def take(self, amount: float) -> None:
         """Take it, whether it is there or not."""
         self._level -= amount
@@ -46,6 +61,12 @@ class Account:
         self._limits = limits
         self._requests = Bucket(limits.requests_per_minute) if limits.requests_per_minute else None
         self._tokens = Bucket(limits.tokens_per_minute) if limits.tokens_per_minute else None
+        self.has_rates = limits.has_rates
+
+    def rates(self, now: float) -> dict[str, Rate]:
+        """What it may still use, of requests and of tokens, where it has a limit."""
+        buckets = {"requests": self._requests, "tokens": self._tokens}
+        return {kind: bucket.rate(now) for kind, bucket in buckets.items() if bucket is not None}
 
     def request(self, now: float) -> None:
         """Count a request at the door. Raises a 429 that says when there is room for it."""
