@@ -174,17 +174,6 @@ class Attention(Protocol):
     ) -> Array: ...
 
 
-class ArgMax(Protocol):
-    """(logits float32 [S, V]) -> (largest of each row [S], first id that has it int64 [S]); a NaN is the largest.
-
-    With `masks` uint32 [S, ceil(V / 32)], for logits on the host: of the tokens i whose bit i % 32 of word i // 32
-    is set; the others' logits become -inf. A row has id -1 if the largest of all or of these is not finite: the first
-    of both that is not is its value.
-    """
-
-    def __call__(self, logits: HostArray, masks: HostArray | None = None) -> tuple[HostArray, HostArray]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class SampleColumns:
     """The parameters by which R rows sample; one entry per row. `top_k` below 1, `top_p` 1 and `min_p` 0 leave all
@@ -287,7 +276,8 @@ class Ops:
     """(x [T, H], y [T, H]) -> x + y"""
     softcap: Callable[[Array, float], Array]
     """(x [T, H], cap) -> cap * tanh(x / cap), in the place of x"""
-    argmax: ArgMax
+    argmax: Callable[[HostArray, HostArray | None], tuple[HostArray, HostArray]]
+    """(logits float32 [S, V], masks as `order.argmax` has them) -> (largest of each row, first id that has it int64)"""
     logsumexp: Callable[[HostArray], HostArray]
     """(logits float32 [R, V]) -> logarithm of the sum of exponentials of each row, float64 [R]"""
     sample: Callable[[HostArray, HostArray, SampleParams], HostArray]

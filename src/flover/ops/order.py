@@ -17,8 +17,9 @@ CACHED_LOGITS = 2**18
 def argmax(logits: HostArray, masks: HostArray | None = None) -> tuple[HostArray, HostArray]:
     """The largest of each row of `logits` [R, V] and the first id that has it; a NaN counts as the largest.
 
-    With `masks` uint32 [R, ceil(V / 32)] the largest of what bit i % 32 of word i // 32 allows; the rest of `logits`
-    becomes -inf. Where it is not finite, or the largest of all, that one has no id: -1."""
+    With `masks` uint32 [R, ceil(V / 32)] only those ids i count whose bit i % 32 of word i // 32 is set; the other
+    logits become -inf. A row whose largest of all is not finite has that one, and the id -1; and so has a row of which
+    no logit that counts is finite."""
     ids = logits.argmax(-1)
     best = np.take_along_axis(logits, ids[:, None], -1)[:, 0]
     if masks is None:

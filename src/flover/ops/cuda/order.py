@@ -41,8 +41,9 @@ def argmax_kernel(logits, best, ids, width, BLOCK: tl.constexpr):
     tl.store(best + row, tl.load(logits + row * width + token).to(tl.float32))
 
 
-def argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of each row of `logits` [R, V], float32, and the first id that has it; a NaN is the largest."""
+def argmax(logits: Tensor, masks: None = None) -> tuple[Tensor, Tensor]:
+    """The largest of each row of `logits` [R, V], float32, and the first id that has it; a NaN is the largest.
+    There are no masks: on a device they are edits."""
     rows, width = logits.shape
     best = torch.empty(rows, dtype=torch.float32, device=logits.device)
     ids = torch.empty(rows, dtype=torch.int64, device=logits.device)
