@@ -4,6 +4,7 @@
 
 #include "blocks.h"
 #include "bytes.h"
+#include "dispatch.h"
 
 namespace flover::FLOVER_ISA {
 
@@ -137,10 +138,12 @@ struct ExpandedPanel {
 };
 
 template <Format F>
-[[gnu::noinline]] static void expand_blocks(PackedPanel<F> panel, int64_t blocks, uint8_t* numbers, float* scales) {
+[[gnu::noinline]] static void expand_blocks(PackedPanel<F> panel, int64_t blocks, uint8_t* numbers, float* scales,
+                                            bool ahead) {
   constexpr int PARTS = PackedPanel<F>::PARTS;
   for (int64_t b = 0; b < blocks; b++, numbers += STEPS * PLANE, scales += PARTS * 2 * PANEL) {
     const auto block = panel.block(b);
+    if (ahead) fetch_two_pages_on<PackedBlock<F>::STEP_BYTES>(block.own);
     repeat<STEPS>([&](auto s)
                       __attribute__((always_inline)) { store_bytes(numbers + s.value * PLANE, block.step(s)); });
     F16 scale[PARTS], offset[PARTS];

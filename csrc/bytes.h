@@ -51,6 +51,21 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
     for (int r = 0; r < R; r++) sums[r].v = _mm512_dpbusd_epi32(sums[r].v, w.v, _mm512_set1_epi32(x[s.value * R + r]));
   });
 }
+// The same with the steps step(Number<s>, p) of two panels.
+template <int STEP_COUNT, int R, class Step>
+FLOVER_INLINE void dot_steps_of_two(Step&& step, const int32_t* x, const int32_t* starts, I16 (&sums)[R][2]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = all_int(starts[r]);
+  repeat<STEP_COUNT>([&](auto s) __attribute__((always_inline)) {
+    const Bytes w = step(s, 0), other = step(s, 1);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) {
+      const __m512i a = _mm512_set1_epi32(x[s.value * R + r]);
+      sums[r][0].v = _mm512_dpbusd_epi32(sums[r][0].v, w.v, a);
+      sums[r][1].v = _mm512_dpbusd_epi32(sums[r][1].v, other.v, a);
+    }
+  });
+}
 #elif defined(FLOVER_AVX2)
 constexpr int32_t ACTIVATION_ZERO = 0;
 FLOVER_INLINE I16 start_sums(const WeightSums& s) { return load_int(s.negative); }

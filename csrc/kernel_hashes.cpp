@@ -346,7 +346,7 @@ void rows_of_numbers(Cases& cases) {
     const std::string name = wide ? "/any" : "/usual";
     const Floats x = wide ? numbers.any(ROWS * SIZE) : numbers.floats(ROWS * SIZE), other = numbers.floats(ROWS * SIZE);
     const Floats weight = numbers.floats(SIZE), bias = numbers.floats(SIZE), gate = numbers.floats(ROWS);
-    Floats y(ROWS * SIZE), total(ROWS * SIZE), capped = x, best(ROWS), reach(ROWS * SIZE);
+    Floats y(ROWS * SIZE), total(ROWS * SIZE), capped = x, logits = x, best(ROWS), reach(ROWS * SIZE);
     std::vector<int64_t> ids(ROWS);
     cases.run("rms_norm" + name,
               Norm{x.data(), other.data(), weight.data(), nullptr, {ROWS}, SIZE, 1e-5f, total.data(), y.data()}, total,
@@ -361,7 +361,7 @@ void rows_of_numbers(Cases& cases) {
       cases.run("absmax/" + std::to_string(rotation) + name, AbsMax{x.data(), {ROWS}, 1, 256, rotation, reach.data()},
                 reach);
     }
-    cases.run("argmax" + name, ArgMax{x.data(), {ROWS}, SIZE, nullptr, best.data(), ids.data()}, best, ids);
+    cases.run("argmax" + name, ArgMax{logits.data(), {ROWS}, SIZE, nullptr, best.data(), ids.data()}, best, ids);
   }
 }
 

@@ -265,15 +265,6 @@ FLOVER_INLINE Ahead share_of(const uint8_t* next, int64_t bytes, int64_t ticks, 
 
 constexpr Ahead NOTHING{nullptr, 0};
 
-// One or two rows read panel after panel from front to back. Hardware looks ahead to the end of a page, which is enough
-// where a number is a byte; of smaller ones, which take longer to unpack, what comes two pages later is asked for.
-// Measured on Zen 5, one row: of 4 bits with superblocks 1.4 to 1.7 times as fast, of others 1.1 to 1.2; of bytes 0.8.
-template <int64_t BYTES>
-FLOVER_INLINE void fetch_two_pages_on(const uint8_t* p) {
-#pragma GCC unroll 8
-  for (int64_t i = 0; i < BYTES; i += 64) prefetch(p + 8192 + i);
-}
-
 // Calls step(0), step(AT_ONCE), … as long as so many steps are left, and looks ahead now and then. Returns how far it
 // came.
 template <int AT_ONCE, class Step>
@@ -350,11 +341,11 @@ static void expand(const uint8_t* data, int64_t inputs, float* out) {
 
 // Calls body(block, first row, rows, worker) for all groups of all blocks of rows, on all threads.
 template <class Body>
-static void over_groups(Pool& pool, const Product& l, int64_t tile, Body&& body) {
-  const int64_t most_groups = num_groups(l.most_rows, tile);
+static void over_groups(Pool& pool, const Product& l, const Tiling& tiling, Body&& body) {
+  const int64_t most_groups = tiling.groups(l.most_rows);
   auto items = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / most_groups];
-    const int64_t groups = num_groups(block.rows, tile), index = item % most_groups;
+    const int64_t groups = tiling.groups(block.rows), index = item % most_groups;
     if (index >= groups) return;
     const RowGroup group = group_of(block.rows, groups, index);
     body(block, block.first + group.start, group.size, worker);
@@ -366,7 +357,7 @@ static void over_groups(Pool& pool, const Product& l, int64_t tile, Body&& body)
 static void pack_floats(Pool& pool, const Product& l, int64_t tile, float* packed) {
   const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in);
-  over_groups(pool, l, tile, [&](const RowBlock&, int64_t first, int64_t rows, int) {
+  over_groups(pool, l, {tile, tile, l.rows + 1}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
     const float* x[FLOAT_TILE];
     for (int64_t r = 0; r < rows; r++) x[r] = l.input(first + r);
     float* out = packed + first * depth;

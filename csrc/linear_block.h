@@ -95,6 +95,18 @@ static void place_blocks(BlockGroup from, int64_t blocks, int64_t rows, int64_t 
   }
 }
 
+// Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
+// compiling.
+constexpr bool is_usual(Format f) {
+  return f == Format::q8_0 || f == Format::q4_0 || f == Format::q5_0 || f == Format::q4_k || f == Format::q6_k ||
+         f == Format::int4_g128 || f == Format::int8_g64;
+}
+
+// Of 16 inputs that share a scale two parts are added up before they are multiplied: that takes more registers.
+template <Format F>
+constexpr Tiling TILING{BLOCK_TILE, BlockTraits<F>::PARTS == 2 ? (BLOCK_TILE + 1) / 2 : (BLOCK_TILE * 3 + 3) / 4,
+                        is_usual(F) ? BLOCK_TILE + 1 : 4 * BLOCK_TILE + 1};
+
 // All rows, group after group. Where several experts have the same input in the same order, it is quantized once.
 template <Format F>
 static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
@@ -112,7 +124,7 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
     for (int64_t i = first; i < last; i++)
       quantize_blocks<F>(l.x + i * l.like.in, nullptr, blocks, 1, 0, alone.from(i * blocks, 1, PARTS));
   });
-  over_groups(pool, l, BLOCK_TILE, [&](const RowBlock& block, int64_t first, int64_t rows, int) {
+  over_groups(pool, l, TILING<F>, [&](const RowBlock& block, int64_t first, int64_t rows, int) {
     const BlockGroup group = all_rows.from(first * blocks, 1, PARTS);
     for (int64_t r = 0; r < rows; r++)
       if (shared)
@@ -123,28 +135,50 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
   return all_rows;
 }
 
-// What one block of 32 inputs adds to R rows.
-template <int R, class Block>
-FLOVER_INLINE void add_block(const Block& block, BlockGroup x, F16 (&acc)[R][1]) {
+// Part J of a block of 32 inputs: its integers for R rows and P panels.
+template <int J, int R, int P, class Block>
+FLOVER_INLINE void dot_part(const Block* blocks, BlockGroup x, I16 (&dots)[R][P]) {
+  constexpr int COUNT = (int)STEPS / Block::PARTS;
+  const int32_t *numbers = x.x + J * COUNT * R, *starts = x.starts + J * R;
+  auto step = [&](auto s, int p)
+                  __attribute__((always_inline)) { return blocks[p].step(Number<J * COUNT + decltype(s)::value>{}); };
+  if constexpr (P == 1) {
+    I16 own[R];
+    dot_steps<COUNT, Block::BITS, R>([&](auto s) __attribute__((always_inline)) { return step(s, 0); }, numbers, starts,
+                                     own);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++) dots[r][0] = own[r];
+  } else {
+    dot_steps_of_two<COUNT, R>(step, numbers, starts, dots);
+  }
+}
+
+// What a block adds to R rows of P panels.
+template <int R, int P, class Block>
+FLOVER_INLINE void add_block(const Block* blocks, BlockGroup x, F16 (&acc)[R][P]) {
   constexpr int PARTS = Block::PARTS;
-  F16 scale[PARTS], offset[PARTS], total[R];
-  block.factors(scale, offset);
+  F16 scale[P][PARTS], offset[P][PARTS], total[R][P];
+#pragma GCC unroll 2
+  for (int p = 0; p < P; p++) blocks[p].factors(scale[p], offset[p]);
   repeat<PARTS>([&](auto j) __attribute__((always_inline)) {
-    constexpr int J = decltype(j)::value, COUNT = (int)STEPS / PARTS;
-    I16 dots[R];
-    auto step = [&](auto s)
-                    __attribute__((always_inline)) { return block.step(Number<J * COUNT + decltype(s)::value>{}); };
-    dot_steps<COUNT, Block::BITS, R>(step, x.x + J * COUNT * R, x.starts + J * R, dots);
+    constexpr int J = decltype(j)::value;
+    I16 dots[R][P];
+    dot_part<J>(blocks, x, dots);
 #pragma GCC unroll 8
     for (int r = 0; r < R; r++)
-      total[r] = J == 0 ? mul(to_float(dots[r]), scale[J]) : fma(to_float(dots[r]), scale[J], total[r]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++)
+        total[r][p] =
+            J == 0 ? mul(to_float(dots[r][p]), scale[p][J]) : fma(to_float(dots[r][p]), scale[p][J], total[r][p]);
   });
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) {
-    acc[r][0] = fma(total[r], all(x.scales[r]), acc[r][0]);
-    if (Block::OFFSET)
-      for (int j = 0; j < PARTS; j++) acc[r][0] = fma(offset[j], all(x.shares[j * R + r]), acc[r][0]);
-  }
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) {
+      acc[r][p] = fma(total[r][p], all(x.scales[r]), acc[r][p]);
+      if (Block::OFFSET)
+        for (int j = 0; j < PARTS; j++) acc[r][p] = fma(offset[p][j], all(x.shares[j * R + r]), acc[r][p]);
+    }
 }
 
 // Asks for what the next tiles read.
@@ -156,34 +190,40 @@ FLOVER_INLINE void look_ahead(const Block& block, Ahead ahead, int64_t b) {
     fetch(ahead, b);
 }
 
-// R rows by one panel over the blocks of a piece.
-template <int R, class Panel>
-[[gnu::noinline]] static void block_tile(Panel panel, BlockGroup x, Piece piece, Sums sums, Ahead ahead) {
-  const int64_t blocks = piece.size / BLOCK_INPUTS;
+// R rows by P panels over the blocks of a piece.
+template <int R, int P, class Panel>
+[[gnu::noinline]] static void block_tile(const Panel* panels, BlockGroup x, Piece piece, Sums sums, Ahead ahead) {
+  using Block = decltype(panels->block(0));
+  const int64_t count = piece.size / BLOCK_INPUTS;
   for (int64_t i = 0, b = 0; i < piece.count; i++) {
-    F16 acc[R][1];
+    F16 acc[R][P];
     begin_sums(acc, sums, piece);
-    for (const int64_t end = b + blocks; b < end; b++, x = x.from(1, R, Panel::PARTS)) {
-      const auto block = panel.block(b);
-      look_ahead<R>(block, ahead, b);
-      add_block<R>(block, x, acc);
+    for (const int64_t end = b + count; b < end; b++, x = x.from(1, R, Panel::PARTS)) {
+      if constexpr (P == 1) {
+        const Block blocks[1] = {panels[0].block(b)};
+        look_ahead<R>(blocks[0], ahead, b);
+        add_block(blocks, x, acc);
+      } else {
+        const Block blocks[2] = {panels[0].block(b), panels[1].block(b)};
+        fetch(ahead, b);
+        add_block(blocks, x, acc);
+      }
     }
     end_sums(acc, sums, piece, piece.segment + i);
   }
 }
 
-// Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
-// compiling.
-constexpr bool is_usual(Format f) {
-  return f == Format::q8_0 || f == Format::q4_0 || f == Format::q5_0 || f == Format::q4_k || f == Format::q6_k ||
-         f == Format::int4_g128 || f == Format::int8_g64;
-}
+template <class Panel, int P>
+struct Panels {
+  Panel at[P];
+};
 
 // Rows of a block of rows by the panels of a unit.
 template <Format F>
 struct BlockRows {
   using Traits = BlockTraits<F>;
   using Expanded = ExpandedPanel<Traits::PARTS, Traits::OFFSET, Traits::BITS>;
+  static constexpr int64_t NUMBERS = PIECE * STEPS * PLANE, SCALES = PIECE * Traits::PARTS * 2 * PANEL;
 
   const Weight& weight;
   BlockGroup x;  // of the first row
@@ -191,43 +231,72 @@ struct BlockRows {
   const uint8_t* data;
   int64_t stride, panels;
   Sums sums;
-  uint8_t* numbers;  // scratch: PIECE blocks
+  uint8_t* numbers;  // scratch: PIECE blocks of WIDE panels
   float* scales;
 
   void run() const {
-    const Piece all_inputs{0, weight.in / weight.segments, 0, weight.segments, true, true};
-    for (int64_t p = 0; p < panels; p++) {
-      const PackedPanel<F> panel(data + p * stride);
-      const uint8_t* next = data + (p + 1) * stride;  // the panel after this, or most likely the next unit
-      if constexpr (is_usual(F))
-        tiles(panel, all_inputs, p, next);
-      else if (rows == 1)
-        tiles<1>(panel, all_inputs, p, next);
+    const int64_t wide = TILING<F>.wide(rows) ? WIDE : 1;
+    for (int64_t p = 0; p + wide <= panels; p += wide) {
+      if (wide == 1)
+        take<1>(p);
       else
-        expanded(panel, p, next);
+        take<WIDE>(p);
     }
+    if (panels % wide) take<1>(panels - 1);
   }
 
-  void expanded(PackedPanel<F> panel, int64_t p, const uint8_t* next) const {
+  // All rows by P panels, from panel p on.
+  template <int P>
+  void take(int64_t p) const {
+    const Piece all_inputs{0, weight.in / weight.segments, 0, weight.segments, true, true};
+    const uint8_t* own = data + p * stride;
+    const uint8_t* next = own + P * stride;  // the panels after these, or most likely the next unit
+    if constexpr (is_usual(F))
+      tiles<P>(packed<P>(own), all_inputs, p, next);
+    else if (rows == 1)
+      tiles<1, 1>(packed<1>(own), all_inputs, p, next);
+    else
+      expanded<P>(own, p, next);
+  }
+
+  template <int P>
+  Panels<PackedPanel<F>, P> packed(const uint8_t* own) const {
+    if constexpr (P == 1)
+      return {{PackedPanel<F>(own)}};
+    else
+      return {{PackedPanel<F>(own), PackedPanel<F>(own + stride)}};
+  }
+
+  template <int P>
+  void expanded(const uint8_t* own, int64_t p, const uint8_t* next) const {
+    const bool few = rows <= BLOCK_TILE;
     each_piece(weight, weight.in, PIECE * BLOCK_INPUTS, [&](const Piece& piece) {
       const int64_t b = piece.first / BLOCK_INPUTS, count = piece.inputs() / BLOCK_INPUTS;
-      expand_blocks<F>(panel.from(b), count, numbers, scales);
-      tiles(Expanded{numbers, scales}, piece, p, b + count < blocks ? panel.from(b + count).data : next);
+      Panels<Expanded, P> made;
+      for (int i = 0; i < P; i++) {
+        made.at[i] = Expanded{numbers + i * NUMBERS, scales + i * SCALES};
+        expand_blocks<F>(PackedPanel<F>(own + i * stride).from(b), count, numbers + i * NUMBERS, scales + i * SCALES,
+                         few);
+      }
+      // Tiles of few rows take too little time to ask for what comes next: expanding does.
+      const uint8_t* next_piece = b + count < blocks ? PackedPanel<F>(own).from(b + count).data : next;
+      tiles<P>(made, piece, p, few ? nullptr : next_piece);
     });
   }
 
-  template <int64_t MOST = BLOCK_TILE, class Panel>
-  void tiles(Panel panel, const Piece& piece, int64_t p, const uint8_t* next) const {
+  template <int P, int64_t MOST = P == 1 ? TILING<F>.few : TILING<F>.many, class Panel>
+  void tiles(const Panels<Panel, P>& own, const Piece& piece, int64_t p, const uint8_t* next) const {
     const int64_t first = piece.first / BLOCK_INPUTS, count = piece.inputs() / BLOCK_INPUTS;
-    const int64_t groups = num_groups(rows, BLOCK_TILE);
+    const int64_t groups = TILING<F>.groups(rows);
     for (int64_t g = 0; g < groups; g++) {
       const RowGroup group = group_of(rows, groups, g);
       const BlockGroup mine = x.from(group.start * blocks, 1, Traits::PARTS).from(first, group.size, Traits::PARTS);
       // The next panel is asked for where hardware's own looking ahead is not enough (look_ahead has the rest).
       const int64_t few = Traits::FORMAT.inputs == BLOCK_INPUTS ? 4 : 1;
-      const Ahead ahead = rows <= few ? NOTHING : share_of(next, count * Traits::FORMAT.step_bytes(), count, groups, g);
+      const Ahead ahead =
+          rows <= few || !next ? NOTHING : share_of(next, P * count * Traits::FORMAT.step_bytes(), count, groups, g);
       dispatch<1, MOST>(group.size,
-                        [&](auto r) { block_tile<r.value>(panel, mine, piece, sums.at(group.start, p), ahead); });
+                        [&](auto r) { block_tile<r.value, P>(own.at, mine, piece, sums.at(group.start, p), ahead); });
     }
   }
 };
@@ -236,7 +305,7 @@ template <Format F>
 static void block_product(Pool& pool, const Product& l) {
   const Weight& w = l.like;
   constexpr int64_t PARTS = BlockTraits<F>::PARTS;
-  constexpr size_t SUM_BYTES = SUMS * sizeof(float), NUMBERS = PIECE * STEPS * PLANE;
+  constexpr size_t SUM_BYTES = SUMS * sizeof(float), NUMBERS = WIDE * BlockRows<F>::NUMBERS;
   const int64_t blocks = w.in / BLOCK_INPUTS, stride = panel_bytes(F, w.in), panels = num_panels(w.out, w.gated);
   const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
   const BlockGroup x = quantize_to_blocks<F>(pool, l);
@@ -244,7 +313,7 @@ static void block_product(Pool& pool, const Product& l) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel);
     auto* scratch =
-        static_cast<uint8_t*>(pool.own_scratch(worker, SUM_BYTES + NUMBERS + PIECE * PARTS * 2 * PANEL * 4));
+        static_cast<uint8_t*>(pool.own_scratch(worker, SUM_BYTES + NUMBERS + WIDE * BlockRows<F>::SCALES * 4));
     const Sums sums = sums_of(w, reinterpret_cast<float*>(scratch), count);
     const uint8_t* data = block.weight->data + first_panel * stride;
     BlockRows<F>{

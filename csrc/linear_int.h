@@ -14,21 +14,35 @@ constexpr int64_t INT_TILE = 8;
 #else
 constexpr int64_t INT_TILE = 4;
 #endif
+constexpr Tiling INT8_TILING{INT_TILE, INT_TILE, INT_TILE + 1};
+constexpr Tiling INT4_TILING{INT_TILE, INT_TILE * 3 / 4, INT_TILE + 1};  // integers and floats share the registers
 constexpr int64_t FEW = 4;  // rows whose int8 products take less time than memory
 
 // A block of int4: sums over its 32 inputs of q * x, exact, for R rows. Products of 4 bits with 8 bits leave room to
 // add eight pairs in 16 bits (8 * 2 * 15 * 127 = 30480).
 #if defined(FLOVER_AVX512)
-template <int R>
-FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums) {
-  for (int r = 0; r < R; r++) sums[r] = all_int(0);
+template <int R, int P>
+FLOVER_INLINE void dot_blocks(const uint8_t* nibbles, int64_t stride, const int32_t* x, I16 (&sums)[R][P]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) sums[r][p] = all_int(0);
 #pragma GCC unroll 8
   for (int s = 0; s < 8; s++) {
-    const __m256i raw = _mm256_loadu_si256((const __m256i*)(nibbles + s * 32)), low = _mm256_set1_epi8(15);
-    const __m512i w = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_and_si256(raw, low)),
-                                         _mm256_and_si256(_mm256_srli_epi16(raw, 4), low), 1);
+    __m512i w[P];
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) {
+      const __m256i raw = _mm256_loadu_si256((const __m256i*)(nibbles + p * stride + s * 32));
+      const __m256i low = _mm256_set1_epi8(15);
+      w[p] = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_and_si256(raw, low)),
+                                _mm256_and_si256(_mm256_srli_epi16(raw, 4), low), 1);
+    }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) sums[r].v = _mm512_dpbusd_epi32(sums[r].v, w, _mm512_set1_epi32(x[s * R + r]));
+    for (int r = 0; r < R; r++) {
+      const __m512i a = _mm512_set1_epi32(x[s * R + r]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) sums[r][p].v = _mm512_dpbusd_epi32(sums[r][p].v, w[p], a);
+    }
   }
 }
 #elif defined(FLOVER_AVX2)
@@ -84,6 +98,17 @@ FLOVER_INLINE void dot_block(const uint8_t* nibbles, const int32_t* x, I16* sums
 }
 #endif
 
+#if !defined(FLOVER_AVX512)
+template <int R, int P>
+FLOVER_INLINE void dot_blocks(const uint8_t* nibbles, int64_t, const int32_t* x, I16 (&sums)[R][P]) {
+  static_assert(P == 1);
+  I16 own[R];
+  dot_block<R>(nibbles, x, own);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; r++) sums[r][0] = own[r];
+}
+#endif
+
 // The rows of x in integers: `x` [steps of 4 inputs][rows of the group], group after group; one scale per row; for
 // int4 the sum of each block of 32, [rows][blocks]. int8 wants x + ACTIVATION_ZERO.
 struct Quantized {
@@ -134,79 +159,109 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(integers + l.rows * (1 + blocks)) * 4));
   Quantized q{memory, reinterpret_cast<float*>(memory + integers), nullptr};
   if (blocks) q.block_sums = q.scales + l.rows;
-  over_groups(pool, l, INT_TILE, [&](const RowBlock&, int64_t first, int64_t rows, int worker) {
-    auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(depth, LANES) * 4));
-    for (int64_t r = 0; r < rows; r++) {
-      const int64_t row = first + r;
-      quantize_row(l.input(row), w, depth, rows, r, q.x + first * (depth / 4), flip,
-                   l.absmax ? l.absmax + l.place(row) : nullptr, rotated, q.scales + row,
-                   q.block_sums ? q.block_sums + row * blocks : nullptr);
-    }
-  });
+  over_groups(pool, l, w.format == Format::int4 ? INT4_TILING : INT8_TILING,
+              [&](const RowBlock&, int64_t first, int64_t rows, int worker) {
+                auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(depth, LANES) * 4));
+                for (int64_t r = 0; r < rows; r++) {
+                  const int64_t row = first + r;
+                  quantize_row(l.input(row), w, depth, rows, r, q.x + first * (depth / 4), flip,
+                               l.absmax ? l.absmax + l.place(row) : nullptr, rotated, q.scales + row,
+                               q.block_sums ? q.block_sums + row * blocks : nullptr);
+                }
+              });
   return q;
 }
 
-template <int R>
-[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, const float* weight_scales,
-                                        const WeightSums* weight_sums, int64_t sums_stride, const float* row_scales,
-                                        Piece piece, Sums sums, Ahead ahead) {
+// R rows by P panels, which lie `stride` bytes apart.
+template <int R, int P>
+[[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, int64_t stride,
+                                        const float* weight_scales, const WeightSums* weight_sums, int64_t sums_stride,
+                                        const float* row_scales, Piece piece, Sums sums, Ahead ahead) {
   const int64_t steps = piece.size / 4;
-  F16 total[R][1];
-  Subtrees<R, 1> subtrees;
+  F16 total[R][P];
+  Subtrees<R, P> subtrees;
   for (int64_t i = 0; i < piece.count; i++, x += steps * R, panel += steps * 64, weight_sums += sums_stride) {
-    I16 acc[R];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) acc[r] = start_sums(*weight_sums);
+    I16 acc[R][P];
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) acc[r][p] = start_sums(weight_sums[p]);
     auto two = [&](int64_t s) __attribute__((always_inline)) {
-      const Bytes w = load_bytes(panel + s * 64), w_next = load_bytes(panel + (s + 1) * 64);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++) acc[r] = dot_two(w, w_next, quad(x[s * R + r]), quad(x[(s + 1) * R + r]), acc[r]);
+      Bytes w[P], w_next[P];
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) {
+        w[p] = load_bytes(panel + p * stride + s * 64);
+        w_next[p] = load_bytes(panel + p * stride + (s + 1) * 64);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        const Quad now = quad(x[s * R + r]), next = quad(x[(s + 1) * R + r]);
+#pragma GCC unroll 2
+        for (int p = 0; p < P; p++) acc[r][p] = dot_two(w[p], w_next[p], now, next, acc[r][p]);
+      }
     };
     const int64_t s = over_steps<2>(steps, ahead, two);
     if (s < steps)
-#pragma GCC unroll 8
-      for (int r = 0; r < R; r++) acc[r] = dot(load_bytes(panel + s * 64), quad(x[s * R + r]), acc[r]);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++) total[r][0] = mul(to_float(acc[r]), mul(load(weight_scales), all(row_scales[r])));
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+        for (int p = 0; p < P; p++)
+          acc[r][p] = dot(load_bytes(panel + p * stride + s * 64), quad(x[s * R + r]), acc[r][p]);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++)
+        total[r][p] = mul(to_float(acc[r][p]), mul(load(weight_scales + p * PANEL), all(row_scales[r])));
     subtrees.add_to(total, i);
     ahead = ahead.after(steps / STEPS_PER_TICK);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; r++) store(sums.place(r, 0), total[r][0]);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) store(sums.place(r, p), total[r][p]);
 }
 
-template <int R>
-[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, const float* block_sums,
+template <int R, int P>
+[[gnu::noinline]] static void int4_tile(const int32_t* x, const uint8_t* panel, int64_t stride, const float* block_sums,
                                         int64_t block_stride, const float* row_scales, Piece piece, Sums sums,
                                         Ahead ahead) {
   const int64_t blocks = piece.size / GROUP;
-  F16 acc[R][1];
-  Subtrees<R, 1> subtrees;
+  F16 acc[R][P];
+  Subtrees<R, P> subtrees;
   for (int64_t i = 0, b = 0; i < piece.count; i++) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) acc[r][0] = zero();
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) acc[r][p] = zero();
     for (const int64_t end = b + blocks; b < end; b++) {
       const uint8_t* block = panel + b * INT4_BLOCK;
       if constexpr (R == 1)
         fetch_two_pages_on<INT4_BLOCK>(block);
       else
         fetch(ahead, b);
-      I16 dots[R];
-      dot_block<R>(block + 4 * PANEL, x + b * (GROUP / 4) * R, dots);
-      const F16 scale = load_f16(reinterpret_cast<const uint16_t*>(block));
-      const F16 offset = load_f16(reinterpret_cast<const uint16_t*>(block) + PANEL);
+      I16 dots[R][P];
+      dot_blocks(block + 4 * PANEL, stride, x + b * (GROUP / 4) * R, dots);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) {
+        const auto* numbers = reinterpret_cast<const uint16_t*>(block + p * stride);
+        const F16 scale = load_f16(numbers), offset = load_f16(numbers + PANEL);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; r++) {
-        acc[r][0] = fma(to_float(dots[r]), scale, acc[r][0]);
-        acc[r][0] = fma(all(block_sums[r * block_stride + b]), offset, acc[r][0]);
+        for (int r = 0; r < R; r++) {
+          acc[r][p] = fma(to_float(dots[r][p]), scale, acc[r][p]);
+          acc[r][p] = fma(all(block_sums[r * block_stride + b]), offset, acc[r][p]);
+        }
       }
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < R; r++) acc[r][0] = mul(acc[r][0], all(row_scales[r]));
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) acc[r][p] = mul(acc[r][p], all(row_scales[r]));
     subtrees.add_to(acc, i);
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < R; r++) store(sums.place(r, 0), acc[r][0]);
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) store(sums.place(r, p), acc[r][p]);
 }
 
 static void int_product(Pool& pool, const Product& l) {
@@ -221,13 +276,15 @@ static void int_product(Pool& pool, const Product& l) {
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
-    const int64_t groups = num_groups(rows, INT_TILE);
+    const Tiling& tiling = four ? INT4_TILING : INT8_TILING;
+    const int64_t groups = tiling.groups(rows), wide = tiling.wide(rows) ? WIDE : 1;
     auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)SUMS * sizeof(float)));
     const Sums sums{scratch, count * PANEL, PANEL};  // a tile takes all segments at once
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* scales = block.weight->scales + first_panel * PANEL;
     const WeightSums* weight_sums = block.weight->sums + first_panel;
-    for (int64_t p = 0; p < count; p++) {
+    for (int64_t p = 0, taken; p < count; p += taken) {
+      taken = p + wide <= count ? wide : 1;
       const uint8_t* panel = data + p * stride;
       for (int64_t g = 0; g < groups; g++) {
         const RowGroup group = group_of(rows, groups, g);
@@ -236,14 +293,22 @@ static void int_product(Pool& pool, const Product& l) {
         const float* block_sums = four ? q.block_sums + row * blocks : nullptr;
         // One panel after another is read from front to back, and hardware looks ahead: asking costs few rows of int8
         // a quarter.
-        const Ahead ahead = !four && rows <= FEW ? NOTHING : share_of(panel + stride, stride, ticks, groups, g);
+        const Ahead ahead =
+            !four && rows <= FEW ? NOTHING : share_of(panel + taken * stride, taken * stride, ticks, groups, g);
+        const Sums out = sums.at(group.start, p);
         dispatch<1, INT_TILE>(group.size, [&](auto r) {
-          const Sums out = sums.at(group.start, p);
-          if (four)
-            int4_tile<r.value>(x, panel, block_sums, blocks, q.scales + row, all_inputs, out, ahead);
+          auto tile = [&](auto at_once) {
+            if (four)
+              int4_tile<r.value, at_once.value>(x, panel, stride, block_sums, blocks, q.scales + row, all_inputs, out,
+                                                ahead);
+            else
+              int8_tile<r.value, at_once.value>(x, panel, stride, scales + p * PANEL, weight_sums + p, panels,
+                                                q.scales + row, all_inputs, out, ahead);
+          };
+          if (taken == 1)
+            tile(Number<1>{});
           else
-            int8_tile<r.value>(x, panel, scales + p * PANEL, weight_sums + p, panels, q.scales + row, all_inputs, out,
-                               ahead);
+            tile(Number<WIDE>{});
         });
       }
     }
