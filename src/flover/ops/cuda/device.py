@@ -106,6 +106,13 @@ def joined(first: Tensor, second: Tensor) -> Tensor:
     return torch.cat((first, second))
 
 
+def unused_bytes(device: torch.device) -> int:
+    """Memory that torch keeps for later, that of captured graphs included, which it does not give back."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def free_unused(device: torch.device) -> None:
     """Give memory back that torch keeps for later and nothing uses."""
     if device.type == "cuda":
