@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import torch
 from gguf_files import write_gguf
 from gpu_engines import Capturing, on_gpu
 from harness import answer, load, logprobs, make, tokens
@@ -218,26 +217,6 @@ def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
         # Prompts of 6 tokens and a page of 8: with the fourth token each row begins its second page.
         opens = step == 2
         assert copied == [*([3 * (8 + 4)] if opens else []), 3 * (8 + 4)]
-    engine.close()
-
-
-def test_out_of_memory_ends_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The forward of one request's prompt finds no memory, however often it is tried: others get their tokens."""
-    checkpoint = make_checkpoint(tmp_path, "llama")
-    engine = on_gpu(checkpoint, monkeypatch, max_num_seqs=2, async_scheduling=True)
-    forward = CudaExecutor._forward
-
-    def limited(self: CudaExecutor, batch: Any) -> Any:
-        if batch.num_tokens > 40:
-            raise torch.OutOfMemoryError("no memory is left")
-        return forward(self, batch)
-
-    monkeypatch.setattr(CudaExecutor, "_forward", limited)
-    short = make("short", random_prompt(1, 3), max_tokens=4)
-    found = answer(engine, [(0, short), (1, make("long", random_prompt(2, 50), max_tokens=4))])
-    assert len(tokens(found["short"])) == 4
-    assert found["long"][-1].finish_reason == "error"
-    assert "no memory is left" in str(found["long"][-1].error)
     engine.close()
 
 

@@ -111,7 +111,14 @@ class CudaExecutor(DeviceExecutor):
 
     def warm_up(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Launch every kernel there is, on rows that nobody has, so that none is compiled later; then capture forwards.
-        `progress(done, total)` counts these."""
+        `progress(done, total)` counts these. Raises `ConfigError` if there is no memory for them."""
+        with self._unused.at_start():
+            self._launch_all()
+            if not self._eager:
+                self._graphs.capture(self._decoder, self._kv, progress)
+        self._ready_compilations = self._compilations.count
+
+    def _launch_all(self) -> None:
         for query_lens, longest in warm_up_batches(self.facts.max_model_len):
             hidden = self._forward(self._rows.prepare_nothing(query_lens, longest))
             self._decoder.logits(hidden)
@@ -125,10 +132,6 @@ class CudaExecutor(DeviceExecutor):
         self._share(None if choice is None else choice.ids, nobody)
         if choice is not None:
             choice.wait(rows)
-        if not self._eager:
-            self._graphs.capture(self._decoder, self._kv, progress)
-        self._ready_compilations = self._compilations.count
-        self._unused.keep()
 
     @property
     def num_graphs(self) -> int:

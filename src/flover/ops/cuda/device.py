@@ -12,6 +12,7 @@ from torch import Tensor
 from flover.ops import DType, HostArray, Pages
 from flover.ops.cuda.weight import FORMATS, zeros
 
+NoDeviceMemory = torch.OutOfMemoryError
 _ALIGNMENT = 16
 """Every array of a packed copy begins at a multiple of so many bytes."""
 
