@@ -28,7 +28,8 @@ class UnusedMemory:
         except NoDeviceMemory as error:
             raise ConfigError(
                 f"{self._gpu.name} has no memory for forwards beside weights and pages: lower "
-                "--gpu-memory-utilization, --max-num-seqs or --kv-cache-memory-bytes, or leave graphs out with --enforce-eager"
+                "--gpu-memory-utilization, --max-num-seqs or --kv-cache-memory-bytes, or "
+                "leave graphs out with --enforce-eager"
             ) from error
         self._kept = unused_bytes(self._device)
 
