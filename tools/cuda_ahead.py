@@ -44,6 +44,7 @@ _OF_A_TURN: Mapping[str, Callable[[Constants, Mapping[str, Any]], float]] = {
     "product_kernel": _floats,
     "grouped_kernel": _floats,
     "fp8_kernel": _fp8,
+    "fp8_grouped_kernel": _fp8,
     "attention_kernel": _attention,
 }
 

@@ -38,7 +38,7 @@ from flover.ops.cuda.quantized import QUANTIZED
 from flover.ops.cuda.table import cuda_ops
 from flover.ops.cuda.tiles import FEW_ROWS
 
-PRODUCTS = "quantized_kernel", "quantized_grouped_kernel", "fp8_kernel"
+PRODUCTS = "quantized_kernel", "quantized_grouped_kernel", "fp8_kernel", "fp8_grouped_kernel"
 UNQUANTIZED = "angles_kernel", "rotary_write_kernel", "gather_kernel", "route_kernel", "weighted_sum_kernel"
 """Kernels that the formats have no part in."""
 CONTEXT = 4096
@@ -62,11 +62,14 @@ def launch(weight_format: WeightFormat) -> None:
 
 
 def launch_fp8() -> None:
-    """Products with activations in FP8."""
+    """Products with activations in FP8, and of experts."""
     ops = cuda_ops(META, activations=torch.bfloat16, fp8_activations=True)
-    for shape, gated, kind in (((28672, 4096), True, "silu"), ((4096, 14336), False, None)):
+    gated, down = (ops.new_weight(shape, "fp8_e4m3", shape[0] == 28672) for shape in ((28672, 4096), (4096, 14336)))
+    x, scores = empty((8, 4096), torch.bfloat16), empty((8, 2), torch.bfloat16)
+    ops.experts(x, scores, Experts([gated] * 2, [down] * 2), Routing(2, True), "silu")
+    for shape, halves, kind in (((28672, 4096), True, "silu"), ((4096, 14336), False, None)):
         for rows in (1, 510):
-            ops.linear(empty((rows, shape[1]), torch.bfloat16), ops.new_weight(shape, "fp8_e4m3", gated), None, kind)
+            ops.linear(empty((rows, shape[1]), torch.bfloat16), ops.new_weight(shape, "fp8_e4m3", halves), None, kind)
 
 
 def compiled(arch: int, weight_format: WeightFormat) -> list[Compiled]:

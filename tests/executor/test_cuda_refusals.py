@@ -20,6 +20,7 @@ from flover.executor.detect import new_platform, resolve_device
 from flover.executor.load import load_device
 from flover.model.describe import describe_model
 from flover.model.shard import Shard
+from flover.ops.cuda import device
 from flover.ops.cuda.device import Gpu
 
 FAKE = Gpu(torch.device("cpu"), "a GPU that is not there", (9, 0), 2**29, 2**29)
@@ -152,6 +153,28 @@ def test_auto_is_a_gpu_that_can_compute_the_model(
         assert (resolved.device, resolved.async_scheduling) == ("cpu", False) if reason else ("cuda", True)
         assert [reason in line and "the CPU is used" in line for line in caplog.messages] == [True] * bool(reason)
     assert resolve_device(dataclasses.replace(config, async_scheduling=False), tmp_path).async_scheduling is False
+
+
+def test_a_gpu_that_cannot_be_used_is_said_in_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process has it alone; there is no compiler for what Triton launches kernels with."""
+    busy = (
+        "CUDA error: CUDA-capable device(s) is/are busy or unavailable\nFor debugging consider CUDA_LAUNCH_BLOCKING=1"
+    )
+    set_device, launcher = [busy, ""], ["", "Failed to find C compiler."]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**30))
+
+    def fail(message: str) -> None:
+        if message:
+            raise RuntimeError(message)
+
+    for first, second in zip(set_device, launcher, strict=True):
+        monkeypatch.setattr(torch.cuda, "set_device", lambda device, message=first: fail(message))
+        monkeypatch.setattr(device, "check_launcher", lambda message=second: fail(message))
+        reason = re.escape((first or second).partition("\n")[0])
+        with pytest.raises(ConfigError, match=f"^--device cuda: GPU 1 cannot be used: {reason}$"):
+            new_platform(EngineConfig(model=str(checkpoint), device="cuda"), local_rank=1)
 
 
 def test_cuda_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,27 +38,28 @@ WAIT = timedelta(seconds=60)
 
 
 class FakeNccl:
-    """NCCL's calls, done by Gloo: captured ones are done again whenever the graph runs. `seen` has all of them."""
+    """NCCL's calls, done by Gloo: captured ones are done again whenever the graph runs. `seen` has all of them. They
+    return nothing to wait for, as NCCL's do on the stream that computes (torch 2.8 and newer)."""
 
     def __init__(self, gloo: Any, launches: Launches) -> None:
         self._gloo, self._launches = gloo, launches
         self.seen: list[tuple[Any, ...]] = []
         self.aborted = threading.Event()
 
-    def allreduce(self, tensors: list[Any], options: Any) -> FakeNccl:
-        return self._do(
+    def allreduce(self, tensors: list[Any], options: Any) -> None:
+        self._do(
             tensors[0],
             lambda: self._gloo.allreduce(tensors, options),
             "sum" if options.reduceOp == dist.ReduceOp.SUM else "max",
         )
 
-    def _allgather_base(self, output: Any, x: Any, options: Any) -> FakeNccl:
-        return self._do(x, lambda: self._gloo._allgather_base(output, x, options), "all_gather")
+    def _allgather_base(self, output: Any, x: Any, options: Any) -> None:
+        self._do(x, lambda: self._gloo._allgather_base(output, x, options), "all_gather")
 
-    def gather(self, outputs: list[Any], inputs: list[Any], options: Any) -> FakeNccl:
-        return self._do(inputs[0], lambda: self._gloo.gather(outputs, inputs, options), "gather")
+    def gather(self, outputs: list[Any], inputs: list[Any], options: Any) -> None:
+        self._do(inputs[0], lambda: self._gloo.gather(outputs, inputs, options), "gather")
 
-    def _do(self, x: Any, collective: Any, name: str) -> FakeNccl:
+    def _do(self, x: Any, collective: Any, name: str) -> None:
         assert x.is_contiguous()
 
         def step() -> None:
@@ -66,10 +67,6 @@ class FakeNccl:
             collective().wait(WAIT)
 
         self._launches.launch(step)
-        return self
-
-    def wait(self) -> None:
-        """As NCCL's: the host does not wait."""
 
     def abort(self) -> None:
         self.aborted.set()
@@ -101,7 +98,7 @@ def engine_of_ranks(
     """Rank 0 leads in this thread; the others' threads are given up where a test fails."""
     config = EngineConfig(
         model=str(checkpoint), skip_tokenizer_init=True, target_itl_ms=0.0, device=device, tensor_parallel_size=size,
-        num_threads=1, kv_cache_memory_bytes=2**21, **settings,
+        num_threads=1, **{"kv_cache_memory_bytes": 2**21, **settings},
     )  # fmt: skip
     skip_overflow_checks(monkeypatch)
     store, launches = dist.HashStore(), Launches(Compilations())

@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-import torch
 from gguf_files import write_gguf
 from gpu_engines import Capturing, on_gpu
 from harness import answer, load, logprobs, make, tokens
@@ -26,7 +25,7 @@ from support.constraints import MODEL, TOKENIZER, VOCABULARY
 
 from flover.config import EngineConfig
 from flover.engine.loop import Engine
-from flover.executor import cuda_executor, cuda_rows
+from flover.executor import cuda_executor, cuda_memory, cuda_rows
 from flover.executor.cuda import CudaPlatform
 from flover.executor.cuda_executor import CudaExecutor
 from flover.grammar.masks import MaskThread
@@ -221,23 +220,25 @@ def test_a_generate_step_reads_weights_once_and_copies_once_each_way(
     engine.close()
 
 
-def test_out_of_memory_ends_one_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The forward of one request's prompt finds no memory, however often it is tried: others get their tokens."""
+def test_what_long_prompts_have_left_is_given_back_while_the_engine_idles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and not what the start has left; pages keep what they hold."""
+    unused, freed = [2**30], list[int]()
+    monkeypatch.setattr(cuda_memory, "unused_bytes", lambda device: unused[0])
+    monkeypatch.setattr(cuda_memory, "free_unused", lambda device: freed.append(unused[0]))
+    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1)])
     checkpoint = make_checkpoint(tmp_path, "llama")
-    engine = on_gpu(checkpoint, monkeypatch, max_num_seqs=2, async_scheduling=True)
-    forward = CudaExecutor._forward
-
-    def limited(self: CudaExecutor, batch: Any) -> Any:
-        if batch.num_tokens > 40:
-            raise torch.OutOfMemoryError("no memory is left")
-        return forward(self, batch)
-
-    monkeypatch.setattr(CudaExecutor, "_forward", limited)
-    short = make("short", random_prompt(1, 3), max_tokens=4)
-    found = answer(engine, [(0, short), (1, make("long", random_prompt(2, 50), max_tokens=4))])
-    assert len(tokens(found["short"])) == 4
-    assert found["long"][-1].finish_reason == "error"
-    assert "no memory is left" in str(found["long"][-1].error)
+    engine = on_gpu(checkpoint, monkeypatch, warm=True, block_size=4, async_scheduling=True)
+    asked = make("one", random_prompt(1, 9), max_tokens=3)
+    expected = answer(engine, [(0, asked)])
+    assert not engine.wait(0) and freed == []
+    again = answer(engine, [(0, msgspec.structs.replace(asked, id="again"))])
+    unused[0] += cuda_memory.TRIM_BYTES + 1
+    assert not engine.wait(0) and not engine.wait(0) and freed == unused
+    cached = answer(engine, [(0, msgspec.structs.replace(asked, id="cached"))])
+    assert cached["cached"][0].cached_tokens == 8
+    assert tokens(expected["one"]) == tokens(again["again"]) == tokens(cached["cached"])
     engine.close()
 
 

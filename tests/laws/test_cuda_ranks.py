@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_files import write_gguf
+from gpu_engines import Capturing, on_gpu
 from gpu_ranks import engine_of_ranks
-from harness import answer, load, make, speculate_always, tokens
+from harness import alone, answer, assert_same, load, make, speculate_always, tokens
 from support.checkpoints import VOCAB_SIZE, make_checkpoint, random_prompt
 
 from flover.engine.loop import Engine
 from flover.executor import cuda_executor
+from flover.request import Delta, FinishReason, TokenLogprobs
 
 LAYERS = 1
 NGRAM = json.dumps({"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3})
 pytestmark = pytest.mark.gpu
+WIDE: dict[str, Any] = {
+    "num_hidden_layers": 1, "hidden_size": 64, "head_dim": 64, "intermediate_size": 256, "vocab_size": 64,
+}  # fmt: skip
 SMALL: dict[str, Any] = {"max_num_seqs": 2, "max_num_batched_tokens": 8, "max_model_len": 40, "block_size": 8}
 
 
@@ -78,3 +84,48 @@ def test_two_gpus_verify_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert tokens(answer(ranks.engine, [(0, asked)])["a"]) == expected
         assert ranks.engine.roster.counts["iterations"] < 9
     assert ranks.nccl[0].seen == ranks.nccl[1].seen
+
+
+@pytest.mark.parametrize("stored", ["float32", "int8", "Q4_0"])
+def test_two_gpus_have_the_bits_of_one(stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --batch-invariant tokens and log-probabilities of a crowd with preemption and a cancellation are those of
+    each request alone on one GPU, to the last bit. Sums of eight, two and four segments; captured forwards."""
+    checkpoint = make_checkpoint(tmp_path / "model", "llama", **WIDE)
+    settings = {**SMALL, "max_num_seqs": 3, "block_size": 4, "async_scheduling": True, "batch_invariant": True}
+    if stored == "Q4_0":
+        checkpoint = write_gguf(checkpoint, tmp_path / "model.gguf", "llama", stored)
+        settings["dtype"] = "float32"
+    elif stored == "int8":
+        settings["quantization"] = stored
+    lens = 6, 14, 3
+    asked = [make(str(place), random_prompt(place, length, 64), max_tokens=6) for place, length in enumerate(lens)]
+    asked[1] = make("1", random_prompt(1, 14, 64), max_tokens=6, temperature=0.9, seed=3, prompt_logprobs=1)
+    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1), ((8,), 8)])
+    engine = on_gpu(checkpoint, monkeypatch, Capturing, warm=True, **settings)
+    expected = alone(engine, asked)
+    engine.close()
+    monkeypatch.undo()
+    monkeypatch.setattr(cuda_executor, "warm_up_batches", lambda max_len: [((1,), 1), ((8,), 8)])
+
+    def cancel(engine: Engine) -> None:
+        if engine.roster.counts["iterations"] == 6:
+            engine.cancel("gone")
+
+    page_bytes = 2 * 4 * 64 * 4  # of a rank, which has one key head of 64 numbers
+    with engine_of_ranks(checkpoint, monkeypatch, "cuda", kv_cache_memory_bytes=8 * page_bytes, **settings) as ranks:
+        arrivals = [
+            (0, make("gone", random_prompt(6, 2, 64), max_tokens=20)),
+            *((place, one) for place, one in enumerate(asked)),
+        ]
+        found = answer(ranks.engine, arrivals, cancel)
+        assert ranks.engine.roster.counts["preemptions"] > 0
+        assert len(ranks.platforms[0].graphs.runs) > 3
+    assert found.pop("gone")[-1].finish_reason == FinishReason.ABORT
+    assert_same(expected, found)
+    assert all(len(tokens(deltas)) == 6 for deltas in found.values())
+    for name, deltas in found.items():
+        assert prompt_logprobs(deltas) == prompt_logprobs(expected[name])
+
+
+def prompt_logprobs(deltas: list[Delta]) -> list[TokenLogprobs | None]:
+    return [entry for delta in deltas for entry in delta.prompt_logprobs or []]

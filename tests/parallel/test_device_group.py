@@ -26,7 +26,8 @@ WAIT = timedelta(seconds=30)
 
 
 class Backend:
-    """What a rank needs of `ProcessGroupNCCL`, done by Gloo."""
+    """What a rank needs of `ProcessGroupNCCL`, done by Gloo. As there (torch 2.8 and newer) what is not asynchronous
+    returns nothing."""
 
     made: list[Backend] = []
 
@@ -41,17 +42,17 @@ class Backend:
     def eager_connect_single_device(self, device: torch.device) -> None:
         self.device = device
 
-    def allreduce(self, tensors: list[Any], options: Any) -> Any:
+    def allreduce(self, tensors: list[Any], options: Any) -> None:
         self.async_ops.add(options.asyncOp)
-        return self._gloo.allreduce(tensors, options)
+        self._gloo.allreduce(tensors, options).wait(WAIT)
 
-    def gather(self, outputs: list[Any], inputs: list[Any], options: Any) -> Any:
+    def gather(self, outputs: list[Any], inputs: list[Any], options: Any) -> None:
         self.async_ops.add(options.asyncOp)
-        return self._gloo.gather(outputs, inputs, options)
+        self._gloo.gather(outputs, inputs, options).wait(WAIT)
 
-    def _allgather_base(self, output: Any, x: Any, options: Any) -> Any:
+    def _allgather_base(self, output: Any, x: Any, options: Any) -> None:
         self.async_ops.add(options.asyncOp)
-        return self._gloo._allgather_base(output, x, options)
+        self._gloo._allgather_base(output, x, options).wait(WAIT)
 
     def abort(self) -> None:
         self.num_aborts += 1

@@ -43,7 +43,7 @@ class CudaCache:
             ) from error
 
     def trim(self, free_pages: list[int]) -> None:
-        """Nothing: the memory of a GPU is not shared with who may need it meanwhile."""
+        """Nothing: it is one tensor a layer, no part of which torch can give back."""
 
     def close(self) -> None:
         """Free the pages. Calling it twice is harmless."""

@@ -20,6 +20,7 @@ import numpy as np
 from flover.engine.plan import RowResult, StepPlan, StepResult, Work
 from flover.errors import InvariantError
 from flover.executor.cuda_graphs import Graphs
+from flover.executor.cuda_memory import UnusedMemory
 from flover.executor.cuda_rows import DeviceRows, Prepared
 from flover.executor.device import Captures, DeviceExecutor, Started
 from flover.executor.device_batch import Layout, digest_of_rows
@@ -36,7 +37,7 @@ from flover.model.sampling.sampler import NO_TOKEN, Sampled, tell_errors
 from flover.ops import Array, HostArray
 from flover.ops.cuda.choose import choose, logprobs
 from flover.ops.cuda.choose import to_device as choices_to_device
-from flover.ops.cuda.device import Fetched, Gpu, free_unused, joined, new_array, to_device, to_host
+from flover.ops.cuda.device import Fetched, Gpu, joined, new_array, to_device, to_host
 from flover.ops.cuda.launch import Compilations
 from flover.ops.cuda.order import argmax
 from flover.request import ModelFacts, SamplingParams, TokenLogprobs
@@ -98,6 +99,7 @@ class CudaExecutor(DeviceExecutor):
         """`compilations` counts what is compiled. `eager`: no forward is captured."""
         super().__init__(decoder, kv, facts, num_rows)
         self._device = gpu.device
+        self._unused = UnusedMemory(gpu)
         max_pages = self._buffers["page_table"].shape[1]
         self._rows = DeviceRows(num_rows, max_pages, facts.page_size, gpu)
         self._graphs = Graphs(self._rows, num_rows, facts.max_model_len)
@@ -109,7 +111,14 @@ class CudaExecutor(DeviceExecutor):
 
     def warm_up(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Launch every kernel there is, on rows that nobody has, so that none is compiled later; then capture forwards.
-        `progress(done, total)` counts these."""
+        `progress(done, total)` counts these. Raises `ConfigError` if there is no memory for them."""
+        with self._unused.at_start():
+            self._launch_all()
+            if not self._eager:
+                self._graphs.capture(self._decoder, self._kv, progress)
+        self._ready_compilations = self._compilations.count
+
+    def _launch_all(self) -> None:
         for query_lens, longest in warm_up_batches(self.facts.max_model_len):
             hidden = self._forward(self._rows.prepare_nothing(query_lens, longest))
             self._decoder.logits(hidden)
@@ -123,9 +132,6 @@ class CudaExecutor(DeviceExecutor):
         self._share(None if choice is None else choice.ids, nobody)
         if choice is not None:
             choice.wait(rows)
-        if not self._eager:
-            self._graphs.capture(self._decoder, self._kv, progress)
-        self._ready_compilations = self._compilations.count
 
     @property
     def num_graphs(self) -> int:
@@ -180,7 +186,11 @@ class CudaExecutor(DeviceExecutor):
         self._sampling = self._prepared = None
         super().reset()
         self._rows.reset()
-        free_unused(self._device)
+        self._unused.free()
+
+    def trim(self, free_pages: list[int]) -> None:
+        """Give back what forwards of many tokens have left. Pages stay."""
+        self._unused.trim()
 
     def close(self) -> None:
         """Captured forwards and rows too."""

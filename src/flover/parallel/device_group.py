@@ -93,7 +93,9 @@ class DeviceGroup(RankGroup):
 
     def _launch(self, collective: Callable[[], Any]) -> None:
         try:
-            collective().wait()  # lets the stream wait, not the host
+            work = collective()
+            if work is not None:  # NCCL's is launched behind what the stream has to do, and leaves nothing to wait for
+                work.wait()  # lets the stream wait, not the host
         except RuntimeError as error:
             raise RankLostError(f"a rank is gone or does not answer: {error}") from error
 

@@ -9,9 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flover.errors import ConfigError
 from flover.ops import DType, HostArray, Pages
+from flover.ops.cuda.launch import check_launcher
 from flover.ops.cuda.weight import FORMATS, zeros
 
+NoDeviceMemory = torch.OutOfMemoryError
 _ALIGNMENT = 16
 """Every array of a packed copy begins at a multiple of so many bytes."""
 
@@ -31,13 +34,20 @@ class Gpu:
 
 def find_gpu(index: int = 0) -> Gpu | None:
     """The GPU of that number, or the last one if there are fewer; None if torch finds none. torch numbers those that
-    CUDA_VISIBLE_DEVICES leaves it. This thread's kernels are launched on it from now on."""
+    CUDA_VISIBLE_DEVICES leaves it. This thread's kernels are launched on it from now on. Raises `ConfigError` for one
+    that cannot be used: it has no memory for this process, is another process's alone, or Triton cannot launch on it.
+    """
     if not torch.cuda.is_available():
         return None
     count = torch.cuda.device_count()
     device = torch.device("cuda", min(index, count - 1))
-    torch.cuda.set_device(device)
-    free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+    try:
+        torch.cuda.set_device(device)
+        free_bytes, total_bytes = torch.cuda.mem_get_info(device)
+        check_launcher()
+    except Exception as error:  # of the driver, or of the compiler that Triton calls
+        reason = str(error).strip().partition("\n")[0]
+        raise ConfigError(f"--device cuda: GPU {device.index} cannot be used: {reason}") from error
     name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
     return Gpu(device, name, capability, total_bytes, free_bytes, count)
 
@@ -104,6 +114,13 @@ def to_host(tensors: Sequence[Tensor]) -> list[HostArray]:
 def joined(first: Tensor, second: Tensor) -> Tensor:
     """Rows of the second behind those of the first."""
     return torch.cat((first, second))
+
+
+def unused_bytes(device: torch.device) -> int:
+    """Memory that torch keeps for later, that of captured graphs included, which it does not give back."""
+    if device.type != "cuda":
+        return 0
+    return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def free_unused(device: torch.device) -> None:

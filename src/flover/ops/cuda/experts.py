@@ -18,47 +18,16 @@ from torch import Tensor
 
 from flover.errors import InvariantError
 from flover.ops import Experts, Group, Routing, Weight
-from flover.ops.cuda.attention_parts import row_of_tile
 from flover.ops.cuda.epilogue import finish
+from flover.ops.cuda.fp8 import fp8_experts
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.linear import chain
 from flover.ops.cuda.matrices import Matrix
 from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
+from flover.ops.cuda.routing import EXPERT_ROWS, pairs_of_tile, route_kernel
 from flover.ops.cuda.tiles import MOST_REGISTERS, tile_of
-
-_BLOCK_ROWS = 16
-
-
-@triton.jit
-def route_kernel(scores, ids, weights, experts, CHOSEN: tl.constexpr, NORMALIZED: tl.constexpr, BLOCK: tl.constexpr):
-    """The CHOSEN largest scores of one token, the first of equal ones, and their softmax."""
-    token = tl.program_id(0).to(tl.int64)
-    expert = tl.arange(0, BLOCK)
-    score = tl.load(scores + token * experts + expert, expert < experts, other=float("-inf")).to(tl.float32)
-    top = tl.max(score)
-    every = tl.sum(tl.exp(score - top))
-    left = score
-    chosen = 0.0
-    for place in tl.static_range(CHOSEN):
-        value, index = tl.max(left, 0, return_indices=True)
-        tl.store(ids + token * CHOSEN + place, index.to(tl.int32))
-        chosen += tl.exp(value - top)
-        left = tl.where(expert == index, float("-inf"), left)
-    left = score
-    for place in tl.static_range(CHOSEN):
-        value, index = tl.max(left, 0, return_indices=True)
-        tl.store(weights + token * CHOSEN + place, tl.div_rn(tl.exp(value - top), chosen if NORMALIZED else every))
-        left = tl.where(expert == index, float("-inf"), left)
-
-
-@triton.jit
-def pairs_of_tile(starts, tile, experts, BLOCK_ROWS: tl.constexpr):
-    """The expert of a tile; where its pairs start, how many they are, and the first of them that the tile has."""
-    expert = row_of_tile(starts, tile, experts, BLOCK_ROWS)
-    start = tl.load(starts + expert)
-    return expert, start, tl.load(starts + expert + 1) - start, (tile - (start // BLOCK_ROWS + expert)) * BLOCK_ROWS
 
 
 @triton.jit
@@ -234,12 +203,16 @@ def _grouped(
     pairs, count, like = len(order), len(starts) - 1, experts.like
     outputs = like.shape[0] // (2 if like.gated else 1)
     y = torch.empty((pairs, outputs), dtype=x.dtype, device=order.device)
+    if isinstance(like, QuantizedWeight) and like.fp8_activations:
+        addresses = experts.matrices, experts.biases
+        fp8_experts(floats_of(x), like, addresses, (order, starts), sharing, kind, y)
+        return y
     if isinstance(like, QuantizedWeight):
         _grouped_quantized(x, experts, like, order, starts, sharing, kind, y)
         return y
     x = floats_of(x)
     block_out = 64 if like.gated else 128
-    grouped_kernel[(triton.cdiv(outputs, block_out), pairs // _BLOCK_ROWS + count)](
+    grouped_kernel[(triton.cdiv(outputs, block_out), pairs // EXPERT_ROWS + count)](
         x,
         experts.matrices,
         experts.biases,
@@ -253,7 +226,7 @@ def _grouped(
         KIND=kind or "none",
         GATED=like.gated,
         HAS_BIAS=experts.biases is not None,
-        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_ROWS=EXPERT_ROWS,
         BLOCK_OUT=block_out,
         BLOCK_IN=64 if x.element_size() == 2 else 32,
         num_warps=4,
@@ -273,9 +246,9 @@ def _grouped_quantized(
     kind: str | None,
     y: Tensor,
 ) -> None:
-    own, tile, form = activations_of(x, like), tile_of(like, _BLOCK_ROWS), like.kind
+    own, tile, form = activations_of(x, like), tile_of(like, EXPERT_ROWS), like.kind
     (pairs, outputs), count = y.shape, len(starts) - 1
-    quantized_grouped_kernel[(triton.cdiv(outputs, tile.outputs), pairs // _BLOCK_ROWS + count)](
+    quantized_grouped_kernel[(triton.cdiv(outputs, tile.outputs), pairs // EXPERT_ROWS + count)](
         own.q, own.scales, own.shares, experts.matrices, tuple(like.sections), experts.biases, order,
         starts, y, x.shape[0], count, outputs, like.stride, like.blocks // form.together, like.shape[1],
         FORMAT=form,
@@ -287,7 +260,7 @@ def _grouped_quantized(
         HAS_BIAS=experts.biases is not None,
         UNITS=tile.units,
         STAGES=tile.stages,
-        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_ROWS=EXPERT_ROWS,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,
         maxnreg=MOST_REGISTERS,

@@ -16,6 +16,7 @@ from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.quantize import magnitude_bits
 from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
+from flover.ops.cuda.routing import EXPERT_ROWS, pairs_of_tile
 
 GROUP = 128
 """Inputs of a token that share a scale."""
@@ -55,16 +56,13 @@ def fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP: tl.
     return tl.dot(a, tl.trans(w)), x_scale[:, None] * w_scale[None, :]
 
 
-@triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
-def fp8_kernel(
-    x, scales, weight, scales_at, bias, y, rows, outputs, stride, steps, width, y_stride, KIND: tl.constexpr,
-    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
+@triton.jit
+def fp8_chain(
+    x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, GATED: tl.constexpr,
+    GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y."""
-    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
-    x_row = tl.minimum(row, rows - 1).to(tl.int64)
+    """Sums over all inputs, in order, of the rows x_row of x, which has so many, times the outputs `out` of a weight;
+    gated: and those as far behind its first half."""
     w_scales = (weight + scales_at).to(tl.pointer_type(tl.float32))
     place = tl.arange(0, STEP)
     total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
@@ -77,9 +75,50 @@ def fp8_kernel(
         if GATED:
             sums, scale = fp8_sums(a, x_scale, weight, w_scales, step, out + outputs, 2 * outputs, stride, STEP)
             up_total = tl.fma(sums, scale, up_total)
+    return total, up_total
+
+
+@triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
+def fp8_kernel(
+    x, scales, weight, scales_at, bias, y, rows, outputs, stride, steps, width, y_stride, KIND: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y."""
+    row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    x_row = tl.minimum(row, rows - 1).to(tl.int64)
+    total, up_total = fp8_chain(
+        x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, GATED, GROUP, STEP, BLOCK_ROWS,
+        BLOCK_OUT,
+    )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
     tl.store(y + row.to(tl.int64)[:, None] * y_stride + out[None, :], total, inside)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def fp8_grouped_kernel(
+    x, scales, matrices, scales_at, biases, order, starts, y, rows, experts, outputs, stride, steps, width,
+    SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, GROUP: tl.constexpr,
+    STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have a row of x."""
+    expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
+    if first >= count:
+        return
+    place = first + tl.arange(0, BLOCK_ROWS)
+    pair = tl.load(order + start + tl.minimum(place, count - 1)).to(tl.int64)
+    out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
+    total, up_total = fp8_chain(
+        x, scales, pair // SHARING, rows, weight, scales_at, out, outputs, stride, steps, width, GATED, GROUP, STEP,
+        BLOCK_ROWS, BLOCK_OUT,
+    )  # fmt: skip
+    bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
+    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
+    inside = (place < count)[:, None] & (out < outputs)[None, :]
+    tl.store(y + pair[:, None] * outputs + out[None, :], total, inside)
 
 
 def fp8_rows(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -108,6 +147,39 @@ def fp8_linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, kind: st
         GROUP=GROUP,
         STEP=STEP,
         BLOCK_ROWS=_ROWS,
+        BLOCK_OUT=block_out,
+        num_warps=4,
+        num_stages=3,
+        **OPTIONS,
+    )  # fmt: skip
+
+
+def fp8_experts(
+    x: Tensor,
+    like: QuantizedWeight,
+    addresses: tuple[Tensor, Tensor | None],
+    pairs: tuple[Tensor, Tensor],
+    sharing: int,
+    kind: str | None,
+    y: Tensor,
+) -> None:
+    """The same for pairs of token and expert, to y [pairs, outputs]; `sharing` pairs have a row of x. `addresses` are
+    those of the experts' matrices, all like one of them, and biases; `pairs` their numbers in the order of experts, and
+    where each expert's begin."""
+    (order, starts), (matrices, biases) = pairs, addresses
+    outputs, count, width = y.shape[1], len(starts) - 1, BLOCK * like.blocks
+    q, scales = fp8_rows(x, width)
+    block_out = 32 if like.gated else 64
+    fp8_grouped_kernel[(triton.cdiv(outputs, block_out), len(order) // EXPERT_ROWS + count)](
+        q, scales, matrices, like.sections.scales, biases, order, starts, y, len(x), count, outputs, like.stride,
+        width // STEP, width,
+        SHARING=sharing,
+        KIND=kind or "none",
+        GATED=like.gated,
+        HAS_BIAS=biases is not None,
+        GROUP=GROUP,
+        STEP=STEP,
+        BLOCK_ROWS=EXPERT_ROWS,
         BLOCK_OUT=block_out,
         num_warps=4,
         num_stages=3,

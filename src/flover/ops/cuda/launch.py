@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.driver import driver
 
 OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": False}
 """The compiler contracts no product and sum on its own: two kernels that compute the same number give the same bits."""
@@ -34,6 +35,12 @@ class Compilations:
             self.count += 1
 
         triton.knobs.runtime.jit_post_compile_hook = compiled
+
+
+def check_launcher() -> None:
+    """Let Triton compile what it launches kernels with. Without a C compiler, or Python's headers, it raises here, and
+    not at the first kernel, when weights are loaded."""
+    driver.active.get_current_target()
 
 
 def power_of_two(size: int, least: int = 1) -> int:

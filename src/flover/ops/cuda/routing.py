@@ -1,0 +1,41 @@
+"""Which experts a token goes to, and which pairs of token and expert a program has."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from flover.ops.cuda.attention_parts import row_of_tile
+
+EXPERT_ROWS = 16
+"""Pairs of token and expert in a tile."""
+
+
+@triton.jit
+def route_kernel(scores, ids, weights, experts, CHOSEN: tl.constexpr, NORMALIZED: tl.constexpr, BLOCK: tl.constexpr):
+    """The CHOSEN largest scores of one token, the first of equal ones, and their softmax."""
+    token = tl.program_id(0).to(tl.int64)
+    expert = tl.arange(0, BLOCK)
+    score = tl.load(scores + token * experts + expert, expert < experts, other=float("-inf")).to(tl.float32)
+    top = tl.max(score)
+    every = tl.sum(tl.exp(score - top))
+    left = score
+    chosen = 0.0
+    for place in tl.static_range(CHOSEN):
+        value, index = tl.max(left, 0, return_indices=True)
+        tl.store(ids + token * CHOSEN + place, index.to(tl.int32))
+        chosen += tl.exp(value - top)
+        left = tl.where(expert == index, float("-inf"), left)
+    left = score
+    for place in tl.static_range(CHOSEN):
+        value, index = tl.max(left, 0, return_indices=True)
+        tl.store(weights + token * CHOSEN + place, tl.div_rn(tl.exp(value - top), chosen if NORMALIZED else every))
+        left = tl.where(expert == index, float("-inf"), left)
+
+
+@triton.jit
+def pairs_of_tile(starts, tile, experts, BLOCK_ROWS: tl.constexpr):
+    """The expert of a tile; where its pairs start, how many they are, and the first of them that the tile has."""
+    expert = row_of_tile(starts, tile, experts, BLOCK_ROWS)
+    start = tl.load(starts + expert)
+    return expert, start, tl.load(starts + expert + 1) - start, (tile - (start // BLOCK_ROWS + expert)) * BLOCK_ROWS
