@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flover.sampling_checks import RANGES, Range
+from flover.sampling_checks import ALL, RANGES, Range
 
 Schema = dict[str, Any]
 
@@ -18,7 +18,8 @@ OBJECT: Schema = {"type": ["object", "null"]}
 def number(allowed: Range) -> Schema:
     """A number in a range, or null."""
     kind = "integer" if allowed.integer else "number"
-    return {"type": [kind, "null"], "minimum": allowed.low, "maximum": allowed.high}
+    schema: Schema = {"type": [kind, "null"], "minimum": allowed.low, "maximum": allowed.high}
+    return {"anyOf": [schema, {"const": ALL}]} if allowed.or_all else schema
 
 
 def numbers(names: Iterable[str]) -> dict[str, Schema]:
