@@ -18,8 +18,10 @@ OBJECT: Schema = {"type": ["object", "null"]}
 def number(allowed: Range) -> Schema:
     """A number in a range, or null."""
     kind = "integer" if allowed.integer else "number"
-    schema: Schema = {"type": [kind, "null"], "minimum": allowed.low, "maximum": allowed.high}
-    return {"anyOf": [schema, {"const": ALL}]} if allowed.or_all else schema
+    limits = {"minimum": allowed.low, "maximum": allowed.high}
+    if allowed.or_all:
+        return {"anyOf": [{"type": kind, **limits}, {"const": ALL}, NULL]}
+    return {"type": [kind, "null"], **limits}
 
 
 def numbers(names: Iterable[str]) -> dict[str, Schema]:
