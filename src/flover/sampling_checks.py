@@ -26,6 +26,10 @@ MAX_ALLOWED_IDS = 2**20
 MAX_ID = 2**31 - 1
 
 
+ALL = -1
+"""As many as fit."""
+
+
 class Range(msgspec.Struct, frozen=True):
     """The range of a numeric field, both ends included."""
 
@@ -34,6 +38,8 @@ class Range(msgspec.Struct, frozen=True):
     integer: bool = False
     optional: bool = False
     """Whether None is allowed too."""
+    or_all: bool = False
+    """Whether -1, for as many as fit, is allowed too."""
 
     @property
     def kind(self) -> type[int | float]:
@@ -44,7 +50,7 @@ class Range(msgspec.Struct, frozen=True):
     def wanted(self) -> str:
         """The description of the range in errors."""
         kind = "a whole number" if self.integer else "a number"
-        return f"{kind} between {_written(self.low)} and {_written(self.high)}"
+        return f"{kind} between {_written(self.low)} and {_written(self.high)}{' or -1' if self.or_all else ''}"
 
 
 class Parameter(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +120,7 @@ PARAMETERS = {
     ),
     "logprobs": Parameter(range=Range(-1, MAX_LOGPROBS, integer=True, optional=True)),
     "prompt_logprobs": Parameter(range=Range(-1, MAX_LOGPROBS, integer=True, optional=True)),
-    "truncate_prompt_tokens": Parameter(range=Range(1, MAX_ID, integer=True, optional=True)),
+    "truncate_prompt_tokens": Parameter(range=Range(1, MAX_ID, integer=True, optional=True, or_all=True)),
 }
 """Numbers among the sampling parameters, in the order in which they are checked. Flags, Ollama's options, the values
 that models recommend, and the schemas of bodies are made from them."""
@@ -170,7 +176,8 @@ def check_number(where: str, value: Any, allowed: Range) -> None:
     """Check that a number is in its range. Raises `RequestError` that names `where`."""
     kinds = int if allowed.integer else int | float
     number = isinstance(value, kinds) and not isinstance(value, bool)
-    if not number or not allowed.low <= value <= allowed.high:  # true of NaN too
+    fits = number and (allowed.low <= value <= allowed.high or (allowed.or_all and value == ALL))  # not NaN
+    if not fits:
         raise wrong_value(where, allowed.wanted, value)
 
 

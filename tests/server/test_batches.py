@@ -18,7 +18,15 @@ from support.servers import ServerProcess, refused
 
 from flover.errors import ConfigError
 from flover.server.batches.ask import Reply
-from flover.server.batches.objects import Batch, RequestCounts, StoredBatch, new_batch_id, new_file_id
+from flover.server.batches.objects import (
+    Batch,
+    FileObject,
+    RequestCounts,
+    Status,
+    StoredBatch,
+    new_batch_id,
+    new_file_id,
+)
 from flover.server.batches.run import BatchLimits, BatchRun
 from flover.server.batches.store import EXPIRY_SECONDS, Store
 from flover.server.errors import HttpError
@@ -127,7 +135,7 @@ def test_what_cannot_be_is_refused_by_name(server: ServerProcess) -> None:
 
 
 def test_limits_of_bytes_and_requests_and_a_key_sees_its_own(start: Callable[..., ServerProcess]) -> None:
-    limits = {"max_file_bytes": 4000, "max_stored_bytes": 6000, "max_batch_requests": 3, "max_body_bytes": 2000}
+    limits = {"max_file_bytes": 4000, "max_stored_bytes": 10_000, "max_batch_requests": 3, "max_body_bytes": 2000}
     server = start(server={"limits": limits, "api_key": ["one", "two"]})
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="one", max_retries=0)
     with pytest.raises(openai.APIStatusError, match="--max-file-bytes") as error:
@@ -212,8 +220,8 @@ def test_files_expire_and_rubbish_goes(tmp_path: Path, caplog: pytest.LogCapture
     used, free = (store.add_file("", name, "batch", io.BytesIO(b"{}"), 5) for name in ("used", "free"))
     batch = Batch(id=f"batch_{0:032x}", endpoint="/v1/completions", input_file_id=used.id, created_at=0, expires_at=1)
     store.save(StoredBatch("", batch, f"file-{1:032x}", f"file-{2:032x}"))
-    store.append(f"file-{1:032x}", b"kept")
-    store.append(f"file-{3:032x}", b"rubbish")
+    store.append("", f"file-{1:032x}", b"kept")
+    store.append("", f"file-{3:032x}", b"rubbish")
     now[0] += 6
     assert store.files_of("") == [used] and free.id not in store.files
     (tmp_path / "batches" / f"batch_{4:032x}.json").write_text("{")
@@ -228,6 +236,51 @@ def test_files_expire_and_rubbish_goes(tmp_path: Path, caplog: pytest.LogCapture
     assert store.files_of("") == []
     now[0] += EXPIRY_SECONDS
     assert store.batches_of("") == []
+    store.close()
+
+
+def test_a_key_has_at_most_what_it_leaves_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of unfinished batches, stored bytes and files, also after a restart; a server's only key may have them all. Of
+    batches that have ended, the key with the most of them loses the oldest."""
+    monkeypatch.setattr("flover.server.batches.store.MAX_FILES", 20)
+    monkeypatch.setattr("flover.server.batches.store.MAX_BATCHES", 100)
+    store = Store(str(tmp_path), 8000, time.time)
+
+    def take(owner: str, status: Status = "in_progress") -> Batch:
+        times = {"created_at": int(time.time()), "expires_at": 0}
+        batch = Batch(id=new_batch_id(), endpoint="/v1/completions", input_file_id="file-1", status=status, **times)
+        store.add_batch(StoredBatch(owner, batch, f"file-{batch.id[6:]}", new_file_id()))
+        return batch
+
+    def count(owner: str, take: Callable[[str], Any]) -> tuple[int, str]:
+        for number in range(99):
+            try:
+                take(owner)
+            except HttpError as error:
+                return number, error.message
+        raise AssertionError
+
+    history = [take("old", "completed") for _ in range(3)]
+    had = "this API key has {} unfinished batches, and 1 more would exceed the {} that are left of 64"
+    assert count("heavy", take) == (32, had.format(32, 32))
+    store.append("heavy", list(store.batches.values())[-1].output_id, bytes(3000))
+    store.close()
+    store = Store(str(tmp_path), 8000, time.time)
+    assert count("heavy", take) == (0, had.format(32, 32))
+    assert [count(owner, take)[0] for owner in "abcdef"] == [16, 8, 4, 2, 1, 1]
+    assert count("g", take) == (0, "there are 64 unfinished batches of all clients, and 1 more would exceed 64")
+    for batch in list(store.batches.values()):
+        batch.batch.status = "failed"
+    assert count("", take)[0] == 64 and [one for one in history if one.id in store.batches] == history
+
+    def keep(owner: str, size: int = 1) -> FileObject:
+        return store.add_file(owner, "a.jsonl", "batch", io.BytesIO(bytes(size)), 3600)
+
+    taken, reason = count("heavy", partial(keep, size=2001))
+    assert taken == 0 and "3000 bytes, and 2001 more would exceed the 5000 that are left of --max-stored-b" in reason
+    taken, reason = count("heavy", keep)
+    assert taken == 10 and reason.startswith("this API key has 10 files, and 1 more would exceed the 10 ")
+    assert count("b", partial(keep, size=2500))[0] == 1
     store.close()
 
 

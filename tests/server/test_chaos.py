@@ -32,8 +32,9 @@ Start = Callable[..., ServerProcess]
 PHASES = ("loading", "idle", "prefill", "generate")
 FAULTS = (
     *("kill the engine", "kill the server", "stop the engine", "stop the server"),
-    *("terminate", "terminate twice", "interrupt"),
+    *("terminate", "terminate twice", "interrupt", "hang up"),
 )
+SIGNALS = {"terminate": signal.SIGTERM, "interrupt": signal.SIGINT, "hang up": signal.SIGHUP}
 STALL_SECONDS = 1.0
 PROMPTS = {"prefill": "abcdefgh" * 150, "generate": "abc"}
 MAX_TOKENS = {"prefill": 60, "generate": 250}
@@ -122,8 +123,8 @@ def send(server: ServerProcess, fault: str) -> None:
             time.sleep(2.5 * STALL_SECONDS)
             with contextlib.suppress(ProcessLookupError):  # a silent engine is killed
                 os.kill(who, signal.SIGCONT)
-        case "terminate" | "interrupt":
-            process.send_signal(signal.SIGTERM if fault == "terminate" else signal.SIGINT)
+        case "terminate" | "interrupt" | "hang up":
+            process.send_signal(SIGNALS[fault])
         case "terminate twice":
             process.send_signal(signal.SIGTERM)
             server.expect("shutting down")
@@ -134,7 +135,7 @@ def expect_code(server: ServerProcess, phase: str, fault: str) -> int | None:
     """The exit code of a server that the fault ends; None if it goes on."""
     if fault == "kill the server":
         return -signal.SIGKILL
-    if fault in ("terminate", "terminate twice", "interrupt"):
+    if fault in SIGNALS or fault == "terminate twice":
         return 0
     return 1 if (fault, phase) == ("kill the engine", "loading") else None
 
@@ -162,7 +163,7 @@ def trial(start: Start, rng: random.Random, fault: str, phase: str) -> None:
     else:
         assert server.process.wait(30) in (code, EXIT_NO_ENGINE if code == 1 else code), server.errors
         for client in clients:
-            client.check_right() if fault in ("terminate", "interrupt") else client.check_truthful()
+            client.check_right() if fault in SIGNALS else client.check_truthful()
     for process in ours:
         wait_gone(process)
 

@@ -337,8 +337,8 @@ def test_the_engine_dies_with_its_server(options: tuple[str, ...]) -> None:
 def test_the_signals_of_a_terminal_do_not_end_the_engine() -> None:
     async def scenario() -> None:
         async with toy() as engine:
-            os.kill(engine.pid, signal.SIGINT)
-            os.kill(engine.pid, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(engine.pid, number)
             assert await read_tokens(engine.submit(make_request()))
 
     run(scenario)

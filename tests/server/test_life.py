@@ -76,13 +76,18 @@ def test_a_port_in_use_is_named() -> None:
             serve(EngineConfig(), ServerConfig(port=port))
 
 
-def test_sigterm_lets_open_requests_finish_and_takes_no_new_ones(start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_open_requests_finish_and_takes_no_new_ones(start: Start, number: int) -> None:
+    """SIGHUP reaches each process of a terminal, and more than once."""
     server = start("--delay", "0.005")
     stream = Background(server, {**LONG, "max_tokens": 200, "stream": True})
     whole = Background(server, {**LONG, "max_tokens": 200})
     running(server, 2)
-    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(number)
     server.expect("shutting down")
+    if number == signal.SIGHUP:
+        os.kill(server.engine.pid, number)
+        server.process.send_signal(number)
     refused = server.post("/v1/completions", LONG)
     assert (refused.status_code, refused.json()["error"]["message"]) == (503, "the server is shutting down")
     assert server.http.get("/health").json() == {"status": "shutting down"}
@@ -91,6 +96,16 @@ def test_sigterm_lets_open_requests_finish_and_takes_no_new_ones(start: Start) -
     engine = server.engine if server.process.poll() is None else None
     assert server.process.wait(5) == 0
     assert engine is None or not engine.is_running()
+
+
+def test_under_nohup_the_end_of_the_terminal_ends_nothing(start: Start) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    assert server.http.get("/readyz").status_code == 200 and server.stop() == 0
 
 
 @pytest.mark.parametrize("how", ["the time is up", "a second signal"])

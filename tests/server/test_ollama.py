@@ -7,7 +7,7 @@ from typing import Any
 
 import ollama
 import pytest
-from support.servers import ServerProcess
+from support.servers import ServerProcess, refused
 
 CALL = '<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>'
 TOOLS: Any = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
@@ -58,6 +58,15 @@ def test_vectors_are_those_of_openais_route(start: Callable[..., ServerProcess])
     found = client.embed("toy:latest", texts, options={"num_ctx": 2048}, keep_alive="5m")
     fitting = [*texts[:2], "b" * 63]
     answer = server.post("/v1/embeddings", {"input": fitting}).json()
+    for most, body in ((-1, texts), (63, texts), (999, texts), (-1, [list(text.encode()) for text in texts])):
+        cut = server.post("/v1/embeddings", {"input": body, "truncate_prompt_tokens": most}).json()
+        assert cut["data"] == answer["data"] and cut["usage"] == answer["usage"]
+    assert refused(server.post("/v1/embeddings", {"input": texts, "truncate_prompt_tokens": 0})) == {
+        "message": "truncate_prompt_tokens must be a whole number between 1 and 2147483647 or -1, got 0",
+        "type": "invalid_request_error",
+        "param": "truncate_prompt_tokens",
+        "code": None,
+    }
     assert [list(vector) for vector in found.embeddings] == [one["embedding"] for one in answer["data"]]
     assert found.model == "toy" and found.prompt_eval_count == answer["usage"]["prompt_tokens"] and found.total_duration
     assert client.embed("toy", "hello").embeddings == found.embeddings[:1]

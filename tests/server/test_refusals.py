@@ -59,6 +59,7 @@ BOTH: list[tuple[str, Any]] = [
     ("prompt_logprobs", -1),
     ("prompt_logprobs", 21),
     ("truncate_prompt_tokens", 0),
+    ("truncate_prompt_tokens", -2),
     ("priority", 2**31),
     ("request_id", "a b"),
     ("request_id", ""),

@@ -46,6 +46,13 @@ def test_the_seed_is_drawn_only_if_none_is_given() -> None:
 
 def test_truncation_keeps_the_end_of_the_prompt() -> None:
     assert make(list(range(100)), truncate_prompt_tokens=10).prompt_ids == list(range(90, 100))
+    for max_tokens, most in ((None, 63), (20, 44), (63, 1)):
+        assert make(list(range(100)), truncate_prompt_tokens=-1, max_tokens=max_tokens).prompt_ids == list(
+            range(100 - most, 100)
+        )
+    assert make([1, 2], truncate_prompt_tokens=-1, max_tokens=60).params.max_tokens == 60
+    with pytest.raises(RequestError, match=r"max_tokens \(64\) leaves no token of the prompt"):
+        make([1, 2], truncate_prompt_tokens=-1, max_tokens=64)
     ids = samples.load("byte_level").encode(samples.SAMPLE[0] * 20)
     assert make(samples.SAMPLE[0] * 20, truncate_prompt_tokens=7).prompt_ids == ids[-7:]
 

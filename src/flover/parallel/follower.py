@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -19,6 +18,7 @@ from flover.errors import ConfigError, FloverError, ModelError
 from flover.executor.detect import new_platform, resolve_device
 from flover.executor.load import load_device
 from flover.ipc import wire
+from flover.ipc.signals import leave_to_the_server
 from flover.parallel.frames import EXIT_FAILED, EXIT_HOPELESS, Join
 from flover.parallel.heartbeat import beat
 from flover.parallel.ranks import follow
@@ -29,9 +29,7 @@ logger = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str]) -> int:
     """Follow until rank 0 says that it is over; returns the exit code."""
-    # Signals for the terminal reach every process of it; rank 0 decides what they mean.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_to_the_server()
     with socket.socket(fileno=int(arguments[-1])) as sock:
         os.set_inheritable(sock.fileno(), False)
         body = wire.receive(sock)

@@ -98,7 +98,9 @@ def follow_node(config: EngineConfig) -> int:
     """The ranks of a machine that is not machine 0, until they leave in order; the exit code. When one has failed, all
     of them begin again, as rank 0's engine does: as often as that may."""
     restarts = Restarts(RestartLimit(MOST_RESTARTS + 1))  # the first start counts too
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, frame: sys.exit(0))
     try:
         while True:
             code = _follow_once(config, restarts)

@@ -201,7 +201,7 @@ def _first_line(error: Exception) -> str:
 def _ignore_signals() -> None:
     """The server decides what they mean. Ray has a handler of its own, and started processes would inherit that they
     are ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: None)
 
 

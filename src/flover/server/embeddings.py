@@ -11,6 +11,7 @@ import math
 import uuid
 from array import array
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from starlette.types import Receive
 
 from flover.errors import RequestError
 from flover.files import read_optional_object
-from flover.request import GREEDY, SamplingParams
+from flover.request import GREEDY, ModelFacts, SamplingParams, max_total_tokens
+from flover.sampling_checks import ALL, RANGES, check_number
 from flover.server.app_state import AppState
 from flover.server.errors import ClientGone
 from flover.server.generation import Generation
@@ -27,6 +29,8 @@ from flover.server.protocol import EmbeddingBody, GenerationBody, Prompts
 from flover.server.request_log import WithGeneration
 from flover.server.responses import json_response
 from flover.server.sse import CLIENT_LEFT, until_disconnect
+from flover.text.prompts import encode_text
+from flover.text.tokenizer import Tokenizer
 
 POOLING_FILE = "1_Pooling/config.json"
 """What sentence-transformers writes beside an embedding model."""
@@ -47,8 +51,33 @@ def read_pooling(model: Path) -> str | None:
 
 async def create_embeddings(state: AppState, body: EmbeddingBody, receive: Receive, key_salt: str) -> Response:
     """Respond to one request."""
-    model = state.check_model(body.model)
-    return await embed(state, body, receive, key_salt, lambda found: _whole(found, body, model))
+    model, most = state.check_model(body.model), body.truncate_prompt_tokens
+    shorten = None
+    if most is not None:
+        check_number("truncate_prompt_tokens", most, RANGES["truncate_prompt_tokens"])
+        shorten = partial(shortened, body, state.tokenizer, state.facts)
+    return await embed(state, body, receive, key_salt, lambda found: _whole(found, body, model), shorten)
+
+
+def shortened(body: EmbeddingBody, tokenizer: Tokenizer | None, facts: ModelFacts) -> Prompts:
+    """The beginnings of the texts of a body, of `truncate_prompt_tokens` at most, and with the special token that the
+    tokenizer puts at the end of a text; -1 is as many as fit."""
+    most, wanted = max_total_tokens(facts) - 1, body.truncate_prompt_tokens
+    if wanted is not None and wanted != ALL:
+        most = min(most, wanted)
+
+    def beginning(text: str | list[int]) -> list[int]:
+        if not isinstance(text, str):
+            return text[:most]
+        if tokenizer is None:
+            raise RequestError("input is text, but no tokenizer is loaded: give token ids", param="input")
+        ids = encode_text(text, tokenizer, facts, add_special_tokens=body.add_special_tokens is not False, cut=True)
+        if len(ids) <= most:
+            return ids
+        end = ids[-1:] if tokenizer.is_special(ids[-1]) else []
+        return ids[: most - len(end)] + end
+
+    return [beginning(text) for text in body.input]
 
 
 async def embed(

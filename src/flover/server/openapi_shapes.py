@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from flover.sampling_checks import RANGES, Range
+from flover.sampling_checks import ALL, RANGES, Range
 
 Schema = dict[str, Any]
 
@@ -18,7 +18,10 @@ OBJECT: Schema = {"type": ["object", "null"]}
 def number(allowed: Range) -> Schema:
     """A number in a range, or null."""
     kind = "integer" if allowed.integer else "number"
-    return {"type": [kind, "null"], "minimum": allowed.low, "maximum": allowed.high}
+    limits = {"minimum": allowed.low, "maximum": allowed.high}
+    if allowed.or_all:
+        return {"anyOf": [{"type": kind, **limits}, {"const": ALL}, NULL]}
+    return {"type": [kind, "null"], **limits}
 
 
 def numbers(names: Iterable[str]) -> dict[str, Schema]:

@@ -10,7 +10,7 @@ from typing import Any
 from flover.errors import RequestError, wrong_value
 from flover.generation_config import SamplingDefaults, default_max_tokens
 from flover.request import SamplingParams
-from flover.sampling_checks import MAX_LOGPROBS, RANGES, Range, check_number
+from flover.sampling_checks import ALL, MAX_LOGPROBS, RANGES, Range, check_number
 from flover.server.protocol import ChatBody, CompletionBody, GenerationBody
 from flover.server.read_structured import SCHEMA
 
@@ -25,8 +25,6 @@ _SAME = tuple(
 
 LOGPROBS = Range(0, MAX_LOGPROBS, integer=True)
 """Maximum log-probabilities per token of a client; the whole vocabulary is for `LLM` only."""
-TO_THE_END = -1
-"""A `max_tokens` that means as many as fit, as in llama.cpp and Ollama."""
 
 
 def completion_params(
@@ -95,7 +93,7 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
     old, new = body.max_tokens, body.max_completion_tokens
     for name, value in (("max_tokens", old), ("max_completion_tokens", new)):
         scores = value == 0 and body.echo and isinstance(body, CompletionBody)
-        if value is not None and not scores and (strict or value != TO_THE_END):
+        if value is not None and not scores and (strict or value != ALL):
             check_number(name, value, RANGES["max_tokens"])
     if strict and None not in (old, new) and old != new:
         raise RequestError(
@@ -104,7 +102,7 @@ def _max_tokens(body: GenerationBody, default: int | None, *, strict: bool) -> i
     wanted = body.wanted_tokens
     if wanted is None:  # a default yields to min_tokens of the request
         return default if default is None or not body.min_tokens else max(default, body.min_tokens)
-    return None if wanted == TO_THE_END else wanted
+    return None if wanted == ALL else wanted
 
 
 def _common(body: GenerationBody, defaults: SamplingDefaults, *, strict: bool) -> dict[str, Any]:

@@ -243,6 +243,7 @@ class EmbeddingBody(msgspec.Struct, kw_only=True):
     model: str | None = None
     encoding_format: EncodingFormat | None = None
     dimensions: Dimensions | None = None
+    truncate_prompt_tokens: int | None = None
     add_special_tokens: bool | None = None
     priority: Priority | None = None
     deadline_ms: Deadline | None = None

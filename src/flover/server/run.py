@@ -1,7 +1,8 @@
 """`serve`: runs a server process, from the listening socket to the exit code.
 
 It listens before the model is loaded, so that health checks get a response. The first SIGTERM or SIGINT lets open
-requests finish within the shutdown timeout; the second one ends them.
+requests finish within the shutdown timeout; the second one ends them. So does SIGHUP, the end of the terminal, but a
+second one changes nothing: shell and kernel each send one.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ class _Server(uvicorn.Server):
 
 
 class _Signals:
-    """Handlers of SIGTERM and SIGINT: events for the first and the second signal."""
+    """Handlers of SIGTERM, SIGINT and SIGHUP: events for the first and the second signal."""
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
@@ -192,6 +193,8 @@ class _Signals:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._arrived)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(signal.SIGHUP, self.first.set)
 
     def _arrived(self) -> None:
         (self.second if self.first.is_set() else self.first).set()

@@ -19,14 +19,14 @@ import msgspec
 from flover.errors import RequestError
 from flover.grammar.compiler import Compiler
 from flover.ipc import wire
+from flover.ipc.signals import leave_to_the_server
 from flover.service.grammar_limits import CPU_SECONDS, MEMORY_BYTES, NICENESS, STACK_BYTES, Setup, Verdict
 from flover.structured_outputs import StructuredOutputsParams
 
 
 def main(arguments: Sequence[str]) -> int:
     """Serve until the socket ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_to_the_server()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     os.nice(NICENESS)

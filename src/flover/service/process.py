@@ -12,7 +12,6 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -38,6 +37,7 @@ from flover.ipc.messages import (
     UseVocabulary,
     Watch,
 )
+from flover.ipc.signals import leave_to_the_server
 from flover.observe.timeline import Iteration, Timeline
 from flover.request import Delta, FinishReason, Request
 from flover.service.loading_steps import LoadingSteps
@@ -293,10 +293,7 @@ def main(arguments: Sequence[str], factory: EngineFactory | None = None) -> int:
     """Serve the server on the file descriptor that `arguments` names; returns the exit code."""
     descriptor = int(arguments[-1])
     os.set_inheritable(descriptor, False)
-    # Signals for the terminal or the service reach every process of it. The server decides what they mean, and this
-    # process has to live on while open requests finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    leave_to_the_server()
     with socket.socket(fileno=descriptor) as sock:
         return EngineProcess(sock, factory or _default_factory()).run()
 

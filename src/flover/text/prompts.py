@@ -8,7 +8,15 @@ from typing import Any, cast
 from flover.config import Limits, flag_name
 from flover.errors import RequestError, quoted, wrong_value
 from flover.lora import cache_salt
-from flover.request import ModelFacts, Request, SamplingParams, check_request, resolve_max_tokens
+from flover.request import (
+    ModelFacts,
+    Request,
+    SamplingParams,
+    check_request,
+    max_total_tokens,
+    resolve_max_tokens,
+)
+from flover.sampling_checks import ALL
 from flover.text.tokenizer import Tokenizer
 
 MAX_TRUNCATED_CHARS = 2**20
@@ -68,7 +76,7 @@ def make_request(
     else:
         prompt_ids = _check_ids(prompt)
     if params.truncate_prompt_tokens is not None:
-        prompt_ids = prompt_ids[-params.truncate_prompt_tokens :]
+        prompt_ids = prompt_ids[-_kept_tokens(params, facts) :]
     if params.stop_strings and tokenizer is None:
         raise RequestError("stop strings need a tokenizer, and none is loaded", param="stop")
     if not params.spaces_between_special_tokens and tokenizer is not None and tokenizer.adds_spaces:
@@ -90,6 +98,21 @@ def make_request(
     )
     check_request(request, facts)
     return resolve_max_tokens(request, facts)
+
+
+def _kept_tokens(params: SamplingParams, facts: ModelFacts) -> int:
+    """How many tokens `truncate_prompt_tokens` leaves of a prompt; -1 leaves as many as fit beside `max_tokens`."""
+    assert params.truncate_prompt_tokens is not None
+    if params.truncate_prompt_tokens != ALL:
+        return params.truncate_prompt_tokens
+    total, wanted = max_total_tokens(facts), params.max_tokens or 1
+    if wanted >= total:
+        raise RequestError(
+            f"max_tokens ({wanted}) leaves no token of the prompt, which truncate_prompt_tokens: -1 shortens: both "
+            f"together have {total} tokens at most",
+            param="max_tokens",
+        )
+    return total - wanted
 
 
 def encode_prompt(

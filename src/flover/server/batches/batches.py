@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 
 from flover.server.batches.objects import (
     COMPLETION_SECONDS,
@@ -17,9 +18,6 @@ from flover.server.batches.run import Ask, BatchLimits, BatchRun
 from flover.server.batches.store import Store
 from flover.server.errors import HttpError
 
-MAX_UNFINISHED = 64
-"""Batches that are not finished, of all clients; more get a 429."""
-
 
 class Batches:
     """Runs every unfinished batch of a store. Used in one event loop."""
@@ -27,7 +25,8 @@ class Batches:
     def __init__(self, store: Store, limits: BatchLimits, ask: Ask) -> None:
         self.store = store
         self._limits, self._ask = limits, ask
-        self._slots = asyncio.Semaphore(limits.concurrency)
+        self._slots = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(limits.concurrency))
+        """Of each key: in the engine keys take turns."""
         self._runs: dict[str, tuple[BatchRun, asyncio.Task[None]]] = {}
 
     def resume(self) -> None:
@@ -38,8 +37,6 @@ class Batches:
 
     async def create(self, owner: str, body: BatchBody) -> Batch:
         """Begin a batch. Raises a 404 or 429 as `HttpError`."""
-        if len(self._runs) >= MAX_UNFINISHED:
-            raise HttpError(429, f"{MAX_UNFINISHED} batches are not finished", code="rate_limit_exceeded")
         now = self.store.now()
         batch = Batch(
             id=new_batch_id(),
@@ -53,8 +50,7 @@ class Batches:
 
         def save() -> None:
             self.file_of(owner, body.input_file_id, "input_file_id")
-            self.store.make_room_for_batch()
-            self.store.save(stored)
+            self.store.add_batch(stored)
 
         await self.store.in_thread(save)
         self._start(stored)
@@ -94,7 +90,7 @@ class Batches:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, stored: StoredBatch) -> None:
-        run = BatchRun(stored, self.store, self._limits, self._slots, ask=self._ask)
+        run = BatchRun(stored, self.store, self._limits, self._slots[stored.owner], ask=self._ask)
         task = asyncio.create_task(run.run(), name=stored.batch.id)
         self._runs[stored.batch.id] = run, task
         task.add_done_callback(lambda _: self._runs.pop(stored.batch.id))

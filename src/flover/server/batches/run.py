@@ -50,7 +50,7 @@ class Place:
 
 
 class BatchRun:
-    """Runs one batch. `slots` are shared by all batches, which take turns."""
+    """Runs one batch. `slots` are shared by all batches of a key, which take turns."""
 
     def __init__(
         self, stored: StoredBatch, store: Store, limits: BatchLimits, slots: asyncio.Semaphore, *, ask: Ask
@@ -178,7 +178,8 @@ class BatchRun:
         """Write one answer and count it: in the store's thread, both or nothing, whoever is cancelled."""
         custom_id = read_line(self._line(place), place.number).custom_id
         line = write_answer(custom_id, answer, request_id or f"{self._batch.id}-{place.number}")
-        self._store.append(self._stored.output_id if answer.is_good else self._stored.error_id, line)
+        stored = self._stored
+        self._store.append(stored.owner, stored.output_id if answer.is_good else stored.error_id, line)
         self._open.pop(place.number)
         counts = self._batch.request_counts
         counts.completed, counts.failed = counts.completed + answer.is_good, counts.failed + (not answer.is_good)

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,12 +31,15 @@ from flover.server.batches.objects import (
     StoredFile,
     new_file_id,
 )
+from flover.server.batches.shares import no_room
 from flover.server.errors import HttpError
 from flover.temporary import TemporaryDirectory, remove_leftovers
 
 MAX_FILES = 1000
 MAX_BATCHES = 1000
-"""Beyond these the oldest that has ended makes room for a new batch; a file is refused."""
+"""Beyond these one that has ended makes room for a new batch; a file is refused."""
+MAX_UNFINISHED = 64
+"""Batches that are not finished, of all clients."""
 EXPIRY_SECONDS = 30 * 24 * 3600
 """How long files and ended batches are kept."""
 COPY_BYTES = 2**20
@@ -56,7 +60,8 @@ class Store:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._root: Path | None = None
-        self._used = 0
+        self._used: Counter[str] = Counter()
+        """Bytes of contents, by owner."""
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, StoredBatch] = {}
         if directory is None:
@@ -90,20 +95,21 @@ class Store:
         except OSError as error:
             raise _unwritten(error) from None
         self.remove_expired()
-        if len(self.files) >= MAX_FILES:
-            raise HttpError(429, f"there are {MAX_FILES} files already: delete some", code="insufficient_storage")
+        if reason := no_room("files", owner, Counter(one.owner for one in self.files.values()), MAX_FILES):
+            raise HttpError(429, f"{reason}: delete some", code="insufficient_storage")
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
-        self._need_room(size)
+        self._need_room(owner, size)
         file_id = new_file_id()
         try:
             with self.path(file_id).open("xb") as kept:
                 shutil.copyfileobj(content, kept, COPY_BYTES)
-            self._used += size
-            return self.name_file(owner, file_id, name, purpose, expiry)
+            file = self.name_file(owner, file_id, name, purpose, expiry)
         except OSError as error:
             self.remove_file(file_id)
             raise _unwritten(error) from None
+        self._used[owner] += size
+        return file
 
     def name_file(
         self, owner: str, file_id: str, name: str, purpose: Purpose, expiry: int = EXPIRY_SECONDS
@@ -132,17 +138,17 @@ class Store:
 
     def remove_file(self, file_id: str) -> None:
         """Forget a file and its content."""
-        if self.files.pop(file_id, None) is not None:
-            self._used -= self.path(file_id).stat().st_size
+        if (stored := self.files.pop(file_id, None)) is not None:
+            self._used[stored.owner] -= self.size(file_id)
         for path in (self._files / f"{file_id}.json", self.path(file_id)):
             path.unlink(missing_ok=True)
 
-    def append(self, file_id: str, data: bytes) -> None:
+    def append(self, owner: str, file_id: str, data: bytes) -> None:
         """Add to a content. Raises a 413 as `HttpError` if there is no room, `OSError` if it cannot be written."""
-        self._need_room(len(data))
+        self._need_room(owner, len(data))
         with self.path(file_id).open("ab", buffering=0) as file:
             file.write(data)
-        self._used += len(data)
+        self._used[owner] += len(data)
 
     def size(self, file_id: str) -> int:
         """Bytes of a content; 0 if there is none."""
@@ -151,10 +157,9 @@ class Store:
         except FileNotFoundError:
             return 0
 
-    def _need_room(self, size: int) -> None:
-        if self._used + size > self._max_bytes:
-            message = f"{size} bytes more than {self._used} would exceed --max-stored-bytes {self._max_bytes}"
-            raise HttpError(413, f"{message}: delete files", code="insufficient_storage")
+    def _need_room(self, owner: str, size: int) -> None:
+        if reason := no_room("bytes", owner, self._used, self._max_bytes, size, flag="--max-stored-bytes"):
+            raise HttpError(413, f"{reason}: delete files", code="insufficient_storage")
 
     # Batches
 
@@ -163,21 +168,22 @@ class Store:
         self.remove_expired()
         return [one.batch for one in self.batches.values() if one.owner == owner]
 
+    def add_batch(self, stored: StoredBatch) -> None:
+        """Keep a new batch. Raises a 429 as `HttpError`."""
+        unfinished = Counter(one.owner for one in self._unfinished())
+        if reason := no_room("unfinished batches", stored.owner, unfinished, MAX_UNFINISHED):
+            raise HttpError(429, reason, code="rate_limit_exceeded")
+        self._make_room_for_batch()
+        self.save(stored)
+
     def save(self, stored: StoredBatch) -> None:
         """Write a batch as it is now."""
         _write(self._batches / f"{stored.batch.id}.json", msgspec.json.encode(stored))
         self.batches[stored.batch.id] = stored
 
-    def make_room_for_batch(self) -> None:
-        """Forget the oldest batches that have ended, if there are too many."""
-        self.remove_expired()
-        ended = sorted((one for one in self.batches.values() if one.batch.ended), key=lambda one: one.batch.created_at)
-        for stored in ended[: max(0, len(self.batches) + 1 - MAX_BATCHES)]:
-            self._remove_batch(stored)
-
     def in_use(self, file_id: str) -> bool:
         """Whether an unfinished batch reads this file."""
-        return any(not one.batch.ended and one.batch.input_file_id == file_id for one in self.batches.values())
+        return any(one.batch.input_file_id == file_id for one in self._unfinished())
 
     def remove_expired(self) -> None:
         """Forget files and batches whose time is over."""
@@ -212,16 +218,29 @@ class Store:
         self.files = _read_all(self._files, StoredFile)
         self.batches = _read_all(self._batches, StoredBatch)
         self._remove_unfinished()
-        self._used = sum(entry.stat().st_size for entry in os.scandir(self._files))
+        for stored in self.files.values():
+            self._used[stored.owner] += self.size(stored.file.id)
+        for batch in self._unfinished():
+            self._used[batch.owner] += self.size(batch.output_id) + self.size(batch.error_id)
+
+    def _make_room_for_batch(self) -> None:
+        """If there are too many, forget the oldest that has ended, of the key that has most of these."""
+        self.remove_expired()
+        while len(self.batches) >= MAX_BATCHES:
+            ended = [one for one in self.batches.values() if one.batch.ended]
+            (owner, _), *_ = Counter(one.owner for one in ended).most_common(1)
+            self._remove_batch(min((one for one in ended if one.owner == owner), key=lambda one: one.batch.created_at))
 
     def _remove_batch(self, stored: StoredBatch) -> None:
         self.batches.pop(stored.batch.id)
         (self._batches / f"{stored.batch.id}.json").unlink(missing_ok=True)
 
+    def _unfinished(self) -> list[StoredBatch]:
+        return [one for one in self.batches.values() if not one.batch.ended]
+
     def _remove_unfinished(self) -> None:
         """Remove contents that no file and no unfinished batch has."""
-        open_batches = [one for one in self.batches.values() if not one.batch.ended]
-        known = set(self.files).union(*((one.output_id, one.error_id) for one in open_batches))
+        known = set(self.files).union(*((one.output_id, one.error_id) for one in self._unfinished()))
         for path in self._files.iterdir():
             if path.name.removesuffix(".json") not in known and FILE_ID.fullmatch(path.name.split(".")[0]):
                 path.unlink()

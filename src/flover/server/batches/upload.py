@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flover.errors import RequestError, shown, wrong_value
+from flover.server.batches.shares import no_room
 from flover.server.batches.store import EXPIRY_SECONDS
 from flover.server.errors import HttpError
 from flover.server.http_body import check_headers, refuse, too_long
+from flover.server.http_keys import salt_of
 from flover.server.http_paths import UPLOAD_PATH
 
 MAX_UPLOADS = 4
@@ -26,24 +30,26 @@ class UploadLimit:
     def __init__(self, app: ASGIApp, others: ASGIApp, max_file_bytes: int) -> None:
         self._app, self._others = app, others
         self._most = max_file_bytes
-        self._open = 0
+        self._open: Counter[str] = Counter()
+        """Uploads of each key."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != UPLOAD_PATH or scope["method"] != "POST":
             await self._others(scope, receive, send)
             return
+        owner = salt_of(scope)
         try:
             check_headers(scope, self._most + FORM_BYTES, "--max-file-bytes")
-            if self._open >= MAX_UPLOADS:
-                raise HttpError(429, f"{MAX_UPLOADS} files are being uploaded", code="rate_limit_exceeded")
+            if reason := no_room("uploads", owner, self._open, MAX_UPLOADS):
+                raise HttpError(429, reason, code="rate_limit_exceeded")
         except HttpError as error:
             await refuse(error, scope, receive, send)
             return
-        self._open += 1
+        self._open[owner] += 1
         try:
             await self._pass(scope, receive, send)
         finally:
-            self._open -= 1
+            self._open[owner] -= 1
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         received, complete = 0, False

@@ -10,16 +10,13 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from flover.config import Limits
-from flover.request import ModelFacts, max_total_tokens
 from flover.server.app_state import AppState
-from flover.server.embeddings import embed, unit_vector
+from flover.server.embeddings import embed, shortened, unit_vector
 from flover.server.generation import Generation
 from flover.server.ollama.models import check_name
 from flover.server.ollama.translate import OllamaEmbedBody, OllamaEmbeddingsBody
-from flover.server.protocol import EmbeddingBody, Prompts
+from flover.server.protocol import EmbeddingBody
 from flover.server.responses import json_response
-from flover.text.prompts import encode_text
-from flover.text.tokenizer import Tokenizer
 
 EmbedBody = OllamaEmbedBody | OllamaEmbeddingsBody
 
@@ -53,20 +50,7 @@ async def create(state: AppState, asked: tuple[EmbedBody, list[str]], receive: R
         }
 
     tokenizer = state.need_tokenizer("input")
-    cut = partial(_cut, texts, tokenizer, state.facts)
-    whole = body.truncate is False if isinstance(body, OllamaEmbedBody) else False
     wanted = EmbeddingBody(input=texts, dimensions=dimensions)
-    return await embed(state, wanted, receive, key_salt, write, None if whole else cut)
-
-
-def _cut(texts: list[str], tokenizer: Tokenizer, facts: ModelFacts) -> Prompts:
-    """The beginnings of texts that fit, with the special token that the tokenizer puts at the end of a text."""
-    found = []
-    for text in texts:
-        ids = encode_text(text, tokenizer, facts, add_special_tokens=True, cut=True)
-        most = max_total_tokens(facts) - 1
-        if len(ids) > most:
-            end = ids[-1:] if tokenizer.is_special(ids[-1]) else []
-            ids = ids[: most - len(end)] + end
-        found.append(ids)
-    return found
+    whole = body.truncate is False if isinstance(body, OllamaEmbedBody) else False
+    shorten = None if whole else partial(shortened, wanted, tokenizer, state.facts)
+    return await embed(state, wanted, receive, key_salt, write, shorten)
