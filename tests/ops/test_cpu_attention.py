@@ -125,7 +125,8 @@ def stories_of(shape: Shape, lengths: Sequence[int], seed: int = 0) -> list[Tens
 def eight_bits(queries: Tensor) -> Tensor:
     """Queries as kernels multiply them with keys in int8: 127 steps to the largest number of each head, float64."""
     reach = queries.abs().amax(-1, keepdim=True)
-    return (queries * (127 / reach)).round().double() * (reach / 127).double()
+    inverse = torch.full_like(reach, 127) / reach  # 127 / reach would be 127 times the rounded 1 / reach
+    return (queries * inverse).round().double() * (reach / 127).double()
 
 
 def exact_attention(
