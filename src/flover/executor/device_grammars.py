@@ -33,7 +33,7 @@ class DeviceGrammars:
         nothing. Raises `RequestError`, and so does what is returned."""
         if self._compiler is not None and self._compiler.has(params):
             return None
-        if vocabulary is None:
+        if vocabulary is None and self._compiler is None:
             raise RequestError(f"{FIELD} need a tokenizer, and none is loaded", param=FIELD)
         return partial(self._compile, params, vocabulary)
 
@@ -62,7 +62,7 @@ class DeviceGrammars:
         """End the thread of masks."""
         self._masks.close()
 
-    def _compile(self, params: StructuredOutputsParams, vocabulary: Vocabulary) -> None:
+    def _compile(self, params: StructuredOutputsParams, vocabulary: Vocabulary | None) -> None:
         failed: list[RequestError] = []
 
         def compile_here() -> None:
@@ -77,9 +77,10 @@ class DeviceGrammars:
         if failed:
             raise failed[0]
 
-    def _compiler_for(self, vocabulary: Vocabulary) -> Compiler:
+    def _compiler_for(self, vocabulary: Vocabulary | None) -> Compiler:
         with self._lock:
             if self._compiler is None:
+                assert vocabulary is not None  # else `prepare` has refused the request
                 from flover.grammar.compiler import Compiler  # loads llguidance
 
                 self._compiler = Compiler(vocabulary, self._facts.vocab_size, self._facts.eos_ids)

@@ -44,12 +44,9 @@ class Compiler:
     def __init__(self, vocabulary: Vocabulary, vocab_size: int, eos_ids: Sequence[int]) -> None:
         self._vocab_size = vocab_size
         self._eos_ids = list(eos_ids)
-        self._tokenizer = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(_Tokens(vocabulary, vocab_size, eos_ids[0])),
-            n_vocab=vocab_size,
-            eos_token=list(eos_ids),
-            slices=_SLICES,
-        )
+        wrapper = llguidance.TokenizerWrapper(_Tokens(vocabulary, vocab_size, eos_ids[0]))
+        self._tokenizer = llguidance.LLTokenizer(wrapper, n_vocab=vocab_size, eos_token=list(eos_ids), slices=_SLICES)
+        wrapper.tokens = wrapper._gtokenizer.tokens = ()  # read once, and kept as long as the wrapper
         self._kept: OrderedDict[bytes, llguidance.LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 

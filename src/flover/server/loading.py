@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flover.config import EngineConfig
+from flover.heap import return_freed_memory
 from flover.ipc.spawn import Spawned
 from flover.model.locate import locate_model
 from flover.progress import loading_bar
@@ -45,6 +46,7 @@ async def load(
     state.pooling = state.config.pooling_type or await asyncio.to_thread(_read_pooling, config)
     if vocabulary is not None and supervisor.facts.eos_ids:  # without them no answer to a constraint ends
         supervisor.prepare(vocabulary)
+        return_freed_memory()
     state.open(supervisor, known, text.template, text.defaults)
     return supervisor
 

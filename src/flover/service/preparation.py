@@ -64,8 +64,8 @@ class Preparation:
             self._cancel(cancel)
 
 
-def prepare_vocabulary(engine: Engine, vocabulary: Vocabulary) -> None:
-    """Make what structured outputs need of a vocabulary, as a request that has them does."""
+def prepare_vocabulary(engine: Engine, vocabulary: Vocabulary) -> bool:
+    """Make what structured outputs need of a vocabulary, as a request that has them does; whether that is done."""
     params = SamplingParams(structured_outputs=StructuredOutputsParams(json_object=True))
     try:
         work = engine.prepare(Request(id="", prompt_ids=[0], params=params, seed=0), vocabulary)
@@ -73,3 +73,5 @@ def prepare_vocabulary(engine: Engine, vocabulary: Vocabulary) -> None:
             work()
     except RequestError as error:
         logger.warning("structured outputs are not prepared: %s", error.message)
+        return False
+    return True

@@ -229,8 +229,9 @@ class EngineProcess:
             self._watched = message.on
         elif isinstance(message, UseVocabulary):
             self._vocabulary = message.vocabulary
-            if message.prepare and engine is not None:
-                prepare_vocabulary(engine, message.vocabulary)
+            if message.prepare and engine is not None and prepare_vocabulary(engine, message.vocabulary):
+                self._vocabulary = None  # the engine has read it
+                return_freed_memory()
         elif engine is None:
             raise wire.WireError(f"{type(message).__name__} came before the engine was ready")
         elif isinstance(message, Cancel):

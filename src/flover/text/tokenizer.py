@@ -188,8 +188,10 @@ class Tokenizer:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """What structured outputs are applied to. To make it of 150,000 tokens takes half a second."""
-        ids = range(self.vocab_size)
-        return Vocabulary([self.token_bytes(token) for token in ids], sorted(self._special_ids))
+        names = ((token, self.token_name(token)) for token in range(self.vocab_size))
+        # Not by `token_bytes`, which would keep them all a second time.
+        known = [b"" if name is None else self._bytes_of(token, name) for token, name in names]
+        return Vocabulary(known, sorted(self._special_ids))
 
     @cached_property
     def longest_token_len(self) -> int:
