@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from itertools import product
@@ -45,6 +46,14 @@ def test_a_layer_takes_eight_launches_and_reads_its_weights_once(tmp_path: Path)
 def test_nothing_of_a_quantized_model_is_compiled_after_the_warm_up(tmp_path: Path) -> None:
     """Whatever the number of rows, and of tokens of a chunk."""
     assert run(tmp_path, str(Path(__file__).parent / "warm_specs.py")) == "12 models\n"
+
+
+def test_static_ranges_are_over_names() -> None:
+    """Triton 3.6 compiles no `static_range(FORMAT.planes)`, which newer ones do."""
+    sources = {path.name: path.read_text() for path in (ROOT / "src/flover/ops/cuda").glob("*.py")}
+    found = [(name, one) for name, text in sources.items() for one in re.findall(r"static_range\(([^()]*)\)", text)]
+    assert len(found) > 5
+    assert [one for one in found if not one[1].isidentifier()] == []
 
 
 @pytest.mark.timeout(900)

@@ -182,7 +182,7 @@ class CudaExecutor(DeviceExecutor):
         """They are on the device already."""
 
     def reset(self) -> None:
-        """After running out of memory too: what the failed iteration has left is freed."""
+        """After running out of memory too: what nothing uses any more is given back, to be taken in other pieces."""
         self._sampling = self._prepared = None
         super().reset()
         self._rows.reset()

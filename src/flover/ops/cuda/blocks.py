@@ -39,8 +39,9 @@ def numbers_of(weight, at, unit, half, out, place, real, stride, FORMAT: tl.cons
         q = (q >> (half * 4)) & 15
     block = unit * (1 if FORMAT.low == 8 else 2) + half
     planes = (weight + at[0]).to(tl.pointer_type(tl.int32))
-    for plane in tl.static_range(FORMAT.planes):
-        word = tl.load(planes + (block.to(tl.int64) * FORMAT.planes + plane) * stride + out, real, other=0)
+    count: tl.constexpr = FORMAT.planes
+    for plane in tl.static_range(count):  # Triton 3.6 takes a name alone
+        word = tl.load(planes + (block.to(tl.int64) * count + plane) * stride + out, real, other=0)
         q = q | (((word >> place) & 1) << (FORMAT.low + plane))
     if FORMAT.code == "iq4":
         number = look_up(q, IQ4)

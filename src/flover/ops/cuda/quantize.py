@@ -141,9 +141,10 @@ def keep_blocks(value, row, block, real, rows, width, q, scales, shares, RECIPE:
     row, block = row.to(tl.int64), block.to(tl.int64)
     tl.store(q + (row * width + block * 32)[:, None] + place, integer.to(tl.int8), real[:, None])
     tl.store(scales + block * rows + row, scale, real)
-    for part in tl.static_range(RECIPE.parts):
-        mine = tl.sum(tl.where(place // (32 // RECIPE.parts) == part, integer, 0.0), 1)
-        tl.store(shares + (block * RECIPE.parts + part) * rows + row, scale * mine, real)
+    parts: tl.constexpr = RECIPE.parts
+    for part in tl.static_range(parts):  # Triton 3.6 takes a name alone
+        mine = tl.sum(tl.where(place // (32 // parts) == part, integer, 0.0), 1)
+        tl.store(shares + (block * parts + part) * rows + row, scale * mine, real)
 
 
 @triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
