@@ -60,3 +60,17 @@ def bytes_ahead(source: Any, values: Constants, stages: int) -> int:
     one. 0 for kernels that have no such loop."""
     of_a_turn = _OF_A_TURN.get(source.fn.__name__)
     return int((stages - 1) * of_a_turn(values, source.signature)) if of_a_turn else 0
+
+
+MOST_GROUPS = 63
+"""Groups of asynchronous loads that a thread can have on the way when it goes on: DEPBAR of the machine code has 6 bits
+for them, and where Triton asks for more, the assembler writes 63."""
+
+
+def on_the_way(ahead: int, stages: int, groups: int) -> int:
+    """What of these bytes is on the way at most, in a kernel of so many stages that has so many groups of asynchronous
+    loads in its loop and the turns before it."""
+    of_a_turn, turns = groups // stages, stages - 1
+    if not ahead or (turns - 1) * of_a_turn <= MOST_GROUPS:
+        return ahead
+    return int(ahead * (MOST_GROUPS + of_a_turn) / (turns * of_a_turn))

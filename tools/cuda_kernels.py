@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 import triton
-from cuda_ahead import bytes_ahead, constants_of
+from cuda_ahead import bytes_ahead, constants_of, on_the_way
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
@@ -51,6 +51,8 @@ MOST_LAUNCHES = 8
 META = torch.device("meta")
 MODELS = ("llama-3-8b", "gpt-j-6b")
 PAGE_SIZE = 16
+SCHEDULERS = 4
+"""Of a multiprocessor; each issues one instruction of a warp in a cycle."""
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 TENSOR_CORES = re.compile(r"\b(HMMA|HGMMA|IMMA|IGMMA|QMMA|QGMMA|UTC\w*MMA)\b")
 
@@ -81,7 +83,8 @@ class Binary:
     warps: int
     shared: int
     rows: int  # of a product's tile
-    ahead: int  # bytes that a program has on the way
+    ahead: int  # bytes that a program asks for before it needs them
+    stages: int
     programs: int = sys.maxsize  # of the launch with the fewest
 
 
@@ -99,8 +102,11 @@ class Compiled:
     stores: Counter[int]
     tensor_cores: frozenset[str]
     asynchronous: int  # bytes that a thread's loads to shared memory have together
+    groups: int  # of asynchronous loads, each of which completes as one
+    loop: int  # instructions of the longest loop
     rows: int
     ahead: int
+    stages: int
     programs: int
 
     @property
@@ -117,8 +123,20 @@ class Compiled:
 
     @property
     def in_flight(self) -> int:
-        """Bytes that a multiprocessor has on the way in the smallest launch, which may have less programs than fit."""
-        return int(min(self.resident, self.programs / GPUS[self.arch].count) * self.ahead)
+        """Bytes that a multiprocessor has on the way in the smallest launch."""
+        return int(self.present * on_the_way(self.ahead, self.stages, self.groups))
+
+    @property
+    def present(self) -> float:
+        """Programs that a multiprocessor has in the smallest launch, which may have less than fit."""
+        return min(self.resident, self.programs / GPUS[self.arch].count)
+
+    @property
+    def cycles(self) -> float:
+        """Cycles in which a multiprocessor issues the instructions for a KiB of weights in the smallest launch, if each
+        of its schedulers that has a warp issues one a cycle."""
+        of_a_turn = self.ahead / (self.stages - 1) / 1024
+        return self.loop * self.warps / of_a_turn / min(SCHEDULERS, self.present * self.warps)
 
     @property
     def loads_ahead(self) -> bool:
@@ -153,7 +171,7 @@ class CompilingDriver:
         self.arch = arch
         self.launches: list[str] = []
         self.binaries: dict[bytes, Binary] = {}
-        self.newest = Binary("", 0, 0, 0, 0)
+        self.newest = Binary("", 0, 0, 0, 0, 0)
         self.utils = self
 
     def get_current_target(self) -> GPUTarget:
@@ -179,7 +197,8 @@ class CompilingDriver:
         """Comes before the binary."""
         values = constants_of(source)
         ahead = bytes_ahead(source, values, metadata.num_stages)
-        made = Binary(metadata.name, metadata.num_warps, metadata.shared, values.get("BLOCK_ROWS", 0), ahead)
+        rows, stages = values.get("BLOCK_ROWS", 0), metadata.num_stages
+        made = Binary(metadata.name, metadata.num_warps, metadata.shared, rows, ahead, stages)
         self.newest = made
 
         def launch(*args: Any) -> None:
@@ -224,7 +243,21 @@ def machine_code(binary: bytes) -> Mapping[str, Any]:
         "stores": widths(re.findall(r"\bSTG\.[\w.]+", code)),
         "tensor_cores": frozenset(TENSOR_CORES.findall(code)),
         "asynchronous": sum(size * n for size, n in widths(re.findall(r"\bLDGSTS\.[\w.]+", code)).items()),
+        "groups": len(re.findall(r"\bLDGDEPBAR\b", code)),
+        "loop": longest_loop(code),
     }
+
+
+def longest_loop(code: str) -> int:
+    """Instructions from where a branch leads back to, up to that branch."""
+    found = re.findall(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([^;]*);", code)
+    index = {int(address, 16): i for i, (address, _) in enumerate(found)}
+    longest = 0
+    for i, (_, instruction) in enumerate(found):
+        target = re.search(r"^BRA\b.*0x([0-9a-f]+)", instruction)
+        if target and (first := index.get(int(target[1], 16), i)) < i:
+            longest = max(longest, i + 1 - first)
+    return longest
 
 
 def inspect(binary: bytes, made: Binary, arch: int) -> Compiled:
@@ -236,6 +269,7 @@ def inspect(binary: bytes, made: Binary, arch: int) -> Compiled:
         shared=made.shared,
         rows=made.rows,
         ahead=made.ahead,
+        stages=made.stages,
         programs=made.programs,
         **machine_code(binary),
     )

@@ -3,12 +3,13 @@
     python tools/cuda_quantized.py [--arch 90] [--format q4_k]
 
 As tools/cuda_kernels.py does: a layer of Llama 3 8B at one row, at 32 where that launches other kernels, and at a
-chunk; up of GPT-J 6B, which has a bias and no gate; experts. A row of the table has one format, and for each GPU the
-most registers of a thread and KiB of shared memory, the least share of a multiprocessor's warps that fit, the least
-KiB of weights that it has in flight in a product of a single row, and the tensor cores used. What has been compiled is
-kept by Triton (TRITON_CACHE_DIR), so a run that was cut off goes on where it was. Ends with status 1 where a kernel
-keeps registers in local memory, where a product has no tensor-core instruction, no load of 16 bytes a thread, or does
-not load ahead what its source says.
+chunk; up of GPT-J 6B, which has a bias and no gate; experts. A row of the table has one format on one GPU: the most
+registers of a thread, bytes of local memory (of any kernel) and of shared memory; the least share of a multiprocessor's
+warps that fit, and the least of the products' widest loads; of products of a single row, the least KiB of weights that
+a multiprocessor has in flight, and the most cycles in which it issues the instructions for a KiB; the tensor cores.
+What has been compiled is kept by Triton (TRITON_CACHE_DIR), so a run that was cut off goes on where it was. Ends with
+status 1 where a kernel keeps registers in local memory, where a product has no tensor-core instruction, no load of 16
+bytes a thread, or does not load ahead what its source says.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ PRODUCTS = "quantized_kernel", "quantized_grouped_kernel", "fp8_kernel", "fp8_gr
 UNQUANTIZED = "angles_kernel", "rotary_write_kernel", "gather_kernel", "route_kernel", "weighted_sum_kernel"
 """Kernels that the formats have no part in."""
 CONTEXT = 4096
+COLUMNS = "format", "sm", "registers", "local", "shared", "occupancy", "load", "in flight", "cycles", "tensor cores"
 
 
 def launch(weight_format: WeightFormat) -> None:
@@ -100,14 +102,16 @@ def faults(weight_format: WeightFormat, kernels: Iterable[Compiled]) -> list[str
     return found
 
 
-def cell(kernels: Sequence[Compiled]) -> str:
-    """Of the products."""
+def line(weight_format: WeightFormat, arch: int, kernels: Sequence[Compiled]) -> str:
+    """A row of the table of COLUMNS, of the products."""
     own = [one for one in kernels if one.name in PRODUCTS]
+    few = [one for one in own if one.rows <= FEW_ROWS]
     cores = "/".join(sorted({core for one in own for core in one.tensor_cores}))
-    shared = max(one.shared for one in own) / 1024
-    flight = min(one.in_flight for one in own if one.rows <= FEW_ROWS) / 1024
-    least = f"{min(one.occupancy for one in own):.0%}, {flight:.0f} KiB"
-    return f"{max(one.registers for one in own)}, {shared:.0f} KiB, {least}, {cores}"
+    shared, flight = max(one.shared for one in own) / 1024, min(one.in_flight for one in few) / 1024
+    least = f"{min(one.occupancy for one in own):.0%}", min(max(one.loads, default=0) for one in own)
+    most = max(one.registers for one in own), max(one.local for one in kernels), f"{shared:.0f} KiB"
+    columns = weight_format, arch, *most, *least, f"{flight:.0f} KiB", f"{max(one.cycles for one in few):.0f}", cores
+    return f"| {' | '.join(map(str, columns))} |"
 
 
 def main() -> int:
@@ -116,14 +120,12 @@ def main() -> int:
     parser.add_argument("--format", choices=QUANTIZED, action="append")
     args = parser.parse_args()
     arches, found = args.arch or list(GPUS), []
-    print(f"| format | {' | '.join(f'sm_{arch}' for arch in arches)} |\n|{'---|' * (1 + len(arches))}")
+    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for weight_format in args.format or QUANTIZED:
-        cells = []
         for arch in arches:
             kernels = compiled(arch, weight_format)
-            cells.append(cell(kernels))
+            print(line(weight_format, arch, kernels), flush=True)
             found += faults(weight_format, kernels)
-        print(f"| {weight_format} | {' | '.join(cells)} |", flush=True)
     print(*found, sep="\n", file=sys.stderr)
     return 1 if found else 0
 

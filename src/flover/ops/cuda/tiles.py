@@ -17,9 +17,10 @@ TOGETHER = 128
 FEW_ROWS = 16
 MOST_REGISTERS = 255
 """Of a thread, said so: else the assembler saves some for more programs at once, and keeps what is left in memory."""
-_AHEAD, _AHEAD_GATED = 12, 4
-"""Units of inputs that a program for few rows has asked for and not got yet; gated, of twice as many outputs, in a
-launch of more programs."""
+_AHEAD_BYTES, _AHEAD, _AHEAD_HEAVY, _AHEAD_GATED = 20, 12, 8, 4
+"""Units of inputs that a program for few rows has asked for and not got yet: of numbers of 8 bits, of 4, of those with
+more loads to a unit; gated, of twice as many outputs, in a launch of more programs. A thread goes on with at most 63
+groups of asynchronous loads on the way, and Triton makes a group of each load."""
 
 
 class Tile(NamedTuple):
@@ -43,10 +44,12 @@ def tile_of(
     if kind.code == "fp8":
         return Tile(16, 32, math.gcd(count, 4), 2)
     heavy = kind.parts == 2 or kind.factors == "both" or kind.scale == "word" or kind.planes > 1
+    ahead = _AHEAD_BYTES if kind.low == 8 else _AHEAD_HEAVY if heavy else _AHEAD
     if rows <= FEW_ROWS or then.way == "rotated":
         units = math.gcd(count, 4 >> (heavy + weight.gated))
         if then.way == "rotated":
             return Tile(16, TOGETHER, units, 8)
-        return Tile(16, 32, units, 2, 1 + (_AHEAD_GATED if weight.gated else _AHEAD) // units)
-    narrow, wide = weight.gated or kind.parts == 2, taken.way == "rotated" or (weight.gated and kind.parts == 2)
-    return Tile(64, 32 if narrow else 64, 1, 8 if wide else 4)
+        return Tile(16, 32, units, 2, 1 + (_AHEAD_GATED if weight.gated else ahead) // units)
+    if weight.gated and heavy:  # half the rows: sums and numbers of 64 by 32 do not fit in registers
+        return Tile(32, 64, 1, 4)
+    return Tile(64, 32 if weight.gated or kind.parts == 2 else 64, 1, 8 if taken.way == "rotated" else 4)
