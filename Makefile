@@ -29,7 +29,7 @@ FUZZ := tests/fuzz tests/server/test_http_fuzz.py::test_mutated_requests
 PYTEST := HF_HUB_OFFLINE=1 $(BIN)/pytest
 MODEL := .real/gemma-3-270m-q4_k_m.gguf
 # Instruction sets that `make isa` compares on this machine.
-ISA_SETS ?= avx2;avx512_simde;neon_dotprod_simde;neon_simde
+ISA_SETS ?= avx2;avx512_bf16_simde;neon_dotprod_simde;neon_simde
 # What Python calls that machine.
 AARCH64 = _PYTHON_HOST_PLATFORM=linux-aarch64 \
   CPLUS_INCLUDE_PATH=$(abspath build/aarch64-python/usr/include) \

@@ -1,13 +1,9 @@
-// Mixtures of experts: which experts a token has, and its products with their matrices.
-//
-// Rows are grouped by expert, so that a step reads each expert in use once and no other. A row's chains are those of
-// any linear, and its experts' results are added in the order in which it chose them: nothing depends on the other
-// rows.
+// Mixtures of experts: which experts a token has, and the sum of what they give (their linears are in linears.h). A
+// row's experts' results are added in the order in which it chose them: nothing depends on the other rows.
 #pragma once
 
-#include <vector>
-
-#include "linears.h"
+#include "rows.h"
+#include "vmath.h"
 
 namespace flover::FLOVER_ISA {
 
@@ -51,37 +47,6 @@ static void run(Pool& pool, const Route& a) {
       for (int64_t i = 0; i < a.chosen; i++) weights[i] /= a.normalized ? of_chosen : of_all;
     }
   });
-}
-
-static void run(Pool& pool, const ExpertLinear& l) {
-  const int64_t rows = l.rows * l.chosen;
-  if (rows == 0) return;
-  std::vector<int32_t> ends((size_t)l.weights.size, 0), order((size_t)rows);
-  for (int64_t i = 0; i < rows; i++) ends[(size_t)l.ids[i]]++;
-  std::vector<RowBlock> blocks;
-  int32_t end = 0, most_rows = 0;
-  for (size_t e = 0; e < ends.size(); e++) {
-    const int32_t count = ends[e];
-    add_blocks(blocks, l.weights.data[e], l.bias ? l.bias + (int64_t)e * l.weights.data[e].out : nullptr, end, count);
-    most_rows = count > most_rows ? count : most_rows;
-    ends[e] = end;
-    end += count;
-  }
-  for (int64_t i = 0; i < rows; i++) order[(size_t)ends[(size_t)l.ids[i]]++] = (int32_t)i;
-  const Weight& like = l.weights.data[0];
-  run_product(pool, {.like = like,
-                     .blocks = blocks.data(),
-                     .num_blocks = (int64_t)blocks.size(),
-                     .rows = rows,
-                     .most_rows = least(most_rows, ROW_BLOCK),
-                     .x = l.x,
-                     .order = order.data(),
-                     .share = l.input_each ? 1 : l.chosen,
-                     .absmax = l.absmax,
-                     .activation = l.activation,
-                     .y = l.y,
-                     .stride = like.gated ? like.out / 2 : like.out,
-                     .column = 0});
 }
 
 static void run(Pool& pool, const ExpertSum& a) {

@@ -29,6 +29,14 @@ namespace flover {
   return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+// Factors of products in bfloat16 (linear.h) that are below this count as zero. The product of two others is a multiple
+// of 2^-126, and so are all sums of such: none is a denormal number, of which the processor's instruction makes zero.
+constexpr float LEAST_FACTOR = 0x1p-56f;
+[[gnu::always_inline]] static inline uint16_t bf16_factor(float value) {
+  const bool tiny = (bits_of(value) & 0x7fffffff) < bits_of(LEAST_FACTOR);
+  return tiny ? (uint16_t)0 : narrow_bf16(value);
+}
+
 [[gnu::always_inline]] static inline float widen_f16(uint16_t half) {
   const uint32_t sign = (uint32_t)(half & 0x8000) << 16, exponent = (half >> 10) & 31, fraction = half & 0x3ff;
   if (exponent == 31) return float_of(sign | 0x7f800000 | fraction << 13 | (fraction ? 0x400000 : 0));

@@ -5,6 +5,7 @@
 #include "embed.h"
 #include "experts.h"
 #include "limits.h"
+#include "linears.h"
 #include "lora.h"
 #include "norm.h"
 #include "sampling.h"

@@ -199,7 +199,23 @@ void linears(Cases& cases) {
     }
 }
 
-// Every finite number of 16 bits as a weight, which one input of 1 gives back.
+// Products in bfloat16 of numbers of very different sizes, in more inputs than a tile takes at once.
+void pairs(Cases& cases) {
+  constexpr int64_t OUT = 72, ROWS = 33;
+  for (const int64_t in : {1301, 1664})
+    for (const float size : {1.0f, 0x1p-62f}) {
+      Numbers numbers((uint64_t)in);
+      Floats values = numbers.floats(OUT * in), x = numbers.floats(ROWS * in), y(ROWS * OUT);
+      for (auto* all : {&values, &x})
+        for (float& number : *all) number *= size * (float)(1 << numbers.below(16));
+      PackedWeight weight(Format::bfloat16, OUT, in, false, 1, in % 2 ? 1 : 2);
+      weight.store(0, OUT, values.data(), in, 0);
+      cases.run("pairs/" + std::to_string(in) + (size < 1 ? "/tiny" : "/usual"),
+                Linear{.weight = weight.view(), .x = x.data(), .rows = {ROWS}, .y = y.data(), .stride = OUT}, y);
+    }
+}
+
+// Every finite number of 16 bits as a weight, which one input of 1 gives back, of bfloat16 but for the smallest.
 void halves_of_every_kind(Cases& cases) {
   constexpr int64_t SIZE = 256;
   for (const Format format : {Format::float16, Format::bfloat16}) {
@@ -242,7 +258,7 @@ void activations(Cases& cases) {
 void experts(Cases& cases) {
   constexpr int64_t IN = 256, OUT = 48, EXPERTS = 5, ROWS = 11, CHOSEN = 3;
   for (const Format format :
-       {Format::float32, Format::int8, Format::int4, Format::q4_k, Format::mxfp4, Format::fp8_e4m3}) {
+       {Format::float32, Format::bfloat16, Format::int8, Format::int4, Format::q4_k, Format::mxfp4, Format::fp8_e4m3}) {
     Numbers numbers((uint64_t)format + 500);
     std::deque<Matrix> matrices;
     std::vector<Weight> views;
@@ -506,7 +522,7 @@ void angles(Cases& cases) {
 std::map<std::string, uint64_t> hashes_of(const std::string& isa) {
   Cases cases(isa);
   for (auto* run :
-       {linears, halves_of_every_kind, activations, experts, adapters, rows_of_numbers, samples, layers, angles})
+       {linears, pairs, halves_of_every_kind, activations, experts, adapters, rows_of_numbers, samples, layers, angles})
     run(cases);
   if (cases.kinds.size() != std::tuple_size_v<ForAllOps<std::tuple>>)
     throw std::logic_error("an operation has no case");

@@ -4,6 +4,11 @@
 // one integer sum per group of 32 and two fused multiply-adds for int4. Which rows are computed together, in which
 // tile, block or thread, never enters the chain: that is the invariance rule.
 //
+// Beside weights in bfloat16, x is rounded to bfloat16 (nearest even; what is below LEAST_FACTOR is zero, as in the
+// weights), and of every two inputs the second comes first: fma(x[1], w[1], sum), then fma(x[0], w[0], sum). That is
+// what VDPBF16PS computes (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: odd inputs first,
+// rounded to nearest even, denormal numbers as zero; here there are none), and plain multiply-adds give the same bits.
+//
 // Where ranks share the inputs of a weight, these are cut into `segments` of one length: each is a chain of its own,
 // and the chains are added as a binary tree, neighbours first. A rank of N has 1 / N of the segments, a subtree; the
 // ranks' sums are added as the rest of the tree. So one rank computes the same tree as several (arXiv:2511.17826).
@@ -197,10 +202,10 @@ struct Panel<Format::float32> {
   FLOVER_INLINE void get(const uint8_t* p, F16* w) { w[0] = load(reinterpret_cast<const float*>(p)); }
 };
 template <>
-struct Panel<Format::bfloat16> {
+struct Panel<Format::bfloat16> {  // the second of two inputs comes first
   static constexpr int64_t STEP = 2;
   FLOVER_INLINE void get(const uint8_t* p, F16* w) {
-    load_bf16_pairs(reinterpret_cast<const uint16_t*>(p), w[0], w[1]);
+    load_bf16_pairs(reinterpret_cast<const uint16_t*>(p), w[1], w[0]);
   }
 };
 template <>
@@ -267,8 +272,8 @@ constexpr Ahead NOTHING{nullptr, 0};
 
 // Calls step(0), step(AT_ONCE), … as long as so many steps are left, and looks ahead now and then. Returns how far it
 // came.
-template <int AT_ONCE, class Step>
-FLOVER_INLINE int64_t over_steps(int64_t steps, Ahead ahead, Step& step) {
+template <int AT_ONCE, class Lines, class Step>
+FLOVER_INLINE int64_t over_steps(int64_t steps, Lines ahead, Step& step) {
   int64_t s = 0;
   for (; s + STEPS_PER_TICK <= steps; s += STEPS_PER_TICK) {
     fetch(ahead, s / STEPS_PER_TICK);
@@ -353,8 +358,43 @@ static void over_groups(Pool& pool, const Product& l, const Tiling& tiling, Body
   parallel(pool, l.num_blocks * most_groups, items);
 }
 
-// x in groups, [inputs padded][rows of the group] one group after another.
+constexpr int64_t ROUNDED = 512;  // inputs of a row that are rounded at once
+constexpr int64_t MOST_TILE = 12;
+
+// Calls put(pair, index of the row, start, rows) for x rounded to bfloat16, two inputs at a time, the first in the
+// lower half: in groups, [inputs / 2][rows of the group] one group after another, where a step of the group begins at
+// `start`.
+template <class Put>
+static void each_rounded_pair(Pool& pool, const Product& l, int64_t tile, Put&& put) {
+  const int64_t in = l.like.in, steps = (in + 1) / 2;
+  over_groups(pool, l, {tile, tile, l.rows + 1}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
+    uint16_t rounded[MOST_TILE][ROUNDED + 1];
+    for (int64_t k = 0; k < in; k += ROUNDED) {
+      const int64_t inputs = least(ROUNDED, in - k);
+      for (int64_t r = 0; r < rows; r++) {
+        const float* x = l.input(first + r) + k;
+        for (int64_t i = 0; i < inputs; i++) rounded[r][i] = bf16_factor(x[i]);
+        rounded[r][inputs] = 0;
+      }
+      int64_t start = first * steps + k / 2 * rows;
+      for (int64_t i = 0; i < inputs; i += 2, start += rows)
+        for (int64_t r = 0; r < rows; r++) {
+          uint32_t pair;
+          memcpy(&pair, &rounded[r][i], 4);
+          put(pair, r, start, rows);
+        }
+    }
+  });
+}
+
+// x in groups, [inputs padded][rows of the group] one group after another, in the order of a chain.
+template <Format F>
 static void pack_floats(Pool& pool, const Product& l, int64_t tile, float* packed) {
+  if constexpr (F == Format::bfloat16)
+    return each_rounded_pair(pool, l, tile, [&](uint32_t pair, int64_t r, int64_t start, int64_t rows) {
+      packed[2 * start + r] = float_of(pair & 0xffff0000);
+      packed[2 * start + rows + r] = float_of(pair << 16);
+    });
   const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in);
   over_groups(pool, l, {tile, tile, l.rows + 1}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
@@ -374,9 +414,9 @@ static void float_product(Pool& pool, const Product& l) {
   const int64_t depth = padded_in(F, w.in), stride = panel_bytes(F, w.in), panels = num_panels(w.out, w.gated);
   const int64_t unit = unit_of(panels, pool.threads()), units = (panels + unit - 1) / unit;
   const float* packed = l.x;
-  if (l.rows > 1 || depth != w.in || l.order) {
+  if (l.rows > 1 || depth != w.in || l.order || F == Format::bfloat16) {
     auto* scratch = static_cast<float*>(pool.shared_scratch((size_t)(l.rows * depth) * sizeof(float)));
-    pack_floats(pool, l, FLOAT_TILE, scratch);
+    pack_floats<F>(pool, l, FLOAT_TILE, scratch);
     packed = scratch;
   }
   auto body = [&](int64_t item, int worker) {

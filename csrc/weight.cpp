@@ -150,7 +150,7 @@ void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int
       for (int64_t k = 0; k < in_; k++) reinterpret_cast<float*>(data)[k * PANEL + lane] = values[k];
       break;
     case Format::bfloat16:
-      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = narrow_bf16(values[k]);
+      for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = bf16_factor(values[k]);
       break;
     case Format::float16:
       for (int64_t k = 0; k < in_; k++) halves(data)[(k / 2 * PANEL + lane) * 2 + k % 2] = narrow_f16(values[k]);

@@ -90,9 +90,8 @@ def test_progress_grows_to_the_size_of_the_weights(path: Path) -> None:
     ("stored", "kept"),
     [(torch.float16, "float16"), (torch.bfloat16, "bfloat16"), (torch.float32, "float32"), (torch.float64, "float32")],
 )
-def test_the_type_of_the_checkpoint_is_kept_and_gives_the_bits_of_float32(
-    path: Path, stored: torch.dtype, kept: str
-) -> None:
+def test_the_type_of_the_checkpoint_is_kept(path: Path, stored: torch.dtype, kept: str) -> None:
+    """The numbers are those of the file, and so are the results, but for activations rounded to bfloat16."""
     tensors = {name: tensor.to(stored) for name, tensor in load_file(path / "model.safetensors").items()}
     save_file(tensors, path / "model.safetensors")
     own, wide = load(path), load(path, dtype="float32")
@@ -100,14 +99,14 @@ def test_the_type_of_the_checkpoint_is_kept_and_gives_the_bits_of_float32(
     ours, theirs = plain_weights(own), plain_weights(wide)
     assert np.array_equal(ours["embed.weight"], tensors["model.embed_tokens.weight"].float().numpy())
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
-    assert torch.equal(whole_logits(own, PROMPT), whole_logits(wide, PROMPT))
+    logits, exact = whole_logits(own, PROMPT), whole_logits(wide, PROMPT)
+    assert torch.equal(logits, exact) == (kept != "bfloat16")
+    assert (logits - exact).abs().mean() < 0.02 * exact.std()
     assert kv_dtype_of(own.description.settings) == "float32"
 
 
-def test_the_bundled_model_is_kept_in_bfloat16_and_gives_the_bits_of_float32() -> None:
-    own, wide = load(Path(BUNDLED_MODEL)), load(Path(BUNDLED_MODEL), dtype="float32")
-    assert own.format == "bfloat16"
-    assert torch.equal(whole_logits(own, PROMPT), whole_logits(wide, PROMPT))
+def test_the_bundled_model_is_kept_in_bfloat16() -> None:
+    assert load(Path(BUNDLED_MODEL)).format == "bfloat16"
 
 
 def test_only_what_all_matrices_are_stored_in_is_kept(path: Path) -> None:

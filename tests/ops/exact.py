@@ -39,3 +39,19 @@ def quantized(x: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
     inverse = np.divide(np.float32(127), reach, out=np.zeros_like(reach), where=reach > 1e-30)
     scales = np.where(reach > 1e-30, reach / np.float32(127), np.float32(0))
     return scales, np.rint(blocks * inverse[..., None]).astype(np.int64).reshape(x.shape)
+
+
+def rounded(x: Floats) -> Floats:
+    """The factors of products in bfloat16: the nearest, of two the even one, and 0 for what is below 2^-56."""
+    bits = x.view(np.uint32)
+    nearest = ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return np.where(np.abs(x) < 2.0**-56, np.float32(0), nearest)
+
+
+def chain_of_pairs(x: Floats, weights: Floats) -> Floats:
+    """One chain over the inputs, of every two the second first, as VDPBF16PS adds them."""
+    y = np.zeros((len(x), len(weights)), dtype=np.float32)
+    for first in range(0, x.shape[1], 2):
+        for k in range(min(first + 1, x.shape[1] - 1), first - 1, -1):
+            y = fma(x[:, k, None], weights[None, :, k], y)
+    return y

@@ -54,8 +54,8 @@ class EngineConfig:
     )
     dtype: str = setting(
         "auto",
-        "type of the weights; auto is the checkpoint's own, bfloat16, float16 or float32, which gives the same bits as "
-        "float32 (sums and activations always are float32)",
+        "type of the weights; auto is the checkpoint's own, bfloat16, float16 or float32. On a CPU sums and "
+        "activations are float32; the latter are rounded to bfloat16 where they are multiplied with it",
         group="model",
         choices=("auto", "float32", "float", "bfloat16", "float16", "half"),
     )
@@ -174,7 +174,7 @@ class EngineConfig:
         "auto",
         "instruction set of the kernels; auto is the fastest this machine has, the results are the same",
         group="cpu",
-        choices=("auto", "avx512", "avx2", "neon_dotprod", "neon", "portable"),
+        choices=("auto", "avx512_bf16", "avx512", "avx2", "neon_dotprod", "neon", "portable"),
     )
     num_threads: int | None = setting(None, "compute threads; the cores this process may use by default", group="cpu")
     tensor_parallel_size: int = setting(

@@ -150,10 +150,14 @@ class Adapters:
 
 
 def _product(x: Tensor, weight: PlainWeight, bias: Tensor | None) -> Tensor:
-    """Of inputs that ranks share it is a tree over segments, as they compute it."""
+    """Of inputs that ranks share it is a tree over segments, as they compute it. Beside bfloat16, float32 is rounded to
+    it; sums stay float32."""
+    data = weight.data
+    if data.dtype == torch.bfloat16 and x.dtype == torch.float32:
+        x, data = x.bfloat16().float(), data.float()
     if weight.segments == 1:
-        return F.linear(x, weight.data, bias)
-    pieces = zip(*(matrix.float().chunk(weight.segments, -1) for matrix in (x, weight.data)), strict=True)
+        return F.linear(x, data, bias)
+    pieces = zip(*(matrix.float().chunk(weight.segments, -1) for matrix in (x, data)), strict=True)
     y: Tensor = tree_sum([F.linear(*piece) for piece in pieces])
     return (y if bias is None else y + bias).to(x.dtype)
 
