@@ -192,6 +192,7 @@ NB_MODULE(_cpu, m) {
       .def_prop_ro("threads", &KernelRunner::threads)
       .def_prop_ro("seconds", &KernelRunner::seconds, "Spent in kernels since the start.")
       .def("multiply_adds", &KernelRunner::multiply_adds, released)
+      .def("multiply_pairs", &KernelRunner::multiply_pairs, released)
       .def(
           "read",
           [](KernelRunner& self, uintptr_t data, int64_t bytes) { return self.read(at<const uint8_t>(data), bytes); },

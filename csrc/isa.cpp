@@ -33,6 +33,7 @@ const Kernels& FLOVER_TABLE(FLOVER_ISA)() {
       .name = FLOVER_NAME(FLOVER_ISA),
       .table = ForAllOps<Overloads>::table(),
       .multiply_adds = multiply_adds,
+      .multiply_pairs = multiply_adds,
       .read = read_all,
   };
   return kernels;

@@ -340,6 +340,7 @@ struct Kernels {
   const char* name;
   ForAllOps<KernelTable> table;
   double (*multiply_adds)(Pool&, int64_t rounds);               // FLOP done: the float32 peak, for benchmarks
+  double (*multiply_pairs)(Pool&, int64_t rounds);              // likewise of factors in bfloat16
   uint64_t (*read)(Pool&, const uint8_t* data, int64_t bytes);  // reads everything once: the bandwidth, likewise
 };
 

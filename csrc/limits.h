@@ -6,28 +6,34 @@
 
 namespace flover::FLOVER_ISA {
 
-static double multiply_adds(Pool& pool, int64_t rounds) {
-#if defined(FLOVER_AVX512)
-  constexpr int CHAINS = 12;  // as many as a core that starts two in a cycle can have under way, and more
-#else
-  constexpr int CHAINS = 6;  // what the registers hold
-#endif
+// Takes so many chains at once, on every thread, to the next step `rounds` times; gives the number of lanes' steps.
+template <int CHAINS, class Step>
+static double over_chains(Pool& pool, int64_t rounds, Step&& step) {
   auto body = [&](int64_t, int worker) {
     F16 acc[CHAINS];
     for (int c = 0; c < CHAINS; c++) acc[c] = all((float)c);
-    const F16 factor = all(0.5f), term = all(1.0f);
     for (int64_t i = 0; i < rounds; i++) {
 #pragma GCC unroll 16
-      for (int c = 0; c < CHAINS; c++) acc[c] = fma(acc[c], factor, term);
+      for (int c = 0; c < CHAINS; c++) acc[c] = step(acc[c]);
     }
     auto* sink = static_cast<float*>(pool.own_scratch(worker, CHAINS * LANES * sizeof(float)));
     for (int c = 0; c < CHAINS; c++) store(sink + c * LANES, acc[c]);
   };
   parallel(pool, pool.threads(), body);
-  return 2.0 * CHAINS * LANES * (double)rounds * pool.threads();
+  return (double)CHAINS * LANES * (double)rounds * pool.threads();
 }
 
-static uint64_t read_all(Pool& pool, const uint8_t* data, int64_t bytes) {
+[[maybe_unused]] static double multiply_adds(Pool& pool, int64_t rounds) {
+#if defined(FLOVER_AVX512)
+  constexpr int CHAINS = 12;  // as many as a core that starts two in a cycle can have under way, and more
+#else
+  constexpr int CHAINS = 6;  // what the registers hold
+#endif
+  const F16 factor = all(0.5f), term = all(1.0f);
+  return 2.0 * over_chains<CHAINS>(pool, rounds, [=](F16 acc) { return fma(acc, factor, term); });
+}
+
+[[maybe_unused]] static uint64_t read_all(Pool& pool, const uint8_t* data, int64_t bytes) {
   constexpr int64_t CHUNK = 1 << 18;
   auto* sums = static_cast<uint64_t*>(pool.shared_scratch((size_t)pool.threads() * 64));
   for (int t = 0; t < pool.threads(); t++) sums[t * 8] = 0;

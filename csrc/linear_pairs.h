@@ -7,7 +7,7 @@
 namespace flover::FLOVER_ISA {
 
 constexpr int64_t PAIR_TILE = 12;
-constexpr int64_t PAIR_DEPTH = 512, MOST_PAIR_DEPTH = 768;  // as DEPTH and MOST_DEPTH: 32 KiB of two panels
+constexpr int64_t PAIR_DEPTH = 1024, MOST_PAIR_DEPTH = 1408;  // as DEPTH and MOST_DEPTH: 64 KiB of two panels
 static_assert(PAIR_TILE <= MOST_TILE);
 
 constexpr int64_t FEW_PAIRS = 4;  // rows whose products take less time than memory
@@ -25,6 +25,16 @@ struct PanelsAhead {
 
 FLOVER_INLINE void fetch(const PanelsAhead& ahead, int64_t tick) {
   for (int64_t p = 0; p < ahead.panels; p++) fetch(Ahead{ahead.first.data + p * ahead.stride, ahead.first.lines}, tick);
+}
+
+// Asks for where the results of rows of a block belong, of so many panels, before they are written.
+FLOVER_INLINE void fetch_results(const Product& l, const RowBlock& block, const RowGroup& group, int64_t first_panel,
+                                 int64_t panels) {
+  const int64_t each = l.like.gated ? 2 : 1;  // panels of one result
+  for (int64_t r = group.start; r < group.start + group.size; r++) {
+    const float* y = l.y + l.place(block.first + r) * l.stride + l.column + first_panel / each * PANEL;
+    for (int64_t p = 0; p < panels; p += each, y += PANEL) __builtin_prefetch(y, 1, 3);
+  }
 }
 
 struct Pairs {  // of 16 outputs, or one 16 times
@@ -108,9 +118,11 @@ static void pair_product(Pool& pool, const Product& l) {
                                                    : next_unit;
         for (int64_t g = 0; g < groups; g++) {
           const RowGroup group = group_of(block.rows, groups, g);
+          const int64_t at_once = least(wide, count - p);
           const Ahead ahead = wide < 4 ? share_of(next, inputs * 32, ticks, groups, g) : NOTHING;
+          if (k + inputs == depth) fetch_results(l, block, group, first_panel + p, at_once);
           pair_group(group.size, x + (group.start * depth + k * group.size) / 2, data + p * stride + k * 32, stride,
-                     least(wide, count - p), piece, sums.at(group.start, p), {ahead, wide, stride});
+                     at_once, piece, sums.at(group.start, p), {ahead, wide, stride});
         }
       }
     });

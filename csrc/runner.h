@@ -40,6 +40,11 @@ class KernelRunner {
     return kernels_.multiply_adds(pool_, rounds);
   }
 
+  double multiply_pairs(int64_t rounds) {
+    Timed timed(*this);
+    return kernels_.multiply_pairs(pool_, rounds);
+  }
+
   uint64_t read(const uint8_t* data, int64_t bytes) {
     Timed timed(*this);
     return kernels_.read(pool_, data, bytes);

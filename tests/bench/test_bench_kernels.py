@@ -25,7 +25,7 @@ from flover.model.config import ModelConfig
 from flover.model.hf_config import read_config
 from flover.ops.cpu import CpuOps
 
-LIMITS = MachineLimits(bandwidth=100.0, peak=1000.0)
+LIMITS = MachineLimits(bandwidth=100.0, peak=1000.0, bfloat16_peak=2000.0)
 SMALL = {
     "hidden_size": 64,
     "num_hidden_layers": 2,
@@ -50,7 +50,9 @@ def cell(**changes: object) -> Measurement:
 
 def test_a_fraction_is_of_the_limit_that_counts() -> None:
     assert cell().fraction(LIMITS) == 0.75
-    assert cell(reads=False).fraction(LIMITS) == 0.4
+    assert cell(reads=False).fraction(LIMITS) == 0.2
+    assert cell(reads=False, kind="float32").fraction(LIMITS) == 0.4
+    assert cell(reads=False, op="attention").fraction(LIMITS) == 0.4
 
 
 def test_a_whole_step_counts_every_call_as_often_as_the_model_makes_it() -> None:
@@ -64,7 +66,7 @@ def test_floors_are_held_from_the_floor_up() -> None:
     cells = [
         cell(bytes=170.0),  # 85 of 100
         cell(kind="int8", bytes=169.0),
-        cell(rows=32, reads=False, flop=1600.0),  # 800 of 1000
+        cell(rows=32, reads=False, flop=3000.0),  # 1500 of 2000
         cell(rows=32, reads=False, flop=2799.0, kind="int8"),
         cell(op="attention", name="16 rows", rows=16, bytes=150.0),
         cell(op="attention", name="prompt", reads=False),
@@ -73,13 +75,13 @@ def test_floors_are_held_from_the_floor_up() -> None:
     ]
     found = {floor.what: floor for floor in floors(cells, {1: LIMITS})}
     assert [floor.held for floor in found.values()] == [True, False, True, False, True]
-    assert [floor.floor for floor in found.values()] == [0.85, 0.85, 0.8, 1.4, 0.75]
-    assert found["int8 linears at 32 rows: of the FMA peak"].fraction == pytest.approx(1.3995)
+    assert [floor.floor for floor in found.values()] == [0.85, 0.85, 0.75, 1.4, 0.75]
+    assert found["int8 linears at 32 rows: of the float32 peak"].fraction == pytest.approx(1.3995)
     assert floors(cells, {2: LIMITS}) == []
 
 
 def test_floors_and_facts_are_written_out() -> None:
-    worst = {1: MachineLimits(90.0, 900.0)}
+    worst = {1: MachineLimits(90.0, 900.0, 1900.0)}
     results = KernelResults("avx2", {1: LIMITS}, worst, [cell(bytes=160.0, torch_seconds=5.0), cell(op="pack")])
     assert list(floor_lines(results)) == [
         "bfloat16 linears at 1 row: of the read bandwidth, 1 thread: 80%, floor 85%: NOT met"
@@ -90,7 +92,7 @@ def test_floors_and_facts_are_written_out() -> None:
     assert told["results"][0]["torch_ratio"] == 2.5
     assert told["results"][1]["fraction"] is None
     assert told["floors"][0]["held"] is False
-    noisy = replace(results, worst_limits={1: MachineLimits(90.0, 500.0)})
+    noisy = replace(results, worst_limits={1: MachineLimits(90.0, 500.0, 1900.0)})
     assert next(floor_lines(noisy)).startswith("there was other load on the machine: with 1 thread it read")
 
 
@@ -250,5 +252,5 @@ def test_the_command(tmp_path, capsys) -> None:  # type: ignore[no-untyped-def]
     assert line["benchmark"] == "kernels" and line["machine"]["torch"] and line["options"]["rows"] == [1, 32]
     assert line["limits"]["1"]["read_gb_s"] > 0
     assert len(line["results"]) == 2 * 2 * 5 + 2 + 2
-    assert [floor["floor"] for floor in line["floors"]] == [0.85, 0.85, 0.8, 1.4]
+    assert [floor["floor"] for floor in line["floors"]] == [0.85, 0.85, 0.75, 1.4]
     assert "linear, int8, 1 thread" in out and "floor 140%" in out

@@ -53,7 +53,7 @@ def add_kernels(kinds: Any) -> None:
     )
     group.add_argument("--ops", nargs="+", choices=KERNEL_OPS, help="default: all")
     group.add_argument("--threads", nargs="+", type=count, metavar="N", help="compute threads (default: usable cores)")
-    group.add_argument("--cpu-isa", choices=("auto", "avx512", "avx2", "portable"), default="auto")
+    group.add_argument("--cpu-isa", choices=("auto", "avx512_bf16", "avx512", "avx2", "portable"), default="auto")
     group.add_argument("--seconds", type=number, metavar="X", help=f"for each cell of a table (default: {SECONDS})")
     group.add_argument("--quick", action="store_true", help="under a minute: fewer rows, less time for each cell")
     kernels.set_defaults(run=_run_kernels)

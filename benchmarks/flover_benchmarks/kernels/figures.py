@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 ONE_ROW_FLOOR = 0.85  # of the read bandwidth
-BFLOAT16_FLOOR = 0.80  # of the FMA peak, at FLOOR_ROWS rows
-INT8_FLOOR = 1.40  # likewise
+BFLOAT16_FLOOR = 0.75  # of the peak of products of bfloat16, at FLOOR_ROWS rows
+INT8_FLOOR = 1.40  # of the float32 peak, likewise
 FLOOR_ROWS = 32
 ATTENTION_FLOORS = {"float32": 0.75, "bfloat16": 0.75, "int8": 0.60}  # of the read bandwidth, by the type of the pages
 
 
 @dataclass(frozen=True, slots=True)
 class MachineLimits:
-    """Limits of the machine with a number of threads: bytes read per second, float32 operations per second."""
+    """Limits of the machine with a number of threads: bytes read per second, operations per second in float32 and with
+    factors in bfloat16."""
 
     bandwidth: float
     peak: float
+    bfloat16_peak: float
 
     def best(self, other: MachineLimits) -> MachineLimits:
         """The larger value of each."""
-        return MachineLimits(max(self.bandwidth, other.bandwidth), max(self.peak, other.peak))
+        return MachineLimits(*map(max, astuple(self), astuple(other)))
 
     def worst(self, other: MachineLimits) -> MachineLimits:
         """The smaller value of each."""
-        return MachineLimits(min(self.bandwidth, other.bandwidth), min(self.peak, other.peak))
+        return MachineLimits(*map(min, astuple(self), astuple(other)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +70,11 @@ class Measurement:
         return self.bytes / self.seconds
 
     def fraction(self, limits: MachineLimits) -> float:
-        """The fraction of the machine's limit: of the bandwidth if it `reads`, else of the FMA peak."""
-        return self.bandwidth / limits.bandwidth if self.reads else self.flops / limits.peak
+        """The fraction of the machine's limit: of the bandwidth if it `reads`, else of the peak of its products."""
+        if self.reads:
+            return self.bandwidth / limits.bandwidth
+        rounds = self.kind == "bfloat16" and self.op in ("linear", "experts")
+        return self.flops / (limits.bfloat16_peak if rounds else limits.peak)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +129,8 @@ def floors(cells: Iterable[Measurement], limits: Mapping[int, MachineLimits]) ->
         for kind, floor in (("bfloat16", BFLOAT16_FLOOR), ("int8", INT8_FLOOR)):
             step = whole_step(cell for cell in linears if cell.kind == kind and cell.rows == FLOOR_ROWS)
             if step is not None:
-                what = f"{kind} linears at {FLOOR_ROWS} rows: of the FMA peak"
+                peak = "bfloat16" if kind == "bfloat16" else "float32"
+                what = f"{kind} linears at {FLOOR_ROWS} rows: of the {peak} peak"
                 found.append(Floor(what, threads, step.fraction(limit), floor))
         for cell in mine:
             if cell.op == "attention" and cell.reads:

@@ -1,8 +1,9 @@
-"""Measures the limits of this machine: read bandwidth and float32 multiply-adds."""
+"""Measures the limits of this machine: read bandwidth and multiply-adds, in float32 and of bfloat16."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -32,7 +33,8 @@ class LimitMeter:
         if num_threads not in self._ops:
             self._ops[num_threads] = CpuOps("auto", num_threads)
         ops = self._ops[num_threads]
-        now = MachineLimits(self._bandwidth(ops, seconds), _peak(ops, seconds))
+        peaks = [_peak(many, seconds) for many in (ops.runner.multiply_adds, ops.runner.multiply_pairs)]
+        now = MachineLimits(self._bandwidth(ops, seconds), *peaks)
         self.best[num_threads] = now.best(self.best.get(num_threads, now))
         self.worst[num_threads] = now.worst(self.worst.get(num_threads, now))
 
@@ -44,12 +46,12 @@ class LimitMeter:
         return size / min(best_means(calls, seconds).values())
 
 
-def _peak(ops: CpuOps, seconds: float) -> float:
+def _peak(multiply_adds: Callable[[int], float], seconds: float) -> float:
     """Repeat rounds of `_ROUND_SECONDS` for the given time."""
     rounds, spent, flop = 1000, 0.0, 0.0
     while spent < _ROUND_SECONDS:
         rounds *= 2
         began = time.perf_counter()
-        flop = ops.runner.multiply_adds(rounds)
+        flop = multiply_adds(rounds)
         spent = time.perf_counter() - began
-    return flop / best_mean(lambda: ops.runner.multiply_adds(rounds), seconds)
+    return flop / best_mean(lambda: multiply_adds(rounds), seconds)

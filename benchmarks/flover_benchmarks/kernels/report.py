@@ -63,6 +63,7 @@ def facts(results: KernelResults) -> dict[str, Any]:
             str(threads): {
                 "read_gb_s": limits.bandwidth / 1e9,
                 "fma_gflop_s": limits.peak / 1e9,
+                "bfloat16_gflop_s": limits.bfloat16_peak / 1e9,
                 "worst_read_gb_s": results.worst_limits[threads].bandwidth / 1e9,
                 "worst_fma_gflop_s": results.worst_limits[threads].peak / 1e9,
             }
@@ -97,11 +98,14 @@ def _floor_facts(floor: Floor) -> dict[str, Any]:
 def _limits_table(results: KernelResults) -> Group:
     table = Table()
     table.add_column("threads")
-    for name in ("read GB/s", "float32 FMA GFLOP/s", "at worst, GB/s", "GFLOP/s"):
+    for name in ("read GB/s", "float32 GFLOP/s", "bfloat16 GFLOP/s", "at worst, GB/s", "GFLOP/s", "GFLOP/s"):
         table.add_column(name, justify="right")
     for threads, limits in sorted(results.limits.items()):
         both = limits, results.worst_limits[threads]
-        rates = [(f"{each.bandwidth / 1e9:.1f}", f"{each.peak / 1e9:.0f}") for each in both]
+        rates = [
+            (f"{each.bandwidth / 1e9:.1f}", f"{each.peak / 1e9:.0f}", f"{each.bfloat16_peak / 1e9:.0f}")
+            for each in both
+        ]
         table.add_row(str(threads), *rates[0], *rates[1])
     return _titled(f"limits of the machine, measured in this run (kernels: {results.isa})", table)
 
@@ -111,9 +115,10 @@ def _linear_table(cells: Sequence[Measurement], limits: MachineLimits) -> Group:
     first = cells[0]
     integer = first.kind in INPUTS_TOGETHER
     reading = "few rows for each of those in use" if first.op == "experts" else "1 row"
+    peak = f"{'bfloat16' if first.kind == 'bfloat16' else 'float32'} peak"
     title = (
         f"{first.op}, {first.kind}, {_threads(first.threads)}: {reading} in GB/s and % of the read bandwidth, else "
-        f"{'G(op)/s' if integer else 'GFLOP/s'} and % of the FMA peak"
+        f"{'G(op)/s' if integer else 'GFLOP/s'} and % of the {peak}"
     )
     table = Table()
     table.add_column("rows")
