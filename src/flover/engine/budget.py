@@ -32,6 +32,10 @@ SPREAD_QUANTILE = 0.95
 """Share of them that took no longer than expected times the margin."""
 MOST_MARGIN = 3.0
 """One stall of the machine shall not starve prompts for a whole window."""
+SHARED_PART = 8.0
+"""While clients compete, an iteration may last the target divided by this: a request that comes waits for the one that
+runs. Or `SHARED_FACTOR` times as long as reading the weights, if that is longer: prompts lose a tenth of their pace."""
+SHARED_FACTOR = 10.0
 IDLE_FACTOR = 4.0
 """Without a generating row an iteration may last this many targets, where one client alone waits for its end."""
 
@@ -118,6 +122,7 @@ class Allowance:
     tokens: int  # planned so far: the generating rows, then the chunks
     attention: int
     turns: bool = False  # whether clients take turns
+    shared: bool = False  # whether several have competed lately
     limit_ms: float = 0.0
     joined: int = 0  # prompt tokens planned so far
     ends: tuple[str, int] | None = None
@@ -125,7 +130,10 @@ class Allowance:
 
     def __post_init__(self) -> None:
         alone = self.model.predict(self.tokens, self.attention)
-        limit = max(AIM * self.target_ms, STRETCH * alone)
+        aim = AIM * self.target_ms
+        if self.shared:
+            aim = min(aim, max(self.target_ms / SHARED_PART, SHARED_FACTOR * self.model.predict(1, 0)))
+        limit = max(aim, STRETCH * alone)
         self.limit_ms = limit if self.tokens or self.turns else IDLE_FACTOR * self.target_ms
 
     def afford(self, start: int, pending: int, client: str | None = None) -> int:

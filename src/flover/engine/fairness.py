@@ -52,6 +52,11 @@ class FairShares:
         """Whether there has been more than one client lately."""
         return len(self._clients) + len(self._idle) > 1
 
+    @property
+    def compete(self) -> bool:
+        """Whether several clients are here, those of backfill aside."""
+        return len(self._clients) > 1 and sum(not one.backfill for one in self._clients.values()) > 1
+
     def arrive(self, request: Request) -> None:
         """A request joins."""
         client = self._clients.get(request.client) or Client(self._idle.pop(request.client, 0))

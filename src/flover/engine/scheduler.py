@@ -35,6 +35,8 @@ from flover.speculation import Draft, Speculator
 Chunks = dict[Sequence, int]
 """How many of its pending tokens each pre-processing sequence computes in this iteration."""
 Grants = dict[Sequence, list[int]]
+SHARED_SECONDS = 60.0
+"""So long after several clients were here at once, iterations are kept short for the one that may come."""
 Guessed = tuple[dict[Sequence, list[int]], dict[Sequence, tuple[int, list[int], int]]]
 """Of sequences, proposals that are verified, and what of them a draft model computes (`Speculator.propose`)."""
 
@@ -48,6 +50,7 @@ class Scheduler:
         self.speculator = Speculator(roster.config) if roster.config.speculation is not None else None
         self._step = 0
         self._batch: set[Sequence] = set()
+        self._shared_until = -math.inf
 
     def plan(self, now: float) -> StepPlan | None:
         """The iteration that begins at `now` (seconds). None if no sequence is here or may enter yet, or the iteration
@@ -70,7 +73,9 @@ class Scheduler:
         grants, preempted = self._grow(opening)
         if preempted:
             generating = [sequence for sequence in generating if sequence.row is not None]
-        allowance = self._allowance(generating)
+        if roster.shares.compete:
+            self._shared_until = now + SHARED_SECONDS
+        allowance = self._allowance(generating, shared=self._takes_turns and now < self._shared_until)
         prompts = [] if len(generating) == len(roster.running) else [one for one in roster.running if not one.ready]
         # Pages that a preemption has just freed are for the running rows; an admission would take them right back.
         queue = prompts if preempted else [*prompts, *self._candidates()]
@@ -140,12 +145,13 @@ class Scheduler:
         chunks, admitted = self._admit([] if generating else [suspect], self._allowance(generating))
         return self._freeze(generating, chunks, admitted, {}, ({}, {}))
 
-    def _allowance(self, generating: list[Sequence]) -> Allowance:
+    def _allowance(self, generating: list[Sequence], *, shared: bool = False) -> Allowance:
         config, dead = self._roster.config, len(self._roster.rows.dead)
         return Allowance(
             model=self._cost,
             target_ms=config.target_itl_ms,
             turns=self._takes_turns,
+            shared=shared,
             tokens_left=config.max_num_batched_tokens - len(generating) - dead,
             tokens=len(generating) + dead if generating else 0,
             attention=sum([len(sequence.token_ids) + sequence.sampling for sequence in generating]),
