@@ -57,5 +57,14 @@ def test_static_ranges_are_over_names() -> None:
 
 
 @pytest.mark.timeout(900)
+def test_launchers_take_what_a_server_launches(tmp_path: Path) -> None:
+    """Triton's own, on a driver that computes nothing; the interpreter has none."""
+    models = "llama:quantization=int4", "mixtral:quantization=int8"
+    lines = run(tmp_path, str(TOOLS / "cuda_launches.py"), *models).splitlines()
+    found = [re.fullmatch(r"(\w+):.+: (\d+) kernels compiled, (\d+) launches", line) for line in lines]
+    assert [one[1] for one in found if one and int(one[3]) > 20] == ["llama", "mixtral"]
+
+
+@pytest.mark.timeout(900)
 def test_what_the_interpreter_runs_compiles(tmp_path: Path) -> None:
     assert "kernels compiled" in run(tmp_path, str(Path(__file__).parent / "compile_specs.py"))
