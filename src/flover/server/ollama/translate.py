@@ -10,7 +10,7 @@ import msgspec
 from flover.config import Limits, flag_name
 from flover.errors import named, too_many, wrong_value
 from flover.sampling_checks import PARAMETERS
-from flover.server.protocol import ChatBody, Dimensions, Message, Role
+from flover.server.protocol import ChatBody, Dimensions, Effort, Message, Role
 from flover.server.read_structured import read_format
 from flover.server.read_tools import check_tools, read_tools
 from flover.server.read_values import as_raw, read_value, refuse
@@ -49,7 +49,7 @@ class OllamaBody(msgspec.Struct, kw_only=True):
     stream: bool | None = None
     format: str | dict[str, Any] | None = None
     options: dict[str, Any] | None = None
-    think: bool | str | None = None
+    think: bool | Effort | None = None
 
 
 class OllamaChatBody(OllamaBody, kw_only=True):
