@@ -84,3 +84,6 @@ def test_the_pool_leaves_room_for_an_iteration(tmp_path: Path) -> None:
     assert pool.num_pages == 2**23 // pool.page_bytes
     with pytest.raises(ConfigError, match=r"an iteration of 65536 tokens needs [\d,]+ MiB.*lower --max-num-batched"):
         describe(MIXTURE, None, tmp_path, max_num_batched_tokens=2**16).plan(machine, 1)
+    asked = r"--kv-offload-bytes asks for 512 MiB, and [\d,]+ MiB of this machine's memory are left beside the weights"
+    with pytest.raises(ConfigError, match=asked):
+        describe(MIXTURE, None, tmp_path, kv_offload_bytes=2**29).plan(machine, 1)

@@ -126,7 +126,13 @@ class Description:
         part = machine.available_bytes // sharing - self.graph_bytes
         beside = f" beside {self.graph_bytes / 2**20:,.0f} MiB of CUDA graphs (--enforce-eager: none)"
         self.check_weights(part, machine.memory + (beside if self.graph_bytes else ""))
-        left = part - self.weight_bytes - self._offload_bytes
+        left = part - self.weight_bytes
+        if self._offload_bytes > left:
+            raise ConfigError(
+                f"--kv-offload-bytes asks for {self._offload_bytes / 2**20:,.0f} MiB, and {left / 2**20:,.0f} MiB of "
+                f"{machine.memory} are left beside the weights: lower it, or keep the tier in files (--kv-offload-path)"
+            )
+        left -= self._offload_bytes
         if self.draft is not None:
             self.draft.check_weights(left, f"{machine.memory} beside those of the model that it drafts for")
             left -= self.draft.weight_bytes
