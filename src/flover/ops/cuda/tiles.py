@@ -44,6 +44,7 @@ def tile_of(
     if kind.code == "fp8":
         return Tile(16, 32, math.gcd(count, 4), 2)
     heavy = kind.parts == 2 or kind.factors == "both" or kind.scale == "word" or kind.planes > 1
+    heavy = heavy or kind.code != "same"  # numbers that are looked up
     ahead = _AHEAD_BYTES if kind.low == 8 else _AHEAD_HEAVY if heavy else _AHEAD
     if rows <= FEW_ROWS or then.way == "rotated":
         units = math.gcd(count, 4 >> (heavy + weight.gated))
