@@ -120,6 +120,8 @@ def test_who_waits_when_a_part_goes_gets_the_rest_from_the_next_engine(
     assert "".join(json.loads(one)["choices"][0]["text"] for one in events) == whole
     _, alive = psutil.wait_procs(everybody, timeout=10)
     assert not alive
+    # An answer that was whole before its node was gone has waited for no next engine.
+    until(lambda: server.http.get("/health").status_code == 200 and len(processes(FOLLOWER)) == 1, seconds=60.0)
 
 
 def test_a_rank_that_dies_while_nobody_asks_is_replaced(server: Server) -> None:
