@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from flover.ops import Group, Ops, Pages
-from flover.ops.cpu import cpu_ops
+from flover.ops.cpu import cpu_ops, instruction_sets
 from flover.ops.cpu_weight import PackedWeight
 
+OWN_ISAS = [isa for isa in instruction_sets() if isa != "avx512_bf16"]
+"""Instruction sets with kernels of their own beside linears in bfloat16: the rest of avx512_bf16 is avx512."""
 OWN = (
     "name",
     "new_weight",

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from flover.errors import InvariantError
 from flover.ops import Ops, Pages
-from flover.ops.cpu import instruction_sets
 from flover.ops.cpu_layout import page_shapes
-from ops.bridge import torch_ops
+from ops.bridge import OWN_ISAS, torch_ops
 from ops.spec import DTYPES
 
-ISAS = instruction_sets()
+ISAS = OWN_ISAS
 CACHES = (torch.float32, torch.bfloat16, torch.int8)
 CACHE_IDS = ("float32", "bfloat16", "int8")
 

@@ -14,13 +14,14 @@ from support.thread_ranks import on_ranks
 
 from flover.errors import InvariantError, ModelError
 from flover.ops import BLOCKS, Group, HostArray, Ops, Part, Reduction, WeightFormat
-from flover.ops.cpu import cpu_ops, instruction_sets
+from flover.ops.cpu import cpu_ops
 from flover.ops.cpu_sizes import BYTES_PER_WEIGHT
 from flover.ops.cpu_weight import JoinedWeight, PackedWeight
 from flover.weight_formats import GGUF_BLOCKS
+from ops.bridge import OWN_ISAS
 from ops.exact import INPUTS, Floats, activations, fma, quantized
 
-ISAS = instruction_sets()
+ISAS = OWN_ISAS
 THREADS = (1, 3)
 OUTPUTS, ROWS = 70, 103
 AT_ONCE = {"q2_k": 16, "q3_k": 16, "q6_k": 16}
