@@ -4,7 +4,6 @@
 
 #include "blocks.h"
 #include "bytes.h"
-#include "dispatch.h"
 
 namespace flover::FLOVER_ISA {
 

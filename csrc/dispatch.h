@@ -5,35 +5,8 @@
 
 namespace flover::FLOVER_ISA {
 
-#if defined(FLOVER_AVX512)
-constexpr int WIDE = 2;
-#else
-constexpr int WIDE = 1;
-#endif
-
 // Few rows take several panels at once: one alone has too few chains to hide the latency of a multiply-add.
 FLOVER_INLINE constexpr int64_t panels_at_once(int64_t rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
-
-// One or two rows read panel after panel from front to back. Hardware looks ahead to the end of a page, which is enough
-// where a number is a byte; of smaller ones, which take longer to unpack, what comes two pages later is asked for.
-// Measured on Zen 5, one row: of 4 bits with superblocks 1.4 to 1.7 times as fast, of others 1.1 to 1.2; of bytes 0.8.
-template <int64_t BYTES>
-FLOVER_INLINE void fetch_two_pages_on(const uint8_t* p) {
-#pragma GCC unroll 8
-  for (int64_t i = 0; i < BYTES; i += 64) prefetch(p + 8192 + i);
-}
-
-// Rows of a tile of integers. A block with more rows than `few` is in tiles of at most `many`, which take WIDE panels
-// at once: their numbers are read once for both, and more chains are under way.
-struct Tiling {
-  int64_t few, many, wide_from;
-
-  FLOVER_INLINE_MEMBER bool wide(int64_t rows) const { return WIDE > 1 && rows >= wide_from; }
-  FLOVER_INLINE_MEMBER int64_t groups(int64_t rows) const {
-    const int64_t tile = wide(rows) ? many : few;
-    return (rows + tile - 1) / tile;
-  }
-};
 
 template <int N>
 struct Number {

@@ -72,6 +72,21 @@ struct RowGroup {
 
 FLOVER_INLINE int64_t num_groups(int64_t rows, int64_t tile) { return (rows + tile - 1) / tile; }
 
+#if defined(FLOVER_AVX512)
+constexpr int WIDE = 2;
+#else
+constexpr int WIDE = 1;
+#endif
+
+// Rows of a tile: up to `few`. A block with `wide_from` rows of integers or more is in tiles of up to `many`, which
+// take WIDE panels at once: their numbers are read once for both, and more chains are under way.
+struct Tiling {
+  int64_t few, many = few, wide_from = INT64_MAX;
+
+  FLOVER_INLINE_MEMBER bool wide(int64_t rows) const { return WIDE > 1 && rows >= wide_from; }
+  FLOVER_INLINE_MEMBER int64_t groups(int64_t rows) const { return num_groups(rows, wide(rows) ? many : few); }
+};
+
 // Inputs that a tile takes at once: some whole segments, or a part of one.
 struct Piece {
   int64_t first, size;     // of the first segment, or of its part
@@ -367,7 +382,7 @@ constexpr int64_t MOST_TILE = 12;
 template <class Put>
 static void each_rounded_pair(Pool& pool, const Product& l, int64_t tile, Put&& put) {
   const int64_t in = l.like.in, steps = (in + 1) / 2;
-  over_groups(pool, l, {tile, tile, l.rows + 1}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
+  over_groups(pool, l, {tile}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
     uint16_t rounded[MOST_TILE][ROUNDED + 1];
     for (int64_t k = 0; k < in; k += ROUNDED) {
       const int64_t inputs = least(ROUNDED, in - k);
@@ -397,7 +412,7 @@ static void pack_floats(Pool& pool, const Product& l, int64_t tile, float* packe
     });
   const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in);
-  over_groups(pool, l, {tile, tile, l.rows + 1}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
+  over_groups(pool, l, {tile}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
     const float* x[FLOAT_TILE];
     for (int64_t r = 0; r < rows; r++) x[r] = l.input(first + r);
     float* out = packed + first * depth;

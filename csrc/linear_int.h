@@ -14,8 +14,10 @@ constexpr int64_t INT_TILE = 8;
 #else
 constexpr int64_t INT_TILE = 4;
 #endif
-constexpr Tiling INT8_TILING{INT_TILE, INT_TILE, INT_TILE + 1};
-constexpr Tiling INT4_TILING{INT_TILE, INT_TILE * 3 / 4, INT_TILE + 1};  // integers and floats share the registers
+// In tiles of int4 integers and floats share the registers.
+FLOVER_INLINE Tiling tiling_of(Format f) {
+  return {INT_TILE, f == Format::int4 ? INT_TILE * 3 / 4 : INT_TILE, INT_TILE + 1};
+}
 constexpr int64_t FEW = 4;  // rows whose int8 products take less time than memory
 
 // A block of int4: sums over its 32 inputs of q * x, exact, for R rows. Products of 4 bits with 8 bits leave room to
@@ -159,16 +161,15 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(integers + l.rows * (1 + blocks)) * 4));
   Quantized q{memory, reinterpret_cast<float*>(memory + integers), nullptr};
   if (blocks) q.block_sums = q.scales + l.rows;
-  over_groups(pool, l, w.format == Format::int4 ? INT4_TILING : INT8_TILING,
-              [&](const RowBlock&, int64_t first, int64_t rows, int worker) {
-                auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(depth, LANES) * 4));
-                for (int64_t r = 0; r < rows; r++) {
-                  const int64_t row = first + r;
-                  quantize_row(l.input(row), w, depth, rows, r, q.x + first * (depth / 4), flip,
-                               l.absmax ? l.absmax + l.place(row) : nullptr, rotated, q.scales + row,
-                               q.block_sums ? q.block_sums + row * blocks : nullptr);
-                }
-              });
+  over_groups(pool, l, tiling_of(w.format), [&](const RowBlock&, int64_t first, int64_t rows, int worker) {
+    auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(depth, LANES) * 4));
+    for (int64_t r = 0; r < rows; r++) {
+      const int64_t row = first + r;
+      quantize_row(l.input(row), w, depth, rows, r, q.x + first * (depth / 4), flip,
+                   l.absmax ? l.absmax + l.place(row) : nullptr, rotated, q.scales + row,
+                   q.block_sums ? q.block_sums + row * blocks : nullptr);
+    }
+  });
   return q;
 }
 
@@ -276,7 +277,7 @@ static void int_product(Pool& pool, const Product& l) {
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel), rows = block.rows;
-    const Tiling& tiling = four ? INT4_TILING : INT8_TILING;
+    const Tiling tiling = tiling_of(w.format);
     const int64_t groups = tiling.groups(rows), wide = tiling.wide(rows) ? WIDE : 1;
     auto* scratch = static_cast<float*>(pool.own_scratch(worker, (size_t)SUMS * sizeof(float)));
     const Sums sums{scratch, count * PANEL, PANEL};  // a tile takes all segments at once

@@ -38,6 +38,15 @@ FLOVER_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 FLOVER_INLINE int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 FLOVER_INLINE void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
 FLOVER_INLINE void prefetch_near(const void* p) { __builtin_prefetch(p, 0, 3); }  // into the first cache
+// One or two rows read panel after panel from front to back. Hardware looks ahead to the end of a page, which is enough
+// where a number is a byte; of smaller ones, which take longer to unpack, what comes two pages later is asked for.
+// Measured on Zen 5, one row: of 4 bits with superblocks 1.4 to 1.7 times as fast, of others 1.1 to 1.2; of bytes 0.8.
+template <int64_t BYTES>
+FLOVER_INLINE void fetch_two_pages_on(const uint8_t* p) {
+#pragma GCC unroll 8
+  for (int64_t i = 0; i < BYTES; i += 64) prefetch(p + 8192 + i);
+}
+
 // max(a, b) is a > b ? a : b and min(a, b) is a < b ? a : b: the second operand where one is not a number.
 
 #if defined(FLOVER_AVX512)
