@@ -18,7 +18,6 @@ from torch import Tensor
 
 from flover.errors import InvariantError
 from flover.ops import Experts, Group, Routing, Weight
-from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.fp8 import fp8_experts
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.linear import chain
@@ -26,7 +25,7 @@ from flover.ops.cuda.matrices import Matrix
 from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
-from flover.ops.cuda.routing import EXPERT_ROWS, pairs_of_tile, route_kernel
+from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile, route_kernel
 from flover.ops.cuda.tiles import MOST_REGISTERS, tile_of
 
 
@@ -40,18 +39,14 @@ def grouped_kernel(
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
     if first >= count:
         return
-    place = first + tl.arange(0, BLOCK_ROWS)
-    pair = tl.load(order + start + tl.minimum(place, count - 1)).to(tl.int64)
+    pair, real = pairs_at(order, start, count, first, BLOCK_ROWS)
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     kind: tl.constexpr = tl.pointer_type(x.dtype.element_ty)
     weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
-    own, real = pair // SHARING, place < count
     total, up_total = chain(
-        x, own, real, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
+        x, pair // SHARING, real, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
     )  # fmt: skip
-    bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else x
-    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
-    tl.store(y + pair[:, None] * outputs + out[None, :], total, real[:, None] & (out < outputs)[None, :])
+    finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
 
 @triton.jit
@@ -65,18 +60,14 @@ def quantized_grouped_kernel(
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
     if first >= count:
         return
-    place = first + tl.arange(0, BLOCK_ROWS)
-    pair = tl.load(order + start + tl.minimum(place, count - 1)).to(tl.int64)
+    pair, real = pairs_at(order, start, count, first, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     total, up_total = quantized_chain(
         x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, 0, units, FORMAT,
         RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
-    bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
-    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
-    inside = (place < count)[:, None] & (out < outputs)[None, :]
-    tl.store(y + pair[:, None] * outputs + out[None, :], total, inside)
+    finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.quantize import magnitude_bits
 from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
-from flover.ops.cuda.routing import EXPERT_ROWS, pairs_of_tile
+from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile
 
 GROUP = 128
 """Inputs of a token that share a scale."""
@@ -107,18 +107,14 @@ def fp8_grouped_kernel(
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
     if first >= count:
         return
-    place = first + tl.arange(0, BLOCK_ROWS)
-    pair = tl.load(order + start + tl.minimum(place, count - 1)).to(tl.int64)
+    pair, real = pairs_at(order, start, count, first, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     total, up_total = fp8_chain(
         x, scales, pair // SHARING, rows, weight, scales_at, out, outputs, stride, steps, width, GATED, GROUP, STEP,
         BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
-    bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else scales
-    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
-    inside = (place < count)[:, None] & (out < outputs)[None, :]
-    tl.store(y + pair[:, None] * outputs + out[None, :], total, inside)
+    finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
 
 def fp8_rows(x: Tensor, width: int) -> tuple[Tensor, Tensor]:

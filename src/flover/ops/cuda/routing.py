@@ -1,4 +1,4 @@
-"""Which experts a token goes to, and which pairs of token and expert a program has."""
+"""Which experts a token goes to; which pairs of token and expert a program has, and where their results go."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import triton
 import triton.language as tl
 
 from flover.ops.cuda.attention_parts import row_of_tile
+from flover.ops.cuda.epilogue import finish
 
 EXPERT_ROWS = 16
 """Pairs of token and expert in a tile."""
@@ -39,3 +40,22 @@ def pairs_of_tile(starts, tile, experts, BLOCK_ROWS: tl.constexpr):
     expert = row_of_tile(starts, tile, experts, BLOCK_ROWS)
     start = tl.load(starts + expert)
     return expert, start, tl.load(starts + expert + 1) - start, (tile - (start // BLOCK_ROWS + expert)) * BLOCK_ROWS
+
+
+@triton.jit
+def pairs_at(order, start, count, first, BLOCK_ROWS: tl.constexpr):
+    """The pairs of a tile, and which of its places have one: of `count` that start there, those from `first` on."""
+    place = first + tl.arange(0, BLOCK_ROWS)
+    return tl.load(order + start + tl.minimum(place, count - 1)).to(tl.int64), place < count
+
+
+@triton.jit
+def finish_pairs(
+    total, up_total, biases, expert, y, pair, real, out, outputs, KIND: tl.constexpr, GATED: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):  # fmt: skip
+    """What comes behind the sums of pairs of one expert, and their rows of y [pairs, outputs]; `real` places have one.
+    `biases` are addresses."""
+    bias = tl.load(biases + expert).to(tl.pointer_type(tl.float32)) if HAS_BIAS else y
+    total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
+    tl.store(y + pair[:, None] * outputs + out[None, :], total, real[:, None] & (out < outputs)[None, :])
