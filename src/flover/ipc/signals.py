@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""They reach every process of a terminal or a service. The server decides what they mean, and its other processes have
+to live on while open requests finish."""
+
 
 def leave_to_the_server() -> None:
-    """Ignore them. Signals for the terminal or the service reach every process of it. The server decides what they
-    mean, and its other processes have to live on while open requests finish."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    """Ignore them."""
+    for number in ENDING:
         signal.signal(number, signal.SIG_IGN)

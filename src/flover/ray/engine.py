@@ -30,6 +30,7 @@ from flover.config import EngineConfig, keep_ray_quiet, read_environment
 from flover.errors import ConfigError, EngineError
 from flover.ipc import wire
 from flover.ipc.messages import Failed, Start
+from flover.ipc.signals import ENDING
 from flover.parallel.frames import Join
 from flover.ray.rank_actor import RankActor
 
@@ -201,7 +202,7 @@ def _first_line(error: Exception) -> str:
 def _ignore_signals() -> None:
     """The server decides what they mean. Ray has a handler of its own, and started processes would inherit that they
     are ignored."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, lambda number, frame: None)
 
 

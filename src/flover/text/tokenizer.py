@@ -106,13 +106,14 @@ class Tokenizer:
         """The bytes of a token inside a text; empty for an unknown id."""
         known = self._token_bytes.get(token_id)
         if known is None:
-            token = self.token_name(token_id)
-            known = b"" if token is None else self._bytes_of(token_id, token)
-            self._token_bytes[token_id] = known
+            known = self._token_bytes[token_id] = self._bytes_of(token_id)
         return known
 
-    def _bytes_of(self, token_id: int, token: str) -> bytes:
+    def _bytes_of(self, token_id: int) -> bytes:
         """The bytes of a token: of an added token of a byte-level tokenizer its text, of others by the rule."""
+        token = self.token_name(token_id)
+        if token is None:
+            return b""
         if self._rule.byte_level and token_id in self._added:
             return token.encode(errors="replace")
         return self._rule.token_bytes(token)
@@ -188,10 +189,8 @@ class Tokenizer:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """What structured outputs are applied to. To make it of 150,000 tokens takes half a second."""
-        names = ((token, self.token_name(token)) for token in range(self.vocab_size))
         # Not by `token_bytes`, which would keep them all a second time.
-        known = [b"" if name is None else self._bytes_of(token, name) for token, name in names]
-        return Vocabulary(known, sorted(self._special_ids))
+        return Vocabulary([self._bytes_of(token) for token in range(self.vocab_size)], sorted(self._special_ids))
 
     @cached_property
     def longest_token_len(self) -> int:

@@ -1,7 +1,8 @@
 """What also binds a greedy row: masks of grammars, allowed and banned tokens, bias, penalties.
 
-Each function writes in place, only to the rows that ask for it, and one after another in vLLM's order; `logits`
-must be a contiguous copy that the caller may change. A row is a position in `logits` and in `rows`.
+All but the masks, which the search for the largest logit applies, are written in place, only to the rows that ask for
+it, and one after another in vLLM's order; `logits` must be a contiguous copy that the caller may change. A row is a
+position in `logits` and in `rows`.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ def edit_logits(logits: Array, rows: RowView, features: Array) -> None:
         _penalize(logits, rows, np.flatnonzero(features & Feature.PENALTIES))
 
 
-def masks_of(rows: RowView, features: Array, vocab_size: int) -> Array | None:
-    """The masks uint32 [R, ceil(V / 32)] of the rows' grammars, all ones where a row has none; None if none has."""
-    asking = np.flatnonzero(features & Feature.GRAMMAR)
+def masks_of(rows: RowView, masked: Array, vocab_size: int) -> Array | None:
+    """The masks uint32 [R, ceil(V / 32)] of the grammars of those rows that are `masked` [R], all ones in the others;
+    None if no row is."""
+    asking = np.flatnonzero(masked)
     if not len(asking):
         return None
-    masks = np.empty((len(features), -(-vocab_size // 32)), dtype=np.uint32)
-    if len(asking) < len(features):
+    masks = np.empty((len(masked), -(-vocab_size // 32)), dtype=np.uint32)
+    if len(asking) < len(masked):
         masks.fill(0xFFFFFFFF)
     for place, state in zip(asking.tolist(), rows.select(asking)["grammar"], strict=True):
         masks[place] = state.words()

@@ -29,8 +29,7 @@ NO_TOKEN = -1
 
 _NOT_A_NUMBER = "the model's logits are not finite numbers"
 _NONE_ALLOWED = "no token is left to choose: the request's masks, bans and biases exclude all of them"
-_CHANGES = Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
-EDITS = Feature.GRAMMAR | _CHANGES
+EDITS = Feature.GRAMMAR | Feature.ALLOWED | Feature.BAD_WORDS | Feature.MIN_TOKENS | Feature.BIAS | Feature.PENALTIES
 _ROWS_AT_ONCE = 8
 """At least so many rows are changed together: threads share them."""
 
@@ -49,8 +48,8 @@ def sample(logits: HostArray, rows: RowView, ops: Ops) -> Sampled:
     logits[s]."""
     features = rows["features"]
     # A mask's row is changed where it is, unless its log-probabilities or other changes need it as it was.
-    in_place = (features & Feature.GRAMMAR != 0) & (features & (_CHANGES | Feature.LOGPROBS) == 0)
-    best, ids = ops.argmax(logits, masks_of(rows, np.where(in_place, features, 0), logits.shape[1]))
+    in_place = features & (EDITS | Feature.LOGPROBS) == Feature.GRAMMAR
+    best, ids = ops.argmax(logits, masks_of(rows, in_place, logits.shape[1]))
     sampled = Sampled(ids)
     tell_errors(sampled, best, rows)
     if not features.any():
@@ -80,7 +79,7 @@ def _choose_edited(logits: HostArray, rows: RowView, places: Array, sampled: Sam
     `sampled`."""
     features = rows["features"]
     edit_logits(logits, rows, features)
-    best, ids = ops.argmax(logits, masks_of(rows, features, logits.shape[1]))
+    best, ids = ops.argmax(logits, masks_of(rows, features & Feature.GRAMMAR != 0, logits.shape[1]))
     sampled.token_ids[places] = ids
     tell_errors(sampled, best, rows, places)
     random = np.flatnonzero(np.isfinite(best) & (features & Feature.RANDOM != 0))
