@@ -254,6 +254,23 @@ def test_ctrl_c_takes_effect_between_two_iterations(tokenizer: Tokenizer) -> Non
         signal.signal(signal.SIGINT, before)
 
 
+def test_ctrl_c_that_the_caller_handles_does_not_end_a_call(tokenizer: Tokenizer) -> None:
+    class Interrupted(FakeEngine):
+        def step(self) -> list[Any]:
+            if self.num_steps == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                assert not handled
+            return super().step()
+
+    handled: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: handled.append(number))
+    try:
+        assert texts(LLM.from_engine(Interrupted(), tokenizer).generate("c", SamplingParams(max_tokens=5))) == ["ccccc"]
+        assert handled == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_engine_that_forgets_a_request_is_noticed(tokenizer: Tokenizer) -> None:
     class Forgetful(FakeEngine):
         def submit(self, request: Any) -> None:

@@ -10,7 +10,7 @@ from types import TracebackType
 
 from flover.config import EngineConfig, one_engine
 from flover.errors import ConfigError, EngineError, ModelError
-from flover.llm.batch import deferred_interrupt, run_requests
+from flover.llm.batch import run_requests
 from flover.model.locate import locate_model
 from flover.request import FinishReason, SamplingParams
 from flover.service.build import build_engine
@@ -85,8 +85,5 @@ class LocalModel:
             raise ModelError("the model has no chat template; use flover generate")
         template = ChatTemplate(self.tokenizer.chat_template, special_tokens=self.tokenizer.special_tokens)
         prompt = template.render(list(messages))
-        with deferred_interrupt() as interrupted:
-            for _, _, piece in self.generate([prompt], params, add_special_tokens=False):
-                yield piece.text, len(piece.token_ids)
-                if interrupted.is_set():
-                    raise KeyboardInterrupt
+        for _, _, piece in self.generate([prompt], params, add_special_tokens=False):
+            yield piece.text, len(piece.token_ids)

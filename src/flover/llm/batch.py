@@ -6,8 +6,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Protocol
 
 from flover.engine.stats import EngineStats
@@ -39,34 +38,38 @@ def run_requests(
     engine: RunsRequests, requests: Sequence[Request], texts: TextStreams
 ) -> Generator[list[tuple[Delta, TextPiece]], None, None]:
     """Submit requests, whose streams `texts` holds, and run them to their ends. Gives, after each iteration, its deltas
-    and what they add to the texts. Left early, what has not ended is cancelled.
+    and what they add to the texts. Left early, what has not ended is cancelled. Ctrl-C takes effect between iterations.
 
     Raises `EngineDeadError` if the engine cannot go on, `InvariantError` if it has lost a request.
     """
-    try:
-        for request in requests:
-            if request.params.structured_outputs is not None and texts.tokenizer is not None:
-                engine.submit(request, texts.tokenizer.vocabulary)
-            else:
-                engine.submit(request)
-        while texts:
-            deltas = engine.step()
-            if not deltas and not engine.has_work:
-                raise InvariantError(f"the engine is idle, but {len(texts)} sequences have not ended")
-            yield [(delta, texts.feed(stream, delta)) for delta in deltas if (stream := texts.find(delta)) is not None]
-    finally:
-        for request_id, index in texts:
-            engine.cancel(request_id, index)
-        with contextlib.suppress(FloverError):
-            while engine.has_work:  # cancelled sequences leave at the next iteration
-                engine.step()
+    with deferred_interrupt() as handle_interrupt:
+        try:
+            for request in requests:
+                if request.params.structured_outputs is not None and texts.tokenizer is not None:
+                    engine.submit(request, texts.tokenizer.vocabulary)
+                else:
+                    engine.submit(request)
+            while texts:
+                handle_interrupt()
+                deltas = engine.step()
+                if not deltas and not engine.has_work:
+                    raise InvariantError(f"the engine is idle, but {len(texts)} sequences have not ended")
+                yield [
+                    (delta, texts.feed(stream, delta)) for delta in deltas if (stream := texts.find(delta)) is not None
+                ]
+        finally:
+            for request_id, index in texts:
+                engine.cancel(request_id, index)
+            with contextlib.suppress(FloverError):
+                while engine.has_work:  # cancelled sequences leave at the next iteration
+                    engine.step()
 
 
 def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], texts: TextStreams, bar: GenerationBar) -> None:
-    """Run all requests to their ends. Ctrl-C takes effect between two iterations."""
+    """Run all requests to their ends."""
     by_id = {builder.request.id: builder for builder in builders}
     iterations = run_requests(engine, [builder.request for builder in builders], texts)
-    with bar, deferred_interrupt() as interrupted, contextlib.closing(iterations):
+    with bar, contextlib.closing(iterations):
         for deltas in iterations:
             now = time.perf_counter()
             for delta, piece in deltas:
@@ -74,29 +77,29 @@ def run_batch(engine: RunsRequests, builders: Sequence[OutputBuilder], texts: Te
                 builder.note(delta, piece, now)
                 bar.finished += builder.finished
             bar.advance(now, sum(len(delta.token_ids) for delta, _ in deltas))
-            if interrupted.is_set():
-                break
-    if interrupted.is_set():
-        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
-def deferred_interrupt() -> Iterator[threading.Event]:
-    """Ctrl-C sets an event instead of breaking into an iteration, where it would leave half-done work behind.
+def deferred_interrupt() -> Iterator[Callable[[], None]]:
+    """Ctrl-C is handled when the function it gives is called, and at the end. Inside an iteration an exception would
+    leave half-done work behind, or get lost: native code may drop it.
 
-    Only in the main thread, and only where Python's own handler is in place.
+    Only in the main thread, and only where a handler in Python is in place.
     """
-    interrupted = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield interrupted
+    handler = signal.getsignal(signal.SIGINT)
+    arrived = threading.Event()
+
+    def handle() -> None:
+        if arrived.is_set() and callable(handler):
+            arrived.clear()
+            handler(signal.SIGINT, None)
+
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield handle
         return
-
-    def note(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-
-    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGINT, lambda number, frame: arrived.set())
     try:
-        yield interrupted
+        yield handle
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, handler)
+        handle()
