@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, from_args
+from flover.cli.interrupt import native_imports
 from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser
 from flover.cli.sampling import add_sampling, sampling_from
@@ -63,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
 @contextmanager
 def _local(args: argparse.Namespace) -> Iterator[Answer]:
     config = fetch_first(from_args(args, EngineConfig))
-    from flover.cli.local import LocalModel
+    with native_imports():
+        from flover.cli.local import LocalModel
     from flover.progress import loading_bar
 
     with loading_bar(config.model) as progress:

@@ -7,6 +7,7 @@ import platform
 from typing import Any
 
 from flover.cli.flags import add_settings, from_args
+from flover.cli.interrupt import native_imports
 from flover.cli.models import add_model, resolve_model
 from flover.config import EngineConfig, ServerConfig
 
@@ -44,8 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
     from flover.bench.machine import cpu_facts, memory_facts, package_version
     from flover.cli.fits import find_device_fit, gib
-    from flover.executor.detect import local_platforms, resolve_device
-    from flover.ops.cpu import instruction_sets
+
+    with native_imports():
+        from flover.executor.detect import local_platforms, resolve_device
+        from flover.ops.cpu import instruction_sets
 
     resolve_model(args)
     config = resolve_device(from_args(args, EngineConfig))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flover.cli.flags import add_settings, count, from_args
+from flover.cli.interrupt import native_imports
 from flover.cli.models import add_model, fetch_first, resolve_model
 from flover.cli.parser import Parser, shorten
 from flover.cli.sampling import add_sampling, add_structured_outputs, sampling_from
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_from(args, n=args.n, structured_outputs=args.structured_outputs)
     prompts = [text for texts in args.prompt or [] for text in texts] or [_read_stdin(args.model_argument)]
     config = fetch_first(from_args(args, EngineConfig))
-    from flover.cli.local import LocalModel
+    with native_imports():
+        from flover.cli.local import LocalModel
     from flover.progress import loading_bar
 
     with loading_bar(config.model) as progress:

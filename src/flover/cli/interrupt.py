@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import _frozen_importlib
+import contextlib
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
@@ -14,30 +15,32 @@ INTERRUPTED = 130
 
 
 def end_at_once() -> None:
-    """Until `raise_from_here`, Ctrl-C ends the process: an exception inside an import can get lost, become another, or
-    abort native code. Where the signal is ignored or handled already, nothing changes."""
-    if signal.getsignal(signal.SIGINT) in (signal.default_int_handler, _raise):
+    """Until `raise_from_here`, Ctrl-C ends the process: an exception inside an import can get lost, or become another.
+    Where the signal is ignored or handled already, nothing changes."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 def raise_from_here() -> None:
-    """Ctrl-C raises `KeyboardInterrupt`, and ends the process where that would be dropped: in an import, in a callback,
-    in a finalizer. Nothing changes unless `end_at_once` was called."""
+    """Ctrl-C raises `KeyboardInterrupt`, and ends the process where Python would drop that: in a callback, in a
+    finalizer. Nothing changes unless `end_at_once` was called."""
     if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, _raise)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         sys.unraisablehook = _end_if_interrupted
+
+
+@contextlib.contextmanager
+def native_imports() -> Iterator[None]:
+    """Imports of native code, which drops an exception or is aborted by it: inside, Ctrl-C ends the process."""
+    end_at_once()
+    try:
+        yield
+    finally:
+        raise_from_here()
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     os._exit(INTERRUPTED)
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    while frame is not None:
-        if frame.f_globals is vars(_frozen_importlib):
-            _end(number, frame)
-        frame = frame.f_back
-    raise KeyboardInterrupt
 
 
 def _end_if_interrupted(dropped: Any) -> None:

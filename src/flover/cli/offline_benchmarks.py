@@ -11,6 +11,7 @@ from flover.bench.serving.choose import Data, choose_dataset
 from flover.bench.serving.offline_options import LatencyOptions
 from flover.cli.files import check_output
 from flover.cli.flags import add_settings, from_args, given
+from flover.cli.interrupt import native_imports
 from flover.cli.models import add_model, resolve_model
 from flover.cli.serving_options import add_dataset_flags, command, given_for_datasets
 from flover.cli.vllm_flags import add_vllm_flags
@@ -58,9 +59,10 @@ def add_throughput(kinds: Any) -> None:
 def _run_latency(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from flover.bench.serving.offline import measure_latency
-    from flover.bench.serving.offline_report import latency_table
-    from flover.llm.llm import LLM
+    with native_imports():
+        from flover.bench.serving.offline import measure_latency
+        from flover.bench.serving.offline_report import latency_table
+        from flover.llm.llm import LLM
 
     resolve_model(args)
     options = from_args(args, LatencyOptions)
@@ -97,10 +99,12 @@ def _run_throughput(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flover.bench.serving.fit import check_lengths, fit_lengths
-    from flover.bench.serving.offline import measure_throughput
-    from flover.bench.serving.offline_report import throughput_table
-    from flover.bench.serving.prepare import draw_samples, load_tokenizer
-    from flover.llm.llm import LLM
+
+    with native_imports():
+        from flover.bench.serving.offline import measure_throughput
+        from flover.bench.serving.offline_report import throughput_table
+        from flover.bench.serving.prepare import draw_samples, load_tokenizer
+        from flover.llm.llm import LLM
 
     resolve_model(args)
     check_output("--output-json", args.output_json)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, given
+from flover.cli.interrupt import native_imports
 from flover.config import EngineConfig
 from flover.errors import ConfigError
 from flover.progress import counting_bar, loading_bar
@@ -43,8 +44,9 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Replay and print the comparison; 0 if all was equal, 1 if not."""
-    from flover.observe.record_reader import read_record
-    from flover.observe.replay import replay
+    with native_imports():
+        from flover.observe.record_reader import read_record
+        from flover.observe.replay import replay
 
     path = _record_path(args.file)
     record = read_record(path)
@@ -101,8 +103,9 @@ def _executor(args: argparse.Namespace, config: EngineConfig, head: Head) -> Exe
         from flover.observe.replay import RecordedExecutor
 
         return RecordedExecutor(head.facts)
-    from flover.executor.background import overlapping
-    from flover.executor.load import load_device
+    with native_imports():
+        from flover.executor.background import overlapping
+        from flover.executor.load import load_device
 
     with loading_bar(config.model) as progress:
         executor = load_device(config, progress)

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flover.cli.flags import add_settings, from_args, given
+from flover.cli.interrupt import native_imports
 from flover.cli.models import add_model, resolve_model
 from flover.cli.parser import Parser
 from flover.cli.terminal import command_line
@@ -69,9 +70,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the matrix, print it and one JSON line; 0 if all cells are equal, 1 if not."""
     from rich.console import Console
 
-    from flover.executor.detect import resolve_device
-    from flover.ops.cpu import instruction_sets
-    from flover.selftest.invariance import restricted, without_ranks
+    with native_imports():
+        from flover.executor.detect import resolve_device
+        from flover.ops.cpu import instruction_sets
+        from flover.selftest.invariance import restricted, without_ranks
     from flover.selftest.report import json_line, legend, matrix
 
     resolve_model(args)
