@@ -89,6 +89,27 @@ def test_pages_get_what_weights_leave_of_the_utilization(checkpoint: Path) -> No
         EngineConfig(gpu_memory_utilization=1.1)
 
 
+def test_pages_leave_room_for_activations_that_the_rest_of_the_memory_has_none_for(checkpoint: Path) -> None:
+    def planned(tokens: int) -> tuple[int, int, int]:
+        many: dict[str, Any] = {"max_num_seqs": 1024, "max_num_batched_tokens": tokens, "enforce_eager": True}
+        config = EngineConfig(model=str(checkpoint), device="cuda", **many)
+        machine = CudaPlatform(config, dataclasses.replace(FAKE, free_bytes=2**27)).machine()
+        described = describe_model(config, Shard(0, 1))
+        free = machine.available_bytes - described.weight_bytes - described.plan(machine, 1).pool.total_bytes
+        return free, described.activation_bytes, machine.spare_bytes
+
+    free, activations, spare = planned(2048)
+    assert activations < spare == 2**29 - int(0.9 * 2**29)
+    assert free < 2**20
+    free, activations, spare = planned(2**15)
+    assert activations - spare <= free < activations - spare + 2**20
+    assert activations > spare
+    with pytest.raises(
+        ConfigError, match=r"an iteration of 1048576 tokens needs [\d,]+ MiB, and .* of a GPU that is not"
+    ):
+        planned(2**20)
+
+
 @pytest.mark.parametrize(("fails_at", "message"), [(0, "weights do not fit into"), (10**5, "no memory for")])
 def test_memory_that_is_gone_when_it_is_taken_is_said_in_a_line(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int, message: str

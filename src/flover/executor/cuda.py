@@ -91,11 +91,13 @@ class CudaPlatform:
         return f"cuda: {gpu.name}, compute capability {capability}, {memory}, {free} available"
 
     def machine(self) -> Machine:
-        """The memory that --gpu-memory-utilization leaves, of which pages may take all that weights do not."""
+        """The memory that --gpu-memory-utilization leaves, of which pages may take all that weights do not, and what is
+        outside of it for activations."""
         gpu, share = self.gpu, self._config.gpu_memory_utilization
         available = max(0, int(share * gpu.total_bytes) - (gpu.total_bytes - gpu.free_bytes))
         where = f"what --gpu-memory-utilization {share:g} leaves of {gpu.name}'s memory"
-        return Machine(usable_cores(), available, pool_share=1.0, memory=where, own_memory=True)
+        spare = gpu.total_bytes - int(share * gpu.total_bytes)
+        return Machine(usable_cores(), available, pool_share=1.0, memory=where, own_memory=True, spare_bytes=spare)
 
     def check(self, described: Description) -> None:
         """Adapters."""

@@ -11,7 +11,8 @@ from pathlib import Path
 class Machine:
     """What the processes of one server share: cores, bytes of memory before any of them reads weights, bytes of the
     last level of caches (0: unknown), the part of the memory beside the weights that pages may take unless a size is
-    asked for, and what messages call the memory. With `own_memory` each process has as much for itself: on GPUs."""
+    asked for, and what messages call the memory. With `own_memory` each process has as much for itself: on GPUs, where
+    activations have `spare_bytes` beside it."""
 
     cores: int
     available_bytes: int
@@ -19,6 +20,7 @@ class Machine:
     pool_share: float = 0.5
     memory: str = "this machine's memory"
     own_memory: bool = False
+    spare_bytes: int = 0
 
 
 def read_machine(*, with_siblings: bool = False) -> Machine:

@@ -111,10 +111,11 @@ class Description:
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes that the longest iteration takes beside weights and pages; on a GPU the pool's share leaves room."""
-        if self.settings.device == "cuda":
-            return 0
-        return activation_bytes(self.own, self.formats, self.settings.max_num_batched_tokens)
+        """Bytes that the longest iteration takes beside weights and pages, nearly; on a GPU with all rows' logits, and
+        what sampling makes of them."""
+        settings = self.settings
+        logits = 2 * settings.max_num_seqs * self.config.vocab_size * 4 if settings.device == "cuda" else 0
+        return activation_bytes(self.own, self.formats, settings.max_num_batched_tokens) + logits
 
     def plan(self, machine: Machine, num_processes: int) -> ProcessPlan:
         """Threads and pool of one of the `num_processes` processes that share `machine`, before they read weights.
@@ -136,14 +137,16 @@ class Description:
         if self.draft is not None:
             self.draft.check_weights(left, f"{machine.memory} beside those of the model that it drafts for")
             left -= self.draft.weight_bytes
-        if self.activation_bytes > left:
+        activations = max(0, self.activation_bytes - machine.spare_bytes)
+        if activations > left:
+            spare = f" and the {machine.spare_bytes / 2**20:,.0f} MiB outside of it" if machine.spare_bytes else ""
             raise ConfigError(
                 f"an iteration of {self.settings.max_num_batched_tokens} tokens needs "
-                f"{self.activation_bytes / 2**20:,.0f} MiB, and {left / 2**20:,.0f} MiB of {machine.memory} are left "
-                "beside the weights: lower --max-num-batched-tokens"
+                f"{self.activation_bytes / 2**20:,.0f} MiB, and {left / 2**20:,.0f} MiB of {machine.memory}{spare} are "
+                "left beside the weights: lower --max-num-batched-tokens"
             )
         threads = compute_threads(self.settings.num_threads, num_processes, machine.cores)
-        return ProcessPlan(threads, self.pool(left - self.activation_bytes, machine.pool_share))
+        return ProcessPlan(threads, self.pool(left - activations, machine.pool_share))
 
     def check_weights(self, available_bytes: int, memory: str = "this machine's memory") -> None:
         """Raises `ModelError` if the weights alone are more than what is available of `memory`."""
