@@ -86,11 +86,16 @@ def test_two_gpus_verify_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert ranks.nccl[0].seen == ranks.nccl[1].seen
 
 
-@pytest.mark.parametrize("stored", ["float32", "int8", "Q4_0"])
-def test_two_gpus_have_the_bits_of_one(stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("family", "stored"),
+    [("llama", "float32"), ("llama", "int8"), ("llama", "Q4_0"), ("gpt_oss", "float32"), ("mixtral", "int8")],
+)
+def test_two_gpus_have_the_bits_of_one(
+    family: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With --batch-invariant tokens and log-probabilities of a crowd with preemption and a cancellation are those of
     each request alone on one GPU, to the last bit. Sums of eight, two and four segments; captured forwards."""
-    checkpoint = make_checkpoint(tmp_path / "model", "llama", **WIDE)
+    checkpoint = make_checkpoint(tmp_path / "model", family, **WIDE)
     settings = {**SMALL, "max_num_seqs": 3, "block_size": 4, "async_scheduling": True, "batch_invariant": True}
     if stored == "Q4_0":
         checkpoint = write_gguf(checkpoint, tmp_path / "model.gguf", "llama", stored)

@@ -1,7 +1,8 @@
 """Mixtures of experts as grouped products: tokens are sorted by expert on the device, which the host never asks about.
 
 A tile takes tokens of one expert, and always the same number of rows, so what a token gets is one chain over the inputs
-whatever other tokens the expert has.
+whatever other tokens the expert has. Where the order of sums is that of any number of ranks, it is a tree of them
+(`tree.py`), and ranks add what each expert gives before it is weighted.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ from flover.errors import InvariantError
 from flover.ops import Experts, Group, Routing, Weight
 from flover.ops.cuda.fp8 import fp8_experts
 from flover.ops.cuda.launch import OPTIONS, power_of_two
-from flover.ops.cuda.linear import chain
+from flover.ops.cuda.linear import chains
 from flover.ops.cuda.matrices import Matrix
 from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
+from flover.ops.cuda.quantized_linear import pieces_of, quantized_chains
 from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile, route_kernel
 from flover.ops.cuda.tiles import MOST_REGISTERS, tile_of
 
 
 @triton.jit
 def grouped_kernel(
-    x, matrices, biases, order, starts, y, experts, outputs, inputs,
-    SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
+    x, matrices, biases, order, starts, y, experts, outputs, inputs, length,
+    SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, SEGMENTS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have a row of x."""
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
@@ -43,8 +44,8 @@ def grouped_kernel(
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     kind: tl.constexpr = tl.pointer_type(x.dtype.element_ty)
     weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
-    total, up_total = chain(
-        x, pair // SHARING, real, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
+    total, up_total = chains(
+        x, pair // SHARING, real, weight, out, outputs, inputs, length, SEGMENTS, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
     )  # fmt: skip
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
@@ -54,7 +55,7 @@ def quantized_grouped_kernel(
     x, scales, shares, matrices, at, biases, order, starts, y, rows, experts, outputs, stride, units, inputs,
     FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, SHARING: tl.constexpr,
     KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, UNITS: tl.constexpr, STAGES: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    SEGMENTS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """The same with quantized matrices; x has so many rows, in integers."""
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
@@ -63,8 +64,8 @@ def quantized_grouped_kernel(
     pair, real = pairs_at(order, start, count, first, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
-    total, up_total = quantized_chain(
-        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, 0, units, FORMAT,
+    total, up_total = quantized_chains(
+        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, SEGMENTS, FORMAT,
         RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
@@ -81,8 +82,11 @@ def order_kernel(x, ids, orders, y, size, SHARING: tl.constexpr, BLOCK: tl.const
 
 
 @triton.jit
-def weighted_sum_kernel(x, weights, y, size, CHOSEN: tl.constexpr, BLOCK: tl.constexpr):
-    """What the experts of one token gave it, times their weights, added in the order of their scores."""
+def weighted_sum_kernel(
+    x, ids, biases, weights, y, size, HAS_BIAS: tl.constexpr, CHOSEN: tl.constexpr, BLOCK: tl.constexpr
+):
+    """What the experts of one token gave it, and their biases (addresses), times their weights, added in the order of
+    their scores."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < size
@@ -90,6 +94,9 @@ def weighted_sum_kernel(x, weights, y, size, CHOSEN: tl.constexpr, BLOCK: tl.con
     for place in tl.static_range(CHOSEN):
         pair = token * CHOSEN + place
         value = tl.load(x + pair * size + column, inside, other=0.0).to(tl.float32)
+        if HAS_BIAS:
+            bias = tl.load(biases + tl.load(ids + pair)).to(tl.pointer_type(tl.float32))
+            value += tl.load(bias + column, inside, other=0.0)
         total = tl.fma(value, tl.broadcast_to(tl.load(weights + pair), [BLOCK]), total)
     tl.store(y + token * size + column, total, inside)
 
@@ -108,8 +115,9 @@ class _Matrices:
 class ExpertOps:
     """The experts of a model, whose addresses are copied to the device when they are first used."""
 
-    def __init__(self, group: Group) -> None:
-        self._group = group
+    def __init__(self, group: Group, batch_invariant: bool) -> None:
+        """`batch_invariant`: the sums over inputs that ranks share are in one order for any number of them."""
+        self._group, self._batch_invariant = group, batch_invariant
         self._known: dict[int, tuple[Experts, _Matrices, _Matrices]] = {}
 
     def __call__(self, x: Rows, scores: Tensor, experts: Experts, routing: Routing, kind: str) -> Tensor:
@@ -134,17 +142,27 @@ class ExpertOps:
         inner: Rows = _grouped(x, up, flat, order, starts, chosen, kind)
         if down.like.part is not None and isinstance(down.like, QuantizedWeight):
             inner = activations_of_all(inner, down.like, self._group)
-        outer = _grouped(inner, down, flat, order, starts, 1, None)
-        grid = (rows, triton.cdiv(y.shape[1], 1024))
-        weighted_sum_kernel[grid](outer, weights, y, y.shape[1], chosen, 1024, num_warps=4, **OPTIONS)
-        if down.like.part is not None:
+        in_order = self._in_order(down.like)
+        outer = _grouped(inner, down, flat, order, starts, 1, None, down.like.segments if in_order else None)
+        if in_order and down.like.part is not None:
+            self._group.all_reduce("sum", outer)
+        grid, biases = (rows, triton.cdiv(y.shape[1], 1024)), down.biases if in_order else None
+        weighted_sum_kernel[grid](
+            outer, flat, biases, weights, y, y.shape[1], biases is not None, chosen, 1024, num_warps=4, **OPTIONS
+        )
+        if not in_order and down.like.part is not None:
             self._group.all_reduce("sum", y)
         return y
+
+    def _in_order(self, down: Matrix) -> bool:
+        """Sums are trees. With activations in FP8 they are not."""
+        return self._batch_invariant and not (isinstance(down, QuantizedWeight) and down.fp8_activations)
 
     def _matrices_of(self, experts: Experts) -> tuple[_Matrices, _Matrices]:
         found = self._known.get(id(experts))
         if found is None:
-            last_bias = experts.down_bias if self._group.rank == 0 else ()  # added once
+            once = self._group.rank == 0 or self._in_order(cast(Matrix, experts.down[0]))
+            last_bias = experts.down_bias if once else ()
             both = _addresses(experts.up, experts.up_bias), _addresses(experts.down, last_bias)
             found = self._known[id(experts)] = (experts, *both)
         return found[1:]
@@ -186,37 +204,48 @@ def _in_order(x: Tensor, orders: Tensor, ids: Tensor, sharing: int) -> Tensor:
 
 
 def _grouped(
-    x: Rows, experts: _Matrices, ids: Tensor, order: Tensor, starts: Tensor, sharing: int, kind: str | None
+    x: Rows,
+    experts: _Matrices,
+    ids: Tensor,
+    order: Tensor,
+    starts: Tensor,
+    sharing: int,
+    kind: str | None,
+    segments: int | None = None,
 ) -> Tensor:
-    """[pairs, outputs] of every pair of token and expert, in the order of tokens."""
+    """[pairs, outputs] of every pair of token and expert, in the order of tokens. With `segments` a tree over so many
+    of this rank's inputs, in float32, without the bias."""
     if experts.orders is not None:
         x, sharing = _in_order(floats_of(x), experts.orders, ids, sharing), 1
     pairs, count, like = len(order), len(starts) - 1, experts.like
     outputs = like.shape[0] // (2 if like.gated else 1)
-    y = torch.empty((pairs, outputs), dtype=x.dtype, device=order.device)
+    y = torch.empty((pairs, outputs), dtype=x.dtype if segments is None else torch.float32, device=order.device)
+    biases = experts.biases if segments is None else None
     if isinstance(like, QuantizedWeight) and like.fp8_activations:
         addresses = experts.matrices, experts.biases
         fp8_experts(floats_of(x), like, addresses, (order, starts), sharing, kind, y)
         return y
     if isinstance(like, QuantizedWeight):
-        _grouped_quantized(x, experts, like, order, starts, sharing, kind, y)
+        _grouped_quantized(x, (experts.matrices, biases), like, order, starts, sharing, kind, y, segments or 1)
         return y
     x = floats_of(x)
     block_out = 64 if like.gated else 128
     grouped_kernel[(triton.cdiv(outputs, block_out), pairs // EXPERT_ROWS + count)](
         x,
         experts.matrices,
-        experts.biases,
+        biases,
         order,
         starts,
         y,
         count,
         outputs,
         like.shape[1],
+        like.shape[1] // (segments or 1),
         SHARING=sharing,
         KIND=kind or "none",
         GATED=like.gated,
-        HAS_BIAS=experts.biases is not None,
+        HAS_BIAS=biases is not None,
+        SEGMENTS=segments or 1,
         BLOCK_ROWS=EXPERT_ROWS,
         BLOCK_OUT=block_out,
         BLOCK_IN=64 if x.element_size() == 2 else 32,
@@ -229,18 +258,20 @@ def _grouped(
 
 def _grouped_quantized(
     x: Rows,
-    experts: _Matrices,
+    addresses: tuple[Tensor, Tensor | None],
     like: QuantizedWeight,
     order: Tensor,
     starts: Tensor,
     sharing: int,
     kind: str | None,
     y: Tensor,
+    segments: int,
 ) -> None:
-    own, tile, form = activations_of(x, like), tile_of(like, EXPERT_ROWS), like.kind
+    (matrices, biases), form = addresses, like.kind
+    own, tile = activations_of(x, like), tile_of(like, EXPERT_ROWS, segments=segments)
     (pairs, outputs), count = y.shape, len(starts) - 1
     quantized_grouped_kernel[(triton.cdiv(outputs, tile.outputs), pairs // EXPERT_ROWS + count)](
-        own.q, own.scales, own.shares, experts.matrices, tuple(like.sections), experts.biases, order,
+        own.q, own.scales, own.shares, matrices, tuple(like.sections), biases, order,
         starts, y, x.shape[0], count, outputs, like.stride, like.blocks // form.together, like.shape[1],
         FORMAT=form,
         RECIPE=own.recipe,
@@ -248,9 +279,10 @@ def _grouped_quantized(
         SHARING=sharing,
         KIND=kind or "none",
         GATED=like.gated,
-        HAS_BIAS=experts.biases is not None,
+        HAS_BIAS=biases is not None,
         UNITS=tile.units,
         STAGES=tile.stages,
+        SEGMENTS=segments,
         BLOCK_ROWS=EXPERT_ROWS,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,

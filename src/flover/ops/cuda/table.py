@@ -91,7 +91,7 @@ def cuda_ops(
         layer_norm=layer_norm,
         head_norm=head_norm,
         linear=partial(_linear, group, batch_invariant),
-        experts=ExpertOps(group),
+        experts=ExpertOps(group, batch_invariant),
         add_gated=add_gated,
         angles=angles,
         rotary_write=rotary_write,
