@@ -12,6 +12,7 @@ from gguf_files import write_gguf
 from gpu_engines import Capturing, on_gpu
 from gpu_ranks import engine_of_ranks
 from harness import alone, answer, assert_same, load, make, speculate_always, tokens
+from quantized_files import WAYS, write_quantized
 from support.checkpoints import VOCAB_SIZE, make_checkpoint, random_prompt
 
 from flover.engine.loop import Engine
@@ -88,7 +89,10 @@ def test_two_gpus_verify_proposals(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(
     ("family", "stored"),
-    [("llama", "float32"), ("llama", "int8"), ("llama", "Q4_0"), ("gpt_oss", "float32"), ("mixtral", "int8")],
+    [
+        *(("llama", "float32"), ("llama", "int8"), ("llama", "Q4_0"), ("llama", "fp8 blocks")),
+        *(("gpt_oss", "float32"), ("mixtral", "int8"), ("mixtral", "fp8 blocks")),
+    ],
 )
 def test_two_gpus_have_the_bits_of_one(
     family: str, stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -99,6 +103,9 @@ def test_two_gpus_have_the_bits_of_one(
     settings = {**SMALL, "max_num_seqs": 3, "block_size": 4, "async_scheduling": True, "batch_invariant": True}
     if stored == "Q4_0":
         checkpoint = write_gguf(checkpoint, tmp_path / "model.gguf", "llama", stored)
+        settings["dtype"] = "float32"
+    elif stored == "fp8 blocks":
+        checkpoint, _ = write_quantized(checkpoint, tmp_path, WAYS[stored])
         settings["dtype"] = "float32"
     elif stored == "int8":
         settings["quantization"] = stored

@@ -142,7 +142,7 @@ class ExpertOps:
         inner: Rows = _grouped(x, up, flat, order, starts, chosen, kind)
         if down.like.part is not None and isinstance(down.like, QuantizedWeight):
             inner = activations_of_all(inner, down.like, self._group)
-        in_order = self._in_order(down.like)
+        in_order = self._batch_invariant
         outer = _grouped(inner, down, flat, order, starts, 1, None, down.like.segments if in_order else None)
         if in_order and down.like.part is not None:
             self._group.all_reduce("sum", outer)
@@ -154,14 +154,10 @@ class ExpertOps:
             self._group.all_reduce("sum", y)
         return y
 
-    def _in_order(self, down: Matrix) -> bool:
-        """Sums are trees. With activations in FP8 they are not."""
-        return self._batch_invariant and not (isinstance(down, QuantizedWeight) and down.fp8_activations)
-
     def _matrices_of(self, experts: Experts) -> tuple[_Matrices, _Matrices]:
         found = self._known.get(id(experts))
         if found is None:
-            once = self._group.rank == 0 or self._in_order(cast(Matrix, experts.down[0]))
+            once = self._group.rank == 0 or self._batch_invariant
             last_bias = experts.down_bias if once else ()
             both = _addresses(experts.up, experts.up_bias), _addresses(experts.down, last_bias)
             found = self._known[id(experts)] = (experts, *both)
@@ -222,8 +218,8 @@ def _grouped(
     y = torch.empty((pairs, outputs), dtype=x.dtype if segments is None else torch.float32, device=order.device)
     biases = experts.biases if segments is None else None
     if isinstance(like, QuantizedWeight) and like.fp8_activations:
-        addresses = experts.matrices, experts.biases
-        fp8_experts(floats_of(x), like, addresses, (order, starts), sharing, kind, y)
+        addresses = experts.matrices, biases
+        fp8_experts(floats_of(x), like, addresses, (order, starts), sharing, kind, y, segments or 1)
         return y
     if isinstance(like, QuantizedWeight):
         _grouped_quantized(x, (experts.matrices, biases), like, order, starts, sharing, kind, y, segments or 1)

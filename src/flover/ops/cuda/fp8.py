@@ -2,7 +2,8 @@
 
 What vLLM calls W8A8 with dynamic activations. A scale has GROUP inputs of a token, as checkpoints in blocks of 128 want
 it; those with a scale for an output get the same, which is finer than their one for a token. An output is one chain
-over the inputs in order, in one tile for any number of rows, so that a row's bits do not depend on the others.
+over the inputs in order, or a tree of such chains (`tree.py`), in one tile for any number of rows, so that a row's bits
+do not depend on the others.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.quantize import magnitude_bits
 from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
 from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile
+from flover.ops.cuda.tree import fold
 
 GROUP = 128
 """Inputs of a token that share a scale."""
@@ -58,16 +60,16 @@ def fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP: tl.
 
 @triton.jit
 def fp8_chain(
-    x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, GATED: tl.constexpr,
+    x, scales, x_row, rows, weight, scales_at, out, outputs, stride, first, last, width, GATED: tl.constexpr,
     GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
-    """Sums over all inputs, in order, of the rows x_row of x, which has so many, times the outputs `out` of a weight;
-    gated: and those as far behind its first half."""
+    """Sums over the inputs of the steps from `first` up to `last`, in order, of the rows x_row of x, which has so many,
+    times the outputs `out` of a weight; gated: and those as far behind its first half."""
     w_scales = (weight + scales_at).to(tl.pointer_type(tl.float32))
     place = tl.arange(0, STEP)
     total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
-    for step in tl.range(steps, num_stages=3):  # said here, it is for the scales too
+    for step in tl.range(first, last, num_stages=3):  # said here, it is for the scales too
         a = tl.load(x + x_row[:, None] * width + (step * STEP + place)[None, :]).to(tl.float8e4nv, bitcast=True)
         x_scale = tl.load(scales + step // (GROUP // STEP) * rows + x_row)
         sums, scale = fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP)
@@ -78,19 +80,45 @@ def fp8_chain(
     return total, up_total
 
 
+@triton.jit
+def fp8_chains(
+    x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, SEGMENTS: tl.constexpr,
+    GATED: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """The same over all steps: as one chain, or as a tree over so many segments, each of which is one."""
+    if SEGMENTS == 1:
+        total, up_total = fp8_chain(
+            x, scales, x_row, rows, weight, scales_at, out, outputs, stride, 0, steps, width, GATED, GROUP, STEP,
+            BLOCK_ROWS, BLOCK_OUT,
+        )  # fmt: skip
+    else:
+        length = steps // SEGMENTS
+        total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+        ones, twos, fours = total, total, total
+        for segment in range(SEGMENTS):
+            first = segment * length
+            total, _ = fp8_chain(
+                x, scales, x_row, rows, weight, scales_at, out, outputs, stride, first, first + length, width, False,
+                GROUP, STEP, BLOCK_ROWS, BLOCK_OUT,
+            )  # fmt: skip
+            total, ones, twos, fours = fold(total, segment, ones, twos, fours)
+        up_total = total
+    return total, up_total
+
+
 @triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def fp8_kernel(
     x, scales, weight, scales_at, bias, y, rows, outputs, stride, steps, width, y_stride, KIND: tl.constexpr,
-    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr,
-    BLOCK_OUT: tl.constexpr,
+    GATED: tl.constexpr, HAS_BIAS: tl.constexpr, SEGMENTS: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y."""
     row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
-    total, up_total = fp8_chain(
-        x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, GATED, GROUP, STEP, BLOCK_ROWS,
-        BLOCK_OUT,
+    total, up_total = fp8_chains(
+        x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, SEGMENTS, GATED, GROUP, STEP,
+        BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
@@ -100,8 +128,8 @@ def fp8_kernel(
 @triton.jit(do_not_specialize=["rows"])
 def fp8_grouped_kernel(
     x, scales, matrices, scales_at, biases, order, starts, y, rows, experts, outputs, stride, steps, width,
-    SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, GROUP: tl.constexpr,
-    STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, SEGMENTS: tl.constexpr,
+    GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have a row of x."""
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
@@ -110,9 +138,9 @@ def fp8_grouped_kernel(
     pair, real = pairs_at(order, start, count, first, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
-    total, up_total = fp8_chain(
-        x, scales, pair // SHARING, rows, weight, scales_at, out, outputs, stride, steps, width, GATED, GROUP, STEP,
-        BLOCK_ROWS, BLOCK_OUT,
+    total, up_total = fp8_chains(
+        x, scales, pair // SHARING, rows, weight, scales_at, out, outputs, stride, steps, width, SEGMENTS, GATED, GROUP,
+        STEP, BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
@@ -128,9 +156,11 @@ def fp8_rows(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return q, scales
 
 
-def fp8_linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor) -> None:
+def fp8_linear(
+    x: Tensor, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor, segments: int
+) -> None:
     """x times the weight's transpose, plus the bias, activated and gated, to y [rows, outputs], whose rows may lie
-    apart."""
+    apart. A sum is a tree over so many segments."""
     rows, outputs, width = len(x), y.shape[1], BLOCK * weight.blocks
     q, scales = fp8_rows(x, width)
     block_out = 32 if weight.gated else 64
@@ -140,6 +170,7 @@ def fp8_linear(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, kind: st
         KIND=kind or "none",
         GATED=weight.gated,
         HAS_BIAS=bias is not None,
+        SEGMENTS=segments,
         GROUP=GROUP,
         STEP=STEP,
         BLOCK_ROWS=_ROWS,
@@ -158,6 +189,7 @@ def fp8_experts(
     sharing: int,
     kind: str | None,
     y: Tensor,
+    segments: int,
 ) -> None:
     """The same for pairs of token and expert, to y [pairs, outputs]; `sharing` pairs have a row of x. `addresses` are
     those of the experts' matrices, all like one of them, and biases; `pairs` their numbers in the order of experts, and
@@ -173,6 +205,7 @@ def fp8_experts(
         KIND=kind or "none",
         GATED=like.gated,
         HAS_BIAS=biases is not None,
+        SEGMENTS=segments,
         GROUP=GROUP,
         STEP=STEP,
         BLOCK_ROWS=EXPERT_ROWS,

@@ -11,6 +11,7 @@ import torch
 
 from flover.errors import ConfigError
 from flover.ops import NewWeight, Ops, Part, Weight, WeightFormat
+from flover.ops.cuda.fp8 import GROUP
 from flover.ops.cuda.quantize import FLOATS, recipe_of
 from flover.ops.cuda.quantized import BLOCK, QUANTIZED, QuantizedWeight
 from flover.ops.cuda.weight import FORMATS, CudaWeight, zeros
@@ -52,6 +53,8 @@ def _make(
     part: Part | None = None,
 ) -> Matrix:
     together = BLOCK * QUANTIZED[weight_format].together if weight_format in QUANTIZED else 1
+    if weight_format == "fp8_e4m3" and fp8_activations:
+        together = GROUP  # of a token, which share a scale
     segments = segments_of(weight_format, part.whole, shape[1], together) if part else 1
     if part is not None and part.whole == shape[1]:
         part = None

@@ -221,9 +221,9 @@ def quantized_linear(
     x: Rows, weight: QuantizedWeight, bias: Tensor | None, kind: str | None, y: Tensor, segments: int = 1
 ) -> None:
     """x times the weight's transpose, plus the bias, activated and gated, to y [rows, outputs], whose rows may lie
-    apart. FP8 activations have no segments."""
+    apart. A sum is a tree over so many segments."""
     if len(y) and weight.fp8_activations:
-        fp8_linear(floats_of(x), weight, bias, kind, y)
+        fp8_linear(floats_of(x), weight, bias, kind, y, segments)
     elif len(y):
         own = activations_of(x, weight)
         _launch(own, weight, bias, kind, (y, None, None), FLOATS, y.stride(0), segments)
