@@ -94,9 +94,9 @@ class CudaPlatform:
         """The memory that --gpu-memory-utilization leaves, of which pages may take all that weights do not, and what is
         outside of it for activations."""
         gpu, share = self.gpu, self._config.gpu_memory_utilization
-        available = max(0, int(share * gpu.total_bytes) - (gpu.total_bytes - gpu.free_bytes))
+        most = int(share * gpu.total_bytes)
+        available, spare = max(0, most - (gpu.total_bytes - gpu.free_bytes)), gpu.total_bytes - most
         where = f"what --gpu-memory-utilization {share:g} leaves of {gpu.name}'s memory"
-        spare = gpu.total_bytes - int(share * gpu.total_bytes)
         return Machine(usable_cores(), available, pool_share=1.0, memory=where, own_memory=True, spare_bytes=spare)
 
     def check(self, described: Description) -> None:

@@ -87,16 +87,16 @@ def deferred_interrupt() -> Iterator[Callable[[], None]]:
     Only in the main thread, and only where a handler in Python is in place.
     """
     handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield lambda: None
+        return
     arrived = threading.Event()
 
     def handle() -> None:
-        if arrived.is_set() and callable(handler):
+        if arrived.is_set():
             arrived.clear()
             handler(signal.SIGINT, None)
 
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield handle
-        return
     signal.signal(signal.SIGINT, lambda number, frame: arrived.set())
     try:
         yield handle

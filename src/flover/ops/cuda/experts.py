@@ -21,13 +21,14 @@ from flover.errors import InvariantError
 from flover.ops import Experts, Group, Routing, Weight
 from flover.ops.cuda.fp8 import fp8_experts
 from flover.ops.cuda.launch import OPTIONS, power_of_two
-from flover.ops.cuda.linear import chains
+from flover.ops.cuda.linear import chain
 from flover.ops.cuda.matrices import Matrix
 from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.quantized_linear import pieces_of, quantized_chains
+from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
 from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile, route_kernel
 from flover.ops.cuda.tiles import MOST_REGISTERS, tile_of
+from flover.ops.cuda.tree import tree_sums
 
 
 @triton.jit
@@ -44,9 +45,10 @@ def grouped_kernel(
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     kind: tl.constexpr = tl.pointer_type(x.dtype.element_ty)
     weight = tl.multiple_of(tl.load(matrices + expert).to(kind), 16)
-    total, up_total = chains(
-        x, pair // SHARING, real, weight, out, outputs, inputs, length, SEGMENTS, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
-    )  # fmt: skip
+    what = x, pair // SHARING, real, weight, out, outputs, inputs
+    total, up_total = tree_sums(
+        chain, what, inputs, length, (GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN), SEGMENTS, BLOCK_ROWS, BLOCK_OUT
+    )
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
 
@@ -64,9 +66,11 @@ def quantized_grouped_kernel(
     pair, real = pairs_at(order, start, count, first, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
-    total, up_total = quantized_chains(
-        x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs, SEGMENTS, FORMAT,
-        RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
+    what = x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs
+    total, up_total = tree_sums(
+        quantized_chain, what, units, units // SEGMENTS,
+        (FORMAT, RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
+        BLOCK_OUT,
     )  # fmt: skip
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
@@ -142,23 +146,23 @@ class ExpertOps:
         inner: Rows = _grouped(x, up, flat, order, starts, chosen, kind)
         if down.like.part is not None and isinstance(down.like, QuantizedWeight):
             inner = activations_of_all(inner, down.like, self._group)
-        in_order = self._batch_invariant
-        outer = _grouped(inner, down, flat, order, starts, 1, None, down.like.segments if in_order else None)
-        if in_order and down.like.part is not None:
+        shared, in_one_order = down.like.part is not None, self._batch_invariant
+        outer = _grouped(inner, down, flat, order, starts, 1, None, down.like.segments if in_one_order else None)
+        if shared and in_one_order:
             self._group.all_reduce("sum", outer)
-        grid, biases = (rows, triton.cdiv(y.shape[1], 1024)), down.biases if in_order else None
+        grid, biases = (rows, triton.cdiv(y.shape[1], 1024)), down.biases if in_one_order else None
         weighted_sum_kernel[grid](
             outer, flat, biases, weights, y, y.shape[1], biases is not None, chosen, 1024, num_warps=4, **OPTIONS
         )
-        if not in_order and down.like.part is not None:
+        if shared and not in_one_order:
             self._group.all_reduce("sum", y)
         return y
 
     def _matrices_of(self, experts: Experts) -> tuple[_Matrices, _Matrices]:
         found = self._known.get(id(experts))
         if found is None:
-            once = self._group.rank == 0 or self._batch_invariant
-            last_bias = experts.down_bias if once else ()
+            # Added once: by rank 0, or to the sum of all ranks.
+            last_bias = experts.down_bias if self._group.rank == 0 or self._batch_invariant else ()
             both = _addresses(experts.up, experts.up_bias), _addresses(experts.down, last_bias)
             found = self._known[id(experts)] = (experts, *both)
         return found[1:]
@@ -215,14 +219,13 @@ def _grouped(
         x, sharing = _in_order(floats_of(x), experts.orders, ids, sharing), 1
     pairs, count, like = len(order), len(starts) - 1, experts.like
     outputs = like.shape[0] // (2 if like.gated else 1)
-    y = torch.empty((pairs, outputs), dtype=x.dtype if segments is None else torch.float32, device=order.device)
-    biases = experts.biases if segments is None else None
+    dtype, biases = (x.dtype, experts.biases) if segments is None else (torch.float32, None)
+    y, segments = torch.empty((pairs, outputs), dtype=dtype, device=order.device), segments or 1
     if isinstance(like, QuantizedWeight) and like.fp8_activations:
-        addresses = experts.matrices, biases
-        fp8_experts(floats_of(x), like, addresses, (order, starts), sharing, kind, y, segments or 1)
+        fp8_experts(floats_of(x), like, (experts.matrices, biases), (order, starts), sharing, kind, y, segments)
         return y
     if isinstance(like, QuantizedWeight):
-        _grouped_quantized(x, (experts.matrices, biases), like, order, starts, sharing, kind, y, segments or 1)
+        _grouped_quantized(x, (experts.matrices, biases), like, order, starts, sharing, kind, y, segments)
         return y
     x = floats_of(x)
     block_out = 64 if like.gated else 128
@@ -236,12 +239,12 @@ def _grouped(
         count,
         outputs,
         like.shape[1],
-        like.shape[1] // (segments or 1),
+        like.shape[1] // segments,
         SHARING=sharing,
         KIND=kind or "none",
         GATED=like.gated,
         HAS_BIAS=biases is not None,
-        SEGMENTS=segments or 1,
+        SEGMENTS=segments,
         BLOCK_ROWS=EXPERT_ROWS,
         BLOCK_OUT=block_out,
         BLOCK_IN=64 if x.element_size() == 2 else 32,

@@ -18,7 +18,7 @@ from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.quantize import magnitude_bits
 from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
 from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile
-from flover.ops.cuda.tree import fold
+from flover.ops.cuda.tree import tree_sums
 
 GROUP = 128
 """Inputs of a token that share a scale."""
@@ -60,7 +60,7 @@ def fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP: tl.
 
 @triton.jit
 def fp8_chain(
-    x, scales, x_row, rows, weight, scales_at, out, outputs, stride, first, last, width, GATED: tl.constexpr,
+    x, scales, x_row, rows, weight, scales_at, out, outputs, stride, width, first, last, GATED: tl.constexpr,
     GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """Sums over the inputs of the steps from `first` up to `last`, in order, of the rows x_row of x, which has so many,
@@ -80,32 +80,6 @@ def fp8_chain(
     return total, up_total
 
 
-@triton.jit
-def fp8_chains(
-    x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, SEGMENTS: tl.constexpr,
-    GATED: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
-):  # fmt: skip
-    """The same over all steps: as one chain, or as a tree over so many segments, each of which is one."""
-    if SEGMENTS == 1:
-        total, up_total = fp8_chain(
-            x, scales, x_row, rows, weight, scales_at, out, outputs, stride, 0, steps, width, GATED, GROUP, STEP,
-            BLOCK_ROWS, BLOCK_OUT,
-        )  # fmt: skip
-    else:
-        length = steps // SEGMENTS
-        total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
-        ones, twos, fours = total, total, total
-        for segment in range(SEGMENTS):
-            first = segment * length
-            total, _ = fp8_chain(
-                x, scales, x_row, rows, weight, scales_at, out, outputs, stride, first, first + length, width, False,
-                GROUP, STEP, BLOCK_ROWS, BLOCK_OUT,
-            )  # fmt: skip
-            total, ones, twos, fours = fold(total, segment, ones, twos, fours)
-        up_total = total
-    return total, up_total
-
-
 @triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def fp8_kernel(
     x, scales, weight, scales_at, bias, y, rows, outputs, stride, steps, width, y_stride, KIND: tl.constexpr,
@@ -116,9 +90,10 @@ def fp8_kernel(
     row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
-    total, up_total = fp8_chains(
-        x, scales, x_row, rows, weight, scales_at, out, outputs, stride, steps, width, SEGMENTS, GATED, GROUP, STEP,
-        BLOCK_ROWS, BLOCK_OUT,
+    what = x, scales, x_row, rows, weight, scales_at, out, outputs, stride, width
+    total, up_total = tree_sums(
+        fp8_chain, what, steps, steps // SEGMENTS, (GATED, GROUP, STEP, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
+        BLOCK_OUT,
     )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
@@ -138,9 +113,10 @@ def fp8_grouped_kernel(
     pair, real = pairs_at(order, start, count, first, BLOCK_ROWS)
     out = tl.program_id(0) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
-    total, up_total = fp8_chains(
-        x, scales, pair // SHARING, rows, weight, scales_at, out, outputs, stride, steps, width, SEGMENTS, GATED, GROUP,
-        STEP, BLOCK_ROWS, BLOCK_OUT,
+    what = x, scales, pair // SHARING, rows, weight, scales_at, out, outputs, stride, width
+    total, up_total = tree_sums(
+        fp8_chain, what, steps, steps // SEGMENTS, (GATED, GROUP, STEP, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
+        BLOCK_OUT,
     )  # fmt: skip
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 

@@ -22,7 +22,7 @@ from flover.ops.cuda.matrices import JoinedMatrix, Matrix
 from flover.ops.cuda.quantize import Rows, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import linear_then, quantized_linear
-from flover.ops.cuda.tree import fold
+from flover.ops.cuda.tree import tree_sums
 from flover.ops.cuda.weight import CudaWeight
 from flover.ops.joined import JoinedWeight
 
@@ -59,30 +59,6 @@ def chain(
     return total, up_total
 
 
-@triton.jit
-def chains(
-    x, x_row, real, weight, out, outputs, inputs, length, SEGMENTS: tl.constexpr, GATED: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr, BLOCK_IN: tl.constexpr,
-):  # fmt: skip
-    """The same over all inputs: as one chain, or as a tree over segments of so many inputs, each of which is one."""
-    if SEGMENTS == 1:
-        total, up_total = chain(
-            x, x_row, real, weight, out, outputs, inputs, 0, inputs, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
-        )  # fmt: skip
-    else:
-        total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
-        ones, twos, fours = total, total, total
-        for segment in range(SEGMENTS):
-            first = segment * length
-            total, _ = chain(
-                x, x_row, real, weight, out, outputs, inputs, first, first + length, False, BLOCK_ROWS, BLOCK_OUT,
-                BLOCK_IN,
-            )  # fmt: skip
-            total, ones, twos, fours = fold(total, segment, ones, twos, fours)
-        up_total = total
-    return total, up_total
-
-
 @triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def product_kernel(
     x,
@@ -105,9 +81,10 @@ def product_kernel(
     row = tl.program_id(1).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     out = tl.program_id(0).to(tl.int64) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1)
-    total, up_total = chains(
-        x, x_row, row < rows, weight, out, outputs, inputs, length, SEGMENTS, GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN
-    )  # fmt: skip
+    what = x, x_row, row < rows, weight, out, outputs, inputs
+    total, up_total = tree_sums(
+        chain, what, inputs, length, (GATED, BLOCK_ROWS, BLOCK_OUT, BLOCK_IN), SEGMENTS, BLOCK_ROWS, BLOCK_OUT
+    )
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
     tl.store(y + row[:, None] * outputs + out[None, :], total, inside)

@@ -53,7 +53,8 @@ def _make(
     part: Part | None = None,
 ) -> Matrix:
     together = BLOCK * QUANTIZED[weight_format].together if weight_format in QUANTIZED else 1
-    if weight_format == "fp8_e4m3" and fp8_activations:
+    fp8_activations = fp8_activations and weight_format == "fp8_e4m3"
+    if fp8_activations:
         together = GROUP  # of a token, which share a scale
     segments = segments_of(weight_format, part.whole, shape[1], together) if part else 1
     if part is not None and part.whole == shape[1]:

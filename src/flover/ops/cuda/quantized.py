@@ -114,7 +114,7 @@ def sections_of(kind: Quantized, stride: int, blocks: int) -> Sections:
 
 class QuantizedWeight:
     """A matrix [out, in] in a quantized format. What it gives where its rows are looked up is of type `activations`;
-    with `fp8_activations` its products take activations in FP8, if it is."""
+    with `fp8_activations` (of fp8_e4m3) its products take activations in FP8."""
 
     __slots__ = ("_order", "activations", "blocks", "data", "format", "fp8_activations", "gated", "order", "part",
                  "rotation", "segments", "shape", "stride")  # fmt: skip
@@ -132,7 +132,7 @@ class QuantizedWeight:
     ) -> None:
         """Room for a matrix. Raises `MemoryError`."""
         self.shape, self.format, self.gated, self.part = shape, weight_format, gated, part
-        self.activations, self.fp8_activations = activations, fp8_activations and weight_format == "fp8_e4m3"
+        self.activations, self.fp8_activations = activations, fp8_activations
         self.segments = segments
         self.rotation = rotation_of(weight_format, part.whole if part else shape[1])
         kind = self.kind

@@ -33,7 +33,7 @@ from flover.ops.cuda.quantize import (
 )
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.tiles import MOST_REGISTERS, TOGETHER, tile_of
-from flover.ops.cuda.tree import fold
+from flover.ops.cuda.tree import tree_sums
 
 
 @triton.jit
@@ -156,33 +156,6 @@ def quantized_chain(
     return total, up_total
 
 
-@triton.jit
-def quantized_chains(
-    x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, SEGMENTS: tl.constexpr,
-    FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, GATED: tl.constexpr,
-    UNITS: tl.constexpr, STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
-):  # fmt: skip
-    """The same over all units: as one chain, or as a tree over so many segments, each of which is one."""
-    if SEGMENTS == 1:
-        total, up_total = quantized_chain(
-            x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, 0, units, FORMAT, RECIPE,
-            NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
-        )  # fmt: skip
-    else:
-        length = units // SEGMENTS
-        total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
-        ones, twos, fours = total, total, total
-        for segment in range(SEGMENTS):
-            first = segment * length
-            total, _ = quantized_chain(
-                x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, first, first + length,
-                FORMAT, RECIPE, NUM_PIECES, PIECES, False, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
-            )  # fmt: skip
-            total, ones, twos, fours = fold(total, segment, ones, twos, fours)
-        up_total = total
-    return total, up_total
-
-
 @triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def quantized_kernel(
     x, scales, shares, weight, at, bias, y, y_scales, y_shares, rows, outputs, stride, units, inputs, y_stride,
@@ -196,9 +169,11 @@ def quantized_kernel(
     row = first_row + tl.arange(0, BLOCK_ROWS)
     out = first_out + tl.arange(0, BLOCK_OUT)
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
-    total, up_total = quantized_chains(
-        x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs, SEGMENTS, FORMAT, RECIPE,
-        NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT,
+    what = x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs
+    total, up_total = tree_sums(
+        quantized_chain, what, units, units // SEGMENTS,
+        (FORMAT, RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
+        BLOCK_OUT,
     )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     if THEN.way == "floats":

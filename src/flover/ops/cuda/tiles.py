@@ -53,5 +53,6 @@ def tile_of(
         return Tile(16, 32, units, 2, 1 + (_AHEAD_GATED if weight.gated else ahead) // units)
     if weight.gated and heavy:  # half the rows: sums and numbers of 64 by 32 do not fit in registers
         return Tile(32, 64, 1, 4)
+    # Sums of 64 by 64 and these numbers do not fit in registers.
     narrow = weight.gated or kind.parts == 2 or (kind.planes > 0 and kind.offset) or kind.code != "same"
     return Tile(64, 32 if narrow else 64, 1, 8 if taken.way == "rotated" else 4)

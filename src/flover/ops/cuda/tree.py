@@ -14,7 +14,27 @@ _BLOCK = 512
 
 
 @triton.jit
-def fold(total, segment, ones, twos, fours):
+def tree_sums(
+    CHAIN: tl.constexpr, what, count, length, how, SEGMENTS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+):  # fmt: skip
+    """Sums, and those of gates, over `count` steps of the inputs: one chain, CHAIN(*what, first, last, *how), or a tree
+    over SEGMENTS of `length` steps, of which each is one. Sums that ranks share have no gates."""
+    if SEGMENTS == 1:
+        total, up_total = CHAIN(*what, 0, count, *how)
+    else:
+        total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
+        up_total = total
+        ones, twos, fours = total, total, total
+        for segment in range(SEGMENTS):
+            first = segment * length
+            total, _ = CHAIN(*what, first, first + length, *how)
+            total, ones, twos, fours = _fold(total, segment, ones, twos, fours)
+    return total, up_total
+
+
+@triton.jit
+def _fold(total, segment, ones, twos, fours):
     """The next of up to eight sums joins a tree over neighbours. `ones`, `twos`, `fours`: subtrees of so many sums
     which wait for their other half. The first result is the tree itself once the last sum has joined."""
     total = tl.where(segment % 2 == 1, ones + total, total)
