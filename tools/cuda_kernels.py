@@ -101,6 +101,7 @@ class Compiled:
     loads: Counter[int]  # loads from global memory by bytes of a thread
     stores: Counter[int]
     tensor_cores: frozenset[str]
+    words: bool  # products of four bytes at once
     asynchronous: int  # bytes that a thread's loads to shared memory have together
     groups: int  # of asynchronous loads, each of which completes as one
     loop: int  # instructions of the longest loop
@@ -242,6 +243,7 @@ def machine_code(binary: bytes) -> Mapping[str, Any]:
         "loads": widths(re.findall(r"\b(?:LDG|LDGSTS)\.[\w.]+", code)),
         "stores": widths(re.findall(r"\bSTG\.[\w.]+", code)),
         "tensor_cores": frozenset(TENSOR_CORES.findall(code)),
+        "words": bool(re.search(r"\bIDP\.4A\b", code)),
         "asynchronous": sum(size * n for size, n in widths(re.findall(r"\bLDGSTS\.[\w.]+", code)).items()),
         "groups": len(re.findall(r"\bLDGDEPBAR\b", code)),
         "loop": longest_loop(code),

@@ -53,7 +53,7 @@ def test_static_ranges_are_over_names() -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "src/flover/ops/cuda").glob("*.py")}
     found = [(name, one) for name, text in sources.items() for one in re.findall(r"static_range\(([^()]*)\)", text)]
     assert len(found) > 5
-    assert [one for one in found if not one[1].isidentifier()] == []
+    assert [one for one in found if not one[1].isidentifier() and not one[1].isdigit()] == []
 
 
 @pytest.mark.timeout(900)

@@ -89,14 +89,13 @@ def test_numbers_and_products_are_those_of_the_cpu(weight_format: WeightFormat) 
     assert on_gpu.num_bytes <= 1.1 * on_cpu.num_bytes * 48 / 38
 
 
-@pytest.mark.parametrize("weight_format", ["int8", "int4", "q5_k", "fp8_e4m3"])
+@pytest.mark.parametrize("weight_format", QUANTIZED)
 def test_products_are_the_same_bits_in_any_batch(weight_format: WeightFormat) -> None:
-    """Few rows and many have tiles of their own."""
-    inputs = 256
-    weight, _ = weights_of(weight_format, 40, inputs, gated=True)
-    x = activations(70, inputs)
+    """One row, up to two and up to four have their numbers in words, more are tensor cores', few or many at once."""
+    weight, _ = weights_of(weight_format, 40, 256, gated=weight_format != "q8_0")
+    x = activations(70, 256)
     together = gpu(OPS.linear, x, weight, None, "silu")
-    for first, end in ((0, 1), (3, 9), (40, 70)):
+    for first, end in ((0, 1), (1, 3), (34, 38), (3, 9), (40, 70)):
         assert torch.equal(gpu(OPS.linear, x[first:end], weight, None, "silu"), together[first:end])
 
 
@@ -161,16 +160,19 @@ def test_experts_are_those_of_the_cpu(weight_format: WeightFormat, ordered: bool
         arrays = [[one.to(DEVICE) if ops is OPS else one.numpy() for one in each] for each in biases]
         return Experts(matrices(2 * inner, hidden, True), matrices(hidden, inner, False), *arrays)
 
-    x, scores = activations(7, hidden), torch.randn(7, count, generator=torch.Generator().manual_seed(3))
+    x, scores = activations(19, hidden), torch.randn(19, count, generator=torch.Generator().manual_seed(3))
     on_gpu, on_cpu = experts_on(OPS), experts_on(CPU)
     found = gpu(OPS.experts, x, scores, on_gpu, Routing(2, True), "silu")
     # What the first matrix gives is rounded to 8 bits before the second: a number in the middle may go either way.
     assert_near(found, CPU.experts(x, scores, on_cpu, Routing(2, True), "silu"), 1e-3)
-    assert torch.equal(gpu(OPS.experts, x[5:6], scores[5:6], on_gpu, Routing(2, True), "silu"), found[5:6])
+    for first, end in ((5, 6), (6, 11)):  # tiles of one row, of four, of sixteen
+        own = gpu(OPS.experts, x[first:end], scores[first:end], on_gpu, Routing(2, True), "silu")
+        assert torch.equal(own, found[first:end])
 
 
 WRONG: dict[str, Callable[[], object]] = {
     "numbers for blocks": lambda: OPS.new_weight((16, 256), "q4_k", False).store(0, np.zeros((1, 256), np.float32)),
+    "more numbers than 2^33": lambda: OPS.new_weight((2**17, 2**16), "int4", False),
     "no number": lambda: OPS.new_weight((16, 32), "int4", False).store(0, np.full((1, 32), np.nan, np.float32)),
 }
 

@@ -65,7 +65,7 @@ def power_of_two(exponent):
 def scale_of(weight, at, record, unit, half, PART: tl.constexpr, out, real, stride, FORMAT: tl.constexpr):
     """Scale and offset of the inputs of the block `half` of a unit, or of its half PART, and of an output. `record` is
     where the block has its scale."""
-    place = record.to(tl.int64) * stride + out
+    place = record * stride + out
     if FORMAT.scale == "half":
         scale = tl.load((weight + at[1]).to(tl.pointer_type(tl.float16)) + place, real, other=0.0).to(tl.float32)
     elif FORMAT.scale == "exponent":
@@ -83,7 +83,7 @@ def scale_of(weight, at, record, unit, half, PART: tl.constexpr, out, real, stri
         offset = scale * 0.0
     if FORMAT.factors != "none":
         words = (weight + at[3]).to(tl.pointer_type(tl.int32))
-        word = tl.load(words + unit.to(tl.int64) * stride + out, real, other=0)
+        word = tl.load(words + (unit * stride + out), real, other=0)
         factor = word >> ((half * FORMAT.parts + PART) * (16 if FORMAT.factors == "both" else 8))
         if FORMAT.factors == "nibbles":
             scale *= (factor & 15).to(tl.float32)
@@ -94,3 +94,35 @@ def scale_of(weight, at, record, unit, half, PART: tl.constexpr, out, real, stri
         else:
             scale *= factor.to(tl.int8).to(tl.float32)
     return scale, offset
+
+
+@triton.jit
+def add_sums(total, first, second, x_scale, share, second_share, place, out, real, stride, FORMAT: tl.constexpr):
+    """What a block adds to sums [rows, outputs]: `first`, exact sums of its integers, or of its first 16 inputs', then
+    `second` of the others', times their scales; and offsets times the shares of the activations [rows]."""
+    weight, at, record, unit, half = place
+    scale, offset = scale_of(weight, at, record, unit, half, 0, out, real, stride, FORMAT)
+    sums = first.to(tl.float32) * scale[None, :]
+    if FORMAT.parts == 2:
+        second_scale, second_offset = scale_of(weight, at, record, unit, half, 1, out, real, stride, FORMAT)
+        sums = tl.fma(second.to(tl.float32), tl.broadcast_to(second_scale[None, :], total.shape), sums)
+    total = tl.fma(sums, tl.broadcast_to(x_scale[:, None], total.shape), total)
+    if FORMAT.offset or FORMAT.scale == "word":
+        total = _add_offset(total, share, offset)
+        if FORMAT.parts == 2:
+            total = _add_offset(total, second_share, second_offset)
+    return total
+
+
+@triton.jit
+def _add_offset(total, share, offset):
+    """Sums of activations [rows] times offsets [outputs]."""
+    return tl.fma(tl.broadcast_to(share[:, None], total.shape), tl.broadcast_to(offset[None, :], total.shape), total)
+
+
+@triton.jit
+def times_scales(total, weight, at, out, real, stride, x_scale, FORMAT: tl.constexpr):
+    """Sums of integers [rows, outputs] whose rows and outputs have a scale each."""
+    none = out * 0
+    scale, _ = scale_of(weight, at, none, none, 0, 0, out, real, stride, FORMAT)
+    return total.to(tl.float32) * (scale[None, :] * x_scale[:, None])

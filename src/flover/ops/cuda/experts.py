@@ -1,8 +1,9 @@
 """Mixtures of experts as grouped products: tokens are sorted by expert on the device, which the host never asks about.
 
-A tile takes tokens of one expert, and always the same number of rows, so what a token gets is one chain over the inputs
-whatever other tokens the expert has. Where the order of sums is that of any number of ranks, it is a tree of them
-(`tree.py`), and ranks add what each expert gives before it is weighted.
+A tile takes tokens of one expert, and of floats always the same number, so what a token gets is one chain over the
+inputs whatever other tokens the expert has; sums of integers are exact in tiles of any size. Where the order of sums is
+that of any number of ranks, it is a tree of them (`tree.py`), and ranks add what each expert gives before it is
+weighted.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from flover.errors import InvariantError
 from flover.ops import Experts, Group, Routing, Weight
+from flover.ops.cuda.few_rows import words_chain
 from flover.ops.cuda.fp8 import fp8_experts
 from flover.ops.cuda.launch import OPTIONS, power_of_two
 from flover.ops.cuda.linear import chain
@@ -27,7 +29,7 @@ from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, f
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
 from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile, route_kernel
-from flover.ops.cuda.tiles import MOST_REGISTERS, tile_of
+from flover.ops.cuda.tiles import MOST_REGISTERS, WORD_ROWS, rows_of_an_expert, tile_of
 from flover.ops.cuda.tree import tree_sums
 
 
@@ -68,7 +70,7 @@ def quantized_grouped_kernel(
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     what = x, scales, shares, pair // SHARING, rows, weight, at, out, outputs, stride, units, inputs
     total, up_total = tree_sums(
-        quantized_chain, what, units, units // SEGMENTS,
+        words_chain if BLOCK_ROWS <= WORD_ROWS else quantized_chain, what, units, units // SEGMENTS,
         (FORMAT, RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
         BLOCK_OUT,
     )  # fmt: skip
@@ -116,6 +118,17 @@ class _Matrices:
     kept: tuple[Tensor, ...]  # what the addresses lead to
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs:
+    """Pairs of token and expert, in the order of tokens: the expert of each; then their numbers sorted by expert, and
+    where those of each expert start."""
+
+    tokens: int
+    ids: Tensor
+    order: Tensor
+    starts: Tensor
+
+
 class ExpertOps:
     """The experts of a model, whose addresses are copied to the device when they are first used."""
 
@@ -142,12 +155,12 @@ class ExpertOps:
         flat = ids.flatten()
         order = torch.argsort(flat, stable=True)
         edges = torch.arange(count + 1, dtype=torch.int32, device=y.device)
-        starts = torch.searchsorted(flat[order], edges, out_int32=True)
-        inner: Rows = _grouped(x, up, flat, order, starts, chosen, kind)
+        pairs = _Pairs(rows, flat, order, torch.searchsorted(flat[order], edges, out_int32=True))
+        inner: Rows = _grouped(x, up, pairs, chosen, kind)
         if down.like.part is not None and isinstance(down.like, QuantizedWeight):
             inner = activations_of_all(inner, down.like, self._group)
         shared, in_one_order = down.like.part is not None, self._batch_invariant
-        outer = _grouped(inner, down, flat, order, starts, 1, None, down.like.segments if in_one_order else None)
+        outer = _grouped(inner, down, pairs, 1, None, down.like.segments if in_one_order else None)
         if shared and in_one_order:
             self._group.all_reduce("sum", outer)
         grid, biases = (rows, triton.cdiv(y.shape[1], 1024)), down.biases if in_one_order else None
@@ -206,9 +219,7 @@ def _in_order(x: Tensor, orders: Tensor, ids: Tensor, sharing: int) -> Tensor:
 def _grouped(
     x: Rows,
     experts: _Matrices,
-    ids: Tensor,
-    order: Tensor,
-    starts: Tensor,
+    of: _Pairs,
     sharing: int,
     kind: str | None,
     segments: int | None = None,
@@ -216,16 +227,16 @@ def _grouped(
     """[pairs, outputs] of every pair of token and expert, in the order of tokens. With `segments` a tree over so many
     of this rank's inputs, in float32, without the bias."""
     if experts.orders is not None:
-        x, sharing = _in_order(floats_of(x), experts.orders, ids, sharing), 1
-    pairs, count, like = len(order), len(starts) - 1, experts.like
+        x, sharing = _in_order(floats_of(x), experts.orders, of.ids, sharing), 1
+    pairs, count, like = len(of.order), len(of.starts) - 1, experts.like
     outputs = like.shape[0] // (2 if like.gated else 1)
     dtype, biases = (x.dtype, experts.biases) if segments is None else (torch.float32, None)
-    y, segments = torch.empty((pairs, outputs), dtype=dtype, device=order.device), segments or 1
+    y, segments = torch.empty((pairs, outputs), dtype=dtype, device=of.order.device), segments or 1
     if isinstance(like, QuantizedWeight) and like.fp8_activations:
-        fp8_experts(floats_of(x), like, (experts.matrices, biases), (order, starts), sharing, kind, y, segments)
+        fp8_experts(floats_of(x), like, (experts.matrices, biases), (of.order, of.starts), sharing, kind, y, segments)
         return y
     if isinstance(like, QuantizedWeight):
-        _grouped_quantized(x, (experts.matrices, biases), like, order, starts, sharing, kind, y, segments)
+        _grouped_quantized(x, (experts.matrices, biases), like, of, sharing, kind, y, segments)
         return y
     x = floats_of(x)
     block_out = 64 if like.gated else 128
@@ -233,8 +244,8 @@ def _grouped(
         x,
         experts.matrices,
         biases,
-        order,
-        starts,
+        of.order,
+        of.starts,
         y,
         count,
         outputs,
@@ -259,19 +270,19 @@ def _grouped_quantized(
     x: Rows,
     addresses: tuple[Tensor, Tensor | None],
     like: QuantizedWeight,
-    order: Tensor,
-    starts: Tensor,
+    of: _Pairs,
     sharing: int,
     kind: str | None,
     y: Tensor,
     segments: int,
 ) -> None:
     (matrices, biases), form = addresses, like.kind
-    own, tile = activations_of(x, like), tile_of(like, EXPERT_ROWS, segments=segments)
-    (pairs, outputs), count = y.shape, len(starts) - 1
-    quantized_grouped_kernel[(triton.cdiv(outputs, tile.outputs), pairs // EXPERT_ROWS + count)](
-        own.q, own.scales, own.shares, matrices, tuple(like.sections), biases, order,
-        starts, y, x.shape[0], count, outputs, like.stride, like.blocks // form.together, like.shape[1],
+    own = activations_of(x, like)
+    tile = tile_of(like, rows_of_an_expert(of.tokens), own.recipe, segments=segments)
+    (pairs, outputs), count = y.shape, len(of.starts) - 1
+    quantized_grouped_kernel[(triton.cdiv(outputs, tile.outputs), pairs // tile.rows + count)](
+        own.q, own.scales, own.shares, matrices, tuple(like.sections), biases, of.order,
+        of.starts, y, x.shape[0], count, outputs, like.stride, like.blocks // form.together, like.shape[1],
         FORMAT=form,
         RECIPE=own.recipe,
         **pieces_of(own),
@@ -282,7 +293,7 @@ def _grouped_quantized(
         UNITS=tile.units,
         STAGES=tile.stages,
         SEGMENTS=segments,
-        BLOCK_ROWS=EXPERT_ROWS,
+        BLOCK_ROWS=tile.rows,
         BLOCK_OUT=tile.outputs,
         num_warps=tile.warps,
         maxnreg=MOST_REGISTERS,

@@ -14,6 +14,8 @@ from triton.runtime.driver import driver
 OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": False}
 """The compiler contracts no product and sum on its own: two kernels that compute the same number give the same bits."""
 
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+"""Whether kernels run in Python, which has no machine instructions of its own."""
 
 TYPES: Mapping[torch.dtype, tl.dtype] = {
     torch.float32: tl.float32,

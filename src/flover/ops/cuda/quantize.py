@@ -183,6 +183,20 @@ def row_scale(top, ROUNDS: tl.constexpr):
 
 
 @triton.jit
+def scales_of_rows(scales, x_row, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr):
+    """The scales of these rows, where they have one each; of rotated ones the largest magnitudes, which are the largest
+    of their NUM_PIECES pieces, and what to multiply their numbers with."""
+    scale, top, inverse = x_row, x_row, x_row
+    if RECIPE.way == "rotated":
+        piece = tl.arange(0, PIECES)[None, :]
+        top = tl.max(tl.load(scales + x_row[:, None] * NUM_PIECES + piece, piece < NUM_PIECES, other=0), 1)
+        scale, inverse = row_scale(top, RECIPE.rounds)
+    elif RECIPE.way == "row":
+        scale = tl.load(scales + x_row)
+    return scale, top, inverse
+
+
+@triton.jit
 def row_integers(value, top, inverse):
     """Rotated numbers as integers, in float32; zeros where a row is not finite."""
     value = tl.where(top < 0x7F800000, value, 0.0) * inverse

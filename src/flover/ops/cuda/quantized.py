@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BLOCK = 32
 """Inputs whose activations share a scale."""
+_MOST_NUMBERS = 2**33
+"""Of a matrix: kernels count words of four bytes in 32 bits."""
 _ALIGNMENT = 16
 """Outputs are padded to a multiple of so many: every section and every row of it begins at 16 bytes."""
 
@@ -130,7 +132,9 @@ class QuantizedWeight:
         fp8_activations: bool = False,
         segments: int = 1,
     ) -> None:
-        """Room for a matrix. Raises `MemoryError`."""
+        """Room for a matrix. Raises `MemoryError`, `ModelError`."""
+        if shape[0] * shape[1] >= _MOST_NUMBERS:
+            raise ModelError(f"a matrix of {shape[0]} by {shape[1]} in {weight_format} is too large: 2^33 numbers")
         self.shape, self.format, self.gated, self.part = shape, weight_format, gated, part
         self.activations, self.fp8_activations = activations, fp8_activations
         self.segments = segments

@@ -12,8 +12,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flover.ops.cuda.blocks import numbers_of, scale_of
+from flover.ops.cuda.blocks import add_sums, numbers_of, scale_of, times_scales
 from flover.ops.cuda.epilogue import finish
+from flover.ops.cuda.few_rows import words_chain
 from flover.ops.cuda.fp8 import fp8_linear
 from flover.ops.cuda.launch import OPTIONS, TYPES, power_of_two
 from flover.ops.cuda.quantize import (
@@ -29,21 +30,19 @@ from flover.ops.cuda.quantize import (
     new_activations,
     recipe_of,
     row_integers,
-    row_scale,
+    scales_of_rows,
 )
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.tiles import MOST_REGISTERS, TOGETHER, tile_of
+from flover.ops.cuda.tiles import MOST_REGISTERS, TOGETHER, WORD_ROWS, tile_of
 from flover.ops.cuda.tree import tree_sums
 
 
 @triton.jit
-def add_block(
-    total, a, x_scale, share, second_share, weight, at, record, unit, half, out, outputs, stride, FORMAT: tl.constexpr
-):
-    """What the block `half` of a unit adds to sums [rows, outputs], of activations `a` [rows, 32] and their shares."""
-    place = tl.arange(0, 32)
-    real = out < outputs
-    w = tl.trans(numbers_of(weight, at, unit, half, out[:, None], place[None, :], real[:, None], stride, FORMAT))
+def add_block(total, x, weight, at, record, unit, half, out, outputs, stride, FORMAT: tl.constexpr):
+    """What the block `half` of a unit adds to sums [rows, outputs], of activations as `activations_at` has them."""
+    a, x_scale, share, second_share = x
+    column, real = tl.arange(0, 32), out < outputs
+    w = tl.trans(numbers_of(weight, at, unit, half, out[:, None], column[None, :], real[:, None], stride, FORMAT))
     if FORMAT.scale == "row":
         total = tl.dot(a, w, total, out_dtype=tl.int32)
     elif FORMAT.code == "fp8":
@@ -51,34 +50,16 @@ def add_block(
         sums = tl.dot(a, (w.to(tl.float32) * 256.0).to(a.dtype), input_precision="ieee")
         total = tl.fma(sums, tl.broadcast_to(scale[None, :], total.shape), total)
     else:
-        scale, offset = scale_of(weight, at, record, unit, half, 0, out, real, stride, FORMAT)
         if FORMAT.parts == 2:
-            second, second_offset = scale_of(weight, at, record, unit, half, 1, out, real, stride, FORMAT)
-            upper = place[None, :] >= 16
-            sums = tl.dot(tl.where(upper, 0, a), w, out_dtype=tl.int32).to(tl.float32) * scale[None, :]
-            part = tl.dot(tl.where(upper, a, 0), w, out_dtype=tl.int32).to(tl.float32)
-            sums = tl.fma(part, tl.broadcast_to(second[None, :], total.shape), sums)
+            upper = column[None, :] >= 16
+            first = tl.dot(tl.where(upper, 0, a), w, out_dtype=tl.int32)
+            second = tl.dot(tl.where(upper, a, 0), w, out_dtype=tl.int32)
         else:
-            sums = tl.dot(a, w, out_dtype=tl.int32).to(tl.float32) * scale[None, :]
-        total = tl.fma(sums, tl.broadcast_to(x_scale[:, None], total.shape), total)
-        if FORMAT.offset or FORMAT.scale == "word":
-            total = add_offset(total, share, offset)
-            if FORMAT.parts == 2:
-                total = add_offset(total, second_share, second_offset)
+            first = tl.dot(a, w, out_dtype=tl.int32)
+            second = first
+        place = weight, at, record, unit, half
+        total = add_sums(total, first, second, x_scale, share, second_share, place, out, real, stride, FORMAT)
     return total
-
-
-@triton.jit
-def add_offset(total, share, offset):
-    """Sums of activations [rows] times offsets [outputs]."""
-    return tl.fma(tl.broadcast_to(share[:, None], total.shape), tl.broadcast_to(offset[None, :], total.shape), total)
-
-
-@triton.jit
-def largest_of(pieces, x_row, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr):
-    """The largest number [rows] of each row of an array [rows, NUM_PIECES]."""
-    piece = tl.arange(0, PIECES)[None, :]
-    return tl.max(tl.load(pieces + x_row[:, None] * NUM_PIECES + piece, piece < NUM_PIECES, other=0), 1)
 
 
 @triton.jit
@@ -99,9 +80,9 @@ def activations_at(
     else:
         a = tl.load(x + x_row[:, None] * width + column)
         if RECIPE.way == "blocks":
-            x_scale = tl.load(scales + block.to(tl.int64) * rows + x_row)
+            x_scale = tl.load(scales + (block * rows + x_row.to(tl.int32)))
         if FORMAT.offset or FORMAT.scale == "word":
-            mine = shares + block.to(tl.int64) * FORMAT.parts * rows + x_row
+            mine = shares + (block * FORMAT.parts * rows + x_row.to(tl.int32))
             share = tl.load(mine)
             if FORMAT.parts == 2:
                 second_share = tl.load(mine + rows)
@@ -121,12 +102,7 @@ def quantized_chain(
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     together: tl.constexpr = 1 if FORMAT.low == 8 else 2
     width = inputs if RECIPE.way == "floats" or RECIPE.way == "rotated" else units * (32 * together)
-    x_scale, top, inverse = x_row, x_row, x_row
-    if RECIPE.way == "rotated":
-        top = largest_of(scales, x_row, NUM_PIECES, PIECES)
-        x_scale, inverse = row_scale(top, RECIPE.rounds)
-    elif RECIPE.way == "row":
-        x_scale = tl.load(scales + x_row)
+    x_scale, top, inverse = scales_of_rows(scales, x_row, RECIPE, NUM_PIECES, PIECES)
     # With stages said here, scales are loaded ahead too; else only what tensor cores multiply.
     for first in tl.range(begin, end, UNITS, num_stages=STAGES):
         for i in tl.static_range(UNITS):
@@ -134,25 +110,18 @@ def quantized_chain(
                 unit = first + i
                 block = unit * together + half
                 record = first * together // FORMAT.record + (i * together + half) // FORMAT.record
-                a, block_scale, share, second_share = activations_at(
+                own = activations_at(
                     x, scales, shares, x_row, rows, width, block, x_scale, top, inverse, FORMAT, RECIPE
                 )
-                total = add_block(
-                    total, a, block_scale, share, second_share, weight, at, record, unit, half, out, outputs, stride,
-                    FORMAT,
-                )  # fmt: skip
+                total = add_block(total, own, weight, at, record, unit, half, out, outputs, stride, FORMAT)
                 if GATED:
                     up_total = add_block(
-                        up_total, a, block_scale, share, second_share, weight, at, record, unit, half, out + outputs,
-                        2 * outputs, stride, FORMAT,
-                    )  # fmt: skip
+                        up_total, own, weight, at, record, unit, half, out + outputs, 2 * outputs, stride, FORMAT
+                    )
     if FORMAT.scale == "row":
-        none = units * 0
-        scale, _ = scale_of(weight, at, none, none, 0, 0, out, out < outputs, stride, FORMAT)
-        total = total.to(tl.float32) * (scale[None, :] * x_scale[:, None])
+        total = times_scales(total, weight, at, out, out < outputs, stride, x_scale, FORMAT)
         if GATED:
-            scale, _ = scale_of(weight, at, none, none, 0, 0, out + outputs, out < outputs, stride, FORMAT)
-            up_total = up_total.to(tl.float32) * (scale[None, :] * x_scale[:, None])
+            up_total = times_scales(up_total, weight, at, out + outputs, out < outputs, stride, x_scale, FORMAT)
     return total, up_total
 
 
@@ -171,7 +140,7 @@ def quantized_kernel(
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
     what = x, scales, shares, x_row, rows, weight, at, out, outputs, stride, units, inputs
     total, up_total = tree_sums(
-        quantized_chain, what, units, units // SEGMENTS,
+        words_chain if BLOCK_ROWS <= WORD_ROWS else quantized_chain, what, units, units // SEGMENTS,
         (FORMAT, RECIPE, NUM_PIECES, PIECES, GATED, UNITS, STAGES, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
         BLOCK_OUT,
     )  # fmt: skip
