@@ -36,9 +36,9 @@ from cuda_kernels import (
 from triton.runtime.driver import driver
 
 from flover.ops import ONE_SCALE, Experts, Routing, WeightFormat
+from flover.ops.cuda.quantize import WORD_ROWS
 from flover.ops.cuda.quantized import QUANTIZED
 from flover.ops.cuda.table import cuda_ops
-from flover.ops.cuda.tiles import WORD_ROWS
 
 PRODUCTS = "quantized_kernel", "quantized_grouped_kernel", "fp8_kernel", "fp8_grouped_kernel"
 UNQUANTIZED = "angles_kernel", "rotary_write_kernel", "gather_kernel", "route_kernel", "weighted_sum_kernel"

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from flover.ops.cuda import few_rows
-from flover.ops.cuda.blocks import _VALUES, FP4, IQ4
+from flover.ops.cuda.blocks import _LOOK_UP, _VALUES, FP4, IQ4
 
 pytestmark = pytest.mark.gpu
 WORD = 0xFFFFFFFF
@@ -54,5 +53,5 @@ def test_numbers_are_looked_up_four_at_once(name: str, words: tuple[int, ...]) -
     for first in range(16):
         numbers = [(first + 5 * i) % 16 for i in range(4)]
         q = sum(number << 8 * i for i, number in enumerate(numbers))
-        found = computed(few_rows._LOOK_UP.value, _1=q, **{f"_{i + 2}": word for i, word in enumerate(words)})
+        found = computed(_LOOK_UP.value, _1=q, **{f"_{i + 2}": word for i, word in enumerate(words)})
         assert [found >> 8 * i & 255 for i in range(4)] == [_VALUES[name][number] & 255 for number in numbers]

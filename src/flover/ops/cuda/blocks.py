@@ -5,6 +5,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from flover.ops.cuda.launch import INTERPRETED
+
 _VALUES = {
     "iq4": (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113),
     "fp4": (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12),  # doubled, as their scale is halved
@@ -52,6 +54,70 @@ def numbers_of(weight, at, unit, half, out, place, real, stride, FORMAT: tl.cons
     else:
         number = (q - FORMAT.zero).to(tl.int8)
     return number
+
+
+_LOOK_UP = tl.constexpr("""{
+    .reg .b32 place, byte, low, high, sign;
+    and.b32 place, $1, 0x07070707;
+    shr.u32 byte, place, 4;
+    or.b32 place, place, byte;
+    prmt.b32 place, place, place, 0x0020;  // four numbers of 4 bits, which choose bytes of the first eight values,
+    prmt.b32 low, $2, $3, place;
+    prmt.b32 high, $4, $5, place;          // and of the last
+    shl.b32 sign, $1, 4;
+    prmt.b32 sign, sign, sign, 0xba98;     // a byte of ones for a number of 8 or more
+    lop3.b32 $0, low, high, sign, 0xd8;
+}""")
+
+
+@triton.jit
+def look_up_words(q, WORDS: tl.constexpr):
+    """The values that the numbers of 4 bits in the bytes of words stand for, `WORDS` as `blocks.look_up` has them."""
+    if INTERPRETED:
+        found = q * 0
+        for i in tl.static_range(4):
+            found = found | ((look_up((q >> (8 * i)) & 15, WORDS).to(tl.int32) & 255) << (8 * i))
+    else:
+        found = tl.inline_asm_elementwise(
+            _LOOK_UP, "=r,r,r,r,r,r", [q, WORDS[0], WORDS[1], WORDS[2], WORDS[3]], dtype=tl.int32, is_pure=True, pack=1
+        )
+    return found
+
+
+@triton.jit
+def words_of(weight, at, unit, half, out, word, real, stride, FORMAT: tl.constexpr):
+    """Numbers of the block `half` of a unit, `zero` not taken off: four in the bytes of each of its eight words.
+    Everything is broadcast."""
+    if FORMAT.low > 0:
+        words = weight.to(tl.pointer_type(tl.int32))
+        q = tl.load(words + (unit * stride * 8 + out * 8 + word), real, other=0)
+    else:
+        q = (out + word) * 0
+    if FORMAT.low == 4:
+        q = (q >> (half * 4)) & 0x0F0F0F0F
+    block = unit * (1 if FORMAT.low == 8 else 2) + half
+    planes = (weight + at[0]).to(tl.pointer_type(tl.int32))
+    count: tl.constexpr = FORMAT.planes
+    for plane in tl.static_range(count):  # Triton 3.6 takes a name alone
+        bits = tl.load(planes + ((block * count + plane) * stride + out), real, other=0)
+        # Of four bits each comes to the first place of a byte: the product has them seven places apart.
+        spread = (((bits >> (word * 4)) & 15) * 0x00204081) & 0x01010101
+        q = q | (spread << (FORMAT.low + plane))
+    if FORMAT.code == "iq4":
+        q = look_up_words(q, IQ4)
+    elif FORMAT.code == "fp4":
+        q = look_up_words(q, FP4)
+    return q
+
+
+@triton.jit
+def bytes_of(words, zero: tl.constexpr, OUTS: tl.constexpr):
+    """[outputs, 32] numbers in bytes, less `zero`, of words [outputs, 8]."""
+    if zero:
+        words = ((words | -0x7F7F7F80) - zero * 0x01010101) ^ -0x7F7F7F80
+    even = tl.join(words.to(tl.int8), (words >> 16).to(tl.int8))
+    odd = tl.join((words >> 8).to(tl.int8), (words >> 24).to(tl.int8))
+    return tl.reshape(tl.join(even, odd), [OUTS, 32])
 
 
 @triton.jit

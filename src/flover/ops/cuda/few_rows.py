@@ -10,9 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flover.ops.cuda.blocks import FP4, IQ4, add_sums, look_up, times_scales
+from flover.ops.cuda.blocks import add_sums, times_scales, words_of
 from flover.ops.cuda.launch import INTERPRETED
-from flover.ops.cuda.quantize import row_integers, row_scale, scales_of_rows
+from flover.ops.cuda.quantize import row_integers, scales_of_rows
 
 
 @triton.jit
@@ -32,60 +32,6 @@ def dot4(a, b, total):
             "dp4a.s32.s32 $0, $1, $2, $3;", "=r,r,r,r", [a, b, total], dtype=tl.int32, is_pure=True, pack=1
         )
     return total
-
-
-_LOOK_UP = tl.constexpr("""{
-    .reg .b32 place, byte, low, high, sign;
-    and.b32 place, $1, 0x07070707;
-    shr.u32 byte, place, 4;
-    or.b32 place, place, byte;
-    prmt.b32 place, place, place, 0x0020;  // four numbers of 4 bits, which choose bytes of the first eight values,
-    prmt.b32 low, $2, $3, place;
-    prmt.b32 high, $4, $5, place;          // and of the last
-    shl.b32 sign, $1, 4;
-    prmt.b32 sign, sign, sign, 0xba98;     // a byte of ones for a number of 8 or more
-    lop3.b32 $0, low, high, sign, 0xd8;
-}""")
-
-
-@triton.jit
-def look_up_words(q, WORDS: tl.constexpr):
-    """The values that the numbers of 4 bits in the bytes of words stand for, `WORDS` as `blocks.look_up` has them."""
-    if INTERPRETED:
-        found = q * 0
-        for i in tl.static_range(4):
-            found = found | ((look_up((q >> (8 * i)) & 15, WORDS).to(tl.int32) & 255) << (8 * i))
-    else:
-        found = tl.inline_asm_elementwise(
-            _LOOK_UP, "=r,r,r,r,r,r", [q, WORDS[0], WORDS[1], WORDS[2], WORDS[3]], dtype=tl.int32, is_pure=True, pack=1
-        )
-    return found
-
-
-@triton.jit
-def words_of(weight, at, unit, out, real, stride, FORMAT: tl.constexpr, BLOCKS: tl.constexpr):
-    """The numbers of a unit, `zero` not taken off, [1, outputs, BLOCKS, 8]: four in the bytes of each word."""
-    block, word = tl.arange(0, BLOCKS)[None, None, :, None], tl.arange(0, 8)[None, None, None, :]
-    out, real = out[None, :, None, None], real[None, :, None, None]
-    if FORMAT.low > 0:
-        words = weight.to(tl.pointer_type(tl.int32))
-        q = tl.load(words + (unit * stride * 8 + out * 8 + word), real, other=0)
-    else:
-        q = (out + word) * 0
-    if FORMAT.low == 4:
-        q = (q >> (block * 4)) & 0x0F0F0F0F
-    planes = (weight + at[0]).to(tl.pointer_type(tl.int32))
-    count: tl.constexpr = FORMAT.planes
-    for plane in tl.static_range(count):  # Triton 3.6 takes a name alone
-        bits = tl.load(planes + (((unit * BLOCKS + block) * count + plane) * stride + out), real, other=0)
-        # Of four bits each comes to the first place of a byte: the product has them seven places apart.
-        spread = (((bits >> (word * 4)) & 15) * 0x00204081) & 0x01010101
-        q = q | (spread << (FORMAT.low + plane))
-    if FORMAT.code == "iq4":
-        q = look_up_words(q, IQ4)
-    elif FORMAT.code == "fp4":
-        q = look_up_words(q, FP4)
-    return q
 
 
 @triton.jit
@@ -111,7 +57,8 @@ def word_sums(
     BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """Of each part of a unit: sums [rows, outputs] of its numbers times the integers x [rows, 1, BLOCKS, 8]."""
-    words = words_of(weight, at, unit, out, real, stride, FORMAT, BLOCKS)
+    half, word = tl.arange(0, BLOCKS)[None, None, :, None], tl.arange(0, 8)[None, None, None, :]
+    words = words_of(weight, at, unit, half, out[None, :, None, None], word, real[None, :, None, None], stride, FORMAT)
     start = x * 0
     if FORMAT.zero:
         start = dot4(x, tl.full(x.shape, (256 - FORMAT.zero) * 0x01010101 - 0x100000000, tl.int32), start)
@@ -122,7 +69,7 @@ def word_sums(
 
 @triton.jit
 def words_at(
-    x, scales, shares, x_row, rows, width, unit, x_scale, top, inverse, FORMAT: tl.constexpr, RECIPE: tl.constexpr,
+    x, scales, shares, x_row, rows, width, unit, x_scale, inverse, FORMAT: tl.constexpr, RECIPE: tl.constexpr,
     BLOCKS: tl.constexpr, BLOCK_ROWS: tl.constexpr,
 ):  # fmt: skip
     """A unit of the rows x_row, [rows, 1, BLOCKS, 8] words; the scales of its blocks, and their shares in what offsets
@@ -134,11 +81,11 @@ def words_at(
         place = tl.arange(0, BLOCKS * 32)[None, :]
         column = unit * (BLOCKS * 32) + place
         stored = tl.load(x + x_row[:, None] * width + column, column < width, other=0.0)
-        integer = row_integers(stored, top[:, None], inverse[:, None])
+        byte, integer = row_integers(stored, inverse[:, None])
         if RECIPE.parts > 0:
             sums = tl.sum(tl.reshape(integer, [BLOCK_ROWS, BLOCKS, 32]), 2)
             own_shares = apart(x_scale[:, None] * sums, BLOCKS)
-        shifted = (integer.to(tl.int32) & 255) << (place % 4 * 8)
+        shifted = (byte & 255) << (place % 4 * 8)
         words = tl.sum(tl.reshape(shifted, [BLOCK_ROWS, 1, BLOCKS, 8, 4]), 4)
     else:
         word = block[:, None, :, None] * 8 + tl.arange(0, 8)[None, None, None, :]
@@ -149,16 +96,6 @@ def words_at(
             part = unit * count + tl.arange(0, count)[None, :]
             own_shares = apart(tl.load(shares + (part * rows + row[:, None])), count)
     return words, x_scales, own_shares
-
-
-@triton.jit
-def anywhere(values, BLOCK_ROWS: tl.constexpr):
-    """The same numbers [rows], not negative, row by row: so they have no layout that the compiler would give to all
-    that the loop computes with them."""
-    row, found = tl.arange(0, BLOCK_ROWS), tl.zeros([BLOCK_ROWS], values.dtype)
-    for r in tl.static_range(BLOCK_ROWS):
-        found = tl.where(row == r, tl.max(tl.where(row == r, values, 0), 0), found)
-    return found
 
 
 @triton.jit
@@ -196,14 +133,11 @@ def words_chain(
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     blocks: tl.constexpr = 1 if FORMAT.low == 8 else 2
     width = inputs if RECIPE.way == "rotated" else units * (32 * blocks)
-    x_scale, top, inverse = scales_of_rows(scales, x_row, RECIPE, NUM_PIECES, PIECES)
-    if RECIPE.way == "rotated":
-        top = anywhere(top, BLOCK_ROWS)
-        x_scale, inverse = row_scale(top, RECIPE.rounds)
+    x_scale, inverse = scales_of_rows(scales, x_row, RECIPE, NUM_PIECES, PIECES)
     for first in tl.range(begin, end, UNITS, num_stages=STAGES):
         for i in tl.static_range(UNITS):
             own = words_at(
-                x, scales, shares, x_row, rows, width, first + i, x_scale, top, inverse, FORMAT, RECIPE, blocks,
+                x, scales, shares, x_row, rows, width, first + i, x_scale, inverse, FORMAT, RECIPE, blocks,
                 BLOCK_ROWS,
             )  # fmt: skip
             total = add_unit(

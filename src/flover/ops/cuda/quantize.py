@@ -25,6 +25,8 @@ from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
 
 _BLOCKS_AT_ONCE = 32
 _INPUTS_AT_ONCE = 2048
+WORD_ROWS = tl.constexpr(4)
+"""The most rows of a tile whose weights' numbers are in words (few_rows.py)."""
 MOST_ROTATED = 64
 """Rows of a step whose scales are left to the product, which finds the integers of all rows in each of its programs;
 more rows have a launch for that."""
@@ -183,33 +185,46 @@ def row_scale(top, ROUNDS: tl.constexpr):
 
 
 @triton.jit
-def scales_of_rows(scales, x_row, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr):
-    """The scales of these rows, where they have one each; of rotated ones the largest magnitudes, which are the largest
-    of their NUM_PIECES pieces, and what to multiply their numbers with."""
-    scale, top, inverse = x_row, x_row, x_row
-    if RECIPE.way == "rotated":
-        piece = tl.arange(0, PIECES)[None, :]
-        top = tl.max(tl.load(scales + x_row[:, None] * NUM_PIECES + piece, piece < NUM_PIECES, other=0), 1)
-        scale, inverse = row_scale(top, RECIPE.rounds)
-    elif RECIPE.way == "row":
-        scale = tl.load(scales + x_row)
-    return scale, top, inverse
+def one_by_one(values, COUNT: tl.constexpr):
+    """The same numbers [COUNT], none below zero: made one by one they have no layout, which the compiler would give to
+    all that is computed with them."""
+    place, found = tl.arange(0, COUNT), tl.zeros([COUNT], values.dtype)
+    for i in tl.static_range(COUNT):
+        found = tl.where(place == i, tl.max(tl.where(place == i, values, 0), 0), found)
+    return found
 
 
 @triton.jit
-def row_integers(value, top, inverse):
-    """Rotated numbers as integers, in float32; zeros where a row is not finite."""
-    value = tl.where(top < 0x7F800000, value, 0.0) * inverse
-    return nearest(tl.minimum(tl.maximum(value, -127.0), 127.0))
+def scales_of_rows(scales, x_row, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr):
+    """The scales of these rows, where they have one each; and what to multiply the numbers of rotated ones with: the
+    largest magnitude of such a row is the largest of its NUM_PIECES pieces."""
+    scale, inverse = x_row, x_row
+    if RECIPE.way == "rotated":
+        piece = tl.arange(0, PIECES)[None, :]
+        top = tl.max(tl.load(scales + x_row[:, None] * NUM_PIECES + piece, piece < NUM_PIECES, other=0), 1)
+        if x_row.shape[0] <= WORD_ROWS:
+            top = one_by_one(top, x_row.shape[0])
+        scale, inverse = row_scale(top, RECIPE.rounds)
+    elif RECIPE.way == "row":
+        scale = tl.load(scales + x_row)
+    return scale, inverse
+
+
+@triton.jit
+def row_integers(value, inverse):
+    """Rotated numbers as integers, in the lowest byte of words, and in float32. Neither has a meaning in a row that is
+    not finite, whose scale is not a number."""
+    shifted = value * inverse + 12582912.0  # what `nearest` adds leaves the integer in the last bits
+    return shifted.to(tl.int32, bitcast=True), shifted - 12582912.0
 
 
 @triton.jit
 def keep_row(value, top, row, first, rows, width, q, scales, shares, SIZE: tl.constexpr, RECIPE: tl.constexpr):
     """Store SIZE rotated numbers of a row as integers, from the input `first` on; all of it is `width` wide."""
     scale, inverse = row_scale(top, RECIPE.rounds)
-    integer = row_integers(value, top, inverse)
+    word, integer = row_integers(value, inverse)
     column = first + tl.arange(0, SIZE)
-    tl.store(q + row * width + column, integer.to(tl.int8), column < width)
+    tl.store(q + row * width + column, word.to(tl.int8), column < width)
     tl.store(scales + row, scale)
     if RECIPE.parts == 1:
         block = first // 32 + tl.arange(0, SIZE // 32)

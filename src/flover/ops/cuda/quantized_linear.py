@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flover.ops.cuda.blocks import add_sums, numbers_of, scale_of, times_scales
+from flover.ops.cuda.blocks import add_sums, bytes_of, numbers_of, scale_of, times_scales, words_of
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.few_rows import words_chain
 from flover.ops.cuda.fp8 import fp8_linear
@@ -20,6 +20,7 @@ from flover.ops.cuda.launch import OPTIONS, TYPES, power_of_two
 from flover.ops.cuda.quantize import (
     FLOATS,
     MOST_ROTATED,
+    WORD_ROWS,
     Activations,
     Recipe,
     Rows,
@@ -33,7 +34,7 @@ from flover.ops.cuda.quantize import (
     scales_of_rows,
 )
 from flover.ops.cuda.quantized import QuantizedWeight
-from flover.ops.cuda.tiles import MOST_REGISTERS, TOGETHER, WORD_ROWS, tile_of
+from flover.ops.cuda.tiles import MOST_REGISTERS, TOGETHER, tile_of
 from flover.ops.cuda.tree import tree_sums
 
 
@@ -42,7 +43,12 @@ def add_block(total, x, weight, at, record, unit, half, out, outputs, stride, FO
     """What the block `half` of a unit adds to sums [rows, outputs], of activations as `activations_at` has them."""
     a, x_scale, share, second_share = x
     column, real = tl.arange(0, 32), out < outputs
-    w = tl.trans(numbers_of(weight, at, unit, half, out[:, None], column[None, :], real[:, None], stride, FORMAT))
+    if FORMAT.code == "fp8":
+        w = tl.trans(numbers_of(weight, at, unit, half, out[:, None], column[None, :], real[:, None], stride, FORMAT))
+    else:
+        word = tl.arange(0, 8)[None, :]
+        words = words_of(weight, at, unit, half, out[:, None], word, real[:, None], stride, FORMAT)
+        w = tl.trans(bytes_of(words, FORMAT.zero, out.shape[0]))
     if FORMAT.scale == "row":
         total = tl.dot(a, w, total, out_dtype=tl.int32)
     elif FORMAT.code == "fp8":
@@ -64,7 +70,7 @@ def add_block(total, x, weight, at, record, unit, half, out, outputs, stride, FO
 
 @triton.jit
 def activations_at(
-    x, scales, shares, x_row, rows, width, block, x_scale, top, inverse, FORMAT: tl.constexpr, RECIPE: tl.constexpr
+    x, scales, shares, x_row, rows, width, block, x_scale, inverse, FORMAT: tl.constexpr, RECIPE: tl.constexpr
 ):
     """One block of the rows x_row, [rows, 32]; its scales, and its shares in what offsets of weights add."""
     column = block * 32 + tl.arange(0, 32)[None, :]
@@ -73,10 +79,10 @@ def activations_at(
         a = tl.load(x + x_row[:, None] * width + column, column < width, other=0.0)
     elif RECIPE.way == "rotated":
         stored = tl.load(x + x_row[:, None] * width + column, column < width, other=0.0)
-        integer = row_integers(stored, top[:, None], inverse[:, None])
+        word, integer = row_integers(stored, inverse[:, None])
         if RECIPE.parts > 0:
             share = x_scale * tl.sum(integer, 1)
-        a = integer.to(tl.int8)
+        a = word.to(tl.int8)
     else:
         a = tl.load(x + x_row[:, None] * width + column)
         if RECIPE.way == "blocks":
@@ -102,7 +108,7 @@ def quantized_chain(
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], kind)
     together: tl.constexpr = 1 if FORMAT.low == 8 else 2
     width = inputs if RECIPE.way == "floats" or RECIPE.way == "rotated" else units * (32 * together)
-    x_scale, top, inverse = scales_of_rows(scales, x_row, RECIPE, NUM_PIECES, PIECES)
+    x_scale, inverse = scales_of_rows(scales, x_row, RECIPE, NUM_PIECES, PIECES)
     # With stages said here, scales are loaded ahead too; else only what tensor cores multiply.
     for first in tl.range(begin, end, UNITS, num_stages=STAGES):
         for i in tl.static_range(UNITS):
@@ -110,9 +116,7 @@ def quantized_chain(
                 unit = first + i
                 block = unit * together + half
                 record = first * together // FORMAT.record + (i * together + half) // FORMAT.record
-                own = activations_at(
-                    x, scales, shares, x_row, rows, width, block, x_scale, top, inverse, FORMAT, RECIPE
-                )
+                own = activations_at(x, scales, shares, x_row, rows, width, block, x_scale, inverse, FORMAT, RECIPE)
                 total = add_block(total, own, weight, at, record, unit, half, out, outputs, stride, FORMAT)
                 if GATED:
                     up_total = add_block(

@@ -10,18 +10,14 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-import triton.language as tl
-
 from flover.ops.cuda.launch import power_of_two
-from flover.ops.cuda.quantize import FLOATS, Recipe
+from flover.ops.cuda.quantize import FLOATS, WORD_ROWS, Recipe
 from flover.ops.cuda.quantized import Quantized, QuantizedWeight, sections_of
 from flover.ops.cuda.routing import EXPERT_ROWS
 
 TOGETHER = 128
 """Outputs of a program that rotates what it computed: the largest rotation."""
 FEW_ROWS = 16
-WORD_ROWS = tl.constexpr(4)
-"""The most rows of a tile whose numbers are in words."""
 _OUT, _WORD_UNITS = 32, 2
 MOST_REGISTERS = 255
 """Of a thread, said so: else the assembler saves some for more programs at once, and keeps what is left in memory."""
