@@ -36,7 +36,7 @@ from cuda_kernels import (
 from triton.runtime.driver import driver
 
 from flover.ops import ONE_SCALE, Experts, Routing, WeightFormat
-from flover.ops.cuda.quantize import WORD_ROWS
+from flover.ops.cuda.launch import WORD_ROWS
 from flover.ops.cuda.quantized import QUANTIZED
 from flover.ops.cuda.table import cuda_ops
 

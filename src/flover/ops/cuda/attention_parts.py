@@ -6,7 +6,8 @@ import triton
 import triton.language as tl
 
 from flover.ops.cuda.activation import tanh
-from flover.ops.cuda.quantize import keep_blocks, magnitude_bits, rotated
+from flover.ops.cuda.quantize import keep_blocks
+from flover.ops.cuda.rotated import magnitude_bits, rotated
 
 
 @triton.jit

@@ -11,8 +11,9 @@ from flover.errors import InvariantError
 from flover.ops.cuda.blocks import numbers_of, scale_of
 from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.matrices import Matrix
-from flover.ops.cuda.quantize import rotated, rotation_factor
+from flover.ops.cuda.quantize import rotation_factor
 from flover.ops.cuda.quantized import QuantizedWeight
+from flover.ops.cuda.rotated import rotated
 
 _BLOCK = 1024
 

@@ -22,10 +22,10 @@ from flover.errors import InvariantError
 from flover.ops import Experts, Group, Routing, Weight
 from flover.ops.cuda.few_rows import words_chain
 from flover.ops.cuda.fp8 import fp8_experts
-from flover.ops.cuda.launch import OPTIONS, power_of_two
+from flover.ops.cuda.launch import OPTIONS, WORD_ROWS, power_of_two
 from flover.ops.cuda.linear import chain
 from flover.ops.cuda.matrices import Matrix
-from flover.ops.cuda.quantize import WORD_ROWS, Rows, activations_of, activations_of_all, floats_of
+from flover.ops.cuda.quantize import Rows, activations_of, activations_of_all, floats_of
 from flover.ops.cuda.quantized import QuantizedWeight
 from flover.ops.cuda.quantized_linear import pieces_of, quantized_chain
 from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile, route_kernel

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from flover.ops.cuda.blocks import add_sums, times_scales, words_of
 from flover.ops.cuda.launch import INTERPRETED
-from flover.ops.cuda.quantize import row_integers, scales_of_rows
+from flover.ops.cuda.rotated import row_integers, scales_of_rows
 
 
 @triton.jit

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.launch import OPTIONS
-from flover.ops.cuda.quantize import magnitude_bits
 from flover.ops.cuda.quantized import BLOCK, QuantizedWeight
+from flover.ops.cuda.rotated import magnitude_bits
 from flover.ops.cuda.routing import EXPERT_ROWS, finish_pairs, pairs_at, pairs_of_tile
 from flover.ops.cuda.tree import tree_sums
 

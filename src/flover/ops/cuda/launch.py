@@ -17,6 +17,9 @@ OPTIONS: Mapping[str, Any] = {"enable_fp_fusion": False}
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 """Whether kernels run in Python, which has no machine instructions of its own."""
 
+WORD_ROWS = tl.constexpr(4)
+"""The most rows of a tile whose weights have their numbers in words (few_rows.py)."""
+
 TYPES: Mapping[torch.dtype, tl.dtype] = {
     torch.float32: tl.float32,
     torch.bfloat16: tl.bfloat16,

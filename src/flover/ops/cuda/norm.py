@@ -8,18 +8,9 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.ops.cuda.launch import OPTIONS, power_of_two, warps_for
-from flover.ops.cuda.quantize import (
-    FLOATS,
-    Rows,
-    is_whole,
-    keep_blocks,
-    keep_row,
-    magnitude_bits,
-    new_activations,
-    recipe_of,
-    rotated,
-)
+from flover.ops.cuda.quantize import FLOATS, Rows, is_whole, keep_blocks, new_activations, recipe_of
 from flover.ops.cuda.quantized import QuantizedWeight
+from flover.ops.cuda.rotated import keep_row, magnitude_bits, rotated
 
 
 @triton.jit(do_not_specialize=["rows"])  # one kernel for any batch

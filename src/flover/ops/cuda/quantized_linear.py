@@ -16,11 +16,10 @@ from flover.ops.cuda.blocks import add_sums, bytes_of, numbers_of, scale_of, tim
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.few_rows import words_chain
 from flover.ops.cuda.fp8 import fp8_linear
-from flover.ops.cuda.launch import OPTIONS, TYPES, power_of_two
+from flover.ops.cuda.launch import OPTIONS, TYPES, WORD_ROWS, power_of_two
 from flover.ops.cuda.quantize import (
     FLOATS,
     MOST_ROTATED,
-    WORD_ROWS,
     Activations,
     Recipe,
     Rows,
@@ -30,10 +29,9 @@ from flover.ops.cuda.quantize import (
     keep_tile,
     new_activations,
     recipe_of,
-    row_integers,
-    scales_of_rows,
 )
 from flover.ops.cuda.quantized import QuantizedWeight
+from flover.ops.cuda.rotated import row_integers, scales_of_rows
 from flover.ops.cuda.tiles import MOST_REGISTERS, TOGETHER, tile_of
 from flover.ops.cuda.tree import tree_sums
 

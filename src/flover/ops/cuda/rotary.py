@@ -9,7 +9,8 @@ from torch import Tensor
 
 from flover.ops import Pages
 from flover.ops.cuda.launch import OPTIONS, power_of_two
-from flover.ops.cuda.quantize import magnitude_bits, nearest
+from flover.ops.cuda.quantize import nearest
+from flover.ops.cuda.rotated import magnitude_bits
 
 
 @triton.jit

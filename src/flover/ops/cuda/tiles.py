@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from flover.ops.cuda.launch import power_of_two
-from flover.ops.cuda.quantize import FLOATS, WORD_ROWS, Recipe
+from flover.ops.cuda.launch import WORD_ROWS, power_of_two
+from flover.ops.cuda.quantize import FLOATS, Recipe
 from flover.ops.cuda.quantized import Quantized, QuantizedWeight, sections_of
 from flover.ops.cuda.routing import EXPERT_ROWS
 
