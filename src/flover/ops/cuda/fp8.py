@@ -61,7 +61,7 @@ def fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP: tl.
 @triton.jit
 def fp8_chain(
     x, scales, x_row, rows, weight, scales_at, out, outputs, stride, width, first, last, GATED: tl.constexpr,
-    GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    GROUP: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """Sums over the inputs of the steps from `first` up to `last`, in order, of the rows x_row of x, which has so many,
     times the outputs `out` of a weight; gated: and those as far behind its first half."""
@@ -69,7 +69,7 @@ def fp8_chain(
     place = tl.arange(0, STEP)
     total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
     up_total = tl.zeros([BLOCK_ROWS, BLOCK_OUT], tl.float32)
-    for step in tl.range(first, last, num_stages=3):  # said here, it is for the scales too
+    for step in tl.range(first, last, num_stages=STAGES):  # said here, it is for the scales too
         a = tl.load(x + x_row[:, None] * width + (step * STEP + place)[None, :]).to(tl.float8e4nv, bitcast=True)
         x_scale = tl.load(scales + step // (GROUP // STEP) * rows + x_row)
         sums, scale = fp8_sums(a, x_scale, weight, w_scales, step, out, outputs, stride, STEP)
@@ -84,7 +84,7 @@ def fp8_chain(
 def fp8_kernel(
     x, scales, weight, scales_at, bias, y, rows, outputs, stride, steps, width, y_stride, KIND: tl.constexpr,
     GATED: tl.constexpr, HAS_BIAS: tl.constexpr, SEGMENTS: tl.constexpr, GROUP: tl.constexpr, STEP: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS rows by BLOCK_OUT outputs (gated: with their gates); `outputs` counts those of y."""
     row = tl.program_id(1) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -92,8 +92,8 @@ def fp8_kernel(
     x_row = tl.minimum(row, rows - 1).to(tl.int64)
     what = x, scales, x_row, rows, weight, scales_at, out, outputs, stride, width
     total, up_total = tree_sums(
-        fp8_chain, what, steps, steps // SEGMENTS, (GATED, GROUP, STEP, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
-        BLOCK_OUT,
+        fp8_chain, what, steps, steps // SEGMENTS, (GATED, GROUP, STEP, STAGES, BLOCK_ROWS, BLOCK_OUT), SEGMENTS,
+        BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     total = finish(total, up_total, bias, out, outputs, KIND, GATED, HAS_BIAS)
     inside = (row < rows)[:, None] & (out < outputs)[None, :]
@@ -104,7 +104,7 @@ def fp8_kernel(
 def fp8_grouped_kernel(
     x, scales, matrices, scales_at, biases, order, starts, y, rows, experts, outputs, stride, steps, width,
     SHARING: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr, HAS_BIAS: tl.constexpr, SEGMENTS: tl.constexpr,
-    GROUP: tl.constexpr, STEP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    GROUP: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
 ):  # fmt: skip
     """BLOCK_ROWS pairs of token and expert, all of one expert, by BLOCK_OUT outputs; SHARING pairs have a row of x."""
     expert, start, count, first = pairs_of_tile(starts, tl.program_id(1), experts, BLOCK_ROWS)
@@ -115,8 +115,8 @@ def fp8_grouped_kernel(
     weight = tl.multiple_of(tl.load(matrices + expert).to(tl.pointer_type(tl.uint8)), 16)
     what = x, scales, pair // SHARING, rows, weight, scales_at, out, outputs, stride, width
     total, up_total = tree_sums(
-        fp8_chain, what, steps, steps // SEGMENTS, (GATED, GROUP, STEP, BLOCK_ROWS, BLOCK_OUT), SEGMENTS, BLOCK_ROWS,
-        BLOCK_OUT,
+        fp8_chain, what, steps, steps // SEGMENTS, (GATED, GROUP, STEP, STAGES, BLOCK_ROWS, BLOCK_OUT), SEGMENTS,
+        BLOCK_ROWS, BLOCK_OUT,
     )  # fmt: skip
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
@@ -130,6 +130,12 @@ def fp8_rows(x: Tensor, width: int) -> tuple[Tensor, Tensor]:
         x, q, scales, rows, inputs, width, groups, GROUP, _GROUPS_AT_ONCE, num_warps=4, **OPTIONS
     )
     return q, scales
+
+
+def _stages_of(weight: QuantizedWeight) -> int:
+    """How far programs load ahead (Little's law, see tiles.py): 4,096 outputs are 64 programs, which ask for 34 KiB
+    each; gated there are several to a multiprocessor, which share its memory."""
+    return 4 if weight.gated else 9
 
 
 def fp8_linear(
@@ -149,10 +155,11 @@ def fp8_linear(
         SEGMENTS=segments,
         GROUP=GROUP,
         STEP=STEP,
+        STAGES=_stages_of(weight),
         BLOCK_ROWS=_ROWS,
         BLOCK_OUT=block_out,
         num_warps=4,
-        num_stages=3,
+        num_stages=_stages_of(weight),
         **OPTIONS,
     )  # fmt: skip
 
@@ -184,9 +191,10 @@ def fp8_experts(
         SEGMENTS=segments,
         GROUP=GROUP,
         STEP=STEP,
+        STAGES=_stages_of(like),
         BLOCK_ROWS=EXPERT_ROWS,
         BLOCK_OUT=block_out,
         num_warps=4,
-        num_stages=3,
+        num_stages=_stages_of(like),
         **OPTIONS,
     )  # fmt: skip

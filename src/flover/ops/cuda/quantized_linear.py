@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flover.ops.cuda.blocks import add_sums, bytes_of, numbers_of, scale_of, times_scales, words_of
+from flover.ops.cuda.blocks import add_sums, bytes_of, fp8_of, scale_of, times_scales, words_of
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.few_rows import words_chain
 from flover.ops.cuda.fp8 import fp8_linear
@@ -40,18 +40,15 @@ from flover.ops.cuda.tree import tree_sums
 def add_block(total, x, weight, at, record, unit, half, out, outputs, stride, FORMAT: tl.constexpr):
     """What the block `half` of a unit adds to sums [rows, outputs], of activations as `activations_at` has them."""
     a, x_scale, share, second_share = x
-    column, real = tl.arange(0, 32), out < outputs
-    if FORMAT.code == "fp8":
-        w = tl.trans(numbers_of(weight, at, unit, half, out[:, None], column[None, :], real[:, None], stride, FORMAT))
-    else:
-        word = tl.arange(0, 8)[None, :]
-        words = words_of(weight, at, unit, half, out[:, None], word, real[:, None], stride, FORMAT)
-        w = tl.trans(bytes_of(words, FORMAT.zero, out.shape[0]))
+    column, real, word = tl.arange(0, 32), out < outputs, tl.arange(0, 8)
+    words = words_of(weight, at, unit, half, out[:, None], word[None, :], real[:, None], stride, FORMAT)
+    outs: tl.constexpr = out.shape[0]
+    w = tl.trans(fp8_of(words, outs) if FORMAT.code == "fp8" else bytes_of(words, FORMAT.zero, outs))
     if FORMAT.scale == "row":
         total = tl.dot(a, w, total, out_dtype=tl.int32)
     elif FORMAT.code == "fp8":
         scale, _ = scale_of(weight, at, record, unit, half, 0, out, real, stride, FORMAT)
-        sums = tl.dot(a, (w.to(tl.float32) * 256.0).to(a.dtype), input_precision="ieee")
+        sums = tl.dot(a, w.to(a.dtype), input_precision="ieee")
         total = tl.fma(sums, tl.broadcast_to(scale[None, :], total.shape), total)
     else:
         if FORMAT.parts == 2:

@@ -58,7 +58,7 @@ def tile_of(
     of the segments of the inputs."""
     kind, count = weight.kind, weight.blocks // weight.kind.together // segments
     if kind.code == "fp8":
-        return Tile(16, 32, math.gcd(count, 4), 2)
+        return Tile(16, _OUT, math.gcd(count, 4), 2, 3 if weight.gated else 7)
     if rows <= WORD_ROWS.value:
         return _tile_of_words(weight, power_of_two(rows), count, taken, then)
     heavy = kind.parts == 2 or kind.factors == "both" or kind.scale == "word" or kind.planes > 1
