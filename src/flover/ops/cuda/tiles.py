@@ -69,10 +69,11 @@ def tile_of(
         if then.way == "rotated":
             return Tile(16, TOGETHER, units, 8)
         return Tile(16, _OUT, units, 2, 1 + (_AHEAD_GATED if weight.gated else ahead) // units)
-    if weight.gated and heavy:  # half the rows: sums and numbers of 64 by 32 do not fit in registers
+    if (weight.gated and heavy) or (kind.parts == 2 and kind.offset):  # half the rows: 64 by 32 do not fit in registers
         return Tile(32, 64, 1, 4)
     # Sums of 64 by 64 and these numbers do not fit in registers.
-    narrow = weight.gated or kind.parts == 2 or (kind.planes > 0 and kind.offset) or kind.code != "same"
+    narrow = weight.gated or kind.parts == 2 or kind.code != "same"
+    narrow = narrow or (kind.offset and (kind.planes > 0 or kind.factors == "both"))
     return Tile(64, 32 if narrow else 64, 1, 8 if taken.way == "rotated" else 4)
 
 
