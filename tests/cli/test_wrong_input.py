@@ -204,7 +204,7 @@ def test_a_benchmark_that_is_not_installed_says_how_to_install_it(
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:
-    line = f"set -o pipefail; {command.replace('flover', f'{sys.executable} -m flover')}"
+    line = f"set -o pipefail; unset PYTHONUNBUFFERED; {command.replace('flover', f'{sys.executable} -m flover')}"
     return subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -213,6 +213,7 @@ def shell(command: str) -> subprocess.CompletedProcess[str]:
     [
         ("flover serve --help > /dev/full", 1, "flover: error: No space left on device\n"),
         ("flover version > /dev/full", 1, "flover version: error: No space left on device\n"),
+        ("PYTHONUNBUFFERED=1 flover version > /dev/full", 1, "flover version: error: No space left on device\n"),
         ("flover version >&-", 0, ""),
         ("PYTHONIOENCODING=ascii flover serve --help > /dev/null", 0, ""),
     ],

@@ -70,7 +70,10 @@ def _run(arguments: Sequence[str]) -> int:
         from flover.config import spin_briefly
 
         spin_briefly()
-        return int(args.run(args))
+        code = int(args.run(args))
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, so that an error names the command
+        return code
     except BrokenPipeError:
         raise
     except (ConfigError, RequestError) as error:
