@@ -2,9 +2,9 @@
 
     python tools/cuda_quantized.py [--arch 90] [--format q4_k]
 
-As tools/cuda_kernels.py does: a layer of Llama 3 8B at one row, at four, at 32 where that launches other kernels, and
-at a chunk; up of GPT-J 6B, which has a bias and no gate; experts. A row of the table has one format on one GPU: the
-most registers of a thread, bytes of local memory (of any kernel) and of shared memory; the least share of a
+As tools/cuda_kernels.py does: a layer of Llama 3 8B at one row, at four, at eight, at 32 where that launches other
+kernels, and at a chunk; up of GPT-J 6B, which has a bias and no gate; experts. A row of the table has one format on one
+GPU: the most registers of a thread, bytes of local memory (of any kernel) and of shared memory; the least share of a
 multiprocessor's warps that fit, and the least of the products' widest loads; of products of a single row, the least KiB
 of weights that a multiprocessor has in flight, and the most cycles in which it issues the instructions for a KiB; the
 instructions of the products, where IDP is that for words. What has been compiled is kept by Triton (TRITON_CACHE_DIR),
@@ -52,7 +52,7 @@ def launch(weight_format: WeightFormat) -> None:
     config = config_of("llama-3-8b")
     decoder = decoder_of(config, batch_invariant=False, weight_format=weight_format)
     pages: Any = MetaPages(config, "bfloat16")
-    for query_lens in ([1], [1] * 4, *([[1] * 32] if weight_format in ONE_SCALE else []), [510]):
+    for query_lens in ([1], [1] * 4, [1] * 8, *([[1] * 32] if weight_format in ONE_SCALE else []), [510]):
         decoder.forward(batch_of(query_lens, CONTEXT), pages)
     ops = cuda_ops(META, activations=torch.bfloat16)
     assert ops.prepare is not None

@@ -99,6 +99,14 @@ def test_products_are_the_same_bits_in_any_batch(weight_format: WeightFormat) ->
         assert torch.equal(gpu(OPS.linear, x[first:end], weight, None, "silu"), together[first:end])
 
 
+def test_rows_that_are_next_to_nothing_stay_finite() -> None:
+    """What 127 is divided by may be so small that the quotient is no number."""
+    weight, _ = weights_of("int4", 20, 256)
+    for rows in (1, 3, 20):
+        x = activations(20, 256)[:rows] * 1e-40
+        assert gpu(OPS.linear, x, weight, None, None).abs().max() < 1e-36
+
+
 def test_activations_of_16_bits_and_rows_that_are_no_numbers() -> None:
     """A row that is not finite has no finite output, whatever the others are."""
     for weight_format in ("int8", "q4_k"):

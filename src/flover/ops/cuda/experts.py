@@ -54,7 +54,7 @@ def grouped_kernel(
     finish_pairs(total, up_total, biases, expert, y, pair, real, out, outputs, KIND, GATED, HAS_BIAS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])  # one kernel for any batch
 def quantized_grouped_kernel(
     x, scales, shares, matrices, at, biases, order, starts, y, rows, experts, outputs, stride, units, inputs,
     FORMAT: tl.constexpr, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr, PIECES: tl.constexpr, SHARING: tl.constexpr,

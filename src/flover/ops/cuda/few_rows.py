@@ -36,7 +36,7 @@ def dot4(a, b, total):
 
 @triton.jit
 def apart(values, COUNT: tl.constexpr):
-    """The last dimension of 1, 2 or 4, taken apart."""
+    """The last dimension of 1, 2 or 4, taken apart: always four, of which those that are not there repeat others."""
     if COUNT == 4:
         shape: tl.constexpr = values.shape[:-1] + [2, 2]  # noqa: RUF005  kernels know no star here
         even, odd = tl.split(tl.reshape(values, shape))

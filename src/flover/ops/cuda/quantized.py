@@ -133,8 +133,6 @@ class QuantizedWeight:
         segments: int = 1,
     ) -> None:
         """Room for a matrix. Raises `MemoryError`, `ModelError`."""
-        if shape[0] * shape[1] >= _MOST_NUMBERS:
-            raise ModelError(f"a matrix of {shape[0]} by {shape[1]} in {weight_format} is too large: 2^33 numbers")
         self.shape, self.format, self.gated, self.part = shape, weight_format, gated, part
         self.activations, self.fp8_activations = activations, fp8_activations
         self.segments = segments
@@ -142,6 +140,8 @@ class QuantizedWeight:
         kind = self.kind
         self.blocks = -(-shape[1] // (BLOCK * kind.together)) * kind.together
         self.stride = -(-shape[0] // _ALIGNMENT) * _ALIGNMENT
+        if self.stride * self.blocks * BLOCK >= _MOST_NUMBERS:
+            raise ModelError(f"a matrix of {shape[0]} by {shape[1]} in {weight_format} is too large: 2^33 numbers")
         self.data = zeros((sections_of(kind, self.stride, self.blocks).end,), torch.uint8, device)
         self.order: Tensor | None = None
         self._order: tuple[npt.NDArray[np.int32] | None] | None = None

@@ -29,7 +29,7 @@ def row_scale(top, ROUNDS: tl.constexpr):
     """The scale of rows whose largest rotated numbers have magnitudes of these bits, and what to multiply them with."""
     finite = top < 0x7F800000
     reach = tl.where(finite, top, 0).to(tl.float32, bitcast=True)
-    inverse = tl.where(reach > 0.0, tl.div_rn(127.0, reach), 0.0)
+    inverse = tl.where(reach > 0.0, tl.minimum(tl.div_rn(127.0, reach), 3.0e38), 0.0)  # finite for the tiniest row
     factor: tl.constexpr = 1.0 / (1 << ((ROUNDS + 1) // 2))
     return tl.where(finite, tl.div_rn(reach, 127.0) * factor, float("nan")), inverse
 
@@ -64,7 +64,7 @@ def scales_of_rows(scales, x_row, RECIPE: tl.constexpr, NUM_PIECES: tl.constexpr
 def row_integers(value, inverse):
     """Rotated numbers as integers, in the lowest byte of words, and in float32. Neither has a meaning in a row that is
     not finite, whose scale is not a number."""
-    shifted = value * inverse + 12582912.0  # what `nearest` adds leaves the integer in the last bits
+    shifted = value * inverse + 12582912.0  # what `quantize.nearest` adds leaves the integer in the last bits
     return shifted.to(tl.int32, bitcast=True), shifted - 12582912.0
 
 

@@ -9,7 +9,7 @@ from flover.ops.cuda.attention_parts import row_of_tile
 from flover.ops.cuda.epilogue import finish
 
 EXPERT_ROWS = 16
-"""Pairs of token and expert in a tile."""
+"""Pairs of token and expert in a tile; of integers there may be fewer (`tiles.rows_of_an_expert`)."""
 
 
 @triton.jit
