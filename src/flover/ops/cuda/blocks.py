@@ -29,33 +29,6 @@ def look_up(q, WORDS: tl.constexpr):
     return (word >> ((q & 3) * 8)).to(tl.int8)
 
 
-@triton.jit
-def numbers_of(weight, at, unit, half, out, place, real, stride, FORMAT: tl.constexpr):
-    """q - zero, int8, of input `place` of the block `half` of a unit and of the output `out`; fp8: a float16, 2^8 too
-    small. Everything is broadcast."""
-    if FORMAT.low > 0:
-        q = tl.load(weight + unit.to(tl.int64) * stride * 32 + (out * 32 + place), real, other=0).to(tl.int32)
-    else:
-        q = (out + place) * 0
-    if FORMAT.low == 4:
-        q = (q >> (half * 4)) & 15
-    block = unit * (1 if FORMAT.low == 8 else 2) + half
-    planes = (weight + at[0]).to(tl.pointer_type(tl.int32))
-    count: tl.constexpr = FORMAT.planes
-    for plane in tl.static_range(count):  # Triton 3.6 takes a name alone
-        word = tl.load(planes + (block.to(tl.int64) * count + plane) * stride + out, real, other=0)
-        q = q | (((word >> place) & 1) << (FORMAT.low + plane))
-    if FORMAT.code == "iq4":
-        number = look_up(q, IQ4)
-    elif FORMAT.code == "fp4":
-        number = look_up(q, FP4)
-    elif FORMAT.code == "fp8":
-        number = (((q & 128) << 8) | ((q & 127) << 7)).to(tl.int16).to(tl.float16, bitcast=True)
-    else:
-        number = (q - FORMAT.zero).to(tl.int8)
-    return number
-
-
 _LOOK_UP = tl.constexpr("""{
     .reg .b32 place, byte, low, high, sign;
     and.b32 place, $1, 0x07070707;
@@ -122,12 +95,19 @@ def bytes_of(words, zero: tl.constexpr, OUTS: tl.constexpr):
 
 @triton.jit
 def fp8_of(words, OUTS: tl.constexpr):
-    """[outputs, 32] numbers in float16 of words [outputs, 8] of e4m3, in whose place a float16 is 2^8 too small."""
+    """[outputs, 32] numbers in float16 of words [outputs, 8] of e4m3: its bits in the place of a float16's are 2^8 too
+    small."""
     even = ((words << 8) & -0x7FFF8000) | ((words << 7) & 0x3F803F80)
     odd = (words & -0x7FFF8000) | ((words >> 1) & 0x3F803F80)
     even = tl.join(even.to(tl.int16), (even >> 16).to(tl.int16))
     odd = tl.join(odd.to(tl.int16), (odd >> 16).to(tl.int16))
     return tl.reshape(tl.join(even, odd), [OUTS, 32]).to(tl.float16, bitcast=True) * 256.0
+
+
+@triton.jit
+def numbers_of(words, FORMAT: tl.constexpr, OUTS: tl.constexpr):
+    """[outputs, 32] numbers, `zero` taken off, in bytes (fp8: in float16), of words [outputs, 8] from `words_of`."""
+    return fp8_of(words, OUTS) if FORMAT.code == "fp8" else bytes_of(words, FORMAT.zero, OUTS)
 
 
 @triton.jit

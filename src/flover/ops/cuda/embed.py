@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from flover.errors import InvariantError
-from flover.ops.cuda.blocks import numbers_of, scale_of
+from flover.ops.cuda.blocks import numbers_of, scale_of, words_of
 from flover.ops.cuda.launch import OPTIONS
 from flover.ops.cuda.matrices import Matrix
 from flover.ops.cuda.quantize import rotation_factor
@@ -42,19 +42,18 @@ def unpack_kernel(ids, weight, at, y, inputs, stride, blocks, back, factor, FORM
     """256 inputs of y[row] = factor * row ids[row] of a quantized matrix, rotated back."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * 256 + tl.arange(0, 256)
-    out = tl.load(ids + row).to(tl.int64)
-    block, place = column // 32, column % 32
+    out = tl.load(ids + row).to(tl.int32)
     together: tl.constexpr = 1 if FORMAT.low == 8 else 2
+    block, word = tl.program_id(1) * 8 + tl.arange(0, 8)[:, None], tl.arange(0, 8)[None, :]
+    words = words_of(weight, at, block // together, block % together, out, word, block < blocks, stride, FORMAT)
+    number = tl.reshape(numbers_of(words, FORMAT, 8), [256])
+    block, place = column // 32, column % 32
     record, unit, half, real = block // FORMAT.record, block // together, block % together, block < blocks
-    number = numbers_of(weight, at, unit, half, out, place, real, stride, FORMAT)
     scale, offset = scale_of(weight, at, record, unit, half, 0, out, real, stride, FORMAT)
     if FORMAT.parts == 2:
         second, second_offset = scale_of(weight, at, record, unit, half, 1, out, real, stride, FORMAT)
         scale, offset = tl.where(place < 16, scale, second), tl.where(place < 16, offset, second_offset)
-    value = number.to(tl.float32)
-    if FORMAT.code == "fp8":
-        value *= 256.0
-    value *= scale
+    value = number.to(tl.float32) * scale
     if FORMAT.offset or FORMAT.scale == "word":
         value += offset
     value = rotated(tl.where(column < inputs, value, 0.0), 256, ROUNDS) * back

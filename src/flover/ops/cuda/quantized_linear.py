@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from flover.ops.cuda.blocks import add_sums, bytes_of, fp8_of, scale_of, times_scales, words_of
+from flover.ops.cuda.blocks import add_sums, numbers_of, scale_of, times_scales, words_of
 from flover.ops.cuda.epilogue import finish
 from flover.ops.cuda.few_rows import words_chain
 from flover.ops.cuda.fp8 import fp8_linear
@@ -42,8 +42,7 @@ def add_block(total, x, weight, at, record, unit, half, out, outputs, stride, FO
     a, x_scale, share, second_share = x
     column, real, word = tl.arange(0, 32), out < outputs, tl.arange(0, 8)
     words = words_of(weight, at, unit, half, out[:, None], word[None, :], real[:, None], stride, FORMAT)
-    outs: tl.constexpr = out.shape[0]
-    w = tl.trans(fp8_of(words, outs) if FORMAT.code == "fp8" else bytes_of(words, FORMAT.zero, outs))
+    w = tl.trans(numbers_of(words, FORMAT, out.shape[0]))
     if FORMAT.scale == "row":
         total = tl.dot(a, w, total, out_dtype=tl.int32)
     elif FORMAT.code == "fp8":
