@@ -18,8 +18,10 @@
 #pragma once
 
 #include "dispatch.h"
+#include "interleave.h"
 #include "kernels.h"
 #include "pool.h"
+#include "rows.h"
 #include "vmath.h"
 #include "weight.h"
 
@@ -178,32 +180,52 @@ FLOVER_INLINE RowGroup group_of(int64_t rows, int64_t groups, int64_t index) {
   return {index * small + most(index - first_larger, 0), small + (index >= first_larger ? 1 : 0)};
 }
 
-// From the sums of a unit to y: bias, adapter, activation, gate.
-FLOVER_INLINE void finish(const Product& l, const RowBlock& block, Sums sums, int64_t first_panel, int64_t panels) {
-  const Weight& w = l.like;
-  const int64_t width = w.gated ? w.out / 2 : w.out;
-  const float* bias = block.bias;
+// From the sums of a unit to y: bias, adapter, activation, gate. `WHOLE`: all results are there, of each panel.
+template <Activation ACTIVATION, bool WHOLE>
+[[gnu::noinline]] static void finish_as(const Product& l, const RowBlock& block, Sums sums, int64_t first_panel,
+                                        int64_t panels) {
+  const bool gated = l.like.gated;
+  const int64_t each = gated ? 2 : 1, width = l.like.out / each;  // panels of one result
+  const int64_t first = first_panel / each * PANEL, count = panels / each;
+  const float* bias = block.bias ? block.bias + first : nullptr;
   for (int64_t r = 0; r < block.rows; r++) {
     const int64_t place = l.place(block.first + r);
     const float* added = l.added_to(place);
-    float* y = l.y + place * l.stride + l.column;
-    for (int64_t p = 0; p < panels; p += w.gated ? 2 : 1) {
-      const int64_t column = (first_panel + p) / (w.gated ? 2 : 1) * PANEL;
-      const int valid = (int)least(PANEL, width - column);
-      F16 value = load(sums.place(r, p));
-      if (bias) value = add(value, load_first(bias + column, valid));
-      if (added) value = add(value, load_first(added + column, valid));
-      if (w.gated) {
-        F16 up = load(sums.place(r, p + 1));
-        if (bias) up = add(up, load_first(bias + width + column, valid));
-        if (added) up = add(up, load_first(added + width + column, valid));
-        value = l.activation == Activation::swiglu_oai ? swiglu_oai(value, up) : mul(activate(value, l.activation), up);
+    if (added) added += first;
+    const float* from = sums.place(r, 0);
+    float* y = l.y + place * l.stride + l.column + first;
+    for (int64_t i = 0; i < count; i++, from += each * sums.panel) {
+      const int64_t column = i * PANEL;
+      const int valid = WHOLE ? PANEL : (int)least(PANEL, width - first - column);
+      auto term = [&](const float* p) { return WHOLE ? load(p) : load_first(p, valid); };
+      F16 value = load(from);
+      if (bias) value = add(value, term(bias + column));
+      if (added) value = add(value, term(added + column));
+      if (gated) {
+        F16 up = load(from + sums.panel);
+        if (bias) up = add(up, term(bias + width + column));
+        if (added) up = add(up, term(added + width + column));
+        value = ACTIVATION == Activation::swiglu_oai ? swiglu_oai(value, up) : mul(activate(value, ACTIVATION), up);
       } else {
-        value = activate(value, l.activation);
+        value = activate(value, ACTIVATION);
       }
-      store_first(y + column, value, valid);
+      if (WHOLE)
+        store(y + column, value);
+      else
+        store_first(y + column, value, valid);
     }
   }
+}
+
+FLOVER_INLINE void finish(const Product& l, const RowBlock& block, Sums sums, int64_t first_panel, int64_t panels) {
+  const bool whole = (first_panel + panels) * PANEL <= l.like.out;
+  dispatch<0, (int)Activation::swiglu_oai>((int)l.activation, [&](auto kind) {
+    constexpr auto ACTIVATION = (Activation) decltype(kind)::value;
+    if (whole)
+      finish_as<ACTIVATION, true>(l, block, sums, first_panel, panels);
+    else
+      finish_as<ACTIVATION, false>(l, block, sums, first_panel, panels);
+  });
 }
 
 // ---- float32, bfloat16, float16 ----
@@ -359,67 +381,58 @@ static void expand(const uint8_t* data, int64_t inputs, float* out) {
   }
 }
 
-// Calls body(block, first row, rows, worker) for all groups of all blocks of rows, on all threads.
+// Calls body(block, first row, rows, part, worker) for all groups of all blocks of rows, on all threads: for each of so
+// many parts of a group.
 template <class Body>
-static void over_groups(Pool& pool, const Product& l, const Tiling& tiling, Body&& body) {
+static void over_groups(Pool& pool, const Product& l, const Tiling& tiling, int64_t parts, Body&& body) {
   const int64_t most_groups = tiling.groups(l.most_rows);
   auto items = [&](int64_t item, int worker) {
-    const RowBlock& block = l.blocks[item / most_groups];
-    const int64_t groups = tiling.groups(block.rows), index = item % most_groups;
+    const int64_t part = item % parts, group_item = item / parts;
+    const RowBlock& block = l.blocks[group_item / most_groups];
+    const int64_t groups = tiling.groups(block.rows), index = group_item % most_groups;
     if (index >= groups) return;
     const RowGroup group = group_of(block.rows, groups, index);
-    body(block, block.first + group.start, group.size, worker);
+    body(block, block.first + group.start, group.size, part, worker);
   };
-  parallel(pool, l.num_blocks * most_groups, items);
+  parallel(pool, l.num_blocks * most_groups * parts, items);
 }
 
-constexpr int64_t ROUNDED = 512;  // inputs of a row that are rounded at once
 constexpr int64_t MOST_TILE = 12;
+constexpr int64_t WORDS_AT_ONCE = 256;  // of a row
 
-// Calls put(pair, index of the row, start, rows) for x rounded to bfloat16, two inputs at a time, the first in the
-// lower half: in groups, [inputs / 2][rows of the group] one group after another, where a step of the group begins at
-// `start`.
-template <class Put>
-static void each_rounded_pair(Pool& pool, const Product& l, int64_t tile, Put&& put) {
-  const int64_t in = l.like.in, steps = (in + 1) / 2;
-  over_groups(pool, l, {tile}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
-    uint16_t rounded[MOST_TILE][ROUNDED + 1];
-    for (int64_t k = 0; k < in; k += ROUNDED) {
-      const int64_t inputs = least(ROUNDED, in - k);
-      for (int64_t r = 0; r < rows; r++) {
-        const float* x = l.input(first + r) + k;
-        for (int64_t i = 0; i < inputs; i++) rounded[r][i] = bf16_factor(x[i]);
-        rounded[r][inputs] = 0;
-      }
-      int64_t start = first * steps + k / 2 * rows;
-      for (int64_t i = 0; i < inputs; i += 2, start += rows)
-        for (int64_t r = 0; r < rows; r++) {
-          uint32_t pair;
-          memcpy(&pair, &rounded[r][i], 4);
-          put(pair, r, start, rows);
-        }
+// x in groups, [words][rows of the group] one group after another. Calls make(x of a row, first, count, out) for
+// `count` words of a row from word `first` on.
+template <class Make>
+static void pack_rows(Pool& pool, const Product& l, int64_t tile, int64_t words, uint32_t* packed, Make&& make) {
+  const int64_t pieces = (words + WORDS_AT_ONCE - 1) / WORDS_AT_ONCE;
+  const int64_t parts = l.rows * words <= SERIAL_WORK ? 1 : pieces, each = pieces / parts * WORDS_AT_ONCE;
+  over_groups(pool, l, {tile}, parts, [&](const RowBlock&, int64_t first_row, int64_t rows, int64_t part, int) {
+    uint32_t made[MOST_TILE][WORDS_AT_ONCE];
+    const uint32_t* from[MOST_TILE];
+    for (int64_t r = 0; r < rows; r++) from[r] = made[r];
+    for (int64_t first = part * each, end = least(first + each, words); first < end; first += WORDS_AT_ONCE) {
+      const int64_t count = least(WORDS_AT_ONCE, end - first);
+      for (int64_t r = 0; r < rows; r++) make(l.input(first_row + r), first, count, made[r]);
+      interleave(from, rows, count, packed + first_row * words + first * rows);
     }
   });
 }
 
-// x in groups, [inputs padded][rows of the group] one group after another, in the order of a chain.
+// x as it is, or rounded to bfloat16 and in the order of its chain: the second of two inputs comes first.
 template <Format F>
 static void pack_floats(Pool& pool, const Product& l, int64_t tile, float* packed) {
-  if constexpr (F == Format::bfloat16)
-    return each_rounded_pair(pool, l, tile, [&](uint32_t pair, int64_t r, int64_t start, int64_t rows) {
-      packed[2 * start + r] = float_of(pair & 0xffff0000);
-      packed[2 * start + rows + r] = float_of(pair << 16);
-    });
-  const Weight& w = l.like;
-  const int64_t depth = padded_in(w.format, w.in);
-  over_groups(pool, l, {tile}, [&](const RowBlock&, int64_t first, int64_t rows, int) {
-    const float* x[FLOAT_TILE];
-    for (int64_t r = 0; r < rows; r++) x[r] = l.input(first + r);
-    float* out = packed + first * depth;
-    for (int64_t k = 0; k < w.in; k++)
-      for (int64_t r = 0; r < rows; r++) *out++ = x[r][k];
-    for (int64_t k = w.in * rows; k < depth * rows; k++) *out++ = 0.0f;
-  });
+  const int64_t in = l.like.in, depth = padded_in(F, in);
+  pack_rows(pool, l, tile, depth, reinterpret_cast<uint32_t*>(packed),
+            [&](const float* x, int64_t first, int64_t count, uint32_t* out) {
+              const int64_t inputs = least(count, in - first);
+              if (F == Format::bfloat16) {
+                for (int64_t i = 0; i < inputs; i++) out[i ^ 1] = (uint32_t)bf16_factor(x[first + i]) << 16;
+                if (inputs % 2) out[inputs - 1] = 0;
+              } else {
+                memcpy(out, x + first, (size_t)inputs * sizeof *out);
+                for (int64_t i = inputs; i < count; i++) out[i] = 0;
+              }
+            });
 }
 
 template <Format F>

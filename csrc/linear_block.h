@@ -43,16 +43,9 @@ struct BlockGroup {
   }
 };
 
-FLOVER_INLINE int32_t sum_of_16(const int8_t* p) {
-  int32_t total = 0;
-  for (int i = 0; i < 16; i++) total += p[i];
-  return total;
-}
-
-// Row r of a group; `order` as in Weight.
+// A row as a group of its own; `order` as in Weight.
 template <Format F>
-static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks, int64_t rows, int64_t r,
-                            BlockGroup out) {
+static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks, BlockGroup out) {
   constexpr int PARTS = BlockTraits<F>::PARTS, ZERO = BlockTraits<F>::FORMAT.zero;
   for (int64_t b = 0; b < blocks; b++) {
     const float* from = x + b * BLOCK_INPUTS;
@@ -69,30 +62,31 @@ static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks
     const float reach = finite ? float_of(bits) : 0.0f;
     const float inverse = reach > TINY ? 127.0f / reach : 0.0f;
     const float scale = !finite ? float_of(0x7fc00000) : reach > TINY ? reach / 127.0f : 0.0f;
-    int8_t q[BLOCK_INPUTS];
-    store_i8(q, to_int(mul(lower, all(inverse))));
-    store_i8(q + LANES, to_int(mul(upper, all(inverse))));
-    for (int s = 0; s < STEPS; s++) memcpy(out.x + (b * STEPS + s) * rows + r, q + s * 4, 4);
-    out.scales[b * rows + r] = scale;
-    const int32_t halves[2] = {sum_of_16(q), sum_of_16(q + LANES)};
+    const I16 q[2] = {to_int(mul(lower, all(inverse))), to_int(mul(upper, all(inverse)))};
+    auto* bytes = reinterpret_cast<int8_t*>(out.x + b * STEPS);
+    store_i8(bytes, q[0]);
+    store_i8(bytes + LANES, q[1]);
+    out.scales[b] = scale;
+    const F16 numbers[2] = {to_float(q[0]), to_float(q[1])};
     for (int j = 0; j < PARTS; j++) {
-      const int32_t total = PARTS == 2 ? halves[j] : halves[0] + halves[1];
-      out.starts[(b * PARTS + j) * rows + r] = -ZERO * total;
-      out.shares[(b * PARTS + j) * rows + r] = scale * (float)total;
+      const float total = sum(PARTS == 2 ? numbers[j] : add(numbers[0], numbers[1]));  // exact: of integers
+      out.starts[b * PARTS + j] = -ZERO * (int32_t)total;
+      out.shares[b * PARTS + j] = scale * total;
     }
   }
 }
 
-// A row that was quantized alone, as row r of a group.
-template <Format F>
-static void place_blocks(BlockGroup from, int64_t blocks, int64_t rows, int64_t r, BlockGroup out) {
-  constexpr int64_t PARTS = BlockTraits<F>::PARTS;
-  for (int64_t i = 0; i < blocks * STEPS; i++) out.x[i * rows + r] = from.x[i];
-  for (int64_t b = 0; b < blocks; b++) out.scales[b * rows + r] = from.scales[b];
-  for (int64_t i = 0; i < blocks * PARTS; i++) {
-    out.starts[i * rows + r] = from.starts[i];
-    out.shares[i * rows + r] = from.shares[i];
-  }
+// Rows that were quantized alone, as a group.
+static void group_blocks(const BlockGroup* alone, int64_t rows, int64_t blocks, int64_t parts, BlockGroup out) {
+  const uint32_t* from[BLOCK_TILE];
+  auto each = [&](auto* BlockGroup::* member, int64_t words) {
+    for (int64_t r = 0; r < rows; r++) from[r] = reinterpret_cast<const uint32_t*>(alone[r].*member);
+    interleave(from, rows, words, reinterpret_cast<uint32_t*>(out.*member));
+  };
+  each(&BlockGroup::x, blocks * STEPS);
+  each(&BlockGroup::scales, blocks);
+  each(&BlockGroup::starts, blocks * parts);
+  each(&BlockGroup::shares, blocks * parts);
 }
 
 // Formats whose panels any number of rows reads as they are; the others are expanded from two rows on, which saves
@@ -107,6 +101,16 @@ template <Format F>
 constexpr Tiling TILING{BLOCK_TILE, BlockTraits<F>::PARTS == 2 ? (BLOCK_TILE + 1) / 2 : (BLOCK_TILE * 3 + 3) / 4,
                         is_usual(F) ? BLOCK_TILE + 1 : 4 * BLOCK_TILE + 1};
 
+// Memory of `count` blocks of rows.
+FLOVER_INLINE BlockGroup blocks_at(void* memory, int64_t count, int64_t parts) {
+  auto* x = static_cast<int32_t*>(memory);
+  auto* scales = reinterpret_cast<float*>(x + count * STEPS);
+  return {x, scales, reinterpret_cast<int32_t*>(scales + count), scales + count * (1 + parts)};
+}
+FLOVER_INLINE size_t bytes_of_blocks(int64_t count, int64_t parts) {
+  return (size_t)(count * (STEPS + 1 + 2 * parts)) * 4;
+}
+
 // All rows, group after group. Where several experts have the same input in the same order, it is quantized once.
 template <Format F>
 static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
@@ -115,22 +119,21 @@ static BlockGroup quantize_to_blocks(Pool& pool, const Product& l) {
   for (int64_t i = 0; i < l.num_blocks; i++) shared = shared && !l.blocks[i].weight->order;
   const int64_t inputs = shared ? l.rows / l.share : 0;
   const int64_t blocks = l.like.in / BLOCK_INPUTS, numbers = (l.rows + inputs) * blocks;
-  auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(numbers * (STEPS + 1 + 2 * PARTS)) * 4));
-  auto* scales = reinterpret_cast<float*>(memory + numbers * STEPS);
-  const BlockGroup all_rows{memory, scales, reinterpret_cast<int32_t*>(scales + numbers),
-                            scales + numbers * (1 + PARTS)};
-  const BlockGroup alone = all_rows.from(l.rows * blocks, 1, PARTS);
+  const BlockGroup all_rows = blocks_at(pool.shared_scratch(bytes_of_blocks(numbers, PARTS)), numbers, PARTS);
+  const BlockGroup once = all_rows.from(l.rows * blocks, 1, PARTS);
   over_rows(pool, inputs, l.like.in, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; i++)
-      quantize_blocks<F>(l.x + i * l.like.in, nullptr, blocks, 1, 0, alone.from(i * blocks, 1, PARTS));
+      quantize_blocks<F>(l.x + i * l.like.in, nullptr, blocks, once.from(i * blocks, 1, PARTS));
   });
-  over_groups(pool, l, TILING<F>, [&](const RowBlock& block, int64_t first, int64_t rows, int) {
-    const BlockGroup group = all_rows.from(first * blocks, 1, PARTS);
-    for (int64_t r = 0; r < rows; r++)
-      if (shared)
-        place_blocks<F>(alone.from(l.order[first + r] / l.share * blocks, 1, PARTS), blocks, rows, r, group);
-      else
-        quantize_blocks<F>(l.input(first + r), block.weight->order, blocks, rows, r, group);
+  over_groups(pool, l, TILING<F>, 1, [&](const RowBlock& block, int64_t first, int64_t rows, int64_t, int worker) {
+    const BlockGroup own =
+        blocks_at(pool.own_scratch(worker, bytes_of_blocks(rows * blocks, PARTS)), rows * blocks, PARTS);
+    BlockGroup alone[BLOCK_TILE];
+    for (int64_t r = 0; r < rows; r++) {
+      alone[r] = shared ? once.from(l.order[first + r] / l.share * blocks, 1, PARTS) : own.from(r * blocks, 1, PARTS);
+      if (!shared) quantize_blocks<F>(l.input(first + r), block.weight->order, blocks, alone[r]);
+    }
+    group_blocks(alone, rows, blocks, PARTS, all_rows.from(first * blocks, 1, PARTS));
   });
   return all_rows;
 }

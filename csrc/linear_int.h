@@ -119,25 +119,23 @@ struct Quantized {
   float* block_sums;
 };
 
-// Row r of a group. `rotated` is room for the row in whole registers.
-static void quantize_row(const float* x, const Weight& w, int64_t depth, int64_t group_size, int64_t r, int32_t* out,
-                         uint32_t flip, const float* absmax_of_all, float* rotated, float* scale, float* block_sums) {
+// A row in `words` of four integers. `rotated` is room for the row in whole registers.
+static void quantize_row(const float* x, const Weight& w, int64_t depth, uint32_t flip, const float* absmax_of_all,
+                         float* rotated, uint32_t* words, float* scale, float* block_sums) {
   // Numbers that are not finite have no integers: they make the scale, and so the whole row, not a number.
   const Extent extent = rotate_row(x, w.in, w.rotation, rotated);
   const float absmax = absmax_of_all ? *absmax_of_all : extent.absmax;
   *scale = extent.finite ? absmax / 127.0f * rotation_scale(w.rotation) : float_of(0x7fc00000);
   const F16 inverse = all(extent.finite && absmax > 0.0f ? 127.0f / absmax : 0.0f);
   for (int64_t k = round_up(w.in, LANES); k < depth; k += LANES) store(rotated + k, zero());
-  int32_t* word = out + r;
   F16 block_sum = zero();
-  for (int64_t k = 0; k < depth; k += LANES) {
+  for (int64_t k = 0; k < depth; k += LANES, words += LANES / 4) {
     const F16 value = extent.finite ? load(rotated + k) : zero();
     const I16 q = to_int(min(all(127.0f), max(all(-127.0f), mul(value, inverse))));
     int8_t bytes[LANES];
     store_i8(bytes, q);
-    uint32_t words[LANES / 4];
     memcpy(words, bytes, LANES);
-    for (int64_t i = 0; i < LANES / 4 && k + 4 * i < depth; i++, word += group_size) *word = (int32_t)(words[i] ^ flip);
+    for (int64_t i = 0; i < LANES / 4; i++) words[i] ^= flip;
     if (!block_sums) continue;
     block_sum = add(block_sum, to_float(q));
     if ((k + LANES) % GROUP) continue;
@@ -161,14 +159,18 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
   auto* memory = static_cast<int32_t*>(pool.shared_scratch((size_t)(integers + l.rows * (1 + blocks)) * 4));
   Quantized q{memory, reinterpret_cast<float*>(memory + integers), nullptr};
   if (blocks) q.block_sums = q.scales + l.rows;
-  over_groups(pool, l, tiling_of(w.format), [&](const RowBlock&, int64_t first, int64_t rows, int worker) {
-    auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)round_up(depth, LANES) * 4));
+  over_groups(pool, l, tiling_of(w.format), 1, [&](const RowBlock&, int64_t first, int64_t rows, int64_t, int worker) {
+    const int64_t room = round_up(depth, LANES);
+    auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)(room + rows * (room / 4)) * 4));
+    const uint32_t* words[INT_TILE];
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
-      quantize_row(l.input(row), w, depth, rows, r, q.x + first * (depth / 4), flip,
-                   l.absmax ? l.absmax + l.place(row) : nullptr, rotated, q.scales + row,
-                   q.block_sums ? q.block_sums + row * blocks : nullptr);
+      auto* own = reinterpret_cast<uint32_t*>(rotated + room) + r * (room / 4);
+      words[r] = own;
+      quantize_row(l.input(row), w, depth, flip, l.absmax ? l.absmax + l.place(row) : nullptr, rotated, own,
+                   q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
+    interleave(words, rows, depth / 4, reinterpret_cast<uint32_t*>(q.x) + first * (depth / 4));
   });
   return q;
 }

@@ -27,16 +27,6 @@ FLOVER_INLINE void fetch(const PanelsAhead& ahead, int64_t tick) {
   for (int64_t p = 0; p < ahead.panels; p++) fetch(Ahead{ahead.first.data + p * ahead.stride, ahead.first.lines}, tick);
 }
 
-// Asks for where the results of rows of a block belong, of so many panels, before they are written.
-FLOVER_INLINE void fetch_results(const Product& l, const RowBlock& block, const RowGroup& group, int64_t first_panel,
-                                 int64_t panels) {
-  const int64_t each = l.like.gated ? 2 : 1;  // panels of one result
-  for (int64_t r = group.start; r < group.start + group.size; r++) {
-    const float* y = l.y + l.place(block.first + r) * l.stride + l.column + first_panel / each * PANEL;
-    for (int64_t p = 0; p < panels; p += each, y += PANEL) __builtin_prefetch(y, 1, 3);
-  }
-}
-
 struct Pairs {  // of 16 outputs, or one 16 times
   __m512i v;
 };
@@ -91,14 +81,46 @@ static void pair_group(int64_t size, const uint32_t* x, const uint8_t* data, int
   });
 }
 
+// The numbers at p as factors in bfloat16 (halves.h).
+#if !defined(FLOVER_EMULATED)
+FLOVER_INLINE __m512 factors_of(__m512 x) {
+  const __mmask16 counts = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(LEAST_FACTOR), _CMP_NLT_UQ);
+  return _mm512_maskz_mov_ps(counts, x);
+}
+FLOVER_INLINE void round_factors(const float* p, int64_t count, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + 2 * LANES <= count; i += 2 * LANES) {
+    const __m512bh both =
+        _mm512_cvtne2ps_pbh(factors_of(_mm512_loadu_ps(p + i + LANES)), factors_of(_mm512_loadu_ps(p + i)));
+    memcpy(out + i, &both, sizeof both);
+  }
+  for (; i < count; i++) out[i] = bf16_factor(p[i]);
+}
+#else
+FLOVER_INLINE void round_factors(const float* p, int64_t count, uint16_t* out) {
+  for (int64_t i = 0; i < count; i++) out[i] = bf16_factor(p[i]);
+}
+#endif
+
+// x rounded to bfloat16, two inputs a word, the first in the lower half.
+static void pack_pairs(Pool& pool, const Product& l, int64_t tile, uint32_t* packed) {
+  const int64_t in = l.like.in;
+  pack_rows(pool, l, tile, (in + 1) / 2, packed, [&](const float* x, int64_t first, int64_t count, uint32_t* out) {
+    uint16_t halves[2 * WORDS_AT_ONCE];
+    const int64_t inputs = least(2 * count, in - 2 * first);
+    round_factors(x + 2 * first, inputs, halves);
+    if (inputs < 2 * count) halves[inputs] = 0;
+    memcpy(out, halves, (size_t)count * sizeof *out);
+  });
+}
+
 static void pair_product(Pool& pool, const Product& l) {
   const Weight& w = l.like;
   const int64_t depth = padded_in(w.format, w.in), stride = panel_bytes(w.format, w.in);
   const int64_t panels = num_panels(w.out, w.gated), unit = unit_of(panels, pool.threads());
   const int64_t units = (panels + unit - 1) / unit, length = depth / w.segments;
   auto* packed = static_cast<uint32_t*>(pool.shared_scratch((size_t)(l.rows * depth) * sizeof(uint16_t)));
-  each_rounded_pair(pool, l, PAIR_TILE,
-                    [&](uint32_t pair, int64_t r, int64_t start, int64_t) { packed[start + r] = pair; });
+  pack_pairs(pool, l, PAIR_TILE, packed);
   auto body = [&](int64_t item, int worker) {
     const RowBlock& block = l.blocks[item / units];
     const int64_t first_panel = item % units * unit, count = least(unit, panels - first_panel);
@@ -120,7 +142,6 @@ static void pair_product(Pool& pool, const Product& l) {
           const RowGroup group = group_of(block.rows, groups, g);
           const int64_t at_once = least(wide, count - p);
           const Ahead ahead = wide < 4 ? share_of(next, inputs * 32, ticks, groups, g) : NOTHING;
-          if (k + inputs == depth) fetch_results(l, block, group, first_panel + p, at_once);
           pair_group(group.size, x + (group.start * depth + k * group.size) / 2, data + p * stride + k * 32, stride,
                      at_once, piece, sums.at(group.start, p), {ahead, wide, stride});
         }
