@@ -15,12 +15,12 @@ from flover_benchmarks.rivals.engines import (
     LlamaCpp,
     OpenVino,
     RivalMachine,
-    Transformers,
     Vllm,
 )
 from flover_benchmarks.rivals.find import Places, find_rivals
 from flover_benchmarks.rivals.options import RivalLoad, RivalOptions, parse_wanted
 from flover_benchmarks.rivals.results import Failure, RivalResults, Row, facts, losses, noise, rows, table
+from flover_benchmarks.rivals.static import CTranslate2, OnnxRuntime, Transformers
 from rich.console import Console
 
 from flover.bench.metrics import Spread, Summary
@@ -240,7 +240,8 @@ def test_commands_give_everybody_the_cores_and_the_room(files: Files) -> None:
     ours = Flover(files, None, ("--num-threads=1",))
     assert ours.command("int8", EIGHT)[4:8] == (str(files.source), "--skip-tokenizer-init", "--quantization", "int8")
     assert ours.command("bfloat16", EIGHT)[6:9] == ("--dtype", "bfloat16", "--num-threads=1")
-    for rival in (Vllm(files, PLAIN, "python", None, 32), Transformers(files, PLAIN, "python", None), ours):
+    static = [kind(files, PLAIN, "python", None) for kind in (Transformers, OnnxRuntime, CTranslate2)]
+    for rival in (Vllm(files, PLAIN, "python", None, 32), *static, ours):
         assert PORT in rival.command("float32", EIGHT)
 
 

@@ -45,7 +45,7 @@ def add_rivals(kinds: Any) -> None:
     """The parser of `flover bench rivals`."""
     parser = kinds.add_parser(
         "rivals",
-        help="compare llama.cpp, ik_llama.cpp, OpenVINO, vLLM and transformers with Flover, where they are installed",
+        help="compare llama.cpp, OpenVINO, ONNX Runtime and other engines with Flover, where they are installed",
         description="Serve one model with every installed engine, in every format, and send all of them the "
         "same requests. Engines that are not installed are named and left out. An engine in another environment is "
         "found through that environment's Python.",
@@ -91,7 +91,7 @@ def add_places(parser: argparse.ArgumentParser) -> None:
         where.add_argument(
             f"--{name}-args", metavar="ARGS", default="", help="more arguments for this server, as in a shell"
         )
-    for name in ("openvino", "vllm", "transformers"):
+    for name in ("openvino", "onnxruntime", "ctranslate2", "vllm", "transformers"):
         where.add_argument(
             f"--{name}-python", metavar="PATH", default=sys.executable, help="Python that has it (default: this one)"
         )

@@ -65,6 +65,22 @@ class Files:
             convert(self.source, partial, form, progress)
             partial.rename(path)
 
+    def export(self, path: Path, weights: str, command: Command, progress: Progress) -> None:
+        """Make a directory by a command that takes its path last, if it isn't there with its file of weights.
+
+        Raises `EngineError` if the command fails or does not write that file.
+        """
+        if self.is_fresh(path / weights):
+            return
+        progress(f"exporting {path.name}", 0, 1)
+        partial = path.with_suffix(".part")
+        remove(partial)
+        run_to_its_end((*command, str(partial)), command[2], EXPORT_SECONDS)
+        if not (partial / weights).is_file():
+            raise EngineError(f"{command[2]} wrote no {weights} into {partial}")
+        remove(path)
+        partial.rename(path)
+
     def is_fresh(self, made: Path) -> bool:
         """Whether this file exists and is newer than the weights that it was made from."""
         weights = [path.stat().st_mtime for path in self.source.glob("*.safetensors")]
@@ -197,20 +213,10 @@ class OpenVino:
         return self.files.other(f"openvino-{self.forms[kind]}")
 
     def prepare(self, kind: str, progress: Progress) -> None:
-        path = self._path(kind)
-        if self.files.is_fresh(path / "openvino_model.bin"):
-            return
-        progress(f"exporting {path.name}", 0, 1)
-        partial = path.with_suffix(".part")
-        remove(partial)
         export = (self.python, "-m", "optimum.commands.optimum_cli", "export", "openvino")
         what = ("--model", str(self.files.source), "--task", "text-generation-with-past")
-        command = (*export, *what, "--weight-format", self.forms[kind], str(partial))
-        run_to_its_end(command, "optimum-cli", EXPORT_SECONDS)
-        if not (partial / "openvino_model.bin").is_file():
-            raise EngineError(f"optimum-cli wrote no openvino_model.bin into {partial}")
-        remove(path)
-        partial.rename(path)
+        command = (*export, *what, "--weight-format", self.forms[kind])
+        self.files.export(self._path(kind), "openvino_model.bin", command, progress)
 
     def command(self, kind: str, load: RivalLoad) -> Command:
         config = self.files.config
@@ -232,7 +238,7 @@ class Vllm:
 
     @property
     def forms(self) -> Mapping[str, str]:
-        return _torch_forms(self.machine)
+        return torch_forms(self.machine)
 
     def prepare(self, kind: str, progress: Progress) -> None:
         """vLLM reads the directory as it is."""
@@ -245,29 +251,7 @@ class Vllm:
         return (*env, *serve, *where, *rest, "--max-num-seqs", str(self.max_requests))
 
 
-@dataclass(frozen=True, slots=True)
-class Transformers:
-    """transformers' `generate` on static batches, behind the HTTP wrapper."""
-
-    files: Files
-    machine: RivalMachine
-    python: str
-    version: str | None
-    name: str = "transformers"
-
-    @property
-    def forms(self) -> Mapping[str, str]:
-        return _torch_forms(self.machine)
-
-    def prepare(self, kind: str, progress: Progress) -> None:
-        """transformers reads the directory as it is."""
-
-    def command(self, kind: str, load: RivalLoad) -> Command:
-        settings = ("--threads", str(self.machine.threads), "--dtype", self.forms[kind])
-        return (self.python, str(WRAPPER), "transformers", str(self.files.source), "--port", PORT, *settings)
-
-
-def _torch_forms(machine: RivalMachine) -> Mapping[str, str]:
+def torch_forms(machine: RivalMachine) -> Mapping[str, str]:
     """16-bit weights run in float32 on machines without bfloat16 instructions: torch is several times faster so."""
     sixteen = "bfloat16" if machine.has_bfloat16 else "float32"
     return {"float32": "float32", "bfloat16": sixteen, "float16": sixteen}

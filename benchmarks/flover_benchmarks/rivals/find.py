@@ -17,11 +17,11 @@ from flover_benchmarks.rivals.engines import (
     LlamaCpp,
     OpenVino,
     RivalMachine,
-    Transformers,
     Vllm,
     run_to_its_end,
 )
 from flover_benchmarks.rivals.options import RivalOptions
+from flover_benchmarks.rivals.static import CTranslate2, OnnxRuntime, Transformers
 
 PROBE_SECONDS = 60.0
 _PROBE = "import importlib.metadata as m, sys; print('version:', m.version(sys.argv[1]))"
@@ -39,6 +39,8 @@ class Places:
     openvino_python: str = sys.executable
     vllm_python: str = sys.executable
     transformers_python: str = sys.executable
+    onnxruntime_python: str = sys.executable
+    ctranslate2_python: str = sys.executable
 
 
 @dataclass(slots=True)
@@ -57,6 +59,8 @@ def find_rivals(places: Places, options: RivalOptions, files: Files, machine: Ri
         "openvino": lambda: _openvino(places, options, files, machine),
         "vllm": lambda: _vllm(places, options, files, machine),
         "transformers": lambda: _transformers(places, files, machine),
+        "onnxruntime": lambda: _onnxruntime(places, files, machine),
+        "ctranslate2": lambda: _ctranslate2(places, files, machine),
     }
     found = Found()
     for name in options.only:
@@ -118,6 +122,22 @@ def _transformers(places: Places, files: Files, machine: RivalMachine) -> Conten
     except EngineError as error:
         return str(error)
     return Transformers(files, machine, places.transformers_python, version)
+
+
+def _onnxruntime(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
+    try:
+        version = _package(places.onnxruntime_python, "onnxruntime-genai", "--onnxruntime-python")
+    except EngineError as error:
+        return str(error)
+    return OnnxRuntime(files, machine, places.onnxruntime_python, version)
+
+
+def _ctranslate2(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
+    try:
+        version = _package(places.ctranslate2_python, "ctranslate2", "--ctranslate2-python")
+    except EngineError as error:
+        return str(error)
+    return CTranslate2(files, machine, places.ctranslate2_python, version)
 
 
 def _package(python: str, package: str, flag: str) -> str | None:

@@ -10,7 +10,7 @@ GGUF_FORMATS = ("q8_0", "q4_0", "q4_k_m")
 """One GGUF file, which every engine that reads GGUF serves as it is."""
 FORMATS = ("float32", "bfloat16", "float16", "int8", "int4", *GGUF_FORMATS)
 """Formats of Flover's weights; each rival runs its nearest format."""
-RIVALS = ("llama.cpp", "ik_llama.cpp", "openvino", "vllm", "transformers")
+RIVALS = ("llama.cpp", "ik_llama.cpp", "openvino", "onnxruntime", "ctranslate2", "vllm", "transformers")
 FLOVER = "flover"
 FIRST_TOKEN_OUTPUT = 8
 """Output tokens of the request for time to first token."""

@@ -2,7 +2,7 @@
 
 Runs as a script in the engine's Python environment and needs only the standard library and the engine:
 
-    python wrapper.py openvino|transformers MODEL --port N --threads N [--cache-gb N] [--dtype NAME]
+    python wrapper.py ENGINE MODEL --port N --threads N [--cache-gb N] [--dtype NAME]
 
 One thread serves HTTP, one runs the engine. The tokens of an iteration are sent at once, one chunk per request, with
 as little work in Python as possible.
@@ -20,11 +20,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 OPENING = b"HTTP/1.1 200 OK\r\nContent-Type: %s\r\nConnection: close\r\n\r\n"
 GATHER_SECONDS = 0.005
-"""Seconds that a batch of transformers waits for the next request."""
+"""Seconds that a static batch waits for the next request."""
 MAX_BATCHED_TOKENS = 256
 """Maximum tokens of an iteration of OpenVINO; more is slower on a CPU."""
 
@@ -189,14 +190,83 @@ def transformers(args: argparse.Namespace) -> Callable[[HttpServer], None]:
             pass
 
     def generate(jobs: list[StreamJob], deliver: Deliver) -> None:
-        longest = max(len(job.prompt) for job in jobs)
-        ids = torch.tensor([[0] * (longest - len(job.prompt)) + job.prompt for job in jobs])
+        ids = torch.tensor(padded(jobs))
+        longest = ids.shape[1]
         mask = torch.tensor([[0] * (longest - len(job.prompt)) + [1] * len(job.prompt) for job in jobs])
         wanted = max(job.wanted for job in jobs)
         settings = {"max_new_tokens": wanted, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        model.generate(ids, attention_mask=mask, streamer=Streamer(jobs, deliver), **settings)
+        with torch.inference_mode():
+            model.generate(ids, attention_mask=mask, streamer=Streamer(jobs, deliver), **settings)
 
     model.generation_config.eos_token_id = None
+    return static_batches(generate)
+
+
+def onnxruntime(args: argparse.Namespace) -> Callable[[HttpServer], None]:
+    """ONNX Runtime GenAI's generator on static batches."""
+    numpy, genai = importlib.import_module("numpy"), importlib.import_module("onnxruntime_genai")
+    config = genai.Config(args.model)
+    options = {"intra_op_num_threads": args.threads, "inter_op_num_threads": 1}
+    config.overlay(json.dumps({"model": {"decoder": {"session_options": options}}}))
+    model = genai.Model(config)
+
+    def generate(jobs: list[StreamJob], deliver: Deliver) -> None:
+        ids = padded(jobs)
+        total = len(ids[0]) + max(job.wanted for job in jobs)
+        params = genai.GeneratorParams(model)
+        params.set_search_options(
+            batch_size=len(jobs), do_sample=False, min_length=total, max_length=total, past_present_share_buffer=True
+        )
+        generator = genai.Generator(model, params)
+        generator.append_tokens(numpy.array(ids, dtype=numpy.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+            tokens = generator.get_next_tokens().tolist()
+            deliver([(job, [token]) for job, token in zip(jobs, tokens, strict=True)])
+
+    return static_batches(generate)
+
+
+def ctranslate2(args: argparse.Namespace) -> Callable[[HttpServer], None]:
+    """CTranslate2's generator on static batches."""
+    library = importlib.import_module("ctranslate2")
+    model = library.Generator(
+        args.model, device="cpu", compute_type=args.dtype, inter_threads=1, intra_threads=args.threads
+    )
+    names = json.loads((Path(args.model) / "vocabulary.json").read_text(encoding="utf-8"))
+
+    def generate(jobs: list[StreamJob], deliver: Deliver) -> None:
+        wanted = max(job.wanted for job in jobs)
+        waiting: list[tuple[StreamJob, list[int]]] = []
+
+        def step(result: Any) -> bool:
+            waiting.append((jobs[result.batch_id], [result.token_id]))
+            if len(waiting) == len(jobs):  # all rows of an iteration
+                deliver(waiting.copy())
+                waiting.clear()
+            return False
+
+        model.generate_batch(
+            [[names[i] for i in row] for row in padded(jobs)],
+            max_batch_size=0,
+            max_length=wanted,
+            min_length=wanted,
+            sampling_topk=1,
+            include_prompt_in_result=False,
+            callback=step,
+        )
+
+    return static_batches(generate)
+
+
+def padded(jobs: list[StreamJob]) -> list[list[int]]:
+    """The prompts of a batch, filled up in front to the longest."""
+    longest = max(len(job.prompt) for job in jobs)
+    return [[0] * (longest - len(job.prompt)) + job.prompt for job in jobs]
+
+
+def static_batches(generate: Callable[[list[StreamJob], Deliver], None]) -> Callable[[HttpServer], None]:
+    """All waiting requests at once, until the longest has finished."""
 
     def run(server: HttpServer) -> None:
         while True:
@@ -207,8 +277,7 @@ def transformers(args: argparse.Namespace) -> Callable[[HttpServer], None]:
                 except queue.Empty:
                     break
             try:
-                with torch.inference_mode():
-                    generate(jobs, server.deliver)
+                generate(jobs, server.deliver)
             except Exception as error:
                 for job in jobs:
                     server.fail(job, error)
@@ -216,10 +285,13 @@ def transformers(args: argparse.Namespace) -> Callable[[HttpServer], None]:
     return run
 
 
+ENGINES = {"openvino": openvino, "transformers": transformers, "onnxruntime": onnxruntime, "ctranslate2": ctranslate2}
+
+
 def main() -> None:
     """Load the engine, then listen."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("engine", choices=("openvino", "transformers"))
+    parser.add_argument("engine", choices=tuple(ENGINES))
     parser.add_argument("model")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -227,7 +299,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     args = parser.parse_args()
     start = time.perf_counter()
-    run = openvino(args) if args.engine == "openvino" else transformers(args)
+    run = ENGINES[args.engine](args)
     print(f"{args.engine} is loaded after {time.perf_counter() - start:.1f} s", flush=True)
     HttpServer().serve(args.port, run)
 
