@@ -7,16 +7,18 @@
 
 namespace flover::FLOVER_ISA {
 
+// Four bytes of any type: rows are laid out as words, and read as what they were written as.
+typedef uint32_t Word __attribute__((may_alias));
 typedef uint32_t FourWords __attribute__((vector_size(16)));
 
-FLOVER_INLINE FourWords load_four(const uint32_t* p) {
+FLOVER_INLINE FourWords load_four(const Word* p) {
   FourWords words;
   memcpy(&words, p, sizeof words);
   return words;
 }
 
 // Four words of four rows: word i of row r becomes word r of column i, and columns are `stride` apart.
-FLOVER_INLINE void transpose_four(const uint32_t* const* rows, int64_t first, uint32_t* out, int64_t stride) {
+FLOVER_INLINE void transpose_four(const Word* const* rows, int64_t first, Word* out, int64_t stride) {
   const FourWords a = load_four(rows[0] + first), b = load_four(rows[1] + first);
   const FourWords c = load_four(rows[2] + first), d = load_four(rows[3] + first);
   const FourWords ab = __builtin_shufflevector(a, b, 0, 4, 1, 5), cd = __builtin_shufflevector(c, d, 0, 4, 1, 5);
@@ -32,7 +34,7 @@ FLOVER_INLINE void transpose_four(const uint32_t* const* rows, int64_t first, ui
 }
 
 // out[i * count + r] = rows[r][i] for `words` words of `count` rows.
-static void interleave(const uint32_t* const* rows, int64_t count, int64_t words, uint32_t* out) {
+static void interleave(const Word* const* rows, int64_t count, int64_t words, Word* out) {
   if (count == 1) {
     memcpy(out, rows[0], (size_t)words * sizeof *out);
     return;

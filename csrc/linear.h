@@ -403,12 +403,12 @@ constexpr int64_t WORDS_AT_ONCE = 256;  // of a row
 // x in groups, [words][rows of the group] one group after another. Calls make(x of a row, first, count, out) for
 // `count` words of a row from word `first` on.
 template <class Make>
-static void pack_rows(Pool& pool, const Product& l, int64_t tile, int64_t words, uint32_t* packed, Make&& make) {
+static void pack_rows(Pool& pool, const Product& l, int64_t tile, int64_t words, Word* packed, Make&& make) {
   const int64_t pieces = (words + WORDS_AT_ONCE - 1) / WORDS_AT_ONCE;
   const int64_t parts = l.rows * words <= SERIAL_WORK ? 1 : pieces, each = pieces / parts * WORDS_AT_ONCE;
   over_groups(pool, l, {tile}, parts, [&](const RowBlock&, int64_t first_row, int64_t rows, int64_t part, int) {
-    uint32_t made[MOST_TILE][WORDS_AT_ONCE];
-    const uint32_t* from[MOST_TILE];
+    Word made[MOST_TILE][WORDS_AT_ONCE];
+    const Word* from[MOST_TILE];
     for (int64_t r = 0; r < rows; r++) from[r] = made[r];
     for (int64_t first = part * each, end = least(first + each, words); first < end; first += WORDS_AT_ONCE) {
       const int64_t count = least(WORDS_AT_ONCE, end - first);
@@ -422,8 +422,8 @@ static void pack_rows(Pool& pool, const Product& l, int64_t tile, int64_t words,
 template <Format F>
 static void pack_floats(Pool& pool, const Product& l, int64_t tile, float* packed) {
   const int64_t in = l.like.in, depth = padded_in(F, in);
-  pack_rows(pool, l, tile, depth, reinterpret_cast<uint32_t*>(packed),
-            [&](const float* x, int64_t first, int64_t count, uint32_t* out) {
+  pack_rows(pool, l, tile, depth, reinterpret_cast<Word*>(packed),
+            [&](const float* x, int64_t first, int64_t count, Word* out) {
               const int64_t inputs = least(count, in - first);
               if (F == Format::bfloat16) {
                 for (int64_t i = 0; i < inputs; i++) out[i ^ 1] = (uint32_t)bf16_factor(x[first + i]) << 16;

@@ -78,10 +78,10 @@ static void quantize_blocks(const float* x, const int32_t* order, int64_t blocks
 
 // Rows that were quantized alone, as a group.
 static void group_blocks(const BlockGroup* alone, int64_t rows, int64_t blocks, int64_t parts, BlockGroup out) {
-  const uint32_t* from[BLOCK_TILE];
+  const Word* from[BLOCK_TILE] = {};
   auto each = [&](auto* BlockGroup::* member, int64_t words) {
-    for (int64_t r = 0; r < rows; r++) from[r] = reinterpret_cast<const uint32_t*>(alone[r].*member);
-    interleave(from, rows, words, reinterpret_cast<uint32_t*>(out.*member));
+    for (int64_t r = 0; r < rows; r++) from[r] = reinterpret_cast<const Word*>(alone[r].*member);
+    interleave(from, rows, words, reinterpret_cast<Word*>(out.*member));
   };
   each(&BlockGroup::x, blocks * STEPS);
   each(&BlockGroup::scales, blocks);

@@ -121,7 +121,7 @@ struct Quantized {
 
 // A row in `words` of four integers. `rotated` is room for the row in whole registers.
 static void quantize_row(const float* x, const Weight& w, int64_t depth, uint32_t flip, const float* absmax_of_all,
-                         float* rotated, uint32_t* words, float* scale, float* block_sums) {
+                         float* rotated, Word* words, float* scale, float* block_sums) {
   // Numbers that are not finite have no integers: they make the scale, and so the whole row, not a number.
   const Extent extent = rotate_row(x, w.in, w.rotation, rotated);
   const float absmax = absmax_of_all ? *absmax_of_all : extent.absmax;
@@ -162,15 +162,15 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
   over_groups(pool, l, tiling_of(w.format), 1, [&](const RowBlock&, int64_t first, int64_t rows, int64_t, int worker) {
     const int64_t room = round_up(depth, LANES);
     auto* rotated = static_cast<float*>(pool.own_scratch(worker, (size_t)(room + rows * (room / 4)) * 4));
-    const uint32_t* words[INT_TILE];
+    const Word* words[INT_TILE];
     for (int64_t r = 0; r < rows; r++) {
       const int64_t row = first + r;
-      auto* own = reinterpret_cast<uint32_t*>(rotated + room) + r * (room / 4);
+      auto* own = reinterpret_cast<Word*>(rotated + room) + r * (room / 4);
       words[r] = own;
       quantize_row(l.input(row), w, depth, flip, l.absmax ? l.absmax + l.place(row) : nullptr, rotated, own,
                    q.scales + row, q.block_sums ? q.block_sums + row * blocks : nullptr);
     }
-    interleave(words, rows, depth / 4, reinterpret_cast<uint32_t*>(q.x) + first * (depth / 4));
+    interleave(words, rows, depth / 4, reinterpret_cast<Word*>(q.x) + first * (depth / 4));
   });
   return q;
 }

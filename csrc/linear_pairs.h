@@ -105,7 +105,7 @@ FLOVER_INLINE void round_factors(const float* p, int64_t count, uint16_t* out) {
 // x rounded to bfloat16, two inputs a word, the first in the lower half.
 static void pack_pairs(Pool& pool, const Product& l, int64_t tile, uint32_t* packed) {
   const int64_t in = l.like.in;
-  pack_rows(pool, l, tile, (in + 1) / 2, packed, [&](const float* x, int64_t first, int64_t count, uint32_t* out) {
+  pack_rows(pool, l, tile, (in + 1) / 2, packed, [&](const float* x, int64_t first, int64_t count, Word* out) {
     uint16_t halves[2 * WORDS_AT_ONCE];
     const int64_t inputs = least(2 * count, in - 2 * first);
     round_factors(x + 2 * first, inputs, halves);
