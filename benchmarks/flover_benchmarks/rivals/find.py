@@ -21,7 +21,7 @@ from flover_benchmarks.rivals.engines import (
     run_to_its_end,
 )
 from flover_benchmarks.rivals.options import RivalOptions
-from flover_benchmarks.rivals.static import CTranslate2, OnnxRuntime, Transformers
+from flover_benchmarks.rivals.static import CTranslate2, OnnxRuntime, StaticEngine, Transformers
 
 PROBE_SECONDS = 60.0
 _PROBE = "import importlib.metadata as m, sys; print('version:', m.version(sys.argv[1]))"
@@ -53,14 +53,25 @@ class Found:
 
 def find_rivals(places: Places, options: RivalOptions, files: Files, machine: RivalMachine) -> Found:
     """Look for every requested rival, in order."""
+
+    def static(kind: type[StaticEngine], name: str, python: str, packages: tuple[str, ...]) -> Contender | str:
+        """The first of the packages has the engine's version."""
+        try:
+            versions = [_package(python, package, f"--{name}-python") for package in packages]
+        except EngineError as error:
+            return str(error)
+        return kind(files, machine, python, versions[0])
+
     finders: dict[str, Callable[[], Contender | str]] = {
         "llama.cpp": lambda: _llama(places.llama_server or "llama-server", places.llama_args, files, machine),
         "ik_llama.cpp": lambda: _ik_llama(places, files, machine),
         "openvino": lambda: _openvino(places, options, files, machine),
         "vllm": lambda: _vllm(places, options, files, machine),
-        "transformers": lambda: _transformers(places, files, machine),
-        "onnxruntime": lambda: _onnxruntime(places, files, machine),
-        "ctranslate2": lambda: _ctranslate2(places, files, machine),
+        "transformers": lambda: static(
+            Transformers, "transformers", places.transformers_python, ("transformers", "torch")
+        ),
+        "onnxruntime": lambda: static(OnnxRuntime, "onnxruntime", places.onnxruntime_python, ("onnxruntime-genai",)),
+        "ctranslate2": lambda: static(CTranslate2, "ctranslate2", places.ctranslate2_python, ("ctranslate2",)),
     }
     found = Found()
     for name in options.only:
@@ -113,31 +124,6 @@ def _vllm(places: Places, options: RivalOptions, files: Files, machine: RivalMac
             version = _package(places.vllm_python, package, "--vllm-python")
             return Vllm(files, machine, places.vllm_python, version, max(options.concurrency))
     return f"vllm is not installed in {places.vllm_python} (--vllm-python)"
-
-
-def _transformers(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
-    try:
-        version = _package(places.transformers_python, "transformers", "--transformers-python")
-        _package(places.transformers_python, "torch", "--transformers-python")
-    except EngineError as error:
-        return str(error)
-    return Transformers(files, machine, places.transformers_python, version)
-
-
-def _onnxruntime(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
-    try:
-        version = _package(places.onnxruntime_python, "onnxruntime-genai", "--onnxruntime-python")
-    except EngineError as error:
-        return str(error)
-    return OnnxRuntime(files, machine, places.onnxruntime_python, version)
-
-
-def _ctranslate2(places: Places, files: Files, machine: RivalMachine) -> Contender | str:
-    try:
-        version = _package(places.ctranslate2_python, "ctranslate2", "--ctranslate2-python")
-    except EngineError as error:
-        return str(error)
-    return CTranslate2(files, machine, places.ctranslate2_python, version)
 
 
 def _package(python: str, package: str, flag: str) -> str | None:
