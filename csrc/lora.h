@@ -154,18 +154,21 @@ static const char* lora_start(const LoraBlock& block, int64_t parts) {
 
 static void run(Pool& pool, const Lora& l) {
   std::vector<int32_t> ends((size_t)l.slots, 0);
-  std::vector<int64_t> ranks((size_t)l.slots, 0);  // the largest of an adapter
-  for (int64_t s = 0; s < l.slots; s++)
-    for (int64_t p = 0; p < l.parts; p++) ranks[(size_t)s] = most(ranks[(size_t)s], l.table[s * l.parts + p].rank);
+  auto largest_rank = [&](int64_t slot) {
+    int64_t rank = 0;
+    for (int64_t p = 0; p < l.parts; p++) rank = most(rank, l.table[slot * l.parts + p].rank);
+    return rank;
+  };
   int32_t total = 0;
   int64_t most_ranks = 0;
   for (int64_t row = 0; row < l.rows; row++) {
     const int32_t slot = l.adapters[row];
-    l.adds[row] = slot >= 0 && ranks[(size_t)slot] > 0;
+    const int64_t rank = slot >= 0 ? largest_rank(slot) : 0;
+    l.adds[row] = rank > 0;
     if (!l.adds[row]) continue;
     ends[(size_t)slot]++;
     total++;
-    most_ranks = most(most_ranks, ranks[(size_t)slot]);
+    most_ranks = most(most_ranks, rank);
   }
   if (total == 0) return;
   std::vector<int32_t> order((size_t)total);
