@@ -12,9 +12,8 @@ namespace flover::FLOVER_ISA {
 // that adds too much or too little, and the result is exact.
 #if defined(FLOVER_AVX512)
 constexpr int32_t ACTIVATION_ZERO = 128;
-FLOVER_INLINE I16 start_sums(const WeightSums& s) {
-  return {_mm512_slli_epi32(_mm512_sub_epi32(load_int(s.negative).v, load_int(s.positive).v), 7)};
-}
+constexpr SumsKind SUMS_KIND = EXCESS;
+FLOVER_INLINE I16 start_sums(const WeightSums& s) { return load_int(s.lanes); }
 struct Quad {
   __m512i x;
 };
@@ -68,7 +67,8 @@ FLOVER_INLINE void dot_steps_of_two(Step&& step, const int32_t* x, const int32_t
 }
 #elif defined(FLOVER_AVX2)
 constexpr int32_t ACTIVATION_ZERO = 0;
-FLOVER_INLINE I16 start_sums(const WeightSums& s) { return load_int(s.negative); }
+constexpr SumsKind SUMS_KIND = NEGATIVES;
+FLOVER_INLINE I16 start_sums(const WeightSums& s) { return load_int(s.lanes); }
 struct Quad {
   __m256i x;
 };
@@ -174,6 +174,7 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
 #include "bytes_neon.h"
 #else
 constexpr int32_t ACTIVATION_ZERO = 0;
+constexpr SumsKind SUMS_KIND = NEGATIVES;  // not read
 FLOVER_INLINE I16 start_sums(const WeightSums&) { return all_int(0); }
 struct Bytes {
   uint8_t v[64];

@@ -59,10 +59,12 @@ struct TableStride {
   operator int64_t() const { return value; }
 };
 
-// Sums over the inputs of 16 outputs in int8: of the numbers above 0, and of those below, without their sign.
+// What the sums of 16 outputs in int8 start with, for the inputs of one segment (bytes.h).
 struct WeightSums {
-  int32_t positive[16], negative[16];
+  int32_t lanes[16];
 };
+// For AVX2: of the numbers below 0, without their sign. For AVX-512: 128 times those less the numbers above 0.
+enum SumsKind { NEGATIVES, EXCESS, SUMS_KINDS };
 
 // A matrix [out, in] in panels of 16 outputs (weight.h says how they lie).
 struct Weight {
@@ -73,7 +75,7 @@ struct Weight {
   bool gated;        // rows 0..out/2 are the gate, the rest goes up: their panels alternate
   const uint8_t* data;
   const float* scales;     // int8: by output, in the order of the panels
-  const WeightSums* sums;  // int8: [segments][panels]
+  const WeightSums* sums;  // int8: [panels][SUMS_KINDS][segments]
   const int32_t* order;    // [in]: the inputs in the order in which the panels have them; null: as they come
 };
 

@@ -181,14 +181,18 @@ template <int R, int P>
                                         const float* weight_scales, const WeightSums* weight_sums, int64_t sums_stride,
                                         const float* row_scales, Piece piece, Sums sums, Ahead ahead) {
   const int64_t steps = piece.size / 4;
-  F16 total[R][P];
+  F16 total[R][P], scales[R][P];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) scales[r][p] = mul(load(weight_scales + p * PANEL), all(row_scales[r]));
   Subtrees<R, P> subtrees;
-  for (int64_t i = 0; i < piece.count; i++, x += steps * R, panel += steps * 64, weight_sums += sums_stride) {
+  for (int64_t i = 0; i < piece.count; i++, x += steps * R, panel += steps * 64, weight_sums++) {
     I16 acc[R][P];
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-      for (int p = 0; p < P; p++) acc[r][p] = start_sums(weight_sums[p]);
+      for (int p = 0; p < P; p++) acc[r][p] = start_sums(weight_sums[p * sums_stride]);
     auto two = [&](int64_t s) __attribute__((always_inline)) {
       Bytes w[P], w_next[P];
 #pragma GCC unroll 2
@@ -213,8 +217,7 @@ template <int R, int P>
 #pragma GCC unroll 16
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
-      for (int p = 0; p < P; p++)
-        total[r][p] = mul(to_float(acc[r][p]), mul(load(weight_scales + p * PANEL), all(row_scales[r])));
+      for (int p = 0; p < P; p++) total[r][p] = mul(to_float(acc[r][p]), scales[r][p]);
     subtrees.add_to(total, i);
     ahead = ahead.after(steps / STEPS_PER_TICK);
   }
@@ -285,7 +288,8 @@ static void int_product(Pool& pool, const Product& l) {
     const Sums sums{scratch, count * PANEL, PANEL};  // a tile takes all segments at once
     const uint8_t* data = block.weight->data + first_panel * stride;
     const float* scales = block.weight->scales + first_panel * PANEL;
-    const WeightSums* weight_sums = block.weight->sums + first_panel;
+    const int64_t sums_stride = SUMS_KINDS * w.segments;
+    const WeightSums* weight_sums = block.weight->sums + first_panel * sums_stride + SUMS_KIND * w.segments;
     for (int64_t p = 0, taken; p < count; p += taken) {
       taken = p + wide <= count ? wide : 1;
       const uint8_t* panel = data + p * stride;
@@ -298,6 +302,9 @@ static void int_product(Pool& pool, const Product& l) {
         // a quarter.
         const Ahead ahead =
             !four && rows <= FEW ? NOTHING : share_of(panel + taken * stride, taken * stride, ticks, groups, g);
+        if (!four)
+          for (int64_t i = g; i < taken * w.segments; i += groups)
+            prefetch(weight_sums + (p + taken + i / w.segments) * sums_stride + i % w.segments);
         const Sums out = sums.at(group.start, p);
         dispatch<1, INT_TILE>(group.size, [&](auto r) {
           auto tile = [&](auto at_once) {
@@ -305,8 +312,8 @@ static void int_product(Pool& pool, const Product& l) {
               int4_tile<r.value, at_once.value>(x, panel, stride, block_sums, blocks, q.scales + row, all_inputs, out,
                                                 ahead);
             else
-              int8_tile<r.value, at_once.value>(x, panel, stride, scales + p * PANEL, weight_sums + p, panels,
-                                                q.scales + row, all_inputs, out, ahead);
+              int8_tile<r.value, at_once.value>(x, panel, stride, scales + p * PANEL, weight_sums + p * sums_stride,
+                                                sums_stride, q.scales + row, all_inputs, out, ahead);
           };
           if (taken == 1)
             tile(Number<1>{});

@@ -51,7 +51,8 @@ PackedWeight::PackedWeight(Format format, int64_t out, int64_t in, bool gated, i
     throw std::invalid_argument("the segments of a weight must be a power of two, of whole steps of its format");
   const int64_t panels = num_panels(out, gated);
   data_bytes_ = (size_t)(panels * panel_bytes(format, in));
-  if (format == Format::int8) bytes_ = (size_t)panels * (PANEL * sizeof(float) + (size_t)segments * sizeof(WeightSums));
+  if (format == Format::int8)
+    bytes_ = (size_t)panels * (PANEL * sizeof(float) + SUMS_KINDS * (size_t)segments * sizeof(WeightSums));
   bytes_ += data_bytes_;
   // Fresh from the system: zeros, aligned, and in large pages where there are any.
   void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -158,12 +159,13 @@ void PackedWeight::store_row(int64_t row, const float* whole, int64_t width, int
     case Format::int8: {
       const float scale = int8_scale(whole, width);
       std::vector<int8_t> q((size_t)padded_in(format_, in_));
-      const int64_t panels = num_panels(out_, gated_), inputs = in_ / segments_;
+      const int64_t inputs = in_ / segments_;
       const Weight mine = view();
       for (int64_t s = 0; s < segments_; s++) {
         const Magnitudes found = quantize_int8(values + s * inputs, inputs, scale, q.data() + s * inputs);
-        auto& sums = const_cast<WeightSums&>(mine.sums[s * panels + panel]);
-        sums.positive[lane] = found.positive, sums.negative[lane] = found.negative;
+        auto* sums = const_cast<WeightSums*>(mine.sums) + panel * SUMS_KINDS * segments_ + s;
+        sums[NEGATIVES * segments_].lanes[lane] = found.negative;
+        sums[EXCESS * segments_].lanes[lane] = (found.negative - found.positive) * 128;
       }
       for (size_t k = 0; k < q.size(); k += 4) std::memcpy(data + (k * PANEL) + lane * 4, q.data() + k, 4);
       const_cast<float*>(mine.scales)[panel * PANEL + lane] = scale;
