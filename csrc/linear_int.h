@@ -302,7 +302,7 @@ static void int_product(Pool& pool, const Product& l) {
         // a quarter.
         const Ahead ahead =
             !four && rows <= FEW ? NOTHING : share_of(panel + taken * stride, taken * stride, ticks, groups, g);
-        if (!four)
+        if (!four && rows > FEW)
           for (int64_t i = g; i < taken * w.segments; i += groups)
             prefetch(weight_sums + (p + taken + i / w.segments) * sums_stride + i % w.segments);
         const Sums out = sums.at(group.start, p);
