@@ -13,7 +13,6 @@ namespace flover::FLOVER_ISA {
 #if defined(FLOVER_AVX512)
 constexpr int32_t ACTIVATION_ZERO = 128;
 constexpr SumsKind SUMS_KIND = EXCESS;
-FLOVER_INLINE I16 start_sums(const WeightSums& s) { return load_int(s.lanes); }
 struct Quad {
   __m512i x;
 };
@@ -68,7 +67,6 @@ FLOVER_INLINE void dot_steps_of_two(Step&& step, const int32_t* x, const int32_t
 #elif defined(FLOVER_AVX2)
 constexpr int32_t ACTIVATION_ZERO = 0;
 constexpr SumsKind SUMS_KIND = NEGATIVES;
-FLOVER_INLINE I16 start_sums(const WeightSums& s) { return load_int(s.lanes); }
 struct Quad {
   __m256i x;
 };
@@ -174,8 +172,7 @@ FLOVER_INLINE void dot_steps(Step&& step, const int32_t* x, const int32_t* start
 #include "bytes_neon.h"
 #else
 constexpr int32_t ACTIVATION_ZERO = 0;
-constexpr SumsKind SUMS_KIND = NEGATIVES;  // not read
-FLOVER_INLINE I16 start_sums(const WeightSums&) { return all_int(0); }
+constexpr SumsKind SUMS_KIND = NO_SUMS;
 struct Bytes {
   uint8_t v[64];
 };

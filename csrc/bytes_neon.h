@@ -3,8 +3,7 @@
 #pragma once
 
 constexpr int32_t ACTIVATION_ZERO = 0;
-constexpr SumsKind SUMS_KIND = NEGATIVES;  // not read
-FLOVER_INLINE I16 start_sums(const WeightSums&) { return all_int(0); }
+constexpr SumsKind SUMS_KIND = NO_SUMS;
 struct Quad {
   int8x16_t x;
 };

@@ -64,7 +64,7 @@ struct WeightSums {
   int32_t lanes[16];
 };
 // For AVX2: of the numbers below 0, without their sign. For AVX-512: 128 times those less the numbers above 0.
-enum SumsKind { NEGATIVES, EXCESS, SUMS_KINDS };
+enum SumsKind { NEGATIVES, EXCESS, SUMS_KINDS, NO_SUMS = SUMS_KINDS };
 
 // A matrix [out, in] in panels of 16 outputs (weight.h says how they lie).
 struct Weight {

@@ -175,6 +175,8 @@ static Quantized quantize_rows(Pool& pool, const Product& l) {
   return q;
 }
 
+FLOVER_INLINE I16 start_sums(const WeightSums& s) { return SUMS_KIND == NO_SUMS ? all_int(0) : load_int(s.lanes); }
+
 // R rows by P panels, which lie `stride` bytes apart.
 template <int R, int P>
 [[gnu::noinline]] static void int8_tile(const int32_t* x, const uint8_t* panel, int64_t stride,
@@ -302,7 +304,7 @@ static void int_product(Pool& pool, const Product& l) {
         // a quarter.
         const Ahead ahead =
             !four && rows <= FEW ? NOTHING : share_of(panel + taken * stride, taken * stride, ticks, groups, g);
-        if (!four && rows > FEW)
+        if (SUMS_KIND != NO_SUMS && !four && rows > FEW)
           for (int64_t i = g; i < taken * w.segments; i += groups)
             prefetch(weight_sums + (p + taken + i / w.segments) * sums_stride + i % w.segments);
         const Sums out = sums.at(group.start, p);
